@@ -1,0 +1,3 @@
+//! Block formats and SIMD kernels of geb.
+
+pub mod dtype;

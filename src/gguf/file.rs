@@ -1,0 +1,162 @@
+//! An opened, validated GGUF file: bytes plus index, with typed access.
+
+use std::path::Path;
+
+use geb_kernels::dtype::Dtype;
+
+use super::parse::{Index, TensorInfo};
+use super::value::{ArrayRef, Value, ValueType};
+use crate::error::{Error, Result};
+use crate::mmap::{self, Bytes};
+
+/// How the bytes of a file come into memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Load {
+    /// Map the file; pages are read when first touched. Nothing is copied.
+    #[default]
+    Map,
+    /// Read the file into memory; immune to later changes of the file.
+    Copy,
+}
+
+/// A validated GGUF file.
+pub struct GgufFile {
+    bytes: Bytes,
+    index: Index,
+}
+
+/// A tensor whose type, shape and bytes have been checked against each other.
+#[derive(Clone, Copy)]
+pub struct TensorView<'a> {
+    info: &'a TensorInfo,
+    bytes: &'a [u8],
+}
+
+impl<'a> TensorView<'a> {
+    /// Name, type and dimensions.
+    pub fn info(&self) -> &'a TensorInfo {
+        self.info
+    }
+
+    /// Type of the weights.
+    pub fn dtype(&self) -> Dtype {
+        self.info.dtype
+    }
+
+    /// All bytes, row after row.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+}
+
+impl GgufFile {
+    /// Opens and validates a regular file.
+    pub fn open(path: &Path, load: Load) -> Result<GgufFile> {
+        Self::from_bytes(mmap::open(path, load)?)
+    }
+
+    /// Validates bytes that are already in memory.
+    pub fn from_bytes(bytes: impl Into<Bytes>) -> Result<GgufFile> {
+        let bytes = bytes.into();
+        let index = Index::parse(bytes.as_ref())?;
+        Ok(GgufFile { bytes, index })
+    }
+
+    /// The validated structure.
+    pub fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// The whole file. Ranges of [`TensorInfo::range`] lie inside.
+    pub fn data(&self) -> &[u8] {
+        self.bytes.as_ref()
+    }
+
+    /// All metadata in file order.
+    pub fn metadata(&self) -> impl Iterator<Item = (&str, Value<'_>)> {
+        self.index.entries.iter().map(|e| (e.key.as_str(), e.value(self.bytes.as_ref())))
+    }
+
+    /// The value of a key.
+    pub fn get(&self, key: &str) -> Option<Value<'_>> {
+        let &i = self.index.keys.get(key)?;
+        Some(self.index.entries[i].value(self.bytes.as_ref()))
+    }
+
+    /// Tensors in file order.
+    pub fn tensors(&self) -> impl Iterator<Item = TensorView<'_>> {
+        self.index.tensors.iter().map(|info| self.view(info))
+    }
+
+    /// A tensor by name.
+    pub fn tensor(&self, name: &str) -> Option<TensorView<'_>> {
+        let &i = self.index.names.get(name)?;
+        Some(self.view(&self.index.tensors[i]))
+    }
+
+    fn view<'a>(&'a self, info: &'a TensorInfo) -> TensorView<'a> {
+        TensorView { info, bytes: &self.bytes.as_ref()[info.range.clone()] }
+    }
+
+    fn wrong(key: &str, value: Value<'_>, allowed: &str) -> Error {
+        let value = match value {
+            Value::Array(a) => format!("an array of {}", a.elem.name()),
+            v if v.as_int().is_some() => format!("{} ({})", v.as_int().unwrap_or_default(), v.ty().name()),
+            v => format!("of type {}", v.ty().name()),
+        };
+        Error::Key { key: key.to_owned(), value, allowed: allowed.to_owned() }
+    }
+
+    /// An integer key of any width inside `range`; `None` when absent.
+    pub fn int(&self, key: &str, range: std::ops::RangeInclusive<u64>) -> Result<Option<u64>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let allowed = || format!("an integer in {}..={}", range.start(), range.end());
+        let v = value.as_int().and_then(|v| u64::try_from(v).ok()).filter(|v| range.contains(v));
+        v.map(Some).ok_or_else(|| Self::wrong(key, value, &allowed()))
+    }
+
+    /// A finite float key (`f32` or `f64`); `None` when absent.
+    pub fn float(&self, key: &str) -> Result<Option<f32>> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::F32(v)) if v.is_finite() => Ok(Some(v)),
+            Some(Value::F64(v)) if (v as f32).is_finite() => Ok(Some(v as f32)),
+            Some(Value::F32(_) | Value::F64(_)) => {
+                Err(Error::Key { key: key.into(), value: "not finite".into(), allowed: "a finite float".into() })
+            }
+            Some(v) => Err(Self::wrong(key, v, "a finite float")),
+        }
+    }
+
+    /// A bool key; `None` when absent.
+    pub fn bool(&self, key: &str) -> Result<Option<bool>> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::Bool(v)) => Ok(Some(v)),
+            Some(v) => Err(Self::wrong(key, v, "a bool")),
+        }
+    }
+
+    /// A string key; `None` when absent.
+    pub fn str(&self, key: &str) -> Result<Option<&str>> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::Str(v)) => Ok(Some(v)),
+            Some(v) => Err(Self::wrong(key, v, "a string")),
+        }
+    }
+
+    /// An array key with elements of type `elem`; `None` when absent.
+    pub fn array(&self, key: &str, elem: ValueType) -> Result<Option<ArrayRef<'_>>> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::Array(a)) if a.elem == elem => Ok(Some(a)),
+            Some(v) => Err(Self::wrong(key, v, &format!("an array of {}", elem.name()))),
+        }
+    }
+
+    /// Turns an absent optional into the error that names the key.
+    pub fn require<T>(key: &str, value: Option<T>) -> Result<T> {
+        value.ok_or_else(|| Error::Key { key: key.into(), value: "absent".into(), allowed: "a value".into() })
+    }
+}

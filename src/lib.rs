@@ -1,0 +1,15 @@
+//! Run language models on CPUs, from one quantized GGUF file.
+//!
+//! Module map: [`gguf`] is the container; [`convert`] turns checkpoints into it; [`tokenizer`],
+//! [`chat`] and [`sampler`] are text; [`model`] and [`session`] run it. SIMD lives in
+//! `geb-kernels`.
+
+#![deny(unsafe_code)]
+
+pub mod error;
+pub mod gguf;
+pub mod limits;
+pub mod mmap;
+
+pub use error::{Error, Result};
+pub use geb_kernels::dtype::Dtype;

@@ -1,0 +1,61 @@
+//! Every bound on what a file or a user may ask for, one constant each, with its reason.
+
+/// Smallest GGUF file: magic, version and the two counts.
+pub const MIN_FILE_BYTES: usize = 24;
+/// Tensors in one file. The largest published models have about 2,000 per part.
+pub const MAX_TENSORS: u64 = 65_536;
+/// Metadata keys in one file.
+pub const MAX_KEYS: u64 = 65_536;
+/// Smallest encoding of one key: length (8), one byte, type (4), one byte of value.
+pub const MIN_KEY_BYTES: u64 = 14;
+/// Smallest encoding of one tensor: name length (8), one byte, dimension count (4),
+/// one dimension (8), type (4), offset (8).
+pub const MIN_TENSOR_BYTES: u64 = 33;
+/// Bytes of a key.
+pub const MAX_KEY_BYTES: u64 = 65_535;
+/// Bytes of one metadata string; real chat templates stay below 100 KiB.
+pub const MAX_STRING_BYTES: u64 = 16 << 20;
+/// Elements of one metadata array.
+pub const MAX_ARRAY_LEN: u64 = 16_777_216;
+/// All metadata together.
+pub const MAX_METADATA_BYTES: u64 = 512 << 20;
+/// `general.alignment`: a power of two in this range.
+pub const ALIGNMENT: core::ops::RangeInclusive<u32> = 8..=65_536;
+/// Alignment when the key is absent (GGUF specification).
+pub const DEFAULT_ALIGNMENT: u32 = 32;
+/// Bytes of a tensor name (the limit of ggml).
+pub const MAX_TENSOR_NAME_BYTES: u64 = 64;
+/// Dimensions of a tensor (the limit of ggml).
+pub const MAX_DIMS: u32 = 4;
+/// One dimension.
+pub const MAX_DIM: u64 = 1 << 40;
+/// Elements of a tensor.
+pub const MAX_ELEMENTS: u64 = 1 << 48;
+/// Tokens of a vocabulary.
+pub const MAX_VOCAB: usize = 1_048_576;
+/// Bytes of one token.
+pub const MAX_TOKEN_BYTES: usize = 64 << 10;
+/// Bytes of a chat template's source.
+pub const MAX_TEMPLATE_BYTES: usize = 256 << 10;
+/// Bytes a chat template may render.
+pub const MAX_RENDERED_BYTES: usize = 4 << 20;
+/// Steps a chat template may take.
+pub const TEMPLATE_FUEL: u64 = 1_000_000;
+/// Bytes of a prompt.
+pub const MAX_PROMPT_BYTES: usize = 1 << 20;
+/// Layers of a model.
+pub const MAX_LAYERS: u64 = 1_024;
+/// Width of a model, of its feed-forward layers, and of all heads together.
+pub const MAX_WIDTH: u64 = 1 << 20;
+/// Heads of one layer.
+pub const MAX_HEADS: u64 = 65_536;
+/// Positions of a context.
+pub const MAX_CONTEXT: u64 = 1 << 24;
+/// Header of a safetensors file.
+pub const MAX_SAFETENSORS_HEADER: u64 = 100 << 20;
+/// The pickle inside a PyTorch checkpoint; it holds names and shapes only.
+pub const MAX_PICKLE_BYTES: u64 = 64 << 20;
+/// Tensors of a checkpoint.
+pub const MAX_CHECKPOINT_TENSORS: usize = 65_536;
+/// A JSON file of a checkpoint folder (`tokenizer.json` of large vocabularies is about 20 MB).
+pub const MAX_JSON_BYTES: u64 = 256 << 20;

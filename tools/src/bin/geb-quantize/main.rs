@@ -1,0 +1,3 @@
+//! geb-quantize.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! geb-run.
+
+fn main() {}
