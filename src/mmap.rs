@@ -49,7 +49,12 @@ pub fn open(path: &Path, load: Load) -> Result<Bytes> {
     if !meta.is_file() {
         return Err(Error::Request {
             what: format!("{}", path.display()),
-            value: if meta.is_dir() { "a directory" } else { "not a regular file" }.into(),
+            value: if meta.is_dir() {
+                "a directory"
+            } else {
+                "not a regular file"
+            }
+            .into(),
             allowed: "a regular file".into(),
         });
     }
