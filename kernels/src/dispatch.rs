@@ -4,7 +4,9 @@
 //! fills the level's table. A new format is one line in `formats!`; a new level one `level!`.
 
 use crate::acts::ActKind;
-use crate::float::{AttnQuery, AttnScratch, FloatOps, Fused, KvView, Plain};
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+use crate::float::Fused;
+use crate::float::{AttnQuery, AttnScratch, FloatOps, KvView, Plain};
 use crate::format::{Blocks, FloatFormat, QuantFormat, float, q4, q8};
 use crate::kernels::{DECODE_MAX, FormatOps, INT_ROWS, Kernels, Limits};
 use crate::level::Level;
@@ -182,23 +184,23 @@ macro_rules! level {
 
 level!(scalar, Scalar, crate::isa::scalar::Scalar, Plain, rows 1 1, tile 4 4);
 
-#[cfg(any())]
+#[cfg(target_arch = "x86_64")]
 level!(avx2, Avx2, crate::isa::x86::Avx2, Fused, rows 2 1, tile 4 6, features "avx2,fma,f16c");
-#[cfg(any())]
+#[cfg(target_arch = "x86_64")]
 level!(avxvnni, AvxVnni, crate::isa::x86::AvxVnni, Fused, rows 2 1, tile 6 6,
     features "avx2,fma,f16c,avxvnni");
-#[cfg(any())]
+#[cfg(target_arch = "x86_64")]
 level!(avx512vnni, Avx512Vnni, crate::isa::x86_512::Avx512, Fused, rows 4 2, tile 14 12,
     features "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vnni");
 
-#[cfg(any())]
+#[cfg(target_arch = "aarch64")]
 level!(neon, Neon, crate::isa::neon::Neon, Fused, rows 4 2, tile 4 4, features "neon");
-#[cfg(any())]
+#[cfg(target_arch = "aarch64")]
 level!(neondot, NeonDot, crate::isa::neon::NeonDot, Fused, rows 4 2, tile 6 6,
     features "neon,dotprod");
 // The int8 matrix product adds other lanes together, so it would need its own panel. Until that
 // exists the level runs the `sdot` kernels.
-#[cfg(any())]
+#[cfg(target_arch = "aarch64")]
 level!(neoni8mm, NeonI8mm, crate::isa::neon::NeonDot, Fused, rows 4 2, tile 6 6,
     features "neon,dotprod,i8mm");
 
@@ -206,17 +208,17 @@ level!(neoni8mm, NeonI8mm, crate::isa::neon::NeonDot, Fused, rows 4 2, tile 6 6,
 pub(crate) fn table(level: Level) -> Option<&'static Kernels> {
     match level {
         Level::Scalar => Some(&scalar::KERNELS),
-        #[cfg(any())]
+        #[cfg(target_arch = "x86_64")]
         Level::Avx2 => Some(&avx2::KERNELS),
-        #[cfg(any())]
+        #[cfg(target_arch = "x86_64")]
         Level::AvxVnni => Some(&avxvnni::KERNELS),
-        #[cfg(any())]
+        #[cfg(target_arch = "x86_64")]
         Level::Avx512Vnni => Some(&avx512vnni::KERNELS),
-        #[cfg(any())]
+        #[cfg(target_arch = "aarch64")]
         Level::Neon => Some(&neon::KERNELS),
-        #[cfg(any())]
+        #[cfg(target_arch = "aarch64")]
         Level::NeonDot => Some(&neondot::KERNELS),
-        #[cfg(any())]
+        #[cfg(target_arch = "aarch64")]
         Level::NeonI8mm => Some(&neoni8mm::KERNELS),
         #[allow(unreachable_patterns)]
         _ => None,
