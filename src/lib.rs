@@ -10,6 +10,8 @@ pub mod error;
 pub mod gguf;
 pub mod limits;
 pub mod mmap;
+pub mod sampler;
+pub mod tokenizer;
 
 pub use error::{Error, Result};
 pub use geb_kernels::dtype::Dtype;
