@@ -6,6 +6,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod convert;
 pub mod error;
 pub mod gguf;
 pub mod limits;

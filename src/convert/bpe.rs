@@ -29,9 +29,15 @@ pub(super) fn read(sources: &Sources, vocab: &mut Vocab) -> Result<()> {
     let merges = merges(model)?;
     tokens(model, vocab)?;
     added(json, vocab)?;
+    normalizer(json.get("normalizer"), vocab)?;
     let fallback = model.get("byte_fallback").and_then(Value::as_bool).unwrap_or(false);
     if fallback {
         vocab.model = "llama";
+        let pre = json.get("pre_tokenizer").and_then(|p| p.get("type")).and_then(Value::as_str);
+        if pre.is_some_and(|t| t != "Metaspace") {
+            let value = pre.unwrap_or_default().chars().take(40).collect();
+            return Err(Error::Unsupported { what: "pre-tokenizer with byte fallback", value, known: "none, Metaspace".into() });
+        }
         byte_fallback(json, model, &merges, vocab);
     } else {
         vocab.model = "gpt2";
@@ -132,6 +138,28 @@ fn check_merges(merges: &[(String, String)], vocab: &Vocab) -> Result<()> {
     Ok(())
 }
 
+/// Only normalizers with a GGUF form, or harmless ones; no pattern of a file is ever compiled.
+fn normalizer(value: Option<&Value>, vocab: &mut Vocab) -> Result<()> {
+    let Some(value) = value.filter(|v| !v.is_null()) else { return Ok(()) };
+    let list: Vec<&Value> = match value.get("normalizers").and_then(Value::as_array) {
+        Some(list) => list.iter().collect(),
+        None => vec![value],
+    };
+    for v in list {
+        let plain = v.get("pattern").and_then(|p| p.get("String")).is_some();
+        match v.get("type").and_then(Value::as_str) {
+            Some("Prepend") => {}
+            Some("Replace") if plain => {}
+            Some("NFC") => vocab.notes.push("the source composes characters (NFC) first; GGUF has no key for it".into()),
+            other => {
+                let value = other.unwrap_or("absent").chars().take(40).collect();
+                return Err(Error::Unsupported { what: "normalizer", value, known: "Prepend, Replace of a string, NFC".into() });
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Types and scores for the SentencePiece algorithm. A token's score is minus the rank of the
 /// first merge that makes it, so that the highest score is the earliest merge.
 fn byte_fallback(json: &Value, model: &Value, merges: &[(String, String)], vocab: &mut Vocab) {
@@ -155,7 +183,7 @@ fn byte_fallback(json: &Value, model: &Value, merges: &[(String, String)], vocab
         vocab.notes.push(format!("{unreachable} tokens are the result of no merge; SentencePiece runtimes may still form them"));
     }
     let prepends = |v: Option<&Value>| v.is_some_and(|v| v.to_string().contains("\"Prepend\""));
-    let metaspace = json.get("pre_tokenizer").map(Value::to_string).unwrap_or_default();
+    let metaspace = json.get("pre_tokenizer").filter(|v| !v.is_null()).map(Value::to_string).unwrap_or_default();
     let meta = metaspace.contains("\"Metaspace\"") && !metaspace.contains("\"prepend_scheme\":\"never\"") && !metaspace.contains("\"add_prefix_space\":false");
     vocab.space_prefix = Some(prepends(json.get("normalizer")) || meta);
     if model.get("ignore_merges").and_then(Value::as_bool) == Some(true) {
@@ -216,11 +244,9 @@ fn pre_tokenizer(json: &Value, model: &Value) -> Result<&'static str> {
         "gpt-2"
     } else if is(&["Digits", "ByteLevel+regex"]) {
         "smollm"
-    } else if is(&["Punctuation", "ByteLevel+regex", "Digits"]) {
-        "falcon"
     } else {
         let value = steps.join(", ").chars().take(200).collect();
-        return Err(Error::Unsupported { what: "pre-tokenizer", value, known: "llama-bpe, dbrx, qwen2, tekken, gpt-2, smollm, falcon".into() });
+        return Err(Error::Unsupported { what: "pre-tokenizer", value, known: "llama-bpe, dbrx, qwen2, tekken, gpt-2, smollm".into() });
     };
     Ok(name)
 }

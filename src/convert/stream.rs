@@ -85,6 +85,7 @@ impl Sums {
 pub(super) struct Job<'a> {
     pub checkpoint: &'a Checkpoint,
     pub kernels: &'static Kernels,
+    pub pool: &'a rayon::ThreadPool,
     pub name: &'a str,
     /// GGUF dimensions, contiguous first.
     pub dims: &'a [u64],
@@ -209,14 +210,14 @@ impl Job<'_> {
             }
         };
         let units = self.units(parts);
-        let group = rayon::current_num_threads().max(1) * UNITS_PER_THREAD;
+        let group = self.pool.current_num_threads().max(1) * UNITS_PER_THREAD;
         let mut ready: Vec<Done> = Vec::new();
         let mut groups = units.chunks(group);
         loop {
             let next = groups.next();
             let mut computed: Vec<Result<Done>> = Vec::new();
             let mut written = Ok(());
-            rayon::in_place_scope(|scope| {
+            self.pool.in_place_scope(|scope| {
                 if let Some(next) = next {
                     let computed = &mut computed;
                     scope.spawn(move |_| {

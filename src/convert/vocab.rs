@@ -223,6 +223,11 @@ fn looks_special(text: &str) -> bool {
 
 /// Fills the list up to the rows of the embedding.
 fn fill(vocab: &mut Vocab, rows: usize) -> Result<()> {
+    let surplus = vocab.tokens.get(rows..).unwrap_or_default();
+    if !surplus.is_empty() && surplus.iter().all(|t| matches!(t.kind, Kind::Control | Kind::UserDefined)) {
+        vocab.notes.push(format!("{} added tokens have no row in the embedding: left out", surplus.len()));
+        vocab.tokens.truncate(rows);
+    }
     if vocab.tokens.len() > rows {
         let allowed = format!("at most {rows}, the rows of the embedding");
         return Err(bad("tokenizer", "token count", vocab.tokens.len(), allowed));
