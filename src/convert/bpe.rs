@@ -17,33 +17,58 @@ const UNMERGED: f32 = -1e6;
 
 /// Reads `tokenizer.json` into `vocab`.
 pub(super) fn read(sources: &Sources, vocab: &mut Vocab) -> Result<()> {
-    let Some(json) = &sources.tokenizer else { return Ok(()) };
+    let Some(json) = &sources.tokenizer else {
+        return Ok(());
+    };
     let model = json.get("model").filter(|m| m.is_object());
     let model = model.ok_or_else(|| bad(FILE, "model", "absent", "an object"))?;
     // Old files lack the type; a merge list means BPE.
     let ty = model.get("type").and_then(Value::as_str);
     if ty.is_some_and(|t| t != "BPE") || (ty.is_none() && model.get("merges").is_none()) {
         let value = ty.unwrap_or("absent").chars().take(40).collect();
-        return Err(Error::Unsupported { what: "tokenizer model", value, known: "BPE".into() });
+        return Err(Error::Unsupported {
+            what: "tokenizer model",
+            value,
+            known: "BPE".into(),
+        });
     }
     let merges = merges(model)?;
     tokens(model, vocab)?;
     added(json, vocab)?;
     normalizer(json.get("normalizer"), vocab)?;
-    let fallback = model.get("byte_fallback").and_then(Value::as_bool).unwrap_or(false);
+    let fallback = model
+        .get("byte_fallback")
+        .and_then(Value::as_bool)
+        .unwrap_or(false);
     if fallback {
         vocab.model = "llama";
-        let pre = json.get("pre_tokenizer").and_then(|p| p.get("type")).and_then(Value::as_str);
+        let pre = json
+            .get("pre_tokenizer")
+            .and_then(|p| p.get("type"))
+            .and_then(Value::as_str);
         if pre.is_some_and(|t| t != "Metaspace") {
             let value = pre.unwrap_or_default().chars().take(40).collect();
-            return Err(Error::Unsupported { what: "pre-tokenizer with byte fallback", value, known: "none, Metaspace".into() });
+            return Err(Error::Unsupported {
+                what: "pre-tokenizer with byte fallback",
+                value,
+                known: "none, Metaspace".into(),
+            });
         }
         byte_fallback(json, model, &merges, vocab);
     } else {
         vocab.model = "gpt2";
         vocab.pre = pre_tokenizer(json, model)?;
         check_merges(&merges, vocab)?;
-        vocab.merges = merges.iter().map(|(a, b)| format!("{} {}", a.replace(' ', "\u{120}"), b.replace(' ', "\u{120}"))).collect();
+        vocab.merges = merges
+            .iter()
+            .map(|(a, b)| {
+                format!(
+                    "{} {}",
+                    a.replace(' ', "\u{120}"),
+                    b.replace(' ', "\u{120}")
+                )
+            })
+            .collect();
     }
     let (bos, eos) = template_ends(json, vocab);
     vocab.add_bos = sources.flag("add_bos_token")?.or(Some(bos.is_some()));
@@ -59,7 +84,14 @@ pub(super) fn read(sources: &Sources, vocab: &mut Vocab) -> Result<()> {
 
 fn token_id(value: &Value, field: impl Fn() -> String) -> Result<usize> {
     let id = value.as_u64().filter(|&id| id < limits::MAX_VOCAB as u64);
-    id.map(|id| id as usize).ok_or_else(|| bad(FILE, field(), short(value), format!("an id below {}", limits::MAX_VOCAB)))
+    id.map(|id| id as usize).ok_or_else(|| {
+        bad(
+            FILE,
+            field(),
+            short(value),
+            format!("an id below {}", limits::MAX_VOCAB),
+        )
+    })
 }
 
 fn tokens(model: &Value, vocab: &mut Vocab) -> Result<()> {
@@ -69,22 +101,44 @@ fn tokens(model: &Value, vocab: &mut Vocab) -> Result<()> {
     };
     let mut slots: Vec<Option<&str>> = Vec::new();
     for (text, id) in map {
-        let field = || format!("model.vocab.{:?}", text.chars().take(40).collect::<String>());
+        let field = || {
+            format!(
+                "model.vocab.{:?}",
+                text.chars().take(40).collect::<String>()
+            )
+        };
         let id = token_id(id, field)?;
         if slots.len() <= id {
             slots.resize(id + 1, None);
         }
         if let Some(other) = slots[id].replace(text) {
             let other: String = other.chars().take(40).collect();
-            return Err(bad(FILE, field(), id, format!("an id of its own (also {other:?})")));
+            return Err(bad(
+                FILE,
+                field(),
+                id,
+                format!("an id of its own (also {other:?})"),
+            ));
         }
     }
     let unk = model.get("unk_token").and_then(Value::as_str);
     for (id, text) in slots.into_iter().enumerate() {
         let token = match text {
-            None => Token { text: format!("[PAD{id}]"), score: -10000.0, kind: Kind::Unused },
-            Some(t) if Some(t) == unk => Token { text: t.into(), score: 0.0, kind: Kind::Unknown },
-            Some(t) => Token { text: t.into(), score: UNMERGED, kind: Kind::Normal },
+            None => Token {
+                text: format!("[PAD{id}]"),
+                score: -10000.0,
+                kind: Kind::Unused,
+            },
+            Some(t) if Some(t) == unk => Token {
+                text: t.into(),
+                score: 0.0,
+                kind: Kind::Unknown,
+            },
+            Some(t) => Token {
+                text: t.into(),
+                score: UNMERGED,
+                kind: Kind::Normal,
+            },
         };
         vocab.tokens.push(token);
     }
@@ -92,12 +146,24 @@ fn tokens(model: &Value, vocab: &mut Vocab) -> Result<()> {
 }
 
 fn added(json: &Value, vocab: &mut Vocab) -> Result<()> {
-    for (i, token) in json.get("added_tokens").and_then(Value::as_array).into_iter().flatten().enumerate() {
+    for (i, token) in json
+        .get("added_tokens")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .enumerate()
+    {
         let field = || format!("added_tokens[{i}]");
-        let id = token_id(token.get("id").unwrap_or(&Value::Null), || format!("{}.id", field()))?;
+        let id = token_id(token.get("id").unwrap_or(&Value::Null), || {
+            format!("{}.id", field())
+        })?;
         let text = token.get("content").and_then(Value::as_str);
-        let text = text.ok_or_else(|| bad(FILE, field(), short(token), "an object with content"))?;
-        let special = token.get("special").and_then(Value::as_bool).unwrap_or(false);
+        let text =
+            text.ok_or_else(|| bad(FILE, field(), short(token), "an object with content"))?;
+        let special = token
+            .get("special")
+            .and_then(Value::as_bool)
+            .unwrap_or(false);
         place(vocab, id, text, special);
     }
     Ok(())
@@ -125,13 +191,19 @@ fn merges(model: &Value) -> Result<Vec<(String, String)>> {
 
 /// Both parts and the result of a merge are tokens.
 fn check_merges(merges: &[(String, String)], vocab: &Vocab) -> Result<()> {
-    let known: std::collections::HashSet<&str> = vocab.tokens.iter().map(|t| t.text.as_str()).collect();
+    let known: std::collections::HashSet<&str> =
+        vocab.tokens.iter().map(|t| t.text.as_str()).collect();
     for (i, (a, b)) in merges.iter().enumerate() {
         let joined = format!("{a}{b}");
         for part in [a.as_str(), b.as_str(), &joined] {
             if !known.contains(part) {
                 let cut: String = part.chars().take(40).collect();
-                return Err(bad(FILE, format!("model.merges[{i}]"), format!("{cut:?} (not a token)"), "tokens of model.vocab"));
+                return Err(bad(
+                    FILE,
+                    format!("model.merges[{i}]"),
+                    format!("{cut:?} (not a token)"),
+                    "tokens of model.vocab",
+                ));
             }
         }
     }
@@ -140,7 +212,9 @@ fn check_merges(merges: &[(String, String)], vocab: &Vocab) -> Result<()> {
 
 /// Only normalizers with a GGUF form, or harmless ones; no pattern of a file is ever compiled.
 fn normalizer(value: Option<&Value>, vocab: &mut Vocab) -> Result<()> {
-    let Some(value) = value.filter(|v| !v.is_null()) else { return Ok(()) };
+    let Some(value) = value.filter(|v| !v.is_null()) else {
+        return Ok(());
+    };
     let list: Vec<&Value> = match value.get("normalizers").and_then(Value::as_array) {
         Some(list) => list.iter().collect(),
         None => vec![value],
@@ -150,10 +224,16 @@ fn normalizer(value: Option<&Value>, vocab: &mut Vocab) -> Result<()> {
         match v.get("type").and_then(Value::as_str) {
             Some("Prepend") => {}
             Some("Replace") if plain => {}
-            Some("NFC") => vocab.notes.push("the source composes characters (NFC) first; GGUF has no key for it".into()),
+            Some("NFC") => vocab
+                .notes
+                .push("the source composes characters (NFC) first; GGUF has no key for it".into()),
             other => {
                 let value = other.unwrap_or("absent").chars().take(40).collect();
-                return Err(Error::Unsupported { what: "normalizer", value, known: "Prepend, Replace of a string, NFC".into() });
+                return Err(Error::Unsupported {
+                    what: "normalizer",
+                    value,
+                    known: "Prepend, Replace of a string, NFC".into(),
+                });
             }
         }
     }
@@ -178,16 +258,28 @@ fn byte_fallback(json: &Value, model: &Value, merges: &[(String, String)], vocab
             token.score = -(r as f32);
         }
     }
-    let unreachable = vocab.tokens.iter().filter(|t| t.score == UNMERGED && t.text.chars().count() > 1).count();
+    let unreachable = vocab
+        .tokens
+        .iter()
+        .filter(|t| t.score == UNMERGED && t.text.chars().count() > 1)
+        .count();
     if unreachable > 0 {
         vocab.notes.push(format!("{unreachable} tokens are the result of no merge; SentencePiece runtimes may still form them"));
     }
     let prepends = |v: Option<&Value>| v.is_some_and(|v| v.to_string().contains("\"Prepend\""));
-    let metaspace = json.get("pre_tokenizer").filter(|v| !v.is_null()).map(Value::to_string).unwrap_or_default();
-    let meta = metaspace.contains("\"Metaspace\"") && !metaspace.contains("\"prepend_scheme\":\"never\"") && !metaspace.contains("\"add_prefix_space\":false");
+    let metaspace = json
+        .get("pre_tokenizer")
+        .filter(|v| !v.is_null())
+        .map(Value::to_string)
+        .unwrap_or_default();
+    let meta = metaspace.contains("\"Metaspace\"")
+        && !metaspace.contains("\"prepend_scheme\":\"never\"")
+        && !metaspace.contains("\"add_prefix_space\":false");
     vocab.space_prefix = Some(prepends(json.get("normalizer")) || meta);
     if model.get("ignore_merges").and_then(Value::as_bool) == Some(true) {
-        vocab.notes.push("ignore_merges with byte fallback has no GGUF form".into());
+        vocab
+            .notes
+            .push("ignore_merges with byte fallback has no GGUF form".into());
     }
 }
 
@@ -200,18 +292,35 @@ fn is_byte(text: &str) -> bool {
 
 /// First and last token that a `TemplateProcessing` post-processor puts around a text.
 fn template_ends(json: &Value, vocab: &Vocab) -> (Option<u32>, Option<u32>) {
-    let Some(post) = json.get("post_processor") else { return (None, None) };
+    let Some(post) = json.get("post_processor") else {
+        return (None, None);
+    };
     let list: Vec<&Value> = match post.get("processors").and_then(Value::as_array) {
         Some(list) => list.iter().collect(),
         None => vec![post],
     };
-    let template = list.into_iter().find(|p| p.get("type").and_then(Value::as_str) == Some("TemplateProcessing"));
-    let Some(single) = template.and_then(|t| t.get("single")).and_then(Value::as_array) else { return (None, None) };
+    let template = list
+        .into_iter()
+        .find(|p| p.get("type").and_then(Value::as_str) == Some("TemplateProcessing"));
+    let Some(single) = template
+        .and_then(|t| t.get("single"))
+        .and_then(Value::as_array)
+    else {
+        return (None, None);
+    };
     let id = |v: Option<&Value>| {
         let text = v?.get("SpecialToken")?.get("id")?.as_str()?;
-        vocab.tokens.iter().position(|t| t.text == text).map(|i| i as u32)
+        vocab
+            .tokens
+            .iter()
+            .position(|t| t.text == text)
+            .map(|i| i as u32)
     };
-    let last = if single.len() > 1 { single.last() } else { None };
+    let last = if single.len() > 1 {
+        single.last()
+    } else {
+        None
+    };
     (id(single.first()), id(last))
 }
 
@@ -230,7 +339,10 @@ fn pre_tokenizer(json: &Value, model: &Value) -> Result<&'static str> {
         None => vec![pre],
     };
     let steps: Vec<String> = list.into_iter().map(step).collect();
-    let ignore_merges = model.get("ignore_merges").and_then(Value::as_bool).unwrap_or(false);
+    let ignore_merges = model
+        .get("ignore_merges")
+        .and_then(Value::as_bool)
+        .unwrap_or(false);
     let split = |regex: &str| format!("Split({regex})");
     let is = |want: &[&str]| steps.iter().map(String::as_str).eq(want.iter().copied());
     let (llama3, qwen2, tekken) = (split(REGEX_LLAMA3), split(REGEX_QWEN2), split(REGEX_TEKKEN));
@@ -246,7 +358,11 @@ fn pre_tokenizer(json: &Value, model: &Value) -> Result<&'static str> {
         "smollm"
     } else {
         let value = steps.join(", ").chars().take(200).collect();
-        return Err(Error::Unsupported { what: "pre-tokenizer", value, known: "llama-bpe, dbrx, qwen2, tekken, gpt-2, smollm".into() });
+        return Err(Error::Unsupported {
+            what: "pre-tokenizer",
+            value,
+            known: "llama-bpe, dbrx, qwen2, tekken, gpt-2, smollm".into(),
+        });
     };
     Ok(name)
 }
@@ -256,12 +372,27 @@ fn step(v: &Value) -> String {
     let flag = |k: &str, default: bool| v.get(k).and_then(Value::as_bool).unwrap_or(default);
     match v.get("type").and_then(Value::as_str) {
         Some("Split") => {
-            let isolated = v.get("behavior").and_then(Value::as_str) == Some("Isolated") && !flag("invert", false);
-            let removed = v.get("behavior").and_then(Value::as_str) == Some("Removed") && flag("invert", false);
-            let regex = v.get("pattern").and_then(|p| p.get("Regex")).and_then(Value::as_str).unwrap_or("?");
-            format!("Split({}{regex})", if isolated || removed { "" } else { "other behavior: " })
+            let isolated = v.get("behavior").and_then(Value::as_str) == Some("Isolated")
+                && !flag("invert", false);
+            let removed = v.get("behavior").and_then(Value::as_str) == Some("Removed")
+                && flag("invert", false);
+            let regex = v
+                .get("pattern")
+                .and_then(|p| p.get("Regex"))
+                .and_then(Value::as_str)
+                .unwrap_or("?");
+            format!(
+                "Split({}{regex})",
+                if isolated || removed {
+                    ""
+                } else {
+                    "other behavior: "
+                }
+            )
         }
-        Some("ByteLevel") if flag("add_prefix_space", true) => "ByteLevel with a space prefix".into(),
+        Some("ByteLevel") if flag("add_prefix_space", true) => {
+            "ByteLevel with a space prefix".into()
+        }
         Some("ByteLevel") if flag("use_regex", true) => "ByteLevel+regex".into(),
         Some("ByteLevel") => "ByteLevel".into(),
         Some("Digits") if flag("individual_digits", false) => "Digits".into(),

@@ -68,7 +68,11 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Checkpoint`] names the file and the field that breaks a rule.
     pub fn open(folder: &Folder) -> Result<Checkpoint> {
-        let mut out = Checkpoint { files: Vec::new(), tensors: Vec::new(), names: HashMap::new() };
+        let mut out = Checkpoint {
+            files: Vec::new(),
+            tensors: Vec::new(),
+            names: HashMap::new(),
+        };
         for single in ["model.safetensors", "pytorch_model.bin"] {
             let index = format!("{single}.index.json");
             if folder.has(single) {
@@ -99,8 +103,16 @@ impl Checkpoint {
                 }
             })
             .collect();
-        let names = tensors.iter().enumerate().map(|(i, t)| (t.name.clone(), i)).collect();
-        Checkpoint { files: vec![(name.to_owned(), bytes)], tensors, names }
+        let names = tensors
+            .iter()
+            .enumerate()
+            .map(|(i, t)| (t.name.clone(), i))
+            .collect();
+        Checkpoint {
+            files: vec![(name.to_owned(), bytes)],
+            tensors,
+            names,
+        }
     }
 
     /// All tensors, in file order.
@@ -121,7 +133,9 @@ impl Checkpoint {
 
     /// The weight files: name and content.
     pub fn files(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_ref()))
+        self.files
+            .iter()
+            .map(|(name, bytes)| (name.as_str(), bytes.as_ref()))
     }
 
     fn add_file(&mut self, folder: &Folder, name: &str) -> Result<()> {
@@ -136,10 +150,24 @@ impl Checkpoint {
             tensor.file = file;
             if self.tensors.len() >= limits::MAX_CHECKPOINT_TENSORS {
                 let max = limits::MAX_CHECKPOINT_TENSORS;
-                return Err(bad(name, "tensor count", "more than the limit", format!("at most {max}")));
+                return Err(bad(
+                    name,
+                    "tensor count",
+                    "more than the limit",
+                    format!("at most {max}"),
+                ));
             }
-            if self.names.insert(tensor.name.clone(), self.tensors.len()).is_some() {
-                return Err(bad(name, "tensor name", &tensor.name, "names that occur once"));
+            if self
+                .names
+                .insert(tensor.name.clone(), self.tensors.len())
+                .is_some()
+            {
+                return Err(bad(
+                    name,
+                    "tensor name",
+                    &tensor.name,
+                    "names that occur once",
+                ));
             }
             self.tensors.push(tensor);
         }
@@ -150,14 +178,27 @@ impl Checkpoint {
     fn add_shards(&mut self, folder: &Folder, index: &str, json: &Value) -> Result<()> {
         let Some(map) = json.get("weight_map").and_then(Value::as_object) else {
             let found = json.get("weight_map").map_or("absent", kind);
-            return Err(bad(index, "weight_map", found, "an object: tensor name to file name"));
+            return Err(bad(
+                index,
+                "weight_map",
+                found,
+                "an object: tensor name to file name",
+            ));
         };
         let mut shards: Vec<&str> = Vec::new();
         let mut seen = HashSet::new();
         for (tensor, shard) in map {
-            let shard = shard.as_str().filter(|s| plain_file_name(s)).ok_or_else(|| {
-                bad(index, format!("weight_map.{tensor}"), short(shard), "the name of a file in the same folder")
-            })?;
+            let shard = shard
+                .as_str()
+                .filter(|s| plain_file_name(s))
+                .ok_or_else(|| {
+                    bad(
+                        index,
+                        format!("weight_map.{tensor}"),
+                        short(shard),
+                        "the name of a file in the same folder",
+                    )
+                })?;
             if seen.insert(shard) {
                 shards.push(shard);
             }
@@ -165,15 +206,25 @@ impl Checkpoint {
         shards.sort_unstable();
         for shard in &shards {
             if !folder.has(shard) {
-                return Err(bad(index, "weight_map", format!("{shard} (not in the folder)"), "files that exist"));
+                return Err(bad(
+                    index,
+                    "weight_map",
+                    format!("{shard} (not in the folder)"),
+                    "files that exist",
+                ));
             }
             self.add_file(folder, shard)?;
         }
         for (tensor, shard) in map {
             let shard = shard.as_str().unwrap_or_default();
-            let held = self.find(tensor).map(|i| self.files[self.tensors[i].file].0.as_str());
+            let held = self
+                .find(tensor)
+                .map(|i| self.files[self.tensors[i].file].0.as_str());
             if held != Some(shard) {
-                let allowed = format!("a file that holds it (found in: {})", held.unwrap_or("no file"));
+                let allowed = format!(
+                    "a file that holds it (found in: {})",
+                    held.unwrap_or("no file")
+                );
                 return Err(bad(index, format!("weight_map.{tensor}"), shard, allowed));
             }
         }
@@ -190,9 +241,16 @@ fn plain_file_name(name: &str) -> bool {
 /// `elements * size` and the end of the range, all checked.
 pub(super) fn byte_count(file: &str, name: &str, shape: &[u64], elem_bytes: u64) -> Result<u64> {
     let elements = shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d));
-    let elements = elements.filter(|&n| n <= limits::MAX_ELEMENTS).ok_or_else(|| {
-        bad(file, format!("{name}: shape"), format!("{shape:?}"), "at most 2^48 elements")
-    })?;
+    let elements = elements
+        .filter(|&n| n <= limits::MAX_ELEMENTS)
+        .ok_or_else(|| {
+            bad(
+                file,
+                format!("{name}: shape"),
+                format!("{shape:?}"),
+                "at most 2^48 elements",
+            )
+        })?;
     Ok(elements * elem_bytes)
 }
 
@@ -207,7 +265,10 @@ impl<'de> Deserialize<'de> for Entries {
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str("an object")
             }
-            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Entries, A::Error> {
+            fn visit_map<A: serde::de::MapAccess<'de>>(
+                self,
+                mut map: A,
+            ) -> Result<Entries, A::Error> {
                 let mut out = Vec::new();
                 while let Some(entry) = map.next_entry()? {
                     if out.len() > limits::MAX_CHECKPOINT_TENSORS {
@@ -250,7 +311,12 @@ const SAFETENSORS_TYPES: &[(&str, Elem, u64)] = &[
 /// [`Error::Checkpoint`] naming `file` and the tensor's field.
 pub fn safetensors(file: &str, data: &[u8]) -> Result<Vec<SourceTensor>> {
     let Some((head, rest)) = data.split_first_chunk::<8>() else {
-        return Err(bad(file, "size", format!("{} bytes", data.len()), "8 bytes or more"));
+        return Err(bad(
+            file,
+            "size",
+            format!("{} bytes", data.len()),
+            "8 bytes or more",
+        ));
     };
     let header_len = u64::from_le_bytes(*head);
     let max = limits::MAX_SAFETENSORS_HEADER.min(rest.len() as u64);
@@ -259,10 +325,21 @@ pub fn safetensors(file: &str, data: &[u8]) -> Result<Vec<SourceTensor>> {
     }
     let (header, body) = rest.split_at(header_len as usize);
     if header[0] != b'{' {
-        return Err(bad(file, "header", format!("starting with byte {}", header[0]), "a JSON object"));
+        return Err(bad(
+            file,
+            "header",
+            format!("starting with byte {}", header[0]),
+            "a JSON object",
+        ));
     }
-    let Entries(entries) = serde_json::from_slice(header)
-        .map_err(|e| bad(file, "header", format!("malformed ({e})"), "a JSON object of tensors"))?;
+    let Entries(entries) = serde_json::from_slice(header).map_err(|e| {
+        bad(
+            file,
+            "header",
+            format!("malformed ({e})"),
+            "a JSON object of tensors",
+        )
+    })?;
     let start = 8 + header_len as usize;
     let mut out = Vec::with_capacity(entries.len());
     let mut seen = HashSet::with_capacity(entries.len());
@@ -271,14 +348,26 @@ pub fn safetensors(file: &str, data: &[u8]) -> Result<Vec<SourceTensor>> {
             return Err(bad(file, "tensor name", name, "names that occur once"));
         }
         if name != "__metadata__" {
-            out.push(safetensors_entry(file, name, &value, start, body.len() as u64)?);
+            out.push(safetensors_entry(
+                file,
+                name,
+                &value,
+                start,
+                body.len() as u64,
+            )?);
         }
     }
     no_overlap(file, &out)?;
     Ok(out)
 }
 
-fn safetensors_entry(file: &str, name: String, value: &Value, start: usize, len: u64) -> Result<SourceTensor> {
+fn safetensors_entry(
+    file: &str,
+    name: String,
+    value: &Value,
+    start: usize,
+    len: u64,
+) -> Result<SourceTensor> {
     let field = |what: &str| format!("{name}: {what}");
     let fields = Fields { file, value };
     let dtype = fields.str(&["dtype"])?.unwrap_or("absent");
@@ -298,17 +387,38 @@ fn safetensors_entry(file: &str, name: String, value: &Value, start: usize, len:
     check_shape(file, &name, &shape)?;
     let bytes = byte_count(file, &name, &shape, elem_bytes)?;
     let &[first, end] = ints("data_offsets")?.as_slice() else {
-        return Err(bad(file, field("data_offsets"), "not two numbers", "[begin, end]"));
+        return Err(bad(
+            file,
+            field("data_offsets"),
+            "not two numbers",
+            "[begin, end]",
+        ));
     };
     if first > end || end > len {
         let allowed = format!("a range in the {len} bytes of data");
-        return Err(bad(file, field("data_offsets"), format!("[{first}, {end}]"), allowed));
+        return Err(bad(
+            file,
+            field("data_offsets"),
+            format!("[{first}, {end}]"),
+            allowed,
+        ));
     }
     if end - first != bytes {
         let allowed = format!("{bytes} bytes for {dtype} {shape:?}");
-        return Err(bad(file, field("data_offsets"), format!("{} bytes", end - first), allowed));
+        return Err(bad(
+            file,
+            field("data_offsets"),
+            format!("{} bytes", end - first),
+            allowed,
+        ));
     }
-    Ok(SourceTensor { elem, shape, file: 0, range: start + first as usize..start + end as usize, name })
+    Ok(SourceTensor {
+        elem,
+        shape,
+        file: 0,
+        range: start + first as usize..start + end as usize,
+        name,
+    })
 }
 
 /// At most [`limits::MAX_DIMS`] dimensions of at most [`limits::MAX_DIM`].
@@ -318,7 +428,12 @@ pub(super) fn check_shape(file: &str, name: &str, shape: &[u64]) -> Result<()> {
         return Ok(());
     }
     let cut: String = name.chars().take(80).collect();
-    Err(bad(file, format!("{cut}: shape"), format!("{:?}", &shape[..shape.len().min(9)]), "at most 8 dimensions of at most 2^40, a name of 1..=1024 bytes"))
+    Err(bad(
+        file,
+        format!("{cut}: shape"),
+        format!("{:?}", &shape[..shape.len().min(9)]),
+        "at most 8 dimensions of at most 2^40, a name of 1..=1024 bytes",
+    ))
 }
 
 fn no_overlap(file: &str, tensors: &[SourceTensor]) -> Result<()> {
@@ -327,7 +442,12 @@ fn no_overlap(file: &str, tensors: &[SourceTensor]) -> Result<()> {
     for pair in order.windows(2) {
         if pair[1].range.start < pair[0].range.end {
             let allowed = format!("no bytes shared with {}", pair[0].name);
-            return Err(bad(file, format!("{}: data_offsets", pair[1].name), "overlapping", allowed));
+            return Err(bad(
+                file,
+                format!("{}: data_offsets", pair[1].name),
+                "overlapping",
+                allowed,
+            ));
         }
     }
     Ok(())

@@ -11,7 +11,12 @@ use crate::error::{Error, Result};
 use crate::limits;
 
 /// Shorthand for [`Error::Checkpoint`].
-pub(super) fn bad(file: &str, field: impl Into<String>, value: impl ToString, allowed: impl Into<String>) -> Error {
+pub(super) fn bad(
+    file: &str,
+    field: impl Into<String>,
+    value: impl ToString,
+    allowed: impl Into<String>,
+) -> Error {
     Error::Checkpoint {
         file: file.to_owned(),
         field: field.into(),
@@ -29,7 +34,10 @@ pub struct Folder {
 impl Folder {
     /// A folder of files; nothing is opened yet.
     pub fn new(dir: &Path) -> Folder {
-        Folder { dir: dir.to_owned(), read: Default::default() }
+        Folder {
+            dir: dir.to_owned(),
+            read: Default::default(),
+        }
     }
 
     /// Path of a file inside.
@@ -45,7 +53,9 @@ impl Folder {
     /// Name of the folder itself, for `general.name`.
     pub fn name(&self) -> String {
         let full = self.dir.canonicalize().unwrap_or_else(|_| self.dir.clone());
-        full.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
+        full.file_name()
+            .map(|n| n.to_string_lossy().into_owned())
+            .unwrap_or_default()
     }
 
     /// Bytes of a file of at most [`limits::MAX_JSON_BYTES`]; `None` when absent.
@@ -58,13 +68,26 @@ impl Folder {
         };
         let meta = file.metadata().map_err(Error::io(&path))?;
         if !meta.is_file() {
-            return Err(bad(name, "kind of file", "not a regular file", "a regular file"));
+            return Err(bad(
+                name,
+                "kind of file",
+                "not a regular file",
+                "a regular file",
+            ));
         }
         let max = limits::MAX_JSON_BYTES;
         let mut bytes = Vec::new();
-        file.by_ref().take(max + 1).read_to_end(&mut bytes).map_err(Error::io(&path))?;
+        file.by_ref()
+            .take(max + 1)
+            .read_to_end(&mut bytes)
+            .map_err(Error::io(&path))?;
         if bytes.len() as u64 > max {
-            return Err(bad(name, "size", format!("{} bytes", meta.len()), format!("at most {max} bytes")));
+            return Err(bad(
+                name,
+                "size",
+                format!("{} bytes", meta.len()),
+                format!("at most {max} bytes"),
+            ));
         }
         self.record(name, &bytes);
         Ok(Some(bytes))
@@ -72,19 +95,28 @@ impl Folder {
 
     /// Text of a file; `None` when absent.
     pub fn text(&self, name: &str) -> Result<Option<String>> {
-        let Some(bytes) = self.bytes(name)? else { return Ok(None) };
+        let Some(bytes) = self.bytes(name)? else {
+            return Ok(None);
+        };
         match String::from_utf8(bytes) {
             Ok(text) => Ok(Some(text)),
             Err(e) => {
                 let at = e.utf8_error().valid_up_to();
-                Err(bad(name, "text", format!("invalid UTF-8 after {at} bytes"), "UTF-8"))
+                Err(bad(
+                    name,
+                    "text",
+                    format!("invalid UTF-8 after {at} bytes"),
+                    "UTF-8",
+                ))
             }
         }
     }
 
     /// A JSON file; `None` when absent. Nesting is limited to 128 levels by the JSON reader.
     pub fn json(&self, name: &str) -> Result<Option<Value>> {
-        let Some(bytes) = self.bytes(name)? else { return Ok(None) };
+        let Some(bytes) = self.bytes(name)? else {
+            return Ok(None);
+        };
         let value: Value = serde_json::from_slice(&bytes)
             .map_err(|e| bad(name, "JSON", format!("malformed ({e})"), "a JSON object"))?;
         if !value.is_object() {
@@ -137,20 +169,36 @@ pub struct Fields<'a> {
 impl<'a> Fields<'a> {
     /// The first of `names` that is present and not null.
     pub fn get(&self, names: &[&'static str]) -> Option<(&'static str, &'a Value)> {
-        names.iter().find_map(|&n| self.value.get(n).filter(|v| !v.is_null()).map(|v| (n, v)))
+        names
+            .iter()
+            .find_map(|&n| self.value.get(n).filter(|v| !v.is_null()).map(|v| (n, v)))
     }
 
     /// The object under `name`, when there is one.
     pub fn object(&self, name: &'static str) -> Option<Fields<'a>> {
         let (_, value) = self.get(&[name])?;
-        value.is_object().then_some(Fields { file: self.file, value })
+        value.is_object().then_some(Fields {
+            file: self.file,
+            value,
+        })
     }
 
     /// An unsigned integer in `range`.
-    pub fn uint(&self, names: &[&'static str], range: std::ops::RangeInclusive<u64>) -> Result<Option<u64>> {
-        let Some((name, value)) = self.get(names) else { return Ok(None) };
+    pub fn uint(
+        &self,
+        names: &[&'static str],
+        range: std::ops::RangeInclusive<u64>,
+    ) -> Result<Option<u64>> {
+        let Some((name, value)) = self.get(names) else {
+            return Ok(None);
+        };
         // Some configurations write integers as 4096.0.
-        let n = value.as_u64().or_else(|| value.as_f64().filter(|f| f.fract() == 0.0 && *f >= 0.0 && *f < 1e15).map(|f| f as u64));
+        let n = value.as_u64().or_else(|| {
+            value
+                .as_f64()
+                .filter(|f| f.fract() == 0.0 && *f >= 0.0 && *f < 1e15)
+                .map(|f| f as u64)
+        });
         match n.filter(|n| range.contains(n)) {
             Some(n) => Ok(Some(n)),
             None => {
@@ -161,13 +209,24 @@ impl<'a> Fields<'a> {
     }
 
     /// A required unsigned integer.
-    pub fn need_uint(&self, names: &[&'static str], range: std::ops::RangeInclusive<u64>) -> Result<u64> {
-        self.uint(names, range)?.ok_or_else(|| bad(self.file, names[0], "absent", "an integer"))
+    pub fn need_uint(
+        &self,
+        names: &[&'static str],
+        range: std::ops::RangeInclusive<u64>,
+    ) -> Result<u64> {
+        self.uint(names, range)?
+            .ok_or_else(|| bad(self.file, names[0], "absent", "an integer"))
     }
 
     /// A finite float in `range`.
-    pub fn float(&self, names: &[&'static str], range: std::ops::RangeInclusive<f64>) -> Result<Option<f64>> {
-        let Some((name, value)) = self.get(names) else { return Ok(None) };
+    pub fn float(
+        &self,
+        names: &[&'static str],
+        range: std::ops::RangeInclusive<f64>,
+    ) -> Result<Option<f64>> {
+        let Some((name, value)) = self.get(names) else {
+            return Ok(None);
+        };
         match value.as_f64().filter(|v| range.contains(v)) {
             Some(v) => Ok(Some(v)),
             None => {
@@ -197,11 +256,18 @@ impl<'a> Fields<'a> {
 
     /// Token ids under `name`: one integer or a list of them.
     pub fn ids(&self, name: &'static str) -> Result<Vec<u32>> {
-        let Some((_, value)) = self.get(&[name]) else { return Ok(Vec::new()) };
+        let Some((_, value)) = self.get(&[name]) else {
+            return Ok(Vec::new());
+        };
         let one = |v: &Value| {
             let id = v.as_u64().filter(|&id| id < limits::MAX_VOCAB as u64);
             id.map(|id| id as u32).ok_or_else(|| {
-                bad(self.file, name, short(v), format!("token ids below {}", limits::MAX_VOCAB))
+                bad(
+                    self.file,
+                    name,
+                    short(v),
+                    format!("token ids below {}", limits::MAX_VOCAB),
+                )
             })
         };
         match value {

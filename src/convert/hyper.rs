@@ -88,31 +88,74 @@ impl Hyper {
     /// # Errors
     /// [`Error::Unsupported`] for another architecture, [`Error::Checkpoint`] for a bad value.
     pub fn read(config: &Value) -> Result<Hyper> {
-        let config = config.get("text_config").filter(|v| v.is_object()).unwrap_or(config);
-        let c = Fields { file: FILE, value: config };
+        let config = config
+            .get("text_config")
+            .filter(|v| v.is_object())
+            .unwrap_or(config);
+        let c = Fields {
+            file: FILE,
+            value: config,
+        };
         let family = family(&c)?;
         let width = 1..=limits::MAX_WIDTH;
         let heads_range = 1..=limits::MAX_HEADS;
-        let layers = c.need_uint(&["num_hidden_layers", "n_layer", "num_layers"], 1..=limits::MAX_LAYERS)?;
+        let layers = c.need_uint(
+            &["num_hidden_layers", "n_layer", "num_layers"],
+            1..=limits::MAX_LAYERS,
+        )?;
         let e = c.need_uint(&["hidden_size", "n_embd", "dim"], width.clone())?;
-        let ffn = c.need_uint(&["intermediate_size", "ffn_hidden_size", "hidden_dim", "n_inner"], width.clone())?;
+        let ffn = c.need_uint(
+            &[
+                "intermediate_size",
+                "ffn_hidden_size",
+                "hidden_dim",
+                "n_inner",
+            ],
+            width.clone(),
+        )?;
         let heads = c.need_uint(&["num_attention_heads", "n_head"], heads_range.clone())?;
-        let kv = c.uint(&["num_key_value_heads", "multi_query_group_num", "n_kv_heads"], heads_range)?.unwrap_or(heads);
+        let kv = c
+            .uint(
+                &["num_key_value_heads", "multi_query_group_num", "n_kv_heads"],
+                heads_range,
+            )?
+            .unwrap_or(heads);
         let given = c.uint(&["head_dim", "kv_channels"], 1..=4096)?;
         if given.is_none() && e % heads != 0 {
-            return Err(bad(FILE, "num_attention_heads", heads, format!("a divisor of hidden_size {e}")));
+            return Err(bad(
+                FILE,
+                "num_attention_heads",
+                heads,
+                format!("a divisor of hidden_size {e}"),
+            ));
         }
         let head_dim = given.unwrap_or(e / heads);
         if heads % kv != 0 {
-            return Err(bad(FILE, "num_key_value_heads", kv, format!("a divisor of num_attention_heads {heads}")));
+            return Err(bad(
+                FILE,
+                "num_key_value_heads",
+                kv,
+                format!("a divisor of num_attention_heads {heads}"),
+            ));
         }
         if head_dim % 2 != 0 {
             return Err(bad(FILE, "head_dim", head_dim, "an even number"));
         }
         if head_dim * heads > limits::MAX_WIDTH {
-            return Err(bad(FILE, "head_dim", head_dim, format!("at most {} in all heads", limits::MAX_WIDTH)));
+            return Err(bad(
+                FILE,
+                "head_dim",
+                head_dim,
+                format!("at most {} in all heads", limits::MAX_WIDTH),
+            ));
         }
-        let context_names = ["max_position_embeddings", "seq_length", "n_ctx", "n_positions", "max_length"];
+        let context_names = [
+            "max_position_embeddings",
+            "seq_length",
+            "n_ctx",
+            "n_positions",
+            "max_length",
+        ];
         let hyper = Hyper {
             family,
             layers: layers as usize,
@@ -122,12 +165,24 @@ impl Hyper {
             kv_heads: kv as usize,
             head_dim: head_dim as usize,
             head_dim_given: given.is_some(),
-            vocab: c.need_uint(&["padded_vocab_size", "vocab_size"], 1..=limits::MAX_VOCAB as u64)? as usize,
+            vocab: c.need_uint(
+                &["padded_vocab_size", "vocab_size"],
+                1..=limits::MAX_VOCAB as u64,
+            )? as usize,
             context: c.need_uint(&context_names, 1..=limits::MAX_CONTEXT)?,
-            eps: c.float(&["rms_norm_eps", "norm_eps", "layernorm_epsilon"], 0.0..=1.0)?.unwrap_or(1e-5) as f32,
+            eps: c
+                .float(
+                    &["rms_norm_eps", "norm_eps", "layernorm_epsilon"],
+                    0.0..=1.0,
+                )?
+                .unwrap_or(1e-5) as f32,
             rope_base: rope_base(&c)?,
             scaling: rope_scaling(&c)?,
-            window: if family == Family::Llama { window(&c)? } else { None },
+            window: if family == Family::Llama {
+                window(&c)?
+            } else {
+                None
+            },
             tied: c.bool("tie_word_embeddings")?.unwrap_or(false),
         };
         hyper.check_graph(&c)?;
@@ -138,15 +193,31 @@ impl Hyper {
     fn check_graph(&self, c: &Fields<'_>) -> Result<()> {
         if let Some(act) = c.str(&["hidden_act"])? {
             if !matches!(act, "silu" | "swish") {
-                return Err(Error::Unsupported { what: "activation", value: act.into(), known: "silu".into() });
+                return Err(Error::Unsupported {
+                    what: "activation",
+                    value: act.into(),
+                    known: "silu".into(),
+                });
             }
         }
-        if self.family == Family::Geb && c.bool("apply_residual_connection_post_layernorm")? == Some(true) {
+        if self.family == Family::Geb
+            && c.bool("apply_residual_connection_post_layernorm")? == Some(true)
+        {
             let allowed = "false (residual connections around the norms)";
-            return Err(bad(FILE, "apply_residual_connection_post_layernorm", "true", allowed));
+            return Err(bad(
+                FILE,
+                "apply_residual_connection_post_layernorm",
+                "true",
+                allowed,
+            ));
         }
         if self.family == Family::Geb && c.bool("post_layer_norm")? == Some(false) {
-            return Err(bad(FILE, "post_layer_norm", "false", "true (a norm after the last block)"));
+            return Err(bad(
+                FILE,
+                "post_layer_norm",
+                "false",
+                "true (a norm after the last block)",
+            ));
         }
         Ok(())
     }
@@ -180,7 +251,10 @@ impl Hyper {
             Some(RopeScaling::Yarn { factor, original }) => {
                 key("rope.scaling.type", MetaValue::Str("yarn".into()));
                 key("rope.scaling.factor", MetaValue::F32(factor));
-                key("rope.scaling.original_context_length", MetaValue::U32(original));
+                key(
+                    "rope.scaling.original_context_length",
+                    MetaValue::U32(original),
+                );
             }
             Some(RopeScaling::Llama3 { .. }) | None => {}
         }
@@ -194,10 +268,19 @@ impl Hyper {
     /// λ > original/low, and 1/((1−s)/factor + s), s = (original/λ − low)/(high − low) between
     /// (Hugging Face `transformers`, `modeling_rope_utils`).
     pub fn rope_factors(&self) -> Option<Vec<f32>> {
-        let Some(RopeScaling::Llama3 { factor, low, high, original }) = self.scaling else { return None };
+        let Some(RopeScaling::Llama3 {
+            factor,
+            low,
+            high,
+            original,
+        }) = self.scaling
+        else {
+            return None;
+        };
         let d = self.head_dim;
         let one = |i: usize| {
-            let wavelength = std::f64::consts::TAU * f64::from(self.rope_base).powf(2.0 * i as f64 / d as f64);
+            let wavelength =
+                std::f64::consts::TAU * f64::from(self.rope_base).powf(2.0 * i as f64 / d as f64);
             if wavelength < original / high {
                 1.0
             } else if wavelength > original / low {
@@ -213,9 +296,17 @@ impl Hyper {
 
 /// `architectures[0]`, else `model_type`, else `auto_map`.
 fn family(c: &Fields<'_>) -> Result<Family> {
-    let class = c.value.get("architectures").and_then(|a| a.get(0)).and_then(Value::as_str);
+    let class = c
+        .value
+        .get("architectures")
+        .and_then(|a| a.get(0))
+        .and_then(Value::as_str);
     let model_type = c.str(&["model_type"])?;
-    let auto = c.value.get("auto_map").map(Value::to_string).unwrap_or_default();
+    let auto = c
+        .value
+        .get("auto_map")
+        .map(Value::to_string)
+        .unwrap_or_default();
     let known = match (class, model_type) {
         (Some("LlamaForCausalLM" | "MistralForCausalLM"), _) => Some(Family::Llama),
         (Some("GEBForCausalLM"), _) | (None, Some("geblm")) => Some(Family::Geb),
@@ -232,7 +323,9 @@ fn family(c: &Fields<'_>) -> Result<Family> {
 
 fn rope_base(c: &Fields<'_>) -> Result<f32> {
     let range = 1.0..=1e12;
-    let nested = c.object("rope_parameters").map(|p| p.float(&["rope_theta"], range.clone()));
+    let nested = c
+        .object("rope_parameters")
+        .map(|p| p.float(&["rope_theta"], range.clone()));
     let base = match nested.transpose()?.flatten() {
         Some(base) => Some(base),
         None => c.float(&["rope_theta"], range)?,
@@ -241,24 +334,56 @@ fn rope_base(c: &Fields<'_>) -> Result<f32> {
 }
 
 fn rope_scaling(c: &Fields<'_>) -> Result<Option<RopeScaling>> {
-    let Some(s) = c.object("rope_scaling").or_else(|| c.object("rope_parameters")) else { return Ok(None) };
-    let factor = || s.float(&["factor"], 1e-3..=1e6)?.ok_or_else(|| bad(FILE, "rope_scaling.factor", "absent", "a number"));
-    let original = || match s.uint(&["original_max_position_embeddings"], 1..=limits::MAX_CONTEXT)? {
+    let Some(s) = c
+        .object("rope_scaling")
+        .or_else(|| c.object("rope_parameters"))
+    else {
+        return Ok(None);
+    };
+    let factor = || {
+        s.float(&["factor"], 1e-3..=1e6)?
+            .ok_or_else(|| bad(FILE, "rope_scaling.factor", "absent", "a number"))
+    };
+    let original = || match s.uint(
+        &["original_max_position_embeddings"],
+        1..=limits::MAX_CONTEXT,
+    )? {
         Some(n) => Ok(n),
-        None => c.need_uint(&["original_max_position_embeddings"], 1..=limits::MAX_CONTEXT),
+        None => c.need_uint(
+            &["original_max_position_embeddings"],
+            1..=limits::MAX_CONTEXT,
+        ),
     };
     match s.str(&["rope_type", "type"])? {
         None | Some("default" | "none") => Ok(None),
-        Some("linear") => Ok(Some(RopeScaling::Linear { factor: factor()? as f32 })),
+        Some("linear") => Ok(Some(RopeScaling::Linear {
+            factor: factor()? as f32,
+        })),
         Some("llama3") => {
-            let need = |name| s.float(&[name], 1e-3..=1e6)?.ok_or_else(|| bad(FILE, name, "absent", "a number"));
+            let need = |name| {
+                s.float(&[name], 1e-3..=1e6)?
+                    .ok_or_else(|| bad(FILE, name, "absent", "a number"))
+            };
             let (low, high) = (need("low_freq_factor")?, need("high_freq_factor")?);
             if low >= high {
-                return Err(bad(FILE, "rope_scaling.low_freq_factor", low, format!("below high_freq_factor {high}")));
+                return Err(bad(
+                    FILE,
+                    "rope_scaling.low_freq_factor",
+                    low,
+                    format!("below high_freq_factor {high}"),
+                ));
             }
-            Ok(Some(RopeScaling::Llama3 { factor: factor()?, low, high, original: original()? as f64 }))
+            Ok(Some(RopeScaling::Llama3 {
+                factor: factor()?,
+                low,
+                high,
+                original: original()? as f64,
+            }))
         }
-        Some("yarn") => Ok(Some(RopeScaling::Yarn { factor: factor()? as f32, original: original()? as u32 })),
+        Some("yarn") => Ok(Some(RopeScaling::Yarn {
+            factor: factor()? as f32,
+            original: original()? as u32,
+        })),
         Some(other) => Err(Error::Unsupported {
             what: "rope scaling",
             value: other.chars().take(80).collect(),
@@ -269,8 +394,13 @@ fn rope_scaling(c: &Fields<'_>) -> Result<Option<RopeScaling>> {
 
 /// The window of Mistral models; the llama class of Hugging Face ignores the key.
 fn window(c: &Fields<'_>) -> Result<Option<u32>> {
-    let class = c.value.get("architectures").and_then(|a| a.get(0)).and_then(Value::as_str);
-    let mistral = class == Some("MistralForCausalLM") || (class.is_none() && c.str(&["model_type"])? == Some("mistral"));
+    let class = c
+        .value
+        .get("architectures")
+        .and_then(|a| a.get(0))
+        .and_then(Value::as_str);
+    let mistral = class == Some("MistralForCausalLM")
+        || (class.is_none() && c.str(&["model_type"])? == Some("mistral"));
     if !mistral || c.bool("use_sliding_window")? == Some(false) {
         return Ok(None);
     }
@@ -279,7 +409,9 @@ fn window(c: &Fields<'_>) -> Result<Option<u32>> {
             return Err(bad(FILE, "sliding_window", short(v), "an integer or null"));
         }
     }
-    Ok(c.uint(&["sliding_window"], 0..=limits::MAX_CONTEXT)?.filter(|&w| w > 0).map(|w| w as u32))
+    Ok(c.uint(&["sliding_window"], 0..=limits::MAX_CONTEXT)?
+        .filter(|&w| w > 0)
+        .map(|w| w as u32))
 }
 
 #[cfg(test)]
@@ -300,7 +432,12 @@ mod tests {
             context: 131072,
             eps: 1e-5,
             rope_base: 500000.0,
-            scaling: Some(RopeScaling::Llama3 { factor, low: 1.0, high: 4.0, original: 8192.0 }),
+            scaling: Some(RopeScaling::Llama3 {
+                factor,
+                low: 1.0,
+                high: 4.0,
+                original: 8192.0,
+            }),
             window: None,
             tied: false,
         }
@@ -312,7 +449,10 @@ mod tests {
         let f = llama31(128, 8.0).rope_factors().unwrap();
         assert_eq!(f.len(), 64);
         assert!(f[..29].iter().all(|&v| v == 1.0) && f[35..].iter().all(|&v| v == 8.0));
-        for (i, want) in [1.207484, 1.553415, 2.026313, 2.694530, 3.684253, 5.257327].into_iter().enumerate() {
+        for (i, want) in [1.207484, 1.553415, 2.026313, 2.694530, 3.684253, 5.257327]
+            .into_iter()
+            .enumerate()
+        {
             close(f[29 + i], want);
         }
         let f = llama31(64, 32.0).rope_factors().unwrap();

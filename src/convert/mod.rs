@@ -118,7 +118,12 @@ pub fn dry_run(source: &Path, options: &Options) -> Result<Report> {
 /// [`Error::NonFinite`] naming tensor and index; [`Error::Request`] when `out` is the source;
 /// [`Error::Verify`] when what was written is not what was planned. On any error nothing is
 /// left behind and an old `out` is untouched.
-pub fn convert(source: &Path, out: &Path, options: &Options, progress: &mut dyn Progress) -> Result<Report> {
+pub fn convert(
+    source: &Path,
+    out: &Path,
+    options: &Options,
+    progress: &mut dyn Progress,
+) -> Result<Report> {
     let prepared = Prepared::read(source, options)?;
     prepared.refuse_same_file(source, out)?;
     prepared.check_tokenizer()?;
@@ -193,8 +198,18 @@ fn kernels() -> Result<&'static Kernels> {
 fn thread_pool(threads: Option<usize>) -> Result<rayon::ThreadPool> {
     let n = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get()));
     if !(1..=1024).contains(&n) {
-        return Err(Error::Request { what: "threads".into(), value: n.to_string(), allowed: "1..=1024".into() });
+        return Err(Error::Request {
+            what: "threads".into(),
+            value: n.to_string(),
+            allowed: "1..=1024".into(),
+        });
     }
-    let builder = rayon::ThreadPoolBuilder::new().num_threads(n).thread_name(|i| format!("convert-{i}"));
-    builder.build().map_err(|e| Error::Request { what: "threads".into(), value: n.to_string(), allowed: e.to_string() })
+    let builder = rayon::ThreadPoolBuilder::new()
+        .num_threads(n)
+        .thread_name(|i| format!("convert-{i}"));
+    builder.build().map_err(|e| Error::Request {
+        what: "threads".into(),
+        value: n.to_string(),
+        allowed: e.to_string(),
+    })
 }

@@ -24,7 +24,12 @@ pub struct GebLayout {
 impl Default for GebLayout {
     /// The most probable answers.
     fn default() -> Self {
-        GebLayout { kv_interleaved: true, rope_full: true, rope_half_split: true, gate_first: true }
+        GebLayout {
+            kv_interleaved: true,
+            rope_full: true,
+            rope_half_split: true,
+            gate_first: true,
+        }
     }
 }
 
@@ -41,7 +46,11 @@ impl GebLayout {
 
     /// Value of `--geb-kv`.
     pub fn kv_name(&self) -> &'static str {
-        if self.kv_interleaved { "interleaved" } else { "blocked" }
+        if self.kv_interleaved {
+            "interleaved"
+        } else {
+            "blocked"
+        }
     }
 
     /// Value of `--geb-rope`.
@@ -56,7 +65,11 @@ impl GebLayout {
 
     /// Value of `--geb-mlp`.
     pub fn mlp_name(&self) -> &'static str {
-        if self.gate_first { "gate-up" } else { "up-gate" }
+        if self.gate_first {
+            "gate-up"
+        } else {
+            "up-gate"
+        }
     }
 
     /// GGUF architecture: `llama` rotates whole heads, `chatglm` a part of each.
@@ -66,7 +79,11 @@ impl GebLayout {
 
     /// `rope.dimension_count` for heads of `head_dim`.
     pub fn rope_dims(&self, head_dim: usize) -> usize {
-        if self.rope_full { head_dim } else { head_dim / 2 }
+        if self.rope_full {
+            head_dim
+        } else {
+            head_dim / 2
+        }
     }
 }
 
@@ -141,7 +158,8 @@ const LLAMA: Table = Table {
     skip: &[".rotary_emb.inv_freq"],
 };
 
-const GEB_FIRST: &[Line] = lines! { "token_embd" [Vocab, Width] = "transformer.embedding.word_embeddings" All; };
+const GEB_FIRST: &[Line] =
+    lines! { "token_embd" [Vocab, Width] = "transformer.embedding.word_embeddings" All; };
 const GEB_LAST: &[Line] = lines! {
     "output_norm" [Width] = "transformer.encoder.final_layernorm" All;
     "output" [Vocab, Width] = "transformer.output_layer" All;
@@ -214,7 +232,10 @@ pub fn vocab_rows(checkpoint: &Checkpoint, hyper: &Hyper) -> Result<usize> {
     };
     match checkpoint.find(name).map(|i| &checkpoint.tensors()[i]) {
         Some(t) if t.shape.len() == 2 && t.rows() <= crate::limits::MAX_VOCAB => Ok(t.rows()),
-        Some(t) => Err(Error::Tensors(vec![format!("{name}: shape {:?}, expected [vocabulary, {}]", t.shape, hyper.width)])),
+        Some(t) => Err(Error::Tensors(vec![format!(
+            "{name}: shape {:?}, expected [vocabulary, {}]",
+            t.shape, hyper.width
+        )])),
         None => Err(Error::Tensors(vec![format!("{name}: missing")])),
     }
 }
@@ -251,7 +272,8 @@ pub fn outputs(checkpoint: &Checkpoint, hyper: &Hyper, layout: &GebLayout) -> Re
     }
     for (t, used) in checkpoint.tensors().iter().zip(&walk.used) {
         if !used && !table.skip.iter().any(|end| t.name.ends_with(end)) {
-            walk.problems.push(format!("{}: not part of this architecture", t.name));
+            walk.problems
+                .push(format!("{}: not part of this architecture", t.name));
         }
     }
     if walk.problems.is_empty() {
@@ -295,9 +317,18 @@ impl Walk<'_> {
         let (h, all) = (self.hyper, RowMap::Span(0..n));
         let (rotary, permute) = match h.family {
             Family::Llama => (h.head_dim, true),
-            Family::Geb => (self.layout.rope_dims(h.head_dim), self.layout.rope_half_split),
+            Family::Geb => (
+                self.layout.rope_dims(h.head_dim),
+                self.layout.rope_half_split,
+            ),
         };
-        let heads = |map: RowMap| if permute { map.interleave(h.head_dim, rotary) } else { map };
+        let heads = |map: RowMap| {
+            if permute {
+                map.interleave(h.head_dim, rotary)
+            } else {
+                map
+            }
+        };
         let packed = |part| match self.layout.kv_interleaved {
             true => all.kv_interleaved(h.head_dim, part),
             false => all.half(part),
@@ -315,11 +346,23 @@ impl Walk<'_> {
     /// The weight of a line and, when the checkpoint has one, its bias.
     fn line(&mut self, line: &Line, layer: usize) {
         let layer = layer.to_string();
-        let stems: Vec<String> = line.parts.iter().map(|(hf, _)| hf.replace("{}", &layer)).collect();
+        let stems: Vec<String> = line
+            .parts
+            .iter()
+            .map(|(hf, _)| hf.replace("{}", &layer))
+            .collect();
         let gguf = line.gguf.replace("{}", &layer);
-        let has_bias = stems.iter().any(|s| self.checkpoint.find(&format!("{s}.bias")).is_some());
+        let has_bias = stems
+            .iter()
+            .any(|s| self.checkpoint.find(&format!("{s}.bias")).is_some());
         let lm_head = line.gguf == "output";
-        if lm_head && (self.hyper.tied || self.checkpoint.find(&format!("{}.weight", stems[0])).is_none()) {
+        if lm_head
+            && (self.hyper.tied
+                || self
+                    .checkpoint
+                    .find(&format!("{}.weight", stems[0]))
+                    .is_none())
+        {
             // Tied: the runtime uses the embedding. A stored copy is dropped.
             if let Some(i) = self.checkpoint.find(&format!("{}.weight", stems[0])) {
                 self.used[i] = true;
@@ -334,7 +377,11 @@ impl Walk<'_> {
 
     fn tensor(&mut self, line: &Line, stems: &[String], gguf: &str, suffix: &str) {
         let rows_out = self.dim(line.shape[0]);
-        let cols = line.shape.get(1).map(|&d| self.dim(d)).filter(|_| suffix == "weight");
+        let cols = line
+            .shape
+            .get(1)
+            .map(|&d| self.dim(d))
+            .filter(|_| suffix == "weight");
         let mut parts = Vec::new();
         for (stem, &(_, rows)) in stems.iter().zip(line.parts) {
             let name = format!("{stem}.{suffix}");
@@ -347,12 +394,20 @@ impl Walk<'_> {
             let want: Vec<u64> = std::iter::once(n).chain(cols).collect();
             let found = &self.checkpoint.tensors()[i].shape;
             if *found != want {
-                self.problems.push(format!("{name}: shape {found:?}, expected {want:?}"));
+                self.problems
+                    .push(format!("{name}: shape {found:?}, expected {want:?}"));
                 continue;
             }
-            parts.push(Part { tensor: i, rows: self.row_map(rows, n as usize) });
+            parts.push(Part {
+                tensor: i,
+                rows: self.row_map(rows, n as usize),
+            });
         }
         let dims = cols.into_iter().chain([rows_out]).collect();
-        self.out.push(Output { name: format!("{gguf}.{suffix}"), dims, parts });
+        self.out.push(Output {
+            name: format!("{gguf}.{suffix}"),
+            dims,
+            parts,
+        });
     }
 }

@@ -97,7 +97,11 @@ impl Val {
     }
 
     fn depth(&self) -> u8 {
-        if let Val::Tuple(_, depth) = self { *depth } else { 0 }
+        if let Val::Tuple(_, depth) = self {
+            *depth
+        } else {
+            0
+        }
     }
 }
 
@@ -120,13 +124,22 @@ struct Machine<'a> {
 
 impl<'a> Machine<'a> {
     fn bad(&self, what: &str, value: impl ToString, allowed: &str) -> Error {
-        bad(self.file, format!("pickle byte {}: {what}", self.pos), value, allowed)
+        bad(
+            self.file,
+            format!("pickle byte {}: {what}", self.pos),
+            value,
+            allowed,
+        )
     }
 
     fn bytes(&mut self, n: usize) -> Result<&'a [u8]> {
         let rest = &self.data[self.pos..];
         if n > rest.len() {
-            return Err(self.bad("operand", format!("{n} bytes"), "operands inside the pickle"));
+            return Err(self.bad(
+                "operand",
+                format!("{n} bytes"),
+                "operands inside the pickle",
+            ));
         }
         self.pos += n;
         Ok(&rest[..n])
@@ -141,7 +154,8 @@ impl<'a> Machine<'a> {
     fn string(&mut self, len: u64) -> Result<Rc<str>> {
         let len = usize::try_from(len).unwrap_or(usize::MAX);
         let text = std::str::from_utf8(self.bytes(len)?);
-        text.map(Into::into).map_err(|_| self.bad("string", "not UTF-8", "UTF-8"))
+        text.map(Into::into)
+            .map_err(|_| self.bad("string", "not UTF-8", "UTF-8"))
     }
 
     fn line(&mut self) -> Result<&'a str> {
@@ -204,7 +218,12 @@ impl<'a> Machine<'a> {
     }
 
     fn memoize(&mut self, slot: u64) -> Result<()> {
-        let Some(top) = self.stack.last().filter(|v| !matches!(v, Val::Mark)).cloned() else {
+        let Some(top) = self
+            .stack
+            .last()
+            .filter(|v| !matches!(v, Val::Mark))
+            .cloned()
+        else {
             return Err(self.bad("memo", "an empty stack", "a value"));
         };
         let slot = u32::try_from(slot).map_err(|_| self.bad("memo", slot, "a 32-bit slot"))?;
@@ -214,7 +233,10 @@ impl<'a> Machine<'a> {
     }
 
     fn recall(&mut self, slot: u64) -> Result<()> {
-        let v = u32::try_from(slot).ok().and_then(|s| self.memo.get(&s)).cloned();
+        let v = u32::try_from(slot)
+            .ok()
+            .and_then(|s| self.memo.get(&s))
+            .cloned();
         let v = v.ok_or_else(|| self.bad("memo", slot, "a slot that was filled"))?;
         self.push(v)
     }
@@ -268,13 +290,25 @@ impl<'a> Machine<'a> {
             return Err(self.bad("persistent id", id.name(), "a tuple"));
         };
         match items.as_ref() {
-            [Val::Str(tag), Val::Global(Global::Storage(class)), Val::Str(key), Val::Str(_), Val::Int(n)]
-                if tag.as_ref() == "storage" && *n >= 0 =>
-            {
-                let storage = Storage { class: *class, key: key.clone(), elements: *n as u64 };
+            [
+                Val::Str(tag),
+                Val::Global(Global::Storage(class)),
+                Val::Str(key),
+                Val::Str(_),
+                Val::Int(n),
+            ] if tag.as_ref() == "storage" && *n >= 0 => {
+                let storage = Storage {
+                    class: *class,
+                    key: key.clone(),
+                    elements: *n as u64,
+                };
                 self.push(Val::Storage(storage.into()))
             }
-            _ => Err(self.bad("persistent id", "of another form", "('storage', class, key, location, elements)")),
+            _ => Err(self.bad(
+                "persistent id",
+                "of another form",
+                "('storage', class, key, location, elements)",
+            )),
         }
     }
 
@@ -282,21 +316,50 @@ impl<'a> Machine<'a> {
         let args = self.pop()?;
         let callee = self.pop()?;
         let (Val::Global(global), Val::Tuple(args, _)) = (&callee, &args) else {
-            return Err(self.bad("REDUCE", format!("{} with {}", callee.name(), args.name()), "a known function and a tuple"));
+            return Err(self.bad(
+                "REDUCE",
+                format!("{} with {}", callee.name(), args.name()),
+                "a known function and a tuple",
+            ));
         };
         match (global, args.as_ref()) {
             (Global::OrderedDict, []) => self.dict(),
             (Global::RebuildParameter, [tensor @ Val::Tensor(_), ..]) => self.push(tensor.clone()),
-            (Global::RebuildTensor, [Val::Storage(s), Val::Int(offset), Val::Tuple(size, _), Val::Tuple(stride, _), ..]) => {
+            (
+                Global::RebuildTensor,
+                [
+                    Val::Storage(s),
+                    Val::Int(offset),
+                    Val::Tuple(size, _),
+                    Val::Tuple(stride, _),
+                    ..,
+                ],
+            ) => {
                 let shape = self.dims(size)?;
                 let stride = self.dims(stride)?;
                 if !contiguous(&shape, &stride) {
-                    return Err(self.bad("stride", format!("{stride:?} for size {shape:?}"), "a contiguous tensor"));
+                    return Err(self.bad(
+                        "stride",
+                        format!("{stride:?} for size {shape:?}"),
+                        "a contiguous tensor",
+                    ));
                 }
-                let offset = u64::try_from(*offset).map_err(|_| self.bad("offset", *offset, "0 or more"))?;
-                self.push(Val::Tensor(Tensor { storage: s.clone(), offset, shape }.into()))
+                let offset =
+                    u64::try_from(*offset).map_err(|_| self.bad("offset", *offset, "0 or more"))?;
+                self.push(Val::Tensor(
+                    Tensor {
+                        storage: s.clone(),
+                        offset,
+                        shape,
+                    }
+                    .into(),
+                ))
             }
-            (global, _) => Err(self.bad("REDUCE", format!("{global:?} with other arguments"), "the arguments torch.save writes")),
+            (global, _) => Err(self.bad(
+                "REDUCE",
+                format!("{global:?} with other arguments"),
+                "the arguments torch.save writes",
+            )),
         }
     }
 
@@ -306,7 +369,13 @@ impl<'a> Machine<'a> {
             _ => None,
         };
         let dims: Option<Vec<u64>> = items.iter().map(int).collect();
-        dims.ok_or_else(|| self.bad("size or stride", "not a tuple of sizes", "integers of 0 or more"))
+        dims.ok_or_else(|| {
+            self.bad(
+                "size or stride",
+                "not a tuple of sizes",
+                "integers of 0 or more",
+            )
+        })
     }
 
     /// BUILD sets attributes (`_metadata` of a state dict): dropped.
@@ -337,7 +406,11 @@ impl<'a> Machine<'a> {
                 0x88 | 0x89 => self.push(Val::Bool)?,
                 b'K' | b'M' | b'J' | 0x8a | b'G' => self.number(op)?,
                 b'X' | 0x8c => {
-                    let len = if op == b'X' { self.int::<4>()? } else { self.int::<1>()? };
+                    let len = if op == b'X' {
+                        self.int::<4>()?
+                    } else {
+                        self.int::<1>()?
+                    };
                     let text = self.string(len)?;
                     self.push(Val::Str(text))?;
                 }
@@ -350,7 +423,11 @@ impl<'a> Machine<'a> {
                     self.memoize(slot)?;
                 }
                 b'h' | b'j' => {
-                    let slot = if op == b'h' { self.int::<1>()? } else { self.int::<4>()? };
+                    let slot = if op == b'h' {
+                        self.int::<1>()?
+                    } else {
+                        self.int::<4>()?
+                    };
                     self.recall(slot)?;
                 }
                 b')' => self.tuple(Vec::new())?,
@@ -418,7 +495,11 @@ impl<'a> Machine<'a> {
             b'a' => self.pop().map(drop),
             b'e' => self.pop_mark().map(drop),
             b'b' => self.build(),
-            _ => Err(self.bad("opcode", format!("0x{op:02x}"), "the opcodes of a dictionary of tensors")),
+            _ => Err(self.bad(
+                "opcode",
+                format!("0x{op:02x}"),
+                "the opcodes of a dictionary of tensors",
+            )),
         }
     }
 }
@@ -471,10 +552,22 @@ fn tensors_of(file: &str, pickle: &[u8]) -> Result<Vec<Found>> {
 
 /// The stored, unencrypted entries of a zip archive: name to byte range.
 fn zip_entries(file: &str, data: &[u8]) -> Result<HashMap<String, Range<usize>>> {
-    let broken = |e: zip::result::ZipError| bad(file, "zip archive", e, "a zip file as torch.save writes it (since PyTorch 1.6)");
+    let broken = |e: zip::result::ZipError| {
+        bad(
+            file,
+            "zip archive",
+            e,
+            "a zip file as torch.save writes it (since PyTorch 1.6)",
+        )
+    };
     let mut zip = zip::ZipArchive::new(Cursor::new(data)).map_err(broken)?;
     if zip.len() > 2 * limits::MAX_CHECKPOINT_TENSORS {
-        return Err(bad(file, "zip entries", zip.len(), format!("at most {}", 2 * limits::MAX_CHECKPOINT_TENSORS)));
+        return Err(bad(
+            file,
+            "zip entries",
+            zip.len(),
+            format!("at most {}", 2 * limits::MAX_CHECKPOINT_TENSORS),
+        ));
     }
     let mut out = HashMap::with_capacity(zip.len());
     for i in 0..zip.len() {
@@ -482,18 +575,38 @@ fn zip_entries(file: &str, data: &[u8]) -> Result<HashMap<String, Range<usize>>>
         let name = String::from_utf8_lossy(entry.name_raw()).into_owned();
         let field = |what: &str| format!("{name}: {what}");
         if entry.compression() != zip::CompressionMethod::Stored || entry.encrypted() {
-            return Err(bad(file, field("compression"), format!("{:?}", entry.compression()), "stored, not encrypted"));
+            return Err(bad(
+                file,
+                field("compression"),
+                format!("{:?}", entry.compression()),
+                "stored, not encrypted",
+            ));
         }
         let size = entry.size();
         if size != entry.compressed_size() {
-            return Err(bad(file, field("size"), size, format!("{} as stored", entry.compressed_size())));
+            return Err(bad(
+                file,
+                field("size"),
+                size,
+                format!("{} as stored", entry.compressed_size()),
+            ));
         }
         let start = entry.data_start().unwrap_or(u64::MAX);
-        let end = start.checked_add(size).filter(|&end| end <= data.len() as u64);
+        let end = start
+            .checked_add(size)
+            .filter(|&end| end <= data.len() as u64);
         let Some(end) = end else {
-            return Err(bad(file, field("size"), size, format!("entries inside the {} bytes of the file", data.len())));
+            return Err(bad(
+                file,
+                field("size"),
+                size,
+                format!("entries inside the {} bytes of the file", data.len()),
+            ));
         };
-        if out.insert(name.clone(), start as usize..end as usize).is_some() {
+        if out
+            .insert(name.clone(), start as usize..end as usize)
+            .is_some()
+        {
             return Err(bad(file, "zip entry", name, "names that occur once"));
         }
     }
@@ -508,15 +621,30 @@ pub fn torch_file(file: &str, data: &[u8]) -> Result<Vec<SourceTensor>> {
     let entries = zip_entries(file, data)?;
     let mut pickles = entries.keys().filter_map(|n| n.strip_suffix("data.pkl"));
     let (Some(prefix), None) = (pickles.next(), pickles.next()) else {
-        return Err(bad(file, "data.pkl", "absent or repeated", "one entry of that name"));
+        return Err(bad(
+            file,
+            "data.pkl",
+            "absent or repeated",
+            "one entry of that name",
+        ));
     };
     let range = entries[&format!("{prefix}data.pkl")].clone();
     if range.len() as u64 > limits::MAX_PICKLE_BYTES {
-        return Err(bad(file, "data.pkl: size", range.len(), format!("at most {}", limits::MAX_PICKLE_BYTES)));
+        return Err(bad(
+            file,
+            "data.pkl: size",
+            range.len(),
+            format!("at most {}", limits::MAX_PICKLE_BYTES),
+        ));
     }
     if let Some(order) = entries.get(&format!("{prefix}byteorder")) {
         if &data[order.clone()] != b"little" {
-            return Err(bad(file, "byteorder", String::from_utf8_lossy(&data[order.clone()][..order.len().min(16)]), "little"));
+            return Err(bad(
+                file,
+                "byteorder",
+                String::from_utf8_lossy(&data[order.clone()][..order.len().min(16)]),
+                "little",
+            ));
         }
     }
     tensors_of(file, &data[range])?
@@ -535,7 +663,12 @@ fn place(file: &str, found: Found, range: Option<Range<usize>>) -> Result<Source
     let cut: String = name.chars().take(80).collect();
     let field = |what: &str| format!("{cut}: {what}");
     let Some(range) = range else {
-        return Err(bad(file, field("storage"), &tensor.storage.key, "an entry of the archive"));
+        return Err(bad(
+            file,
+            field("storage"),
+            &tensor.storage.key,
+            "an entry of the archive",
+        ));
     };
     let (_, elem, elem_bytes) = STORAGES[tensor.storage.class];
     check_shape(file, &name, &tensor.shape)?;
@@ -543,12 +676,25 @@ fn place(file: &str, found: Found, range: Option<Range<usize>>) -> Result<Source
     let stored = range.len() as u64;
     if tensor.storage.elements.checked_mul(elem_bytes) != Some(stored) {
         let allowed = format!("{} (its entry has {stored} bytes)", stored / elem_bytes);
-        return Err(bad(file, field("storage elements"), tensor.storage.elements, allowed));
+        return Err(bad(
+            file,
+            field("storage elements"),
+            tensor.storage.elements,
+            allowed,
+        ));
     }
-    let first = tensor.offset.checked_mul(elem_bytes).filter(|&f| f <= stored && bytes <= stored - f);
+    let first = tensor
+        .offset
+        .checked_mul(elem_bytes)
+        .filter(|&f| f <= stored && bytes <= stored - f);
     let Some(first) = first else {
         let value = format!("offset {} and shape {:?}", tensor.offset, tensor.shape);
-        return Err(bad(file, field("range"), value, format!("inside the {stored} bytes of its storage")));
+        return Err(bad(
+            file,
+            field("range"),
+            value,
+            format!("inside the {stored} bytes of its storage"),
+        ));
     };
     let start = range.start + first as usize;
     Ok(SourceTensor {

@@ -52,7 +52,12 @@ impl Reason {
 }
 
 /// Name ends that are never quantized, whatever their shape.
-const ALWAYS_F32: &[&str] = &["_norm.weight", "ffn_gate_inp.weight", "rope_freqs.weight", ".bias"];
+const ALWAYS_F32: &[&str] = &[
+    "_norm.weight",
+    "ffn_gate_inp.weight",
+    "rope_freqs.weight",
+    ".bias",
+];
 
 impl Policy {
     /// Checks that `base` is a type this program writes.
@@ -64,7 +69,11 @@ impl Policy {
             return Ok(Policy { base, pure });
         }
         let known: Vec<_> = TARGETS.iter().map(|t| t.0.name()).collect();
-        Err(Error::Unsupported { what: "output type", value: base.name().into(), known: known.join(", ") })
+        Err(Error::Unsupported {
+            what: "output type",
+            value: base.name().into(),
+            known: known.join(", "),
+        })
     }
 
     /// `general.file_type`.
@@ -116,7 +125,10 @@ mod tests {
             assert_eq!(q4.choose(name, dims, tied).0, want, "{name}");
         }
         let pure = Policy::new(Dtype::Q4_0, true).unwrap();
-        assert_eq!(pure.choose("output.weight", &[64, 100], false), (Dtype::Q4_0, Reason::Base));
+        assert_eq!(
+            pure.choose("output.weight", &[64, 100], false),
+            (Dtype::Q4_0, Reason::Base)
+        );
         assert!(Policy::new(Dtype::Q6_K, false).is_err());
     }
 }

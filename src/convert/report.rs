@@ -79,8 +79,20 @@ pub struct Report {
 }
 
 impl Report {
-    pub(super) fn new(architecture: String, file_bytes: u64, source_bytes: u64, tensors: Vec<TensorReport>, notes: Vec<String>) -> Report {
-        Report { architecture, file_bytes, source_bytes, tensors, notes }
+    pub(super) fn new(
+        architecture: String,
+        file_bytes: u64,
+        source_bytes: u64,
+        tensors: Vec<TensorReport>,
+        notes: Vec<String>,
+    ) -> Report {
+        Report {
+            architecture,
+            file_bytes,
+            source_bytes,
+            tensors,
+            notes,
+        }
     }
 
     pub(super) fn record(&mut self, i: usize, outcome: &Outcome) {
@@ -91,7 +103,10 @@ impl Report {
     pub(super) fn finish(&mut self, allow_nonfinite: bool) {
         if allow_nonfinite {
             let bad = self.tensors.iter().filter(|t| t.nonfinite > 0);
-            self.notes.extend(bad.map(|t| format!("{}: {} weights are NaN or infinite", t.name, t.nonfinite)).collect::<Vec<_>>());
+            self.notes.extend(
+                bad.map(|t| format!("{}: {} weights are NaN or infinite", t.name, t.nonfinite))
+                    .collect::<Vec<_>>(),
+            );
         }
     }
 
@@ -110,7 +125,13 @@ impl Report {
     pub fn by_type(&self) -> Vec<TypeRow> {
         let mut rows: BTreeMap<Dtype, TypeRow> = BTreeMap::new();
         for t in &self.tensors {
-            let row = rows.entry(t.to).or_insert(TypeRow { dtype: t.to, tensors: 0, elements: 0, bytes: 0, sums: Sums::default() });
+            let row = rows.entry(t.to).or_insert(TypeRow {
+                dtype: t.to,
+                tensors: 0,
+                elements: 0,
+                bytes: 0,
+                sums: Sums::default(),
+            });
             row.tensors += 1;
             row.elements += t.elements();
             row.bytes += t.bytes;

@@ -89,12 +89,18 @@ mod tests {
     #[test]
     fn full_interleave_is_the_published_permutation() {
         assert_eq!(list(RowMap::Span(0..4).interleave(4, 4)), [0, 2, 1, 3]);
-        assert_eq!(list(RowMap::Span(0..8).interleave(4, 4)), [0, 2, 1, 3, 4, 6, 5, 7]);
+        assert_eq!(
+            list(RowMap::Span(0..8).interleave(4, 4)),
+            [0, 2, 1, 3, 4, 6, 5, 7]
+        );
     }
 
     #[test]
     fn partial_interleave_leaves_the_rest() {
-        assert_eq!(list(RowMap::Span(0..8).interleave(8, 4)), [0, 2, 1, 3, 4, 5, 6, 7]);
+        assert_eq!(
+            list(RowMap::Span(0..8).interleave(8, 4)),
+            [0, 2, 1, 3, 4, 5, 6, 7]
+        );
     }
 
     #[test]
@@ -102,13 +108,18 @@ mod tests {
         assert_eq!(list(RowMap::Span(0..8).kv_interleaved(2, 0)), [0, 1, 4, 5]);
         assert_eq!(list(RowMap::Span(0..8).kv_interleaved(2, 1)), [2, 3, 6, 7]);
         assert_eq!(list(RowMap::Span(0..8).half(1)), [4, 5, 6, 7]);
-        assert_eq!(list(RowMap::Span(0..8).kv_interleaved(2, 1).interleave(4, 4)), [2, 6, 3, 7]);
+        assert_eq!(
+            list(RowMap::Span(0..8).kv_interleaved(2, 1).interleave(4, 4)),
+            [2, 6, 3, 7]
+        );
     }
 
     #[test]
     fn every_map_is_a_permutation_of_its_half() {
         for rotary in [16, 8] {
-            let k = RowMap::Span(0..128).kv_interleaved(16, 0).interleave(16, rotary);
+            let k = RowMap::Span(0..128)
+                .kv_interleaved(16, 0)
+                .interleave(16, rotary);
             let v = RowMap::Span(0..128).kv_interleaved(16, 1);
             let mut all: Vec<_> = list(k).into_iter().chain(list(v)).collect();
             all.sort_unstable();

@@ -11,12 +11,22 @@ use crate::error::{Error, Result};
 use crate::limits;
 
 /// Reads `file` into `vocab`.
-pub(super) fn read(folder: &Folder, file: &str, sources: &Sources, vocab: &mut Vocab) -> Result<()> {
+pub(super) fn read(
+    folder: &Folder,
+    file: &str,
+    sources: &Sources,
+    vocab: &mut Vocab,
+) -> Result<()> {
     let model = load(folder, file)?;
     vocab.model = "llama";
     for (id, piece) in model.pieces().iter().enumerate() {
         if !piece.score().is_finite() {
-            return Err(bad(file, format!("piece {id}: score"), piece.score(), "a finite number"));
+            return Err(bad(
+                file,
+                format!("piece {id}: score"),
+                piece.score(),
+                "a finite number",
+            ));
         }
         let kind = match piece.r#type() {
             Type::Normal => Kind::Normal,
@@ -26,15 +36,26 @@ pub(super) fn read(folder: &Folder, file: &str, sources: &Sources, vocab: &mut V
             Type::Unused => Kind::Unused,
             Type::Byte => Kind::Byte,
         };
-        vocab.tokens.push(Token { text: piece.piece().to_owned(), score: piece.score(), kind });
+        vocab.tokens.push(Token {
+            text: piece.piece().to_owned(),
+            score: piece.score(),
+            kind,
+        });
     }
     let pieces = vocab.tokens.len();
     if let Some(added) = folder.json("added_tokens.json")? {
-        let mut list: Vec<(&String, Option<u64>)> = added.as_object().into_iter().flatten().map(|(t, id)| (t, id.as_u64())).collect();
+        let mut list: Vec<(&String, Option<u64>)> = added
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(t, id)| (t, id.as_u64()))
+            .collect();
         list.sort_by_key(|e| e.1);
         for (text, id) in list {
             let id = id.filter(|&id| id < limits::MAX_VOCAB as u64);
-            let id = id.ok_or_else(|| bad("added_tokens.json", text, "not a token id", "a token id"))? as usize;
+            let id = id
+                .ok_or_else(|| bad("added_tokens.json", text, "not a token id", "a token id"))?
+                as usize;
             if id >= pieces {
                 place(vocab, id, text, false);
             }
@@ -50,10 +71,17 @@ pub(super) fn read(folder: &Folder, file: &str, sources: &Sources, vocab: &mut V
         ));
     }
     if normalizer.is_some_and(|n| n.remove_extra_whitespaces.unwrap_or(true)) {
-        vocab.notes.push(format!("{file} removes extra white space; GGUF readers do not"));
+        vocab.notes.push(format!(
+            "{file} removes extra white space; GGUF readers do not"
+        ));
     }
     if let Some(trainer) = model.trainer() {
-        let ids = [("bos", trainer.bos_id()), ("eos", trainer.eos_id()), ("unknown", trainer.unk_id()), ("padding", trainer.pad_id())];
+        let ids = [
+            ("bos", trainer.bos_id()),
+            ("eos", trainer.eos_id()),
+            ("unknown", trainer.unk_id()),
+            ("padding", trainer.pad_id()),
+        ];
         for (key, id) in ids {
             if let Some(id) = u32::try_from(id).ok().filter(|&id| (id as usize) < pieces) {
                 vocab.special.push((key, id));
@@ -66,16 +94,25 @@ pub(super) fn read(folder: &Folder, file: &str, sources: &Sources, vocab: &mut V
 }
 
 fn load(folder: &Folder, file: &str) -> Result<SentencePieceModel> {
-    let bytes = folder.bytes(file)?.ok_or_else(|| bad(file, "file", "absent", "a SentencePiece model"))?;
-    let model = SentencePieceModel::from_slice(&bytes).map_err(|e| bad(file, "protobuf", e, "a SentencePiece model"))?;
+    let bytes = folder
+        .bytes(file)?
+        .ok_or_else(|| bad(file, "file", "absent", "a SentencePiece model"))?;
+    let model = SentencePieceModel::from_slice(&bytes)
+        .map_err(|e| bad(file, "protobuf", e, "a SentencePiece model"))?;
     let n = model.pieces().len();
     if n == 0 || n > limits::MAX_VOCAB {
         return Err(bad(file, "pieces", n, format!("1..={}", limits::MAX_VOCAB)));
     }
     // Models without a trainer section are BPE or unigram by nobody's word: SentencePiece's default is unigram.
-    let kind = model.trainer().map_or(ModelType::Unigram, |t| t.model_type());
+    let kind = model
+        .trainer()
+        .map_or(ModelType::Unigram, |t| t.model_type());
     if kind != ModelType::Bpe {
-        return Err(Error::Unsupported { what: "SentencePiece model", value: kind.as_str_name().to_lowercase(), known: "bpe".into() });
+        return Err(Error::Unsupported {
+            what: "SentencePiece model",
+            value: kind.as_str_name().to_lowercase(),
+            known: "bpe".into(),
+        });
     }
     Ok(model)
 }
@@ -83,7 +120,12 @@ fn load(folder: &Folder, file: &str) -> Result<SentencePieceModel> {
 /// Encodes text with the pieces of a SentencePiece BPE model by the definition: again and again
 /// merge the adjacent pair whose union is the piece of the highest score (leftmost of equals).
 /// Quadratic; for short probe texts. No special tokens.
-pub(super) fn encode_plain(folder: &Folder, file: &str, prefix: bool, text: &str) -> Result<Vec<u32>> {
+pub(super) fn encode_plain(
+    folder: &Folder,
+    file: &str,
+    prefix: bool,
+    text: &str,
+) -> Result<Vec<u32>> {
     let model = load(folder, file)?;
     let mut ids: HashMap<&str, (u32, f32)> = HashMap::new();
     let mut bytes: HashMap<String, u32> = HashMap::new();
@@ -122,7 +164,10 @@ pub(super) fn encode_plain(folder: &Folder, file: &str, prefix: bool, text: &str
     for s in symbols {
         match ids.get(s.as_str()) {
             Some(&(id, _)) => out.push(id),
-            None => out.extend(s.bytes().map(|b| bytes.get(&format!("<0x{b:02X}>")).copied().unwrap_or(unk))),
+            None => out.extend(
+                s.bytes()
+                    .map(|b| bytes.get(&format!("<0x{b:02X}>")).copied().unwrap_or(unk)),
+            ),
         }
     }
     Ok(out)

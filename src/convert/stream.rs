@@ -54,7 +54,10 @@ impl Sums {
     }
 
     fn measure(x: &[f32], y: &[f32]) -> Sums {
-        let mut s = Sums { n: x.len() as u64, ..Sums::default() };
+        let mut s = Sums {
+            n: x.len() as u64,
+            ..Sums::default()
+        };
         for (&x, &y) in x.iter().zip(y) {
             let (x, y) = (f64::from(x), f64::from(y));
             if !(x.is_finite() && y.is_finite()) {
@@ -71,7 +74,11 @@ impl Sums {
 
     /// √(Σ(x−y)² / Σx²); 0 for an all-zero tensor.
     pub fn relative_rms(&self) -> f64 {
-        if self.xx > 0.0 { (self.dd / self.xx).sqrt() } else { 0.0 }
+        if self.xx > 0.0 {
+            (self.dd / self.xx).sqrt()
+        } else {
+            0.0
+        }
     }
 
     /// Σxy / √(Σx² Σy²); 1 for an all-zero tensor.
@@ -113,7 +120,11 @@ pub(super) struct Outcome {
 impl Job<'_> {
     /// Vectors are rows of one weight, so that they can be permuted like matrices.
     fn row_len(&self) -> usize {
-        if self.dims.len() == 1 { 1 } else { self.dims[0] as usize }
+        if self.dims.len() == 1 {
+            1
+        } else {
+            self.dims[0] as usize
+        }
     }
 
     /// Source rows of each unit, in output order.
@@ -122,7 +133,11 @@ impl Job<'_> {
         let mut units = Vec::new();
         for (p, part) in parts.iter().enumerate() {
             let n = part.rows.len();
-            units.extend((0..n).step_by(step).map(|first| (p, first..n.min(first + step))));
+            units.extend(
+                (0..n)
+                    .step_by(step)
+                    .map(|first| (p, first..n.min(first + step))),
+            );
         }
         units
     }
@@ -144,19 +159,35 @@ impl Job<'_> {
         }
         let mut x = vec![0f32; rows.len() * cols];
         self.to_f32(from, &raw, &mut x);
-        let index = |at: usize| part.rows.at(rows.start + at / cols) as u64 * cols as u64 + (at % cols) as u64;
+        let index = |at: usize| {
+            part.rows.at(rows.start + at / cols) as u64 * cols as u64 + (at % cols) as u64
+        };
         let nonfinite = self.check(&x, index, &source.name)?;
         let read = raw.len() as u64;
         if from == self.dtype {
             let sums = Sums::measure(&x, &x);
-            return Ok(Done { bytes: raw, sums, read, nonfinite });
+            return Ok(Done {
+                bytes: raw,
+                sums,
+                read,
+                nonfinite,
+            });
         }
         let (bytes, sums) = self.encode(&x, index)?;
-        Ok(Done { bytes, sums, read, nonfinite })
+        Ok(Done {
+            bytes,
+            sums,
+            read,
+            nonfinite,
+        })
     }
 
     fn misfit(&self, dtype: Dtype) -> Error {
-        Error::Verify(format!("tensor {}: rows of {} weights cannot be {dtype}", self.name, self.row_len()))
+        Error::Verify(format!(
+            "tensor {}: rows of {} weights cannot be {dtype}",
+            self.name,
+            self.row_len()
+        ))
     }
 
     fn to_f32(&self, from: Dtype, raw: &[u8], x: &mut [f32]) {
@@ -173,24 +204,44 @@ impl Job<'_> {
 
     /// Counts what is not finite, or fails naming tensor and index.
     fn check(&self, x: &[f32], index: impl Fn(usize) -> u64, source: &str) -> Result<u64> {
-        let Some(at) = x.iter().position(|v| !v.is_finite()) else { return Ok(0) };
+        let Some(at) = x.iter().position(|v| !v.is_finite()) else {
+            return Ok(0);
+        };
         if !self.allow_nonfinite || self.dtype.block_len() > 1 {
-            return Err(Error::NonFinite { what: format!("tensor {source}"), index: index(at), value: x[at] });
+            return Err(Error::NonFinite {
+                what: format!("tensor {source}"),
+                index: index(at),
+                value: x[at],
+            });
         }
         Ok(x[at..].iter().filter(|v| !v.is_finite()).count() as u64)
     }
 
     /// Quantizes whole rows and measures what the file will hold.
     fn encode(&self, x: &[f32], index: impl Fn(usize) -> u64) -> Result<(Vec<u8>, Sums)> {
-        let len = self.dtype.row_bytes(x.len()).ok_or_else(|| self.misfit(self.dtype))?;
+        let len = self
+            .dtype
+            .row_bytes(x.len())
+            .ok_or_else(|| self.misfit(self.dtype))?;
         let mut bytes = vec![0u8; len];
         self.kernels.quantize(self.dtype, x, &mut bytes);
         let mut y = vec![0f32; x.len()];
         self.kernels.dequantize(self.dtype, &bytes, &mut y);
-        if let Some(at) = y.iter().zip(x).position(|(y, x)| !y.is_finite() && x.is_finite()) {
+        if let Some(at) = y
+            .iter()
+            .zip(x)
+            .position(|(y, x)| !y.is_finite() && x.is_finite())
+        {
             if !self.allow_nonfinite || self.dtype.block_len() > 1 {
-                let what = format!("tensor {} as {} (the value is too large for the type)", self.name, self.dtype);
-                return Err(Error::NonFinite { what, index: index(at), value: x[at] });
+                let what = format!(
+                    "tensor {} as {} (the value is too large for the type)",
+                    self.name, self.dtype
+                );
+                return Err(Error::NonFinite {
+                    what,
+                    index: index(at),
+                    value: x[at],
+                });
             }
         }
         let sums = Sums::measure(x, &y);
@@ -221,7 +272,10 @@ impl Job<'_> {
                 if let Some(next) = next {
                     let computed = &mut computed;
                     scope.spawn(move |_| {
-                        *computed = next.par_iter().map(|(p, rows)| self.run_unit(&parts[*p], rows.clone())).collect();
+                        *computed = next
+                            .par_iter()
+                            .map(|(p, rows)| self.run_unit(&parts[*p], rows.clone()))
+                            .collect();
                     });
                 }
                 written = ready.iter().try_for_each(|d| out.write_all(&d.bytes));

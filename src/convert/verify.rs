@@ -28,18 +28,34 @@ const PROBE: &[&str] = &[
 ///
 /// # Errors
 /// [`Error::Verify`] with the first text that differs.
-pub(super) fn tokenizer(folder: &Folder, vocab: &Vocab, metadata: &[(String, MetaValue)]) -> Result<()> {
-    let plan = writer::Plan { metadata: metadata.to_vec(), tensors: Vec::new() };
+pub(super) fn tokenizer(
+    folder: &Folder,
+    vocab: &Vocab,
+    metadata: &[(String, MetaValue)],
+) -> Result<()> {
+    let plan = writer::Plan {
+        metadata: metadata.to_vec(),
+        tensors: Vec::new(),
+    };
     let mut bytes = Vec::new();
     writer::write_to(&mut bytes, &plan, &mut |_, _| Ok(()))?;
     let written = Tokenizer::from_gguf(&GgufFile::from_bytes(bytes)?)?;
     let source = Reference::open(folder, vocab)?;
     for text in PROBE {
         let want = source.encode(text)?;
-        let got = written.encode(text, Encode { add_special: false, parse_special: false })?;
+        let got = written.encode(
+            text,
+            Encode {
+                add_special: false,
+                parse_special: false,
+            },
+        )?;
         if want != got {
             let at = want.iter().zip(&got).take_while(|(a, b)| a == b).count();
-            let piece = |ids: &[u32]| ids.get(at).map_or("the end".into(), |id| format!("token {id}"));
+            let piece = |ids: &[u32]| {
+                ids.get(at)
+                    .map_or("the end".into(), |id| format!("token {id}"))
+            };
             return Err(Error::Verify(format!(
                 "the written tokenizer differs from the source on {text:?} at position {at}: {} instead of {}",
                 piece(&got),
@@ -53,14 +69,22 @@ pub(super) fn tokenizer(folder: &Folder, vocab: &Vocab, metadata: &[(String, Met
 /// The tokenizer of the source.
 enum Reference<'a> {
     Json(Box<tokenizers::Tokenizer>),
-    Pieces { folder: &'a Folder, file: &'static str, prefix: bool },
+    Pieces {
+        folder: &'a Folder,
+        file: &'static str,
+        prefix: bool,
+    },
 }
 
 impl<'a> Reference<'a> {
     fn open(folder: &'a Folder, vocab: &Vocab) -> Result<Reference<'a>> {
         for file in ["tokenizer.model", "GEBtokenizer.model"] {
             if folder.has(file) {
-                return Ok(Reference::Pieces { folder, file, prefix: vocab.space_prefix.unwrap_or(true) });
+                return Ok(Reference::Pieces {
+                    folder,
+                    file,
+                    prefix: vocab.space_prefix.unwrap_or(true),
+                });
             }
         }
         const FILE: &str = "tokenizer.json";
@@ -70,19 +94,38 @@ impl<'a> Reference<'a> {
         match built {
             Ok(Ok(t)) => Ok(Reference::Json(Box::new(t))),
             Ok(Err(e)) => Err(bad(FILE, "tokenizer", e, "a tokenizer that loads")),
-            Err(_) => Err(bad(FILE, "tokenizer", "not consistent", "a tokenizer that loads")),
+            Err(_) => Err(bad(
+                FILE,
+                "tokenizer",
+                "not consistent",
+                "a tokenizer that loads",
+            )),
         }
     }
 
     fn encode(&self, text: &str) -> Result<Vec<u32>> {
         match self {
-            Reference::Pieces { folder, file, prefix } => spm::encode_plain(folder, file, *prefix, text),
+            Reference::Pieces {
+                folder,
+                file,
+                prefix,
+            } => spm::encode_plain(folder, file, *prefix, text),
             Reference::Json(t) => {
                 let run = std::panic::AssertUnwindSafe(|| t.encode_fast(text, false));
                 match std::panic::catch_unwind(run) {
                     Ok(Ok(encoding)) => Ok(encoding.get_ids().to_vec()),
-                    Ok(Err(e)) => Err(bad("tokenizer.json", "encoding", e, "a tokenizer that encodes")),
-                    Err(_) => Err(bad("tokenizer.json", "encoding", "a panic of the library", "a tokenizer that encodes")),
+                    Ok(Err(e)) => Err(bad(
+                        "tokenizer.json",
+                        "encoding",
+                        e,
+                        "a tokenizer that encodes",
+                    )),
+                    Err(_) => Err(bad(
+                        "tokenizer.json",
+                        "encoding",
+                        "a panic of the library",
+                        "a tokenizer that encodes",
+                    )),
                 }
             }
         }
