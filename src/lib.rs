@@ -6,10 +6,18 @@
 
 #![deny(unsafe_code)]
 
+pub mod cache;
+pub mod chat;
+pub mod convert;
 pub mod error;
 pub mod gguf;
 pub mod limits;
 pub mod mmap;
+pub mod model;
+pub mod sampler;
+pub mod session;
+pub mod threads;
+pub mod tokenizer;
 
 pub use error::{Error, Result};
 pub use geb_kernels::dtype::Dtype;
