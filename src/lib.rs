@@ -6,12 +6,16 @@
 
 #![deny(unsafe_code)]
 
+pub mod cache;
 pub mod convert;
 pub mod error;
 pub mod gguf;
 pub mod limits;
 pub mod mmap;
+pub mod model;
 pub mod sampler;
+pub mod session;
+pub mod threads;
 pub mod tokenizer;
 
 pub use error::{Error, Result};
