@@ -7,9 +7,14 @@
 #![deny(unsafe_code)]
 
 pub mod error;
+pub mod eval;
+pub mod generate;
 pub mod gguf;
 pub mod limits;
 pub mod mmap;
+pub mod scales;
+
+pub use geb_kernels as kernels;
 
 pub use error::{Error, Result};
 pub use geb_kernels::dtype::Dtype;
