@@ -1,6 +1,9 @@
 //! File bytes in memory: mapped or copied. The only `unsafe` of this crate.
+//!
+//! A mapping of a file that another process truncates faults when read (SIGBUS). Programs
+//! call [`install_sigbus_handler`] first, so that this ends in one line and exit code 74.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
@@ -8,21 +11,30 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::gguf::Load;
 
+/// Exit code of a program whose mapped file was cut under it.
+pub const EXIT_TRUNCATED: i32 = 74;
+
 /// Read-only bytes of a file or of the program itself.
 #[derive(Clone)]
 pub enum Bytes {
     /// A mapped file.
-    Map(Arc<memmap2::Mmap>),
+    Map(Arc<Mapped>),
     /// A copy in memory.
     Heap(Arc<Vec<u8>>),
     /// Bytes compiled into the program.
     Static(&'static [u8]),
 }
 
+/// A mapped file, kept open with a shared advisory lock where the file system has locks.
+pub struct Mapped {
+    map: memmap2::Mmap,
+    _file: File,
+}
+
 impl AsRef<[u8]> for Bytes {
     fn as_ref(&self) -> &[u8] {
         match self {
-            Self::Map(m) => m,
+            Self::Map(m) => &m.map,
             Self::Heap(v) => v,
             Self::Static(s) => s,
         }
@@ -42,25 +54,97 @@ impl From<&'static [u8]> for Bytes {
 }
 
 /// Opens a regular file; directories, pipes and devices are refused on the opened handle.
-#[allow(unsafe_code)]
+///
+/// # Errors
+/// [`Error::Request`] for anything but a regular file, [`Error::Memory`] when a copy does not
+/// fit, [`Error::Io`].
 pub fn open(path: &Path, load: Load) -> Result<Bytes> {
-    let mut file = File::open(path).map_err(Error::io(path))?;
+    let mut options = OpenOptions::new();
+    options.read(true);
+    #[cfg(unix)]
+    {
+        // Opening a pipe would otherwise wait for a writer before its kind can be looked at.
+        use std::os::unix::fs::OpenOptionsExt;
+        options.custom_flags(libc::O_NONBLOCK);
+    }
+    let file = options.open(path).map_err(Error::io(path))?;
     let meta = file.metadata().map_err(Error::io(path))?;
     if !meta.is_file() {
         return Err(Error::Request {
             what: format!("{}", path.display()),
-            value: if meta.is_dir() { "a directory" } else { "not a regular file" }.into(),
+            value: if meta.is_dir() {
+                "a directory"
+            } else {
+                "not a regular file"
+            }
+            .into(),
             allowed: "a regular file".into(),
         });
     }
     if load == Load::Copy || meta.len() == 0 {
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).map_err(Error::io(path))?;
-        return Ok(bytes.into());
+        return copy(path, file, meta.len());
     }
-    // SAFETY: the mapping is private to this process and never written. Another process that
-    // truncates the file makes reads fault (documented; `Load::Copy` avoids it); one that
-    // rewrites it in place can change weights, which every kernel tolerates as any bytes.
+    map(path, file)
+}
+
+/// Reads at most `len` bytes: a file that grows meanwhile cannot make the copy grow.
+fn copy(path: &Path, file: File, len: u64) -> Result<Bytes> {
+    let too_big = || Error::Memory {
+        what: path.display().to_string(),
+        needed: len,
+        available: isize::MAX as u64,
+    };
+    let mut bytes = Vec::new();
+    let capacity = usize::try_from(len).map_err(|_| too_big())?;
+    bytes.try_reserve_exact(capacity).map_err(|_| too_big())?;
+    file.take(len)
+        .read_to_end(&mut bytes)
+        .map_err(Error::io(path))?;
+    Ok(bytes.into())
+}
+
+#[allow(unsafe_code)]
+fn map(path: &Path, file: File) -> Result<Bytes> {
+    // Advisory: writers that lock before they change a file in place will wait or fail.
+    let _ = file.try_lock_shared();
+    // SAFETY: the mapping is read-only and never written by this process. Another process that
+    // truncates the file makes reads fault (see the module text; `Load::Copy` avoids it); one
+    // that rewrites it in place can change weights, which every kernel tolerates as any bytes.
     let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(path))?;
-    Ok(Bytes::Map(Arc::new(map)))
+    let now = file.metadata().map_err(Error::io(path))?.len();
+    if now < map.len() as u64 {
+        return Err(Error::Verify(format!(
+            "{} was truncated while it was opened",
+            path.display()
+        )));
+    }
+    Ok(Bytes::Map(Arc::new(Mapped { map, _file: file })))
+}
+
+/// Makes reading a truncated mapped file end the program with one line on standard error and
+/// exit code [`EXIT_TRUNCATED`]. For programs, not for libraries: the handler is process-wide.
+/// Does nothing where there is no SIGBUS.
+#[allow(unsafe_code)]
+pub fn install_sigbus_handler() {
+    #[cfg(unix)]
+    {
+        extern "C" fn handler(_: libc::c_int) {
+            const TEXT: &[u8] = b"error: a mapped file was truncated or could not be read\n";
+            // SAFETY: `write` and `_exit` are async-signal-safe; the pointer and length are
+            // those of a constant.
+            unsafe {
+                libc::write(2, TEXT.as_ptr().cast(), TEXT.len());
+                libc::_exit(EXIT_TRUNCATED);
+            }
+        }
+        // SAFETY: zeros are a valid `sigaction`; the mask is initialised by `sigemptyset`; the
+        // handler has the signature that the flags without SA_SIGINFO ask for.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = handler as extern "C" fn(libc::c_int) as libc::sighandler_t;
+            action.sa_flags = libc::SA_ONSTACK;
+            libc::sigemptyset(&mut action.sa_mask);
+            libc::sigaction(libc::SIGBUS, &action, std::ptr::null_mut());
+        }
+    }
 }

@@ -74,13 +74,17 @@ impl GgufFile {
 
     /// All metadata in file order.
     pub fn metadata(&self) -> impl Iterator<Item = (&str, Value<'_>)> {
-        self.index.entries.iter().map(|e| (e.key.as_str(), e.value(self.bytes.as_ref())))
+        let data = self.bytes.as_ref();
+        self.index
+            .entries
+            .iter()
+            .filter_map(move |e| Some((e.key(data), e.value(data)?)))
     }
 
     /// The value of a key.
     pub fn get(&self, key: &str) -> Option<Value<'_>> {
-        let &i = self.index.keys.get(key)?;
-        Some(self.index.entries[i].value(self.bytes.as_ref()))
+        let data = self.bytes.as_ref();
+        self.index.find_key(data, key)?.value(data)
     }
 
     /// Tensors in file order.
@@ -90,29 +94,43 @@ impl GgufFile {
 
     /// A tensor by name.
     pub fn tensor(&self, name: &str) -> Option<TensorView<'_>> {
-        let &i = self.index.names.get(name)?;
-        Some(self.view(&self.index.tensors[i]))
+        Some(self.view(self.index.tensor(name)?))
     }
 
     fn view<'a>(&'a self, info: &'a TensorInfo) -> TensorView<'a> {
-        TensorView { info, bytes: &self.bytes.as_ref()[info.range.clone()] }
+        TensorView {
+            info,
+            bytes: &self.bytes.as_ref()[info.range.clone()],
+        }
     }
 
     fn wrong(key: &str, value: Value<'_>, allowed: &str) -> Error {
         let value = match value {
             Value::Array(a) => format!("an array of {}", a.elem.name()),
-            v if v.as_int().is_some() => format!("{} ({})", v.as_int().unwrap_or_default(), v.ty().name()),
+            v if v.as_int().is_some() => {
+                format!("{} ({})", v.as_int().unwrap_or_default(), v.ty().name())
+            }
             v => format!("of type {}", v.ty().name()),
         };
-        Error::Key { key: key.to_owned(), value, allowed: allowed.to_owned() }
+        Error::Key {
+            key: key.to_owned(),
+            value,
+            allowed: allowed.to_owned(),
+        }
     }
 
     /// An integer key of any width inside `range`; `None` when absent.
     pub fn int(&self, key: &str, range: std::ops::RangeInclusive<u64>) -> Result<Option<u64>> {
-        let Some(value) = self.get(key) else { return Ok(None) };
+        let Some(value) = self.get(key) else {
+            return Ok(None);
+        };
         let allowed = || format!("an integer in {}..={}", range.start(), range.end());
-        let v = value.as_int().and_then(|v| u64::try_from(v).ok()).filter(|v| range.contains(v));
-        v.map(Some).ok_or_else(|| Self::wrong(key, value, &allowed()))
+        let v = value
+            .as_int()
+            .and_then(|v| u64::try_from(v).ok())
+            .filter(|v| range.contains(v));
+        v.map(Some)
+            .ok_or_else(|| Self::wrong(key, value, &allowed()))
     }
 
     /// A finite float key (`f32` or `f64`); `None` when absent.
@@ -121,9 +139,11 @@ impl GgufFile {
             None => Ok(None),
             Some(Value::F32(v)) if v.is_finite() => Ok(Some(v)),
             Some(Value::F64(v)) if (v as f32).is_finite() => Ok(Some(v as f32)),
-            Some(Value::F32(_) | Value::F64(_)) => {
-                Err(Error::Key { key: key.into(), value: "not finite".into(), allowed: "a finite float".into() })
-            }
+            Some(Value::F32(_) | Value::F64(_)) => Err(Error::Key {
+                key: key.into(),
+                value: "not finite".into(),
+                allowed: "a finite float".into(),
+            }),
             Some(v) => Err(Self::wrong(key, v, "a finite float")),
         }
     }
@@ -157,6 +177,10 @@ impl GgufFile {
 
     /// Turns an absent optional into the error that names the key.
     pub fn require<T>(key: &str, value: Option<T>) -> Result<T> {
-        value.ok_or_else(|| Error::Key { key: key.into(), value: "absent".into(), allowed: "a value".into() })
+        value.ok_or_else(|| Error::Key {
+            key: key.into(),
+            value: "absent".into(),
+            allowed: "a value".into(),
+        })
     }
 }

@@ -1,9 +1,11 @@
 //! The GGUF container: format only, knows no models.
 //!
 //! `reader` is the cursor, `parse` the rules in file order, `value` the metadata types,
-//! `file` an opened file, `writer` the plan and the atomic streaming write.
+//! `file` an opened file; `meta` and `writer` plan and stream, `atomic` replaces a file whole.
 
+mod atomic;
 mod file;
+mod meta;
 mod parse;
 mod reader;
 mod value;

@@ -1,17 +1,23 @@
 //! Header, metadata and tensor table, checked in file order by the rules of docs/format.md.
 //!
 //! The result is an [`Index`]: validated names, types and byte ranges. It holds no
-//! reference to the file, and no array of the file is copied.
+//! reference to the file; keys and values stay in the file as ranges and no array is copied.
+//! Heap use is bounded by construction: per key 48 bytes and per tensor about 130 bytes plus
+//! its name, against limits of 65,536 each.
 
-use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 
 use geb_kernels::dtype::Dtype;
+use hashbrown::HashTable;
 
-use super::reader::Reader;
+use super::reader::{Reader, Shown, bad};
 use super::value::{ArrayRef, Value, ValueType};
 use crate::error::{Error, Result};
 use crate::limits;
+
+/// The key that sets the alignment of tensor data.
+pub(super) const ALIGNMENT_KEY: &str = "general.alignment";
 
 /// One tensor of the table.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,16 +49,24 @@ impl TensorInfo {
     }
 }
 
-/// Where a metadata value lies.
-#[derive(Clone, Debug)]
+/// Where a metadata key and its value lie.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Entry {
-    pub(super) key: String,
-    pub(super) ty: ValueType,
+    key_at: usize,
     /// First byte of the value (for arrays: of the first element).
-    pub(super) at: usize,
-    /// Element type, count and end of an array.
-    pub(super) array: Option<(ValueType, usize, usize)>,
+    at: usize,
+    /// End of the value.
+    end: usize,
+    key_len: u16,
+    ty: ValueType,
+    /// Element type and count of an array.
+    elem: ValueType,
+    len: u32,
 }
+
+// Counts and lengths are stored narrow; the limits make that lossless.
+const _: () = assert!(limits::MAX_KEY_BYTES <= u16::MAX as u64);
+const _: () = assert!(limits::MAX_ARRAY_LEN <= u32::MAX as u64);
 
 /// The validated structure of a GGUF file.
 #[derive(Clone, Debug)]
@@ -70,80 +84,238 @@ pub struct Index {
     /// What is legal but odd: said once, to the user.
     pub warnings: Vec<String>,
     pub(super) entries: Vec<Entry>,
-    pub(super) keys: HashMap<String, usize>,
-    pub(super) names: HashMap<String, usize>,
-}
-
-fn bad(rule: u8, field: impl Into<String>, value: impl ToString, allowed: impl Into<String>, offset: usize) -> Error {
-    Error::Format { rule, field: field.into(), value: value.to_string(), allowed: allowed.into(), offset: offset as u64 }
+    /// Positions in `entries` and `tensors` by name. The hasher is seeded per file, so no
+    /// file can be made whose names collide.
+    keys: HashTable<u32>,
+    names: HashTable<u32>,
+    hasher: RandomState,
 }
 
 impl Index {
     /// Parses and validates `data`, the whole file.
     pub fn parse(data: &[u8]) -> Result<Index> {
+        Self::parse_planned(data, data.len() as u64)
+    }
+
+    /// Validates a header whose tensor data is not there yet: `file_len` is the size the whole
+    /// file will have. The writer plans with this, so both directions obey one set of rules.
+    pub(super) fn parse_planned(data: &[u8], file_len: u64) -> Result<Index> {
         let (version, n_tensors, n_keys, mut r) = header(data)?;
-        let (entries, keys) = metadata(&mut r, n_keys)?;
-        let alignment = alignment(data, &entries, &keys)?;
         let mut index = Index {
             version,
-            alignment,
+            alignment: limits::DEFAULT_ALIGNMENT,
             data_start: 0,
             metadata_bytes: 0,
             tensors: Vec::new(),
             warnings: Vec::new(),
-            entries,
-            keys,
-            names: HashMap::new(),
+            entries: Vec::new(),
+            keys: HashTable::new(),
+            names: HashTable::new(),
+            hasher: RandomState::new(),
         };
-        index.tensor_table(&mut r, n_tensors, data.len())?;
+        index.metadata(data, &mut r, n_keys)?;
+        index.read_alignment(data)?;
+        let pending = index.tensor_table(&mut r, n_tensors)?;
+        index.place(&pending, r.pos(), file_len)?;
         index.check_overlap()?;
         Ok(index)
     }
 
-    /// Rules 7 to 9: the table itself, then each tensor against the data section.
-    fn tensor_table(&mut self, r: &mut Reader<'_>, count: u64, file_len: usize) -> Result<()> {
-        let mut raw = Vec::new();
+    /// Position of a key in `entries`.
+    pub(super) fn find_key(&self, data: &[u8], key: &str) -> Option<&Entry> {
+        let is = |i: &u32| self.entries[*i as usize].key_bytes(data) == key.as_bytes();
+        let i = self.keys.find(self.hasher.hash_one(key.as_bytes()), is)?;
+        Some(&self.entries[*i as usize])
+    }
+
+    /// A tensor by name.
+    pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
+        let is = |i: &u32| self.tensors[*i as usize].name == name;
+        let i = self.names.find(self.hasher.hash_one(name.as_bytes()), is)?;
+        Some(&self.tensors[*i as usize])
+    }
+
+    /// Rules 4 and 5.
+    fn metadata(&mut self, data: &[u8], r: &mut Reader<'_>, count: u64) -> Result<()> {
+        let (start, mut odd) = (r.pos(), 0u64);
         for i in 0..count {
-            raw.push((r.pos(), tensor_info(r, i)?));
+            let at = r.pos();
+            let key = r.string(limits::MAX_KEY_BYTES, 4, format_args!("key {i}"))?;
+            if key.is_empty() {
+                return Err(bad(
+                    4,
+                    format_args!("key {i}"),
+                    "empty",
+                    "1 to 65535 bytes",
+                    at,
+                ));
+            }
+            let hash = self.hasher.hash_one(key.as_bytes());
+            if self
+                .keys
+                .find(hash, |&j| {
+                    self.entries[j as usize].key_bytes(data) == key.as_bytes()
+                })
+                .is_some()
+            {
+                return Err(bad(4, "key", Shown(key), "unique keys", at));
+            }
+            let entry = value(r, key, r.pos() - key.len(), start)?;
+            let (entries, hasher) = (&self.entries, &self.hasher);
+            let rehash = |&j: &u32| hasher.hash_one(entries[j as usize].key_bytes(data));
+            self.keys
+                .insert_unique(hash, self.entries.len() as u32, rehash);
+            self.entries.push(entry);
+            if !key
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+            {
+                odd += 1;
+                if odd == 1 {
+                    self.warnings
+                        .push(format!("key {} is not a plain ASCII name", Shown(key)));
+                }
+            }
         }
-        self.metadata_bytes = r.pos();
+        Ok(())
+    }
+
+    /// Rule 6.
+    fn read_alignment(&mut self, data: &[u8]) -> Result<()> {
+        let Some(entry) = self.find_key(data, ALIGNMENT_KEY) else {
+            return Ok(());
+        };
+        if entry.ty != ValueType::U32 {
+            return Err(alignment_type(entry.ty, entry.at));
+        }
+        let value = Reader::at(data, entry.at).u32(6, ALIGNMENT_KEY)?;
+        self.alignment = check_alignment(value, entry.at)?;
+        Ok(())
+    }
+
+    /// Rules 7 and 8, entry by entry. Returns (position of the entry, offset, bytes) of each.
+    fn tensor_table(&mut self, r: &mut Reader<'_>, count: u64) -> Result<Vec<(usize, u64, u64)>> {
+        let mut pending = Vec::new();
+        for i in 0..count {
+            let at = r.pos();
+            let name = r.string(
+                limits::MAX_TENSOR_NAME_BYTES,
+                7,
+                format_args!("tensor {i}: name"),
+            )?;
+            if name.is_empty() {
+                return Err(bad(
+                    7,
+                    format_args!("tensor {i}: name"),
+                    "empty",
+                    "1 to 64 bytes",
+                    at,
+                ));
+            }
+            let hash = self.hasher.hash_one(name.as_bytes());
+            if self
+                .names
+                .find(hash, |&j| self.tensors[j as usize].name == name)
+                .is_some()
+            {
+                return Err(bad(7, "tensor name", Shown(name), "unique names", at));
+            }
+            let (dtype, dims, bytes, offset) = tensor_entry(r, name)?;
+            let (tensors, hasher) = (&self.tensors, &self.hasher);
+            let rehash = |&j: &u32| hasher.hash_one(tensors[j as usize].name.as_bytes());
+            self.names
+                .insert_unique(hash, self.tensors.len() as u32, rehash);
+            self.tensors.push(TensorInfo {
+                name: name.to_owned(),
+                dtype,
+                dims,
+                range: 0..0,
+            });
+            pending.push((at, offset, bytes));
+        }
+        Ok(pending)
+    }
+
+    /// Rule 9: every tensor against the data section.
+    fn place(
+        &mut self,
+        pending: &[(usize, u64, u64)],
+        table_end: usize,
+        file_len: u64,
+    ) -> Result<()> {
         let align = self.alignment as usize;
+        self.metadata_bytes = table_end;
+        let file_len = usize::try_from(file_len).map_err(|_| {
+            bad(
+                9,
+                "file size",
+                file_len,
+                "the address space of this machine",
+                0,
+            )
+        })?;
         // A file without tensors may end before the padding.
-        self.data_start = r.pos().next_multiple_of(align).min(file_len.max(r.pos()));
+        self.data_start = table_end
+            .next_multiple_of(align)
+            .min(file_len.max(table_end));
         let data_len = file_len.saturating_sub(self.data_start) as u64;
-        for (at, (name, dtype, dims, offset, bytes)) in raw {
-            let field = |what: &str| format!("tensor {name}: {what}");
+        for (info, &(at, offset, bytes)) in self.tensors.iter_mut().zip(pending) {
+            let field = |what: &str| format!("tensor {}: {what}", Shown(&info.name));
             if !offset.is_multiple_of(align as u64) {
-                return Err(bad(9, field("offset"), offset, format!("a multiple of {align}"), at));
+                return Err(bad(
+                    9,
+                    field("offset"),
+                    offset,
+                    format_args!("a multiple of {align}"),
+                    at,
+                ));
             }
             if offset > data_len || bytes > data_len - offset {
-                let value = format!("{offset} + {bytes} bytes");
-                return Err(bad(9, field("offset + size"), value, format!("at most {data_len} bytes of data"), at));
+                let value = format_args!("{offset} + {bytes} bytes").to_string();
+                let allowed = format_args!("at most {data_len} bytes of data").to_string();
+                return Err(bad(9, field("offset + size"), value, allowed, at));
             }
+            // Both are at most `data_len`, a slice length.
             let start = self.data_start + offset as usize;
-            if self.names.insert(name.clone(), self.tensors.len()).is_some() {
-                return Err(bad(7, "tensor name", name, "unique names", at));
-            }
-            self.tensors.push(TensorInfo { name, dtype, dims, range: start..start + bytes as usize });
+            info.range = start..start + bytes as usize;
         }
         Ok(())
     }
 
     /// Rule 10: no two tensors share bytes.
     fn check_overlap(&mut self) -> Result<()> {
-        let mut order: Vec<usize> = (0..self.tensors.len()).collect();
-        order.sort_unstable_by_key(|&i| self.tensors[i].range.start);
-        for pair in order.windows(2) {
-            let (a, b) = (&self.tensors[pair[0]], &self.tensors[pair[1]]);
-            if b.range.start < a.range.end {
-                let field = format!("tensor {}: offset", b.name);
-                let allowed = format!("no overlap with tensor {}", a.name);
-                return Err(bad(10, field, b.range.start - self.data_start, allowed, b.range.start));
+        let mut order: Vec<u32> = (0..self.tensors.len() as u32).collect();
+        order.sort_unstable_by_key(|&i| self.tensors[i as usize].range.start);
+        let (mut gaps, mut unused, mut first) = (0usize, 0usize, None);
+        let mut before: Option<&TensorInfo> = None;
+        for &i in &order {
+            let t = &self.tensors[i as usize];
+            let end = before.map_or(self.data_start, |b| b.range.end);
+            if t.range.start < end {
+                let other = before.map_or("", |b| b.name.as_str());
+                let allowed = format_args!("no overlap with tensor {}", Shown(other)).to_string();
+                let field = format_args!("tensor {}: offset", Shown(&t.name)).to_string();
+                return Err(bad(
+                    10,
+                    field,
+                    t.range.start - self.data_start,
+                    allowed,
+                    t.range.start,
+                ));
             }
-            if b.range.start - a.range.end >= self.alignment as usize {
-                let gap = b.range.start - a.range.end;
-                self.warnings.push(format!("{gap} unused bytes before tensor {}", b.name));
+            if t.range.start - end >= self.alignment as usize {
+                gaps += 1;
+                unused += t.range.start - end;
+                first.get_or_insert(t.name.as_str());
             }
+            before = Some(t);
+        }
+        if let Some(name) = first {
+            let name = Shown(name);
+            let text = format!(
+                "{gaps} gaps with {unused} unused bytes in the data, the first before tensor {name}"
+            );
+            self.warnings.push(text);
         }
         Ok(())
     }
@@ -152,22 +324,46 @@ impl Index {
 /// Rules 1 to 3.
 fn header(data: &[u8]) -> Result<(u32, u64, u64, Reader<'_>)> {
     if data.len() < limits::MIN_FILE_BYTES {
-        let allowed = format!("{} bytes or more", limits::MIN_FILE_BYTES);
-        return Err(bad(1, "file size", format!("{} bytes", data.len()), allowed, 0));
+        let allowed = format_args!("{} bytes or more", limits::MIN_FILE_BYTES);
+        return Err(bad(
+            1,
+            "file size",
+            format_args!("{} bytes", data.len()),
+            allowed,
+            0,
+        ));
     }
     let mut r = Reader::at(data, 0);
     let magic: [u8; 4] = r.array(2, "magic")?;
     if &magic != b"GGUF" {
-        let value = String::from_utf8_lossy(&magic).escape_default().to_string();
-        let hint = if &magic == b"FUGG" { "GGUF (this is a big-endian file)" } else { "GGUF" };
-        return Err(bad(2, "magic", format!("\"{value}\""), hint, 0));
+        let hint = if &magic == b"FUGG" {
+            "GGUF (this is a big-endian file)"
+        } else {
+            "GGUF"
+        };
+        return Err(bad(
+            2,
+            "magic",
+            format_args!("\"{}\"", magic.escape_ascii()),
+            hint,
+            0,
+        ));
     }
     let version = r.u32(2, "version")?;
     match version {
         2 | 3 => {}
-        1 => return Err(bad(2, "version", "1", "2 or 3 (version 1 was never in wide use)", 4)),
+        1 => {
+            return Err(bad(
+                2,
+                "version",
+                "1",
+                "2 or 3 (version 1 was never in wide use)",
+                4,
+            ));
+        }
         v if (1..=3).contains(&v.swap_bytes()) => {
-            return Err(bad(2, "version", format!("{v} (byte-swapped: a big-endian file)"), "2 or 3, little-endian", 4));
+            let value = format_args!("{v} (byte-swapped: a big-endian file)").to_string();
+            return Err(bad(2, "version", value, "2 or 3, little-endian", 4));
         }
         v => return Err(bad(2, "version", v, "2 or 3", 4)),
     }
@@ -176,142 +372,269 @@ fn header(data: &[u8]) -> Result<(u32, u64, u64, Reader<'_>)> {
     let room = r.remaining();
     let max_tensors = limits::MAX_TENSORS.min(room / limits::MIN_TENSOR_BYTES);
     if n_tensors > max_tensors {
-        return Err(bad(3, "tensor count", n_tensors, format!("0..={max_tensors}"), 8));
+        return Err(bad(
+            3,
+            "tensor count",
+            n_tensors,
+            format_args!("0..={max_tensors}"),
+            8,
+        ));
     }
     let max_keys = limits::MAX_KEYS.min(room / limits::MIN_KEY_BYTES);
     if n_keys > max_keys {
-        return Err(bad(3, "key count", n_keys, format!("0..={max_keys}"), 16));
+        return Err(bad(
+            3,
+            "key count",
+            n_keys,
+            format_args!("0..={max_keys}"),
+            16,
+        ));
     }
     Ok((version, n_tensors, n_keys, r))
 }
 
-/// Rules 4 and 5.
-fn metadata(r: &mut Reader<'_>, count: u64) -> Result<(Vec<Entry>, HashMap<String, usize>)> {
-    let (mut entries, mut keys) = (Vec::new(), HashMap::new());
-    let start = r.pos();
-    for i in 0..count {
-        let at = r.pos();
-        let key = r.string(limits::MAX_KEY_BYTES, 4, &format!("key {i}"))?;
-        if key.is_empty() {
-            return Err(bad(4, format!("key {i}"), "empty", "1 to 65535 bytes", at));
-        }
-        let ty = value_type(r, key)?;
-        let array = if ty == ValueType::Array { Some(array(r, key)?) } else { None };
-        let value_at = array.map_or(r.pos(), |(_, _, first, _)| first);
-        if array.is_none() {
-            Value::scalar(r, ty, key)?;
-        }
-        if (r.pos() - start) as u64 > limits::MAX_METADATA_BYTES {
-            let allowed = format!("at most {} bytes", limits::MAX_METADATA_BYTES);
-            return Err(bad(5, "metadata", format!("{} bytes", r.pos() - start), allowed, at));
-        }
-        if keys.insert(key.to_owned(), entries.len()).is_some() {
-            return Err(bad(4, "key", key, "unique keys", at));
-        }
-        let array = array.map(|(elem, len, _, end)| (elem, len, end));
-        entries.push(Entry { key: key.to_owned(), ty, at: value_at, array });
+/// Rule 5: one value, walked once. `start` is where the metadata begins.
+fn value(r: &mut Reader<'_>, key: &str, key_at: usize, start: usize) -> Result<Entry> {
+    let ty = value_type(r, key, "value type")?;
+    // Lossless: the key length has been checked against its limit.
+    let mut entry = Entry {
+        key_at,
+        at: r.pos(),
+        end: 0,
+        key_len: key.len() as u16,
+        ty,
+        elem: ty,
+        len: 0,
+    };
+    if ty == ValueType::Array {
+        let (elem, len) = array_head(r, key)?;
+        (entry.at, entry.elem, entry.len) = (r.pos(), elem, len);
+        array_elements(r, key, elem, len, start)?;
+    } else {
+        Value::scalar(r, ty, Shown(key))?;
     }
-    Ok((entries, keys))
+    entry.end = r.pos();
+    check_total(r, start)?;
+    Ok(entry)
 }
 
-fn value_type(r: &mut Reader<'_>, key: &str) -> Result<ValueType> {
-    let at = r.pos();
-    let id = r.u32(5, key)?;
-    ValueType::from_id(id).ok_or_else(|| bad(5, format!("{key}: value type"), id, "0..=12", at))
+/// Rule 5: all metadata together.
+fn check_total(r: &Reader<'_>, start: usize) -> Result<()> {
+    let total = (r.pos() - start) as u64;
+    if total > limits::MAX_METADATA_BYTES {
+        let allowed = format_args!("at most {} bytes", limits::MAX_METADATA_BYTES);
+        return Err(bad(
+            5,
+            "metadata",
+            format_args!("{total} bytes"),
+            allowed,
+            r.pos(),
+        ));
+    }
+    Ok(())
 }
 
-/// Walks one array and returns (element type, count, first byte, end).
-fn array(r: &mut Reader<'_>, key: &str) -> Result<(ValueType, usize, usize, usize)> {
+fn value_type(r: &mut Reader<'_>, key: &str, what: &str) -> Result<ValueType> {
     let at = r.pos();
-    let elem = value_type(r, key)?;
+    let id = r.u32(5, format_args!("{}: {what}", Shown(key)))?;
+    ValueType::from_id(id)
+        .ok_or_else(|| bad(5, format_args!("{}: {what}", Shown(key)), id, "0..=12", at))
+}
+
+/// Element type and count of an array.
+fn array_head(r: &mut Reader<'_>, key: &str) -> Result<(ValueType, u32)> {
+    let at = r.pos();
+    let elem = value_type(r, key, "element type")?;
     if elem == ValueType::Array {
-        return Err(bad(5, format!("{key}: element type"), "array", "no nested arrays", at));
+        return Err(bad(
+            5,
+            format_args!("{}: element type", Shown(key)),
+            "array",
+            "no nested arrays",
+            at,
+        ));
     }
     let at = r.pos();
-    let count = r.u64(5, key)?;
+    let count = r.u64(5, format_args!("{}: array length", Shown(key)))?;
     let max = limits::MAX_ARRAY_LEN.min(r.remaining() / elem.min_bytes());
     if count > max {
-        return Err(bad(5, format!("{key}: array length"), count, format!("0..={max}"), at));
+        return Err(bad(
+            5,
+            format_args!("{}: array length", Shown(key)),
+            count,
+            format_args!("0..={max}"),
+            at,
+        ));
     }
-    let first = r.pos();
+    // Lossless: at most MAX_ARRAY_LEN.
+    Ok((elem, count as u32))
+}
+
+fn array_elements(
+    r: &mut Reader<'_>,
+    key: &str,
+    elem: ValueType,
+    len: u32,
+    start: usize,
+) -> Result<()> {
     match elem {
         ValueType::Str | ValueType::Bool => {
-            for _ in 0..count {
-                Value::scalar(r, elem, key)?;
+            for _ in 0..len {
+                Value::scalar(r, elem, Shown(key))?;
+                check_total(r, start)?;
             }
         }
         _ => {
-            r.bytes(count * elem.min_bytes(), 5, key)?;
+            r.bytes(u64::from(len) * elem.min_bytes(), 5, Shown(key))?;
         }
     }
-    Ok((elem, count as usize, first, r.pos()))
+    Ok(())
 }
 
-/// Rule 6.
-fn alignment(data: &[u8], entries: &[Entry], keys: &HashMap<String, usize>) -> Result<u32> {
-    const KEY: &str = "general.alignment";
-    let Some(&i) = keys.get(KEY) else { return Ok(limits::DEFAULT_ALIGNMENT) };
-    let entry = &entries[i];
-    if entry.ty != ValueType::U32 {
-        return Err(bad(6, KEY, format!("of type {}", entry.ty.name()), "type u32", entry.at));
-    }
-    let value = Reader::at(data, entry.at).u32(6, KEY)?;
+/// Rule 6, the type.
+pub(super) fn alignment_type(ty: ValueType, at: usize) -> Error {
+    bad(
+        6,
+        ALIGNMENT_KEY,
+        format_args!("of type {}", ty.name()),
+        "type u32",
+        at,
+    )
+}
+
+/// Rule 6, the value.
+pub(super) fn check_alignment(value: u32, at: usize) -> Result<u32> {
     if !limits::ALIGNMENT.contains(&value) || !value.is_power_of_two() {
-        return Err(bad(6, KEY, value, "a power of two, 8..=65536", entry.at));
+        return Err(bad(
+            6,
+            ALIGNMENT_KEY,
+            value,
+            "a power of two, 8..=65536",
+            at,
+        ));
     }
     Ok(value)
 }
 
-type RawTensor = (String, Dtype, Vec<u64>, u64, u64);
-
-/// Rules 7 and 8 for one entry of the table: (name, type, dims, offset, bytes).
-fn tensor_info(r: &mut Reader<'_>, i: u64) -> Result<RawTensor> {
+/// Rules 7 and 8 for what follows the name: (type, dimensions, bytes, offset).
+fn tensor_entry(r: &mut Reader<'_>, name: &str) -> Result<(Dtype, Vec<u64>, u64, u64)> {
+    let n = Shown(name);
     let at = r.pos();
-    let name = r.string(limits::MAX_TENSOR_NAME_BYTES, 7, &format!("tensor {i}: name"))?.to_owned();
-    if name.is_empty() {
-        return Err(bad(7, format!("tensor {i}: name"), "empty", "1 to 64 bytes", at));
-    }
-    let field = |what: &str| format!("tensor {name}: {what}");
-    let at = r.pos();
-    let n_dims = r.u32(7, &field("dimension count"))?;
-    if !(1..=limits::MAX_DIMS).contains(&n_dims) {
-        return Err(bad(7, field("dimension count"), n_dims, "1..=4", at));
-    }
+    let n_dims = r.u32(7, format_args!("tensor {n}: dimension count"))?;
+    check_dim_count(name, n_dims as usize, at)?;
     let mut dims = Vec::with_capacity(n_dims as usize);
+    let at = r.pos();
+    for _ in 0..n_dims {
+        dims.push(r.u64(7, format_args!("tensor {n}: dimension"))?);
+    }
+    let elements = elements(name, &dims, at)?;
+    let at = r.pos();
+    let id = r.u32(8, format_args!("tensor {n}: type"))?;
+    let dtype = Dtype::from_id(id).map_err(|source| Error::Type {
+        tensor: n.to_string(),
+        source,
+    })?;
+    let bytes = byte_size(name, dtype, dims[0], elements, at)?;
+    let offset = r.u64(9, format_args!("tensor {n}: offset"))?;
+    Ok((dtype, dims, bytes, offset))
+}
+
+/// Rules 7 and 8 for a tensor that is only planned: its size in bytes.
+pub(super) fn tensor_bytes(name: &str, dtype: Dtype, dims: &[u64], at: usize) -> Result<u64> {
+    check_dim_count(name, dims.len(), at)?;
+    byte_size(name, dtype, dims[0], elements(name, dims, at)?, at)
+}
+
+fn check_dim_count(name: &str, n: usize, at: usize) -> Result<()> {
+    if !(1..=limits::MAX_DIMS as usize).contains(&n) {
+        return Err(bad(
+            7,
+            format_args!("tensor {}: dimension count", Shown(name)),
+            n,
+            "1..=4",
+            at,
+        ));
+    }
+    Ok(())
+}
+
+/// Rule 7: each dimension and their product.
+fn elements(name: &str, dims: &[u64], at: usize) -> Result<u64> {
     let mut elements = 1u64;
-    for d in 0..n_dims {
-        let at = r.pos();
-        let dim = r.u64(7, &field("dimension"))?;
+    for (d, &dim) in dims.iter().enumerate() {
+        let at = at + 8 * d;
         if !(1..=limits::MAX_DIM).contains(&dim) {
-            return Err(bad(7, field(&format!("dimension {d}")), dim, "1..=2^40", at));
+            return Err(bad(
+                7,
+                format_args!("tensor {}: dimension {d}", Shown(name)),
+                dim,
+                "1..=2^40",
+                at,
+            ));
         }
         elements = elements
             .checked_mul(dim)
             .filter(|&n| n <= limits::MAX_ELEMENTS)
-            .ok_or_else(|| bad(7, field("element count"), "more than 2^48", "at most 2^48", at))?;
-        dims.push(dim);
+            .ok_or_else(|| {
+                bad(
+                    7,
+                    format_args!("tensor {}: element count", Shown(name)),
+                    "more than 2^48",
+                    "at most 2^48",
+                    at,
+                )
+            })?;
     }
-    let at = r.pos();
-    let id = r.u32(8, &field("type"))?;
-    let dtype = Dtype::from_id(id).map_err(|source| Error::Type { tensor: name.clone(), source })?;
+    Ok(elements)
+}
+
+/// Rule 8: whole blocks, and the size they take. The one place that computes a tensor's size.
+fn byte_size(name: &str, dtype: Dtype, row: u64, elements: u64, at: usize) -> Result<u64> {
     let block = dtype.block_len() as u64;
-    if !dims[0].is_multiple_of(block) {
-        let allowed = format!("a multiple of {block}, the block length of {dtype}");
-        return Err(bad(8, field("row length"), dims[0], allowed, at));
+    if !row.is_multiple_of(block) {
+        let allowed =
+            format_args!("a multiple of {block}, the block length of {dtype}").to_string();
+        return Err(bad(
+            8,
+            format_args!("tensor {}: row length", Shown(name)),
+            row,
+            allowed,
+            at,
+        ));
     }
-    let bytes = (elements / block)
+    (elements / block)
         .checked_mul(dtype.block_bytes() as u64)
-        .ok_or_else(|| bad(8, field("size"), "overflow", "a size that fits 64 bits", at))?;
-    let offset = r.u64(9, &field("offset"))?;
-    Ok((name, dtype, dims, offset, bytes))
+        .ok_or_else(|| {
+            bad(
+                8,
+                format_args!("tensor {}: size", Shown(name)),
+                "overflow",
+                "a size that fits 64 bits",
+                at,
+            )
+        })
 }
 
 impl Entry {
-    pub(super) fn value<'a>(&self, data: &'a [u8]) -> Value<'a> {
-        match self.array {
-            Some((elem, len, end)) => Value::Array(ArrayRef { elem, len, bytes: &data[self.at..end] }),
-            None => Value::scalar(&mut Reader::at(data, self.at), self.ty, &self.key)
-                .expect("validated when the file was parsed"),
+    fn key_bytes<'a>(&self, data: &'a [u8]) -> &'a [u8] {
+        &data[self.key_at..self.key_at + usize::from(self.key_len)]
+    }
+
+    /// The key. Empty if the file was changed in place after it was checked.
+    pub(super) fn key<'a>(&self, data: &'a [u8]) -> &'a str {
+        std::str::from_utf8(self.key_bytes(data)).unwrap_or_default()
+    }
+
+    /// The value. `None` if the file was changed in place after it was checked.
+    pub(super) fn value<'a>(&self, data: &'a [u8]) -> Option<Value<'a>> {
+        let bytes = &data[self.at..self.end];
+        if self.ty == ValueType::Array {
+            return Some(Value::Array(ArrayRef {
+                elem: self.elem,
+                len: self.len as usize,
+                bytes,
+            }));
         }
+        Value::scalar(&mut Reader::at(bytes, 0), self.ty, "value").ok()
     }
 }

@@ -1,4 +1,9 @@
 //! A bounds-checked cursor over file bytes: the only code that turns them into integers.
+//!
+//! Field names are taken as `impl Display` and formatted only when a read fails, so that
+//! reading a good file allocates nothing for error texts.
+
+use std::fmt::{self, Display, Write};
 
 use crate::error::{Error, Result};
 
@@ -9,10 +14,49 @@ pub struct Reader<'a> {
     pos: usize,
 }
 
+/// Builds the error of a broken rule.
+pub(super) fn bad(
+    rule: u8,
+    field: impl Display,
+    value: impl Display,
+    allowed: impl Display,
+    offset: usize,
+) -> Error {
+    Error::Format {
+        rule,
+        field: field.to_string(),
+        value: value.to_string(),
+        allowed: allowed.to_string(),
+        offset: offset as u64,
+    }
+}
+
+/// Text from a file as shown in messages: control characters escaped, cut after 80 characters.
+pub(super) struct Shown<'a>(pub(super) &'a str);
+
+impl Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, c) in self.0.chars().enumerate() {
+            if i == 80 {
+                return f.write_str("…");
+            }
+            if c.is_control() || c == '\u{202e}' || c == '\u{feff}' {
+                write!(f, "{}", c.escape_default())?;
+            } else {
+                f.write_char(c)?;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl<'a> Reader<'a> {
     /// A cursor at byte `pos` of `data`.
     pub fn at(data: &'a [u8], pos: usize) -> Self {
-        Self { data, pos: pos.min(data.len()) }
+        Self {
+            data,
+            pos: pos.min(data.len()),
+        }
     }
 
     /// Byte offset of the next read.
@@ -26,15 +70,17 @@ impl<'a> Reader<'a> {
     }
 
     /// The next `n` bytes. `field` names them in the error.
-    pub fn bytes(&mut self, n: u64, rule: u8, field: &str) -> Result<&'a [u8]> {
+    pub fn bytes(&mut self, n: u64, rule: u8, field: impl Display) -> Result<&'a [u8]> {
         if n > self.remaining() {
-            return Err(Error::Format {
+            let allowed =
+                format_args!("at most the {} bytes left in the file", self.remaining()).to_string();
+            return Err(bad(
                 rule,
-                field: field.to_owned(),
-                value: format!("{n} bytes"),
-                allowed: format!("at most the {} bytes left in the file", self.remaining()),
-                offset: self.pos as u64,
-            });
+                field,
+                format_args!("{n} bytes"),
+                allowed,
+                self.pos,
+            ));
         }
         // `n` fits usize: it is at most the length of a slice.
         let end = self.pos + n as usize;
@@ -44,42 +90,39 @@ impl<'a> Reader<'a> {
     }
 
     /// The next `N` bytes as an array.
-    pub fn array<const N: usize>(&mut self, rule: u8, field: &str) -> Result<[u8; N]> {
+    pub fn array<const N: usize>(&mut self, rule: u8, field: impl Display) -> Result<[u8; N]> {
         let mut out = [0; N];
         out.copy_from_slice(self.bytes(N as u64, rule, field)?);
         Ok(out)
     }
 
     /// A `u32`.
-    pub fn u32(&mut self, rule: u8, field: &str) -> Result<u32> {
+    pub fn u32(&mut self, rule: u8, field: impl Display) -> Result<u32> {
         Ok(u32::from_le_bytes(self.array(rule, field)?))
     }
 
     /// A `u64`.
-    pub fn u64(&mut self, rule: u8, field: &str) -> Result<u64> {
+    pub fn u64(&mut self, rule: u8, field: impl Display) -> Result<u64> {
         Ok(u64::from_le_bytes(self.array(rule, field)?))
     }
 
     /// A string: `u64` length, then UTF-8 bytes; at most `max` bytes.
-    pub fn string(&mut self, max: u64, rule: u8, field: &str) -> Result<&'a str> {
-        let offset = self.pos as u64;
-        let len = self.u64(rule, field)?;
+    pub fn string(&mut self, max: u64, rule: u8, field: impl Display) -> Result<&'a str> {
+        let offset = self.pos;
+        let len = self.u64(rule, &field)?;
         if len > max {
-            return Err(Error::Format {
+            return Err(bad(
                 rule,
-                field: format!("{field}: length"),
-                value: len.to_string(),
-                allowed: format!("0..={max}"),
+                format_args!("{field}: length"),
+                len,
+                format_args!("0..={max}"),
                 offset,
-            });
+            ));
         }
-        let bytes = self.bytes(len, rule, field)?;
-        std::str::from_utf8(bytes).map_err(|e| Error::Format {
-            rule,
-            field: field.to_owned(),
-            value: format!("invalid UTF-8 after {} bytes", e.valid_up_to()),
-            allowed: "UTF-8".to_owned(),
-            offset,
+        let bytes = self.bytes(len, rule, &field)?;
+        std::str::from_utf8(bytes).map_err(|e| {
+            let value = format_args!("invalid UTF-8 after {} bytes", e.valid_up_to()).to_string();
+            bad(rule, &field, value, "UTF-8", offset)
         })
     }
 }

@@ -1,7 +1,10 @@
 //! Typed metadata values. Arrays stay where they are in the file and are read on demand.
 
-use super::reader::Reader;
+use std::fmt::Display;
+
+use super::reader::{Reader, bad};
 use crate::error::Result;
+use crate::limits;
 
 /// Type of a metadata value, with the ids of the GGUF specification.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -123,7 +126,11 @@ impl<'a> ArrayRef<'a> {
 
 impl<'a> Value<'a> {
     /// Reads one value that is not an array. Checks rule 5.
-    pub(super) fn scalar(r: &mut Reader<'a>, ty: ValueType, field: &str) -> Result<Value<'a>> {
+    pub(super) fn scalar(
+        r: &mut Reader<'a>,
+        ty: ValueType,
+        field: impl Display,
+    ) -> Result<Value<'a>> {
         const R: u8 = 5;
         Ok(match ty {
             ValueType::U8 => Value::U8(r.array::<1>(R, field)?[0]),
@@ -136,24 +143,16 @@ impl<'a> Value<'a> {
             ValueType::U64 => Value::U64(r.u64(R, field)?),
             ValueType::I64 => Value::I64(i64::from_le_bytes(r.array(R, field)?)),
             ValueType::F64 => Value::F64(f64::from_le_bytes(r.array(R, field)?)),
-            ValueType::Str => Value::Str(r.string(crate::limits::MAX_STRING_BYTES, R, field)?),
+            ValueType::Str => Value::Str(r.string(limits::MAX_STRING_BYTES, R, field)?),
             ValueType::Bool => {
-                let offset = r.pos() as u64;
-                match r.array::<1>(R, field)?[0] {
+                let offset = r.pos();
+                match r.array::<1>(R, &field)?[0] {
                     0 => Value::Bool(false),
                     1 => Value::Bool(true),
-                    b => {
-                        return Err(crate::Error::Format {
-                            rule: R,
-                            field: format!("{field}: bool"),
-                            value: b.to_string(),
-                            allowed: "0 or 1".into(),
-                            offset,
-                        });
-                    }
+                    b => return Err(bad(R, format_args!("{field}: bool"), b, "0 or 1", offset)),
                 }
             }
-            ValueType::Array => unreachable!("callers pass element types only"),
+            ValueType::Array => return Err(bad(R, field, "array", "no nested arrays", r.pos())),
         })
     }
 

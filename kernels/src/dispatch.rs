@@ -1,0 +1,206 @@
+//! Where formats, operations and instruction sets meet: the only list of target features.
+//!
+//! `level!` compiles every operation once per level, as functions with that level's features, and
+//! fills the level's table. A new format is one line in `formats!`; a new level one `level!`.
+
+use crate::acts::ActKind;
+use crate::format::{Blocks, FloatFormat, QuantFormat, float, q4, q8};
+use crate::kernels::{DECODE_MAX, FormatOps, INT_ROWS, Kernels, Limits};
+use crate::level::Level;
+use crate::ops::{DecodeJob, FillJob, MultiplyJob, UnpackJob};
+
+/// The formats, in terms of the two row constructors a level defines.
+macro_rules! formats {
+    ($float:ident, $quant:ident) => {
+        &[
+            $float::<float::F32>(),
+            $float::<float::F16>(),
+            $float::<float::Bf16>(),
+            $quant::<q8::Q8_0>(),
+            $quant::<q4::Q4_0>(),
+            $quant::<q4::Q4_1>(),
+        ]
+    };
+}
+
+/// A module with all kernels of one level.
+///
+/// `rows` is how many weight rows the decode kernels take at once, for 1..=2 and for 3..=4
+/// tokens; `tile` the most tokens of an integer and of a float tile.
+macro_rules! level {
+    ($module:ident, $level:ident, $isa:path, rows $few:literal $more:literal,
+     tile $int:literal $float:literal $(, features $features:literal)?) => {
+        mod $module {
+            use super::*;
+            use crate::isa::Isa;
+            use crate::ops;
+
+            type Token = $isa;
+
+            const TOKEN: Token = $isa;
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn fill(job: &mut FillJob) {
+                ops::fill::fill(job);
+            }
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn dequantize<F: Blocks>(bytes: &[u8], out: &mut [f32]) {
+                F::dequantize(bytes, out);
+            }
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn quantize<F: Blocks>(x: &[f32], out: &mut [u8]) {
+                F::quantize(x, out);
+            }
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn decode<F: QuantFormat, const T: usize, const R: usize>(job: &DecodeJob) {
+                // SAFETY: the caller vouches for the job; the features are enabled here.
+                unsafe { ops::decode::decode::<F, Token, T, R>(TOKEN, job) }
+            }
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn unpack<F: QuantFormat>(job: &UnpackJob) {
+                // SAFETY: as above.
+                unsafe { ops::unpack::unpack::<F, Token>(TOKEN, job) }
+            }
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn multiply<const MINS: bool>(job: &MultiplyJob) {
+                // SAFETY: as above.
+                unsafe { ops::multiply::multiply::<Token, $int, 32, MINS>(TOKEN, job) }
+            }
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn decode_float<F: FloatFormat, const T: usize, const R: usize>(
+                job: &DecodeJob,
+            ) {
+                // SAFETY: as above.
+                unsafe { ops::float::decode::<F, Token, T, R>(TOKEN, job) }
+            }
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn unpack_float<F: FloatFormat>(job: &UnpackJob) {
+                // SAFETY: as above.
+                unsafe { ops::float::unpack::<F, Token>(TOKEN, job) }
+            }
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn multiply_float(job: &MultiplyJob) {
+                // SAFETY: as above.
+                unsafe { ops::float::multiply::<Token, $float>(TOKEN, job) }
+            }
+
+            const fn quant_row<F: QuantFormat>() -> FormatOps {
+                FormatOps {
+                    dtype: F::DTYPE,
+                    act: ActKind::Q8,
+                    group: 32,
+                    dequantize: dequantize::<F>,
+                    quantize: quantize::<F>,
+                    decode: [
+                        decode::<F, 1, $few>,
+                        decode::<F, 2, $few>,
+                        decode::<F, 3, $more>,
+                        decode::<F, 4, $more>,
+                    ],
+                    unpack: unpack::<F>,
+                    multiply: if F::MINS { multiply::<true> } else { multiply::<false> },
+                }
+            }
+
+            const fn float_row<F: FloatFormat>() -> FormatOps {
+                FormatOps {
+                    dtype: F::DTYPE,
+                    act: ActKind::F32,
+                    group: 1,
+                    dequantize: dequantize::<F>,
+                    quantize: quantize::<F>,
+                    decode: [
+                        decode_float::<F, 1, $few>,
+                        decode_float::<F, 2, $few>,
+                        decode_float::<F, 3, $more>,
+                        decode_float::<F, 4, $more>,
+                    ],
+                    unpack: unpack_float::<F>,
+                    multiply: multiply_float,
+                }
+            }
+
+            const _: () = assert!(INT_ROWS.is_multiple_of(Token::ROWS) && Token::ROWS <= 16);
+
+            pub(super) static KERNELS: Kernels = Kernels {
+                level: Level::$level,
+                limits: Limits {
+                    decode_tokens: DECODE_MAX,
+                    int_tile: $int,
+                    float_tile: $float,
+                    float_rows: 2 * Token::ROWS,
+                    unsigned_weights: Token::UNSIGNED_WEIGHTS,
+                },
+                formats: formats!(float_row, quant_row),
+                fill,
+            };
+        }
+    };
+}
+
+level!(scalar, Scalar, crate::isa::scalar::Scalar, rows 1 1, tile 4 4);
+
+#[cfg(any())]
+level!(avx2, Avx2, crate::isa::x86::Avx2, rows 2 1, tile 4 6, features "avx2,fma,f16c");
+#[cfg(any())]
+level!(avxvnni, AvxVnni, crate::isa::x86::AvxVnni, rows 2 1, tile 6 6,
+    features "avx2,fma,f16c,avxvnni");
+#[cfg(any())]
+level!(avx512vnni, Avx512Vnni, crate::isa::x86_512::Avx512, rows 4 2, tile 14 12,
+    features "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vnni");
+
+#[cfg(any())]
+level!(neon, Neon, crate::isa::neon::Neon, rows 4 2, tile 4 4, features "neon");
+#[cfg(any())]
+level!(neondot, NeonDot, crate::isa::neon::NeonDot, rows 4 2, tile 6 6,
+    features "neon,dotprod");
+// The int8 matrix product adds other lanes together, so it would need its own panel. Until that
+// exists the level runs the `sdot` kernels.
+#[cfg(any())]
+level!(neoni8mm, NeonI8mm, crate::isa::neon::NeonDot, rows 4 2, tile 6 6,
+    features "neon,dotprod,i8mm");
+
+/// The kernels of a level, if this build has them. Whether the machine does is the caller's check.
+pub(crate) fn table(level: Level) -> Option<&'static Kernels> {
+    match level {
+        Level::Scalar => Some(&scalar::KERNELS),
+        #[cfg(any())]
+        Level::Avx2 => Some(&avx2::KERNELS),
+        #[cfg(any())]
+        Level::AvxVnni => Some(&avxvnni::KERNELS),
+        #[cfg(any())]
+        Level::Avx512Vnni => Some(&avx512vnni::KERNELS),
+        #[cfg(any())]
+        Level::Neon => Some(&neon::KERNELS),
+        #[cfg(any())]
+        Level::NeonDot => Some(&neondot::KERNELS),
+        #[cfg(any())]
+        Level::NeonI8mm => Some(&neoni8mm::KERNELS),
+        #[allow(unreachable_patterns)]
+        _ => None,
+    }
+}
+
+/// Names of the product kernels, for logs: arithmetic and level.
+pub(crate) fn kernel_name(level: Level, act: ActKind) -> &'static str {
+    match (level, act) {
+        (Level::Scalar, ActKind::Q8) => "int8-scalar",
+        (Level::Avx2, ActKind::Q8) => "int8-avx2",
+        (Level::AvxVnni, ActKind::Q8) => "int8-avxvnni",
+        (Level::Avx512Vnni, ActKind::Q8) => "int8-avx512vnni",
+        (Level::Neon, ActKind::Q8) => "int8-neon",
+        (Level::NeonDot | Level::NeonI8mm, ActKind::Q8) => "int8-neondot",
+        (Level::Scalar, ActKind::F32) => "f32-scalar",
+        (Level::Avx2 | Level::AvxVnni, ActKind::F32) => "f32-avx2",
+        (Level::Avx512Vnni, ActKind::F32) => "f32-avx512",
+        (Level::Neon | Level::NeonDot | Level::NeonI8mm, ActKind::F32) => "f32-neon",
+    }
+}

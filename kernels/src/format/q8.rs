@@ -1,0 +1,77 @@
+//! Q8_0: an F16 scale and 32 signed bytes.
+
+use half::f16;
+
+use super::{Blocks, Codes, QuantFormat};
+use crate::dtype::Dtype;
+use crate::isa::Isa;
+
+const BLOCK: usize = 32;
+const BYTES: usize = 2 + BLOCK;
+const _: () = assert!(BYTES == Dtype::Q8_0.block_bytes() && BLOCK == Dtype::Q8_0.block_len());
+
+/// 8 bits, one scale.
+#[derive(Clone, Copy)]
+pub(crate) struct Q8_0;
+
+/// Rounds half away from zero, as C's `roundf`, for magnitudes below 2^22. Adding the number just
+/// below one half keeps 0.49999997 from becoming 1. What does not fit (only when the inverse
+/// scale overflowed) becomes 0, as the conversion does in the reference.
+#[inline(always)]
+fn round_away(v: f32) -> i8 {
+    let shifted = v + 0.499_999_97f32.copysign(v);
+    if shifted.abs() < 1024.0 { shifted as i32 as i8 } else { 0 }
+}
+
+impl Blocks for Q8_0 {
+    const DTYPE: Dtype = Dtype::Q8_0;
+
+    #[inline(always)]
+    fn dequantize(bytes: &[u8], out: &mut [f32]) {
+        let blocks = bytes.as_chunks::<BYTES>().0;
+        for (b, out) in blocks.iter().zip(out.as_chunks_mut::<BLOCK>().0) {
+            let d = f16::from_le_bytes([b[0], b[1]]).to_f32();
+            for (w, c) in out.iter_mut().zip(&b[2..]) {
+                *w = f32::from(*c as i8) * d;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn quantize(x: &[f32], out: &mut [u8]) {
+        let blocks = out.as_chunks_mut::<BYTES>().0;
+        for (x, b) in x.as_chunks::<BLOCK>().0.iter().zip(blocks) {
+            let mut most = 0u32;
+            for v in x {
+                most = most.max(v.to_bits() & 0x7fff_ffff);
+            }
+            let d = f32::from_bits(most) / 127.0;
+            let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+            b[..2].copy_from_slice(&f16::from_f32(d).to_le_bytes());
+            for (c, v) in b[2..].iter_mut().zip(x) {
+                *c = round_away(v * inverse) as u8;
+            }
+        }
+    }
+}
+
+impl QuantFormat for Q8_0 {
+    const CODES: Codes = Codes::Signed;
+    const MINS: bool = false;
+
+    #[inline(always)]
+    unsafe fn codes<I: Isa>(isa: I, p: *const u8, half: usize) -> (I::Bytes, I::Bytes) {
+        const RUNS: [usize; 4] = [0, BYTES, 2 * BYTES, 3 * BYTES];
+        // SAFETY: the last byte read is byte 34 of block `4 * half + 3` of the unit's eight.
+        unsafe {
+            let p = p.add(4 * half * BYTES + 2);
+            (isa.load_runs(p, RUNS), isa.load_runs(p.add(16), RUNS))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn scales<I: Isa>(isa: I, p: *const u8) -> I::Eight {
+        // SAFETY: the first two bytes of each of the unit's eight blocks.
+        unsafe { isa.gather_f16(p, BYTES) }
+    }
+}

@@ -1,0 +1,158 @@
+//! The few vector operations that the kernels are made of, as a trait over instruction sets.
+//!
+//! Nothing here knows a weight format. There are two groups of operations, because the two
+//! products want different shapes:
+//!
+//! * *decode* works on 128 weights of one row: 64 + 64 bytes and sixteen 32-bit lanes. Lane `l`
+//!   always holds the sum over bytes `4l..4l+4`, on every level, and `reduce` is one fixed tree:
+//!   results are the same bits everywhere.
+//! * *panel* works on one vector of rows (16 or 8), each lane an own output.
+//!
+//! A value of an `Isa` type is a token: it exists only where the features do.
+
+use crate::acts::UNIT;
+
+pub(crate) mod scalar;
+#[cfg(any())]
+pub(crate) mod neon;
+#[cfg(any())]
+pub(crate) mod x86;
+#[cfg(any())]
+pub(crate) mod x86_512;
+
+/// Bytes that one row of a decoded 256-weight unit takes in the unpacking buffer: per half 64
+/// bytes of "first 16 of each group", 64 of "last 16 of each group".
+pub(crate) const UNPACKED: usize = UNIT;
+
+/// An instruction set. `load_*` and `store_*` need no alignment.
+///
+/// # Safety
+/// A value may only be made where the features of the instruction set are present, inside a
+/// function compiled with them. Pointer arguments must be valid for the stated number of bytes.
+pub(crate) unsafe trait Isa: Copy + 'static {
+    /// The dot product multiplies unsigned weights with signed activations, so signed weights
+    /// are stored plus 128 and sums start at -128 times the sum of the activations.
+    const UNSIGNED_WEIGHTS: bool;
+    /// Rows in a panel vector.
+    const ROWS: usize;
+
+    /// 64 bytes.
+    type Bytes: Copy;
+    /// 16 I32.
+    type Ints: Copy;
+    /// 16 F32.
+    type Lanes: Copy;
+    /// 8 F32.
+    type Eight: Copy;
+
+    /// Four 16-byte runs at the given offsets from `p`.
+    unsafe fn load_runs(self, p: *const u8, offsets: [usize; 4]) -> Self::Bytes;
+    /// Stores 64 bytes.
+    unsafe fn store_bytes(self, p: *mut u8, b: Self::Bytes);
+    /// Low four bits of each byte.
+    fn low_nibbles(self, b: Self::Bytes) -> Self::Bytes;
+    /// High four bits of each byte.
+    fn high_nibbles(self, b: Self::Bytes) -> Self::Bytes;
+    /// Adds `k` to each byte, wrapping.
+    fn add_bytes(self, b: Self::Bytes, k: u8) -> Self::Bytes;
+
+    fn zero_ints(self) -> Self::Ints;
+    /// 16 I32, 64 bytes.
+    unsafe fn load_ints(self, p: *const u8) -> Self::Ints;
+    /// Adds products of weights in 0..=127 with the 64 signed bytes at `x`.
+    unsafe fn dot_small(self, acc: Self::Ints, w: Self::Bytes, x: *const u8) -> Self::Ints;
+    /// Adds products of signed weights with the 64 signed bytes (-127..=127) at `x`. If
+    /// `UNSIGNED_WEIGHTS`, adds products of weights plus 128 instead: start accordingly.
+    unsafe fn dot_signed(self, acc: Self::Ints, w: Self::Bytes, x: *const u8) -> Self::Ints;
+
+    fn zero_lanes(self) -> Self::Lanes;
+    /// 16 F32.
+    unsafe fn load_lanes(self, p: *const f32) -> Self::Lanes;
+    /// 16 F16, widened.
+    unsafe fn load_lanes_f16(self, p: *const u8) -> Self::Lanes;
+    /// 16 BF16, widened.
+    unsafe fn load_lanes_bf16(self, p: *const u8) -> Self::Lanes;
+    /// Stores 16 F32.
+    unsafe fn store_lanes(self, p: *mut f32, v: Self::Lanes);
+    /// `a * b + acc`, rounded once.
+    fn fma_lanes(self, acc: Self::Lanes, a: Self::Lanes, b: Self::Lanes) -> Self::Lanes;
+    /// `acc[l] + ints[l] * scales[4 * HALF + l / 4]`, rounded once.
+    fn add_scaled<const HALF: usize>(
+        self,
+        acc: Self::Lanes,
+        ints: Self::Ints,
+        scales: Self::Eight,
+    ) -> Self::Lanes;
+    /// Sum of all lanes of both: `e[j] + (v[j] + v[j + 8])`, then halves of 4, 2 and 1.
+    fn reduce(self, v: Self::Lanes, e: Self::Eight) -> f32;
+
+    fn zero_eight(self) -> Self::Eight;
+    /// 8 F32.
+    unsafe fn load_eight(self, p: *const f32) -> Self::Eight;
+    /// Stores 8 F32.
+    unsafe fn store_eight(self, p: *mut f32, v: Self::Eight);
+    /// Eight F16, `stride` bytes apart, widened.
+    unsafe fn gather_f16(self, p: *const u8, stride: usize) -> Self::Eight;
+    fn mul_eight(self, a: Self::Eight, b: Self::Eight) -> Self::Eight;
+    /// `a * b + acc`, rounded once.
+    fn fma_eight(self, acc: Self::Eight, a: Self::Eight, b: Self::Eight) -> Self::Eight;
+    fn splat_eight(self, v: f32) -> Self::Eight;
+
+    /// `ROWS` x 4 weight bytes.
+    type Weights: Copy;
+    /// `ROWS` I32.
+    type RowInts: Copy;
+    /// `ROWS` F32.
+    type RowFloats: Copy;
+
+    unsafe fn load_weights(self, p: *const u8) -> Self::Weights;
+    fn zero_row_ints(self) -> Self::RowInts;
+    /// The I32 at `p` in every lane.
+    unsafe fn splat_int(self, p: *const u8) -> Self::RowInts;
+    fn sub_row_ints(self, a: Self::RowInts, b: Self::RowInts) -> Self::RowInts;
+    /// Adds to each row the product of its four weights with the four bytes at `x`.
+    unsafe fn dot_rows(self, acc: Self::RowInts, w: Self::Weights, x: *const u8) -> Self::RowInts;
+    fn to_floats(self, v: Self::RowInts) -> Self::RowFloats;
+    fn zero_rows(self) -> Self::RowFloats;
+    unsafe fn load_rows(self, p: *const f32) -> Self::RowFloats;
+    unsafe fn store_rows(self, p: *mut f32, v: Self::RowFloats);
+    /// The F32 at `p` in every lane.
+    unsafe fn splat_row(self, p: *const u8) -> Self::RowFloats;
+    fn mul_rows(self, a: Self::RowFloats, b: Self::RowFloats) -> Self::RowFloats;
+    fn fma_rows(
+        self,
+        acc: Self::RowFloats,
+        a: Self::RowFloats,
+        b: Self::RowFloats,
+    ) -> Self::RowFloats;
+
+    /// Interleaves unpacked rows: reads `[16][UNPACKED]` bytes at `from`, writes
+    /// `[groups][8][16][4]` bytes at `to` (only the first `groups` of eight).
+    #[inline(always)]
+    unsafe fn interleave(self, from: *const u8, to: *mut u8, groups: usize) {
+        for b in 0..groups {
+            for k in 0..8 {
+                let at = (b / 4) * 128 + (k / 4) * 64 + (b % 4) * 16 + (k % 4) * 4;
+                for r in 0..16 {
+                    // SAFETY: `at + 4 <= UNPACKED`, and the caller vouches for both buffers.
+                    unsafe {
+                        let four = from.add(r * UNPACKED + at).cast::<u32>().read_unaligned();
+                        let slot = to.add(((b * 8 + k) * 16 + r) * 4);
+                        slot.cast::<u32>().write_unaligned(four);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Transposes 16 rows of 16 F32, `from_stride` and `to_stride` values apart.
+    #[inline(always)]
+    unsafe fn transpose(self, from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+        for r in 0..16 {
+            for k in 0..16 {
+                // SAFETY: the caller vouches for 16 rows of 16 values in both buffers.
+                unsafe { *to.add(k * to_stride + r) = *from.add(r * from_stride + k) }
+            }
+        }
+    }
+}

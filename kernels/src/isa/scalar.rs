@@ -1,0 +1,289 @@
+//! The definition: the same lanes and orders as the vector code, in arrays.
+
+use half::f16;
+
+use super::Isa;
+
+/// The token of portable code.
+#[derive(Clone, Copy)]
+pub(crate) struct Scalar;
+
+/// Reads `N` bytes.
+///
+/// # Safety
+/// `p` must be valid for `N` bytes.
+#[inline(always)]
+unsafe fn read<const N: usize>(p: *const u8) -> [u8; N] {
+    // SAFETY: byte arrays have no alignment; the caller vouches for the range.
+    unsafe { p.cast::<[u8; N]>().read() }
+}
+
+#[inline(always)]
+fn map<const N: usize>(b: [u8; N], f: impl Fn(u8) -> u8) -> [u8; N] {
+    b.map(f)
+}
+
+// SAFETY: needs no features; every pointer access stays within the documented range.
+unsafe impl Isa for Scalar {
+    const UNSIGNED_WEIGHTS: bool = false;
+    const ROWS: usize = 8;
+
+    type Bytes = [u8; 64];
+    type Ints = [i32; 16];
+    type Lanes = [f32; 16];
+    type Eight = [f32; 8];
+
+    #[inline(always)]
+    unsafe fn load_runs(self, p: *const u8, offsets: [usize; 4]) -> [u8; 64] {
+        let mut out = [0; 64];
+        for (run, offset) in out.as_chunks_mut::<16>().0.iter_mut().zip(offsets) {
+            // SAFETY: the caller vouches for 16 bytes at each offset.
+            *run = unsafe { read(p.add(offset)) };
+        }
+        out
+    }
+
+    #[inline(always)]
+    unsafe fn store_bytes(self, p: *mut u8, b: [u8; 64]) {
+        // SAFETY: the caller vouches for 64 bytes.
+        unsafe { p.cast::<[u8; 64]>().write(b) }
+    }
+
+    #[inline(always)]
+    fn low_nibbles(self, b: [u8; 64]) -> [u8; 64] {
+        map(b, |v| v & 15)
+    }
+
+    #[inline(always)]
+    fn high_nibbles(self, b: [u8; 64]) -> [u8; 64] {
+        map(b, |v| v >> 4)
+    }
+
+    #[inline(always)]
+    fn add_bytes(self, b: [u8; 64], k: u8) -> [u8; 64] {
+        map(b, |v| v.wrapping_add(k))
+    }
+
+    #[inline(always)]
+    fn zero_ints(self) -> [i32; 16] {
+        [0; 16]
+    }
+
+    #[inline(always)]
+    unsafe fn load_ints(self, p: *const u8) -> [i32; 16] {
+        // SAFETY: the caller vouches for 64 bytes.
+        unsafe { p.cast::<[i32; 16]>().read_unaligned() }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_small(self, acc: [i32; 16], w: [u8; 64], x: *const u8) -> [i32; 16] {
+        // SAFETY: the caller vouches for 64 bytes at `x`. Weights up to 127 are the same signed.
+        unsafe { self.dot_signed(acc, w, x) }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_signed(self, mut acc: [i32; 16], w: [u8; 64], x: *const u8) -> [i32; 16] {
+        // SAFETY: the caller vouches for 64 bytes.
+        let x: [u8; 64] = unsafe { read(x) };
+        for l in 0..16 {
+            for k in 4 * l..4 * l + 4 {
+                acc[l] += i32::from(w[k] as i8) * i32::from(x[k] as i8);
+            }
+        }
+        acc
+    }
+
+    #[inline(always)]
+    fn zero_lanes(self) -> [f32; 16] {
+        [0.0; 16]
+    }
+
+    #[inline(always)]
+    unsafe fn load_lanes(self, p: *const f32) -> [f32; 16] {
+        // SAFETY: the caller vouches for 16 values.
+        unsafe { p.cast::<[f32; 16]>().read_unaligned() }
+    }
+
+    #[inline(always)]
+    unsafe fn load_lanes_f16(self, p: *const u8) -> [f32; 16] {
+        // SAFETY: the caller vouches for 32 bytes.
+        let bits = unsafe { p.cast::<[u16; 16]>().read_unaligned() };
+        bits.map(|b| f16::from_bits(b).to_f32())
+    }
+
+    #[inline(always)]
+    unsafe fn load_lanes_bf16(self, p: *const u8) -> [f32; 16] {
+        // SAFETY: the caller vouches for 32 bytes.
+        let bits = unsafe { p.cast::<[u16; 16]>().read_unaligned() };
+        bits.map(|b| f32::from_bits(bf16_bits(b)))
+    }
+
+    #[inline(always)]
+    unsafe fn store_lanes(self, p: *mut f32, v: [f32; 16]) {
+        // SAFETY: the caller vouches for 16 values.
+        unsafe { p.cast::<[f32; 16]>().write_unaligned(v) }
+    }
+
+    #[inline(always)]
+    fn fma_lanes(self, mut acc: [f32; 16], a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
+        for l in 0..16 {
+            acc[l] = a[l].mul_add(b[l], acc[l]);
+        }
+        acc
+    }
+
+    #[inline(always)]
+    fn add_scaled<const HALF: usize>(
+        self,
+        mut acc: [f32; 16],
+        ints: [i32; 16],
+        scales: [f32; 8],
+    ) -> [f32; 16] {
+        for l in 0..16 {
+            acc[l] = (ints[l] as f32).mul_add(scales[4 * HALF + l / 4], acc[l]);
+        }
+        acc
+    }
+
+    #[inline(always)]
+    fn reduce(self, v: [f32; 16], mut e: [f32; 8]) -> f32 {
+        for j in 0..8 {
+            e[j] += v[j] + v[j + 8];
+        }
+        let four = [e[0] + e[4], e[1] + e[5], e[2] + e[6], e[3] + e[7]];
+        (four[0] + four[2]) + (four[1] + four[3])
+    }
+
+    #[inline(always)]
+    fn zero_eight(self) -> [f32; 8] {
+        [0.0; 8]
+    }
+
+    #[inline(always)]
+    unsafe fn load_eight(self, p: *const f32) -> [f32; 8] {
+        // SAFETY: the caller vouches for 8 values.
+        unsafe { p.cast::<[f32; 8]>().read_unaligned() }
+    }
+
+    #[inline(always)]
+    unsafe fn store_eight(self, p: *mut f32, v: [f32; 8]) {
+        // SAFETY: the caller vouches for 8 values.
+        unsafe { p.cast::<[f32; 8]>().write_unaligned(v) }
+    }
+
+    #[inline(always)]
+    unsafe fn gather_f16(self, p: *const u8, stride: usize) -> [f32; 8] {
+        let mut out = [0.0; 8];
+        for (j, v) in out.iter_mut().enumerate() {
+            // SAFETY: the caller vouches for two bytes at each multiple of the stride.
+            *v = f16::from_le_bytes(unsafe { read(p.add(j * stride)) }).to_f32();
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn mul_eight(self, mut a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
+        for j in 0..8 {
+            a[j] *= b[j];
+        }
+        a
+    }
+
+    #[inline(always)]
+    fn fma_eight(self, mut acc: [f32; 8], a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
+        for j in 0..8 {
+            acc[j] = a[j].mul_add(b[j], acc[j]);
+        }
+        acc
+    }
+
+    #[inline(always)]
+    fn splat_eight(self, v: f32) -> [f32; 8] {
+        [v; 8]
+    }
+
+    type Weights = [u8; 32];
+    type RowInts = [i32; 8];
+    type RowFloats = [f32; 8];
+
+    #[inline(always)]
+    unsafe fn load_weights(self, p: *const u8) -> [u8; 32] {
+        // SAFETY: the caller vouches for 32 bytes.
+        unsafe { read(p) }
+    }
+
+    #[inline(always)]
+    fn zero_row_ints(self) -> [i32; 8] {
+        [0; 8]
+    }
+
+    #[inline(always)]
+    unsafe fn splat_int(self, p: *const u8) -> [i32; 8] {
+        // SAFETY: the caller vouches for 4 bytes.
+        [i32::from_ne_bytes(unsafe { read(p) }); 8]
+    }
+
+    #[inline(always)]
+    fn sub_row_ints(self, mut a: [i32; 8], b: [i32; 8]) -> [i32; 8] {
+        for r in 0..8 {
+            a[r] -= b[r];
+        }
+        a
+    }
+
+    #[inline(always)]
+    unsafe fn dot_rows(self, mut acc: [i32; 8], w: [u8; 32], x: *const u8) -> [i32; 8] {
+        // SAFETY: the caller vouches for 4 bytes.
+        let x: [u8; 4] = unsafe { read(x) };
+        for r in 0..8 {
+            for k in 0..4 {
+                acc[r] += i32::from(w[4 * r + k] as i8) * i32::from(x[k] as i8);
+            }
+        }
+        acc
+    }
+
+    #[inline(always)]
+    fn to_floats(self, v: [i32; 8]) -> [f32; 8] {
+        v.map(|i| i as f32)
+    }
+
+    #[inline(always)]
+    fn zero_rows(self) -> [f32; 8] {
+        [0.0; 8]
+    }
+
+    #[inline(always)]
+    unsafe fn load_rows(self, p: *const f32) -> [f32; 8] {
+        // SAFETY: the caller vouches for 8 values.
+        unsafe { self.load_eight(p) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_rows(self, p: *mut f32, v: [f32; 8]) {
+        // SAFETY: the caller vouches for 8 values.
+        unsafe { self.store_eight(p, v) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat_row(self, p: *const u8) -> [f32; 8] {
+        // SAFETY: the caller vouches for 4 bytes.
+        [f32::from_ne_bytes(unsafe { read(p) }); 8]
+    }
+
+    #[inline(always)]
+    fn mul_rows(self, a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
+        self.mul_eight(a, b)
+    }
+
+    #[inline(always)]
+    fn fma_rows(self, acc: [f32; 8], a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
+        self.fma_eight(acc, a, b)
+    }
+}
+
+/// BF16 bits as F32 bits: a plain shift, which also keeps NaNs as they are.
+#[inline(always)]
+pub(crate) fn bf16_bits(b: u16) -> u32 {
+    u32::from(b) << 16
+}

@@ -1,0 +1,196 @@
+//! A panel of integer weights times all tiles: one micro-kernel for every format.
+//!
+//! ```text
+//! for each group of 32 columns:
+//!     ints[t] = -128 * sum of the token's codes        (or 0 if weights are signed)
+//!     for each 4 columns: ints[t] += weights[rows][4] . codes[t][4]
+//!     acc[t] += float(ints[t]) * token scale * row scales
+//!     acc[t] += (token scale * token sum) * row minimums
+//! ```
+
+use super::{MultiplyJob, unroll};
+use crate::acts::{GROUP, PanelGroup};
+use crate::isa::Isa;
+use crate::kernels::INT_ROWS;
+
+/// Calls `$body` with the constant `$t` equal to `$n`, for `$n` in `1..=$max`.
+macro_rules! by_tokens {
+    ($n:expr, $max:expr, $t:ident => $body:expr) => {
+        crate::ops::multiply::by_tokens!(@ $n, $max, $t, $body, 1 2 3 4 5 6 7 8 9 10 11 12 13 14)
+    };
+    (@ $n:expr, $max:expr, $t:ident, $body:expr, $($k:literal)*) => {
+        match $n {
+            $($k if $k <= $max => { const $t: usize = $k; $body })*
+            n => unreachable!("tile of {n} tokens"),
+        }
+    };
+}
+pub(crate) use by_tokens;
+
+/// A place for the results of a tile when fewer rows exist than a panel has.
+pub(crate) struct Room {
+    values: [f32; 14 * 32],
+    rows: usize,
+    width: usize,
+}
+
+impl Room {
+    #[inline(always)]
+    pub fn new(rows: usize, width: usize) -> Self {
+        Self { values: [0.0; 14 * 32], rows, width }
+    }
+
+    /// Where a tile of `n` tokens is to be written, and its stride: the output itself, or a copy
+    /// of it if the output has too few columns.
+    ///
+    /// # Safety
+    /// `out` must be valid for `n <= 14` rows of `rows` values, `stride` apart.
+    #[inline(always)]
+    pub unsafe fn enter(&mut self, out: *mut f32, stride: usize, n: usize) -> (*mut f32, usize) {
+        if self.rows == self.width {
+            return (out, stride);
+        }
+        for t in 0..n {
+            let to = &mut self.values[t * self.width..][..self.rows];
+            // SAFETY: the caller vouches for `rows` values there.
+            unsafe { core::ptr::copy_nonoverlapping(out.add(t * stride), to.as_mut_ptr(), self.rows) }
+        }
+        (self.values.as_mut_ptr(), self.width)
+    }
+
+    /// Copies the results back.
+    ///
+    /// # Safety
+    /// As for `enter`.
+    #[inline(always)]
+    pub unsafe fn leave(&self, out: *mut f32, stride: usize, n: usize) {
+        if self.rows == self.width {
+            return;
+        }
+        for t in 0..n {
+            let from = &self.values[t * self.width..][..self.rows];
+            // SAFETY: the caller vouches for `rows` values there.
+            unsafe { core::ptr::copy_nonoverlapping(from.as_ptr(), out.add(t * stride), self.rows) }
+        }
+    }
+}
+
+/// A panel times one tile of `T` tokens.
+///
+/// # Safety
+/// See [`MultiplyJob`]. `x` is the tile at the panel's first column; `out` has room for 16 values
+/// per token, `stride` apart, and holds sums if the panel is not the first.
+#[inline(always)]
+unsafe fn tile<I: Isa, const T: usize, const SCALED: usize, const MINS: bool>(
+    isa: I,
+    job: &MultiplyJob,
+    x: *const u8,
+    out: *mut f32,
+    stride: usize,
+) {
+    for part in 0..INT_ROWS / I::ROWS {
+        let row = part * I::ROWS;
+        // SAFETY: the caller vouches for the panel of `cols` columns, the tile and the output.
+        unsafe {
+            let out = out.add(row);
+            let mut acc = [isa.zero_rows(); T];
+            if job.first_col > 0 {
+                unroll!(t < T, max 14, { acc[t] = isa.load_rows(out.add(t * stride)); });
+            }
+            let mut x = x;
+            let mut w = job.codes.add(row * 4);
+            let mut scales = job.scales.add(row);
+            let mut mins = job.mins.wrapping_add(row);
+            for _ in 0..job.cols / GROUP {
+                unroll!(part < 2, max 4, {
+                    if part < GROUP / SCALED {
+                        let ints = dots::<I, T, SCALED>(isa, w.add(part * 4 * 64), x, part);
+                        let s = isa.load_rows(scales);
+                        unroll!(t < T, max 14, {
+                            let dx = isa.splat_row(x.add(PanelGroup::scale(T) + 4 * t));
+                            let v = isa.mul_rows(isa.to_floats(ints[t]), dx);
+                            acc[t] = isa.fma_rows(acc[t], v, s);
+                        });
+                        scales = scales.add(INT_ROWS);
+                    }
+                });
+                if MINS {
+                    const { assert!(!MINS || SCALED == GROUP) };
+                    let m = isa.load_rows(mins);
+                    unroll!(t < T, max 14, {
+                        let sum = isa.splat_row(x.add(PanelGroup::sum(T) + 4 * t));
+                        acc[t] = isa.fma_rows(acc[t], m, sum);
+                    });
+                    mins = mins.add(INT_ROWS);
+                }
+                w = w.add(GROUP * INT_ROWS);
+                x = x.add(PanelGroup::bytes(T));
+            }
+            unroll!(t < T, max 14, { isa.store_rows(out.add(t * stride), acc[t]); });
+        }
+    }
+}
+
+/// Exact dot products of `SCALED` columns, part `part` of a group.
+///
+/// # Safety
+/// As for [`tile`], for one group.
+#[inline(always)]
+unsafe fn dots<I: Isa, const T: usize, const SCALED: usize>(
+    isa: I,
+    w: *const u8,
+    x: *const u8,
+    part: usize,
+) -> [I::RowInts; T] {
+    // SAFETY: the caller vouches for one group of the panel and of the tile.
+    unsafe {
+        let mut ints = [isa.zero_row_ints(); T];
+        if I::UNSIGNED_WEIGHTS {
+            unroll!(t < T, max 14, {
+                let whole = x.add(PanelGroup::start(T) + 4 * t);
+                let low = x.add(PanelGroup::start_low(T) + 4 * t);
+                ints[t] = if SCALED == GROUP {
+                    isa.splat_int(whole)
+                } else if part == 0 {
+                    isa.splat_int(low)
+                } else {
+                    isa.sub_row_ints(isa.splat_int(whole), isa.splat_int(low))
+                };
+            });
+        }
+        unroll!(k < 8, max 8, {
+            if k < SCALED / 4 {
+                let weights = isa.load_weights(w.add(k * 4 * INT_ROWS));
+                let x = x.add((part * (SCALED / 4) + k) * 4 * T);
+                unroll!(t < T, max 14, {
+                    ints[t] = isa.dot_rows(ints[t], weights, x.add(4 * t));
+                });
+            }
+        });
+        ints
+    }
+}
+
+/// A panel times all tiles of up to `MAX` tokens.
+///
+/// # Safety
+/// See [`MultiplyJob`]; the features of `I` must be enabled in the caller.
+#[inline(always)]
+pub(crate) unsafe fn multiply<I: Isa, const MAX: usize, const SCALED: usize, const MINS: bool>(
+    isa: I,
+    job: &MultiplyJob,
+) {
+    let mut room = Room::new(job.rows, INT_ROWS);
+    for (i, first) in (0..job.tokens).step_by(job.tile_tokens).enumerate() {
+        let n = job.tile_tokens.min(job.tokens - first);
+        // SAFETY: tile `i` exists and has `n` tokens, stored without gaps; output rows
+        // `first..first + n` exist.
+        unsafe {
+            let x = job.acts.add(i * job.tile_bytes + job.first_col / GROUP * PanelGroup::bytes(n));
+            let out = job.out.add(first * job.stride);
+            let (to, stride) = room.enter(out, job.stride, n);
+            by_tokens!(n, MAX, T => tile::<I, T, SCALED, MINS>(isa, job, x, to, stride));
+            room.leave(out, job.stride, n);
+        }
+    }
+}

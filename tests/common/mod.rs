@@ -1,0 +1,6 @@
+//! Shared by the integration tests; each of them uses a part.
+#![allow(dead_code)]
+
+pub mod alloc;
+pub mod gguf;
+pub mod mutate;

@@ -1,0 +1,403 @@
+//! Kills and failing system calls: whatever happens while a file is written, the target holds
+//! nothing, the old file or the complete new one, and the next run succeeds and cleans up.
+//!
+//! The binary starts itself again as a small writer (`write-probe`) under `strace`, which
+//! kills it, or fails a call, at every system call in turn. Without `strace` these checks say
+//! so and are skipped, or fail where the environment variable `CI` is `true`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use geb::gguf::writer::{Plan, write_file};
+use geb::gguf::{GgufFile, Load};
+use geb::{Dtype, Error, Result};
+
+const TENSORS: usize = 40;
+const OLD: &[u8] = b"the old file";
+
+/// Tests by name, as the standard harness would list them.
+const TESTS: &[(&str, fn())] = &[
+    ("order_of_syncs", order_of_syncs),
+    ("kill_at_every_system_call", kill_at_every_system_call),
+    ("kill_at_random_moments", kill_at_random_moments),
+    ("errors_at_every_system_call", errors_at_every_system_call),
+    ("truncated_while_mapped", truncated_while_mapped),
+];
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match args.first().map(String::as_str) {
+        Some("write-probe") => return write_probe(Path::new(&args[1])),
+        Some("map-probe") => return map_probe(Path::new(&args[1]), &args[2]),
+        Some("--list") => {
+            TESTS.iter().for_each(|(name, _)| println!("{name}: test"));
+            return ExitCode::SUCCESS;
+        }
+        _ => {}
+    }
+    let filters: Vec<&String> = args.iter().filter(|a| !a.starts_with('-')).collect();
+    let mut failed = false;
+    for (name, test) in TESTS {
+        if !filters.is_empty() && !filters.iter().any(|f| name.contains(f.as_str())) {
+            continue;
+        }
+        let ok = std::panic::catch_unwind(test).is_ok();
+        println!("test {name} ... {}", if ok { "ok" } else { "FAILED" });
+        failed |= !ok;
+    }
+    if failed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
+}
+
+fn plan() -> Plan {
+    let mut plan = Plan::default();
+    plan.push_meta("general.architecture", "probe");
+    for i in 0..TENSORS {
+        plan.push_tensor(format!("t{i}"), Dtype::Q8_0, [2048, 24 + i as u64]);
+    }
+    plan
+}
+
+fn fill(i: usize, out: &mut dyn Write) -> Result<()> {
+    let row: Vec<u8> = (0..2048 / 32 * 34).map(|b| (b * 13 + i) as u8).collect();
+    (0..24 + i)
+        .try_for_each(|_| out.write_all(&row))
+        .map_err(Error::io("memory"))
+}
+
+/// The process that is killed.
+fn write_probe(path: &Path) -> ExitCode {
+    match write_file(path, &plan(), &mut fill) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            let _ = writeln!(std::io::stderr(), "error: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A folder, the target in it, and what a complete target holds.
+struct Place {
+    dir: tempfile::TempDir,
+    path: PathBuf,
+    new: Vec<u8>,
+}
+
+impl Place {
+    fn new() -> Place {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m.gguf");
+        write_file(&path, &plan(), &mut fill).unwrap();
+        let new = fs::read(&path).unwrap();
+        Place { dir, path, new }
+    }
+
+    /// Puts the old file, or nothing, in place.
+    fn reset(&self, old: bool) {
+        fs::remove_file(&self.path).unwrap_or_default();
+        if old {
+            fs::write(&self.path, OLD).unwrap();
+        }
+    }
+
+    fn leftovers(&self) -> usize {
+        fs::read_dir(self.dir.path())
+            .unwrap()
+            .filter(|e| e.as_ref().unwrap().path() != self.path)
+            .count()
+    }
+
+    /// The target is what it was before, or complete. Returns true if complete.
+    fn assert_old_or_new(&self, old: bool, what: &str) -> bool {
+        match fs::read(&self.path) {
+            Ok(bytes) if bytes == self.new => true,
+            Ok(bytes) => {
+                assert!(
+                    old && bytes == OLD,
+                    "{what}: the target holds {} other bytes",
+                    bytes.len()
+                );
+                false
+            }
+            Err(_) => {
+                assert!(!old, "{what}: the old file is gone");
+                false
+            }
+        }
+    }
+
+    /// A run without interference succeeds and leaves nothing behind.
+    fn assert_recovers(&self, what: &str) {
+        let out = probe(&self.path).output().unwrap();
+        assert!(
+            out.status.success(),
+            "{what}: the next run failed: {}",
+            String::from_utf8_lossy(&out.stderr)
+        );
+        assert!(self.assert_old_or_new(true, what));
+        assert_eq!(self.leftovers(), 0, "{what}: leftovers after the next run");
+    }
+}
+
+fn this_binary() -> Command {
+    Command::new(std::env::current_exe().unwrap())
+}
+
+fn probe(path: &Path) -> Command {
+    let mut command = this_binary();
+    command.arg("write-probe").arg(path);
+    command
+}
+
+fn strace(options: &[&str], path: &Path) -> Command {
+    let mut command = Command::new("strace");
+    command.args(["-f", "-qq"]).args(options).arg("--");
+    command
+        .arg(std::env::current_exe().unwrap())
+        .arg("write-probe")
+        .arg(path);
+    command
+}
+
+/// The system calls of an undisturbed run, in order; `None` when `strace` cannot be used.
+fn record(place: &Place) -> Option<Vec<String>> {
+    let log = place.dir.path().with_extension("strace");
+    let out = strace(&["-o", log.to_str().unwrap()], &place.path).output();
+    if !out.is_ok_and(|o| o.status.success()) {
+        println!("NOT RUN: strace is not installed or may not trace here");
+        assert!(
+            std::env::var("CI").as_deref() != Ok("true"),
+            "strace is required in CI"
+        );
+        return None;
+    }
+    let text = fs::read_to_string(&log).unwrap();
+    fs::remove_file(&log).unwrap();
+    let calls = text
+        .lines()
+        .filter_map(|l| l.split_once(' '))
+        .map(|(_, call)| call.trim_start().to_owned());
+    Some(
+        calls
+            .filter(|c| c.contains('(') && !c.starts_with("exit"))
+            .collect(),
+    )
+}
+
+fn name(call: &str) -> &str {
+    call.split('(').next().unwrap_or_default()
+}
+
+/// How often each call occurs.
+fn counts(calls: &[String]) -> BTreeMap<&str, usize> {
+    let mut counts = BTreeMap::new();
+    calls
+        .iter()
+        .for_each(|c| *counts.entry(name(c)).or_default() += 1);
+    counts
+}
+
+/// Data is synced before the rename, the folder after it.
+fn order_of_syncs() {
+    let place = Place::new();
+    let Some(calls) = record(&place) else { return };
+    let at = |is: &dyn Fn(&str) -> bool| calls.iter().rposition(|c| is(c)).expect("call not found");
+    let create = calls
+        .iter()
+        .find(|c| c.contains(".geb-partial-") && c.contains("O_EXCL"))
+        .expect("no exclusive create");
+    let fd = create.rsplit("= ").next().unwrap();
+    let last_write = at(&|c| c.starts_with(&format!("write({fd},")));
+    let data_sync = at(&|c| c.starts_with(&format!("fsync({fd})")));
+    let rename = at(&|c| name(c).starts_with("rename"));
+    let folder_sync = at(&|c| name(c) == "fsync");
+    assert!(last_write < data_sync && data_sync < rename && rename < folder_sync);
+    assert_eq!(counts(&calls)["fsync"], 2);
+}
+
+fn kill_at_every_system_call() {
+    let place = Place::new();
+    let Some(calls) = record(&place) else { return };
+    let (mut kills, mut complete) = (0, 0);
+    for (call, count) in counts(&calls) {
+        for n in 1..=count {
+            // The start of the process, before it can reach the target, needs one pass only.
+            for old in [true, false] {
+                place.reset(old);
+                let what = format!("killed at {call} number {n}, old file: {old}");
+                let inject = format!("inject={call}:signal=SIGKILL:when={n}");
+                let out = strace(&["-o", "/dev/null", "-e", &inject], &place.path)
+                    .output()
+                    .unwrap();
+                kills += usize::from(!out.status.success());
+                complete += usize::from(place.assert_old_or_new(old, &what));
+                if place.leftovers() > 0 {
+                    place.assert_recovers(&what);
+                }
+            }
+        }
+    }
+    println!(
+        "{kills} kills in {} runs over {} system calls, {complete} with the new file in place",
+        2 * calls.len(),
+        calls.len()
+    );
+    // Calls differ a little from run to run; nearly all must have been hit.
+    assert!(kills >= 2 * calls.len() * 9 / 10 && complete > 0);
+    place.assert_recovers("at the end");
+}
+
+fn kill_at_random_moments() {
+    let place = Place::new();
+    let start = Instant::now();
+    assert!(probe(&place.path).status().unwrap().success());
+    let whole = start.elapsed().as_micros() as u64;
+    let (mut seed, mut kills) = (1u64, 0);
+    for i in 0..200 {
+        seed = seed
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        let old = i % 2 == 0;
+        place.reset(old);
+        let mut child = probe(&place.path).spawn().unwrap();
+        std::thread::sleep(Duration::from_micros((seed >> 33) % (whole * 5 / 4)));
+        let _ = child.kill();
+        kills += usize::from(child.wait().unwrap().signal().is_some());
+        place.assert_old_or_new(old, &format!("kill {i}"));
+    }
+    println!("200 random moments, {kills} before the end of the run");
+    place.assert_recovers("after random kills");
+}
+
+fn errors_at_every_system_call() {
+    let place = Place::new();
+    let Some(calls) = record(&place) else { return };
+    let (mut runs, mut refused) = (0, 0);
+    for (call, count) in counts(&calls) {
+        let errors: &[&str] = match call {
+            "write" | "fsync" | "openat" | "rename" | "renameat" | "renameat2" => {
+                &["ENOSPC", "EIO", "EINTR", "EDQUOT"]
+            }
+            "statx" | "fstat" | "flock" | "statfs" | "getdents64" | "lseek" | "read" => &["EIO"],
+            _ => continue,
+        };
+        for (n, error) in (1..=count).flat_map(|n| errors.iter().map(move |e| (n, e))) {
+            place.reset(true);
+            let what = format!("{error} at {call} number {n}");
+            let inject = format!("inject={call}:error={error}:when={n}");
+            let out = strace(&["-o", "/dev/null", "-e", &inject], &place.path)
+                .output()
+                .unwrap();
+            check_failed_run(&place, &what, &out);
+            if *error == "EINTR" && call != "openat" {
+                assert!(
+                    out.status.success(),
+                    "{what}: an interruption is not an error"
+                );
+            }
+            runs += 1;
+            refused += usize::from(!out.status.success());
+        }
+    }
+    println!("{runs} failing calls, {refused} ended in an error");
+    assert!(refused > 20);
+    place.assert_recovers("after errors");
+}
+
+fn check_failed_run(place: &Place, what: &str, out: &Output) {
+    let complete = place.assert_old_or_new(true, what);
+    assert_eq!(out.status.signal(), None, "{what}: killed by a signal");
+    assert_eq!(place.leftovers(), 0, "{what}: a temporary file is left");
+    if out.status.success() {
+        assert!(complete, "{what}: success without the new file");
+    } else {
+        let text = String::from_utf8_lossy(&out.stderr);
+        assert!(
+            text.lines().count() == 1 && text.contains("err"),
+            "{what}: {text}"
+        );
+    }
+}
+
+/// Maps or copies the file, waits until its parent has changed it, then reads every weight.
+fn map_probe(path: &Path, load: &str) -> ExitCode {
+    geb::mmap::install_sigbus_handler();
+    let load = if load == "copy" {
+        Load::Copy
+    } else {
+        Load::Map
+    };
+    let file = GgufFile::open(path, load).unwrap();
+    println!("ready");
+    std::io::stdin().read_exact(&mut [0]).unwrap();
+    let sum: u64 = file
+        .tensors()
+        .flat_map(|t| t.bytes())
+        .map(|&b| u64::from(b))
+        .sum();
+    println!("{sum}");
+    ExitCode::SUCCESS
+}
+
+fn start_map_probe(path: &Path, load: &str) -> Child {
+    let pipe = Stdio::piped;
+    let mut command = this_binary();
+    command
+        .arg("map-probe")
+        .arg(path)
+        .arg(load)
+        .stdin(pipe())
+        .stdout(pipe())
+        .stderr(pipe());
+    let mut child = command.spawn().unwrap();
+    let mut ready = [0; 6];
+    child
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut ready)
+        .unwrap();
+    assert_eq!(&ready, b"ready\n");
+    child
+}
+
+fn finish(mut child: Child) -> Output {
+    child.stdin.as_mut().unwrap().write_all(b"x").unwrap();
+    child.wait_with_output().unwrap()
+}
+
+/// A mapped file cut by another process: one line, exit code 74. A copy, and a file replaced
+/// by rename, go on as if nothing had happened.
+fn truncated_while_mapped() {
+    let place = Place::new();
+    for load in ["map", "copy"] {
+        let child = start_map_probe(&place.path, load);
+        fs::OpenOptions::new()
+            .write(true)
+            .open(&place.path)
+            .unwrap()
+            .set_len(4096)
+            .unwrap();
+        let out = finish(child);
+        if load == "map" {
+            assert_eq!(out.status.code(), Some(geb::mmap::EXIT_TRUNCATED));
+            assert_eq!(String::from_utf8_lossy(&out.stderr).lines().count(), 1);
+        } else {
+            assert!(out.status.success());
+        }
+        fs::write(&place.path, &place.new).unwrap();
+    }
+    let child = start_map_probe(&place.path, "map");
+    let other = place.dir.path().join("other");
+    fs::write(&other, OLD).unwrap();
+    fs::rename(&other, &place.path).unwrap();
+    assert!(finish(child).status.success());
+}

@@ -1,0 +1,628 @@
+//! The writer: what it writes reads back, and whatever fails leaves the old output alone.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, symlink};
+use std::path::{Path, PathBuf};
+
+use geb::gguf::writer::{MetaValue, Plan, same_file, write_file, write_to};
+use geb::gguf::{GgufFile, Load};
+use geb::{Dtype, Error, Result};
+use proptest::prelude::*;
+
+fn plan() -> Plan {
+    let mut plan = Plan::default();
+    plan.push_meta("general.architecture", "test")
+        .push_meta("a.list", vec!["x".to_owned(), String::new()]);
+    plan.push_tensor("a", Dtype::Q8_0, [64, 2])
+        .push_tensor("b", Dtype::F32, [3]);
+    plan
+}
+
+fn data(i: usize) -> Vec<u8> {
+    if i == 0 {
+        vec![7u8; 136]
+    } else {
+        vec![9u8; 12]
+    }
+}
+
+fn fill(i: usize, out: &mut dyn Write) -> Result<()> {
+    out.write_all(&data(i)).map_err(Error::io("data"))
+}
+
+/// A folder with an old output in it.
+struct Old {
+    dir: tempfile::TempDir,
+    path: PathBuf,
+}
+
+impl Old {
+    fn new() -> Old {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m.gguf");
+        fs::write(&path, "old").unwrap();
+        Old { dir, path }
+    }
+
+    /// The old file is untouched and nothing else is there.
+    fn assert_intact(&self) {
+        assert_eq!(fs::read(&self.path).unwrap(), b"old");
+        assert_eq!(names(self.dir.path()), ["m.gguf"]);
+    }
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<_> = fs::read_dir(dir)
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn written_file_reads_back() {
+    let old = Old::new();
+    write_file(&old.path, &plan(), &mut fill).unwrap();
+    let file = GgufFile::open(&old.path, Load::Map).unwrap();
+    assert_eq!(file.str("general.architecture").unwrap(), Some("test"));
+    assert_eq!(file.tensor("a").unwrap().bytes(), data(0));
+    assert_eq!(file.tensor("b").unwrap().bytes(), data(1));
+    assert_eq!(file.index().version, 3);
+    let mut memory = Vec::new();
+    write_to(&mut memory, &plan(), &mut fill).unwrap();
+    assert_eq!(memory, fs::read(&old.path).unwrap());
+    assert_eq!(memory.len() % 32, 0);
+    assert_eq!(names(old.dir.path()), ["m.gguf"]);
+    let mut copy = Plan::default();
+    copy.copy_meta(&file, |key, _| key != "a.list")
+        .set_meta("general.architecture", "x")
+        .set_meta("n", 1u32);
+    assert_eq!(
+        copy.metadata,
+        [
+            ("general.architecture".into(), "x".into()),
+            ("n".into(), MetaValue::U32(1))
+        ]
+    );
+}
+
+/// A plan with nothing but metadata, and an empty plan.
+#[test]
+fn files_without_tensors() {
+    for plan in [
+        Plan::default(),
+        Plan {
+            tensors: vec![],
+            ..plan()
+        },
+    ] {
+        let mut out = Vec::new();
+        write_to(&mut out, &plan, &mut |_, _| panic!("no tensors")).unwrap();
+        let file = GgufFile::from_bytes(out).unwrap();
+        assert_eq!(file.metadata().count(), plan.metadata.len());
+    }
+}
+
+/// The plan obeys the rules of the reader, by number and field.
+#[test]
+fn bad_plans() {
+    let cases: Vec<(Box<dyn Fn(&mut Plan)>, u8, &str)> = vec![
+        (
+            Box::new(|p| {
+                p.push_meta("", 1u8);
+            }),
+            4,
+            "key 2",
+        ),
+        (
+            Box::new(|p| {
+                p.push_meta("k".repeat(65_536), 1u8);
+            }),
+            4,
+            "key 2: length",
+        ),
+        (
+            Box::new(|p| {
+                p.push_meta("a.list", 1u8);
+            }),
+            4,
+            "key",
+        ),
+        (
+            Box::new(|p| {
+                p.push_meta("s", "x".repeat((16 << 20) + 1));
+            }),
+            5,
+            "s: length",
+        ),
+        (
+            Box::new(|p| {
+                p.push_meta("v", vec![0u8; (16 << 20) + 1]);
+            }),
+            5,
+            "v: array length",
+        ),
+        (
+            Box::new(|p| {
+                p.push_meta("general.alignment", 0u32);
+            }),
+            6,
+            "general.alignment",
+        ),
+        (
+            Box::new(|p| {
+                p.push_meta("general.alignment", 48u32);
+            }),
+            6,
+            "general.alignment",
+        ),
+        (
+            Box::new(|p| {
+                p.push_meta("general.alignment", 32u64);
+            }),
+            6,
+            "general.alignment",
+        ),
+        (
+            Box::new(|p| {
+                p.push_tensor("", Dtype::F32, [1]);
+            }),
+            7,
+            "tensor 2: name",
+        ),
+        (
+            Box::new(|p| {
+                p.push_tensor("n".repeat(65), Dtype::F32, [1]);
+            }),
+            7,
+            "tensor 2: name: length",
+        ),
+        (
+            Box::new(|p| {
+                p.push_tensor("a", Dtype::F32, [1]);
+            }),
+            7,
+            "tensor name",
+        ),
+        (
+            Box::new(|p| {
+                p.push_tensor("t", Dtype::F32, []);
+            }),
+            7,
+            "tensor t: dimension count",
+        ),
+        (
+            Box::new(|p| {
+                p.push_tensor("t", Dtype::F32, [1; 5]);
+            }),
+            7,
+            "tensor t: dimension count",
+        ),
+        (
+            Box::new(|p| {
+                p.push_tensor("t", Dtype::F32, [1, 0]);
+            }),
+            7,
+            "tensor t: dimension 1",
+        ),
+        (
+            Box::new(|p| {
+                p.push_tensor("t", Dtype::F32, [1 << 41]);
+            }),
+            7,
+            "tensor t: dimension 0",
+        ),
+        (
+            Box::new(|p| {
+                p.push_tensor("t", Dtype::F32, [1 << 40, 1 << 40]);
+            }),
+            7,
+            "tensor t: element count",
+        ),
+        (
+            Box::new(|p| {
+                p.push_tensor("t", Dtype::Q4_K, [255]);
+            }),
+            8,
+            "tensor t: row length",
+        ),
+        (
+            Box::new(|p| {
+                (0..65_536).for_each(|i| {
+                    p.push_meta(format!("{i}"), 1u8);
+                })
+            }),
+            3,
+            "key count",
+        ),
+        (
+            Box::new(|p| {
+                (0..65_536).for_each(|i| {
+                    p.push_tensor(format!("{i}"), Dtype::I8, [1]);
+                })
+            }),
+            3,
+            "tensor count",
+        ),
+    ];
+    let old = Old::new();
+    for (change, rule, field) in cases {
+        let mut plan = plan();
+        change(&mut plan);
+        let never = &mut |_: usize, _: &mut dyn Write| panic!("nothing may be written");
+        match write_file(&old.path, &plan, never) {
+            Err(Error::Format {
+                rule: r, field: f, ..
+            }) => assert_eq!((r, f.as_str()), (rule, field)),
+            other => panic!("rule {rule}, {field}: {other:?}"),
+        }
+        old.assert_intact();
+    }
+    // 2^15 tensors of 2^50 bytes: every one legal, the sum is no file size.
+    let mut plan = Plan::default();
+    for i in 0..1 << 15 {
+        plan.push_tensor(format!("{i}"), Dtype::F32, [1 << 40, 1 << 8]);
+    }
+    assert!(matches!(plan.layout(), Err(Error::Format { rule: 9, .. })));
+}
+
+#[test]
+fn alignment_comes_from_the_metadata() {
+    for align in [8u32, 32, 128, 65_536] {
+        let mut plan = plan();
+        plan.push_meta("general.alignment", align);
+        let layout = plan.layout().unwrap();
+        assert!(
+            layout
+                .tensors
+                .iter()
+                .all(|t| t.start % u64::from(align) == 0)
+        );
+        let mut out = Vec::new();
+        write_to(&mut out, &plan, &mut fill).unwrap();
+        assert_eq!(out.len() as u64, layout.file_bytes);
+        assert_eq!(GgufFile::from_bytes(out).unwrap().index().alignment, align);
+    }
+}
+
+#[test]
+fn fill_must_keep_to_the_plan() {
+    let old = Old::new();
+    let verify = |fill: &mut dyn FnMut(usize, &mut dyn Write) -> Result<()>, text: &str| {
+        match write_file(&old.path, &plan(), fill) {
+            Err(Error::Verify(e)) => assert!(e.contains(text), "{e}"),
+            other => panic!("{other:?}"),
+        }
+        old.assert_intact();
+        assert!(matches!(
+            write_to(&mut Vec::new(), &plan(), fill),
+            Err(Error::Verify(_))
+        ));
+    };
+    verify(
+        &mut |i, w| w.write_all(&data(i)[1..]).map_err(Error::io("x")),
+        "tensor a: 135 bytes",
+    );
+    verify(&mut |_, _| Ok(()), "tensor a: 0 bytes");
+    verify(
+        &mut |i, w| {
+            w.write_all(&[data(i), vec![0]].concat())
+                .map_err(Error::io("x"))
+        },
+        "more than 136",
+    );
+    // The refusal is not lost when the caller drops it.
+    let mut forgetful = |i: usize, w: &mut dyn Write| {
+        w.write_all(&data(i)).map_err(Error::io("x"))?;
+        let _ = w.write(b"more");
+        Ok(())
+    };
+    verify(&mut forgetful, "more than 136");
+    // An error of the caller passes through as it is.
+    let error = write_file(&old.path, &plan(), &mut |_, _| Err(Error::Interrupted));
+    assert!(matches!(error, Err(Error::Interrupted)));
+    old.assert_intact();
+}
+
+/// A `Write` that takes one byte at a time, with an interruption before each.
+struct Slow(Vec<u8>, bool);
+
+impl Write for Slow {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.1 = !self.1;
+        if self.1 {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        self.0.extend(&buf[..buf.len().min(1)]);
+        Ok(buf.len().min(1))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A `Write` that fails, or takes nothing, after some bytes.
+struct Failing(usize, bool);
+
+impl Write for Failing {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        let n = buf.len().min(self.0);
+        self.0 -= n;
+        if n == 0 && self.1 {
+            Err(io::ErrorKind::StorageFull.into())
+        } else {
+            Ok(n)
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn short_and_failing_writes() {
+    let mut whole = Vec::new();
+    write_to(&mut whole, &plan(), &mut fill).unwrap();
+    let mut slow = Slow(Vec::new(), false);
+    write_to(&mut slow, &plan(), &mut fill).unwrap();
+    assert_eq!(slow.0, whole);
+    for room in 0..whole.len() {
+        for hard in [true, false] {
+            let result = write_to(&mut Failing(room, hard), &plan(), &mut fill);
+            let Err(Error::Io { path, source }) = result else {
+                panic!("room for {room}: {result:?}")
+            };
+            let kind = if hard {
+                io::ErrorKind::StorageFull
+            } else {
+                io::ErrorKind::WriteZero
+            };
+            assert_eq!((path.as_path(), source.kind()), (Path::new("output"), kind));
+        }
+    }
+    write_to(&mut Failing(whole.len(), true), &plan(), &mut fill).unwrap();
+}
+
+#[test]
+fn refused_targets() {
+    let old = Old::new();
+    let dir = old.dir.path();
+    fs::create_dir(dir.join("folder")).unwrap();
+    symlink(&old.path, dir.join("link")).unwrap();
+    symlink(dir.join("nothing"), dir.join("dangling")).unwrap();
+    assert!(
+        std::process::Command::new("mkfifo")
+            .arg(dir.join("pipe"))
+            .status()
+            .unwrap()
+            .success()
+    );
+    let before = names(dir);
+    for name in ["folder", "link", "dangling", "pipe", "folder/..", "."] {
+        let result = write_file(&dir.join(name), &plan(), &mut fill);
+        assert!(
+            matches!(result, Err(Error::Request { .. })),
+            "{name}: {result:?}"
+        );
+    }
+    for path in ["/dev/full", "/dev/null", "/", ""] {
+        let result = write_file(Path::new(path), &plan(), &mut fill);
+        assert!(
+            matches!(result, Err(Error::Request { .. })),
+            "{path}: {result:?}"
+        );
+    }
+    for name in [
+        "none/m.gguf".to_owned(),
+        "m.gguf/x".to_owned(),
+        "n".repeat(255),
+    ] {
+        let result = write_file(&dir.join(&name), &plan(), &mut fill);
+        assert!(
+            matches!(result, Err(Error::Io { .. })),
+            "{name}: {result:?}"
+        );
+    }
+    assert_eq!(names(dir), before);
+    assert_eq!(fs::read(&old.path).unwrap(), b"old");
+}
+
+#[test]
+fn same_file_sees_through_links() {
+    let old = Old::new();
+    let dir = old.dir.path();
+    symlink(&old.path, dir.join("soft")).unwrap();
+    fs::hard_link(&old.path, dir.join("hard")).unwrap();
+    fs::write(dir.join("copy"), "old").unwrap();
+    for (name, same) in [
+        ("m.gguf", true),
+        ("soft", true),
+        ("hard", true),
+        ("copy", false),
+        ("none", false),
+    ] {
+        assert_eq!(
+            same_file(&old.path, &dir.join(name)).unwrap(),
+            same,
+            "{name}"
+        );
+    }
+    assert!(!same_file(&dir.join("none"), &dir.join("none")).unwrap());
+}
+
+#[test]
+fn leftovers_of_dead_processes_are_removed() {
+    let old = Old::new();
+    let dir = old.dir.path();
+    let mut child = std::process::Command::new("true").spawn().unwrap();
+    let dead = child.id();
+    child.wait().unwrap();
+    let make = |name: String| fs::write(dir.join(&name), "part").map(|()| name).unwrap();
+    make(format!(".m.gguf.geb-partial-{dead}"));
+    make(format!(".m.gguf.geb-partial-{}", std::process::id()));
+    let mut stay = vec![
+        make(".m.gguf.geb-partial-1".into()), // process 1 lives
+        make(".m.gguf.geb-partial-".into()),
+        make(".m.gguf.geb-partial-x".into()),
+        make(format!(".other.gguf.geb-partial-{dead}")),
+        make(format!("m.gguf.geb-partial-{dead}")),
+        "m.gguf".into(),
+    ];
+    // A locked one belongs to a writer that this machine's process list may not show.
+    let locked = make(".m.gguf.geb-partial-4000000000".into());
+    let lock = fs::File::open(dir.join(&locked)).unwrap();
+    lock.lock().unwrap();
+    stay.push(locked.clone());
+    stay.sort();
+    write_file(&old.path, &plan(), &mut fill).unwrap();
+    assert_eq!(names(dir), stay);
+    drop(lock);
+    write_file(&old.path, &plan(), &mut fill).unwrap();
+    stay.retain(|n| *n != locked);
+    assert_eq!(names(dir), stay);
+}
+
+#[test]
+fn a_panic_in_fill_removes_the_temporary_file() {
+    let old = Old::new();
+    let path = old.path.clone();
+    let result =
+        std::thread::spawn(move || write_file(&path, &plan(), &mut |_, _| panic!("on purpose")))
+            .join();
+    assert!(result.is_err());
+    old.assert_intact();
+    write_file(&old.path, &plan(), &mut fill).unwrap();
+}
+
+#[test]
+fn one_writer_per_target() {
+    let old = Old::new();
+    let mut inner = None;
+    let result = write_file(&old.path, &plan(), &mut |i, w| {
+        inner = Some(write_file(&old.path, &plan(), &mut fill));
+        fill(i, w)
+    });
+    assert!(matches!(inner, Some(Err(Error::Request { .. }))));
+    result.unwrap();
+    assert_eq!(names(old.dir.path()), ["m.gguf"]);
+}
+
+/// Bytes that changed on their way to the disk are noticed before the old file is gone.
+#[test]
+fn damage_is_noticed() {
+    let old = Old::new();
+    let temp = old
+        .dir
+        .path()
+        .join(format!(".m.gguf.geb-partial-{}", std::process::id()));
+    let mut plan = plan();
+    // Larger than the write buffer, so that the first bytes are on disk when `fill` returns.
+    plan.push_tensor("big", Dtype::I8, [4 << 20])
+        .push_tensor("last", Dtype::I8, [1]);
+    let layout = plan.layout().unwrap();
+    let big = layout.tensors[2].clone();
+    for at in [
+        5,
+        40,
+        70,
+        layout.tensors[0].start - 1,
+        layout.tensors[0].start,
+        big.start - 1,
+        big.start + 9,
+    ] {
+        let result = write_file(&old.path, &plan, &mut |i, w| match i {
+            2 => w.write_all(&vec![3; 4 << 20]).map_err(Error::io("x")),
+            3 => {
+                let file = fs::OpenOptions::new()
+                    .read(true)
+                    .write(true)
+                    .open(&temp)
+                    .unwrap();
+                let mut byte = [0];
+                file.read_exact_at(&mut byte, at).unwrap();
+                file.write_all_at(&[byte[0] ^ 0x10], at).unwrap();
+                w.write_all(&[1]).map_err(Error::io("x"))
+            }
+            _ => fill(i, w),
+        });
+        assert!(
+            matches!(result, Err(Error::Verify(_) | Error::Format { .. })),
+            "byte {at}: {result:?}"
+        );
+        old.assert_intact();
+    }
+    // Replaced under its name while it is written.
+    let result = write_file(&old.path, &plan, &mut |i, w| match i {
+        2 => w.write_all(&vec![3; 4 << 20]).map_err(Error::io("x")),
+        3 => {
+            fs::remove_file(&temp).unwrap();
+            fs::write(&temp, "foreign").unwrap();
+            w.write_all(&[1]).map_err(Error::io("x"))
+        }
+        _ => fill(i, w),
+    });
+    assert!(result.is_err());
+    assert_eq!(fs::read(&old.path).unwrap(), b"old");
+}
+
+fn meta_value() -> impl Strategy<Value = MetaValue> {
+    let text = "\\PC{0,12}";
+    prop_oneof![
+        any::<u8>().prop_map(MetaValue::U8),
+        any::<i16>().prop_map(MetaValue::I16),
+        any::<u64>().prop_map(MetaValue::U64),
+        any::<f64>().prop_map(MetaValue::F64),
+        any::<bool>().prop_map(MetaValue::Bool),
+        text.prop_map(MetaValue::Str),
+        prop::collection::vec(any::<i8>(), 0..9).prop_map(MetaValue::I8s),
+        prop::collection::vec(any::<u16>(), 0..9).prop_map(MetaValue::U16s),
+        prop::collection::vec(any::<i32>(), 0..9).prop_map(MetaValue::I32s),
+        prop::collection::vec(any::<f32>(), 0..9).prop_map(MetaValue::F32s),
+        prop::collection::vec(any::<bool>(), 0..9).prop_map(MetaValue::Bools),
+        prop::collection::vec(any::<i64>(), 0..9).prop_map(MetaValue::I64s),
+        prop::collection::vec(text, 0..9).prop_map(MetaValue::Strs),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+    /// Any plan that can be laid out reads back as it was planned.
+    #[test]
+    fn round_trip(
+        keys in prop::collection::btree_map("[a-z.]{1,20}", meta_value(), 0..12),
+        tensors in prop::collection::btree_map(
+            "[a-z0-9._]{1,64}",
+            (0..Dtype::ALL.len(), 1..3u64, prop::collection::vec(1..4u64, 0..4)),
+            0..12,
+        ),
+        align in prop::sample::select(vec![8u32, 32, 256]),
+    ) {
+        let mut plan = Plan::default();
+        plan.metadata.extend(keys);
+        plan.set_meta("general.alignment", align);
+        for (name, (t, blocks, rest)) in tensors {
+            let dtype = Dtype::ALL[t];
+            let mut dims = vec![blocks * dtype.block_len() as u64];
+            dims.extend(rest);
+            plan.push_tensor(name, dtype, dims);
+        }
+        let layout = plan.layout().unwrap();
+        let bytes = |i: usize| (0..layout.tensors[i].end - layout.tensors[i].start).map(|b| (b as usize * 31 + i) as u8).collect::<Vec<_>>();
+        let mut out = Vec::new();
+        write_to(&mut out, &plan, &mut |i, w| w.write_all(&bytes(i)).map_err(Error::io("x"))).unwrap();
+        prop_assert_eq!(out.len() as u64, layout.file_bytes);
+        let file = GgufFile::from_bytes(out).unwrap();
+        let mut back = Plan::default();
+        back.copy_meta(&file, |_, _| true);
+        for (i, t) in file.tensors().enumerate() {
+            back.push_tensor(&t.info().name, t.dtype(), t.info().dims.clone());
+            prop_assert_eq!(t.bytes(), &bytes(i)[..]);
+        }
+        prop_assert_eq!(&format!("{back:?}"), &format!("{plan:?}"));
+        prop_assert!(file.index().warnings.is_empty());
+    }
+}
