@@ -12,7 +12,9 @@ pub mod generate;
 pub mod gguf;
 pub mod limits;
 pub mod mmap;
+pub mod sampler;
 pub mod scales;
+pub mod tokenizer;
 
 pub use geb_kernels as kernels;
 

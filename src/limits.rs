@@ -35,12 +35,24 @@ pub const MAX_ELEMENTS: u64 = 1 << 48;
 pub const MAX_VOCAB: usize = 1_048_576;
 /// Bytes of one token.
 pub const MAX_TOKEN_BYTES: usize = 64 << 10;
+/// Merges of a vocabulary; published ones have at most two per token.
+pub const MAX_MERGES: usize = 2 * MAX_VOCAB;
+/// Control and user-defined tokens of a vocabulary; published ones have a few thousand.
+pub const MAX_SPECIAL_TOKENS: usize = 65_536;
+/// Bytes of all their texts together; the matcher's size follows it.
+pub const MAX_SPECIAL_BYTES: usize = 4 << 20;
 /// Bytes of a chat template's source.
 pub const MAX_TEMPLATE_BYTES: usize = 256 << 10;
 /// Bytes a chat template may render.
 pub const MAX_RENDERED_BYTES: usize = 4 << 20;
 /// Steps a chat template may take.
 pub const TEMPLATE_FUEL: u64 = 1_000_000;
+/// Messages of a conversation.
+pub const MAX_MESSAGES: usize = 1_024;
+/// Blocks of a chat template inside each other.
+pub const MAX_TEMPLATE_RECURSION: usize = 100;
+/// Bytes of a role name.
+pub const MAX_ROLE_BYTES: usize = 64;
 /// Bytes of a prompt.
 pub const MAX_PROMPT_BYTES: usize = 1 << 20;
 /// Layers of a model.

@@ -1,0 +1,281 @@
+//! Text to token ids and back, built from the metadata of a GGUF file.
+//!
+//! `validate` reads and checks the keys, `vocab` holds the tokens, `special` finds special
+//! tokens in text, `spm` and `bpe` are the two algorithms, `pre` is the table of ways to
+//! cut text, `stream` turns ids into text. Algorithms see ordinary text only: whether the
+//! text of a control token is one is decided here and never inside them.
+
+mod bpe;
+mod pre;
+mod special;
+mod spm;
+mod stream;
+mod validate;
+mod vocab;
+
+use std::ops::Range;
+
+pub use stream::StreamDecoder;
+pub use vocab::{Kind, Vocab};
+
+use crate::error::{Error, Result};
+use crate::gguf::GgufFile;
+use crate::limits;
+use special::Special;
+use validate::{Algorithm, SpecialIds};
+
+/// An algorithm over ordinary text.
+trait Engine: Send + Sync {
+    /// Appends the ids of `text`, which follows the start or a special token.
+    fn encode(&self, vocab: &Vocab, text: &str, out: &mut Vec<u32>) -> Result<()>;
+    /// Appends the bytes that a token stands for.
+    fn append_bytes(&self, vocab: &Vocab, id: u32, out: &mut Vec<u8>);
+    /// Whether encoding puts a space before text that follows the start or a special token.
+    fn adds_space(&self) -> bool;
+}
+
+/// How to encode.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Encode {
+    /// Add the start and end tokens that the model asks for.
+    pub add_special: bool,
+    /// Recognise the texts of control tokens. Off for text that a user has written.
+    pub parse_special: bool,
+}
+
+/// A vocabulary with its algorithm.
+pub struct Tokenizer {
+    vocab: Vocab,
+    engine: Box<dyn Engine>,
+    special: Special,
+    ids: SpecialIds,
+    stop: Vec<u32>,
+    add_bos: bool,
+    add_eos: bool,
+    warnings: Vec<String>,
+}
+
+impl Tokenizer {
+    /// Builds the tokenizer of a file.
+    ///
+    /// # Errors
+    /// [`Error::Key`] names the first `tokenizer.*` key that breaks a rule,
+    /// [`Error::Unsupported`] an algorithm or a way to cut text that is not known.
+    pub fn from_gguf(file: &GgufFile) -> Result<Tokenizer> {
+        let algorithm = validate::algorithm(file)?;
+        let mut vocab = validate::vocab(file)?;
+        let ids = validate::special_ids(file, algorithm, vocab.len())?;
+        // Files without token types, or with wrong ones, call these normal; text must not
+        // become one of them.
+        for id in [ids.bos, ids.eos, ids.eot, ids.eom].into_iter().flatten() {
+            if vocab.kind(id) == Kind::Normal {
+                vocab.set_kind(id, Kind::Control);
+            }
+        }
+        let mut warnings = Vec::new();
+        let (engine, bos_default): (Box<dyn Engine>, bool) = match algorithm {
+            Algorithm::Spm => {
+                warn_about_normalizer(file, &mut warnings);
+                (Box::new(spm::Spm::from_gguf(file, &vocab, &ids)?), true)
+            }
+            Algorithm::ByteBpe => {
+                let (pre, warning) = bpe::pre_of(file)?;
+                warnings.extend(warning);
+                (
+                    Box::new(bpe::ByteBpe::from_gguf(file, &vocab, pre)?),
+                    pre.add_bos,
+                )
+            }
+        };
+        let stop = special::stop_ids(&vocab, &ids);
+        if stop.is_empty() {
+            return Err(Error::Key {
+                key: "tokenizer.ggml.eos_token_id".to_owned(),
+                value: "absent".to_owned(),
+                allowed: "the id of the token that ends a text".to_owned(),
+            });
+        }
+        Ok(Tokenizer {
+            add_bos: validate::add_token(
+                file,
+                "tokenizer.ggml.add_bos_token",
+                ids.bos,
+                bos_default,
+            )?,
+            add_eos: validate::add_token(file, "tokenizer.ggml.add_eos_token", ids.eos, false)?,
+            special: Special::new(&vocab)?,
+            vocab,
+            engine,
+            ids,
+            stop,
+            warnings,
+        })
+    }
+
+    /// Encodes a text.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for a text over [`limits::MAX_PROMPT_BYTES`], or one that a
+    /// vocabulary without byte and unknown tokens cannot express.
+    pub fn encode(&self, text: &str, opts: Encode) -> Result<Vec<u32>> {
+        let mut out = Vec::new();
+        out.extend(self.ids.bos.filter(|_| opts.add_special && self.add_bos));
+        let whole = 0..text.len();
+        let parse = if opts.parse_special {
+            std::slice::from_ref(&whole)
+        } else {
+            &[]
+        };
+        self.encode_parts(text, parse, &mut out)?;
+        out.extend(self.ids.eos.filter(|_| opts.add_special && self.add_eos));
+        Ok(out)
+    }
+
+    /// Encodes a text in which control tokens are recognised only inside the byte ranges
+    /// `parse` (in order). Text that is no special token is cut as one whole across the
+    /// borders of these ranges, so ids equal those of the full text wherever the other
+    /// parts hold no text of a control token.
+    pub(crate) fn encode_parts(
+        &self,
+        text: &str,
+        parse: &[Range<usize>],
+        out: &mut Vec<u32>,
+    ) -> Result<()> {
+        if text.len() > limits::MAX_PROMPT_BYTES {
+            return Err(Error::Request {
+                what: "prompt length".into(),
+                value: format!("{} bytes", text.len()),
+                allowed: format!("at most {} bytes", limits::MAX_PROMPT_BYTES),
+            });
+        }
+        let mut pos = 0;
+        for found in self.special.find_all(text, parse) {
+            self.engine
+                .encode(&self.vocab, &text[pos..found.range.start], out)?;
+            out.push(found.id);
+            pos = found.range.end;
+        }
+        self.engine.encode(&self.vocab, &text[pos..], out)
+    }
+
+    /// Byte ranges of the control tokens in `text`.
+    pub(crate) fn control_ranges(&self, text: &str) -> Vec<Range<usize>> {
+        let found = self
+            .special
+            .find_all(text, std::slice::from_ref(&(0..text.len())));
+        found
+            .into_iter()
+            .filter(|f| self.vocab.kind(f.id) != Kind::UserDefined)
+            .map(|f| f.range)
+            .collect()
+    }
+
+    /// The text of a sequence without its control tokens; broken characters become U+FFFD.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        self.decode_with(StreamDecoder::new(self, None, false), ids)
+    }
+
+    /// Like [`Tokenizer::decode`], with the texts of control tokens.
+    pub fn decode_with_control(&self, ids: &[u32]) -> String {
+        self.decode_with(StreamDecoder::new(self, None, true), ids)
+    }
+
+    fn decode_with(&self, mut stream: StreamDecoder<'_>, ids: &[u32]) -> String {
+        let mut out = String::new();
+        for &id in ids {
+            out.push_str(&stream.push(id));
+        }
+        out + &stream.finish()
+    }
+
+    /// A decoder for the tokens of a new text; control tokens are left out.
+    pub fn stream(&self) -> StreamDecoder<'_> {
+        StreamDecoder::new(self, None, false)
+    }
+
+    /// A decoder for tokens that continue a text whose last token is `previous`.
+    pub fn stream_after(&self, previous: Option<u32>) -> StreamDecoder<'_> {
+        StreamDecoder::new(self, previous, false)
+    }
+
+    /// The bytes of one token; empty for ids out of range. Control tokens give their text.
+    pub fn token_bytes(&self, id: u32) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.engine.append_bytes(&self.vocab, id, &mut out);
+        out
+    }
+
+    /// One token for display; bytes that are no complete character become U+FFFD.
+    pub fn piece(&self, id: u32) -> String {
+        String::from_utf8_lossy(&self.token_bytes(id)).into_owned()
+    }
+
+    /// Number of tokens, fillers included.
+    pub fn vocab_len(&self) -> usize {
+        self.vocab.len()
+    }
+
+    /// Texts and kinds as stored in the file.
+    pub fn vocab(&self) -> &Vocab {
+        &self.vocab
+    }
+
+    /// The token that starts a text.
+    pub fn bos(&self) -> Option<u32> {
+        self.ids.bos
+    }
+
+    /// The token that ends a text.
+    pub fn eos(&self) -> Option<u32> {
+        self.ids.eos
+    }
+
+    /// The filler of batches.
+    pub fn padding(&self) -> Option<u32> {
+        self.ids.padding
+    }
+
+    /// Whether generation ends with this token: end of text, of turn or of message.
+    pub fn is_stop(&self, id: u32) -> bool {
+        self.stop.binary_search(&id).is_ok()
+    }
+
+    /// All tokens that end generation, in increasing order.
+    pub fn stop_ids(&self) -> &[u32] {
+        &self.stop
+    }
+
+    /// Whether a token marks structure and is left out of decoded text.
+    pub fn is_control(&self, id: u32) -> bool {
+        self.vocab.kind(id) == Kind::Control
+    }
+
+    /// Whether [`Encode::add_special`] puts the start token in front.
+    pub fn add_bos(&self) -> bool {
+        self.add_bos
+    }
+
+    /// Whether [`Encode::add_special`] puts the end token behind.
+    pub fn add_eos(&self) -> bool {
+        self.add_eos
+    }
+
+    /// What a user should know about this file, one sentence each.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+}
+
+/// SentencePiece files may ask for text normalisation, for which this runtime has no table.
+fn warn_about_normalizer(file: &GgufFile, warnings: &mut Vec<String>) {
+    const MAP: &str = "tokenizer.ggml.precompiled_charsmap";
+    const COLLAPSE: &str = "tokenizer.ggml.remove_extra_whitespaces";
+    if file.get(MAP).is_some() {
+        warnings.push(format!("{MAP} is ignored: text is not normalised"));
+    }
+    if file.bool(COLLAPSE).ok().flatten() == Some(true) {
+        warnings.push(format!(
+            "{COLLAPSE} is ignored: spaces are kept as they are"
+        ));
+    }
+}

@@ -1,0 +1,86 @@
+//! Turning ids back into text, one at a time, without ever emitting half a character.
+
+use super::Tokenizer;
+use super::vocab::Kind;
+
+/// Decodes a growing sequence of tokens. Bytes that may still become a character are held
+/// back; bytes that cannot become one are replaced by U+FFFD, as
+/// [`String::from_utf8_lossy`] does.
+pub struct StreamDecoder<'t> {
+    tokenizer: &'t Tokenizer,
+    pending: Vec<u8>,
+    /// The next token follows the start or a special token, where a space was put in.
+    after_special: bool,
+    show_control: bool,
+}
+
+impl<'t> StreamDecoder<'t> {
+    pub(super) fn new(tokenizer: &'t Tokenizer, previous: Option<u32>, show_control: bool) -> Self {
+        let after_special = previous.is_none_or(|id| tokenizer.is_special(id));
+        StreamDecoder {
+            tokenizer,
+            pending: Vec::new(),
+            after_special,
+            show_control,
+        }
+    }
+
+    /// Adds a token; returns the text that is complete now (often empty, never broken).
+    pub fn push(&mut self, id: u32) -> String {
+        let tokenizer = self.tokenizer;
+        if self.show_control || !tokenizer.is_control(id) {
+            let start = self.pending.len();
+            tokenizer
+                .engine
+                .append_bytes(&tokenizer.vocab, id, &mut self.pending);
+            let space =
+                self.after_special && tokenizer.engine.adds_space() && !tokenizer.is_special(id);
+            if space && self.pending.get(start) == Some(&b' ') {
+                self.pending.remove(start);
+            }
+        }
+        self.after_special = tokenizer.is_special(id);
+        let mut out = String::new();
+        let held = drain_complete(&self.pending, &mut out);
+        self.pending.drain(..self.pending.len() - held);
+        out
+    }
+
+    /// Ends the sequence: an unfinished character becomes U+FFFD.
+    pub fn finish(&mut self) -> String {
+        self.after_special = true;
+        String::from_utf8_lossy(&std::mem::take(&mut self.pending)).into_owned()
+    }
+}
+
+/// Appends all complete text of `bytes` to `out` and returns how many bytes at the end may
+/// still become a character.
+fn drain_complete(mut bytes: &[u8], out: &mut String) -> usize {
+    loop {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => {
+                out.push_str(text);
+                return 0;
+            }
+            Err(e) => {
+                let (good, rest) = bytes.split_at(e.valid_up_to());
+                out.push_str(&String::from_utf8_lossy(good));
+                let Some(bad) = e.error_len() else {
+                    return rest.len();
+                };
+                out.push('\u{FFFD}');
+                bytes = &rest[bad..];
+            }
+        }
+    }
+}
+
+impl Tokenizer {
+    /// Whether a token is found in text before the algorithm runs; text after it starts anew.
+    pub(super) fn is_special(&self, id: u32) -> bool {
+        matches!(
+            self.vocab.kind(id),
+            Kind::Control | Kind::Unknown | Kind::UserDefined
+        )
+    }
+}

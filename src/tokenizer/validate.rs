@@ -1,0 +1,286 @@
+//! Reads the tokenizer keys of a file. Everything is checked here, before any algorithm
+//! sees it; each rule names the key, the value found and what was allowed.
+
+use std::collections::HashMap;
+
+use super::vocab::{Kind, Lookup, Vocab};
+use crate::error::{Error, Result};
+use crate::gguf::{ArrayRef, GgufFile, Value, ValueType};
+use crate::limits;
+
+pub(super) const TOKENS: &str = "tokenizer.ggml.tokens";
+pub(super) const SCORES: &str = "tokenizer.ggml.scores";
+pub(super) const TYPES: &str = "tokenizer.ggml.token_type";
+pub(super) const MERGES: &str = "tokenizer.ggml.merges";
+
+/// The algorithms behind `tokenizer.ggml.model`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Algorithm {
+    /// `llama`: SentencePiece BPE.
+    Spm,
+    /// `gpt2`: byte-level BPE.
+    ByteBpe,
+}
+
+/// Special ids; all are below the vocabulary's length.
+#[derive(Clone, Debug, Default)]
+pub(super) struct SpecialIds {
+    pub bos: Option<u32>,
+    pub eos: Option<u32>,
+    pub eot: Option<u32>,
+    pub eom: Option<u32>,
+    pub unknown: Option<u32>,
+    pub padding: Option<u32>,
+}
+
+fn key_error(key: &str, value: impl ToString, allowed: impl ToString) -> Error {
+    Error::Key {
+        key: key.to_owned(),
+        value: value.to_string(),
+        allowed: allowed.to_string(),
+    }
+}
+
+/// `tokenizer.ggml.model`.
+pub(super) fn algorithm(file: &GgufFile) -> Result<Algorithm> {
+    const KEY: &str = "tokenizer.ggml.model";
+    match GgufFile::require(KEY, file.str(KEY)?)? {
+        "llama" => Ok(Algorithm::Spm),
+        "gpt2" => Ok(Algorithm::ByteBpe),
+        other => Err(Error::Unsupported {
+            what: "tokenizer model",
+            value: other.to_owned(),
+            known: "llama, gpt2".to_owned(),
+        }),
+    }
+}
+
+/// Tokens and their kinds.
+pub(super) fn vocab(file: &GgufFile) -> Result<Vocab> {
+    let tokens = GgufFile::require(TOKENS, file.array(TOKENS, ValueType::Str)?)?;
+    if tokens.len == 0 || tokens.len > limits::MAX_VOCAB {
+        let allowed = format!("1 to {} tokens", limits::MAX_VOCAB);
+        return Err(key_error(TOKENS, format!("{} tokens", tokens.len), allowed));
+    }
+    // Each string has an eight-byte length in the file; the rest is text.
+    let text_bytes = tokens.raw().len().saturating_sub(8 * tokens.len);
+    if u32::try_from(text_bytes).is_err() {
+        return Err(key_error(
+            TOKENS,
+            format!("{text_bytes} bytes"),
+            "at most 2^32 - 1 bytes",
+        ));
+    }
+    let mut vocab = Vocab::with_capacity(tokens.len, text_bytes);
+    for (i, value) in tokens.iter().enumerate() {
+        let Value::Str(text) = value else { continue };
+        if text.len() > limits::MAX_TOKEN_BYTES {
+            let allowed = format!("at most {} bytes", limits::MAX_TOKEN_BYTES);
+            return Err(key_error(
+                TOKENS,
+                format!("token {i} of {} bytes", text.len()),
+                allowed,
+            ));
+        }
+        vocab.push(text);
+    }
+    if let Some(types) = file.array(TYPES, ValueType::I32)? {
+        same_length(TYPES, types, vocab.len())?;
+        for (id, value) in (0u32..).zip(numbers(types)) {
+            let kind = Kind::from_id(i32::from_le_bytes(value));
+            let kind = kind.ok_or_else(|| {
+                let found = format!("{} for token {id}", i32::from_le_bytes(value));
+                key_error(TYPES, found, "1 to 6")
+            })?;
+            vocab.set_kind(id, kind);
+        }
+    }
+    Ok(vocab)
+}
+
+fn same_length(key: &str, array: ArrayRef<'_>, len: usize) -> Result<()> {
+    if array.len == len {
+        return Ok(());
+    }
+    Err(key_error(
+        key,
+        format!("{} elements", array.len),
+        format!("{len}, one per token"),
+    ))
+}
+
+/// The four-byte elements of a number array.
+fn numbers(array: ArrayRef<'_>) -> impl Iterator<Item = [u8; 4]> + '_ {
+    array.raw().as_chunks::<4>().0.iter().copied()
+}
+
+/// `tokenizer.ggml.scores`, one finite number per token.
+pub(super) fn scores(file: &GgufFile, len: usize) -> Result<Vec<f32>> {
+    let array = GgufFile::require(SCORES, file.array(SCORES, ValueType::F32)?)?;
+    same_length(SCORES, array, len)?;
+    let mut out = Vec::with_capacity(len);
+    for (i, bytes) in numbers(array).enumerate() {
+        let score = f32::from_le_bytes(bytes);
+        if !score.is_finite() {
+            return Err(key_error(
+                SCORES,
+                format!("{score} for token {i}"),
+                "finite numbers",
+            ));
+        }
+        // Adding zero turns -0.0 into 0.0, so that equal scores also compare equal by bits.
+        out.push(score + 0.0);
+    }
+    Ok(out)
+}
+
+/// Checks that no two normal tokens have the same text and returns the lookup table over
+/// the tokens that text can become: normal, user-defined and unused ones.
+pub(super) fn lookup(vocab: &Vocab) -> Result<Lookup> {
+    let mut table = Lookup::with_capacity(vocab.len());
+    // Normal tokens first: a filler of the same text must not hide one.
+    for (id, text, kind) in vocab.iter() {
+        if kind == Kind::Normal
+            && !text.is_empty()
+            && let Err(first) = table.insert(vocab, id)
+        {
+            let found = format!("{text:?} twice (tokens {first} and {id})");
+            return Err(key_error(
+                TOKENS,
+                found,
+                "normal tokens with different texts",
+            ));
+        }
+    }
+    for (id, text, kind) in vocab.iter() {
+        if matches!(kind, Kind::UserDefined | Kind::Unused) && !text.is_empty() {
+            // The first one wins.
+            let _ = table.insert(vocab, id);
+        }
+    }
+    Ok(table)
+}
+
+/// Ids of the byte tokens, by byte. Texts are exactly `<0x`, two hex digits, `>`.
+pub(super) fn byte_tokens(vocab: &Vocab) -> Result<[Option<u32>; 256]> {
+    let mut out = [None; 256];
+    for (id, text, kind) in vocab.iter() {
+        if kind != Kind::Byte {
+            continue;
+        }
+        let byte = match *text.as_bytes() {
+            [b'<', b'0', b'x', high, low, b'>'] => hex(high).zip(hex(low)).map(|(h, l)| h << 4 | l),
+            _ => None,
+        };
+        let byte = byte.ok_or_else(|| {
+            key_error(
+                TOKENS,
+                format!("{text:?} for byte token {id}"),
+                "<0xNN> with two hex digits",
+            )
+        })?;
+        if let Some(first) = out[usize::from(byte)].replace(id) {
+            let found = format!("{text:?} twice (tokens {first} and {id})");
+            return Err(key_error(TOKENS, found, "one token per byte"));
+        }
+    }
+    Ok(out)
+}
+
+fn hex(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        b'A'..=b'F' => Some(digit - b'A' + 10),
+        _ => None,
+    }
+}
+
+/// All keys `tokenizer.ggml.*_token_id`, each below the vocabulary's length.
+pub(super) fn special_ids(file: &GgufFile, algorithm: Algorithm, len: usize) -> Result<SpecialIds> {
+    let max = len as u64 - 1;
+    let mut ids = SpecialIds::default();
+    for (key, _) in file.metadata() {
+        let Some(name) = key
+            .strip_prefix("tokenizer.ggml.")
+            .and_then(|k| k.strip_suffix("_token_id"))
+        else {
+            continue;
+        };
+        let id = file.int(key, 0..=max)?.map(|id| id as u32);
+        match name {
+            "bos" => ids.bos = id,
+            "eos" => ids.eos = id,
+            "eot" => ids.eot = id,
+            "eom" => ids.eom = id,
+            "unknown" => ids.unknown = id,
+            "padding" => ids.padding = id,
+            _ => {}
+        }
+    }
+    if algorithm == Algorithm::Spm && len > 2 {
+        // Every SentencePiece vocabulary starts with these three (ARCHITECTURE of the format).
+        ids.bos.get_or_insert(1);
+        ids.eos.get_or_insert(2);
+        ids.unknown.get_or_insert(0);
+    }
+    Ok(ids)
+}
+
+/// A key that asks for a token to be added, with the id it needs.
+pub(super) fn add_token(
+    file: &GgufFile,
+    key: &str,
+    id: Option<u32>,
+    default: bool,
+) -> Result<bool> {
+    match (file.bool(key)?, id) {
+        (Some(true), None) => Err(key_error(
+            key,
+            "true without the token's id",
+            "true only if the id is given",
+        )),
+        (Some(add), _) => Ok(add),
+        (None, id) => Ok(default && id.is_some()),
+    }
+}
+
+/// Merges as pairs of texts. Both parts and the joined text are in `known`.
+pub(super) fn merges(file: &GgufFile, known: &HashMap<&str, u32>) -> Result<Vec<(String, String)>> {
+    let array = GgufFile::require(MERGES, file.array(MERGES, ValueType::Str)?)?;
+    if array.len > limits::MAX_MERGES {
+        let allowed = format!("at most {}", limits::MAX_MERGES);
+        return Err(key_error(MERGES, format!("{} merges", array.len), allowed));
+    }
+    let mut out = Vec::with_capacity(array.len);
+    let mut joined = String::new();
+    for (i, value) in array.iter().enumerate() {
+        let Value::Str(line) = value else { continue };
+        // A part is never empty, and a space inside a part is written as another character.
+        let parts = line
+            .split_once(' ')
+            .filter(|(a, b)| !a.is_empty() && !b.is_empty() && !b.contains(' '));
+        let Some((a, b)) = parts else {
+            return Err(key_error(
+                MERGES,
+                format!("{line:?} (merge {i})"),
+                "two parts with one space between",
+            ));
+        };
+        joined.clear();
+        joined.push_str(a);
+        joined.push_str(b);
+        for text in [a, b, joined.as_str()] {
+            if !known.contains_key(text) {
+                let found = format!("{line:?} (merge {i})");
+                return Err(key_error(
+                    MERGES,
+                    found,
+                    format!("texts of tokens; {text:?} is none"),
+                ));
+            }
+        }
+        out.push((a.to_owned(), b.to_owned()));
+    }
+    Ok(out)
+}

@@ -1,0 +1,91 @@
+//! Published vocabularies: ids must equal those stored beside them.
+//!
+//! Set `GEB_VOCABS` to a folder of `ggml-vocab-*.gguf` files with their `.inp` and `.out`
+//! pairs. Texts are separated by a line `__ggml_vocab_test__`; ids stand one text per line.
+
+use std::path::{Path, PathBuf};
+
+use geb::Error;
+use geb::gguf::{GgufFile, Load};
+use geb::tokenizer::{Encode, Tokenizer};
+
+/// Vocabularies whose algorithm is not ours; they must be refused by name.
+const REFUSED: [&str; 4] = ["bert-bge", "deepseek-llm", "gemma-4", "nomic-bert-moe"];
+
+fn companion(path: &Path, extension: &str) -> Option<String> {
+    std::fs::read_to_string(format!("{}.{extension}", path.display())).ok()
+}
+
+/// Returns (equal, different) texts.
+fn compare(tokenizer: &Tokenizer, path: &Path) -> (usize, usize) {
+    let (Some(texts), Some(ids)) = (companion(path, "inp"), companion(path, "out")) else {
+        return (0, 0);
+    };
+    let (mut equal, mut different) = (0, 0);
+    for (text, line) in texts.split("\n__ggml_vocab_test__\n").zip(ids.lines()) {
+        let expected: Vec<u32> = line
+            .split_whitespace()
+            .map(|id| id.parse().expect("an id"))
+            .collect();
+        let found = tokenizer.encode(text, Encode::default()).expect("encodes");
+        if found == expected {
+            equal += 1;
+        } else {
+            different += 1;
+            println!(
+                "{}: {text:?}\n  found    {found:?}\n  expected {expected:?}",
+                path.display()
+            );
+        }
+        assert_eq!(tokenizer.decode(&found), text, "{}", path.display());
+    }
+    (equal, different)
+}
+
+#[test]
+fn published_vocabularies_give_their_published_ids() {
+    let Some(folder) = std::env::var_os("GEB_VOCABS").map(PathBuf::from) else {
+        println!("not run: GEB_VOCABS does not name a folder of vocabularies");
+        return;
+    };
+    let mut differences = 0;
+    let mut files: Vec<PathBuf> = std::fs::read_dir(&folder)
+        .expect("a folder")
+        .map(|e| e.expect("an entry").path())
+        .collect();
+    files.retain(|p| p.extension().is_some_and(|e| e == "gguf"));
+    files.sort();
+    for path in &files {
+        let name = path
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .replace("ggml-vocab-", "");
+        let start = std::time::Instant::now();
+        let file = GgufFile::open(path, Load::Map).expect("a valid file");
+        let opened = start.elapsed();
+        match Tokenizer::from_gguf(&file) {
+            Ok(tokenizer) => {
+                let built = start.elapsed() - opened;
+                let (equal, different) = compare(&tokenizer, path);
+                println!(
+                    "{name}: {equal} equal, {different} different; {} tokens, file {opened:?}, tokenizer {built:?} {:?}",
+                    tokenizer.vocab_len(),
+                    tokenizer.warnings()
+                );
+                differences += different;
+                assert!(
+                    !REFUSED.contains(&name.as_str()),
+                    "{name} was expected to be refused"
+                );
+            }
+            Err(error @ Error::Unsupported { .. }) => {
+                println!("{name}: {error}");
+                assert!(REFUSED.contains(&name.as_str()), "{name}: {error}");
+            }
+            Err(error) => panic!("{name}: {error}"),
+        }
+    }
+    assert!(!files.is_empty(), "no vocabulary in {}", folder.display());
+    assert_eq!(differences, 0);
+}
