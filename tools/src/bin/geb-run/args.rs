@@ -121,7 +121,7 @@ pub struct CpuArgs {
 #[derive(Debug, Args, Clone)]
 pub struct SamplingArgs {
     /// 0 always takes the most probable token; higher is more varied
-    #[arg(long, alias = "temperature", value_name = "T", default_value_t = 0.7, help_heading = "Sampling")]
+    #[arg(long, alias = "temperature", value_name = "T", default_value_t = 0.8, help_heading = "Sampling")]
     pub temp: f32,
     /// Choose among the K most probable tokens (0: all)
     #[arg(long, value_name = "K", default_value_t = 40, help_heading = "Sampling", hide_short_help = true)]

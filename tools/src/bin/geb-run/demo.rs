@@ -161,13 +161,23 @@ fn quantize_all(
         interrupt.check()?;
         let path = target.join(format!("geb-nano-{}.gguf", dtype.name()));
         let start = Instant::now();
-        convert::convert(&source, &path, &convert::Options { dtype, ..Default::default() }, &mut convert::Silent)?;
+        let options = convert::Options { dtype, threads: args.threads.map(|t| t as usize), ..Default::default() };
+        convert::convert(&source, &path, &options, &mut Stoppable(interrupt))?;
         let took = start.elapsed();
         let size = std::fs::metadata(&path).map_or(0, |m| m.len());
         say(format!("  {:<5} {:>8}  converted in {}", dtype.name(), bytes(size), seconds(took)));
         files.push(Made { dtype, path, took });
     }
     Ok(files)
+}
+
+/// Lets Ctrl-C end a conversion.
+struct Stoppable<'a>(&'a Interrupt);
+
+impl convert::Progress for Stoppable<'_> {
+    fn cancelled(&self) -> bool {
+        self.0.pressed()
+    }
 }
 
 fn open(path: &Path, args: &DemoArgs, interrupt: &Interrupt) -> Outcome<Session> {

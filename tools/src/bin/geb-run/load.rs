@@ -8,7 +8,7 @@ use geb::chat::{ChatTemplate, Message};
 use geb::gguf::{GgufFile, Load};
 use geb::model::Model;
 use geb::sampler::SamplerOptions;
-use geb::session::{KvType, Session, SessionOptions};
+use geb::session::{KvChoice, Session, SessionOptions};
 use geb::tokenizer::Tokenizer;
 
 use crate::args::{CpuArgs, KvHow, LoadHow, ModelArgs, SamplingArgs, TemplateArgs};
@@ -81,9 +81,9 @@ pub fn session_options(cpu: &CpuArgs, interrupt: &Interrupt) -> Outcome<SessionO
         threads: cpu.threads.map_or(defaults.threads, |t| t as usize),
         ctx: cpu.ctx.map(|c| c as usize),
         kv: match cpu.kv {
-            KvHow::Auto => KvType::Auto,
-            KvHow::F16 => KvType::F16,
-            KvHow::F32 => KvType::F32,
+            KvHow::Auto => KvChoice::Auto,
+            KvHow::F16 => KvChoice::F16,
+            KvHow::F32 => KvChoice::F32,
         },
         level,
         cancel: Some(interrupt.flag()),
