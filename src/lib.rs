@@ -6,6 +6,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod chat;
 pub mod error;
 pub mod eval;
 pub mod generate;

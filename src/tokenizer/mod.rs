@@ -19,7 +19,7 @@ pub use stream::StreamDecoder;
 pub use vocab::{Kind, Vocab};
 
 use crate::error::{Error, Result};
-use crate::gguf::GgufFile;
+use crate::gguf::{GgufFile, Value};
 use crate::limits;
 use special::Special;
 use validate::{Algorithm, SpecialIds};
@@ -264,6 +264,27 @@ impl Tokenizer {
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
+}
+
+/// Texts of the special tokens under the names that chat templates use.
+pub(crate) fn special_texts(file: &GgufFile) -> Result<Vec<(&'static str, String)>> {
+    let algorithm = validate::algorithm(file)?;
+    let tokens = validate::tokens(file)?;
+    let ids = validate::special_ids(file, algorithm, tokens.len)?;
+    let wanted = [
+        ("bos_token", ids.bos),
+        ("eos_token", ids.eos),
+        ("unk_token", ids.unknown),
+        ("pad_token", ids.padding),
+    ];
+    let named = wanted
+        .into_iter()
+        .filter_map(|(name, id)| Some((name, id?)));
+    let text = |id: u32| match tokens.iter().nth(id as usize) {
+        Some(Value::Str(text)) => text.to_owned(),
+        _ => String::new(),
+    };
+    Ok(named.map(|(name, id)| (name, text(id))).collect())
 }
 
 /// SentencePiece files may ask for text normalisation, for which this runtime has no table.

@@ -55,13 +55,19 @@ pub(super) fn algorithm(file: &GgufFile) -> Result<Algorithm> {
     }
 }
 
-/// Tokens and their kinds.
-pub(super) fn vocab(file: &GgufFile) -> Result<Vocab> {
+/// `tokenizer.ggml.tokens`.
+pub(super) fn tokens(file: &GgufFile) -> Result<ArrayRef<'_>> {
     let tokens = GgufFile::require(TOKENS, file.array(TOKENS, ValueType::Str)?)?;
     if tokens.len == 0 || tokens.len > limits::MAX_VOCAB {
         let allowed = format!("1 to {} tokens", limits::MAX_VOCAB);
         return Err(key_error(TOKENS, format!("{} tokens", tokens.len), allowed));
     }
+    Ok(tokens)
+}
+
+/// Tokens and their kinds.
+pub(super) fn vocab(file: &GgufFile) -> Result<Vocab> {
+    let tokens = tokens(file)?;
     // Each string has an eight-byte length in the file; the rest is text.
     let text_bytes = tokens.raw().len().saturating_sub(8 * tokens.len);
     if u32::try_from(text_bytes).is_err() {
