@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use rustyline::config::{Behavior, Config};
 use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
-use rustyline::{Cmd, Editor, EventHandler, KeyEvent};
+use rustyline::Editor;
 
 use crate::report::{Failure, Outcome, note};
 
@@ -47,7 +47,6 @@ impl Input {
         match Editor::with_config(config) {
             Err(_) => lines(),
             Ok(mut editor) => {
-                editor.bind_sequence(KeyEvent::alt('\r'), EventHandler::Simple(Cmd::Newline));
                 let history = history_file();
                 if let Some(file) = &history {
                     _ = editor.load_history(file);

@@ -28,8 +28,6 @@ pub struct Opened {
 pub struct Loaded {
     /// The file.
     pub opened: Opened,
-    /// Graph and weights.
-    pub model: Arc<Model>,
     /// State and threads.
     pub session: Session,
     /// Time from opening the file to a session.
@@ -66,8 +64,8 @@ pub fn at(path: &Path, e: geb::Error) -> Failure {
 pub fn load(opened: Opened, cpu: &CpuArgs, interrupt: &Interrupt, started: Instant) -> Outcome<Loaded> {
     let options = session_options(cpu, interrupt)?;
     let model = Model::load(opened.file.clone()).map_err(|e| at(&opened.path, e))?;
-    let session = Session::new(model.clone(), &options).map_err(|e| at(&opened.path, e))?;
-    Ok(Loaded { opened, model, session, load: started.elapsed() })
+    let session = Session::new(model, &options).map_err(|e| at(&opened.path, e))?;
+    Ok(Loaded { opened, session, load: started.elapsed() })
 }
 
 /// Session options from flags.

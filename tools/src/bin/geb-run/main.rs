@@ -38,7 +38,7 @@ fn main() {
 /// Parses, runs, and turns the outcome into an exit code.
 fn start() -> i32 {
     let typed = with_default_command(std::env::args_os().collect());
-    let command = Cli::command().version(version()).mut_subcommands(threads_help);
+    let command = Cli::command().version(&*version().leak()).mut_subcommands(threads_help);
     let parsed = command.try_get_matches_from(typed).and_then(|m| Cli::from_arg_matches(&m));
     match parsed {
         Ok(cli) => match run(&cli.command) {
