@@ -121,7 +121,10 @@ impl Error {
     pub fn exit_code(&self) -> i32 {
         match self {
             Self::Format { .. }
-            | Self::Type { source: TypeIdError::Unknown(_), .. }
+            | Self::Type {
+                source: TypeIdError::Unknown(_),
+                ..
+            }
             | Self::Key { .. }
             | Self::Tensors(_)
             | Self::Checkpoint { .. }

@@ -6,6 +6,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod cache;
 pub mod chat;
 pub mod error;
 pub mod eval;
@@ -13,11 +14,13 @@ pub mod generate;
 pub mod gguf;
 pub mod limits;
 pub mod mmap;
+pub mod model;
 pub mod sampler;
 pub mod scales;
+pub mod session;
+pub mod threads;
 pub mod tokenizer;
 
-pub use geb_kernels as kernels;
-
 pub use error::{Error, Result};
+pub use geb_kernels as kernels;
 pub use geb_kernels::dtype::Dtype;

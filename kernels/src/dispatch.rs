@@ -4,9 +4,13 @@
 //! fills the level's table. A new format is one line in `formats!`; a new level one `level!`.
 
 use crate::acts::ActKind;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+use crate::float::Fused;
+use crate::float::{AttnQuery, AttnScratch, FloatOps, KvView, Plain};
 use crate::format::{Blocks, FloatFormat, QuantFormat, float, q4, q8};
 use crate::kernels::{DECODE_MAX, FormatOps, INT_ROWS, Kernels, Limits};
 use crate::level::Level;
+use crate::mat::MatMut;
 use crate::ops::{DecodeJob, FillJob, MultiplyJob, UnpackJob};
 
 /// The formats, in terms of the two row constructors a level defines.
@@ -28,7 +32,7 @@ macro_rules! formats {
 /// `rows` is how many weight rows the decode kernels take at once, for 1..=2 and for 3..=4
 /// tokens; `tile` the most tokens of an integer and of a float tile.
 macro_rules! level {
-    ($module:ident, $level:ident, $isa:path, rows $few:literal $more:literal,
+    ($module:ident, $level:ident, $isa:path, $math:ident, rows $few:literal $more:literal,
      tile $int:literal $float:literal $(, features $features:literal)?) => {
         mod $module {
             use super::*;
@@ -92,6 +96,37 @@ macro_rules! level {
                 unsafe { ops::float::multiply::<Token, $float>(TOKEN, job) }
             }
 
+            $(#[target_feature(enable = $features)])?
+            unsafe fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+                crate::float::rms_norm::<$math>(x, weight, eps, out);
+            }
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn add(x: &mut [f32], y: &[f32]) {
+                crate::float::add(x, y);
+            }
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn silu_mul(gate: &mut [f32], up: &[f32]) {
+                crate::float::silu_mul::<$math>(gate, up);
+            }
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn rope(head: &mut [f32], cos: &[f32], sin: &[f32], adjacent: bool) {
+                crate::float::rope::<$math>(head, cos, sin, adjacent);
+            }
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn attend(
+                a: AttnQuery<'_>,
+                k: KvView<'_>,
+                v: KvView<'_>,
+                out: MatMut<'_>,
+                scratch: &mut AttnScratch,
+            ) {
+                crate::float::attend::<$math>(a, k, v, out, scratch);
+            }
+
             const fn quant_row<F: QuantFormat>() -> FormatOps {
                 FormatOps {
                     dtype: F::DTYPE,
@@ -141,48 +176,49 @@ macro_rules! level {
                 },
                 formats: formats!(float_row, quant_row),
                 fill,
+                float: FloatOps { rms_norm, add, silu_mul, rope, attend },
             };
         }
     };
 }
 
-level!(scalar, Scalar, crate::isa::scalar::Scalar, rows 1 1, tile 4 4);
+level!(scalar, Scalar, crate::isa::scalar::Scalar, Plain, rows 1 1, tile 4 4);
 
-#[cfg(any())]
-level!(avx2, Avx2, crate::isa::x86::Avx2, rows 2 1, tile 4 6, features "avx2,fma,f16c");
-#[cfg(any())]
-level!(avxvnni, AvxVnni, crate::isa::x86::AvxVnni, rows 2 1, tile 6 6,
+#[cfg(target_arch = "x86_64")]
+level!(avx2, Avx2, crate::isa::x86::Avx2, Fused, rows 2 1, tile 4 6, features "avx2,fma,f16c");
+#[cfg(target_arch = "x86_64")]
+level!(avxvnni, AvxVnni, crate::isa::x86::AvxVnni, Fused, rows 2 1, tile 6 6,
     features "avx2,fma,f16c,avxvnni");
-#[cfg(any())]
-level!(avx512vnni, Avx512Vnni, crate::isa::x86_512::Avx512, rows 4 2, tile 14 12,
+#[cfg(target_arch = "x86_64")]
+level!(avx512vnni, Avx512Vnni, crate::isa::x86_512::Avx512, Fused, rows 4 2, tile 14 12,
     features "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vnni");
 
-#[cfg(any())]
-level!(neon, Neon, crate::isa::neon::Neon, rows 4 2, tile 4 4, features "neon");
-#[cfg(any())]
-level!(neondot, NeonDot, crate::isa::neon::NeonDot, rows 4 2, tile 6 6,
+#[cfg(target_arch = "aarch64")]
+level!(neon, Neon, crate::isa::neon::Neon, Fused, rows 4 2, tile 4 4, features "neon");
+#[cfg(target_arch = "aarch64")]
+level!(neondot, NeonDot, crate::isa::neon::NeonDot, Fused, rows 4 2, tile 6 6,
     features "neon,dotprod");
 // The int8 matrix product adds other lanes together, so it would need its own panel. Until that
 // exists the level runs the `sdot` kernels.
-#[cfg(any())]
-level!(neoni8mm, NeonI8mm, crate::isa::neon::NeonDot, rows 4 2, tile 6 6,
+#[cfg(target_arch = "aarch64")]
+level!(neoni8mm, NeonI8mm, crate::isa::neon::NeonDot, Fused, rows 4 2, tile 6 6,
     features "neon,dotprod,i8mm");
 
 /// The kernels of a level, if this build has them. Whether the machine does is the caller's check.
 pub(crate) fn table(level: Level) -> Option<&'static Kernels> {
     match level {
         Level::Scalar => Some(&scalar::KERNELS),
-        #[cfg(any())]
+        #[cfg(target_arch = "x86_64")]
         Level::Avx2 => Some(&avx2::KERNELS),
-        #[cfg(any())]
+        #[cfg(target_arch = "x86_64")]
         Level::AvxVnni => Some(&avxvnni::KERNELS),
-        #[cfg(any())]
+        #[cfg(target_arch = "x86_64")]
         Level::Avx512Vnni => Some(&avx512vnni::KERNELS),
-        #[cfg(any())]
+        #[cfg(target_arch = "aarch64")]
         Level::Neon => Some(&neon::KERNELS),
-        #[cfg(any())]
+        #[cfg(target_arch = "aarch64")]
         Level::NeonDot => Some(&neondot::KERNELS),
-        #[cfg(any())]
+        #[cfg(target_arch = "aarch64")]
         Level::NeonI8mm => Some(&neoni8mm::KERNELS),
         #[allow(unreachable_patterns)]
         _ => None,

@@ -54,6 +54,7 @@ pub struct Kernels {
     pub(crate) limits: Limits,
     pub(crate) formats: &'static [FormatOps],
     pub(crate) fill: unsafe fn(&mut FillJob),
+    pub(crate) float: crate::float::FloatOps,
 }
 
 /// Working memory of one thread: a decoded panel of weights. Grows once.

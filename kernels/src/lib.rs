@@ -2,7 +2,7 @@
 //!
 //! What is here: the table of tensor types, encoding and decoding of blocks, and products of
 //! quantized (or float) weights with activations, for every instruction set level. What is not:
-//! files, models, threads.
+//! files, models.
 //!
 //! ```
 //! use geb_kernels::{Activations, Kernels, MatMut, Scratch, dtype::Dtype};
@@ -25,19 +25,22 @@
 //!
 //! Three layers, each knowing only its own subject: `isa` (vector operations, no formats),
 //! `format` (block layouts, no intrinsics), `ops` (one generic loop per operation). `dispatch`
-//! stamps them together.
+//! stamps them together. Beside the products, `float` has norms, gates, rope and attention, and
+//! `team` the threads of a forward pass.
 
 mod acts;
 mod aligned;
 mod dispatch;
 pub mod dtype;
+pub mod float;
 mod format;
 mod isa;
 mod kernels;
 pub mod level;
-mod mat;
+pub mod mat;
 mod ops;
 pub mod reference;
+pub mod team;
 
 pub use acts::{ActKind, ActShape, Activations, GROUP};
 pub use kernels::{Kernels, Scratch};

@@ -13,11 +13,11 @@
 use crate::acts::UNIT;
 
 pub(crate) mod scalar;
-#[cfg(any())]
+#[cfg(target_arch = "aarch64")]
 pub(crate) mod neon;
-#[cfg(any())]
+#[cfg(target_arch = "x86_64")]
 pub(crate) mod x86;
-#[cfg(any())]
+#[cfg(target_arch = "x86_64")]
 pub(crate) mod x86_512;
 
 /// Bytes that one row of a decoded 256-weight unit takes in the unpacking buffer: per half 64

@@ -1,0 +1,110 @@
+#!/usr/bin/env python3
+"""Speed beside llama.cpp, in one interleaved run.
+
+    python3 benches/peers/run.py [--rounds 5] [--threads 2] [--models DIR] [--out docs/performance.md]
+
+Builds geb (release) and llama.cpp (natively, from the source package `llama-cpp-python` of PyPI),
+makes the same files for both, runs rounds A B A B and prints medians and ratios. Needs a Rust
+toolchain, a C++ compiler, cmake and pip; nothing else. Files go to target/peers.
+"""
+import argparse, json, os, pathlib, platform, statistics, subprocess, sys, tarfile, time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+WORK = ROOT / "target" / "peers"
+PEER = "0.3.36"  # llama-cpp-python; its tree holds llama.cpp
+
+
+def sh(*cmd, **kw):
+    return subprocess.run([str(c) for c in cmd], check=True, text=True, **kw)
+
+
+def out(*cmd, env=None):
+    return sh(*cmd, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=env).stdout
+
+
+def build_peer(given):
+    if given:
+        return pathlib.Path(given)
+    tree = WORK / "llama-cpp-python" / "vendor" / "llama.cpp"
+    bench = tree / "build" / "bin" / "llama-bench"
+    if not bench.exists():
+        sh(sys.executable, "-m", "pip", "download", "-q", "--no-binary", "llama-cpp-python", "--no-deps",
+           f"llama-cpp-python=={PEER}", "-d", WORK)
+        with tarfile.open(WORK / f"llama_cpp_python-{PEER}.tar.gz") as tar:
+            for m in tar.getmembers():
+                m.name = m.name.replace(f"llama_cpp_python-{PEER}", "llama-cpp-python", 1)
+                tar.extract(m, WORK)
+        sh("cmake", "-S", tree, "-B", tree / "build", "-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON",
+           "-DBUILD_SHARED_LIBS=OFF", "-DLLAMA_CURL=OFF", "-DLLAMA_OPENSSL=OFF", "-DLLAMA_BUILD_TESTS=OFF",
+           "-DLLAMA_BUILD_EXAMPLES=OFF", "-DLLAMA_BUILD_SERVER=OFF")
+        sh("cmake", "--build", tree / "build", "--target", "llama-bench", "-j", os.cpu_count())
+    return bench
+
+
+def cpu_times():
+    fields = [int(x) for x in open("/proc/stat").readline().split()[1:9]]
+    return sum(fields), fields[7]  # total, stolen by the hypervisor
+
+
+def geb(binary, model, a, env):
+    r = json.loads(out(binary, "bench", "-m", model, "-p", a.prefill, "-n", a.decode, "-t", a.threads, "-r", 1,
+                       "--json", env=env))
+    return r["prefill_tok_s"], r["decode_tok_s"]
+
+
+def peer(binary, model, a):
+    rows = json.loads(out(binary, "-m", model, "-p", a.prefill, "-n", a.decode, "-t", a.threads, "-r", 1, "-o", "json"))
+    by = {("p" if r["n_gen"] == 0 else "d"): r["avg_ts"] for r in rows}
+    return by["p"], by["d"]
+
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    ap.add_argument("--rounds", type=int, default=5)
+    ap.add_argument("--threads", type=int, default=os.cpu_count())
+    ap.add_argument("--prefill", type=int, default=512)
+    ap.add_argument("--decode", type=int, default=128)
+    ap.add_argument("--types", default="f32,q8_0,q4_0", help="types of the GEB-1.3B-shaped files")
+    ap.add_argument("--model", action="append", default=[], help="further GGUF files, for example SmolLM2")
+    ap.add_argument("--llama-bench", help="an existing native build of llama-bench")
+    ap.add_argument("--isa", help="lower our instruction level (GEB_ISA)")
+    ap.add_argument("--out", help="append the table to this Markdown file")
+    a = ap.parse_args()
+    WORK.mkdir(parents=True, exist_ok=True)
+    sh("cargo", "build", "--release", "--bin", "geb-run", cwd=ROOT)
+    ours, theirs = ROOT / "target" / "release" / "geb-run", build_peer(a.llama_bench)
+    env = dict(os.environ, **({"GEB_ISA": a.isa} if a.isa else {}))
+    models = list(map(pathlib.Path, a.model))
+    for t in filter(None, a.types.split(",")):
+        path = WORK / f"geb-1.3b-shape-{t}.gguf"
+        if not path.exists():
+            sh(ours, "bench", "--shape", "geb-1.3b", "--type", t, "--save", path, "-r", 0)
+        models.append(path)
+    lines = ["| model | prefill geb | llama.cpp | ratio | decode geb | llama.cpp | ratio |", "|---|---|---|---|---|---|---|"]
+    t0 = cpu_times()
+    for m in models:
+        got = {"a": [], "b": []}
+        for i in range(a.rounds):
+            for which in ("ab" if i % 2 == 0 else "ba"):
+                got[which].append(geb(ours, m, a, env) if which == "a" else peer(theirs, m, a))
+            print(f"{m.name} round {i + 1}/{a.rounds}: geb {got['a'][-1]} llama.cpp {got['b'][-1]}", file=sys.stderr)
+        med = {k: [statistics.median(x[j] for x in v) for j in (0, 1)] for k, v in got.items()}
+        (gp, gd), (lp, ld) = med["a"], med["b"]
+        lines.append(f"| {m.stem} | {gp:.1f} | {lp:.1f} | **{gp / lp:.2f}** | {gd:.2f} | {ld:.2f} | **{gd / ld:.2f}** |")
+    t1 = cpu_times()
+    steal = 100 * (t1[1] - t0[1]) / max(1, t1[0] - t0[0])
+    version = out(ours, "--version").strip().splitlines()
+    cpu = next((l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")), platform.machine())
+    head = (f"Tokens per second, median of {a.rounds} interleaved rounds, {a.threads} threads, prefill {a.prefill}, "
+            f"decode {a.decode}; {cpu}, {os.cpu_count()} cores; {' '.join(version)}"
+            f"{', GEB_ISA=' + a.isa if a.isa else ''}; llama.cpp of llama-cpp-python {PEER}, native build; "
+            f"{time.strftime('%Y-%m-%d')}, steal {steal:.1f} %.")
+    text = head + "\n\n" + "\n".join(lines) + "\n"
+    print(text)
+    if a.out:
+        with open(a.out, "a") as f:
+            f.write("\n" + text)
+
+
+if __name__ == "__main__":
+    main()

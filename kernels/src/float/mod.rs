@@ -1,0 +1,180 @@
+//! Everything between the products: norms, activations, softmax, rope, attention.
+//!
+//! Each operation is one generic loop over fixed arrays of [`LANES`] floats, which the compiler
+//! turns into the vector instructions of the level it is stamped for (`dispatch.rs`). There are
+//! no intrinsics here. Sums run over `LANES` partial sums that are added in one fixed tree, so a
+//! result depends neither on the thread count nor on how a batch is cut.
+
+mod attention;
+mod elementwise;
+
+use crate::kernels::Kernels;
+use crate::mat::MatMut;
+
+pub(crate) use attention::attend;
+pub use attention::{AttnQuery, AttnScratch, KvType, KvView, merge_partials};
+pub(crate) use elementwise::{add, rms_norm, rope, silu_mul};
+
+/// The float kernels of one level. All pointers require its features.
+pub(crate) struct FloatOps {
+    pub rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
+    pub add: unsafe fn(&mut [f32], &[f32]),
+    pub silu_mul: unsafe fn(&mut [f32], &[f32]),
+    pub rope: unsafe fn(&mut [f32], &[f32], &[f32], bool),
+    pub attend: unsafe fn(AttnQuery<'_>, KvView<'_>, KvView<'_>, MatMut<'_>, &mut AttnScratch),
+}
+
+// The kernels are safe code that checks its own slices; only the features need an argument.
+impl Kernels {
+    /// `out = x / sqrt(mean(x^2) + eps) * weight` (RMSNorm, arXiv 1910.07467). All slices `[width]`.
+    pub fn rms_norm(&self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+        // SAFETY: `self` proves the features.
+        unsafe { (self.float.rms_norm)(x, weight, eps, out) }
+    }
+
+    /// `x += y`.
+    pub fn add(&self, x: &mut [f32], y: &[f32]) {
+        // SAFETY: `self` proves the features.
+        unsafe { (self.float.add)(x, y) }
+    }
+
+    /// `gate = silu(gate) * up`.
+    pub fn silu_mul(&self, gate: &mut [f32], up: &[f32]) {
+        // SAFETY: `self` proves the features.
+        unsafe { (self.float.silu_mul)(gate, up) }
+    }
+
+    /// Rotates one head in place by the angles of one position (RoPE, arXiv 2104.09864).
+    ///
+    /// `cos`, `sin`: one value per pair. Pairs are `(2i, 2i+1)` when `adjacent`, else
+    /// `(i, i + pairs)`; elements past the pairs stay as they are.
+    pub fn rope(&self, head: &mut [f32], cos: &[f32], sin: &[f32], adjacent: bool) {
+        // SAFETY: `self` proves the features.
+        unsafe { (self.float.rope)(head, cos, sin, adjacent) }
+    }
+
+    /// Attends one tile of tokens. `out`: `[tokens, heads * head_size]`; the softmax's
+    /// `(max, sum)` per row stay in `scratch.stats`. A row that sees nothing gets zeros.
+    pub fn attend(
+        &self,
+        query: AttnQuery<'_>,
+        keys: KvView<'_>,
+        values: KvView<'_>,
+        out: MatMut<'_>,
+        scratch: &mut AttnScratch,
+    ) {
+        // SAFETY: `self` proves the features.
+        unsafe { (self.float.attend)(query, keys, values, out, scratch) }
+    }
+}
+
+/// Partial sums per reduction.
+pub(crate) const LANES: usize = 16;
+
+/// The one arithmetic difference between levels: whether multiply-add is a single instruction.
+pub(crate) trait FloatIsa: Copy {
+    /// `a * b + c`, fused where the level has it.
+    fn fma(a: f32, b: f32, c: f32) -> f32;
+}
+
+/// Levels with a fused multiply-add.
+#[derive(Clone, Copy)]
+pub(crate) struct Fused;
+
+/// The scalar level: two roundings.
+#[derive(Clone, Copy)]
+pub(crate) struct Plain;
+
+impl FloatIsa for Fused {
+    #[inline(always)]
+    fn fma(a: f32, b: f32, c: f32) -> f32 {
+        a.mul_add(b, c)
+    }
+}
+
+impl FloatIsa for Plain {
+    #[inline(always)]
+    fn fma(a: f32, b: f32, c: f32) -> f32 {
+        a * b + c
+    }
+}
+
+/// Adds the lanes in a fixed tree: halves, quarters, eighths.
+#[inline(always)]
+pub(crate) fn reduce(mut v: [f32; LANES]) -> f32 {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            v[i] += v[i + width];
+        }
+        width /= 2;
+    }
+    v[0]
+}
+
+/// Dot product of two slices of equal length.
+#[inline(always)]
+pub(crate) fn dot<F: FloatIsa>(a: &[f32], b: &[f32]) -> f32 {
+    let mut acc = [0f32; LANES];
+    let (ac, bc) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    let (ar, br) = (ac.remainder(), bc.remainder());
+    for (x, y) in ac.zip(bc) {
+        for i in 0..LANES {
+            acc[i] = F::fma(x[i], y[i], acc[i]);
+        }
+    }
+    for (i, (x, y)) in ar.iter().zip(br).enumerate() {
+        acc[i] = F::fma(*x, *y, acc[i]);
+    }
+    reduce(acc)
+}
+
+/// `e^x`, relative error below 2e-7 for x in -87..88; 0 below, the largest finite value above.
+///
+/// Cody and Waite range reduction to |r| <= ln(2)/2, then the Taylor polynomial of degree 6.
+#[inline(always)]
+pub(crate) fn exp<F: FloatIsa>(x: f32) -> f32 {
+    const MAGIC: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer
+    let clamped = x.clamp(-87.3, 88.3);
+    let shifted = F::fma(clamped, core::f32::consts::LOG2_E, MAGIC);
+    let n = shifted - MAGIC;
+    let r = F::fma(n, -0.693_145_75, clamped);
+    let r = F::fma(n, -1.428_606_8e-6, r);
+    let mut p = 1.0 / 720.0;
+    for c in [1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+        p = F::fma(p, r, c);
+    }
+    // The low bits of `shifted` hold n as an integer; move it into the exponent.
+    let scale = f32::from_bits(shifted.to_bits().wrapping_shl(23).wrapping_add(0x3f80_0000));
+    let y = p * scale;
+    if x < -87.3 { 0.0 } else { y }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_close_to_std() {
+        let mut worst = 0f64;
+        for i in -870_000..880_000 {
+            let x = i as f32 * 1e-4;
+            let want = f64::from(x).exp();
+            worst = worst.max(((f64::from(exp::<Fused>(x)) - want) / want).abs());
+            worst = worst.max(((f64::from(exp::<Plain>(x)) - want) / want).abs());
+        }
+        assert!(worst < 3e-7, "relative error {worst}");
+        assert_eq!(exp::<Fused>(f32::NEG_INFINITY), 0.0);
+        assert!(exp::<Fused>(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn dot_handles_tails() {
+        for n in 0..70 {
+            let a: Vec<f32> = (0..n).map(|i| i as f32 * 0.5 - 3.0).collect();
+            let b: Vec<f32> = (0..n).map(|i| 2.0 - i as f32 * 0.25).collect();
+            let want: f64 = a.iter().zip(&b).map(|(x, y)| f64::from(x * y)).sum();
+            assert!((f64::from(dot::<Fused>(&a, &b)) - want).abs() < 1e-2);
+        }
+    }
+}

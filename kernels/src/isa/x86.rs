@@ -1,0 +1,329 @@
+//! AVX2 and AVX-VNNI: 256-bit vectors. The two differ only in the 8-bit dot product.
+
+use core::arch::x86_64::*;
+
+use super::Isa;
+
+/// The token of AVX2, FMA and F16C.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx2;
+
+/// The token of AVX2 and AVX-VNNI.
+#[derive(Clone, Copy)]
+pub(crate) struct AvxVnni;
+
+/// Runs intrinsics in a method of a token.
+macro_rules! simd {
+    ($($body:tt)*) => {{
+        // SAFETY: the token proves the features; for loads and stores the caller vouches for the
+        // range that the trait documents.
+        unsafe { $($body)* }
+    }};
+}
+pub(super) use simd;
+
+/// Eight F16 of a strided array, as one vector.
+///
+/// # Safety
+/// Two bytes at each multiple of `stride` below 8 must be readable.
+#[inline(always)]
+pub(super) unsafe fn gather8(p: *const u8, stride: usize) -> __m128i {
+    // SAFETY: exactly the ranges the caller vouches for; SSE2 is part of x86-64.
+    unsafe {
+        let at = |j: usize| p.add(j * stride).cast::<i16>().read_unaligned();
+        _mm_set_epi16(at(7), at(6), at(5), at(4), at(3), at(2), at(1), at(0))
+    }
+}
+
+/// Sum over the fixed tree, from the eight partial sums on.
+///
+/// # Safety
+/// Needs AVX.
+#[inline(always)]
+pub(super) unsafe fn reduce8(v: __m256) -> f32 {
+    // SAFETY: the caller vouches for AVX.
+    unsafe {
+        let four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+        let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+        _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+    }
+}
+
+/// Sums of four products of signed bytes without saturation: |w| <= 128 and |x| <= 127, so a pair
+/// is at most 2 * 128 * 127 = 32,512 < 32,768.
+///
+/// # Safety
+/// Needs AVX2.
+#[inline(always)]
+unsafe fn dot_sign(acc: __m256i, size: __m256i, w: __m256i, x: __m256i) -> __m256i {
+    // SAFETY: the caller vouches for AVX2.
+    unsafe {
+        let pairs = _mm256_maddubs_epi16(size, _mm256_sign_epi8(x, w));
+        _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+    }
+}
+
+/// The methods that both tokens share.
+macro_rules! common {
+    () => {
+        const ROWS: usize = 8;
+
+        type Bytes = [__m256i; 2];
+        type Ints = [__m256i; 2];
+        type Lanes = [__m256; 2];
+        type Eight = __m256;
+
+        #[inline(always)]
+        unsafe fn load_runs(self, p: *const u8, offsets: [usize; 4]) -> Self::Bytes {
+            simd! {
+                let run = |k: usize| _mm_loadu_si128(p.add(offsets[k]).cast());
+                [_mm256_set_m128i(run(1), run(0)), _mm256_set_m128i(run(3), run(2))]
+            }
+        }
+        #[inline(always)]
+        unsafe fn store_bytes(self, p: *mut u8, b: Self::Bytes) {
+            simd! {
+                _mm256_storeu_si256(p.cast(), b[0]);
+                _mm256_storeu_si256(p.add(32).cast(), b[1]);
+            }
+        }
+        #[inline(always)]
+        fn low_nibbles(self, b: Self::Bytes) -> Self::Bytes {
+            simd! {
+                let mask = _mm256_set1_epi8(15);
+                [_mm256_and_si256(b[0], mask), _mm256_and_si256(b[1], mask)]
+            }
+        }
+        #[inline(always)]
+        fn high_nibbles(self, b: Self::Bytes) -> Self::Bytes {
+            simd! { self.low_nibbles([_mm256_srli_epi16::<4>(b[0]), _mm256_srli_epi16::<4>(b[1])]) }
+        }
+        #[inline(always)]
+        fn add_bytes(self, b: Self::Bytes, k: u8) -> Self::Bytes {
+            simd! {
+                let k = _mm256_set1_epi8(k as i8);
+                [_mm256_add_epi8(b[0], k), _mm256_add_epi8(b[1], k)]
+            }
+        }
+
+        #[inline(always)]
+        fn zero_ints(self) -> Self::Ints {
+            simd! { [_mm256_setzero_si256(); 2] }
+        }
+        #[inline(always)]
+        unsafe fn load_ints(self, p: *const u8) -> Self::Ints {
+            simd! { [_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(32).cast())] }
+        }
+
+        #[inline(always)]
+        fn zero_lanes(self) -> Self::Lanes {
+            simd! { [_mm256_setzero_ps(); 2] }
+        }
+        #[inline(always)]
+        unsafe fn load_lanes(self, p: *const f32) -> Self::Lanes {
+            simd! { [_mm256_loadu_ps(p), _mm256_loadu_ps(p.add(8))] }
+        }
+        #[inline(always)]
+        unsafe fn load_lanes_f16(self, p: *const u8) -> Self::Lanes {
+            simd! {
+                [
+                    _mm256_cvtph_ps(_mm_loadu_si128(p.cast())),
+                    _mm256_cvtph_ps(_mm_loadu_si128(p.add(16).cast())),
+                ]
+            }
+        }
+        #[inline(always)]
+        unsafe fn load_lanes_bf16(self, p: *const u8) -> Self::Lanes {
+            simd! {
+                let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
+                let high = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.add(16).cast()));
+                [
+                    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)),
+                    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high)),
+                ]
+            }
+        }
+        #[inline(always)]
+        unsafe fn store_lanes(self, p: *mut f32, v: Self::Lanes) {
+            simd! {
+                _mm256_storeu_ps(p, v[0]);
+                _mm256_storeu_ps(p.add(8), v[1]);
+            }
+        }
+        #[inline(always)]
+        fn fma_lanes(self, acc: Self::Lanes, a: Self::Lanes, b: Self::Lanes) -> Self::Lanes {
+            simd! { [_mm256_fmadd_ps(a[0], b[0], acc[0]), _mm256_fmadd_ps(a[1], b[1], acc[1])] }
+        }
+        #[inline(always)]
+        fn add_scaled<const HALF: usize>(
+            self,
+            acc: Self::Lanes,
+            ints: Self::Ints,
+            scales: __m256,
+        ) -> Self::Lanes {
+            simd! {
+                let k = 4 * HALF as i32;
+                let low = _mm256_setr_epi32(k, k, k, k, k + 1, k + 1, k + 1, k + 1);
+                let high = _mm256_setr_epi32(k + 2, k + 2, k + 2, k + 2, k + 3, k + 3, k + 3, k + 3);
+                let low = _mm256_permutevar8x32_ps(scales, low);
+                let high = _mm256_permutevar8x32_ps(scales, high);
+                [
+                    _mm256_fmadd_ps(_mm256_cvtepi32_ps(ints[0]), low, acc[0]),
+                    _mm256_fmadd_ps(_mm256_cvtepi32_ps(ints[1]), high, acc[1]),
+                ]
+            }
+        }
+        #[inline(always)]
+        fn reduce(self, v: Self::Lanes, e: __m256) -> f32 {
+            simd! { reduce8(_mm256_add_ps(e, _mm256_add_ps(v[0], v[1]))) }
+        }
+
+        #[inline(always)]
+        fn zero_eight(self) -> __m256 {
+            simd! { _mm256_setzero_ps() }
+        }
+        #[inline(always)]
+        unsafe fn load_eight(self, p: *const f32) -> __m256 {
+            simd! { _mm256_loadu_ps(p) }
+        }
+        #[inline(always)]
+        unsafe fn store_eight(self, p: *mut f32, v: __m256) {
+            simd! { _mm256_storeu_ps(p, v) }
+        }
+        #[inline(always)]
+        unsafe fn gather_f16(self, p: *const u8, stride: usize) -> __m256 {
+            simd! { _mm256_cvtph_ps(gather8(p, stride)) }
+        }
+        #[inline(always)]
+        fn mul_eight(self, a: __m256, b: __m256) -> __m256 {
+            simd! { _mm256_mul_ps(a, b) }
+        }
+        #[inline(always)]
+        fn fma_eight(self, acc: __m256, a: __m256, b: __m256) -> __m256 {
+            simd! { _mm256_fmadd_ps(a, b, acc) }
+        }
+        #[inline(always)]
+        fn splat_eight(self, v: f32) -> __m256 {
+            simd! { _mm256_set1_ps(v) }
+        }
+
+        type RowInts = __m256i;
+        type RowFloats = __m256;
+
+        #[inline(always)]
+        fn zero_row_ints(self) -> __m256i {
+            simd! { _mm256_setzero_si256() }
+        }
+        #[inline(always)]
+        unsafe fn splat_int(self, p: *const u8) -> __m256i {
+            simd! { _mm256_set1_epi32(p.cast::<i32>().read_unaligned()) }
+        }
+        #[inline(always)]
+        fn sub_row_ints(self, a: __m256i, b: __m256i) -> __m256i {
+            simd! { _mm256_sub_epi32(a, b) }
+        }
+        #[inline(always)]
+        fn to_floats(self, v: __m256i) -> __m256 {
+            simd! { _mm256_cvtepi32_ps(v) }
+        }
+        #[inline(always)]
+        fn zero_rows(self) -> __m256 {
+            simd! { _mm256_setzero_ps() }
+        }
+        #[inline(always)]
+        unsafe fn load_rows(self, p: *const f32) -> __m256 {
+            simd! { _mm256_loadu_ps(p) }
+        }
+        #[inline(always)]
+        unsafe fn store_rows(self, p: *mut f32, v: __m256) {
+            simd! { _mm256_storeu_ps(p, v) }
+        }
+        #[inline(always)]
+        unsafe fn splat_row(self, p: *const u8) -> __m256 {
+            simd! { _mm256_set1_ps(p.cast::<f32>().read_unaligned()) }
+        }
+        #[inline(always)]
+        fn mul_rows(self, a: __m256, b: __m256) -> __m256 {
+            simd! { _mm256_mul_ps(a, b) }
+        }
+        #[inline(always)]
+        fn fma_rows(self, acc: __m256, a: __m256, b: __m256) -> __m256 {
+            simd! { _mm256_fmadd_ps(a, b, acc) }
+        }
+    };
+}
+
+// SAFETY: every method needs at most AVX2, FMA and F16C, and stays within documented ranges.
+unsafe impl Isa for Avx2 {
+    const UNSIGNED_WEIGHTS: bool = false;
+    common!();
+
+    #[inline(always)]
+    unsafe fn dot_small(self, acc: Self::Ints, w: Self::Bytes, x: *const u8) -> Self::Ints {
+        simd! {
+            let x: Self::Ints = self.load_ints(x);
+            let one = _mm256_set1_epi16(1);
+            let low = _mm256_madd_epi16(_mm256_maddubs_epi16(w[0], x[0]), one);
+            let high = _mm256_madd_epi16(_mm256_maddubs_epi16(w[1], x[1]), one);
+            [_mm256_add_epi32(acc[0], low), _mm256_add_epi32(acc[1], high)]
+        }
+    }
+    #[inline(always)]
+    unsafe fn dot_signed(self, acc: Self::Ints, w: Self::Bytes, x: *const u8) -> Self::Ints {
+        simd! {
+            let x: Self::Ints = self.load_ints(x);
+            [
+                dot_sign(acc[0], _mm256_abs_epi8(w[0]), w[0], x[0]),
+                dot_sign(acc[1], _mm256_abs_epi8(w[1]), w[1], x[1]),
+            ]
+        }
+    }
+
+    /// The weights and their magnitudes.
+    type Weights = [__m256i; 2];
+
+    #[inline(always)]
+    unsafe fn load_weights(self, p: *const u8) -> [__m256i; 2] {
+        simd! {
+            let w = _mm256_loadu_si256(p.cast());
+            [w, _mm256_abs_epi8(w)]
+        }
+    }
+    #[inline(always)]
+    unsafe fn dot_rows(self, acc: __m256i, w: [__m256i; 2], x: *const u8) -> __m256i {
+        simd! { dot_sign(acc, w[1], w[0], self.splat_int(x)) }
+    }
+}
+
+// SAFETY: every method needs at most AVX2, FMA, F16C and AVX-VNNI, and stays within documented
+// ranges.
+unsafe impl Isa for AvxVnni {
+    const UNSIGNED_WEIGHTS: bool = true;
+    common!();
+
+    #[inline(always)]
+    unsafe fn dot_small(self, acc: Self::Ints, w: Self::Bytes, x: *const u8) -> Self::Ints {
+        simd! {
+            let x: Self::Ints = self.load_ints(x);
+            [
+                _mm256_dpbusd_avx_epi32(acc[0], w[0], x[0]),
+                _mm256_dpbusd_avx_epi32(acc[1], w[1], x[1]),
+            ]
+        }
+    }
+    #[inline(always)]
+    unsafe fn dot_signed(self, acc: Self::Ints, w: Self::Bytes, x: *const u8) -> Self::Ints {
+        simd! { self.dot_small(acc, self.add_bytes(w, 128), x) }
+    }
+
+    type Weights = __m256i;
+
+    #[inline(always)]
+    unsafe fn load_weights(self, p: *const u8) -> __m256i {
+        simd! { _mm256_loadu_si256(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn dot_rows(self, acc: __m256i, w: __m256i, x: *const u8) -> __m256i {
+        simd! { _mm256_dpbusd_avx_epi32(acc, w, self.splat_int(x)) }
+    }
+}

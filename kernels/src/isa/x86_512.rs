@@ -1,0 +1,265 @@
+//! AVX-512 with VNNI and VBMI: 512-bit vectors.
+
+use core::arch::x86_64::*;
+
+use super::x86::{gather8, reduce8, simd};
+use super::{Isa, UNPACKED};
+
+/// The token of AVX-512 F, BW, VL, DQ, VBMI and VNNI.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512;
+
+/// Transposes sixteen rows of sixteen 32-bit values.
+///
+/// # Safety
+/// Needs AVX-512 F.
+#[inline(always)]
+unsafe fn transpose16(r: [__m512i; 16]) -> [__m512i; 16] {
+    // SAFETY: the caller vouches for AVX-512.
+    unsafe {
+        let mut t = r;
+        for i in 0..8 {
+            t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
+            t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+        }
+        // u[4i + j], 128-bit lane l: column 4l + j of rows 4i..4i + 4.
+        let mut u = t;
+        for i in 0..4 {
+            u[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
+            u[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
+            u[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
+            u[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
+        }
+        let mut out = u;
+        for j in 0..4 {
+            let p = _mm512_shuffle_i32x4::<0x88>(u[j], u[4 + j]);
+            let q = _mm512_shuffle_i32x4::<0x88>(u[8 + j], u[12 + j]);
+            out[j] = _mm512_shuffle_i32x4::<0x88>(p, q);
+            out[8 + j] = _mm512_shuffle_i32x4::<0xdd>(p, q);
+            let p = _mm512_shuffle_i32x4::<0xdd>(u[j], u[4 + j]);
+            let q = _mm512_shuffle_i32x4::<0xdd>(u[8 + j], u[12 + j]);
+            out[4 + j] = _mm512_shuffle_i32x4::<0x88>(p, q);
+            out[12 + j] = _mm512_shuffle_i32x4::<0xdd>(p, q);
+        }
+        out
+    }
+}
+
+// SAFETY: every method needs at most AVX-512 F, BW, VL, DQ, VNNI and F16C, and stays within
+// documented ranges.
+unsafe impl Isa for Avx512 {
+    const UNSIGNED_WEIGHTS: bool = true;
+    const ROWS: usize = 16;
+
+    type Bytes = __m512i;
+    type Ints = __m512i;
+    type Lanes = __m512;
+    type Eight = __m256;
+
+    #[inline(always)]
+    unsafe fn load_runs(self, p: *const u8, offsets: [usize; 4]) -> __m512i {
+        simd! {
+            let run = |k: usize| _mm_loadu_si128(p.add(offsets[k]).cast());
+            let low = _mm256_set_m128i(run(1), run(0));
+            let high = _mm256_set_m128i(run(3), run(2));
+            _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(self, p: *mut u8, b: __m512i) {
+        simd! { _mm512_storeu_si512(p.cast(), b) }
+    }
+    #[inline(always)]
+    fn low_nibbles(self, b: __m512i) -> __m512i {
+        simd! { _mm512_and_si512(b, _mm512_set1_epi8(15)) }
+    }
+    #[inline(always)]
+    fn high_nibbles(self, b: __m512i) -> __m512i {
+        simd! { self.low_nibbles(_mm512_srli_epi16::<4>(b)) }
+    }
+    #[inline(always)]
+    fn add_bytes(self, b: __m512i, k: u8) -> __m512i {
+        simd! { _mm512_add_epi8(b, _mm512_set1_epi8(k as i8)) }
+    }
+
+    #[inline(always)]
+    fn zero_ints(self) -> __m512i {
+        simd! { _mm512_setzero_si512() }
+    }
+    #[inline(always)]
+    unsafe fn load_ints(self, p: *const u8) -> __m512i {
+        simd! { _mm512_loadu_si512(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn dot_small(self, acc: __m512i, w: __m512i, x: *const u8) -> __m512i {
+        simd! { _mm512_dpbusd_epi32(acc, w, _mm512_loadu_si512(x.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn dot_signed(self, acc: __m512i, w: __m512i, x: *const u8) -> __m512i {
+        simd! { self.dot_small(acc, self.add_bytes(w, 128), x) }
+    }
+
+    #[inline(always)]
+    fn zero_lanes(self) -> __m512 {
+        simd! { _mm512_setzero_ps() }
+    }
+    #[inline(always)]
+    unsafe fn load_lanes(self, p: *const f32) -> __m512 {
+        simd! { _mm512_loadu_ps(p) }
+    }
+    #[inline(always)]
+    unsafe fn load_lanes_f16(self, p: *const u8) -> __m512 {
+        simd! { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn load_lanes_bf16(self, p: *const u8) -> __m512 {
+        simd! {
+            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_lanes(self, p: *mut f32, v: __m512) {
+        simd! { _mm512_storeu_ps(p, v) }
+    }
+    #[inline(always)]
+    fn fma_lanes(self, acc: __m512, a: __m512, b: __m512) -> __m512 {
+        simd! { _mm512_fmadd_ps(a, b, acc) }
+    }
+    #[inline(always)]
+    fn add_scaled<const HALF: usize>(self, acc: __m512, ints: __m512i, scales: __m256) -> __m512 {
+        simd! {
+            let k = 4 * HALF as i32;
+            let index = _mm512_setr_epi32(
+                k, k, k, k, k + 1, k + 1, k + 1, k + 1,
+                k + 2, k + 2, k + 2, k + 2, k + 3, k + 3, k + 3, k + 3,
+            );
+            let scales = _mm512_permutexvar_ps(index, _mm512_castps256_ps512(scales));
+            _mm512_fmadd_ps(_mm512_cvtepi32_ps(ints), scales, acc)
+        }
+    }
+    #[inline(always)]
+    fn reduce(self, v: __m512, e: __m256) -> f32 {
+        simd! {
+            let sum = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));
+            reduce8(_mm256_add_ps(e, sum))
+        }
+    }
+
+    #[inline(always)]
+    fn zero_eight(self) -> __m256 {
+        simd! { _mm256_setzero_ps() }
+    }
+    #[inline(always)]
+    unsafe fn load_eight(self, p: *const f32) -> __m256 {
+        simd! { _mm256_loadu_ps(p) }
+    }
+    #[inline(always)]
+    unsafe fn store_eight(self, p: *mut f32, v: __m256) {
+        simd! { _mm256_storeu_ps(p, v) }
+    }
+    #[inline(always)]
+    unsafe fn gather_f16(self, p: *const u8, stride: usize) -> __m256 {
+        simd! { _mm256_cvtph_ps(gather8(p, stride)) }
+    }
+    #[inline(always)]
+    fn mul_eight(self, a: __m256, b: __m256) -> __m256 {
+        simd! { _mm256_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    fn fma_eight(self, acc: __m256, a: __m256, b: __m256) -> __m256 {
+        simd! { _mm256_fmadd_ps(a, b, acc) }
+    }
+    #[inline(always)]
+    fn splat_eight(self, v: f32) -> __m256 {
+        simd! { _mm256_set1_ps(v) }
+    }
+
+    type Weights = __m512i;
+    type RowInts = __m512i;
+    type RowFloats = __m512;
+
+    #[inline(always)]
+    unsafe fn load_weights(self, p: *const u8) -> __m512i {
+        simd! { _mm512_loadu_si512(p.cast()) }
+    }
+    #[inline(always)]
+    fn zero_row_ints(self) -> __m512i {
+        simd! { _mm512_setzero_si512() }
+    }
+    #[inline(always)]
+    unsafe fn splat_int(self, p: *const u8) -> __m512i {
+        simd! { _mm512_set1_epi32(p.cast::<i32>().read_unaligned()) }
+    }
+    #[inline(always)]
+    fn sub_row_ints(self, a: __m512i, b: __m512i) -> __m512i {
+        simd! { _mm512_sub_epi32(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn dot_rows(self, acc: __m512i, w: __m512i, x: *const u8) -> __m512i {
+        simd! { _mm512_dpbusd_epi32(acc, w, self.splat_int(x)) }
+    }
+    #[inline(always)]
+    fn to_floats(self, v: __m512i) -> __m512 {
+        simd! { _mm512_cvtepi32_ps(v) }
+    }
+    #[inline(always)]
+    fn zero_rows(self) -> __m512 {
+        simd! { _mm512_setzero_ps() }
+    }
+    #[inline(always)]
+    unsafe fn load_rows(self, p: *const f32) -> __m512 {
+        simd! { _mm512_loadu_ps(p) }
+    }
+    #[inline(always)]
+    unsafe fn store_rows(self, p: *mut f32, v: __m512) {
+        simd! { _mm512_storeu_ps(p, v) }
+    }
+    #[inline(always)]
+    unsafe fn splat_row(self, p: *const u8) -> __m512 {
+        simd! { _mm512_set1_ps(p.cast::<f32>().read_unaligned()) }
+    }
+    #[inline(always)]
+    fn mul_rows(self, a: __m512, b: __m512) -> __m512 {
+        simd! { _mm512_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    fn fma_rows(self, acc: __m512, a: __m512, b: __m512) -> __m512 {
+        simd! { _mm512_fmadd_ps(a, b, acc) }
+    }
+
+    #[inline(always)]
+    unsafe fn interleave(self, from: *const u8, to: *mut u8, groups: usize) {
+        for column in 0..4 {
+            let (half, last) = (column / 2, column % 2);
+            simd! {
+                let mut rows = [_mm512_setzero_si512(); 16];
+                for r in 0..16 {
+                    rows[r] = _mm512_loadu_si512(from.add(r * UNPACKED + column * 64).cast());
+                }
+                let turned = transpose16(rows);
+                for i in 0..16 {
+                    let group = half * 4 + i / 4;
+                    if group < groups {
+                        let k = last * 4 + i % 4;
+                        _mm512_storeu_si512(to.add((group * 8 + k) * 64).cast(), turned[i]);
+                    }
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(self, from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+        simd! {
+            let mut rows = [_mm512_setzero_si512(); 16];
+            for r in 0..16 {
+                rows[r] = _mm512_loadu_si512(from.add(r * from_stride).cast());
+            }
+            let turned = transpose16(rows);
+            for k in 0..16 {
+                _mm512_storeu_si512(to.add(k * to_stride).cast(), turned[k]);
+            }
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! Hyperparameters: read once, range-checked, then plain numbers (rule 11).
+
+use super::arch::{Arch, REGISTRY};
+use super::rope::{RopeScaling, ScalingKind};
+use crate::error::{Error, Result};
+use crate::gguf::GgufFile;
+use crate::limits;
+
+/// The numbers of a model.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The architecture's answers.
+    pub arch: &'static Arch,
+    /// Layers.
+    pub block_count: usize,
+    /// Positions the model was trained for.
+    pub context_length: usize,
+    /// Width of the residual stream, E.
+    pub embedding_length: usize,
+    /// Width of the feed-forward layers, F.
+    pub feed_forward_length: usize,
+    /// Query heads, H.
+    pub head_count: usize,
+    /// Key/value heads, K; divides H.
+    pub head_count_kv: usize,
+    /// Elements of a head, d.
+    pub head_size: usize,
+    /// Epsilon of the RMS norms.
+    pub rms_epsilon: f32,
+    /// Rotated elements of a head, r; even, at most d.
+    pub rope_dimension_count: usize,
+    /// Base of the rotation angles.
+    pub rope_freq_base: f32,
+    /// Stretching of the rotation.
+    pub rope_scaling: RopeScaling,
+    /// A token sees itself and `window - 1` before it; `usize::MAX` means all.
+    pub window: usize,
+    /// Factor of the attention scores.
+    pub attention_scale: f32,
+    /// Vocabulary: rows of the embedding table, set when tensors are bound.
+    pub vocab: usize,
+}
+
+/// Keys of one architecture in one file.
+struct Keys<'a> {
+    file: &'a GgufFile,
+    prefix: &'static str,
+}
+
+impl Keys<'_> {
+    fn key(&self, suffix: &str) -> String {
+        format!("{}.{suffix}", self.prefix)
+    }
+
+    fn int(&self, suffix: &str, max: u64) -> Result<Option<usize>> {
+        Ok(self
+            .file
+            .int(&self.key(suffix), 1..=max)?
+            .map(|v| v as usize))
+    }
+
+    fn required(&self, suffix: &str, max: u64) -> Result<usize> {
+        GgufFile::require(&self.key(suffix), self.int(suffix, max)?)
+    }
+
+    fn float(&self, suffix: &str, range: std::ops::RangeInclusive<f32>) -> Result<Option<f32>> {
+        let key = self.key(suffix);
+        match self.file.float(&key)? {
+            Some(v) if !range.contains(&v) => Err(Error::Key {
+                key,
+                value: v.to_string(),
+                allowed: format!("{}..={}", range.start(), range.end()),
+            }),
+            v => Ok(v),
+        }
+    }
+
+    fn bad<T>(&self, suffix: &str, value: impl ToString, allowed: impl Into<String>) -> Result<T> {
+        Err(Error::Key {
+            key: self.key(suffix),
+            value: value.to_string(),
+            allowed: allowed.into(),
+        })
+    }
+}
+
+impl Config {
+    /// Reads the keys of `general.architecture`.
+    pub fn read(file: &GgufFile) -> Result<Config> {
+        let name = GgufFile::require("general.architecture", file.str("general.architecture")?)?;
+        let arch = Arch::by_name(name).ok_or_else(|| Error::Unsupported {
+            what: "architecture",
+            value: name.to_owned(),
+            known: REGISTRY
+                .iter()
+                .map(|a| a.name)
+                .collect::<Vec<_>>()
+                .join(", "),
+        })?;
+        let keys = Keys {
+            file,
+            prefix: arch.name,
+        };
+        if let Some(experts) = file
+            .int(&keys.key("expert_count"), 0..=65_536)?
+            .filter(|n| *n > 0)
+        {
+            return Err(Error::Unsupported {
+                what: "feed-forward layer",
+                value: format!("{experts} experts ({})", keys.key("expert_count")),
+                known: "dense layers".into(),
+            });
+        }
+        let embedding_length = keys.required("embedding_length", limits::MAX_WIDTH)?;
+        let head_count = keys.required("attention.head_count", limits::MAX_HEADS)?;
+        let head_count_kv = keys
+            .int("attention.head_count_kv", limits::MAX_HEADS)?
+            .unwrap_or(head_count);
+        if !head_count.is_multiple_of(head_count_kv) {
+            return keys.bad(
+                "attention.head_count_kv",
+                head_count_kv,
+                format!("a divisor of {head_count} heads"),
+            );
+        }
+        let head_size = match keys.int("attention.key_length", limits::MAX_WIDTH)? {
+            Some(d) => d,
+            None if embedding_length.is_multiple_of(head_count) => embedding_length / head_count,
+            None => {
+                return keys.bad(
+                    "attention.head_count",
+                    head_count,
+                    format!("a divisor of width {embedding_length}"),
+                );
+            }
+        };
+        if (head_count * head_size) as u64 > limits::MAX_WIDTH {
+            return keys.bad(
+                "attention.key_length",
+                head_size,
+                "heads together at most 2^20 wide",
+            );
+        }
+        if keys
+            .int("attention.value_length", limits::MAX_WIDTH)?
+            .is_some_and(|v| v != head_size)
+        {
+            return keys.bad(
+                "attention.value_length",
+                "not the key length",
+                format!("{head_size}"),
+            );
+        }
+        let rope_dimension_count = keys
+            .int("rope.dimension_count", limits::MAX_WIDTH)?
+            .unwrap_or(head_size / arch.rope_divisor);
+        if rope_dimension_count > head_size || !rope_dimension_count.is_multiple_of(2) {
+            let allowed = format!("an even number up to the head size {head_size}");
+            return keys.bad("rope.dimension_count", rope_dimension_count, allowed);
+        }
+        let context_length = keys.required("context_length", limits::MAX_CONTEXT)?;
+        let window = file.int(
+            &keys.key("attention.sliding_window"),
+            0..=limits::MAX_CONTEXT,
+        )?;
+        Ok(Config {
+            arch,
+            block_count: keys.required("block_count", limits::MAX_LAYERS)?,
+            context_length,
+            embedding_length,
+            feed_forward_length: keys.required("feed_forward_length", limits::MAX_WIDTH)?,
+            head_count,
+            head_count_kv,
+            head_size,
+            rms_epsilon: GgufFile::require(
+                &keys.key("attention.layer_norm_rms_epsilon"),
+                keys.float("attention.layer_norm_rms_epsilon", 0.0..=1.0)?,
+            )?,
+            rope_dimension_count,
+            rope_freq_base: keys
+                .float("rope.freq_base", 1.0..=1e12)?
+                .unwrap_or(10_000.0),
+            rope_scaling: rope_scaling(&keys, context_length)?,
+            window: window.filter(|w| *w > 0).map_or(usize::MAX, |w| w as usize),
+            attention_scale: keys
+                .float("attention.scale", 1e-6..=1e6)?
+                .unwrap_or(1.0 / (head_size as f32).sqrt()),
+            vocab: 0,
+        })
+    }
+
+    /// Query heads per KV head.
+    pub fn group(&self) -> usize {
+        self.head_count / self.head_count_kv
+    }
+
+    /// Width of all query heads.
+    pub fn q_width(&self) -> usize {
+        self.head_count * self.head_size
+    }
+
+    /// Width of all key (or value) heads.
+    pub fn kv_width(&self) -> usize {
+        self.head_count_kv * self.head_size
+    }
+}
+
+fn rope_scaling(keys: &Keys<'_>, context_length: usize) -> Result<RopeScaling> {
+    let name = keys.file.str(&keys.key("rope.scaling.type"))?;
+    let factor = match keys.float("rope.scaling.factor", 1e-6..=1e6)? {
+        Some(f) => Some(f),
+        None => keys.float("rope.scale_linear", 1e-6..=1e6)?,
+    };
+    let kind = match (name, factor) {
+        (Some("none"), _) | (None, None) => ScalingKind::None,
+        (Some("linear"), _) | (None, Some(_)) => ScalingKind::Linear,
+        (Some("yarn"), _) => ScalingKind::Yarn,
+        (Some(other), _) => {
+            return Err(Error::Unsupported {
+                what: "rope scaling type",
+                value: other.to_owned(),
+                known: "none, linear, yarn (and rope_freqs.weight)".into(),
+            });
+        }
+    };
+    Ok(RopeScaling {
+        kind,
+        factor: factor.unwrap_or(1.0),
+        original_context: keys
+            .int("rope.scaling.original_context_length", limits::MAX_CONTEXT)?
+            .unwrap_or(context_length) as f32,
+        attn_factor: keys
+            .float("rope.scaling.attn_factor", 1e-6..=1e6)?
+            .unwrap_or(1.0),
+        beta_fast: keys
+            .float("rope.scaling.yarn_beta_fast", 1e-6..=1e6)?
+            .unwrap_or(32.0),
+        beta_slow: keys
+            .float("rope.scaling.yarn_beta_slow", 1e-6..=1e6)?
+            .unwrap_or(1.0),
+    })
+}

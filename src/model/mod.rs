@@ -1,0 +1,66 @@
+//! From a validated file to logits: hyperparameters, weights, the layer loop.
+
+pub mod arch;
+pub mod bind;
+mod config;
+pub(crate) mod forward;
+pub(crate) mod rope;
+
+use std::sync::Arc;
+
+pub use config::Config;
+
+use crate::error::Result;
+use crate::gguf::GgufFile;
+
+/// A model ready to run. Its matrices stay in the file.
+pub struct Model {
+    file: Arc<GgufFile>,
+    config: Config,
+    weights: bind::Weights,
+    pub(crate) freqs: rope::RopeFreqs,
+}
+
+impl Model {
+    /// Reads the hyperparameters and binds the tensors.
+    pub fn load(file: Arc<GgufFile>) -> Result<Arc<Model>> {
+        let mut config = Config::read(&file)?;
+        let weights = bind::bind(&file, &mut config)?;
+        let freqs = rope::RopeFreqs::new(&config, weights.rope_freqs.as_deref());
+        Ok(Arc::new(Model {
+            file,
+            config,
+            weights,
+            freqs,
+        }))
+    }
+
+    /// The hyperparameters.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The file.
+    pub fn file(&self) -> &Arc<GgufFile> {
+        &self.file
+    }
+
+    /// The weights.
+    pub fn weights(&self) -> &bind::Weights {
+        &self.weights
+    }
+
+    /// The blocks of a matrix, row after row.
+    pub fn bytes(&self, m: &bind::QMatrix) -> &[u8] {
+        &self.file.data()[m.range.clone()]
+    }
+
+    /// Bytes of weights read to decode one token: everything but the embedding table,
+    /// of which one row is read (all of it when it is the output matrix too).
+    pub fn bytes_per_token(&self) -> u64 {
+        let table = &self.weights.token_embd.range;
+        let tied = *table == self.weights.output.weight.range;
+        let all: u64 = self.file.tensors().map(|t| t.bytes().len() as u64).sum();
+        all - if tied { 0 } else { table.len() as u64 }
+    }
+}

@@ -1,0 +1,355 @@
+//! A conversation with a model: KV cache, threads, and the tokens seen so far.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use geb_kernels::Kernels;
+use geb_kernels::dtype::Dtype;
+use geb_kernels::float::KvType;
+use geb_kernels::level::Level;
+
+use crate::cache::KvCache;
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::model::forward::{Buffers, Pass};
+use crate::model::rope::RopeTable;
+use crate::threads::{self, Pool};
+
+/// Tokens of one batch: enough to fill the prefill tiles, few enough to stay in the caches.
+pub const BATCH: usize = 512;
+/// Context used when none is asked for and the model allows more.
+pub const DEFAULT_CTX: usize = 4096;
+
+/// Element type of the KV cache.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum KvChoice {
+    /// F32 for a model whose matrices are all F32 (a reference run), else F16.
+    #[default]
+    Auto,
+    /// 4 bytes per element.
+    F32,
+    /// 2 bytes per element.
+    F16,
+}
+
+/// How to run a session.
+#[derive(Clone, Default)]
+pub struct SessionOptions {
+    /// Threads; 0 takes [`threads::default_threads`].
+    pub threads: usize,
+    /// Positions of the context; `None` takes the trained length, at most [`DEFAULT_CTX`].
+    pub ctx: Option<usize>,
+    /// KV cache type.
+    pub kv: KvChoice,
+    /// Instruction level; `None` takes the best of the host (or `GEB_ISA`).
+    pub level: Option<Level>,
+    /// Set to stop a forward pass at the next layer.
+    pub cancel: Option<Arc<AtomicBool>>,
+}
+
+/// Which logits a forward pass returns.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Want {
+    /// None: only the cache is filled.
+    None,
+    /// Those of the last token.
+    Last,
+    /// Those of every token.
+    All,
+}
+
+/// Bytes of a session.
+#[derive(Clone, Copy, Debug)]
+pub struct SessionMemory {
+    /// Weights in the file (mapped, not copied).
+    pub weights: u64,
+    /// KV cache.
+    pub kv: u64,
+    /// Buffers of a batch.
+    pub scratch: u64,
+}
+
+/// A model, its cache and its threads.
+pub struct Session {
+    model: Arc<Model>,
+    kernels: &'static Kernels,
+    pool: Pool,
+    cache: KvCache,
+    rope: RopeTable,
+    buffers: Buffers,
+    logits: Vec<f32>,
+    tokens: Vec<u32>,
+    ctx: usize,
+    kv: KvType,
+    cancel: Option<Arc<AtomicBool>>,
+}
+
+impl Session {
+    /// Chooses kernels, checks memory, allocates cache and buffers.
+    pub fn new(model: Arc<Model>, options: &SessionOptions) -> Result<Session> {
+        let c = model.config();
+        let kernels = choose_kernels(options.level)?;
+        let ctx = options.ctx.unwrap_or(c.context_length.min(DEFAULT_CTX));
+        if !(1..=c.context_length).contains(&ctx) {
+            let allowed = format!("1..={}, the trained length", c.context_length);
+            return Err(Error::Request {
+                what: "context".into(),
+                value: ctx.to_string(),
+                allowed,
+            });
+        }
+        let weights = model.weights();
+        let kv = match options.kv {
+            KvChoice::F32 => KvType::F32,
+            KvChoice::F16 => KvType::F16,
+            KvChoice::Auto
+                if weights
+                    .layers
+                    .iter()
+                    .all(|l| l.ffn_down.weight.dtype == Dtype::F32) =>
+            {
+                KvType::F32
+            }
+            KvChoice::Auto => KvType::F16,
+        };
+        let batch = BATCH.min(ctx);
+        let needed = KvCache::bytes(c, kv, ctx) + Buffers::bytes(c, batch);
+        if let Some(available) = available_memory().filter(|a| needed > *a) {
+            return Err(Error::Memory {
+                what: format!("context of {ctx} tokens"),
+                needed,
+                available,
+            });
+        }
+        let threads = if options.threads == 0 {
+            threads::default_threads()
+        } else {
+            options.threads
+        };
+        Ok(Session {
+            kernels,
+            pool: Pool::new(threads)?,
+            cache: KvCache::new(c, kv, ctx)?,
+            rope: RopeTable::default(),
+            buffers: Buffers::new(c, batch),
+            logits: Vec::new(),
+            tokens: Vec::new(),
+            ctx,
+            kv,
+            cancel: options.cancel.clone(),
+            model,
+        })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// Positions of the context.
+    pub fn ctx(&self) -> usize {
+        self.ctx
+    }
+
+    /// Tokens in the cache so far.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Number of tokens in the cache.
+    pub fn pos(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Keeps the first `n` tokens, so that a new prompt with the same beginning starts there.
+    pub fn truncate(&mut self, n: usize) {
+        self.tokens.truncate(n);
+    }
+
+    /// Forgets everything.
+    pub fn reset(&mut self) {
+        self.truncate(0);
+    }
+
+    /// Length of the common beginning of the cache and `tokens`.
+    pub fn common_prefix(&self, tokens: &[u32]) -> usize {
+        self.tokens
+            .iter()
+            .zip(tokens)
+            .take_while(|(a, b)| a == b)
+            .count()
+    }
+
+    /// Bytes of weights, cache and buffers.
+    pub fn memory(&self) -> SessionMemory {
+        let c = self.model.config();
+        SessionMemory {
+            weights: self
+                .model
+                .file()
+                .tensors()
+                .map(|t| t.bytes().len() as u64)
+                .sum(),
+            kv: KvCache::bytes(c, self.kv, self.ctx),
+            scratch: Buffers::bytes(c, BATCH.min(self.ctx)),
+        }
+    }
+
+    /// The kernels in use.
+    pub fn kernels(&self) -> &'static Kernels {
+        self.kernels
+    }
+
+    /// Threads in use.
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+
+    /// Element type of the KV cache.
+    pub fn kv_type(&self) -> KvType {
+        self.kv
+    }
+
+    /// Appends `tokens` and returns the logits asked for: `[vocab]` for [`Want::Last`],
+    /// `[tokens, vocab]` for [`Want::All`].
+    ///
+    /// # Errors
+    /// [`Error::Request`] for a token outside the vocabulary or a context that would overflow (nothing
+    /// is changed), [`Error::Interrupted`] when cancelled and [`Error::NonFinite`] for NaN logits
+    /// (the cache then ends before the batch that failed).
+    pub fn forward(&mut self, tokens: &[u32], want: Want) -> Result<&[f32]> {
+        self.forward_with(tokens, want, &mut |_, _| {})
+    }
+
+    /// As [`Session::forward`]; `progress(done, total)` is called after each batch.
+    pub fn forward_with(
+        &mut self,
+        tokens: &[u32],
+        want: Want,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<&[f32]> {
+        self.check(tokens)?;
+        let vocab = self.model.config().vocab;
+        let wanted = match want {
+            Want::None => 0,
+            Want::Last => tokens.len().min(1),
+            Want::All => tokens.len(),
+        };
+        self.logits.resize(wanted * vocab, 0.0);
+        self.rope
+            .extend(&self.model.freqs, self.tokens.len() + tokens.len());
+        let mut done = 0;
+        while done < tokens.len() {
+            let batch = &tokens[done..tokens.len().min(done + BATCH.min(self.ctx))];
+            let rows = match want {
+                Want::All => done..done + batch.len(),
+                Want::Last if done + batch.len() == tokens.len() => 0..1,
+                _ => 0..0,
+            };
+            self.batch(batch, rows.start * vocab..rows.end * vocab)?;
+            done += batch.len();
+            progress(done, tokens.len());
+        }
+        Ok(&self.logits)
+    }
+
+    fn check(&self, tokens: &[u32]) -> Result<()> {
+        let vocab = self.model.config().vocab;
+        let bad = |what: &str, value: String, allowed: String| {
+            Err(Error::Request {
+                what: what.into(),
+                value,
+                allowed,
+            })
+        };
+        if let Some(t) = tokens.iter().find(|t| **t as usize >= vocab) {
+            return bad("token id", t.to_string(), format!("0..{vocab}"));
+        }
+        let room = self.ctx - self.tokens.len();
+        if tokens.len() > room {
+            let value = format!("{} tokens after {}", tokens.len(), self.tokens.len());
+            return bad(
+                "prompt",
+                value,
+                format!("at most {room}, the rest of the context of {}", self.ctx),
+            );
+        }
+        Ok(())
+    }
+
+    fn batch(&mut self, tokens: &[u32], logits: std::ops::Range<usize>) -> Result<()> {
+        let Session {
+            model,
+            kernels,
+            pool,
+            cache,
+            rope,
+            buffers,
+            cancel,
+            ..
+        } = self;
+        let first = self.tokens.len();
+        let out = &mut self.logits[logits];
+        pool.run(|lead| {
+            let cancel = cancel.as_deref();
+            let mut pass = Pass {
+                model,
+                kernels,
+                lead,
+                cache,
+                rope,
+                first,
+                cancel,
+            };
+            pass.run(buffers, tokens, out)
+        })?;
+        if let Some(i) = out.iter().position(|v| !v.is_finite()) {
+            let vocab = model.config().vocab;
+            let position = first + tokens.len() - out.len() / vocab + i / vocab;
+            let what = format!("logits of position {position}");
+            return Err(Error::NonFinite {
+                what,
+                index: (i % vocab) as u64,
+                value: out[i],
+            });
+        }
+        self.tokens.extend_from_slice(tokens);
+        Ok(())
+    }
+}
+
+fn choose_kernels(level: Option<Level>) -> Result<&'static Kernels> {
+    match level {
+        Some(level) => Kernels::for_level(level).ok_or_else(|| Error::Request {
+            what: "instruction level".into(),
+            value: level.name().into(),
+            allowed: Level::available()
+                .iter()
+                .map(|l| l.name())
+                .collect::<Vec<_>>()
+                .join(", "),
+        }),
+        None => Kernels::best().map_err(|allowed| Error::Request {
+            what: "GEB_ISA".into(),
+            value: std::env::var("GEB_ISA").unwrap_or_default(),
+            allowed,
+        }),
+    }
+}
+
+/// Memory this process may still take: `MemAvailable`, capped by the cgroup's limit.
+fn available_memory() -> Option<u64> {
+    let read = |path: &str| std::fs::read_to_string(path).ok();
+    let info = read("/proc/meminfo")?;
+    let line = info.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
+    let free = line
+        .trim()
+        .trim_end_matches("kB")
+        .trim()
+        .parse::<u64>()
+        .ok()?
+        * 1024;
+    let number = |path: &str| read(path)?.trim().parse::<u64>().ok();
+    let limit = number("/sys/fs/cgroup/memory.max").zip(number("/sys/fs/cgroup/memory.current"));
+    Some(limit.map_or(free, |(max, used)| free.min(max.saturating_sub(used))))
+}

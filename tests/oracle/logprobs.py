@@ -1,0 +1,65 @@
+#!/usr/bin/env python3
+"""Compares log-probabilities of `geb-run logits` with llama.cpp (PyPI `xllamacpp`) on the same file.
+
+    python3 tests/oracle/logprobs.py GEB_RUN MODEL.gguf TEXT [--positions 200] [--skip CHARS] [--threads 2]
+
+For each position: the next-token distribution of both, top-1 agreement and |difference| of the
+log-probability of the text's own next token. Needs: pip install xllamacpp numpy safetensors.
+"""
+import argparse, json, subprocess, tempfile, os
+import numpy as np
+import xllamacpp as xlc
+from safetensors.numpy import load_file
+
+
+def ours(geb, model, ids):
+    with tempfile.TemporaryDirectory() as d:
+        path = os.path.join(d, "logits.safetensors")
+        subprocess.run([geb, "logits", "-m", model, "--tokens", ",".join(map(str, ids)), "--out", path], check=True)
+        x = load_file(path)["logits"].astype(np.float64)
+    x -= x.max(axis=1, keepdims=True)
+    return x - np.log(np.exp(x).sum(axis=1, keepdims=True))
+
+
+def theirs(model, ids, threads, vocab):
+    p = xlc.CommonParams()
+    p.model.path = model
+    p.n_ctx, p.n_parallel, p.cpuparams.n_threads = len(ids) + 16, 1, threads
+    p.warmup = False
+    server = xlc.Server(p)
+    rows = []
+    for i in range(1, len(ids) + 1):
+        body = {"prompt": ids[:i], "max_tokens": 1, "n_probs": vocab, "cache_prompt": True, "temperature": 0.0,
+                "samplers": []}
+        reply = server.handle_completions(body)
+        row = np.full(vocab, -np.inf)
+        for e in reply["choices"][0]["logprobs"]["content"][0]["top_logprobs"]:
+            row[e["id"]] = e["logprob"]
+        rows.append(row)
+    return np.array(rows)
+
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    ap.add_argument("geb"), ap.add_argument("model"), ap.add_argument("text")
+    ap.add_argument("--positions", type=int, default=200)
+    ap.add_argument("--skip", type=int, default=0)
+    ap.add_argument("--threads", type=int, default=2)
+    a = ap.parse_args()
+    text = open(a.text, encoding="utf-8").read()[a.skip:a.skip + 4 * a.positions]
+    ids = json.loads(subprocess.run([a.geb, "tokenize", "-m", a.model, "--json", "--plain", "-"], input=text, text=True,
+                                    check=True, stdout=subprocess.PIPE).stdout)["ids"][: a.positions + 1]
+    us = ours(a.geb, a.model, ids)[:-1]
+    them = theirs(a.model, ids[:-1], a.threads, us.shape[1])
+    nxt = np.array(ids[1:])
+    rows = np.arange(len(nxt))
+    top1 = (us.argmax(1) == them.argmax(1)).mean()
+    dp = np.abs(us[rows, nxt] - them[rows, nxt])
+    kl = (np.exp(them) * np.where(np.isfinite(them), them - us, 0)).sum(1)
+    print(json.dumps({"text": os.path.basename(a.text), "positions": len(nxt), "top1_agreement": float(top1),
+                      "mean_abs_dlogp_next": float(dp.mean()), "max_abs_dlogp_next": float(dp.max()),
+                      "mean_kl": float(kl.mean()), "missing_in_peer": int((~np.isfinite(them)).sum())}))
+
+
+if __name__ == "__main__":
+    main()
