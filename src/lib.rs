@@ -8,6 +8,7 @@
 
 pub mod cache;
 pub mod chat;
+pub mod convert;
 pub mod error;
 pub mod eval;
 pub mod generate;

@@ -1,0 +1,469 @@
+//! Opening a checkpoint: safetensors or PyTorch files, one or many, as one list of tensors.
+//!
+//! Files are mapped; a tensor is a name, a type, a shape and a byte range. Every range is
+//! checked here, so that reading rows later cannot fail.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+
+use geb_kernels::dtype::Dtype;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::folder::{Fields, Folder, bad, kind, short};
+use super::pickle;
+use crate::error::{Error, Result};
+use crate::gguf::{GgufFile, Load};
+use crate::limits;
+use crate::mmap::{self, Bytes};
+
+/// Type of the elements of a checkpoint tensor.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Elem {
+    /// A type that rows can be read from.
+    Float(Dtype),
+    /// Anything else (integer and bool buffers), listed but never read.
+    Other(&'static str),
+}
+
+/// One tensor of a checkpoint.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SourceTensor {
+    /// Name in the checkpoint.
+    pub name: String,
+    /// Type of the elements.
+    pub elem: Elem,
+    /// Shape, outermost dimension first (PyTorch order).
+    pub shape: Vec<u64>,
+    /// Which of the checkpoint's files.
+    pub(super) file: usize,
+    /// Bytes in that file, row-major.
+    pub(super) range: Range<usize>,
+}
+
+impl SourceTensor {
+    /// Row length: the innermost dimension; 1 for a scalar.
+    pub fn cols(&self) -> usize {
+        self.shape.last().map_or(1, |&d| d as usize)
+    }
+
+    /// Number of rows: the product of the other dimensions.
+    pub fn rows(&self) -> usize {
+        self.shape.iter().rev().skip(1).product::<u64>() as usize
+    }
+}
+
+/// An opened checkpoint.
+pub struct Checkpoint {
+    /// File names and their bytes.
+    files: Vec<(String, Bytes)>,
+    tensors: Vec<SourceTensor>,
+    names: HashMap<String, usize>,
+}
+
+impl Checkpoint {
+    /// Opens the weights of a folder, in the order of preference `model.safetensors`,
+    /// `model.safetensors.index.json`, `pytorch_model.bin`, `pytorch_model.bin.index.json`.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] names the file and the field that breaks a rule.
+    pub fn open(folder: &Folder) -> Result<Checkpoint> {
+        let mut out = Checkpoint {
+            files: Vec::new(),
+            tensors: Vec::new(),
+            names: HashMap::new(),
+        };
+        for single in ["model.safetensors", "pytorch_model.bin"] {
+            let index = format!("{single}.index.json");
+            if folder.has(single) {
+                out.add_file(folder, single)?;
+            } else if let Some(json) = folder.json(&index)? {
+                out.add_shards(folder, &index, &json)?;
+            } else {
+                continue;
+            }
+            return Ok(out);
+        }
+        let known = "model.safetensors or pytorch_model.bin, or either with .index.json";
+        Err(bad(&folder.name(), "weights", "absent", known))
+    }
+
+    /// The tensors of a GGUF file.
+    pub fn from_gguf(name: &str, file: &GgufFile, bytes: Bytes) -> Checkpoint {
+        let tensors: Vec<_> = file
+            .tensors()
+            .map(|t| {
+                let info = t.info();
+                SourceTensor {
+                    name: info.name.clone(),
+                    elem: Elem::Float(info.dtype),
+                    shape: info.dims.iter().rev().copied().collect(),
+                    file: 0,
+                    range: info.range.clone(),
+                }
+            })
+            .collect();
+        let names = tensors
+            .iter()
+            .enumerate()
+            .map(|(i, t)| (t.name.clone(), i))
+            .collect();
+        Checkpoint {
+            files: vec![(name.to_owned(), bytes)],
+            tensors,
+            names,
+        }
+    }
+
+    /// All tensors, in file order.
+    pub fn tensors(&self) -> &[SourceTensor] {
+        &self.tensors
+    }
+
+    /// Position of a tensor in [`Checkpoint::tensors`].
+    pub fn find(&self, name: &str) -> Option<usize> {
+        self.names.get(name).copied()
+    }
+
+    /// Bytes of a tensor, row after row.
+    pub fn bytes(&self, tensor: usize) -> &[u8] {
+        let t = &self.tensors[tensor];
+        &self.files[t.file].1.as_ref()[t.range.clone()]
+    }
+
+    /// The weight files: name and content.
+    pub fn files(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.files
+            .iter()
+            .map(|(name, bytes)| (name.as_str(), bytes.as_ref()))
+    }
+
+    fn add_file(&mut self, folder: &Folder, name: &str) -> Result<()> {
+        let bytes = mmap::open(&folder.path(name), Load::Map)?;
+        let list = if name.ends_with(".safetensors") {
+            safetensors(name, bytes.as_ref())?
+        } else {
+            pickle::torch_file(name, bytes.as_ref())?
+        };
+        let file = self.files.len();
+        for mut tensor in list {
+            tensor.file = file;
+            if self.tensors.len() >= limits::MAX_CHECKPOINT_TENSORS {
+                let max = limits::MAX_CHECKPOINT_TENSORS;
+                return Err(bad(
+                    name,
+                    "tensor count",
+                    "more than the limit",
+                    format!("at most {max}"),
+                ));
+            }
+            if self
+                .names
+                .insert(tensor.name.clone(), self.tensors.len())
+                .is_some()
+            {
+                return Err(bad(
+                    name,
+                    "tensor name",
+                    &tensor.name,
+                    "names that occur once",
+                ));
+            }
+            self.tensors.push(tensor);
+        }
+        self.files.push((name.to_owned(), bytes));
+        Ok(())
+    }
+
+    fn add_shards(&mut self, folder: &Folder, index: &str, json: &Value) -> Result<()> {
+        let Some(map) = json.get("weight_map").and_then(Value::as_object) else {
+            let found = json.get("weight_map").map_or("absent", kind);
+            return Err(bad(
+                index,
+                "weight_map",
+                found,
+                "an object: tensor name to file name",
+            ));
+        };
+        let mut shards: Vec<&str> = Vec::new();
+        let mut seen = HashSet::new();
+        for (tensor, shard) in map {
+            let shard = shard
+                .as_str()
+                .filter(|s| plain_file_name(s))
+                .ok_or_else(|| {
+                    bad(
+                        index,
+                        format!("weight_map.{tensor}"),
+                        short(shard),
+                        "the name of a file in the same folder",
+                    )
+                })?;
+            if seen.insert(shard) {
+                shards.push(shard);
+            }
+        }
+        shards.sort_unstable();
+        for shard in &shards {
+            if !folder.has(shard) {
+                return Err(bad(
+                    index,
+                    "weight_map",
+                    format!("{shard} (not in the folder)"),
+                    "files that exist",
+                ));
+            }
+            self.add_file(folder, shard)?;
+        }
+        for (tensor, shard) in map {
+            let shard = shard.as_str().unwrap_or_default();
+            let held = self
+                .find(tensor)
+                .map(|i| self.files[self.tensors[i].file].0.as_str());
+            if held != Some(shard) {
+                let allowed = format!(
+                    "a file that holds it (found in: {})",
+                    held.unwrap_or("no file")
+                );
+                return Err(bad(index, format!("weight_map.{tensor}"), shard, allowed));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A name without path parts, so that an index cannot reach outside its folder.
+fn plain_file_name(name: &str) -> bool {
+    let ends = name.ends_with(".safetensors") || name.ends_with(".bin");
+    ends && !name.starts_with('.') && !name.contains(['/', '\\', '\0', ':']) && name.len() <= 255
+}
+
+/// `elements * size` and the end of the range, all checked.
+pub(super) fn byte_count(file: &str, name: &str, shape: &[u64], elem_bytes: u64) -> Result<u64> {
+    let elements = shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d));
+    let elements = elements
+        .filter(|&n| n <= limits::MAX_ELEMENTS)
+        .ok_or_else(|| {
+            bad(
+                file,
+                format!("{name}: shape"),
+                format!("{shape:?}"),
+                "at most 2^48 elements",
+            )
+        })?;
+    Ok(elements * elem_bytes)
+}
+
+/// The entries of a JSON object in order, repeated names included.
+struct Entries(Vec<(String, Value)>);
+
+impl<'de> Deserialize<'de> for Entries {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Visit;
+        impl<'de> serde::de::Visitor<'de> for Visit {
+            type Value = Entries;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: serde::de::MapAccess<'de>>(
+                self,
+                mut map: A,
+            ) -> Result<Entries, A::Error> {
+                let mut out = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    if out.len() > limits::MAX_CHECKPOINT_TENSORS {
+                        return Err(serde::de::Error::custom("more tensors than the limit"));
+                    }
+                    out.push(entry);
+                }
+                Ok(Entries(out))
+            }
+        }
+        d.deserialize_map(Visit)
+    }
+}
+
+/// safetensors element types: name, type, bytes per element.
+const SAFETENSORS_TYPES: &[(&str, Elem, u64)] = &[
+    ("F32", Elem::Float(Dtype::F32), 4),
+    ("F16", Elem::Float(Dtype::F16), 2),
+    ("BF16", Elem::Float(Dtype::BF16), 2),
+    ("F64", Elem::Float(Dtype::F64), 8),
+    ("BOOL", Elem::Other("BOOL"), 1),
+    ("U8", Elem::Other("U8"), 1),
+    ("I8", Elem::Other("I8"), 1),
+    ("F8_E4M3", Elem::Other("F8_E4M3"), 1),
+    ("F8_E5M2", Elem::Other("F8_E5M2"), 1),
+    ("I16", Elem::Other("I16"), 2),
+    ("U16", Elem::Other("U16"), 2),
+    ("I32", Elem::Other("I32"), 4),
+    ("U32", Elem::Other("U32"), 4),
+    ("I64", Elem::Other("I64"), 8),
+    ("U64", Elem::Other("U64"), 8),
+];
+
+/// Reads the header of a safetensors file: `u64` length, JSON, data.
+///
+/// Rules: the header lies in the file and below [`limits::MAX_SAFETENSORS_HEADER`]; names occur
+/// once; each range has the size its type and shape ask for, lies in the data and overlaps no other.
+///
+/// # Errors
+/// [`Error::Checkpoint`] naming `file` and the tensor's field.
+pub fn safetensors(file: &str, data: &[u8]) -> Result<Vec<SourceTensor>> {
+    let Some((head, rest)) = data.split_first_chunk::<8>() else {
+        return Err(bad(
+            file,
+            "size",
+            format!("{} bytes", data.len()),
+            "8 bytes or more",
+        ));
+    };
+    let header_len = u64::from_le_bytes(*head);
+    let max = limits::MAX_SAFETENSORS_HEADER.min(rest.len() as u64);
+    if header_len < 2 || header_len > max {
+        return Err(bad(file, "header length", header_len, format!("2..={max}")));
+    }
+    let (header, body) = rest.split_at(header_len as usize);
+    if header[0] != b'{' {
+        return Err(bad(
+            file,
+            "header",
+            format!("starting with byte {}", header[0]),
+            "a JSON object",
+        ));
+    }
+    let Entries(entries) = serde_json::from_slice(header).map_err(|e| {
+        bad(
+            file,
+            "header",
+            format!("malformed ({e})"),
+            "a JSON object of tensors",
+        )
+    })?;
+    let start = 8 + header_len as usize;
+    let mut out = Vec::with_capacity(entries.len());
+    let mut seen = HashSet::with_capacity(entries.len());
+    for (name, value) in entries {
+        if !seen.insert(name.clone()) {
+            return Err(bad(file, "tensor name", name, "names that occur once"));
+        }
+        if name != "__metadata__" {
+            out.push(safetensors_entry(
+                file,
+                name,
+                &value,
+                start,
+                body.len() as u64,
+            )?);
+        }
+    }
+    no_overlap(file, &out)?;
+    Ok(out)
+}
+
+fn safetensors_entry(
+    file: &str,
+    name: String,
+    value: &Value,
+    start: usize,
+    len: u64,
+) -> Result<SourceTensor> {
+    let field = |what: &str| format!("{name}: {what}");
+    let fields = Fields { file, value };
+    let dtype = fields.str(&["dtype"])?.unwrap_or("absent");
+    let Some(&(_, elem, elem_bytes)) = SAFETENSORS_TYPES.iter().find(|t| t.0 == dtype) else {
+        let known: Vec<_> = SAFETENSORS_TYPES.iter().map(|t| t.0).collect();
+        return Err(bad(file, field("dtype"), dtype, known.join(", ")));
+    };
+    let ints = |key: &'static str| -> Result<Vec<u64>> {
+        let list = value.get(key).and_then(Value::as_array);
+        let ints = list.and_then(|l| l.iter().map(Value::as_u64).collect::<Option<Vec<_>>>());
+        ints.ok_or_else(|| {
+            let found = value.get(key).map_or("absent".into(), short);
+            bad(file, field(key), found, "an array of unsigned integers")
+        })
+    };
+    let shape = ints("shape")?;
+    check_shape(file, &name, &shape)?;
+    let bytes = byte_count(file, &name, &shape, elem_bytes)?;
+    let &[first, end] = ints("data_offsets")?.as_slice() else {
+        return Err(bad(
+            file,
+            field("data_offsets"),
+            "not two numbers",
+            "[begin, end]",
+        ));
+    };
+    if first > end || end > len {
+        let allowed = format!("a range in the {len} bytes of data");
+        return Err(bad(
+            file,
+            field("data_offsets"),
+            format!("[{first}, {end}]"),
+            allowed,
+        ));
+    }
+    if end - first != bytes {
+        let allowed = format!("{bytes} bytes for {dtype} {shape:?}");
+        return Err(bad(
+            file,
+            field("data_offsets"),
+            format!("{} bytes", end - first),
+            allowed,
+        ));
+    }
+    Ok(SourceTensor {
+        elem,
+        shape,
+        file: 0,
+        range: start + first as usize..start + end as usize,
+        name,
+    })
+}
+
+/// At most [`limits::MAX_DIMS`] dimensions of at most [`limits::MAX_DIM`].
+pub(super) fn check_shape(file: &str, name: &str, shape: &[u64]) -> Result<()> {
+    let ok = shape.len() <= 8 && shape.iter().all(|&d| d <= limits::MAX_DIM);
+    if ok && name.len() <= 1024 && !name.is_empty() {
+        return Ok(());
+    }
+    let cut: String = name.chars().take(80).collect();
+    Err(bad(
+        file,
+        format!("{cut}: shape"),
+        format!("{:?}", &shape[..shape.len().min(9)]),
+        "at most 8 dimensions of at most 2^40, a name of 1..=1024 bytes",
+    ))
+}
+
+fn no_overlap(file: &str, tensors: &[SourceTensor]) -> Result<()> {
+    let mut order: Vec<&SourceTensor> = tensors.iter().filter(|t| !t.range.is_empty()).collect();
+    order.sort_unstable_by_key(|t| t.range.start);
+    for pair in order.windows(2) {
+        if pair[1].range.start < pair[0].range.end {
+            let allowed = format!("no bytes shared with {}", pair[0].name);
+            return Err(bad(
+                file,
+                format!("{}: data_offsets", pair[1].name),
+                "overlapping",
+                allowed,
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The type rows are read from.
+///
+/// # Errors
+/// [`Error::Unsupported`] for integer, bool and 8-bit float tensors.
+pub fn float_type(t: &SourceTensor) -> Result<Dtype> {
+    match t.elem {
+        Elem::Float(dtype) => Ok(dtype),
+        Elem::Other(name) => Err(Error::Unsupported {
+            what: "weight type",
+            value: format!("{name} of {}", t.name),
+            known: "F32, F16, BF16, F64".into(),
+        }),
+    }
+}

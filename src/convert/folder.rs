@@ -1,0 +1,289 @@
+//! The small files of a checkpoint folder: size-capped reading, and errors that name file and field.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, Result};
+use crate::limits;
+
+/// Shorthand for [`Error::Checkpoint`].
+pub(super) fn bad(
+    file: &str,
+    field: impl Into<String>,
+    value: impl ToString,
+    allowed: impl Into<String>,
+) -> Error {
+    Error::Checkpoint {
+        file: file.to_owned(),
+        field: field.into(),
+        value: value.to_string(),
+        allowed: allowed.into(),
+    }
+}
+
+/// A checkpoint folder. Every file read through it is hashed for the provenance keys.
+pub struct Folder {
+    dir: PathBuf,
+    read: std::cell::RefCell<Vec<(String, String)>>,
+}
+
+impl Folder {
+    /// A folder of files; nothing is opened yet.
+    pub fn new(dir: &Path) -> Folder {
+        Folder {
+            dir: dir.to_owned(),
+            read: Default::default(),
+        }
+    }
+
+    /// Path of a file inside.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// Whether the folder holds a regular file (or a link to one) of that name.
+    pub fn has(&self, name: &str) -> bool {
+        self.path(name).is_file()
+    }
+
+    /// Name of the folder itself, for `general.name`.
+    pub fn name(&self) -> String {
+        let full = self.dir.canonicalize().unwrap_or_else(|_| self.dir.clone());
+        full.file_name()
+            .map(|n| n.to_string_lossy().into_owned())
+            .unwrap_or_default()
+    }
+
+    /// Bytes of a file of at most [`limits::MAX_JSON_BYTES`]; `None` when absent.
+    pub fn bytes(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let path = self.path(name);
+        let mut file = match File::open(&path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(Error::io(path)(e)),
+        };
+        let meta = file.metadata().map_err(Error::io(&path))?;
+        if !meta.is_file() {
+            return Err(bad(
+                name,
+                "kind of file",
+                "not a regular file",
+                "a regular file",
+            ));
+        }
+        let max = limits::MAX_JSON_BYTES;
+        let mut bytes = Vec::new();
+        file.by_ref()
+            .take(max + 1)
+            .read_to_end(&mut bytes)
+            .map_err(Error::io(&path))?;
+        if bytes.len() as u64 > max {
+            return Err(bad(
+                name,
+                "size",
+                format!("{} bytes", meta.len()),
+                format!("at most {max} bytes"),
+            ));
+        }
+        self.record(name, &bytes);
+        Ok(Some(bytes))
+    }
+
+    /// Text of a file; `None` when absent.
+    pub fn text(&self, name: &str) -> Result<Option<String>> {
+        let Some(bytes) = self.bytes(name)? else {
+            return Ok(None);
+        };
+        match String::from_utf8(bytes) {
+            Ok(text) => Ok(Some(text)),
+            Err(e) => {
+                let at = e.utf8_error().valid_up_to();
+                Err(bad(
+                    name,
+                    "text",
+                    format!("invalid UTF-8 after {at} bytes"),
+                    "UTF-8",
+                ))
+            }
+        }
+    }
+
+    /// A JSON file; `None` when absent. Nesting is limited to 128 levels by the JSON reader.
+    pub fn json(&self, name: &str) -> Result<Option<Value>> {
+        let Some(bytes) = self.bytes(name)? else {
+            return Ok(None);
+        };
+        let value: Value = serde_json::from_slice(&bytes)
+            .map_err(|e| bad(name, "JSON", format!("malformed ({e})"), "a JSON object"))?;
+        if !value.is_object() {
+            return Err(bad(name, "JSON", kind(&value), "an object"));
+        }
+        Ok(Some(value))
+    }
+
+    fn record(&self, name: &str, bytes: &[u8]) {
+        let mut read = self.read.borrow_mut();
+        if !read.iter().any(|(n, _)| n == name) {
+            read.push((name.to_owned(), hex(&Sha256::digest(bytes))));
+        }
+    }
+
+    /// SHA-256 of every file read so far, by name.
+    pub fn hashes(&self) -> Vec<(String, String)> {
+        let mut all = self.read.borrow().clone();
+        all.sort();
+        all
+    }
+}
+
+/// Lower-case hexadecimal.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// What kind of JSON value this is, for messages.
+pub(super) fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a bool",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    }
+}
+
+/// Typed access to the keys of one JSON object; the first of several names that exists counts.
+#[derive(Clone, Copy)]
+pub struct Fields<'a> {
+    /// File the object is from, for messages.
+    pub file: &'a str,
+    /// The object.
+    pub value: &'a Value,
+}
+
+impl<'a> Fields<'a> {
+    /// The first of `names` that is present and not null.
+    pub fn get(&self, names: &[&'static str]) -> Option<(&'static str, &'a Value)> {
+        names
+            .iter()
+            .find_map(|&n| self.value.get(n).filter(|v| !v.is_null()).map(|v| (n, v)))
+    }
+
+    /// The object under `name`, when there is one.
+    pub fn object(&self, name: &'static str) -> Option<Fields<'a>> {
+        let (_, value) = self.get(&[name])?;
+        value.is_object().then_some(Fields {
+            file: self.file,
+            value,
+        })
+    }
+
+    /// An unsigned integer in `range`.
+    pub fn uint(
+        &self,
+        names: &[&'static str],
+        range: std::ops::RangeInclusive<u64>,
+    ) -> Result<Option<u64>> {
+        let Some((name, value)) = self.get(names) else {
+            return Ok(None);
+        };
+        // Some configurations write integers as 4096.0.
+        let n = value.as_u64().or_else(|| {
+            value
+                .as_f64()
+                .filter(|f| f.fract() == 0.0 && *f >= 0.0 && *f < 1e15)
+                .map(|f| f as u64)
+        });
+        match n.filter(|n| range.contains(n)) {
+            Some(n) => Ok(Some(n)),
+            None => {
+                let allowed = format!("an integer in {}..={}", range.start(), range.end());
+                Err(bad(self.file, name, short(value), allowed))
+            }
+        }
+    }
+
+    /// A required unsigned integer.
+    pub fn need_uint(
+        &self,
+        names: &[&'static str],
+        range: std::ops::RangeInclusive<u64>,
+    ) -> Result<u64> {
+        self.uint(names, range)?
+            .ok_or_else(|| bad(self.file, names[0], "absent", "an integer"))
+    }
+
+    /// A finite float in `range`.
+    pub fn float(
+        &self,
+        names: &[&'static str],
+        range: std::ops::RangeInclusive<f64>,
+    ) -> Result<Option<f64>> {
+        let Some((name, value)) = self.get(names) else {
+            return Ok(None);
+        };
+        match value.as_f64().filter(|v| range.contains(v)) {
+            Some(v) => Ok(Some(v)),
+            None => {
+                let allowed = format!("a number in {:e}..={:e}", range.start(), range.end());
+                Err(bad(self.file, name, short(value), allowed))
+            }
+        }
+    }
+
+    /// A bool.
+    pub fn bool(&self, name: &'static str) -> Result<Option<bool>> {
+        match self.get(&[name]) {
+            None => Ok(None),
+            Some((_, Value::Bool(b))) => Ok(Some(*b)),
+            Some((_, v)) => Err(bad(self.file, name, short(v), "true or false")),
+        }
+    }
+
+    /// A string.
+    pub fn str(&self, names: &[&'static str]) -> Result<Option<&'a str>> {
+        match self.get(names) {
+            None => Ok(None),
+            Some((_, Value::String(s))) => Ok(Some(s)),
+            Some((name, v)) => Err(bad(self.file, name, short(v), "a string")),
+        }
+    }
+
+    /// Token ids under `name`: one integer or a list of them.
+    pub fn ids(&self, name: &'static str) -> Result<Vec<u32>> {
+        let Some((_, value)) = self.get(&[name]) else {
+            return Ok(Vec::new());
+        };
+        let one = |v: &Value| {
+            let id = v.as_u64().filter(|&id| id < limits::MAX_VOCAB as u64);
+            id.map(|id| id as u32).ok_or_else(|| {
+                bad(
+                    self.file,
+                    name,
+                    short(v),
+                    format!("token ids below {}", limits::MAX_VOCAB),
+                )
+            })
+        };
+        match value {
+            Value::Array(list) => list.iter().map(one).collect(),
+            // -1 is a common way to say "none".
+            v if v.as_i64() == Some(-1) => Ok(Vec::new()),
+            v => Ok(vec![one(v)?]),
+        }
+    }
+}
+
+/// A JSON value cut to the length of a message.
+pub(super) fn short(value: &Value) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(60) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text,
+    }
+}

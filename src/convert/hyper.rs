@@ -1,0 +1,464 @@
+//! `config.json` of a checkpoint: hyperparameters read once, range-checked, then plain numbers,
+//! and the GGUF keys made from them.
+
+use serde_json::Value;
+
+use super::folder::{Fields, bad, short};
+use crate::error::{Error, Result};
+use crate::gguf::writer::MetaValue;
+use crate::limits;
+
+const FILE: &str = "config.json";
+
+/// Which front end reads the checkpoint.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Family {
+    /// `LlamaForCausalLM` and `MistralForCausalLM`.
+    Llama,
+    /// GEB-1.3B (`model_type` geblm).
+    Geb,
+}
+
+/// How positions are stretched beyond the trained context.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum RopeScaling {
+    /// All angles divided by `factor`.
+    Linear {
+        /// The divisor.
+        factor: f32,
+    },
+    /// Llama 3.1: becomes the tensor `rope_freqs.weight`.
+    Llama3 {
+        /// Divisor of the slow frequencies.
+        factor: f64,
+        /// Wavelengths longer than `original / low` are divided in full.
+        low: f64,
+        /// Wavelengths shorter than `original / high` stay.
+        high: f64,
+        /// Context before stretching.
+        original: f64,
+    },
+    /// YaRN, left to the runtime.
+    Yarn {
+        /// The divisor.
+        factor: f32,
+        /// Context before stretching.
+        original: u32,
+    },
+}
+
+/// Hyperparameters of a checkpoint.
+#[derive(Clone, Debug)]
+pub struct Hyper {
+    /// Front end.
+    pub family: Family,
+    /// Layers.
+    pub layers: usize,
+    /// Width of the model, `embedding_length`.
+    pub width: usize,
+    /// Width of the feed-forward layers.
+    pub ffn: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Width of one head.
+    pub head_dim: usize,
+    /// Whether the configuration states the width of a head.
+    pub head_dim_given: bool,
+    /// Vocabulary size of the configuration (rows of the embedding may be more).
+    pub vocab: usize,
+    /// Trained context.
+    pub context: u64,
+    /// Epsilon of the RMS norms.
+    pub eps: f32,
+    /// Base of the rotary angles.
+    pub rope_base: f32,
+    /// Stretching of positions.
+    pub scaling: Option<RopeScaling>,
+    /// Sliding window; `None` is full attention.
+    pub window: Option<u32>,
+    /// Whether the output matrix is the embedding.
+    pub tied: bool,
+}
+
+impl Hyper {
+    /// Reads and checks `config.json`.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for another architecture, [`Error::Checkpoint`] for a bad value.
+    pub fn read(config: &Value) -> Result<Hyper> {
+        let config = config
+            .get("text_config")
+            .filter(|v| v.is_object())
+            .unwrap_or(config);
+        let c = Fields {
+            file: FILE,
+            value: config,
+        };
+        let family = family(&c)?;
+        let width = 1..=limits::MAX_WIDTH;
+        let heads_range = 1..=limits::MAX_HEADS;
+        let layers = c.need_uint(
+            &["num_hidden_layers", "n_layer", "num_layers"],
+            1..=limits::MAX_LAYERS,
+        )?;
+        let e = c.need_uint(&["hidden_size", "n_embd", "dim"], width.clone())?;
+        let ffn = c.need_uint(
+            &[
+                "intermediate_size",
+                "ffn_hidden_size",
+                "hidden_dim",
+                "n_inner",
+            ],
+            width.clone(),
+        )?;
+        let heads = c.need_uint(&["num_attention_heads", "n_head"], heads_range.clone())?;
+        let kv = c
+            .uint(
+                &["num_key_value_heads", "multi_query_group_num", "n_kv_heads"],
+                heads_range,
+            )?
+            .unwrap_or(heads);
+        let given = c.uint(&["head_dim", "kv_channels"], 1..=4096)?;
+        if given.is_none() && e % heads != 0 {
+            return Err(bad(
+                FILE,
+                "num_attention_heads",
+                heads,
+                format!("a divisor of hidden_size {e}"),
+            ));
+        }
+        let head_dim = given.unwrap_or(e / heads);
+        if heads % kv != 0 {
+            return Err(bad(
+                FILE,
+                "num_key_value_heads",
+                kv,
+                format!("a divisor of num_attention_heads {heads}"),
+            ));
+        }
+        if head_dim % 2 != 0 {
+            return Err(bad(FILE, "head_dim", head_dim, "an even number"));
+        }
+        if head_dim * heads > limits::MAX_WIDTH {
+            return Err(bad(
+                FILE,
+                "head_dim",
+                head_dim,
+                format!("at most {} in all heads", limits::MAX_WIDTH),
+            ));
+        }
+        let context_names = [
+            "max_position_embeddings",
+            "seq_length",
+            "n_ctx",
+            "n_positions",
+            "max_length",
+        ];
+        let hyper = Hyper {
+            family,
+            layers: layers as usize,
+            width: e as usize,
+            ffn: ffn as usize,
+            heads: heads as usize,
+            kv_heads: kv as usize,
+            head_dim: head_dim as usize,
+            head_dim_given: given.is_some(),
+            vocab: c.need_uint(
+                &["padded_vocab_size", "vocab_size"],
+                1..=limits::MAX_VOCAB as u64,
+            )? as usize,
+            context: c.need_uint(&context_names, 1..=limits::MAX_CONTEXT)?,
+            eps: c
+                .float(
+                    &["rms_norm_eps", "norm_eps", "layernorm_epsilon"],
+                    0.0..=1.0,
+                )?
+                .unwrap_or(1e-5) as f32,
+            rope_base: rope_base(&c)?,
+            scaling: rope_scaling(&c)?,
+            window: if family == Family::Llama {
+                window(&c)?
+            } else {
+                None
+            },
+            tied: c.bool("tie_word_embeddings")?.unwrap_or(false),
+        };
+        hyper.check_graph(&c)?;
+        Ok(hyper)
+    }
+
+    /// Refuses what the llama graph cannot express.
+    fn check_graph(&self, c: &Fields<'_>) -> Result<()> {
+        if let Some(act) = c.str(&["hidden_act"])? {
+            if !matches!(act, "silu" | "swish") {
+                return Err(Error::Unsupported {
+                    what: "activation",
+                    value: act.into(),
+                    known: "silu".into(),
+                });
+            }
+        }
+        if self.family == Family::Geb
+            && c.bool("apply_residual_connection_post_layernorm")? == Some(true)
+        {
+            let allowed = "false (residual connections around the norms)";
+            return Err(bad(
+                FILE,
+                "apply_residual_connection_post_layernorm",
+                "true",
+                allowed,
+            ));
+        }
+        if self.family == Family::Geb && c.bool("post_layer_norm")? == Some(false) {
+            return Err(bad(
+                FILE,
+                "post_layer_norm",
+                "false",
+                "true (a norm after the last block)",
+            ));
+        }
+        Ok(())
+    }
+
+    /// The keys of architecture `arch`, with rotary width `rope_dims`.
+    pub fn metadata(&self, arch: &str, rope_dims: usize, rows: usize) -> Vec<(String, MetaValue)> {
+        let u = |v: usize| MetaValue::U32(v as u32);
+        let mut out = Vec::new();
+        let mut key = |name: &str, value: MetaValue| out.push((format!("{arch}.{name}"), value));
+        key("block_count", u(self.layers));
+        key("context_length", MetaValue::U32(self.context as u32));
+        key("embedding_length", u(self.width));
+        key("feed_forward_length", u(self.ffn));
+        key("attention.head_count", u(self.heads));
+        key("attention.head_count_kv", u(self.kv_heads));
+        key("attention.layer_norm_rms_epsilon", MetaValue::F32(self.eps));
+        if self.head_dim_given || self.head_dim * self.heads != self.width {
+            key("attention.key_length", u(self.head_dim));
+            key("attention.value_length", u(self.head_dim));
+        }
+        if let Some(window) = self.window {
+            key("attention.sliding_window", MetaValue::U32(window));
+        }
+        key("rope.dimension_count", u(rope_dims));
+        key("rope.freq_base", MetaValue::F32(self.rope_base));
+        match self.scaling {
+            Some(RopeScaling::Linear { factor }) => {
+                key("rope.scaling.type", MetaValue::Str("linear".into()));
+                key("rope.scaling.factor", MetaValue::F32(factor));
+            }
+            Some(RopeScaling::Yarn { factor, original }) => {
+                key("rope.scaling.type", MetaValue::Str("yarn".into()));
+                key("rope.scaling.factor", MetaValue::F32(factor));
+                key(
+                    "rope.scaling.original_context_length",
+                    MetaValue::U32(original),
+                );
+            }
+            Some(RopeScaling::Llama3 { .. }) | None => {}
+        }
+        key("vocab_size", u(rows));
+        out
+    }
+
+    /// `rope_freqs.weight`: one divisor per pair, for Llama 3 scaling.
+    ///
+    /// With wavelength λ = 2π·base^(2i/d): 1 when λ < original/high, `factor` when
+    /// λ > original/low, and 1/((1−s)/factor + s), s = (original/λ − low)/(high − low) between
+    /// (Hugging Face `transformers`, `modeling_rope_utils`).
+    pub fn rope_factors(&self) -> Option<Vec<f32>> {
+        let Some(RopeScaling::Llama3 {
+            factor,
+            low,
+            high,
+            original,
+        }) = self.scaling
+        else {
+            return None;
+        };
+        let d = self.head_dim;
+        let one = |i: usize| {
+            let wavelength =
+                std::f64::consts::TAU * f64::from(self.rope_base).powf(2.0 * i as f64 / d as f64);
+            if wavelength < original / high {
+                1.0
+            } else if wavelength > original / low {
+                factor as f32
+            } else {
+                let s = (original / wavelength - low) / (high - low);
+                (1.0 / ((1.0 - s) / factor + s)) as f32
+            }
+        };
+        Some((0..d / 2).map(one).collect())
+    }
+}
+
+/// `architectures[0]`, else `model_type`, else `auto_map`.
+fn family(c: &Fields<'_>) -> Result<Family> {
+    let class = c
+        .value
+        .get("architectures")
+        .and_then(|a| a.get(0))
+        .and_then(Value::as_str);
+    let model_type = c.str(&["model_type"])?;
+    let auto = c
+        .value
+        .get("auto_map")
+        .map(Value::to_string)
+        .unwrap_or_default();
+    let known = match (class, model_type) {
+        (Some("LlamaForCausalLM" | "MistralForCausalLM"), _) => Some(Family::Llama),
+        (Some("GEBForCausalLM"), _) | (None, Some("geblm")) => Some(Family::Geb),
+        (None, Some("llama" | "mistral")) => Some(Family::Llama),
+        (None, _) if auto.contains("GEBForCausalLM") => Some(Family::Geb),
+        _ => None,
+    };
+    known.ok_or_else(|| Error::Unsupported {
+        what: "architecture",
+        value: class.or(model_type).unwrap_or("absent").chars().take(80).collect(),
+        known: "LlamaForCausalLM, MistralForCausalLM, GEBForCausalLM (model_type llama, mistral, geblm)".into(),
+    })
+}
+
+fn rope_base(c: &Fields<'_>) -> Result<f32> {
+    let range = 1.0..=1e12;
+    let nested = c
+        .object("rope_parameters")
+        .map(|p| p.float(&["rope_theta"], range.clone()));
+    let base = match nested.transpose()?.flatten() {
+        Some(base) => Some(base),
+        None => c.float(&["rope_theta"], range)?,
+    };
+    Ok(base.unwrap_or(10000.0) as f32)
+}
+
+fn rope_scaling(c: &Fields<'_>) -> Result<Option<RopeScaling>> {
+    let Some(s) = c
+        .object("rope_scaling")
+        .or_else(|| c.object("rope_parameters"))
+    else {
+        return Ok(None);
+    };
+    let factor = || {
+        s.float(&["factor"], 1e-3..=1e6)?
+            .ok_or_else(|| bad(FILE, "rope_scaling.factor", "absent", "a number"))
+    };
+    let original = || match s.uint(
+        &["original_max_position_embeddings"],
+        1..=limits::MAX_CONTEXT,
+    )? {
+        Some(n) => Ok(n),
+        None => c.need_uint(
+            &["original_max_position_embeddings"],
+            1..=limits::MAX_CONTEXT,
+        ),
+    };
+    match s.str(&["rope_type", "type"])? {
+        None | Some("default" | "none") => Ok(None),
+        Some("linear") => Ok(Some(RopeScaling::Linear {
+            factor: factor()? as f32,
+        })),
+        Some("llama3") => {
+            let need = |name| {
+                s.float(&[name], 1e-3..=1e6)?
+                    .ok_or_else(|| bad(FILE, name, "absent", "a number"))
+            };
+            let (low, high) = (need("low_freq_factor")?, need("high_freq_factor")?);
+            if low >= high {
+                return Err(bad(
+                    FILE,
+                    "rope_scaling.low_freq_factor",
+                    low,
+                    format!("below high_freq_factor {high}"),
+                ));
+            }
+            Ok(Some(RopeScaling::Llama3 {
+                factor: factor()?,
+                low,
+                high,
+                original: original()? as f64,
+            }))
+        }
+        Some("yarn") => Ok(Some(RopeScaling::Yarn {
+            factor: factor()? as f32,
+            original: original()? as u32,
+        })),
+        Some(other) => Err(Error::Unsupported {
+            what: "rope scaling",
+            value: other.chars().take(80).collect(),
+            known: "linear, llama3, yarn".into(),
+        }),
+    }
+}
+
+/// The window of Mistral models; the llama class of Hugging Face ignores the key.
+fn window(c: &Fields<'_>) -> Result<Option<u32>> {
+    let class = c
+        .value
+        .get("architectures")
+        .and_then(|a| a.get(0))
+        .and_then(Value::as_str);
+    let mistral = class == Some("MistralForCausalLM")
+        || (class.is_none() && c.str(&["model_type"])? == Some("mistral"));
+    if !mistral || c.bool("use_sliding_window")? == Some(false) {
+        return Ok(None);
+    }
+    if let Some((_, v)) = c.get(&["sliding_window"]) {
+        if v.as_u64().is_none() {
+            return Err(bad(FILE, "sliding_window", short(v), "an integer or null"));
+        }
+    }
+    Ok(c.uint(&["sliding_window"], 0..=limits::MAX_CONTEXT)?
+        .filter(|&w| w > 0)
+        .map(|w| w as u32))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn llama31(head_dim: usize, factor: f64) -> Hyper {
+        Hyper {
+            family: Family::Llama,
+            layers: 1,
+            width: head_dim,
+            ffn: 1,
+            heads: 1,
+            kv_heads: 1,
+            head_dim,
+            head_dim_given: false,
+            vocab: 1,
+            context: 131072,
+            eps: 1e-5,
+            rope_base: 500000.0,
+            scaling: Some(RopeScaling::Llama3 {
+                factor,
+                low: 1.0,
+                high: 4.0,
+                original: 8192.0,
+            }),
+            window: None,
+            tied: false,
+        }
+    }
+
+    #[test]
+    fn llama3_factors_match_the_published_vectors() {
+        let close = |a: f32, b: f32| assert!((a - b).abs() < 2e-6 * b, "{a} {b}");
+        let f = llama31(128, 8.0).rope_factors().unwrap();
+        assert_eq!(f.len(), 64);
+        assert!(f[..29].iter().all(|&v| v == 1.0) && f[35..].iter().all(|&v| v == 8.0));
+        for (i, want) in [1.207484, 1.553415, 2.026313, 2.694530, 3.684253, 5.257327]
+            .into_iter()
+            .enumerate()
+        {
+            close(f[29 + i], want);
+        }
+        let f = llama31(64, 32.0).rope_factors().unwrap();
+        close(f[15], 1.651329);
+        close(f[16], 3.292262);
+        close(f[17], 9.666729);
+        assert_eq!((f[14], f[18]), (1.0, 32.0));
+    }
+}

@@ -1,0 +1,413 @@
+//! Architectures as tables: which GGUF tensor is made of which rows of which checkpoint tensors.
+//!
+//! A table line is a GGUF stem, its shape in symbols and its parts. [`outputs`] walks the table,
+//! finds the tensors, checks every shape and reports all problems at once.
+
+use super::checkpoint::Checkpoint;
+use super::hyper::{Family, Hyper};
+use super::rows::{Part, RowMap};
+use crate::error::{Error, Result};
+
+/// The three layout questions of GEB-1.3B whose answers are not published.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GebLayout {
+    /// Rows of `key_value` are [kv heads, k then v, head size]; otherwise all k, then all v.
+    pub kv_interleaved: bool,
+    /// All of a head is rotated; otherwise its first half.
+    pub rope_full: bool,
+    /// Pairs (i, i + r/2); otherwise (2i, 2i+1).
+    pub rope_half_split: bool,
+    /// The first half of `dense_h_to_4h` is the gate; otherwise the second.
+    pub gate_first: bool,
+}
+
+impl Default for GebLayout {
+    /// The most probable answers.
+    fn default() -> Self {
+        GebLayout {
+            kv_interleaved: true,
+            rope_full: true,
+            rope_half_split: true,
+            gate_first: true,
+        }
+    }
+}
+
+impl GebLayout {
+    /// All sixteen layouts, the most probable one first.
+    pub fn all() -> impl Iterator<Item = GebLayout> {
+        (0..16).map(|i| GebLayout {
+            kv_interleaved: i & 8 == 0,
+            gate_first: i & 4 == 0,
+            rope_full: i & 1 == 0,
+            rope_half_split: i & 2 == 0,
+        })
+    }
+
+    /// Value of `--geb-kv`.
+    pub fn kv_name(&self) -> &'static str {
+        if self.kv_interleaved {
+            "interleaved"
+        } else {
+            "blocked"
+        }
+    }
+
+    /// Value of `--geb-rope`.
+    pub fn rope_name(&self) -> &'static str {
+        match (self.rope_full, self.rope_half_split) {
+            (true, true) => "full-half",
+            (true, false) => "full-interleaved",
+            (false, true) => "part-half",
+            (false, false) => "part-interleaved",
+        }
+    }
+
+    /// Value of `--geb-mlp`.
+    pub fn mlp_name(&self) -> &'static str {
+        if self.gate_first {
+            "gate-up"
+        } else {
+            "up-gate"
+        }
+    }
+
+    /// GGUF architecture: `llama` rotates whole heads, `chatglm` a part of each.
+    pub fn architecture(&self) -> &'static str {
+        if self.rope_full { "llama" } else { "chatglm" }
+    }
+
+    /// `rope.dimension_count` for heads of `head_dim`.
+    pub fn rope_dims(&self, head_dim: usize) -> usize {
+        if self.rope_full {
+            head_dim
+        } else {
+            head_dim / 2
+        }
+    }
+}
+
+/// A dimension in symbols.
+#[derive(Clone, Copy, Debug)]
+enum Dim {
+    Vocab,
+    Width,
+    Ffn,
+    /// All query heads.
+    Q,
+    /// All key (or value) heads.
+    Kv,
+    /// Queries, keys and values.
+    Qkv,
+    Ffn2,
+}
+
+/// Which rows of a source tensor, and in which order.
+#[derive(Clone, Copy, Debug)]
+enum Rows {
+    All,
+    /// Heads reordered for interleaved rotation.
+    Rotary,
+    /// Keys of GEB's packed matrix, reordered.
+    GebKey,
+    /// Values of GEB's packed matrix.
+    GebValue,
+    GebGate,
+    GebUp,
+}
+
+/// One line of a table: GGUF stem (`{}` = layer), shape, sources (`{}` = layer).
+struct Line {
+    gguf: &'static str,
+    shape: &'static [Dim],
+    parts: &'static [(&'static str, Rows)],
+}
+
+macro_rules! lines {
+    ($($gguf:literal [$($dim:ident),+] = $($hf:literal $rows:ident),+;)*) => {
+        &[$(Line { gguf: $gguf, shape: &[$(Dim::$dim),+], parts: &[$(($hf, Rows::$rows)),+] },)*]
+    };
+}
+
+/// Stems of one architecture: before the layers, per layer, after the layers.
+struct Table {
+    first: &'static [Line],
+    layer: &'static [Line],
+    last: &'static [Line],
+    /// Ends of names that hold no weights of the graph.
+    skip: &'static [&'static str],
+}
+
+const LLAMA: Table = Table {
+    first: lines! { "token_embd" [Vocab, Width] = "model.embed_tokens" All; },
+    layer: lines! {
+        "blk.{}.attn_norm" [Width] = "model.layers.{}.input_layernorm" All;
+        "blk.{}.attn_q" [Q, Width] = "model.layers.{}.self_attn.q_proj" Rotary;
+        "blk.{}.attn_k" [Kv, Width] = "model.layers.{}.self_attn.k_proj" Rotary;
+        "blk.{}.attn_v" [Kv, Width] = "model.layers.{}.self_attn.v_proj" All;
+        "blk.{}.attn_output" [Width, Q] = "model.layers.{}.self_attn.o_proj" All;
+        "blk.{}.ffn_norm" [Width] = "model.layers.{}.post_attention_layernorm" All;
+        "blk.{}.ffn_gate" [Ffn, Width] = "model.layers.{}.mlp.gate_proj" All;
+        "blk.{}.ffn_up" [Ffn, Width] = "model.layers.{}.mlp.up_proj" All;
+        "blk.{}.ffn_down" [Width, Ffn] = "model.layers.{}.mlp.down_proj" All;
+    },
+    last: lines! {
+        "output_norm" [Width] = "model.norm" All;
+        "output" [Vocab, Width] = "lm_head" All;
+    },
+    skip: &[".rotary_emb.inv_freq"],
+};
+
+const GEB_FIRST: &[Line] =
+    lines! { "token_embd" [Vocab, Width] = "transformer.embedding.word_embeddings" All; };
+const GEB_LAST: &[Line] = lines! {
+    "output_norm" [Width] = "transformer.encoder.final_layernorm" All;
+    "output" [Vocab, Width] = "transformer.output_layer" All;
+};
+const GEB_SKIP: &[&str] = &["rotary_pos_emb.inv_freq"];
+
+/// GEB with whole heads rotated: the llama graph.
+const GEB: Table = Table {
+    first: GEB_FIRST,
+    layer: lines! {
+        "blk.{}.attn_norm" [Width] = "transformer.encoder.layers.{}.input_layernorm" All;
+        "blk.{}.attn_q" [Q, Width] = "transformer.encoder.layers.{}.self_attention.query" Rotary;
+        "blk.{}.attn_k" [Kv, Width] = "transformer.encoder.layers.{}.self_attention.key_value" GebKey;
+        "blk.{}.attn_v" [Kv, Width] = "transformer.encoder.layers.{}.self_attention.key_value" GebValue;
+        "blk.{}.attn_output" [Width, Q] = "transformer.encoder.layers.{}.self_attention.dense" All;
+        "blk.{}.ffn_norm" [Width] = "transformer.encoder.layers.{}.post_attention_layernorm" All;
+        "blk.{}.ffn_gate" [Ffn, Width] = "transformer.encoder.layers.{}.mlp.dense_h_to_4h" GebGate;
+        "blk.{}.ffn_up" [Ffn, Width] = "transformer.encoder.layers.{}.mlp.dense_h_to_4h" GebUp;
+        "blk.{}.ffn_down" [Width, Ffn] = "transformer.encoder.layers.{}.mlp.dense_4h_to_h" All;
+    },
+    last: GEB_LAST,
+    skip: GEB_SKIP,
+};
+
+/// GEB with a part of each head rotated: the chatglm graph, with its fused matrices.
+const GEB_PARTIAL: Table = Table {
+    first: GEB_FIRST,
+    layer: lines! {
+        "blk.{}.attn_norm" [Width] = "transformer.encoder.layers.{}.input_layernorm" All;
+        "blk.{}.attn_qkv" [Qkv, Width] = "transformer.encoder.layers.{}.self_attention.query" Rotary,
+            "transformer.encoder.layers.{}.self_attention.key_value" GebKey,
+            "transformer.encoder.layers.{}.self_attention.key_value" GebValue;
+        "blk.{}.attn_output" [Width, Q] = "transformer.encoder.layers.{}.self_attention.dense" All;
+        "blk.{}.ffn_norm" [Width] = "transformer.encoder.layers.{}.post_attention_layernorm" All;
+        "blk.{}.ffn_up" [Ffn2, Width] = "transformer.encoder.layers.{}.mlp.dense_h_to_4h" GebGate,
+            "transformer.encoder.layers.{}.mlp.dense_h_to_4h" GebUp;
+        "blk.{}.ffn_down" [Width, Ffn] = "transformer.encoder.layers.{}.mlp.dense_4h_to_h" All;
+    },
+    last: GEB_LAST,
+    skip: GEB_SKIP,
+};
+
+/// An output tensor before its type is chosen.
+#[derive(Clone, Debug)]
+pub struct Output {
+    /// GGUF name.
+    pub name: String,
+    /// Dimensions in GGUF order (contiguous first).
+    pub dims: Vec<u64>,
+    /// Rows it is made of, in order.
+    pub parts: Vec<Part>,
+}
+
+/// Everything the tables need to know.
+struct Walk<'a> {
+    checkpoint: &'a Checkpoint,
+    hyper: &'a Hyper,
+    layout: &'a GebLayout,
+    vocab_rows: u64,
+    problems: Vec<String>,
+    used: Vec<bool>,
+    out: Vec<Output>,
+}
+
+/// Rows of the embedding matrix, which decide the length of the token list.
+pub fn vocab_rows(checkpoint: &Checkpoint, hyper: &Hyper) -> Result<usize> {
+    let name = match hyper.family {
+        Family::Llama => "model.embed_tokens.weight",
+        Family::Geb => "transformer.embedding.word_embeddings.weight",
+    };
+    match checkpoint.find(name).map(|i| &checkpoint.tensors()[i]) {
+        Some(t) if t.shape.len() == 2 && t.rows() <= crate::limits::MAX_VOCAB => Ok(t.rows()),
+        Some(t) => Err(Error::Tensors(vec![format!(
+            "{name}: shape {:?}, expected [vocabulary, {}]",
+            t.shape, hyper.width
+        )])),
+        None => Err(Error::Tensors(vec![format!("{name}: missing")])),
+    }
+}
+
+/// The output tensors of a checkpoint in file order.
+///
+/// # Errors
+/// [`Error::Tensors`] lists every missing, unknown and misshapen tensor.
+pub fn outputs(checkpoint: &Checkpoint, hyper: &Hyper, layout: &GebLayout) -> Result<Vec<Output>> {
+    let table = match hyper.family {
+        Family::Llama => &LLAMA,
+        Family::Geb if layout.rope_full => &GEB,
+        Family::Geb => &GEB_PARTIAL,
+    };
+    let mut walk = Walk {
+        checkpoint,
+        hyper,
+        layout,
+        vocab_rows: vocab_rows(checkpoint, hyper)? as u64,
+        problems: Vec::new(),
+        used: vec![false; checkpoint.tensors().len()],
+        out: Vec::new(),
+    };
+    for line in table.first {
+        walk.line(line, 0);
+    }
+    for layer in 0..hyper.layers {
+        for line in table.layer {
+            walk.line(line, layer);
+        }
+    }
+    for line in table.last {
+        walk.line(line, 0);
+    }
+    for (t, used) in checkpoint.tensors().iter().zip(&walk.used) {
+        if !used && !table.skip.iter().any(|end| t.name.ends_with(end)) {
+            walk.problems
+                .push(format!("{}: not part of this architecture", t.name));
+        }
+    }
+    if walk.problems.is_empty() {
+        return Ok(walk.out);
+    }
+    let more = walk.problems.len().saturating_sub(20);
+    walk.problems.truncate(20);
+    if more > 0 {
+        walk.problems.push(format!("and {more} more"));
+    }
+    Err(Error::Tensors(walk.problems))
+}
+
+impl Walk<'_> {
+    fn dim(&self, dim: Dim) -> u64 {
+        let h = self.hyper;
+        let (q, kv) = (h.heads * h.head_dim, h.kv_heads * h.head_dim);
+        match dim {
+            Dim::Vocab => self.vocab_rows,
+            Dim::Width => h.width as u64,
+            Dim::Ffn => h.ffn as u64,
+            Dim::Q => q as u64,
+            Dim::Kv => kv as u64,
+            Dim::Qkv => (q + 2 * kv) as u64,
+            Dim::Ffn2 => 2 * h.ffn as u64,
+        }
+    }
+
+    /// Rows the source of a part must have.
+    fn source_rows(&self, rows: Rows, out_rows: u64, gguf: &str) -> u64 {
+        let kv = self.dim(Dim::Kv);
+        match rows {
+            Rows::GebKey | Rows::GebValue => 2 * kv,
+            Rows::GebGate | Rows::GebUp => self.dim(Dim::Ffn2),
+            Rows::Rotary if gguf.ends_with("attn_qkv") => self.dim(Dim::Q),
+            Rows::All | Rows::Rotary => out_rows,
+        }
+    }
+
+    fn row_map(&self, rows: Rows, n: usize) -> RowMap {
+        let (h, all) = (self.hyper, RowMap::Span(0..n));
+        let (rotary, permute) = match h.family {
+            Family::Llama => (h.head_dim, true),
+            Family::Geb => (
+                self.layout.rope_dims(h.head_dim),
+                self.layout.rope_half_split,
+            ),
+        };
+        let heads = |map: RowMap| {
+            if permute {
+                map.interleave(h.head_dim, rotary)
+            } else {
+                map
+            }
+        };
+        let packed = |part| match self.layout.kv_interleaved {
+            true => all.kv_interleaved(h.head_dim, part),
+            false => all.half(part),
+        };
+        match rows {
+            Rows::All => all,
+            Rows::Rotary => heads(all),
+            Rows::GebKey => heads(packed(0)),
+            Rows::GebValue => packed(1),
+            Rows::GebGate => all.half(usize::from(!self.layout.gate_first)),
+            Rows::GebUp => all.half(usize::from(self.layout.gate_first)),
+        }
+    }
+
+    /// The weight of a line and, when the checkpoint has one, its bias.
+    fn line(&mut self, line: &Line, layer: usize) {
+        let layer = layer.to_string();
+        let stems: Vec<String> = line
+            .parts
+            .iter()
+            .map(|(hf, _)| hf.replace("{}", &layer))
+            .collect();
+        let gguf = line.gguf.replace("{}", &layer);
+        let has_bias = stems
+            .iter()
+            .any(|s| self.checkpoint.find(&format!("{s}.bias")).is_some());
+        let lm_head = line.gguf == "output";
+        if lm_head
+            && (self.hyper.tied
+                || self
+                    .checkpoint
+                    .find(&format!("{}.weight", stems[0]))
+                    .is_none())
+        {
+            // Tied: the runtime uses the embedding. A stored copy is dropped.
+            if let Some(i) = self.checkpoint.find(&format!("{}.weight", stems[0])) {
+                self.used[i] = true;
+            }
+            return;
+        }
+        self.tensor(line, &stems, &gguf, "weight");
+        if has_bias {
+            self.tensor(line, &stems, &gguf, "bias");
+        }
+    }
+
+    fn tensor(&mut self, line: &Line, stems: &[String], gguf: &str, suffix: &str) {
+        let rows_out = self.dim(line.shape[0]);
+        let cols = line
+            .shape
+            .get(1)
+            .map(|&d| self.dim(d))
+            .filter(|_| suffix == "weight");
+        let mut parts = Vec::new();
+        for (stem, &(_, rows)) in stems.iter().zip(line.parts) {
+            let name = format!("{stem}.{suffix}");
+            let Some(i) = self.checkpoint.find(&name) else {
+                self.problems.push(format!("{name}: missing"));
+                continue;
+            };
+            self.used[i] = true;
+            let n = self.source_rows(rows, rows_out, line.gguf);
+            let want: Vec<u64> = std::iter::once(n).chain(cols).collect();
+            let found = &self.checkpoint.tensors()[i].shape;
+            if *found != want {
+                self.problems
+                    .push(format!("{name}: shape {found:?}, expected {want:?}"));
+                continue;
+            }
+            parts.push(Part {
+                tensor: i,
+                rows: self.row_map(rows, n as usize),
+            });
+        }
+        let dims = cols.into_iter().chain([rows_out]).collect();
+        self.out.push(Output {
+            name: format!("{gguf}.{suffix}"),
+            dims,
+            parts,
+        });
+    }
+}

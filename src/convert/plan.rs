@@ -1,0 +1,448 @@
+//! The plan of a conversion: metadata and tensors, before any weight is read.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use geb_kernels::dtype::Dtype;
+use sha2::{Digest, Sha256};
+
+use super::checkpoint::{Checkpoint, Elem, float_type};
+use super::folder::{Folder, bad, hex};
+use super::hyper::{Family, Hyper};
+use super::names::{self, Output};
+use super::policy::{Policy, Reason};
+use super::report::{Report, TensorReport};
+use super::rows::{Part, RowMap};
+use super::vocab::{self, Vocab};
+use super::{Options, Source, verify};
+use crate::error::{Error, Result};
+use crate::gguf::writer::{self, MetaValue, PlannedTensor};
+use crate::gguf::{GgufFile, Load};
+use crate::limits;
+use crate::mmap;
+
+/// One tensor to be written.
+#[derive(Debug)]
+pub(super) struct Item {
+    pub name: String,
+    pub dims: Vec<u64>,
+    pub from: Dtype,
+    pub dtype: Dtype,
+    pub reason: Reason,
+    pub source: Source,
+}
+
+/// A source that has been read and checked, with everything that will be written.
+pub(super) struct Prepared {
+    pub checkpoint: Checkpoint,
+    pub metadata: Vec<(String, MetaValue)>,
+    pub items: Vec<Item>,
+    pub architecture: String,
+    pub notes: Vec<String>,
+    /// The files that must not be overwritten.
+    sources: Vec<PathBuf>,
+    /// Folder and vocabulary of a checkpoint, for the comparison of tokenizers.
+    text: Option<(Folder, Vocab)>,
+}
+
+impl Prepared {
+    /// Opens a checkpoint folder or a GGUF file.
+    pub fn read(source: &Path, options: &Options) -> Result<Prepared> {
+        let policy = Policy::new(options.dtype, options.pure)?;
+        let meta = std::fs::metadata(source).map_err(Error::io(source))?;
+        let mut prepared = if meta.is_dir() {
+            Self::read_folder(source, options, &policy)?
+        } else {
+            Self::read_gguf(source, options, &policy)?
+        };
+        let notes: Vec<String> = prepared.items.iter().filter_map(Item::note).collect();
+        if notes.len() > 3 {
+            prepared.notes.push(format!(
+                "{} tensors have rows that {} cannot hold: F16",
+                notes.len(),
+                options.dtype
+            ));
+        } else {
+            prepared.notes.extend(notes);
+        }
+        Ok(prepared)
+    }
+
+    fn read_folder(dir: &Path, options: &Options, policy: &Policy) -> Result<Prepared> {
+        let folder = Folder::new(dir);
+        let config = folder.json("config.json")?;
+        let config = config.ok_or_else(|| {
+            bad(
+                "config.json",
+                "file",
+                "absent",
+                "the configuration of a checkpoint",
+            )
+        })?;
+        let hyper = Hyper::read(&config)?;
+        let checkpoint = Checkpoint::open(&folder)?;
+        let outputs = names::outputs(&checkpoint, &hyper, &options.layout)?;
+        let rows = names::vocab_rows(&checkpoint, &hyper)?;
+        let vocab = vocab::read(
+            &folder,
+            &config,
+            hyper.family,
+            rows,
+            options.chat_template.as_deref(),
+        )?;
+        let items = items(&checkpoint, outputs, &hyper, policy)?;
+
+        let (architecture, rope_dims) = match hyper.family {
+            Family::Llama => ("llama", hyper.head_dim),
+            Family::Geb => (
+                options.layout.architecture(),
+                options.layout.rope_dims(hyper.head_dim),
+            ),
+        };
+        let elements: u64 = items.iter().map(|i| i.dims.iter().product::<u64>()).sum();
+        let mut metadata = general(&folder, &config, architecture, elements, policy);
+        metadata.extend(hyper.metadata(architecture, rope_dims, rows));
+        metadata.extend(vocab.metadata());
+        let mut hashes = folder.hashes();
+        if options.hash_source {
+            hashes.extend(
+                checkpoint
+                    .files()
+                    .map(|(name, data)| (name.to_owned(), hex(&Sha256::digest(data)))),
+            );
+        }
+        metadata.extend(provenance(
+            recipe(options, policy, Some(hyper.family)),
+            hashes,
+        ));
+        let sources = checkpoint
+            .files()
+            .map(|f| folder.path(f.0))
+            .chain(folder.hashes().iter().map(|f| folder.path(&f.0)))
+            .collect();
+        Ok(Prepared {
+            checkpoint,
+            metadata,
+            items,
+            architecture: architecture.into(),
+            notes: vocab.notes.clone(),
+            sources,
+            text: Some((folder, vocab)),
+        })
+    }
+
+    fn read_gguf(path: &Path, options: &Options, policy: &Policy) -> Result<Prepared> {
+        let bytes = mmap::open(path, Load::Map)?;
+        let file = GgufFile::from_bytes(bytes.clone())?;
+        let name = path
+            .file_name()
+            .map(|n| n.to_string_lossy().into_owned())
+            .unwrap_or_default();
+        if file.int("split.count", 0..=65_535)?.unwrap_or(1) > 1 {
+            return Err(Error::Unsupported {
+                what: "GGUF source",
+                value: "one part of a split file".into(),
+                known: "single files".into(),
+            });
+        }
+        let architecture =
+            GgufFile::require("general.architecture", file.str("general.architecture")?)?
+                .to_owned();
+        let checkpoint = Checkpoint::from_gguf(&name, &file, bytes);
+        let items = requantized(&checkpoint, policy, options)?;
+        let mut plan = writer::Plan::default();
+        let dropped = [
+            "general.file_type",
+            "general.quantization_version",
+            "general.alignment",
+        ];
+        plan.copy_meta(&file, |key, _| {
+            !dropped.contains(&key) && !key.starts_with("geb.") && !key.starts_with("split.")
+        });
+        plan.set_meta("general.file_type", MetaValue::U32(policy.file_type()));
+        if policy.quantized() {
+            plan.set_meta("general.quantization_version", MetaValue::U32(2));
+        }
+        if let Some(template) = &options.chat_template {
+            plan.set_meta("tokenizer.chat_template", MetaValue::Str(template.clone()));
+        }
+        let hashes = match options.hash_source {
+            true => checkpoint
+                .files()
+                .map(|(name, data)| (name.to_owned(), hex(&Sha256::digest(data))))
+                .collect(),
+            false => Vec::new(),
+        };
+        let mut metadata = plan.metadata;
+        metadata.extend(provenance(recipe(options, policy, None), hashes));
+        let notes = Vec::new();
+        Ok(Prepared {
+            checkpoint,
+            metadata,
+            items,
+            architecture,
+            notes,
+            sources: vec![path.to_owned()],
+            text: None,
+        })
+    }
+
+    /// What the writer needs.
+    pub fn writer_plan(&self) -> writer::Plan {
+        let tensors = self.items.iter().map(|i| PlannedTensor {
+            name: i.name.clone(),
+            dtype: i.dtype,
+            dims: i.dims.clone(),
+        });
+        writer::Plan {
+            metadata: self.metadata.clone(),
+            tensors: tensors.collect(),
+        }
+    }
+
+    /// A report without measurements.
+    pub fn report(&self) -> Result<Report> {
+        let layout = self.writer_plan().layout()?;
+        let tensors = self
+            .items
+            .iter()
+            .zip(&layout.tensors)
+            .map(|(i, range)| TensorReport::new(i, range.end - range.start));
+        let source_bytes = self
+            .items
+            .iter()
+            .map(|i| i.source_bytes(&self.checkpoint))
+            .sum();
+        Ok(Report::new(
+            self.architecture.clone(),
+            layout.file_bytes,
+            source_bytes,
+            tensors.collect(),
+            self.notes.clone(),
+        ))
+    }
+
+    /// Compares the tokenizer that will be written with the source's on a fixed text.
+    pub fn check_tokenizer(&self) -> Result<()> {
+        match &self.text {
+            Some((folder, vocab)) => verify::tokenizer(folder, vocab, &self.metadata),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses an output that is one of the source's files, also through links.
+    pub fn refuse_same_file(&self, source: &Path, out: &Path) -> Result<()> {
+        for path in self.sources.iter().map(PathBuf::as_path).chain([source]) {
+            if writer::same_file(path, out)? {
+                return Err(Error::Request {
+                    what: "output file".into(),
+                    value: format!("{} (a file of the source)", out.display()),
+                    allowed: "another file".into(),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Item {
+    fn note(&self) -> Option<String> {
+        (self.reason == Reason::Fallback).then(|| {
+            format!(
+                "{}: rows of {} weights do not fill blocks: {}",
+                self.name, self.dims[0], self.dtype
+            )
+        })
+    }
+
+    fn source_bytes(&self, checkpoint: &Checkpoint) -> u64 {
+        let Source::Rows(parts) = &self.source else {
+            return 0;
+        };
+        let one = |p: &Part| {
+            let t = &checkpoint.tensors()[p.tensor];
+            // Rows of the map are rows of the source, or single elements of a vector.
+            let all = if t.shape.len() == 1 {
+                t.cols()
+            } else {
+                t.rows()
+            }
+            .max(1) as u64;
+            t.range.len() as u64 / all * p.rows.len() as u64
+        };
+        parts.iter().map(one).sum()
+    }
+}
+
+/// Chooses types; adds `rope_freqs.weight` after the embedding when the configuration asks for it.
+fn items(
+    checkpoint: &Checkpoint,
+    outputs: Vec<Output>,
+    hyper: &Hyper,
+    policy: &Policy,
+) -> Result<Vec<Item>> {
+    let tied = !outputs.iter().any(|o| o.name == "output.weight");
+    let mut items = Vec::with_capacity(outputs.len() + 1);
+    for output in outputs {
+        let first = output
+            .parts
+            .first()
+            .map(|p| &checkpoint.tensors()[p.tensor]);
+        let from = first.map_or(Ok(Dtype::F32), float_type)?;
+        for part in &output.parts {
+            float_type(&checkpoint.tensors()[part.tensor])?;
+        }
+        let (dtype, reason) = policy.choose(&output.name, &output.dims, tied);
+        items.push(Item {
+            name: output.name,
+            dims: output.dims,
+            from,
+            dtype,
+            reason,
+            source: Source::Rows(output.parts),
+        });
+    }
+    if let Some(factors) = hyper.rope_factors() {
+        let item = Item {
+            name: "rope_freqs.weight".into(),
+            dims: vec![factors.len() as u64],
+            from: Dtype::F32,
+            dtype: Dtype::F32,
+            reason: Reason::Small,
+            source: Source::Values(factors),
+        };
+        items.insert(1.min(items.len()), item);
+    }
+    Ok(items)
+}
+
+/// The tensors of a GGUF file with new types.
+fn requantized(checkpoint: &Checkpoint, policy: &Policy, options: &Options) -> Result<Vec<Item>> {
+    let tied = checkpoint.find("output.weight").is_none();
+    let mut items = Vec::new();
+    for (i, t) in checkpoint.tensors().iter().enumerate() {
+        let Elem::Float(from) = t.elem else { continue };
+        let dims: Vec<u64> = t.shape.iter().rev().copied().collect();
+        let integer = matches!(from, Dtype::I8 | Dtype::I16 | Dtype::I32 | Dtype::I64);
+        let (dtype, reason) = if integer {
+            (from, Reason::Kept)
+        } else {
+            policy.choose(&t.name, &dims, tied)
+        };
+        let readable = integer
+            || matches!(from, Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F64)
+            || super::kernels()?.supports(from);
+        if !readable {
+            return Err(Error::Unsupported {
+                what: "source type",
+                value: format!("{from} of {}", t.name),
+                known: "types with a decoder".into(),
+            });
+        }
+        if from.block_len() > 1 && !options.allow_requantize {
+            return Err(Error::Request {
+                what: format!("type of {}", t.name),
+                value: from.name().into(),
+                allowed: "F32, F16, BF16 (--allow-requantize converts quantized files, with a loss on top of a loss)".into(),
+            });
+        }
+        let n = if dims.len() == 1 && from.block_len() == 1 {
+            t.cols()
+        } else {
+            t.rows()
+        };
+        let source = Source::Rows(vec![Part {
+            tensor: i,
+            rows: RowMap::Span(0..n),
+        }]);
+        items.push(Item {
+            name: t.name.clone(),
+            dims,
+            from,
+            dtype,
+            reason,
+            source,
+        });
+    }
+    Ok(items)
+}
+
+/// `general.*` keys.
+fn general(
+    folder: &Folder,
+    config: &serde_json::Value,
+    architecture: &str,
+    elements: u64,
+    policy: &Policy,
+) -> Vec<(String, MetaValue)> {
+    let given = config
+        .get("_name_or_path")
+        .and_then(|v| v.as_str())
+        .and_then(|p| p.trim_end_matches('/').rsplit('/').next());
+    let name = given
+        .filter(|n| !n.is_empty() && n.len() <= 128)
+        .map_or_else(|| folder.name(), str::to_owned);
+    let mut out: Vec<(String, MetaValue)> = vec![
+        ("general.architecture".into(), architecture.into()),
+        ("general.type".into(), "model".into()),
+        ("general.name".into(), name.into()),
+        ("general.size_label".into(), size_label(elements).into()),
+        (
+            "general.file_type".into(),
+            MetaValue::U32(policy.file_type()),
+        ),
+    ];
+    if policy.quantized() {
+        out.push(("general.quantization_version".into(), MetaValue::U32(2)));
+    }
+    out
+}
+
+/// `4.2M`, `1.3B`.
+fn size_label(elements: u64) -> String {
+    match elements {
+        n if n >= 1_000_000_000 => format!("{:.1}B", n as f64 / 1e9),
+        n if n >= 1_000_000 => format!("{:.1}M", n as f64 / 1e6),
+        n => format!("{}K", n.div_ceil(1000)),
+    }
+}
+
+/// What the file was made by, from and how. Nothing here depends on time or place.
+fn provenance(recipe: String, mut hashes: Vec<(String, String)>) -> Vec<(String, MetaValue)> {
+    let mut out: Vec<(String, MetaValue)> = vec![
+        ("geb.version".into(), env!("CARGO_PKG_VERSION").into()),
+        ("geb.recipe".into(), recipe.into()),
+    ];
+    if !hashes.is_empty() {
+        hashes.sort();
+        let unique: BTreeMap<String, String> = hashes.into_iter().collect();
+        let (files, sums): (Vec<String>, Vec<String>) = unique.into_iter().unzip();
+        out.push(("geb.source.files".into(), MetaValue::Strs(files)));
+        out.push(("geb.source.sha256".into(), MetaValue::Strs(sums)));
+    }
+    out
+}
+
+/// The options that shaped the file, in one line.
+fn recipe(options: &Options, policy: &Policy, family: Option<Family>) -> String {
+    let mut out = format!("type {}", policy.base.name().to_lowercase());
+    if policy.pure {
+        out.push_str("; pure");
+    }
+    if family == Some(Family::Geb) {
+        let l = &options.layout;
+        out.push_str(&format!(
+            "; geb kv {}, rope {}, mlp {}",
+            l.kv_name(),
+            l.rope_name(),
+            l.mlp_name()
+        ));
+    }
+    if options.chat_template.is_some() {
+        out.push_str("; chat template given");
+    }
+    out
+}
+
+#[allow(dead_code)]
+const _: () = assert!(limits::MAX_CHECKPOINT_TENSORS as u64 <= limits::MAX_TENSORS);

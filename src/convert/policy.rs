@@ -1,0 +1,134 @@
+//! Which tensor gets which type. The rules are a table walked from top to bottom.
+
+use geb_kernels::dtype::Dtype;
+
+use crate::error::{Error, Result};
+
+/// Types a conversion can be asked for, with their `general.file_type` number.
+pub const TARGETS: &[(Dtype, u32)] = &[
+    (Dtype::F32, 0),
+    (Dtype::F16, 1),
+    (Dtype::BF16, 32),
+    (Dtype::Q8_0, 7),
+    (Dtype::Q4_0, 2),
+    (Dtype::Q4_1, 3),
+];
+
+/// What the user asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Policy {
+    /// Base type.
+    pub base: Dtype,
+    /// The base type even for the output matrix.
+    pub pure: bool,
+}
+
+/// What decided the type of a tensor.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reason {
+    /// The type that was asked for.
+    Base,
+    /// Vectors and norms stay F32: they are small, and every runtime expects them so.
+    Small,
+    /// The output matrix of a 4-bit file: its errors reach the logits undamped.
+    Output,
+    /// The row length is no multiple of the block length.
+    Fallback,
+    /// Not a type that is re-typed (integers).
+    Kept,
+}
+
+impl Reason {
+    /// Short text for tables.
+    pub fn text(self) -> &'static str {
+        match self {
+            Reason::Base => "",
+            Reason::Small => "vector or norm",
+            Reason::Output => "output matrix",
+            Reason::Fallback => "row length",
+            Reason::Kept => "kept",
+        }
+    }
+}
+
+/// Name ends that are never quantized, whatever their shape.
+const ALWAYS_F32: &[&str] = &[
+    "_norm.weight",
+    "ffn_gate_inp.weight",
+    "rope_freqs.weight",
+    ".bias",
+];
+
+impl Policy {
+    /// Checks that `base` is a type this program writes.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] otherwise.
+    pub fn new(base: Dtype, pure: bool) -> Result<Policy> {
+        if TARGETS.iter().any(|t| t.0 == base) {
+            return Ok(Policy { base, pure });
+        }
+        let known: Vec<_> = TARGETS.iter().map(|t| t.0.name()).collect();
+        Err(Error::Unsupported {
+            what: "output type",
+            value: base.name().into(),
+            known: known.join(", "),
+        })
+    }
+
+    /// `general.file_type`.
+    pub fn file_type(&self) -> u32 {
+        TARGETS.iter().find(|t| t.0 == self.base).map_or(0, |t| t.1)
+    }
+
+    /// Whether the file needs `general.quantization_version`.
+    pub fn quantized(&self) -> bool {
+        self.base.block_len() > 1
+    }
+
+    /// Type of the tensor `name` with `dims` (contiguous first). `tied`: the file has no
+    /// `output.weight`, so the embedding is also the output matrix.
+    pub fn choose(&self, name: &str, dims: &[u64], tied: bool) -> (Dtype, Reason) {
+        if dims.len() < 2 || ALWAYS_F32.iter().any(|end| name.ends_with(end)) {
+            return (Dtype::F32, Reason::Small);
+        }
+        let output = name == "output.weight" || (tied && name == "token_embd.weight");
+        let four_bit = matches!(self.base, Dtype::Q4_0 | Dtype::Q4_1);
+        let (want, reason) = match output && four_bit && !self.pure {
+            true => (Dtype::Q8_0, Reason::Output),
+            false => (self.base, Reason::Base),
+        };
+        match dims[0].is_multiple_of(want.block_len() as u64) {
+            true => (want, reason),
+            false => (Dtype::F16, Reason::Fallback),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn table() {
+        let q4 = Policy::new(Dtype::Q4_0, false).unwrap();
+        let cases: &[(&str, &[u64], bool, Dtype)] = &[
+            ("blk.0.attn_q.weight", &[64, 64], false, Dtype::Q4_0),
+            ("blk.0.attn_q.bias", &[64], false, Dtype::F32),
+            ("blk.0.attn_norm.weight", &[64], false, Dtype::F32),
+            ("blk.0.ffn_down.weight", &[172, 64], false, Dtype::F16),
+            ("output.weight", &[64, 100], false, Dtype::Q8_0),
+            ("token_embd.weight", &[64, 100], false, Dtype::Q4_0),
+            ("token_embd.weight", &[64, 100], true, Dtype::Q8_0),
+        ];
+        for &(name, dims, tied, want) in cases {
+            assert_eq!(q4.choose(name, dims, tied).0, want, "{name}");
+        }
+        let pure = Policy::new(Dtype::Q4_0, true).unwrap();
+        assert_eq!(
+            pure.choose("output.weight", &[64, 100], false),
+            (Dtype::Q4_0, Reason::Base)
+        );
+        assert!(Policy::new(Dtype::Q6_K, false).is_err());
+    }
+}

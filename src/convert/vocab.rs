@@ -1,0 +1,560 @@
+//! Tokenizer metadata of a checkpoint folder as GGUF keys.
+//!
+//! Decision order: a SentencePiece model; `tokenizer.json` with byte fallback (the same
+//! algorithm under another format); `tokenizer.json` with byte-level BPE.
+
+use std::collections::HashMap;
+
+use serde_json::Value;
+
+use super::folder::{Fields, Folder, bad, kind, short};
+use super::hyper::Family;
+use super::{bpe, spm};
+use crate::error::Result;
+use crate::gguf::writer::MetaValue;
+use crate::limits;
+
+/// `tokenizer.ggml.token_type` values of the GGUF specification.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(i32)]
+#[allow(missing_docs)]
+pub enum Kind {
+    Normal = 1,
+    Unknown = 2,
+    Control = 3,
+    UserDefined = 4,
+    Unused = 5,
+    Byte = 6,
+}
+
+/// One entry of the token list.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Token {
+    /// Text as stored (`▁` or the byte alphabet for spaces).
+    pub text: String,
+    /// SentencePiece score; higher merges first.
+    pub score: f32,
+    /// What the token is for.
+    pub kind: Kind,
+}
+
+/// A vocabulary before it becomes metadata.
+#[derive(Clone, Debug, Default)]
+pub struct Vocab {
+    /// `tokenizer.ggml.model`: `llama` or `gpt2`.
+    pub model: &'static str,
+    /// `tokenizer.ggml.pre`.
+    pub pre: &'static str,
+    /// Token list, by id.
+    pub tokens: Vec<Token>,
+    /// BPE merges, `a b`.
+    pub merges: Vec<String>,
+    /// Special ids by GGUF key part (`bos`, `eos`, …).
+    pub special: Vec<(&'static str, u32)>,
+    /// `add_bos_token`.
+    pub add_bos: Option<bool>,
+    /// `add_eos_token`.
+    pub add_eos: Option<bool>,
+    /// `add_space_prefix`.
+    pub space_prefix: Option<bool>,
+    /// Chat templates: name (`default` is the main one) and source.
+    pub templates: Vec<(String, String)>,
+    /// What the user should know.
+    pub notes: Vec<String>,
+}
+
+/// Kinds of special tokens: name in configurations, GGUF key part (the spelling *seperator* is GGUF's).
+const SPECIAL: &[(&str, &str)] = &[
+    ("bos", "bos"),
+    ("eos", "eos"),
+    ("unk", "unknown"),
+    ("sep", "seperator"),
+    ("pad", "padding"),
+    ("mask", "mask"),
+];
+
+/// The special tokens of GEB, numbered after the pieces (the ChatGLM3 set).
+const GEB_SPECIAL: [&str; 10] = [
+    "[MASK]",
+    "[gMASK]",
+    "[sMASK]",
+    "<sop>",
+    "<eop>",
+    "<eod>",
+    "<|system|>",
+    "<|user|>",
+    "<|assistant|>",
+    "<|observation|>",
+];
+
+/// The ChatGLM2 form of a conversation, for GEB folders without a template. The prompt form of
+/// GEB-1.3B is not published; this is the most probable one.
+pub const GEB_TEMPLATE: &str = concat!(
+    "{% set ns = namespace(round=0) %}{% for message in messages %}",
+    "{% if message['role'] == 'user' %}{% set ns.round = ns.round + 1 %}",
+    "{{ '[Round ' ~ ns.round ~ ']\\n\\n问：' ~ message['content'] ~ '\\n\\n答：' }}",
+    "{% else %}{{ message['content'] ~ '\\n\\n' }}{% endif %}{% endfor %}",
+);
+
+/// The JSON files that say something about the tokenizer.
+pub(super) struct Sources {
+    pub config: Value,
+    pub generation: Option<Value>,
+    pub tokenizer_config: Option<Value>,
+    pub tokenizer: Option<Value>,
+    pub special_map: Option<Value>,
+}
+
+impl Sources {
+    fn read(folder: &Folder, config: &Value) -> Result<Sources> {
+        Ok(Sources {
+            config: config.clone(),
+            generation: folder.json("generation_config.json")?,
+            tokenizer_config: folder.json("tokenizer_config.json")?,
+            tokenizer: folder.json("tokenizer.json")?,
+            special_map: folder.json("special_tokens_map.json")?,
+        })
+    }
+
+    /// A bool of `tokenizer_config.json`.
+    pub fn flag(&self, name: &'static str) -> Result<Option<bool>> {
+        match &self.tokenizer_config {
+            Some(value) => Fields {
+                file: "tokenizer_config.json",
+                value,
+            }
+            .bool(name),
+            None => Ok(None),
+        }
+    }
+
+    /// Text of the special token `kind` (`bos`, …): a string or an object with `content`.
+    fn special_text(&self, kind: &str) -> Option<&str> {
+        let key = format!("{kind}_token");
+        [&self.tokenizer_config, &self.special_map]
+            .into_iter()
+            .find_map(|v| {
+                let v = v.as_ref()?.get(&key)?;
+                v.as_str().or_else(|| v.get("content")?.as_str())
+            })
+    }
+}
+
+/// Reads the tokenizer of a folder. `rows` is the number of rows of the embedding matrix, which
+/// the token list is filled up to; `template` replaces the folder's chat template.
+///
+/// # Errors
+/// [`crate::Error::Checkpoint`] for malformed files, [`crate::Error::Unsupported`] for tokenizers without a
+/// GGUF form.
+pub fn read(
+    folder: &Folder,
+    config: &Value,
+    family: Family,
+    rows: usize,
+    template: Option<&str>,
+) -> Result<Vocab> {
+    let sources = Sources::read(folder, config)?;
+    let mut vocab = Vocab {
+        pre: "default",
+        ..Vocab::default()
+    };
+    let model_file = ["tokenizer.model", "GEBtokenizer.model"]
+        .into_iter()
+        .find(|f| folder.has(f));
+    if let Some(file) = model_file {
+        spm::read(folder, file, &sources, &mut vocab)?;
+    } else if sources.tokenizer.is_some() {
+        bpe::read(&sources, &mut vocab)?;
+    } else {
+        let known = "tokenizer.model, GEBtokenizer.model or tokenizer.json";
+        return Err(bad(&folder.name(), "tokenizer", "absent", known));
+    }
+    if family == Family::Geb {
+        geb_tokens(&mut vocab, rows);
+    }
+    added_tokens(&sources, &mut vocab, rows)?;
+    fill(&mut vocab, rows)?;
+    special_ids(&sources, &mut vocab, family)?;
+    templates(folder, &sources, family, template, &mut vocab)?;
+    Ok(vocab)
+}
+
+/// The ten tokens that GEB's tokenizer class adds in code, when the embedding has rows for them.
+fn geb_tokens(vocab: &mut Vocab, rows: usize) {
+    if vocab.tokens.len() + GEB_SPECIAL.len() > rows {
+        vocab
+            .notes
+            .push("no rows left for the ten special tokens of GEB: not added".into());
+        return;
+    }
+    for text in GEB_SPECIAL {
+        if !vocab.tokens.iter().any(|t| t.text == text) {
+            vocab.tokens.push(Token {
+                text: text.into(),
+                score: -1000.0,
+                kind: Kind::Control,
+            });
+        }
+    }
+}
+
+/// `added_tokens.json` and `added_tokens_decoder`.
+fn added_tokens(sources: &Sources, vocab: &mut Vocab, rows: usize) -> Result<()> {
+    const FILE: &str = "tokenizer_config.json";
+    let Some(added) = sources
+        .tokenizer_config
+        .as_ref()
+        .and_then(|c| c.get("added_tokens_decoder"))
+    else {
+        return Ok(());
+    };
+    let Some(added) = added.as_object() else {
+        return Err(bad(FILE, "added_tokens_decoder", kind(added), "an object"));
+    };
+    for (id, token) in added {
+        let field = || {
+            format!(
+                "added_tokens_decoder.{}",
+                id.chars().take(20).collect::<String>()
+            )
+        };
+        let number: usize = id
+            .parse()
+            .map_err(|_| bad(FILE, field(), "not a number", "a token id"))?;
+        let Some(text) = token.get("content").and_then(Value::as_str) else {
+            return Err(bad(FILE, field(), short(token), "an object with content"));
+        };
+        if number >= rows {
+            vocab.notes.push(format!(
+                "added token {number} {text:?} has no row in the embedding: left out"
+            ));
+            continue;
+        }
+        let special = token
+            .get("special")
+            .and_then(Value::as_bool)
+            .unwrap_or(false)
+            || looks_special(text);
+        place(vocab, number, text, special);
+    }
+    Ok(())
+}
+
+/// Puts an added token at its id.
+pub(super) fn place(vocab: &mut Vocab, id: usize, text: &str, special: bool) {
+    while vocab.tokens.len() <= id {
+        let text = format!("[PAD{}]", vocab.tokens.len());
+        vocab.tokens.push(Token {
+            text,
+            score: -10000.0,
+            kind: Kind::Unused,
+        });
+    }
+    let kind = if special {
+        Kind::Control
+    } else {
+        Kind::UserDefined
+    };
+    let old = &vocab.tokens[id];
+    // The unknown token and byte tokens keep their role.
+    let keep = matches!(old.kind, Kind::Unknown | Kind::Byte) && old.text == text;
+    if !keep {
+        vocab.tokens[id] = Token {
+            text: text.into(),
+            score: -1000.0,
+            kind,
+        };
+    }
+}
+
+/// Tokens that are control tokens whatever their file says.
+fn looks_special(text: &str) -> bool {
+    let bars = |open: &str, close: &str| {
+        text.len() > open.len() + close.len() && text.starts_with(open) && text.ends_with(close)
+    };
+    bars("<|", "|>")
+        || bars("<｜", "｜>")
+        || matches!(text, "<pad>" | "<mask>")
+        || text.starts_with("<unused")
+}
+
+/// Fills the list up to the rows of the embedding.
+fn fill(vocab: &mut Vocab, rows: usize) -> Result<()> {
+    let surplus = vocab.tokens.get(rows..).unwrap_or_default();
+    if !surplus.is_empty()
+        && surplus
+            .iter()
+            .all(|t| matches!(t.kind, Kind::Control | Kind::UserDefined))
+    {
+        vocab.notes.push(format!(
+            "{} added tokens have no row in the embedding: left out",
+            surplus.len()
+        ));
+        vocab.tokens.truncate(rows);
+    }
+    if vocab.tokens.len() > rows {
+        let allowed = format!("at most {rows}, the rows of the embedding");
+        return Err(bad("tokenizer", "token count", vocab.tokens.len(), allowed));
+    }
+    for id in vocab.tokens.len()..rows {
+        vocab.tokens.push(Token {
+            text: format!("[PAD{id}]"),
+            score: -10000.0,
+            kind: Kind::Unused,
+        });
+    }
+    let long = vocab.tokens.iter().position(|t| {
+        t.text.len() > limits::MAX_TOKEN_BYTES || t.text.contains('\0') && t.text.len() > 1
+    });
+    if let Some(id) = long {
+        let allowed = format!("at most {} bytes", limits::MAX_TOKEN_BYTES);
+        return Err(bad(
+            "tokenizer",
+            format!("token {id}"),
+            "too long or holding a NUL",
+            allowed,
+        ));
+    }
+    unique(vocab)
+}
+
+/// Texts occur once; a repeated unused token is renamed.
+fn unique(vocab: &mut Vocab) -> Result<()> {
+    let mut seen: HashMap<String, usize> = HashMap::with_capacity(vocab.tokens.len());
+    for id in 0..vocab.tokens.len() {
+        if let Some(&first) = seen.get(&vocab.tokens[id].text) {
+            let later_is_spare = matches!(vocab.tokens[id].kind, Kind::Unused);
+            if !later_is_spare {
+                let text: String = vocab.tokens[id].text.chars().take(40).collect();
+                return Err(bad(
+                    "tokenizer",
+                    format!("token {id}"),
+                    format!("{text:?}, also token {first}"),
+                    "texts that occur once",
+                ));
+            }
+            vocab.tokens[id].text = format!("[UNUSED{id}]");
+        }
+        seen.insert(vocab.tokens[id].text.clone(), id);
+    }
+    Ok(())
+}
+
+/// Ids by the text of `tokenizer_config.json`, else from the configurations, else what the
+/// tokenizer file itself said (already in `vocab.special`).
+fn special_ids(sources: &Sources, vocab: &mut Vocab, family: Family) -> Result<()> {
+    let by_text: HashMap<&str, u32> = vocab
+        .tokens
+        .iter()
+        .enumerate()
+        .map(|(i, t)| (t.text.as_str(), i as u32))
+        .collect();
+    let config = Fields {
+        file: "config.json",
+        value: &sources.config,
+    };
+    let generation = sources.generation.as_ref().map(|value| Fields {
+        file: "generation_config.json",
+        value,
+    });
+    let mut special: Vec<(&'static str, u32)> = Vec::new();
+    let mut stops: Vec<u32> = Vec::new();
+    for &(name, key) in SPECIAL {
+        let field: &'static str = match name {
+            "bos" => "bos_token_id",
+            "eos" => "eos_token_id",
+            "unk" => "unk_token_id",
+            "sep" => "sep_token_id",
+            "pad" => "pad_token_id",
+            _ => "mask_token_id",
+        };
+        let mut listed = config.ids(field)?;
+        listed.extend(generation.map_or(Ok(Vec::new()), |g| g.ids(field))?);
+        if let Some(&id) = listed.iter().find(|&&id| id as usize >= vocab.tokens.len()) {
+            return Err(bad(
+                "config.json",
+                field,
+                id,
+                format!("below {}, the number of tokens", vocab.tokens.len()),
+            ));
+        }
+        let by_name = sources
+            .special_text(name)
+            .and_then(|t| by_text.get(t).copied());
+        let own = vocab.special.iter().find(|s| s.0 == key).map(|s| s.1);
+        let id = by_name.or(listed.first().copied()).or(own);
+        special.extend(id.map(|id| (key, id)));
+        if name == "eos" {
+            stops = listed.into_iter().filter(|&l| Some(l) != id).collect();
+            stops.dedup();
+        }
+    }
+    if family == Family::Geb {
+        // ChatGLM tokenizers pad with the unknown token.
+        let unk = special.iter().find(|s| s.0 == "unknown").map(|s| s.1);
+        if !special.iter().any(|s| s.0 == "padding") {
+            special.extend(unk.map(|id| ("padding", id)));
+        }
+        vocab.add_bos = Some(vocab.add_bos.unwrap_or(false));
+        vocab.add_eos = Some(vocab.add_eos.unwrap_or(false));
+    }
+    // A list of end tokens: the first is eos, the others stop generation as eot and eom.
+    let mut seen = Vec::new();
+    stops.retain(|&id| {
+        !seen.contains(&id) && {
+            seen.push(id);
+            true
+        }
+    });
+    special.extend(["eot", "eom"].into_iter().zip(stops.iter().copied()));
+    if stops.len() > 2 {
+        vocab.notes.push(format!(
+            "GGUF has no key for the end tokens {:?}",
+            &stops[2..]
+        ));
+    }
+    if vocab.add_bos == Some(true) && !special.iter().any(|s| s.0 == "bos") {
+        return Err(bad(
+            "tokenizer_config.json",
+            "add_bos_token",
+            "true without a bos token",
+            "a bos token",
+        ));
+    }
+    vocab.special = special;
+    Ok(())
+}
+
+fn templates(
+    folder: &Folder,
+    sources: &Sources,
+    family: Family,
+    given: Option<&str>,
+    vocab: &mut Vocab,
+) -> Result<()> {
+    const FILE: &str = "tokenizer_config.json";
+    let stored = sources
+        .tokenizer_config
+        .as_ref()
+        .and_then(|c| c.get("chat_template"))
+        .filter(|v| !v.is_null());
+    let mut out: Vec<(String, String)> = Vec::new();
+    if let Some(text) = given {
+        out.push(("default".into(), text.to_owned()));
+    } else if let Some(Value::String(text)) = stored {
+        out.push(("default".into(), text.clone()));
+    } else if let Some(Value::Array(list)) = stored {
+        for entry in list {
+            let part = |k| entry.get(k).and_then(Value::as_str);
+            let (Some(name), Some(text)) = (part("name"), part("template")) else {
+                return Err(bad(
+                    FILE,
+                    "chat_template",
+                    short(entry),
+                    "objects with name and template",
+                ));
+            };
+            out.push((name.to_owned(), text.to_owned()));
+        }
+    } else if let Some(other) = stored {
+        return Err(bad(
+            FILE,
+            "chat_template",
+            kind(other),
+            "a string or a list",
+        ));
+    } else if let Some(text) = folder.text("chat_template.jinja")? {
+        out.push(("default".into(), text));
+    } else if let Some(json) = folder.json("chat_template.json")? {
+        if let Some(text) = json.get("chat_template").and_then(Value::as_str) {
+            out.push(("default".into(), text.to_owned()));
+        }
+    } else if family == Family::Geb {
+        vocab.notes.push("no chat template in the folder: the ChatGLM2 form is used (--chat-template replaces it)".into());
+        out.push(("default".into(), GEB_TEMPLATE.into()));
+    }
+    for (name, text) in &out {
+        let plain = !name.is_empty()
+            && name.len() <= 64
+            && name
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c));
+        if !plain || text.len() > limits::MAX_TEMPLATE_BYTES {
+            let allowed = format!(
+                "a plain name and at most {} bytes",
+                limits::MAX_TEMPLATE_BYTES
+            );
+            return Err(bad(
+                FILE,
+                "chat_template",
+                format!(
+                    "{:?} of {} bytes",
+                    name.chars().take(64).collect::<String>(),
+                    text.len()
+                ),
+                allowed,
+            ));
+        }
+    }
+    vocab.templates = out;
+    Ok(())
+}
+
+impl Vocab {
+    /// The `tokenizer.*` keys.
+    pub fn metadata(&self) -> Vec<(String, MetaValue)> {
+        let mut out: Vec<(String, MetaValue)> = Vec::new();
+        let mut key =
+            |name: &str, value: MetaValue| out.push((format!("tokenizer.ggml.{name}"), value));
+        key("model", self.model.into());
+        key("pre", self.pre.into());
+        key(
+            "tokens",
+            MetaValue::Strs(self.tokens.iter().map(|t| t.text.clone()).collect()),
+        );
+        if self.model == "llama" {
+            key(
+                "scores",
+                MetaValue::F32s(self.tokens.iter().map(|t| t.score).collect()),
+            );
+        }
+        key(
+            "token_type",
+            MetaValue::I32s(self.tokens.iter().map(|t| t.kind as i32).collect()),
+        );
+        if !self.merges.is_empty() {
+            key("merges", MetaValue::Strs(self.merges.clone()));
+        }
+        for &(name, id) in &self.special {
+            key(&format!("{name}_token_id"), MetaValue::U32(id));
+        }
+        let flags = [
+            ("add_bos_token", self.add_bos),
+            ("add_eos_token", self.add_eos),
+            ("add_space_prefix", self.space_prefix),
+        ];
+        for (name, value) in flags {
+            if let Some(value) = value {
+                key(name, MetaValue::Bool(value));
+            }
+        }
+        let named: Vec<String> = self
+            .templates
+            .iter()
+            .map(|t| t.0.clone())
+            .filter(|n| n != "default")
+            .collect();
+        for (name, text) in &self.templates {
+            let key = if name == "default" {
+                "tokenizer.chat_template".into()
+            } else {
+                format!("tokenizer.chat_template.{name}")
+            };
+            out.push((key, MetaValue::Str(text.clone())));
+        }
+        if !named.is_empty() {
+            out.push(("tokenizer.chat_templates".into(), MetaValue::Strs(named)));
+        }
+        out
+    }
+}
