@@ -25,10 +25,10 @@ macro_rules! formats {
 
 /// A module with all kernels of one level.
 ///
-/// `decode` lists tokens x rows that the decode kernels take at once, for 1, 2, ... tokens; `tile`
-/// is the most tokens of an integer and of a float tile.
+/// `decode` lists the numbers of tokens with decode kernels; `tile` is the most tokens of an
+/// integer and of a float tile.
 macro_rules! level {
-    ($module:ident, $level:ident, $isa:path, decode $($t:literal x $r:literal)+,
+    ($module:ident, $level:ident, $isa:path, decode $($t:literal)+,
      tile $int:literal $float:literal $(, features $features:literal)?) => {
         mod $module {
             use super::*;
@@ -55,9 +55,9 @@ macro_rules! level {
             }
 
             $(#[target_feature(enable = $features)])?
-            unsafe fn decode<F: QuantFormat, const T: usize, const R: usize>(job: &DecodeJob) {
+            unsafe fn decode<F: QuantFormat, const T: usize>(job: &DecodeJob) {
                 // SAFETY: the caller vouches for the job; the features are enabled here.
-                unsafe { ops::decode::decode::<F, Token, T, R>(TOKEN, job) }
+                unsafe { ops::decode::decode::<F, Token, T>(TOKEN, job) }
             }
 
             $(#[target_feature(enable = $features)])?
@@ -73,11 +73,11 @@ macro_rules! level {
             }
 
             $(#[target_feature(enable = $features)])?
-            unsafe fn decode_float<F: FloatFormat, const T: usize, const R: usize>(
+            unsafe fn decode_float<F: FloatFormat, const T: usize>(
                 job: &DecodeJob,
             ) {
                 // SAFETY: as above.
-                unsafe { ops::float::decode::<F, Token, T, R>(TOKEN, job) }
+                unsafe { ops::float::decode::<F, Token, T>(TOKEN, job) }
             }
 
             $(#[target_feature(enable = $features)])?
@@ -99,7 +99,7 @@ macro_rules! level {
                     group: 32,
                     dequantize: dequantize::<F>,
                     quantize: quantize::<F>,
-                    decode: &[$(decode::<F, $t, $r>),+],
+                    decode: &[$(decode::<F, $t>),+],
                     unpack: unpack::<F>,
                     multiply: if F::MINS { multiply::<true> } else { multiply::<false> },
                 }
@@ -112,7 +112,7 @@ macro_rules! level {
                     group: 1,
                     dequantize: dequantize::<F>,
                     quantize: quantize::<F>,
-                    decode: &[$(decode_float::<F, $t, $r>),+],
+                    decode: &[$(decode_float::<F, $t>),+],
                     unpack: unpack_float::<F>,
                     multiply: multiply_float,
                 }
@@ -136,26 +136,26 @@ macro_rules! level {
     };
 }
 
-level!(scalar, Scalar, crate::isa::scalar::Scalar, decode 1 x 1, tile 1 1);
+level!(scalar, Scalar, crate::isa::scalar::Scalar, decode 1, tile 1 1);
 
 #[cfg(target_arch = "x86_64")]
-level!(avx2, Avx2, crate::isa::x86::Avx2, decode 1 x 2 2 x 2 3 x 1 4 x 1, tile 4 6, features "avx2,fma,f16c");
+level!(avx2, Avx2, crate::isa::x86::Avx2, decode 1 2 3 4, tile 4 6, features "avx2,fma,f16c");
 #[cfg(target_arch = "x86_64")]
-level!(avxvnni, AvxVnni, crate::isa::x86::AvxVnni, decode 1 x 2 2 x 2 3 x 1 4 x 1, tile 6 6,
+level!(avxvnni, AvxVnni, crate::isa::x86::AvxVnni, decode 1 2 3 4, tile 6 6,
     features "avx2,fma,f16c,avxvnni");
 #[cfg(target_arch = "x86_64")]
-level!(avx512vnni, Avx512Vnni, crate::isa::x86_512::Avx512, decode 1 x 4 2 x 4 3 x 2 4 x 2, tile 14 12,
+level!(avx512vnni, Avx512Vnni, crate::isa::x86_512::Avx512, decode 1 2 3 4, tile 14 12,
     features "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vnni");
 
 #[cfg(target_arch = "aarch64")]
-level!(neon, Neon, crate::isa::neon::Neon, decode 1 x 4 2 x 4 3 x 2 4 x 2, tile 4 4, features "neon");
+level!(neon, Neon, crate::isa::neon::Neon, decode 1 2 3 4, tile 4 4, features "neon");
 #[cfg(target_arch = "aarch64")]
-level!(neondot, NeonDot, crate::isa::neon::NeonDot, decode 1 x 4 2 x 4 3 x 2 4 x 2, tile 6 6,
+level!(neondot, NeonDot, crate::isa::neon::NeonDot, decode 1 2 3 4, tile 6 6,
     features "neon,dotprod");
 // The int8 matrix product adds other lanes together, so it would need its own panel. Until that
 // exists the level runs the `sdot` kernels.
 #[cfg(target_arch = "aarch64")]
-level!(neoni8mm, NeonI8mm, crate::isa::neon::NeonDot, decode 1 x 4 2 x 4 3 x 2 4 x 2, tile 6 6,
+level!(neoni8mm, NeonI8mm, crate::isa::neon::NeonDot, decode 1 2 3 4, tile 6 6,
     features "neon,dotprod,i8mm");
 
 /// The kernels of a level, if this build has them. Whether the machine does is the caller's check.

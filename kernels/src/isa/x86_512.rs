@@ -57,10 +57,6 @@ unsafe impl Isa for Avx512 {
     type Eight = __m256;
 
     #[inline(always)]
-    fn prefetch(self, p: *const u8) {
-        simd! { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
-    }
-    #[inline(always)]
     unsafe fn load_runs(self, p: *const u8, offsets: [usize; 4]) -> __m512i {
         simd! {
             let [a, b, c, d] = runs(p, offsets);
