@@ -77,7 +77,9 @@ impl fmt::Display for TypeIdError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Removed(id, name) => write!(f, "type id {id} ({name}) was removed from GGUF"),
-            Self::NoLayout(id, name) => write!(f, "type id {id} ({name}) has no known block layout"),
+            Self::NoLayout(id, name) => {
+                write!(f, "type id {id} ({name}) has no known block layout")
+            }
             Self::Unknown(id) => write!(f, "type id {id} is unknown"),
         }
     }
@@ -108,7 +110,10 @@ impl Dtype {
 
     /// Looks a name up, without regard to case (`q8_0`, `Q8_0`).
     pub fn from_name(name: &str) -> Option<Dtype> {
-        Self::ALL.iter().copied().find(|t| t.name().eq_ignore_ascii_case(name))
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|t| t.name().eq_ignore_ascii_case(name))
     }
 
     /// The id used in GGUF files.

@@ -249,7 +249,13 @@ unsafe impl Isa for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn transpose(self, from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+    unsafe fn transpose(
+        self,
+        from: *const f32,
+        from_stride: usize,
+        to: *mut f32,
+        to_stride: usize,
+    ) {
         simd! {
             let mut rows = [_mm512_setzero_si512(); 16];
             for r in 0..16 {

@@ -48,9 +48,7 @@ unsafe fn unit<F: QuantFormat, I: Isa, const T: usize>(
         let scales = F::scales(isa, w);
         let mins = match F::CODES {
             _ if F::MINS => F::mins(isa, w),
-            Codes::Small { offset } => {
-                isa.mul_eight(scales, isa.splat_eight(-f32::from(offset)))
-            }
+            Codes::Small { offset } => isa.mul_eight(scales, isa.splat_eight(-f32::from(offset))),
             Codes::Signed => isa.zero_eight(),
         };
         let mut token_scales = [isa.zero_eight(); T];
@@ -124,7 +122,10 @@ unsafe fn row<F: QuantFormat, I: Isa, const T: usize>(isa: I, job: &DecodeJob, r
     // activations are padded to whole units.
     unsafe {
         let w = job.weights.add(r * job.row_bytes);
-        let mut state = Sums { acc: [isa.zero_lanes(); T], offsets: [isa.zero_eight(); T] };
+        let mut state = Sums {
+            acc: [isa.zero_lanes(); T],
+            offsets: [isa.zero_eight(); T],
+        };
         for u in 0..units {
             let (w, x) = (w.add(u * F::UNIT_BYTES), job.acts.add(u * record));
             state = unit::<F, I, T>(isa, w, x, job.tile_bytes, 2, state);

@@ -82,7 +82,11 @@ pub(crate) unsafe fn unpack<F: FloatFormat, I: Isa>(isa: I, job: &UnpackJob) {
             unsafe {
                 for r in 0..rows {
                     let p = job.weights.add((part + r) * job.row_bytes + k * F::BYTES);
-                    let v = if n == 16 { F::load(isa, p) } else { load_part::<F, I>(isa, p, n) };
+                    let v = if n == 16 {
+                        F::load(isa, p)
+                    } else {
+                        load_part::<F, I>(isa, p, n)
+                    };
                     isa.store_lanes(buf.as_mut_ptr().add(r * 16), v);
                 }
                 let to = panel.add(k * width + part);
