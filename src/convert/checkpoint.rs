@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::folder::{Fields, Folder, bad, kind, short};
-use super::pickle;
+use super::torch;
 use crate::error::{Error, Result};
 use crate::gguf::{GgufFile, Load};
 use crate::limits;
@@ -143,7 +143,7 @@ impl Checkpoint {
         let list = if name.ends_with(".safetensors") {
             safetensors(name, bytes.as_ref())?
         } else {
-            pickle::torch_file(name, bytes.as_ref())?
+            torch::torch_file(name, bytes.as_ref())?
         };
         let file = self.files.len();
         for mut tensor in list {

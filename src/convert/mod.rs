@@ -13,13 +13,15 @@ pub mod checkpoint;
 mod folder;
 pub mod hyper;
 pub mod names;
-pub mod pickle;
+mod pickle;
 mod plan;
 pub mod policy;
+pub mod probe;
 mod report;
 mod rows;
 mod spm;
 mod stream;
+pub mod torch;
 mod verify;
 pub mod vocab;
 

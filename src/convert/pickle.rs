@@ -1,17 +1,15 @@
-//! PyTorch checkpoints: a zip archive with one pickle that lists tensors, and one file per storage.
+//! The pickle of a PyTorch checkpoint: a list of tensors and where their elements lie.
 //!
 //! The pickle is not unpickled. A stack machine knows the opcodes that a dictionary of tensors
 //! needs and a closed list of names; anything else is refused by name. Nothing is executed,
 //! values nest at most [`MAX_NESTING`] deep, and no function here recurses on the data.
 
 use std::collections::HashMap;
-use std::io::Cursor;
-use std::ops::Range;
 use std::rc::Rc;
 
 use geb_kernels::dtype::Dtype;
 
-use super::checkpoint::{Elem, SourceTensor, byte_count, check_shape};
+use super::checkpoint::Elem;
 use super::folder::bad;
 use crate::error::{Error, Result};
 use crate::limits;
@@ -24,7 +22,7 @@ const MAX_STACK: usize = 262_144;
 const MAX_VALUES: usize = 16 * limits::MAX_CHECKPOINT_TENSORS;
 
 /// Storage classes: name, type, bytes per element.
-const STORAGES: &[(&str, Elem, u64)] = &[
+pub(super) const STORAGES: &[(&str, Elem, u64)] = &[
     ("FloatStorage", Elem::Float(Dtype::F32), 4),
     ("HalfStorage", Elem::Float(Dtype::F16), 2),
     ("BFloat16Storage", Elem::Float(Dtype::BF16), 2),
@@ -47,17 +45,21 @@ enum Global {
 }
 
 #[derive(Clone, Debug)]
-struct Storage {
-    class: usize,
-    key: Rc<str>,
-    elements: u64,
+pub(super) struct Storage {
+    /// Position in [`STORAGES`].
+    pub class: usize,
+    /// Name of its entry in the archive.
+    pub key: Rc<str>,
+    /// Elements it claims to hold.
+    pub elements: u64,
 }
 
 #[derive(Clone, Debug)]
-struct Tensor {
-    storage: Rc<Storage>,
-    offset: u64,
-    shape: Vec<u64>,
+pub(super) struct Tensor {
+    pub storage: Rc<Storage>,
+    /// First element in the storage.
+    pub offset: u64,
+    pub shape: Vec<u64>,
 }
 
 /// A value of the machine. Containers are indices, so that dropping one never recurses.
@@ -107,9 +109,9 @@ impl Val {
 
 /// One entry of the dictionary a checkpoint is: name, and where its elements lie in which storage.
 #[derive(Debug)]
-struct Found {
-    name: Rc<str>,
-    tensor: Rc<Tensor>,
+pub(super) struct Found {
+    pub name: Rc<str>,
+    pub tensor: Rc<Tensor>,
 }
 
 struct Machine<'a> {
@@ -522,7 +524,8 @@ fn contiguous(shape: &[u64], stride: &[u64]) -> bool {
     true
 }
 
-fn tensors_of(file: &str, pickle: &[u8]) -> Result<Vec<Found>> {
+/// The tensors of a pickle that holds one dictionary of them.
+pub(super) fn tensors_of(file: &str, pickle: &[u8]) -> Result<Vec<Found>> {
     let mut m = Machine {
         file,
         data: pickle,
@@ -548,160 +551,4 @@ fn tensors_of(file: &str, pickle: &[u8]) -> Result<Vec<Found>> {
             (key, _) => Err(bad(file, "key", key.name(), "a string")),
         })
         .collect()
-}
-
-/// The stored, unencrypted entries of a zip archive: name to byte range.
-fn zip_entries(file: &str, data: &[u8]) -> Result<HashMap<String, Range<usize>>> {
-    let broken = |e: zip::result::ZipError| {
-        bad(
-            file,
-            "zip archive",
-            e,
-            "a zip file as torch.save writes it (since PyTorch 1.6)",
-        )
-    };
-    let mut zip = zip::ZipArchive::new(Cursor::new(data)).map_err(broken)?;
-    if zip.len() > 2 * limits::MAX_CHECKPOINT_TENSORS {
-        return Err(bad(
-            file,
-            "zip entries",
-            zip.len(),
-            format!("at most {}", 2 * limits::MAX_CHECKPOINT_TENSORS),
-        ));
-    }
-    let mut out = HashMap::with_capacity(zip.len());
-    for i in 0..zip.len() {
-        let entry = zip.by_index_raw(i).map_err(broken)?;
-        let name = String::from_utf8_lossy(entry.name_raw()).into_owned();
-        let field = |what: &str| format!("{name}: {what}");
-        if entry.compression() != zip::CompressionMethod::Stored || entry.encrypted() {
-            return Err(bad(
-                file,
-                field("compression"),
-                format!("{:?}", entry.compression()),
-                "stored, not encrypted",
-            ));
-        }
-        let size = entry.size();
-        if size != entry.compressed_size() {
-            return Err(bad(
-                file,
-                field("size"),
-                size,
-                format!("{} as stored", entry.compressed_size()),
-            ));
-        }
-        let start = entry.data_start().unwrap_or(u64::MAX);
-        let end = start
-            .checked_add(size)
-            .filter(|&end| end <= data.len() as u64);
-        let Some(end) = end else {
-            return Err(bad(
-                file,
-                field("size"),
-                size,
-                format!("entries inside the {} bytes of the file", data.len()),
-            ));
-        };
-        if out
-            .insert(name.clone(), start as usize..end as usize)
-            .is_some()
-        {
-            return Err(bad(file, "zip entry", name, "names that occur once"));
-        }
-    }
-    Ok(out)
-}
-
-/// Reads the tensor list of a PyTorch checkpoint written by `torch.save`.
-///
-/// # Errors
-/// [`Error::Checkpoint`] naming the opcode, the global or the tensor that is refused.
-pub fn torch_file(file: &str, data: &[u8]) -> Result<Vec<SourceTensor>> {
-    let entries = zip_entries(file, data)?;
-    let mut pickles = entries.keys().filter_map(|n| n.strip_suffix("data.pkl"));
-    let (Some(prefix), None) = (pickles.next(), pickles.next()) else {
-        return Err(bad(
-            file,
-            "data.pkl",
-            "absent or repeated",
-            "one entry of that name",
-        ));
-    };
-    let range = entries[&format!("{prefix}data.pkl")].clone();
-    if range.len() as u64 > limits::MAX_PICKLE_BYTES {
-        return Err(bad(
-            file,
-            "data.pkl: size",
-            range.len(),
-            format!("at most {}", limits::MAX_PICKLE_BYTES),
-        ));
-    }
-    if let Some(order) = entries.get(&format!("{prefix}byteorder")) {
-        if &data[order.clone()] != b"little" {
-            return Err(bad(
-                file,
-                "byteorder",
-                String::from_utf8_lossy(&data[order.clone()][..order.len().min(16)]),
-                "little",
-            ));
-        }
-    }
-    tensors_of(file, &data[range])?
-        .into_iter()
-        .map(|found| {
-            let storage = format!("{prefix}data/{}", found.tensor.storage.key);
-            let range = entries.get(&storage);
-            place(file, found, range.cloned())
-        })
-        .collect()
-}
-
-/// Checks a tensor against the bytes of its storage.
-fn place(file: &str, found: Found, range: Option<Range<usize>>) -> Result<SourceTensor> {
-    let Found { name, tensor } = found;
-    let cut: String = name.chars().take(80).collect();
-    let field = |what: &str| format!("{cut}: {what}");
-    let Some(range) = range else {
-        return Err(bad(
-            file,
-            field("storage"),
-            &tensor.storage.key,
-            "an entry of the archive",
-        ));
-    };
-    let (_, elem, elem_bytes) = STORAGES[tensor.storage.class];
-    check_shape(file, &name, &tensor.shape)?;
-    let bytes = byte_count(file, &cut, &tensor.shape, elem_bytes)?;
-    let stored = range.len() as u64;
-    if tensor.storage.elements.checked_mul(elem_bytes) != Some(stored) {
-        let allowed = format!("{} (its entry has {stored} bytes)", stored / elem_bytes);
-        return Err(bad(
-            file,
-            field("storage elements"),
-            tensor.storage.elements,
-            allowed,
-        ));
-    }
-    let first = tensor
-        .offset
-        .checked_mul(elem_bytes)
-        .filter(|&f| f <= stored && bytes <= stored - f);
-    let Some(first) = first else {
-        let value = format!("offset {} and shape {:?}", tensor.offset, tensor.shape);
-        return Err(bad(
-            file,
-            field("range"),
-            value,
-            format!("inside the {stored} bytes of its storage"),
-        ));
-    };
-    let start = range.start + first as usize;
-    Ok(SourceTensor {
-        name: name.to_string(),
-        elem,
-        shape: tensor.shape.clone(),
-        file: 0,
-        range: start..start + bytes as usize,
-    })
 }

@@ -12,9 +12,9 @@
 
 use crate::acts::UNIT;
 
-pub(crate) mod scalar;
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod neon;
+pub(crate) mod scalar;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86;
 #[cfg(target_arch = "x86_64")]
@@ -147,7 +147,13 @@ pub(crate) unsafe trait Isa: Copy + 'static {
 
     /// Transposes 16 rows of 16 F32, `from_stride` and `to_stride` values apart.
     #[inline(always)]
-    unsafe fn transpose(self, from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+    unsafe fn transpose(
+        self,
+        from: *const f32,
+        from_stride: usize,
+        to: *mut f32,
+        to_stride: usize,
+    ) {
         for r in 0..16 {
             for k in 0..16 {
                 // SAFETY: the caller vouches for 16 rows of 16 values in both buffers.

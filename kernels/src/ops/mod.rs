@@ -81,7 +81,7 @@ macro_rules! unroll {
         crate::ops::unroll!(@ $i, $n, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13)
     };
     (@ $i:ident, $n:expr, $body:block, $($k:literal)*) => {
-        $( { let $i: usize = $k; if $i < $n { $body } } )*
+        $( { if const { $k < $n } { let $i: usize = $k; $body } } )*
     };
 }
 pub(crate) use unroll;

@@ -1,3 +1,41 @@
-//! geb-quantize.
+//! `geb-quantize`: checkpoint folders and GGUF files to quantized GGUF files.
+//!
+//! Glue only: `args` is what was typed, `work` turns it into options of `geb::convert` and runs
+//! them, `show` prints reports. Errors become one line on standard error and an exit code.
 
-fn main() {}
+mod args;
+mod show;
+mod work;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let cli = args::Cli::parse();
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = stop.clone();
+    // A second Ctrl-C does not wait; what it leaves behind, the next run removes.
+    let handler = ctrlc::set_handler(move || {
+        if flag.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+    });
+    if let Err(e) = handler {
+        eprintln!("geb-quantize: warning: Ctrl-C will not clean up: {e}");
+    }
+    let result = match (cli.command, cli.convert) {
+        (Some(args::Command::Probe(probe)), _) => work::probe(&probe, &stop),
+        (None, Some(convert)) => work::convert(&convert, &stop),
+        (None, None) => unreachable!("clap requires SOURCE without a subcommand"),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("geb-quantize: {e}");
+            ExitCode::from(e.exit_code() as u8)
+        }
+    }
+}

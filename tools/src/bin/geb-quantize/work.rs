@@ -1,0 +1,177 @@
+//! What the flags mean: from `args` to options of the library, and the runs.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use geb::convert::probe::{self as layout_probe, ProbeOptions};
+use geb::convert::{self, GebLayout, Options, Progress};
+use geb::{Dtype, Error, Result};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::args::{Convert, Kv, Mlp, Probe, Rope, Type};
+use crate::show;
+
+/// Longest probe text or template that is read.
+const MAX_TEXT_BYTES: u64 = 16 << 20;
+
+impl Convert {
+    fn options(&self) -> Result<Options> {
+        let dtype = match self.dtype {
+            Type::F32 => Dtype::F32,
+            Type::F16 => Dtype::F16,
+            Type::BF16 => Dtype::BF16,
+            Type::Q8_0 => Dtype::Q8_0,
+            Type::Q4_0 => Dtype::Q4_0,
+            Type::Q4_1 => Dtype::Q4_1,
+        };
+        let layout = GebLayout {
+            kv_interleaved: self.geb_kv == Kv::Interleaved,
+            rope_full: matches!(self.geb_rope, Rope::FullHalf | Rope::FullInterleaved),
+            rope_half_split: matches!(self.geb_rope, Rope::FullHalf | Rope::PartHalf),
+            gate_first: self.geb_mlp == Mlp::GateUp,
+        };
+        Ok(Options {
+            dtype,
+            pure: self.pure,
+            allow_requantize: self.allow_requantize,
+            allow_nonfinite: self.allow_nonfinite,
+            layout,
+            chat_template: self.chat_template.as_deref().map(read_text).transpose()?,
+            hash_source: self.hash_source,
+            threads: self
+                .threads
+                .map(usize::from)
+                .or(Some(geb::threads::default_threads())),
+        })
+    }
+}
+
+fn read_text(path: &Path) -> Result<String> {
+    let io = |source| Error::Io {
+        path: path.to_owned(),
+        source,
+    };
+    let size = std::fs::metadata(path).map_err(io)?.len();
+    if size > MAX_TEXT_BYTES {
+        return Err(Error::Request {
+            what: format!("size of {}", path.display()),
+            value: format!("{size} bytes"),
+            allowed: format!("at most {MAX_TEXT_BYTES} bytes"),
+        });
+    }
+    std::fs::read_to_string(path).map_err(io)
+}
+
+/// Runs a conversion or a dry run and prints its report.
+pub fn convert(args: &Convert, stop: &Arc<AtomicBool>) -> Result<()> {
+    let options = args.options()?;
+    let started = Instant::now();
+    let (report, written) = match (&args.out, args.dry_run) {
+        (Some(out), false) => {
+            let mut bar = Bar::new(stop.clone(), !args.no_progress);
+            let report = convert::convert(&args.source, out, &options, &mut bar);
+            bar.bar.finish_and_clear();
+            (report?, true)
+        }
+        _ => (convert::dry_run(&args.source, &options)?, false),
+    };
+    for note in &report.notes {
+        eprintln!("geb-quantize: note: {note}");
+    }
+    if args.json {
+        return show::print(&show::report_json(&report, &options, written));
+    }
+    if written {
+        show::print(&show::report_table(&report))?;
+        let seconds = started.elapsed().as_secs_f64().max(1e-9);
+        let rate = report.source_bytes as f64 / 1e6 / seconds;
+        eprintln!(
+            "{:.1} s, {rate:.0} MB/s of source weights (read, quantized, written, read back)",
+            seconds
+        );
+        Ok(())
+    } else {
+        show::print(&show::plan_table(&report))
+    }
+}
+
+/// Runs a probe and prints its table.
+pub fn probe(args: &Probe, stop: &Arc<AtomicBool>) -> Result<()> {
+    let text = read_text(&args.text)?;
+    let threads = args
+        .threads
+        .map_or(geb::threads::default_threads(), usize::from);
+    let options = ProbeOptions {
+        tokens: args.tokens as usize,
+        threads,
+        ..ProbeOptions::default()
+    };
+    let bar = ProgressBar::with_draw_target(Some(16), target(!args.no_progress));
+    bar.set_style(style("{bar:24} layout {pos}/{len} {elapsed}"));
+    let result = layout_probe::probe(&args.source, &text, &options, &mut |done, _| {
+        bar.set_position(done as u64);
+        !stop.load(Ordering::SeqCst)
+    });
+    bar.finish_and_clear();
+    let result = result?;
+    show::print(&if args.json {
+        show::probe_json(&result)
+    } else {
+        show::probe_table(&result)
+    })
+}
+
+fn target(on: bool) -> ProgressDrawTarget {
+    // indicatif itself hides the bar when standard error is not a terminal.
+    if on {
+        ProgressDrawTarget::stderr_with_hz(10)
+    } else {
+        ProgressDrawTarget::hidden()
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+/// The progress bar of a conversion.
+struct Bar {
+    bar: ProgressBar,
+    stop: Arc<AtomicBool>,
+}
+
+impl Bar {
+    fn new(stop: Arc<AtomicBool>, on: bool) -> Bar {
+        let bar = ProgressBar::with_draw_target(Some(0), target(on));
+        bar.set_style(style(
+            "{bar:24} {percent:>3}% {binary_bytes_per_sec:>12} eta {eta:>4} {msg}",
+        ));
+        bar.enable_steady_tick(Duration::from_millis(500));
+        Bar { bar, stop }
+    }
+}
+
+impl Progress for Bar {
+    fn start(&mut self, source_bytes: u64, _tensors: usize) {
+        self.bar.set_length(source_bytes);
+        self.bar.reset();
+    }
+
+    fn tensor(&mut self, name: &str, from: Dtype, to: Dtype) {
+        self.bar.set_message(format!("{name} {from} -> {to}"));
+    }
+
+    fn advance(&mut self, source_bytes: u64) {
+        self.bar.inc(source_bytes);
+    }
+
+    fn verifying(&mut self) {
+        self.bar.set_message("reading back");
+    }
+
+    fn cancelled(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+}
