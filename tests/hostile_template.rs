@@ -10,7 +10,10 @@ fn run(source: &str) -> geb::Result<String> {
 }
 
 fn refused(name: &str, source: &str) {
-    match run(source) {
+    let start = std::time::Instant::now();
+    let result = run(source);
+    println!("{:>8.1?} {name:.60}", start.elapsed());
+    match result {
         Err(Error::Template(why)) => assert!(
             why.len() < 2_000,
             "{name}: a message of {} bytes",
@@ -385,6 +388,7 @@ fn ordinary_expressions_mean_what_they_mean() {
             "{{ ' a '.strip() }}{{ 'a-b'.split('-')[1] }}{{ 'aXb'.replace('X', '') }}{{ 'ab'.startswith('a') }}",
             "ababTrue",
         ),
+        ("{{ 'a{}b{}'.format(1, 'x') }}", "a1bx"),
         (
             "{{ 'a\nb'|indent(2) }} {{ 'a\nb'|indent(width=1, first=true) }} {{ [3, 1]|sort|join(', ') }} {{ 'x'|default('y') }} {{ q|default('y') }}",
             "a\n  b  a\n b 1, 3 x y",

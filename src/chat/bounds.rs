@@ -83,7 +83,7 @@ fn nesting(value: &Value, left: usize) -> Result<(), Error> {
     if left == 0 {
         return Err(error("lists are nested too deeply"));
     }
-    work(1 + effort(value))?;
+    work(256 + 16 * effort(value))?;
     let is_map = value.kind() == ValueKind::Map;
     for item in value.try_iter()? {
         nesting(
@@ -366,8 +366,14 @@ fn method(
                 memory(effort(&item) + text.len())?;
             }
         }
-        // Format strings can ask for any width.
-        "format" => return Err(error("format is not available in chat templates")),
+        // A format with `:` can ask for any width.
+        "format" if text.contains(':') => {
+            return Err(error("formats with `:` are not available in chat templates"));
+        }
+        "format" => {
+            let longest = args.iter().map(effort).max().unwrap_or(0);
+            memory(text.matches('{').count().saturating_mul(longest) + text.len())?;
+        }
         _ => {}
     }
     made(minijinja_contrib::pycompat::unknown_method_callback(
