@@ -180,6 +180,21 @@ fn every_byte_changed() {
     }
 }
 
+/// Writes the fixtures and some mutants as seeds for `fuzz/` when `GEB_CORPUS` names a folder.
+#[test]
+fn seeds_for_the_fuzzer() {
+    let Some(folder) = std::env::var_os("GEB_CORPUS").map(std::path::PathBuf::from) else {
+        return;
+    };
+    std::fs::create_dir_all(&folder).unwrap();
+    for (i, file) in fixtures().iter().enumerate() {
+        std::fs::write(folder.join(format!("fixture{i}")), file.encode()).unwrap();
+        for seed in 0..50 {
+            std::fs::write(folder.join(format!("mutant{i}-{seed}")), mutant(file, seed)).unwrap();
+        }
+    }
+}
+
 #[test]
 fn random_bytes() {
     let mut rng = Rng::new(7);

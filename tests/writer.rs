@@ -108,7 +108,8 @@ fn files_without_tensors() {
 /// The plan obeys the rules of the reader, by number and field.
 #[test]
 fn bad_plans() {
-    let cases: Vec<(Box<dyn Fn(&mut Plan)>, u8, &str)> = vec![
+    type Change = Box<dyn Fn(&mut Plan)>;
+    let cases: Vec<(Change, u8, &str)> = vec![
         (
             Box::new(|p| {
                 p.push_meta("", 1u8);
