@@ -10,14 +10,18 @@ pub mod cache;
 pub mod chat;
 pub mod convert;
 pub mod error;
+pub mod eval;
+pub mod generate;
 pub mod gguf;
 pub mod limits;
 pub mod mmap;
 pub mod model;
 pub mod sampler;
+pub mod scales;
 pub mod session;
 pub mod threads;
 pub mod tokenizer;
 
 pub use error::{Error, Result};
+pub use geb_kernels as kernels;
 pub use geb_kernels::dtype::Dtype;

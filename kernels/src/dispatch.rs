@@ -8,7 +8,7 @@ use crate::acts::ActKind;
 use crate::float::Fused;
 use crate::float::{AttnQuery, AttnScratch, FloatOps, KvView, Plain};
 use crate::format::{Blocks, FloatFormat, QuantFormat, float, q4, q8};
-use crate::kernels::{DECODE_MAX, FormatOps, INT_ROWS, Kernels, Limits};
+use crate::kernels::{FormatOps, INT_ROWS, Kernels, Limits};
 use crate::level::Level;
 use crate::mat::MatMut;
 use crate::ops::{DecodeJob, FillJob, MultiplyJob, UnpackJob};
@@ -29,10 +29,10 @@ macro_rules! formats {
 
 /// A module with all kernels of one level.
 ///
-/// `rows` is how many weight rows the decode kernels take at once, for 1..=2 and for 3..=4
-/// tokens; `tile` the most tokens of an integer and of a float tile.
+/// `decode` lists tokens x rows that the decode kernels take at once, for 1, 2, ... tokens; `tile`
+/// is the most tokens of an integer and of a float tile.
 macro_rules! level {
-    ($module:ident, $level:ident, $isa:path, $math:ident, rows $few:literal $more:literal,
+    ($module:ident, $level:ident, $isa:path, $math:ident, decode $($t:literal x $r:literal)+,
      tile $int:literal $float:literal $(, features $features:literal)?) => {
         mod $module {
             use super::*;
@@ -134,12 +134,7 @@ macro_rules! level {
                     group: 32,
                     dequantize: dequantize::<F>,
                     quantize: quantize::<F>,
-                    decode: [
-                        decode::<F, 1, $few>,
-                        decode::<F, 2, $few>,
-                        decode::<F, 3, $more>,
-                        decode::<F, 4, $more>,
-                    ],
+                    decode: &[$(decode::<F, $t, $r>),+],
                     unpack: unpack::<F>,
                     multiply: if F::MINS { multiply::<true> } else { multiply::<false> },
                 }
@@ -152,12 +147,7 @@ macro_rules! level {
                     group: 1,
                     dequantize: dequantize::<F>,
                     quantize: quantize::<F>,
-                    decode: [
-                        decode_float::<F, 1, $few>,
-                        decode_float::<F, 2, $few>,
-                        decode_float::<F, 3, $more>,
-                        decode_float::<F, 4, $more>,
-                    ],
+                    decode: &[$(decode_float::<F, $t, $r>),+],
                     unpack: unpack_float::<F>,
                     multiply: multiply_float,
                 }
@@ -168,7 +158,7 @@ macro_rules! level {
             pub(super) static KERNELS: Kernels = Kernels {
                 level: Level::$level,
                 limits: Limits {
-                    decode_tokens: DECODE_MAX,
+                    decode_tokens: [$($t),+].len(),
                     int_tile: $int,
                     float_tile: $float,
                     float_rows: 2 * Token::ROWS,
@@ -182,26 +172,26 @@ macro_rules! level {
     };
 }
 
-level!(scalar, Scalar, crate::isa::scalar::Scalar, Plain, rows 1 1, tile 4 4);
+level!(scalar, Scalar, crate::isa::scalar::Scalar, Plain, decode 1 x 1, tile 1 1);
 
 #[cfg(target_arch = "x86_64")]
-level!(avx2, Avx2, crate::isa::x86::Avx2, Fused, rows 2 1, tile 4 6, features "avx2,fma,f16c");
+level!(avx2, Avx2, crate::isa::x86::Avx2, Fused, decode 1 x 2 2 x 2 3 x 1 4 x 1, tile 4 6, features "avx2,fma,f16c");
 #[cfg(target_arch = "x86_64")]
-level!(avxvnni, AvxVnni, crate::isa::x86::AvxVnni, Fused, rows 2 1, tile 6 6,
+level!(avxvnni, AvxVnni, crate::isa::x86::AvxVnni, Fused, decode 1 x 2 2 x 2 3 x 1 4 x 1, tile 6 6,
     features "avx2,fma,f16c,avxvnni");
 #[cfg(target_arch = "x86_64")]
-level!(avx512vnni, Avx512Vnni, crate::isa::x86_512::Avx512, Fused, rows 4 2, tile 14 12,
+level!(avx512vnni, Avx512Vnni, crate::isa::x86_512::Avx512, Fused, decode 1 x 4 2 x 4 3 x 2 4 x 2, tile 14 12,
     features "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vnni");
 
 #[cfg(target_arch = "aarch64")]
-level!(neon, Neon, crate::isa::neon::Neon, Fused, rows 4 2, tile 4 4, features "neon");
+level!(neon, Neon, crate::isa::neon::Neon, Fused, decode 1 x 4 2 x 4 3 x 2 4 x 2, tile 4 4, features "neon");
 #[cfg(target_arch = "aarch64")]
-level!(neondot, NeonDot, crate::isa::neon::NeonDot, Fused, rows 4 2, tile 6 6,
+level!(neondot, NeonDot, crate::isa::neon::NeonDot, Fused, decode 1 x 4 2 x 4 3 x 2 4 x 2, tile 6 6,
     features "neon,dotprod");
 // The int8 matrix product adds other lanes together, so it would need its own panel. Until that
 // exists the level runs the `sdot` kernels.
 #[cfg(target_arch = "aarch64")]
-level!(neoni8mm, NeonI8mm, crate::isa::neon::NeonDot, Fused, rows 4 2, tile 6 6,
+level!(neoni8mm, NeonI8mm, crate::isa::neon::NeonDot, Fused, decode 1 x 4 2 x 4 3 x 2 4 x 2, tile 6 6,
     features "neon,dotprod,i8mm");
 
 /// The kernels of a level, if this build has them. Whether the machine does is the caller's check.

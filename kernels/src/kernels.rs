@@ -26,9 +26,6 @@ pub(crate) struct Limits {
 /// Rows of an integer panel, on every level.
 pub(crate) const INT_ROWS: usize = 16;
 
-/// The most tokens any level decodes at once.
-pub(crate) const DECODE_MAX: usize = 4;
-
 /// Columns of a panel block: 64 KiB of codes, or of floats, so that it stays in the L2 cache.
 const INT_BLOCK: usize = 4096;
 const FLOAT_BLOCK: usize = 512;
@@ -42,7 +39,7 @@ pub(crate) struct FormatOps {
     pub dequantize: unsafe fn(&[u8], &mut [f32]),
     pub quantize: unsafe fn(&[f32], &mut [u8]),
     /// By number of tokens, minus one.
-    pub decode: [unsafe fn(&DecodeJob); DECODE_MAX],
+    pub decode: &'static [unsafe fn(&DecodeJob)],
     pub unpack: unsafe fn(&UnpackJob),
     pub multiply: unsafe fn(&MultiplyJob),
 }

@@ -27,6 +27,10 @@ pub(super) fn install(env: &mut Environment<'static>) {
         },
     );
     env.add_function("strftime_now", |format: String| strftime(&format, now()));
+    // Nothing is no empty list in Python.
+    env.add_test("iterable", |value: Value| {
+        !value.is_none() && value.try_iter().is_ok()
+    });
     env.add_filter("tojson", tojson);
     env.add_filter("length", length);
     env.add_filter("count", length);
@@ -402,7 +406,8 @@ mod tests {
 
     #[test]
     fn values_print_like_python() {
-        let shown = json("{{ none }} {{ true }} {{ missing }} {{ missing|length }} {{ 1 }}");
-        assert_eq!(shown.expect("renders"), "None True  0 1");
+        let shown =
+            json("{{ none }} {{ true }} {{ missing }} {{ missing|length }} {{ none is iterable }}");
+        assert_eq!(shown.expect("renders"), "None True  0 False");
     }
 }

@@ -4,9 +4,9 @@
 //! components and called only with data that `validate` has checked; it never sees a
 //! `tokenizer.json`, a pattern or a special token of a file.
 
-use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use ahash::AHashMap;
 use tokenizers::models::bpe::BPE;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
@@ -47,20 +47,13 @@ pub(super) fn pre_of(file: &GgufFile) -> Result<(&'static Pre, Option<String>)> 
 
 impl ByteBpe {
     pub fn from_gguf(file: &GgufFile, vocab: &Vocab, pre: &Pre) -> Result<ByteBpe> {
-        validate::lookup(vocab)?;
-        // Control tokens stay out, so that no text can become one by merging.
-        let mut known: HashMap<&str, u32> = HashMap::with_capacity(vocab.len());
-        for (id, text, kind) in vocab.iter() {
-            if matches!(kind, Kind::Normal | Kind::UserDefined | Kind::Byte) && !text.is_empty() {
-                known.entry(text).or_insert(id);
-            }
-        }
+        let known = validate::mergeable(vocab)?;
         let merges = validate::merges(file, &known)?;
         let known = known.into_iter().map(|(text, id)| (text.to_owned(), id));
         let build = move || -> tokenizers::Result<ByteBpe> {
             let builder = BPE::builder().ignore_merges(pre.ignore_merges);
             let model = builder
-                .vocab_and_merges(known.collect::<ahash::AHashMap<_, _>>(), merges)
+                .vocab_and_merges(known.collect::<AHashMap<_, _>>(), merges)
                 .build()?;
             let split = |p: &&str| {
                 Split::new(

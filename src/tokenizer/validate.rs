@@ -1,7 +1,7 @@
 //! Reads the tokenizer keys of a file. Everything is checked here, before any algorithm
 //! sees it; each rule names the key, the value found and what was allowed.
 
-use std::collections::HashMap;
+use ahash::AHashMap;
 
 use super::vocab::{Kind, Lookup, Vocab};
 use crate::error::{Error, Result};
@@ -140,31 +140,54 @@ pub(super) fn scores(file: &GgufFile, len: usize) -> Result<Vec<f32>> {
     Ok(out)
 }
 
+/// The beginning of a text from the file, quoted.
+fn short(text: &str) -> String {
+    let begin: String = text.chars().take(64).collect();
+    let more = if begin.len() < text.len() { "…" } else { "" };
+    format!("{begin:?}{more}")
+}
+
+fn duplicate(text: &str, first: u32, second: u32) -> Error {
+    let found = format!("{} twice (tokens {first} and {second})", short(text));
+    key_error(TOKENS, found, "normal tokens with different texts")
+}
+
+/// Tokens of these kinds with their texts; empty texts are no text.
+fn of_kinds<'v>(vocab: &'v Vocab, kinds: &'v [Kind]) -> impl Iterator<Item = (u32, &'v str)> {
+    let wanted = |&(_, text, kind): &(u32, &str, Kind)| kinds.contains(&kind) && !text.is_empty();
+    vocab.iter().filter(wanted).map(|(id, text, _)| (id, text))
+}
+
 /// Checks that no two normal tokens have the same text and returns the lookup table over
 /// the tokens that text can become: normal, user-defined and unused ones.
 pub(super) fn lookup(vocab: &Vocab) -> Result<Lookup> {
     let mut table = Lookup::with_capacity(vocab.len());
     // Normal tokens first: a filler of the same text must not hide one.
-    for (id, text, kind) in vocab.iter() {
-        if kind == Kind::Normal
-            && !text.is_empty()
-            && let Err(first) = table.insert(vocab, id)
-        {
-            let found = format!("{text:?} twice (tokens {first} and {id})");
-            return Err(key_error(
-                TOKENS,
-                found,
-                "normal tokens with different texts",
-            ));
-        }
+    for (id, text) in of_kinds(vocab, &[Kind::Normal]) {
+        table
+            .insert(vocab, id)
+            .map_err(|first| duplicate(text, first, id))?;
     }
-    for (id, text, kind) in vocab.iter() {
-        if matches!(kind, Kind::UserDefined | Kind::Unused) && !text.is_empty() {
-            // The first one wins.
-            let _ = table.insert(vocab, id);
-        }
+    for (id, _) in of_kinds(vocab, &[Kind::UserDefined, Kind::Unused]) {
+        // The first one wins.
+        let _ = table.insert(vocab, id);
     }
     Ok(table)
+}
+
+/// The same check, and the tokens that byte-level merging may use and produce. Control
+/// tokens stay out, so that no text can become one by merging.
+pub(super) fn mergeable(vocab: &Vocab) -> Result<AHashMap<&str, u32>> {
+    let mut known = AHashMap::with_capacity(vocab.len());
+    for (id, text) in of_kinds(vocab, &[Kind::Normal]) {
+        if let Some(first) = known.insert(text, id) {
+            return Err(duplicate(text, first, id));
+        }
+    }
+    for (id, text) in of_kinds(vocab, &[Kind::UserDefined, Kind::Byte]) {
+        known.entry(text).or_insert(id);
+    }
+    Ok(known)
 }
 
 /// Ids of the byte tokens, by byte. Texts are exactly `<0x`, two hex digits, `>`.
@@ -181,7 +204,7 @@ pub(super) fn byte_tokens(vocab: &Vocab) -> Result<[Option<u32>; 256]> {
         let byte = byte.ok_or_else(|| {
             key_error(
                 TOKENS,
-                format!("{text:?} for byte token {id}"),
+                format!("{} for byte token {id}", short(text)),
                 "<0xNN> with two hex digits",
             )
         })?;
@@ -252,7 +275,10 @@ pub(super) fn add_token(
 }
 
 /// Merges as pairs of texts. Both parts and the joined text are in `known`.
-pub(super) fn merges(file: &GgufFile, known: &HashMap<&str, u32>) -> Result<Vec<(String, String)>> {
+pub(super) fn merges(
+    file: &GgufFile,
+    known: &AHashMap<&str, u32>,
+) -> Result<Vec<(String, String)>> {
     let array = GgufFile::require(MERGES, file.array(MERGES, ValueType::Str)?)?;
     if array.len > limits::MAX_MERGES {
         let allowed = format!("at most {}", limits::MAX_MERGES);
@@ -269,7 +295,7 @@ pub(super) fn merges(file: &GgufFile, known: &HashMap<&str, u32>) -> Result<Vec<
         let Some((a, b)) = parts else {
             return Err(key_error(
                 MERGES,
-                format!("{line:?} (merge {i})"),
+                format!("{} (merge {i})", short(line)),
                 "two parts with one space between",
             ));
         };
@@ -278,11 +304,11 @@ pub(super) fn merges(file: &GgufFile, known: &HashMap<&str, u32>) -> Result<Vec<
         joined.push_str(b);
         for text in [a, b, joined.as_str()] {
             if !known.contains_key(text) {
-                let found = format!("{line:?} (merge {i})");
+                let found = format!("{} (merge {i})", short(line));
                 return Err(key_error(
                     MERGES,
                     found,
-                    format!("texts of tokens; {text:?} is none"),
+                    format!("texts of tokens; {} is none", short(text)),
                 ));
             }
         }

@@ -45,6 +45,12 @@ pub(crate) unsafe trait Isa: Copy + 'static {
     /// 8 F32.
     type Eight: Copy;
 
+    /// Asks for the cache line at `p`, which may be any address.
+    #[inline(always)]
+    fn prefetch(self, p: *const u8) {
+        let _ = p;
+    }
+
     /// Four 16-byte runs at the given offsets from `p`.
     unsafe fn load_runs(self, p: *const u8, offsets: [usize; 4]) -> Self::Bytes;
     /// Stores 64 bytes.

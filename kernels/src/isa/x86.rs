@@ -22,6 +22,16 @@ macro_rules! simd {
 }
 pub(super) use simd;
 
+/// Two bytes as an integer.
+///
+/// # Safety
+/// Two bytes must be readable at `p + at`.
+#[inline(always)]
+unsafe fn half_at(p: *const u8, at: usize) -> i32 {
+    // SAFETY: exactly the range the caller vouches for.
+    i32::from(unsafe { p.add(at).cast::<u16>().read_unaligned() })
+}
+
 /// Eight F16 of a strided array, as one vector.
 ///
 /// # Safety
@@ -30,8 +40,31 @@ pub(super) use simd;
 pub(super) unsafe fn gather8(p: *const u8, stride: usize) -> __m128i {
     // SAFETY: exactly the ranges the caller vouches for; SSE2 is part of x86-64.
     unsafe {
-        let at = |j: usize| p.add(j * stride).cast::<i16>().read_unaligned();
-        _mm_set_epi16(at(7), at(6), at(5), at(4), at(3), at(2), at(1), at(0))
+        let mut v = _mm_cvtsi32_si128(half_at(p, 0));
+        v = _mm_insert_epi16::<1>(v, half_at(p, stride));
+        v = _mm_insert_epi16::<2>(v, half_at(p, 2 * stride));
+        v = _mm_insert_epi16::<3>(v, half_at(p, 3 * stride));
+        v = _mm_insert_epi16::<4>(v, half_at(p, 4 * stride));
+        v = _mm_insert_epi16::<5>(v, half_at(p, 5 * stride));
+        v = _mm_insert_epi16::<6>(v, half_at(p, 6 * stride));
+        _mm_insert_epi16::<7>(v, half_at(p, 7 * stride))
+    }
+}
+
+/// Four 16-byte runs.
+///
+/// # Safety
+/// 16 bytes must be readable at each offset.
+#[inline(always)]
+pub(super) unsafe fn runs(p: *const u8, offsets: [usize; 4]) -> [__m128i; 4] {
+    // SAFETY: exactly the ranges the caller vouches for; SSE2 is part of x86-64.
+    unsafe {
+        [
+            _mm_loadu_si128(p.add(offsets[0]).cast()),
+            _mm_loadu_si128(p.add(offsets[1]).cast()),
+            _mm_loadu_si128(p.add(offsets[2]).cast()),
+            _mm_loadu_si128(p.add(offsets[3]).cast()),
+        ]
     }
 }
 
@@ -74,10 +107,14 @@ macro_rules! common {
         type Eight = __m256;
 
         #[inline(always)]
+        fn prefetch(self, p: *const u8) {
+            simd! { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+        }
+        #[inline(always)]
         unsafe fn load_runs(self, p: *const u8, offsets: [usize; 4]) -> Self::Bytes {
             simd! {
-                let run = |k: usize| _mm_loadu_si128(p.add(offsets[k]).cast());
-                [_mm256_set_m128i(run(1), run(0)), _mm256_set_m128i(run(3), run(2))]
+                let [a, b, c, d] = runs(p, offsets);
+                [_mm256_set_m128i(b, a), _mm256_set_m128i(d, c)]
             }
         }
         #[inline(always)]

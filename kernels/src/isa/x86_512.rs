@@ -2,7 +2,7 @@
 
 use core::arch::x86_64::*;
 
-use super::x86::{gather8, reduce8, simd};
+use super::x86::{gather8, reduce8, runs, simd};
 use super::{Isa, UNPACKED};
 
 /// The token of AVX-512 F, BW, VL, DQ, VBMI and VNNI.
@@ -57,12 +57,15 @@ unsafe impl Isa for Avx512 {
     type Eight = __m256;
 
     #[inline(always)]
+    fn prefetch(self, p: *const u8) {
+        simd! { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+    #[inline(always)]
     unsafe fn load_runs(self, p: *const u8, offsets: [usize; 4]) -> __m512i {
         simd! {
-            let run = |k: usize| _mm_loadu_si128(p.add(offsets[k]).cast());
-            let low = _mm256_set_m128i(run(1), run(0));
-            let high = _mm256_set_m128i(run(3), run(2));
-            _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
+            let [a, b, c, d] = runs(p, offsets);
+            let low = _mm512_castsi256_si512(_mm256_set_m128i(b, a));
+            _mm512_inserti64x4::<1>(low, _mm256_set_m128i(d, c))
         }
     }
     #[inline(always)]

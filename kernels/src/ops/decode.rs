@@ -14,7 +14,7 @@
 //! The rows share each load of activations and give the memory system R streams. The last,
 //! incomplete unit of a row is copied into a zeroed buffer, so nothing is read past the row.
 
-use super::{DecodeJob, unroll};
+use super::{DecodeJob, ahead, unroll};
 use crate::acts::{GROUP, RowUnit, UNIT};
 use crate::format::{Codes, QuantFormat};
 use crate::isa::Isa;
@@ -139,8 +139,12 @@ unsafe fn rows<F: QuantFormat, I: Isa, const T: usize, const R: usize>(
         for u in 0..units {
             let x = job.acts.add(u * record);
             let w = base.add(u * F::UNIT_BYTES);
+            let ahead = ahead(u * F::UNIT_BYTES, job.row_bytes, R);
             unroll!(r < R, max 4, {
                 let w = w.add(r * job.row_bytes);
+                for line in 0..F::UNIT_BYTES.div_ceil(64) {
+                    isa.prefetch(w.wrapping_add(ahead + line * 64));
+                }
                 state[r] = unit::<F, I, T>(isa, w, x, job.tile_bytes, 2, state[r]);
             });
         }

@@ -1,7 +1,7 @@
 //! Products of float weights with F32 activations, for few and for many tokens.
 
 use super::multiply::{Room, by_tokens};
-use super::{DecodeJob, MultiplyJob, UnpackJob, unroll};
+use super::{DecodeJob, MultiplyJob, UnpackJob, ahead, unroll};
 use crate::format::FloatFormat;
 use crate::isa::Isa;
 
@@ -37,8 +37,11 @@ unsafe fn rows<F: FloatFormat, I: Isa, const T: usize, const R: usize>(
         let base = job.weights.add(first * job.row_bytes);
         let mut acc = [[isa.zero_lanes(); T]; R];
         for k in 0..whole {
+            let ahead = ahead(k * 16 * F::BYTES, job.row_bytes, R);
             unroll!(r < R, max 4, {
-                let w = F::load(isa, base.add(r * job.row_bytes + k * 16 * F::BYTES));
+                let w = base.add(r * job.row_bytes + k * 16 * F::BYTES);
+                isa.prefetch(w.wrapping_add(ahead));
+                let w = F::load(isa, w);
                 unroll!(t < T, max 4, {
                     let x = isa.load_lanes(job.acts.add(t * job.tile_bytes + k * 64).cast());
                     acc[r][t] = isa.fma_lanes(acc[r][t], w, x);

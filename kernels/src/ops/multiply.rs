@@ -20,7 +20,7 @@ macro_rules! by_tokens {
     };
     (@ $n:expr, $max:expr, $t:ident, $body:expr, $($k:literal)*) => {
         match $n {
-            $($k if $k <= $max => { const $t: usize = $k; $body })*
+            $($k if const { $k <= $max } => { const $t: usize = $k; $body })*
             n => unreachable!("tile of {n} tokens"),
         }
     };

@@ -1,0 +1,201 @@
+//! Speed of every format and level on one core, against measured limits of the machine.
+//!
+//! `cargo run --release -p geb-kernels --example speed [level] [format] [decode|prefill|quantize]`
+//!
+//! * decode: GB/s of weights, read cold from a buffer larger than the caches, one token;
+//! * prefill: GOP/s of a 2048 x 2048 product with 512 tokens, as share of the machine's peak;
+//! * quantize: GB/s of F32 read.
+
+use std::hint::black_box;
+
+use geb_kernels::dtype::Dtype;
+use geb_kernels::{ActKind, Activations, Kernels, Level, MatMut, Scratch};
+
+const FORMATS: [Dtype; 6] =
+    [Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::Q8_0, Dtype::Q4_0, Dtype::Q4_1];
+const COLS: usize = 2048;
+/// More than any cache.
+const COLD: usize = 200_000_000;
+/// Less than a second-level cache.
+const WARM: usize = 250_000;
+
+fn numbers(n: usize) -> Vec<f32> {
+    let mut state = 0x9e37_79b9u32;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        state as f32 / u32::MAX as f32 - 0.5
+    };
+    (0..n).map(|_| next()).collect()
+}
+
+/// Processor time of this thread in seconds: other programs on the core do not count.
+fn thread_seconds() -> f64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is a valid place for the answer.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut now) };
+    now.tv_sec as f64 + now.tv_nsec as f64 / 1e9
+}
+
+/// The shortest of several runs, in seconds.
+fn best(runs: usize, mut f: impl FnMut()) -> f64 {
+    let time = |f: &mut dyn FnMut()| {
+        let start = thread_seconds();
+        f();
+        thread_seconds() - start
+    };
+    (0..runs).map(|_| time(&mut f)).fold(f64::INFINITY, f64::min)
+}
+
+/// GB/s of weights. With few bytes the weights stay in the cache: the limit of the arithmetic.
+fn decode(k: &Kernels, dtype: Dtype, tokens: usize, bytes: usize) -> f64 {
+    let row_bytes = dtype.row_bytes(COLS).unwrap();
+    let block_rows = 32;
+    let rows = bytes.div_ceil(row_bytes * block_rows) * block_rows;
+    let mut block = vec![0; block_rows * row_bytes];
+    k.quantize(dtype, &numbers(block_rows * COLS), &mut block);
+    let weights = block.repeat(rows / block_rows);
+    let x = numbers(tokens * COLS);
+    let mut acts = Activations::new();
+    acts.reshape(k, k.act_kind(dtype), tokens, COLS);
+    acts.fill(k, &x);
+    let mut out = vec![0.0; tokens * rows];
+    let mut scratch = Scratch::new();
+    let repeats = COLD.div_ceil(weights.len());
+    let seconds = best(4, || {
+        for _ in 0..repeats {
+            let view = MatMut::new(&mut out, tokens, rows, rows);
+            k.mat_mul(dtype, black_box(&weights), COLS, &acts, view, &mut scratch);
+        }
+    });
+    (repeats * weights.len()) as f64 / seconds / 1e9
+}
+
+fn prefill(k: &Kernels, dtype: Dtype, tokens: usize) -> f64 {
+    let rows = 2048;
+    let mut weights = vec![0; dtype.row_bytes(rows * COLS).unwrap()];
+    k.quantize(dtype, &numbers(rows * COLS), &mut weights);
+    let x = numbers(tokens * COLS);
+    let mut acts = Activations::new();
+    acts.reshape(k, k.act_kind(dtype), tokens, COLS);
+    let mut out = vec![0.0; tokens * rows];
+    let mut scratch = Scratch::new();
+    let seconds = best(6, || {
+        acts.fill(k, &x);
+        let view = MatMut::new(&mut out, tokens, rows, rows);
+        k.mat_mul(dtype, black_box(&weights), COLS, &acts, view, &mut scratch);
+    });
+    2.0 * (rows * COLS * tokens) as f64 / seconds / 1e9
+}
+
+fn quantize(k: &Kernels, dtype: Dtype) -> f64 {
+    let x = numbers(16 << 20);
+    let mut out = vec![0; dtype.row_bytes(x.len()).unwrap()];
+    let seconds = best(4, || k.quantize(dtype, black_box(&x), &mut out));
+    (x.len() * 4) as f64 / seconds / 1e9
+}
+
+/// Peak of the widest int8 dot and F32 multiply-add of this machine, in GOP/s.
+#[cfg(target_arch = "x86_64")]
+mod peak {
+    use core::arch::x86_64::*;
+    use std::hint::black_box;
+
+    const STEPS: usize = 4_000_000;
+
+    #[target_feature(enable = "avx512f,avx512vnni")]
+    pub fn int8() {
+        let x = _mm512_set1_epi8(black_box(3));
+        let mut acc = [x; 12];
+        for _ in 0..STEPS {
+            for a in &mut acc {
+                *a = _mm512_dpbusd_epi32(*a, x, x);
+            }
+        }
+        black_box(acc);
+    }
+
+    #[target_feature(enable = "avx512f")]
+    pub fn f32() {
+        let x = _mm512_set1_ps(black_box(1.0));
+        let mut acc = [x; 12];
+        for _ in 0..STEPS {
+            for a in &mut acc {
+                *a = _mm512_fmadd_ps(*a, x, x);
+            }
+        }
+        black_box(acc);
+    }
+
+    pub fn ops(per_lane: usize) -> f64 {
+        (STEPS * 12 * 16 * per_lane * 2) as f64
+    }
+}
+
+fn peaks() -> (f64, f64) {
+    #[cfg(target_arch = "x86_64")]
+    if Level::Avx512Vnni.is_available() {
+        // SAFETY: the level has all features of both functions.
+        let int8 = best(5, || unsafe { peak::int8() });
+        // SAFETY: as above.
+        let float = best(5, || unsafe { peak::f32() });
+        return (peak::ops(4) / int8 / 1e9, peak::ops(1) / float / 1e9);
+    }
+    (f64::NAN, f64::NAN)
+}
+
+fn bandwidth() -> f64 {
+    let data = vec![1u64; 50_000_000];
+    let seconds = best(3, || {
+        let sums = data.chunks_exact(16).fold([0u64; 16], |mut s, c| {
+            for (s, c) in s.iter_mut().zip(c) {
+                *s = s.wrapping_add(*c);
+            }
+            s
+        });
+        black_box(sums);
+    });
+    (data.len() * 8) as f64 / seconds / 1e9
+}
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let wants = |names: &[&str]| {
+        let known = args.iter().filter(|a| names.contains(&a.as_str()));
+        let known: Vec<_> = known.collect();
+        move |name: &str| known.is_empty() || known.iter().any(|k| k.as_str() == name)
+    };
+    let levels: Vec<&str> = Level::ALL.iter().map(|l| l.name()).collect();
+    let formats: Vec<&str> = FORMATS.iter().map(|f| f.name()).collect();
+    let (level_on, format_on) = (wants(&levels), wants(&formats));
+    let op_on = wants(&["decode", "warm", "batch", "prefill", "quantize"]);
+    let (int8, float) = peaks();
+    println!("one core: int8 {int8:.0} GOP/s, F32 {float:.0} GFLOP/s, read {:.1} GB/s", bandwidth());
+    for level in Level::available() {
+        let Some(k) = Kernels::for_level(level).filter(|_| level_on(level.name())) else { continue };
+        for dtype in FORMATS.into_iter().filter(|f| format_on(f.name())) {
+            print!("{:<11} {:<5}", level.name(), dtype.name());
+            if op_on("decode") {
+                print!("  decode {:5.1} GB/s", decode(k, dtype, 1, COLD));
+            }
+            if op_on("warm") {
+                print!("  warm {:5.1} GB/s", decode(k, dtype, 1, WARM));
+            }
+            if op_on("batch") {
+                print!("  x4 {:5.1} GB/s", decode(k, dtype, 4, COLD));
+            }
+            if op_on("prefill") && level != Level::Scalar {
+                let peak = if k.act_kind(dtype) == ActKind::Q8 { int8 } else { float };
+                for tokens in [8, 512] {
+                    let speed = prefill(k, dtype, tokens);
+                    print!("  x{tokens} {speed:5.0} GOP/s ({:2.0} %)", 100.0 * speed / peak);
+                }
+            }
+            if op_on("quantize") {
+                print!("  quantize {:5.2} GB/s", quantize(k, dtype));
+            }
+            println!();
+        }
+    }
+}

@@ -1,0 +1,412 @@
+//! Text generation: prompt ids in, streamed text out.
+//!
+//! ```text
+//! keep the longest common prefix of prompt and cache; evaluate the rest   (prefill)
+//! repeat: sample from the last logits                                     (decode)
+//!         end token?            -> stop `eos`
+//!         text of the token     -> stop scanner -> callback   (`stop` when a stop string is complete)
+//!         max_tokens reached, or no room in the context      -> stop `length`
+//!         evaluate the token
+//! ```
+//! Cancelling (flag or callback) ends with `cancelled` and keeps what was generated. The loop knows
+//! nothing of chats, terminals or servers; they own the prompt and the callback.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Result};
+use crate::sampler::{Sampler, SamplerOptions};
+use crate::session::{Session, Want};
+use crate::tokenizer::Tokenizer;
+
+/// What to generate and when to stop.
+#[derive(Clone, Debug)]
+pub struct GenerateOptions {
+    /// Most tokens to generate.
+    pub max_tokens: usize,
+    /// How tokens are chosen.
+    pub sampling: SamplerOptions,
+    /// The answer ends before the first of these texts; they are not part of it.
+    pub stop: Vec<String>,
+    /// Go on after an end token.
+    pub ignore_eos: bool,
+    /// Set from outside to stop. Give the session the same flag, so that a long prefill ends too.
+    pub cancel: Option<Arc<AtomicBool>>,
+}
+
+impl Default for GenerateOptions {
+    fn default() -> Self {
+        Self {
+            max_tokens: 256,
+            sampling: SamplerOptions::default(),
+            stop: Vec::new(),
+            ignore_eos: false,
+            cancel: None,
+        }
+    }
+}
+
+/// Receives what happens while it happens.
+pub trait Events {
+    /// `done` of `total` prompt tokens are evaluated.
+    fn prefill(&mut self, done: usize, total: usize) {
+        _ = (done, total);
+    }
+
+    /// New text, complete UTF-8, never empty. `Break` cancels.
+    fn text(&mut self, text: &str) -> ControlFlow<()>;
+}
+
+/// Every closure on text is an [`Events`].
+impl<F: FnMut(&str) -> ControlFlow<()>> Events for F {
+    fn text(&mut self, text: &str) -> ControlFlow<()> {
+        self(text)
+    }
+}
+
+/// Why generation ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StopReason {
+    /// The model said it is done.
+    Eos,
+    /// A stop string appeared.
+    Stop,
+    /// `max_tokens` reached or the context is full.
+    Length,
+    /// Stopped from outside.
+    Cancelled,
+}
+
+impl StopReason {
+    /// The name used in JSON: `eos`, `stop`, `length`, `cancelled`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Eos => "eos",
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// Counts and times of one generation.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct Timings {
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Of these, found in the KV cache and not evaluated again.
+    pub reused_tokens: usize,
+    /// Time to evaluate the others.
+    pub prefill: Duration,
+    /// From the call to the first sampled token.
+    pub first_token: Duration,
+    /// Tokens sampled (an end token included).
+    pub sampled_tokens: usize,
+    /// From the first sampled token to the end.
+    pub decode: Duration,
+}
+
+impl Timings {
+    /// Prompt tokens evaluated per second; `None` when nothing was.
+    pub fn prefill_tok_s(&self) -> Option<f64> {
+        per_second(self.prompt_tokens - self.reused_tokens, self.prefill)
+    }
+
+    /// Tokens per second after the first; `None` for fewer than two tokens.
+    pub fn decode_tok_s(&self) -> Option<f64> {
+        per_second(self.sampled_tokens.saturating_sub(1), self.decode)
+    }
+}
+
+fn per_second(tokens: usize, time: Duration) -> Option<f64> {
+    (tokens > 0 && !time.is_zero()).then(|| tokens as f64 / time.as_secs_f64())
+}
+
+/// The result of [`generate`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Generated {
+    /// Generated ids, without the end token. After a stop string: all ids up to the one that completed it.
+    pub ids: Vec<u32>,
+    /// The text of the answer, exactly what the callback received.
+    pub text: String,
+    /// Why it ended.
+    pub reason: StopReason,
+    /// Counts and times.
+    pub timings: Timings,
+}
+
+/// Evaluates `prompt` (token ids, at least one) and generates after it.
+///
+/// The part of `prompt` that the session already holds is not evaluated again. Afterwards the
+/// session holds the prompt and all generated tokens but the last.
+///
+/// # Errors
+/// [`Error::Request`] for an empty prompt, one that does not fit the context, an empty stop string
+/// or bad sampling options; whatever the session or the sampler reports.
+pub fn generate(
+    session: &mut Session,
+    tokenizer: &Tokenizer,
+    prompt: &[u32],
+    options: &GenerateOptions,
+    events: &mut dyn Events,
+) -> Result<Generated> {
+    let start = Instant::now();
+    check(session, prompt, options)?;
+    let mut run = Run {
+        sampler: Sampler::new(options.sampling.clone())?,
+        scanner: StopScanner::new(&options.stop),
+        logits: Vec::new(),
+        history: prompt.to_vec(),
+        out: Generated {
+            ids: Vec::new(),
+            text: String::new(),
+            reason: StopReason::Length,
+            timings: Timings { prompt_tokens: prompt.len(), ..Timings::default() },
+        },
+    };
+    match run.prefill(session, prompt, events) {
+        Err(Error::Interrupted) => run.out.reason = StopReason::Cancelled,
+        Err(e) => return Err(e),
+        Ok(()) => run.decode(session, tokenizer, options, events, start)?,
+    }
+    Ok(run.out)
+}
+
+/// Everything that can be refused before work starts.
+fn check(session: &Session, prompt: &[u32], options: &GenerateOptions) -> Result<()> {
+    let refuse = |what: &str, value: String, allowed: String| {
+        Err(Error::Request { what: what.into(), value, allowed })
+    };
+    if prompt.is_empty() {
+        return refuse("prompt", "empty".into(), "at least one token".into());
+    }
+    if prompt.len() > session.ctx() {
+        let allowed = format!("at most {} (the context)", session.ctx());
+        return refuse("prompt", format!("{} tokens", prompt.len()), allowed);
+    }
+    if options.stop.iter().any(String::is_empty) {
+        return refuse("stop string", "empty".into(), "at least one character".into());
+    }
+    Ok(())
+}
+
+/// Length of the common prefix of two sequences.
+pub fn common_prefix(a: &[u32], b: &[u32]) -> usize {
+    a.iter().zip(b).take_while(|(x, y)| x == y).count()
+}
+
+/// The state of one generation.
+struct Run {
+    sampler: Sampler,
+    scanner: StopScanner,
+    /// `[vocab]`, a copy: sampling changes them.
+    logits: Vec<f32>,
+    /// Prompt and generated ids, for the repetition penalty.
+    history: Vec<u32>,
+    out: Generated,
+}
+
+impl Run {
+    /// Evaluates what the cache does not hold yet; at least the last token, for its logits.
+    fn prefill(&mut self, session: &mut Session, prompt: &[u32], events: &mut dyn Events) -> Result<()> {
+        let start = Instant::now();
+        let keep = common_prefix(session.tokens(), prompt).min(prompt.len() - 1);
+        if keep < session.tokens().len() {
+            session.truncate(keep);
+        }
+        // A recurrent state cannot go back: the session may have kept less than asked.
+        let keep = session.tokens().len().min(keep);
+        self.out.timings.reused_tokens = keep;
+        let logits =
+            session.forward_with(&prompt[keep..], Want::Last, &mut |done, total| events.prefill(done, total))?;
+        self.logits.extend_from_slice(logits);
+        self.out.timings.prefill = start.elapsed();
+        Ok(())
+    }
+
+    /// Samples until one of the reasons to stop applies.
+    fn decode(
+        &mut self,
+        session: &mut Session,
+        tokenizer: &Tokenizer,
+        options: &GenerateOptions,
+        events: &mut dyn Events,
+        start: Instant,
+    ) -> Result<()> {
+        let cancelled = || options.cancel.as_ref().is_some_and(|c| c.load(Ordering::Relaxed));
+        let mut stream = tokenizer.stream();
+        let mut first = None;
+        self.out.reason = loop {
+            if self.out.ids.len() >= options.max_tokens {
+                break StopReason::Length;
+            }
+            if cancelled() {
+                break StopReason::Cancelled;
+            }
+            let id = self.sampler.sample(&mut self.logits, &self.history)?;
+            self.out.timings.sampled_tokens += 1;
+            first.get_or_insert_with(Instant::now);
+            if !options.ignore_eos && tokenizer.is_stop(id) {
+                break StopReason::Eos;
+            }
+            self.out.ids.push(id);
+            self.history.push(id);
+            let piece = stream.push(id);
+            if let Some(reason) = self.emit(&piece, events) {
+                break reason;
+            }
+            if self.out.ids.len() < options.max_tokens {
+                if session.pos() >= session.ctx() {
+                    break StopReason::Length;
+                }
+                match session.forward(&[id], Want::Last) {
+                    Ok(logits) => self.logits.copy_from_slice(logits),
+                    Err(Error::Interrupted) => break StopReason::Cancelled,
+                    Err(e) => return Err(e),
+                }
+            }
+        };
+        let rest = stream.finish();
+        self.flush(&rest, events);
+        let first = first.unwrap_or_else(Instant::now);
+        self.out.timings.first_token = first - start;
+        self.out.timings.decode = first.elapsed();
+        Ok(())
+    }
+
+    /// Passes new text through the stop scanner to the callback.
+    fn emit(&mut self, piece: &str, events: &mut dyn Events) -> Option<StopReason> {
+        let (text, stopped) = self.scanner.push(piece);
+        let cancelled = self.deliver(&text, events);
+        if stopped { Some(StopReason::Stop) } else { cancelled.then_some(StopReason::Cancelled) }
+    }
+
+    /// At the end: the rest of an incomplete character, and what was held back for a stop string.
+    fn flush(&mut self, rest: &str, events: &mut dyn Events) {
+        if self.out.reason == StopReason::Stop {
+            return;
+        }
+        let (mut text, stopped) = self.scanner.push(rest);
+        if stopped {
+            self.out.reason = StopReason::Stop;
+        } else {
+            text.push_str(&self.scanner.finish());
+        }
+        self.deliver(&text, events);
+    }
+
+    /// Gives text to the callback and keeps it; true when the callback wants to stop.
+    fn deliver(&mut self, text: &str, events: &mut dyn Events) -> bool {
+        if text.is_empty() {
+            return false;
+        }
+        self.out.text.push_str(text);
+        events.text(text).is_break()
+    }
+}
+
+/// Finds stop strings in streamed text, also when they span pieces.
+///
+/// Text that could be the beginning of a stop string is held back until it is decided.
+#[derive(Clone, Debug, Default)]
+pub struct StopScanner {
+    stops: Vec<String>,
+    held: String,
+}
+
+impl StopScanner {
+    /// A scanner for these strings; empty ones never match.
+    pub fn new(stops: &[String]) -> Self {
+        Self { stops: stops.iter().filter(|s| !s.is_empty()).cloned().collect(), held: String::new() }
+    }
+
+    /// Takes a piece; returns the text that is certain now, and whether a stop string is complete.
+    /// The earliest stop string wins; it and everything behind it is dropped.
+    pub fn push(&mut self, piece: &str) -> (String, bool) {
+        self.held.push_str(piece);
+        if let Some(at) = self.stops.iter().filter_map(|s| self.held.find(s.as_str())).min() {
+            self.held.truncate(at);
+            return (std::mem::take(&mut self.held), true);
+        }
+        let keep = self.stops.iter().map(|s| overlap(&self.held, s)).max().unwrap_or(0);
+        let rest = self.held.split_off(self.held.len() - keep);
+        (std::mem::replace(&mut self.held, rest), false)
+    }
+
+    /// What is still held back; nothing more comes.
+    pub fn finish(&mut self) -> String {
+        std::mem::take(&mut self.held)
+    }
+}
+
+/// Bytes of the longest end of `text` that is a proper beginning of `stop`.
+fn overlap(text: &str, stop: &str) -> usize {
+    let (text, stop) = (text.as_bytes(), stop.as_bytes());
+    // A match starts at a character of `stop`, so it also starts at a character of `text`.
+    (1..stop.len().min(text.len() + 1)).rev().find(|&n| text.ends_with(&stop[..n])).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Pushes pieces; returns what came out and whether it stopped.
+    fn scan(stops: &[&str], pieces: &[&str]) -> (String, bool) {
+        let stops: Vec<String> = stops.iter().map(|s| (*s).to_owned()).collect();
+        let mut scanner = StopScanner::new(&stops);
+        let mut all = String::new();
+        for piece in pieces {
+            let (text, stopped) = scanner.push(piece);
+            all.push_str(&text);
+            if stopped {
+                return (all, true);
+            }
+        }
+        all.push_str(&scanner.finish());
+        (all, false)
+    }
+
+    #[test]
+    fn stop_strings_span_pieces() {
+        assert_eq!(scan(&["User:"], &["Hi. Us", "er", ": x"]), ("Hi. ".into(), true));
+        assert_eq!(scan(&["User:"], &["Hi. Us", "ed", " car"]), ("Hi. Used car".into(), false));
+        assert_eq!(scan(&["\n\n"], &["a\n", "\nb"]), ("a".into(), true));
+        assert_eq!(scan(&["\n\n"], &["a\n"]), ("a\n".into(), false));
+    }
+
+    #[test]
+    fn the_earliest_stop_string_wins() {
+        assert_eq!(scan(&["bc", "ab"], &["xabc"]), ("x".into(), true));
+        assert_eq!(scan(&["aab"], &["a", "a", "a", "b"]), ("a".into(), true));
+    }
+
+    #[test]
+    fn stop_strings_outside_ascii() {
+        assert_eq!(scan(&["。神"], &["说。", "人。", "神"]), ("说。人".into(), true));
+        // 神 and 祝 share their first bytes; half a character is never emitted.
+        assert_eq!(scan(&["神"], &["祝", "福"]), ("祝福".into(), false));
+    }
+
+    #[test]
+    fn text_is_held_back_only_as_long_as_needed() {
+        let mut scanner = StopScanner::new(&["END".into()]);
+        assert_eq!(scanner.push("aE"), ("a".into(), false));
+        assert_eq!(scanner.push("x"), ("Ex".into(), false));
+        assert_eq!(scanner.finish(), "");
+    }
+
+    #[test]
+    fn common_prefix_is_exact() {
+        assert_eq!(common_prefix(&[1, 2, 3], &[1, 2, 4, 5]), 2);
+        assert_eq!(common_prefix(&[], &[1]), 0);
+    }
+
+    #[test]
+    fn rates_need_time_and_tokens() {
+        let t = Timings { sampled_tokens: 11, decode: Duration::from_secs(2), ..Timings::default() };
+        assert_eq!(t.decode_tok_s(), Some(5.0));
+        assert_eq!(t.prefill_tok_s(), None);
+    }
+}

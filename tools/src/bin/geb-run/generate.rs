@@ -1,0 +1,114 @@
+//! `geb-run generate`: one prompt, one answer.
+
+use std::time::Instant;
+
+use geb::generate::{GenerateOptions, Generated, StopReason, generate};
+use geb::tokenizer::{Encode, Tokenizer};
+use serde_json::json;
+
+use crate::args::GenerateArgs;
+use crate::interrupt::Interrupt;
+use crate::load::{self, Loaded, Opened};
+use crate::report::{self, Failure, Outcome, dim, note};
+use crate::screen::{Screen, timing_line};
+
+/// Runs the command.
+pub fn run(args: &GenerateArgs, interrupt: &Interrupt) -> Outcome {
+    let started = Instant::now();
+    let prompt = prompt_text(args)?;
+    if args.raw && args.template.system.is_some() {
+        return Err(Failure::usage("--system needs the chat template").hint("leave --raw out"));
+    }
+    let opened = load::open(&args.model, None)?;
+    let tokenizer = load::tokenizer(&opened)?;
+    let ids = prompt_ids(args, &opened, &tokenizer, &prompt)?;
+    let mut loaded = load::load(opened, &args.cpu, interrupt, started)?;
+    let (sampling, seed) = load::sampling(&args.sampling);
+    let options = GenerateOptions {
+        max_tokens: args.max_tokens,
+        sampling,
+        stop: args.sampling.stop.clone(),
+        ignore_eos: args.sampling.ignore_eos,
+        cancel: Some(interrupt.flag()),
+    };
+    let mut screen = Screen::new(args.json, &args.output);
+    let result = interrupt.during(|| generate(&mut loaded.session, &tokenizer, &ids, &options, &mut screen));
+    let finished = screen.finish();
+    let result = result.map_err(|e| load::at(&loaded.opened.path, e))?;
+    finished?;
+    if args.json {
+        report::out_line(&to_json(&loaded, &ids, &result, seed).to_string())?;
+    }
+    if !args.output.quiet && !args.json {
+        dim(timing_line(Some(loaded.load), &result.timings));
+    }
+    if result.reason == StopReason::Cancelled { Err(Failure::interrupted()) } else { Ok(()) }
+}
+
+/// `-p` or `-f`.
+fn prompt_text(args: &GenerateArgs) -> Outcome<String> {
+    let limit = geb::limits::MAX_PROMPT_BYTES;
+    match (&args.prompt, &args.file) {
+        (_, Some(path)) => load::read_text(path, limit),
+        (Some(text), None) if text.len() > limit => {
+            Err(Failure::usage(format!("the prompt is longer than {limit} bytes")))
+        }
+        (Some(text), None) => Ok(text.clone()),
+        (None, None) => Err(Failure::usage("no prompt").hint("give one with -p TEXT or -f FILE")),
+    }
+}
+
+/// The prompt as ids: through the chat template, or as it is.
+fn prompt_ids(args: &GenerateArgs, opened: &Opened, tokenizer: &Tokenizer, prompt: &str) -> Outcome<Vec<u32>> {
+    let at = |e| load::at(&opened.path, e);
+    let template = if args.raw { None } else { load::template(opened, tokenizer, &args.template)? };
+    let Some(template) = template else {
+        if !args.raw {
+            if args.template.system.is_some() {
+                return Err(no_template(opened));
+            }
+            if !args.output.quiet {
+                note("note: this model has no chat template; continuing the prompt as it is (--raw)");
+            }
+        }
+        return tokenizer.encode(prompt, Encode { add_special: true, parse_special: true }).map_err(at);
+    };
+    let prompt = prompt.strip_suffix('\n').unwrap_or(prompt);
+    let messages = load::conversation(args.template.system.as_deref(), prompt);
+    template.encode(tokenizer, &messages, true).map_err(at)
+}
+
+/// What to say when a conversation needs a template and there is none.
+pub fn no_template(opened: &Opened) -> Failure {
+    let path = opened.path.display();
+    let mut failure = Failure::new(format!("{path}: this model has no chat template, so it cannot hold a conversation"));
+    failure.code = 4;
+    failure.hint(format!(
+        "continue a text:   geb-run generate -m {path} --raw -p TEXT\nor bring a template: --chat-template FILE (Jinja)"
+    ))
+}
+
+fn to_json(loaded: &Loaded, prompt: &[u32], result: &Generated, seed: u64) -> serde_json::Value {
+    let t = &result.timings;
+    json!({
+        "model": loaded.opened.path,
+        "ids": result.ids,
+        "text": result.text,
+        "stop_reason": result.reason.name(),
+        "seed": seed,
+        "prompt_ids": prompt,
+        "timings": {
+            "load_s": loaded.load.as_secs_f64(),
+            "first_token_s": t.first_token.as_secs_f64(),
+            "prefill_s": t.prefill.as_secs_f64(),
+            "prefill_tokens": t.prompt_tokens - t.reused_tokens,
+            "prefill_tok_s": t.prefill_tok_s(),
+            "decode_s": t.decode.as_secs_f64(),
+            "decode_tokens": t.sampled_tokens,
+            "decode_tok_s": t.decode_tok_s(),
+        },
+        "peak_memory_bytes": report::peak_memory_bytes(),
+        "threads": loaded.session.threads(),
+        "isa": loaded.session.kernels().level().name(),
+    })
+}

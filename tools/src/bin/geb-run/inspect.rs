@@ -1,0 +1,229 @@
+//! `geb-run inspect`: what is in a file, how large it is, and whether it can be run.
+
+use geb::gguf::{GgufFile, TensorView, Value};
+use geb::kernels::Kernels;
+use geb::model::Model;
+use geb::scales::{Scan, scan};
+use serde_json::{Value as Json, json};
+
+use crate::args::InspectArgs;
+use crate::load::{self, Opened};
+use crate::report::{Failure, Outcome, bytes, count, out, out_line, table};
+
+/// Elements of an array shown without `--full`.
+const SHOWN_ELEMENTS: usize = 6;
+/// Characters of a string shown without `--full`.
+const SHOWN_CHARS: usize = 80;
+
+/// What was found out about a file.
+struct Facts<'a> {
+    file: &'a GgufFile,
+    /// Weights in all tensors.
+    parameters: u64,
+    tensor_bytes: u64,
+    /// `(tensor, reason)` of those that have no kernel.
+    no_kernel: Vec<(&'a str, String)>,
+    /// Why the model as a whole does not load, if so.
+    refused: Option<String>,
+    /// `--verify`: per tensor.
+    scans: Option<Vec<Scan>>,
+}
+
+/// Runs the command.
+pub fn run(args: &InspectArgs) -> Outcome {
+    let opened = load::open(&args.model, args.path.as_deref())?;
+    let facts = Facts::collect(&opened, args.verify)?;
+    if args.json {
+        out_line(&facts.to_json(&opened).to_string())?;
+    } else {
+        out(&facts.to_text(&opened, args.full))?;
+    }
+    let bad = facts.scans.iter().flatten().filter(|s| matches!(s, Scan::Bad { .. })).count();
+    if bad > 0 {
+        let mut failure = Failure::new(format!("{bad} tensors hold NaN or infinite numbers"));
+        failure.code = 3;
+        return Err(failure.hint("the file is damaged or was made from broken weights: convert it again"));
+    }
+    Ok(())
+}
+
+impl<'a> Facts<'a> {
+    fn collect(opened: &'a Opened, verify: bool) -> Outcome<Self> {
+        let file: &GgufFile = &opened.file;
+        let kernels = Kernels::best().map_err(Failure::usage)?;
+        let no_kernel = |t: &TensorView<'_>| !kernels.supports(t.dtype());
+        let reason = |t: TensorView<'a>| (t.info().name.as_str(), format!("no kernel for type {}", t.dtype()));
+        Ok(Self {
+            file,
+            parameters: file.tensors().map(|t| t.info().elements()).sum(),
+            tensor_bytes: file.tensors().map(|t| t.bytes().len() as u64).sum(),
+            no_kernel: file.tensors().filter(no_kernel).map(reason).collect(),
+            refused: Model::load(opened.file.clone()).err().map(|e| e.to_string()),
+            scans: verify.then(|| file.tensors().map(|t| scan(t.dtype(), t.bytes())).collect()),
+        })
+    }
+
+    fn bits_per_weight(&self) -> f64 {
+        if self.parameters == 0 { 0.0 } else { self.tensor_bytes as f64 * 8.0 / self.parameters as f64 }
+    }
+
+    /// Name, count, weights and bytes of each type, largest first.
+    fn types(&self) -> Vec<(&'static str, u64, u64, u64)> {
+        let mut types: Vec<(&'static str, u64, u64, u64)> = Vec::new();
+        for t in self.file.tensors() {
+            let name = t.dtype().name();
+            let at = types.iter().position(|x| x.0 == name).unwrap_or_else(|| {
+                types.push((name, 0, 0, 0));
+                types.len() - 1
+            });
+            types[at].1 += 1;
+            types[at].2 += t.info().elements();
+            types[at].3 += t.bytes().len() as u64;
+        }
+        types.sort_by_key(|t| std::cmp::Reverse(t.3));
+        types
+    }
+
+    fn to_text(&self, opened: &Opened, full: bool) -> String {
+        let index = self.file.index();
+        let mut text = format!(
+            "{}\n  GGUF version {}, {}, {} tensors, {} parameters, {:.2} bits per weight\n",
+            opened.path.display(),
+            index.version,
+            bytes(self.file.data().len() as u64),
+            index.tensors.len(),
+            count(self.parameters),
+            self.bits_per_weight(),
+        );
+        text.push_str(&format!("  runs here: {}\n", self.verdict()));
+        for (name, reason) in self.no_kernel.iter().take(if full { usize::MAX } else { 10 }) {
+            text.push_str(&format!("    {name}: {reason}\n"));
+        }
+        text.push_str("\nTypes\n");
+        let types = self.types().into_iter().map(|(name, n, weights, size)| {
+            let share = size as f64 * 100.0 / (self.tensor_bytes.max(1)) as f64;
+            vec![
+                format!("  {name}"),
+                format!("{n} tensors"),
+                format!("{} weights", count(weights)),
+                bytes(size),
+                format!("{share:.1} %"),
+            ]
+        });
+        text.push_str(&table(&types.collect::<Vec<_>>()));
+        text.push_str("\nMetadata\n");
+        for (key, value) in self.file.metadata() {
+            text.push_str(&format!("  {key} = {}\n", value_text(value, full)));
+        }
+        text.push_str("\nTensors (dimensions: contiguous one first)\n");
+        text.push_str(&table(&self.tensor_rows()));
+        text
+    }
+
+    fn tensor_rows(&self) -> Vec<Vec<String>> {
+        let row = |(i, t): (usize, TensorView<'_>)| {
+            let dims: Vec<String> = t.info().dims.iter().map(u64::to_string).collect();
+            let mut row = vec![
+                format!("  {}", t.info().name),
+                t.dtype().name().to_owned(),
+                dims.join(" × "),
+                bytes(t.bytes().len() as u64),
+            ];
+            row.extend(self.scans.as_ref().and_then(|s| s.get(i)).map(|s| scan_text(*s)));
+            row
+        };
+        self.file.tensors().enumerate().map(row).collect()
+    }
+
+    fn verdict(&self) -> String {
+        match (&self.refused, self.no_kernel.len()) {
+            (None, 0) => "yes".into(),
+            (None, n) => format!("not fully: {n} tensors have no kernel (convert with geb-quantize)"),
+            (Some(why), _) => format!("no: {}", why.replace('\n', "; ")),
+        }
+    }
+
+    fn to_json(&self, opened: &Opened) -> Json {
+        let index = self.file.index();
+        let tensors = self.file.tensors().enumerate().map(|(i, t)| {
+            let mut entry = json!({
+                "name": t.info().name,
+                "type": t.dtype().name(),
+                "dims": t.info().dims,
+                "bytes": t.bytes().len(),
+                "offset": t.info().range.start,
+            });
+            if let Some(scan) = self.scans.as_ref().and_then(|s| s.get(i)) {
+                entry["scan"] = scan_text(*scan).into();
+            }
+            entry
+        });
+        let types = self.types().into_iter().map(|(name, n, weights, size)| {
+            (name.to_owned(), json!({ "tensors": n, "weights": weights, "bytes": size }))
+        });
+        let not_runnable = self.no_kernel.iter().map(|(name, why)| json!({ "tensor": name, "reason": why }));
+        json!({
+            "path": opened.path,
+            "version": index.version,
+            "alignment": index.alignment,
+            "file_bytes": self.file.data().len(),
+            "parameters": self.parameters,
+            "bits_per_weight": self.bits_per_weight(),
+            "runs": self.refused.is_none() && self.no_kernel.is_empty(),
+            "refused": self.refused,
+            "not_runnable": not_runnable.collect::<Vec<_>>(),
+            "warnings": index.warnings,
+            "types": types.collect::<serde_json::Map<_, _>>(),
+            "metadata": self.file.metadata().map(|(k, v)| (k.to_owned(), value_json(v))).collect::<serde_json::Map<_, _>>(),
+            "tensors": tensors.collect::<Vec<_>>(),
+        })
+    }
+}
+
+fn scan_text(scan: Scan) -> String {
+    match scan {
+        Scan::Clean => "finite".into(),
+        Scan::Bad { blocks, first } => format!("{blocks} bad blocks, first {first}"),
+        Scan::Unknown => "not scanned".into(),
+    }
+}
+
+/// A value on one line.
+fn value_text(value: Value<'_>, full: bool) -> String {
+    let Value::Array(array) = value else { return scalar_text(value, full) };
+    let shown = if full { array.len } else { SHOWN_ELEMENTS };
+    let items: Vec<String> = array.iter().take(shown).map(|v| scalar_text(v, full)).collect();
+    let more = if array.len > shown { ", …" } else { "" };
+    format!("{} × {} [{}{more}]", array.len, array.elem.name(), items.join(", "))
+}
+
+fn scalar_text(value: Value<'_>, full: bool) -> String {
+    match value {
+        Value::Str(s) if !full && s.chars().count() > SHOWN_CHARS => {
+            let start: String = s.chars().take(SHOWN_CHARS).collect();
+            format!("{start:?}… ({} characters)", s.chars().count())
+        }
+        Value::Str(s) => format!("{s:?}"),
+        Value::F32(v) => v.to_string(),
+        Value::F64(v) => v.to_string(),
+        Value::Bool(v) => v.to_string(),
+        v => v.as_int().map(|i| i.to_string()).unwrap_or_default(),
+    }
+}
+
+/// A value as JSON; numbers that JSON cannot express (NaN, infinity) become strings.
+fn value_json(value: Value<'_>) -> Json {
+    match value {
+        Value::Array(a) => a.iter().map(value_json).collect(),
+        Value::Str(s) => s.into(),
+        Value::Bool(b) => b.into(),
+        Value::F32(v) => float_json(f64::from(v)),
+        Value::F64(v) => float_json(v),
+        Value::U64(v) => v.into(),
+        v => v.as_int().and_then(|i| i64::try_from(i).ok()).into(),
+    }
+}
+
+fn float_json(v: f64) -> Json {
+    serde_json::Number::from_f64(v).map_or_else(|| v.to_string().into(), Json::Number)
+}

@@ -1,0 +1,180 @@
+//! From a path and flags to something that can answer: file, tokenizer, template, session.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use geb::chat::{ChatTemplate, Message};
+use geb::gguf::{GgufFile, Load};
+use geb::model::Model;
+use geb::sampler::SamplerOptions;
+use geb::session::{KvChoice, Session, SessionOptions};
+use geb::tokenizer::Tokenizer;
+
+use crate::args::{CpuArgs, KvHow, LoadHow, ModelArgs, SamplingArgs, TemplateArgs};
+use crate::interrupt::Interrupt;
+use crate::model_path;
+use crate::report::{Failure, Outcome, note};
+
+/// An opened file with its path.
+pub struct Opened {
+    /// Where it is.
+    pub path: PathBuf,
+    /// The validated file.
+    pub file: Arc<GgufFile>,
+}
+
+/// A model ready to run.
+pub struct Loaded {
+    /// The file.
+    pub opened: Opened,
+    /// State and threads.
+    pub session: Session,
+    /// Time from opening the file to a session.
+    pub load: Duration,
+}
+
+/// Opens the file the user meant.
+pub fn open(args: &ModelArgs, positional: Option<&str>) -> Outcome<Opened> {
+    let typed = positional.or(args.model.as_deref());
+    let path = model_path::resolve(typed)?;
+    let how = match args.load {
+        LoadHow::Map => Load::Map,
+        LoadHow::Read => Load::Copy,
+    };
+    let file = GgufFile::open(&path, how).map_err(|e| at(&path, e))?;
+    for warning in &file.index().warnings {
+        note(format_args!("warning: {}: {warning}", path.display()));
+    }
+    Ok(Opened { path, file: Arc::new(file) })
+}
+
+/// An error of the library with the file it is about.
+pub fn at(path: &Path, e: geb::Error) -> Failure {
+    let has_path = matches!(e, geb::Error::Io { .. } | geb::Error::Interrupted | geb::Error::Request { .. });
+    let failure = Failure::from(e);
+    let failure = if has_path { failure } else { failure.at(path.display()) };
+    if failure.code == 4 && failure.hint.is_none() {
+        return failure.hint(format!("what can be run of this file: geb-run inspect {}", path.display()));
+    }
+    failure
+}
+
+/// Opens the model and makes a session.
+pub fn load(opened: Opened, cpu: &CpuArgs, interrupt: &Interrupt, started: Instant) -> Outcome<Loaded> {
+    let options = session_options(cpu, interrupt)?;
+    let model = Model::load(opened.file.clone()).map_err(|e| at(&opened.path, e))?;
+    let session = Session::new(model, &options).map_err(|e| at(&opened.path, e))?;
+    Ok(Loaded { opened, session, load: started.elapsed() })
+}
+
+/// Session options from flags.
+pub fn session_options(cpu: &CpuArgs, interrupt: &Interrupt) -> Outcome<SessionOptions> {
+    let level = match &cpu.isa {
+        None => None,
+        Some(name) => Some(isa_level(name)?),
+    };
+    let defaults = SessionOptions::default();
+    Ok(SessionOptions {
+        threads: cpu.threads.map_or(defaults.threads, |t| t as usize),
+        ctx: cpu.ctx.map(|c| c as usize),
+        kv: match cpu.kv {
+            KvHow::Auto => KvChoice::Auto,
+            KvHow::F16 => KvChoice::F16,
+            KvHow::F32 => KvChoice::F32,
+        },
+        level,
+        cancel: Some(interrupt.flag()),
+        ..defaults
+    })
+}
+
+/// `--isa`: a level that this machine has.
+fn isa_level(name: &str) -> Outcome<geb::kernels::level::Level> {
+    use geb::kernels::level::Level;
+    let available = Level::available();
+    let names: Vec<&str> = available.iter().map(|l| l.name()).collect();
+    Level::from_name(name)
+        .filter(|l| available.contains(l))
+        .ok_or_else(|| Failure::usage(format!("--isa is {name}, allowed on this machine: {}", names.join(", "))))
+}
+
+/// The tokenizer of the file.
+pub fn tokenizer(opened: &Opened) -> Outcome<Tokenizer> {
+    Tokenizer::from_gguf(&opened.file).map_err(|e| at(&opened.path, e))
+}
+
+/// The chat template: `--chat-template`, else the one in the file, else none.
+pub fn template(opened: &Opened, tokenizer: &Tokenizer, args: &TemplateArgs) -> Outcome<Option<ChatTemplate>> {
+    let Some(path) = &args.chat_template else {
+        return ChatTemplate::from_gguf(&opened.file).map_err(|e| {
+            at(&opened.path, e).hint("use another template with --chat-template FILE, or none: geb-run generate --raw")
+        });
+    };
+    let source = read_text(path, geb::limits::MAX_TEMPLATE_BYTES)?;
+    let piece = |id: Option<u32>| id.map(|id| tokenizer.piece(id)).unwrap_or_default();
+    let template = ChatTemplate::from_source(&source, &piece(tokenizer.bos()), &piece(tokenizer.eos()));
+    Ok(Some(template.map_err(|e| Failure::from(e).at(path.display()))?))
+}
+
+/// Reads a UTF-8 text file (`-`: stdin) of at most `limit` bytes.
+pub fn read_text(path: &Path, limit: usize) -> Outcome<String> {
+    use std::io::Read;
+    let mut bytes = Vec::new();
+    let cap = limit as u64 + 1;
+    if path.as_os_str() == "-" {
+        std::io::stdin().lock().take(cap).read_to_end(&mut bytes)?;
+    } else {
+        let file = std::fs::File::open(path).map_err(|e| Failure::new(e.to_string()).at(path.display()))?;
+        file.take(cap).read_to_end(&mut bytes).map_err(|e| Failure::new(e.to_string()).at(path.display()))?;
+    }
+    if bytes.len() > limit {
+        return Err(Failure::usage(format!("{}: more than {limit} bytes of text", path.display())));
+    }
+    String::from_utf8(bytes).map_err(|e| {
+        Failure::usage(format!("{}: not UTF-8 at byte {}", path.display(), e.utf8_error().valid_up_to()))
+    })
+}
+
+/// Sampling options from flags. Returns the seed as well: a random one can be shown and repeated.
+pub fn sampling(args: &SamplingArgs) -> (SamplerOptions, u64) {
+    let seed = args.seed.unwrap_or_else(random_seed);
+    let options = SamplerOptions {
+        temperature: args.temp,
+        top_k: args.top_k,
+        top_p: args.top_p,
+        min_p: args.min_p,
+        repeat_penalty: args.repeat_penalty,
+        repeat_last_n: args.repeat_last_n,
+        seed,
+    };
+    (options, seed)
+}
+
+/// A seed nobody chose: clock and process, 32 bits so that it is easy to type again.
+fn random_seed() -> u64 {
+    let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
+    let mixed = (clock ^ u64::from(std::process::id()) << 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed >> 32
+}
+
+/// A conversation of an optional system text and one question.
+pub fn conversation(system: Option<&str>, user: &str) -> Vec<Message> {
+    let system = system.map(|s| message("system", s));
+    system.into_iter().chain([message("user", user)]).collect()
+}
+
+/// One message.
+pub fn message(role: &str, content: &str) -> Message {
+    Message { role: role.into(), content: content.into() }
+}
+
+/// The commonest type by bytes: what people call the type of the file.
+pub fn main_type(file: &GgufFile) -> &'static str {
+    let mut bytes = std::collections::BTreeMap::new();
+    for tensor in file.tensors() {
+        *bytes.entry(tensor.dtype().id()).or_insert(0u64) += tensor.bytes().len() as u64;
+    }
+    let top = bytes.into_iter().max_by_key(|&(_, n)| n);
+    top.and_then(|(id, _)| geb::Dtype::from_id(id).ok()).map_or("?", |t| t.name())
+}
