@@ -137,7 +137,7 @@ impl Chat {
             let line = match input.read()? {
                 Typed::Line(line) => line,
                 Typed::End => return Ok(()),
-                Typed::Interrupt if leaving => return Err(Failure::interrupted()),
+                Typed::Interrupt if leaving => return Err(Failure::left()),
                 Typed::Interrupt => {
                     leaving = true;
                     dim("(Ctrl-C again or Ctrl-D leaves)");

@@ -101,7 +101,11 @@ fn isa_level(name: &str) -> Outcome<geb::kernels::level::Level> {
 
 /// The tokenizer of the file.
 pub fn tokenizer(opened: &Opened) -> Outcome<Tokenizer> {
-    Tokenizer::from_gguf(&opened.file).map_err(|e| at(&opened.path, e))
+    let tokenizer = Tokenizer::from_gguf(&opened.file).map_err(|e| at(&opened.path, e))?;
+    for warning in tokenizer.warnings() {
+        note(format_args!("warning: {}: {warning}", opened.path.display()));
+    }
+    Ok(tokenizer)
 }
 
 /// The chat template: `--chat-template`, else the one in the file, else none.

@@ -54,6 +54,7 @@ fn start() -> i32 {
 }
 
 fn run(command: &Command) -> Outcome {
+    geb::mmap::install_sigbus_handler();
     let interrupt = Interrupt::install();
     match command {
         Command::Chat(args) => chat::run(args, &interrupt),

@@ -47,14 +47,19 @@ impl Failure {
         self
     }
 
-    /// True when stdout was closed by its reader, which is no failure.
-    fn is_closed_pipe(&self) -> bool {
-        self.code == 0
+    /// Leaving on purpose: exit code 130, nothing to say.
+    pub fn left() -> Self {
+        Self { code: 130, ..Self::new("") }
+    }
+
+    /// Nothing to say: stdout was closed by its reader, or the user left.
+    fn is_silent(&self) -> bool {
+        self.code == 0 || self.message.is_empty()
     }
 
     /// Prints `error: …` and the hint, and returns the exit code.
     pub fn print(&self) -> i32 {
-        if !self.is_closed_pipe() {
+        if !self.is_silent() {
             let (red, bold, off) = if colour() { ("\x1b[1;31m", "\x1b[1m", "\x1b[0m") } else { ("", "", "") };
             let mut err = io::stderr().lock();
             _ = writeln!(err, "{red}error:{off} {}", self.message);

@@ -78,11 +78,11 @@ pub fn timing_line(load: Option<std::time::Duration>, t: &Timings) -> String {
     }
     parts.push(format!("first token {}", seconds(t.first_token)));
     let evaluated = t.prompt_tokens - t.reused_tokens;
-    let reused = if t.reused_tokens > 0 { format!(", {} reused", t.reused_tokens) } else { String::new() };
+    let reused = if t.reused_tokens > 0 { format!(" (+{} reused)", t.reused_tokens) } else { String::new() };
     let speed = t.prefill_tok_s().map_or("-".into(), rate);
-    parts.push(format!("prefill {speed} tok/s ({evaluated} tokens{reused})"));
+    parts.push(format!("prefill {evaluated}{reused} at {speed} tok/s"));
     let speed = t.decode_tok_s().map_or("-".into(), rate);
-    parts.push(format!("decode {speed} tok/s ({} tokens)", t.sampled_tokens));
+    parts.push(format!("decode {} at {speed} tok/s", t.sampled_tokens));
     if let Some(ram) = report::peak_memory_bytes() {
         parts.push(format!("RAM {}", report::bytes(ram)));
     }
