@@ -82,7 +82,7 @@ fn open(args: &BenchArgs, interrupt: &Interrupt) -> Outcome<Loaded> {
             if !args.output.quiet {
                 report::dim(format_args!("making a model with random {dtype} weights …"));
             }
-            random_model::make(shape, dtype)?
+            interrupt.during(|| random_model::make(shape, dtype, interrupt))?
         }
     };
     let mut cpu = args.cpu.clone();

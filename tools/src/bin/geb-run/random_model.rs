@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::ValueEnum;
@@ -14,6 +14,7 @@ use geb::gguf::{GgufFile, Load};
 use geb::kernels::Kernels;
 use geb::scales::{self, Number};
 
+use crate::interrupt::Interrupt;
 use crate::load::Opened;
 use crate::model_path::cache_dir;
 use crate::report::{Failure, Outcome};
@@ -84,7 +85,7 @@ const POOL_BYTES: usize = 1 << 20;
 
 /// Writes the model into the cache folder, opens it and removes its name: the space is freed when
 /// the program ends, however it ends.
-pub fn make(shape: Shape, dtype: Dtype) -> Outcome<Opened> {
+pub fn make(shape: Shape, dtype: Dtype, interrupt: &Interrupt) -> Outcome<Opened> {
     let sizes = shape.sizes();
     let kernels = Kernels::best().map_err(Failure::usage)?;
     let plan = plan(&sizes, dtype, kernels)?;
@@ -92,17 +93,20 @@ pub fn make(shape: Shape, dtype: Dtype) -> Outcome<Opened> {
     let dir = cache_dir()?;
     std::fs::create_dir_all(&dir).map_err(|e| Failure::new(e.to_string()).at(dir.display()))?;
     let path = dir.join(format!(".bench-{}-{}-{}.gguf", sizes.name, dtype.name(), std::process::id()));
-    let opened = write(&path, &plan, &pool).and_then(|()| Ok(GgufFile::open(&path, Load::Map)?));
+    let opened = write(&path, &plan, &pool, interrupt).and_then(|()| Ok(GgufFile::open(&path, Load::Map)?));
     _ = std::fs::remove_file(&path);
     let name = format!("{} with random {} weights", sizes.name, dtype.name());
     Ok(Opened { path: PathBuf::from(name), file: Arc::new(opened?) })
 }
 
-fn write(path: &std::path::Path, plan: &Plan, pool: &[u8]) -> Outcome {
+fn write(path: &Path, plan: &Plan, pool: &[u8], interrupt: &Interrupt) -> Outcome {
     let at = |e: std::io::Error| Failure::new(e.to_string()).at(path.display());
     let mut out = BufWriter::with_capacity(POOL_BYTES, File::create(path).map_err(at)?);
     let mut start = 0;
     let mut fill = |i: usize, out: &mut dyn Write| {
+        if interrupt.pressed() {
+            return Err(geb::Error::Interrupted);
+        }
         let tensor = &plan.tensors[i];
         let io = |e| geb::Error::Io { path: path.to_path_buf(), source: e };
         if tensor.dims.len() == 1 {

@@ -1,85 +1,12 @@
 //! `geb-run` as a user meets it: exit codes, streams, files, on tiny models made from fixtures.
 
-use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::sync::OnceLock;
+mod support;
+mod text;
 
-use serde_json::Value;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::Stdio;
 
-/// A folder of this test run; removed by `cargo clean`.
-fn scratch() -> PathBuf {
-    let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("geb-run");
-    std::fs::create_dir_all(&dir).expect("folder for tests");
-    dir
-}
-
-fn fixture(case: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(case)
-}
-
-fn expected(case: &str) -> Value {
-    let text = std::fs::read_to_string(fixture(case).join("expected.json")).expect("expected.json");
-    serde_json::from_str(&text).expect("JSON")
-}
-
-/// The fixture `llama` as an F32 GGUF file; made once.
-fn model() -> &'static Path {
-    static MODEL: OnceLock<PathBuf> = OnceLock::new();
-    MODEL.get_or_init(|| {
-        let path = scratch().join("llama-f32.gguf");
-        let options = geb::convert::Options { dtype: geb::Dtype::F32, ..Default::default() };
-        geb::convert::convert(&fixture("llama").join("hf"), &path, &options, &mut ()).expect("convert");
-        path
-    })
-}
-
-/// The program with a clean environment and an empty cache folder.
-fn geb_run() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_geb-run"));
-    for name in ["GEB_MODEL", "GEB_THREADS", "GEB_CTX", "GEB_ISA", "CLICOLOR_FORCE"] {
-        command.env_remove(name);
-    }
-    command.env("GEB_CACHE_DIR", scratch().join("empty-cache")).env("NO_COLOR", "1").env("XDG_STATE_HOME", scratch());
-    command.stdin(Stdio::null());
-    command
-}
-
-fn run(words: &[&str]) -> Output {
-    geb_run().args(words).output().expect("geb-run starts")
-}
-
-fn run_on_model(words: &[&str]) -> Output {
-    let mut all = vec![words[0], "-m", model().to_str().expect("path")];
-    all.extend(&words[1..]);
-    run(&all)
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).expect("UTF-8 on stdout")
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-/// Checks the exit code; a panic is never right.
-#[track_caller]
-fn exits(output: &Output, code: i32) {
-    let err = stderr(output);
-    assert_eq!(output.status.code(), Some(code), "stderr: {err}");
-    assert!(!err.contains("panicked"), "{err}");
-}
-
-#[track_caller]
-fn json(output: &Output) -> Value {
-    exits(output, 0);
-    serde_json::from_slice(&output.stdout).expect("one JSON value on stdout")
-}
-
-fn ids(value: &Value) -> Vec<u64> {
-    value.as_array().expect("array").iter().map(|v| v.as_u64().expect("id")).collect()
-}
+use support::*;
 
 #[test]
 fn help_fits_one_screen_and_has_examples() {
@@ -183,61 +110,6 @@ fn tokenize_reads_stdin() {
 }
 
 #[test]
-fn greedy_generation_gives_the_reference_tokens() {
-    let prompt = expected("llama")["prompt_text"].as_str().expect("prompt").to_owned();
-    let words = ["generate", "-p", &prompt, "--raw", "-n", "16", "--temp", "0", "--ignore-eos", "--json"];
-    let value = json(&run_on_model(&words));
-    let file = std::fs::read(fixture("llama").join("expected.safetensors")).expect("tensors");
-    let tensors = safetensors::SafeTensors::deserialize(&file).expect("safetensors");
-    let greedy = tensors.tensor("greedy_ids").expect("greedy_ids");
-    let wanted: Vec<u64> =
-        greedy.data().chunks_exact(8).map(|b| u64::from_le_bytes(b.try_into().expect("8 bytes"))).collect();
-    assert_eq!(ids(&value["ids"]), wanted);
-    assert_eq!(value["stop_reason"], "length");
-    assert!(value["timings"]["decode_tok_s"].as_f64().is_some_and(|r| r > 0.0));
-}
-
-#[test]
-fn the_same_seed_gives_the_same_text() {
-    let words = ["generate", "-p", "The weather", "-n", "24", "--temp", "1.5", "--ignore-eos", "--json", "--seed"];
-    let with_seed = |seed: &str| json(&run_on_model(&[&words[..], &[seed]].concat()));
-    let (a, b, c) = (with_seed("7"), with_seed("7"), with_seed("8"));
-    assert_eq!(a["ids"], b["ids"]);
-    assert_eq!(a["text"], b["text"]);
-    assert_ne!(a["ids"], c["ids"]);
-    assert_eq!(a["seed"], 7);
-    let threads = json(&run_on_model(&[&words[..], &["7", "-t", "3"]].concat()));
-    assert_eq!(a["ids"], threads["ids"], "the number of threads changes nothing");
-}
-
-#[test]
-fn text_goes_to_stdout_and_timings_to_stderr() {
-    let output = run_on_model(&["generate", "-p", "Hello", "-n", "8", "--raw", "--seed", "1", "--ignore-eos"]);
-    exits(&output, 0);
-    let value =
-        json(&run_on_model(&["generate", "-p", "Hello", "-n", "8", "--raw", "--seed", "1", "--ignore-eos", "--json"]));
-    let text = value["text"].as_str().expect("text");
-    assert_eq!(stdout(&output).trim_end_matches('\n'), text.trim_end_matches('\n'));
-    assert!(stderr(&output).contains("first token") && stderr(&output).contains("decode"), "{}", stderr(&output));
-    let quiet = run_on_model(&["generate", "-p", "Hello", "-n", "2", "--raw", "-q"]);
-    exits(&quiet, 0);
-    assert_eq!(stderr(&quiet), "");
-}
-
-#[test]
-fn a_stop_string_ends_the_text() {
-    let words = ["generate", "-p", "Hello", "-n", "24", "--raw", "--temp", "0", "--ignore-eos", "--json"];
-    let whole = json(&run_on_model(&words));
-    let text = whole["text"].as_str().expect("text");
-    // A stop string out of the middle of the text, at character borders.
-    let chars: Vec<char> = text.chars().collect();
-    let stop: String = chars[chars.len() / 2..(chars.len() / 2 + 3).min(chars.len())].iter().collect();
-    let stopped = json(&run_on_model(&[&words[..], &["--stop", &stop]].concat()));
-    assert_eq!(stopped["text"].as_str(), text.split(stop.as_str()).next());
-    assert_eq!(stopped["stop_reason"], "stop");
-}
-
-#[test]
 fn bad_requests_are_usage_errors() {
     for words in [
         &["generate", "-p", "x", "--temp", "-1"][..],
@@ -311,93 +183,6 @@ fn inspect_finds_broken_numbers() {
     exits(&run(&["inspect", path.to_str().expect("path")]), 0);
 }
 
-/// Chats with lines on stdin.
-fn chat(lines: &str, extra: &[&str]) -> Output {
-    let mut child = geb_run()
-        .args(["chat", "-m", model().to_str().expect("path"), "-n", "8", "--seed", "3"])
-        .args(extra)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("starts");
-    child.stdin.take().expect("stdin").write_all(lines.as_bytes()).expect("write");
-    child.wait_with_output().expect("ends")
-}
-
-#[test]
-fn chat_works_with_piped_lines() {
-    let output = chat("Hello\n\nAnd again?\n/stats\n", &[]);
-    exits(&output, 0);
-    let err = stderr(&output);
-    assert_eq!(err.matches("first token").count(), 2, "{err}");
-    assert!(err.contains("reused"), "the second turn reuses the cache: {err}");
-    assert!(err.contains("2 answers"), "{err}");
-    assert!(!stdout(&output).contains("first token") && !stdout(&output).contains("> "));
-    let again = chat("Hello\n\nAnd again?\n", &[]);
-    assert_eq!(stdout(&output), stdout(&again), "same seed, same conversation");
-    exits(&chat("/exit\nHello\n", &[]), 0);
-}
-
-#[test]
-fn chat_commands_work() {
-    let file = scratch().join("saved.json");
-    let name = file.to_str().expect("path");
-    let saved = chat(&format!("/system Be brief.\nHello\n/save {name}\n/reset\n/regen\n/hlep\n"), &[]);
-    exits(&saved, 0);
-    assert!(stderr(&saved).contains("nothing to answer") && stderr(&saved).contains("/help"), "{}", stderr(&saved));
-    let value: Value = serde_json::from_slice(&std::fs::read(&file).expect("saved")).expect("JSON");
-    assert_eq!(value["system"], "Be brief.");
-    assert_eq!(value["messages"].as_array().map(Vec::len), Some(2));
-    let loaded = chat(&format!("/load {name}\n/system\n/regen\n"), &[]);
-    exits(&loaded, 0);
-    assert!(stderr(&loaded).contains("loaded 2 messages") && stderr(&loaded).contains("Be brief."));
-    assert_eq!(stderr(&loaded).matches("first token").count(), 1);
-    std::fs::write(&file, "{}").expect("write");
-    let bad = chat(&format!("/load {name}\n"), &[]);
-    exits(&bad, 0);
-    assert!(stderr(&bad).contains("not a saved conversation"), "{}", stderr(&bad));
-}
-
-#[test]
-fn one_prompt_on_the_command_line_gives_one_answer() {
-    let path = model().to_str().expect("path");
-    let output = run(&[path, "Hello", "-n", "4", "--seed", "3"]);
-    exits(&output, 0);
-    assert_eq!(stderr(&output).matches("first token").count(), 1);
-    let with_flag = run(&["chat", "-m", path, "Hello", "-n", "4", "--seed", "3"]);
-    assert_eq!(stdout(&output), stdout(&with_flag));
-}
-
-#[test]
-fn a_model_without_template_says_so() {
-    let value = json(&run(&["inspect", model().to_str().expect("path"), "--json"]));
-    assert!(value["metadata"]["tokenizer.chat_template"].is_string(), "the fixture has a template");
-    // The key gets another name of the same length.
-    let mut bytes = std::fs::read(model()).expect("model");
-    let key = b"tokenizer.chat_template";
-    let at = bytes.windows(key.len()).position(|w| w == key).expect("key");
-    bytes[at..at + key.len()].copy_from_slice(b"tokenizer.chat_templatX");
-    let path = scratch().join("no-template.gguf");
-    std::fs::write(&path, bytes).expect("write");
-    let path = path.to_str().expect("path");
-    let output = run(&["chat", path]);
-    exits(&output, 4);
-    assert!(stderr(&output).contains("--raw") && stderr(&output).contains("--chat-template"), "{}", stderr(&output));
-    let output = run(&["generate", "-m", path, "-p", "Hello", "-n", "2"]);
-    exits(&output, 0);
-    assert!(stderr(&output).contains("no chat template"), "{}", stderr(&output));
-    let template = scratch().join("template.jinja");
-    std::fs::write(&template, "{% for m in messages %}[{{ m.content }}]{% endfor %}").expect("write");
-    let template = template.to_str().expect("path");
-    let output = run(&["generate", "-m", path, "-p", "Hello", "-n", "2", "--chat-template", template, "--json"]);
-    let with_template = json(&output);
-    let plain = json(&run(&["tokenize", "-m", path, "[Hello]", "--no-special", "--json"]));
-    assert_eq!(with_template["prompt_ids"], plain["ids"]);
-    std::fs::write(template, "{% for %}").expect("write");
-    exits(&run(&["generate", "-m", path, "-p", "Hello", "--chat-template", template]), 4);
-}
-
 #[test]
 fn a_closed_stdout_is_no_accident() {
     let path = model().to_str().expect("path").to_owned();
@@ -427,6 +212,29 @@ fn bench_reports_medians() {
     let text = run_on_model(&["bench", "-p", "8", "-n", "4", "-r", "1"]);
     exits(&text, 0);
     assert!(stdout(&text).contains("tok/s"), "{}", stdout(&text));
+}
+
+/// Ctrl-C while a random model is written: exit code 130, and nothing is left behind.
+#[cfg(unix)]
+#[test]
+fn an_interrupt_leaves_nothing_behind() {
+    let cache = scratch().join("interrupted-cache");
+    let mut child = geb_run()
+        .args(["bench", "--shape", "geb-1.3b", "--type", "q8_0"])
+        .env("GEB_CACHE_DIR", &cache)
+        .stderr(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("starts");
+    let mut err = BufReader::new(child.stderr.take().expect("stderr"));
+    let mut line = String::new();
+    err.read_line(&mut line).expect("a note");
+    assert!(line.contains("making a model"), "{line}");
+    let id = child.id().to_string();
+    assert!(std::process::Command::new("kill").args(["-INT", &id]).status().expect("kill").success());
+    assert_eq!(child.wait().expect("ends").code(), Some(130));
+    let left: Vec<_> = std::fs::read_dir(&cache).map(|d| d.flatten().collect()).unwrap_or_default();
+    assert!(left.is_empty(), "{left:?}");
 }
 
 #[test]
