@@ -11,8 +11,14 @@ use std::hint::black_box;
 use geb_kernels::dtype::Dtype;
 use geb_kernels::{ActKind, Activations, Kernels, Level, MatMut, Scratch};
 
-const FORMATS: [Dtype; 6] =
-    [Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::Q8_0, Dtype::Q4_0, Dtype::Q4_1];
+const FORMATS: [Dtype; 6] = [
+    Dtype::F32,
+    Dtype::F16,
+    Dtype::BF16,
+    Dtype::Q8_0,
+    Dtype::Q4_0,
+    Dtype::Q4_1,
+];
 const COLS: usize = 2048;
 /// More than any cache.
 const COLD: usize = 200_000_000;
@@ -32,7 +38,10 @@ fn numbers(n: usize) -> Vec<f32> {
 
 /// Processor time of this thread in seconds: other programs on the core do not count.
 fn thread_seconds() -> f64 {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // SAFETY: `now` is a valid place for the answer.
     unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut now) };
     now.tv_sec as f64 + now.tv_nsec as f64 / 1e9
@@ -45,7 +54,9 @@ fn best(runs: usize, mut f: impl FnMut()) -> f64 {
         f();
         thread_seconds() - start
     };
-    (0..runs).map(|_| time(&mut f)).fold(f64::INFINITY, f64::min)
+    (0..runs)
+        .map(|_| time(&mut f))
+        .fold(f64::INFINITY, f64::min)
 }
 
 /// GB/s of weights. With few bytes the weights stay in the cache: the limit of the arithmetic.
@@ -171,9 +182,14 @@ fn main() {
     let (level_on, format_on) = (wants(&levels), wants(&formats));
     let op_on = wants(&["decode", "warm", "batch", "prefill", "quantize"]);
     let (int8, float) = peaks();
-    println!("one core: int8 {int8:.0} GOP/s, F32 {float:.0} GFLOP/s, read {:.1} GB/s", bandwidth());
+    println!(
+        "one core: int8 {int8:.0} GOP/s, F32 {float:.0} GFLOP/s, read {:.1} GB/s",
+        bandwidth()
+    );
     for level in Level::available() {
-        let Some(k) = Kernels::for_level(level).filter(|_| level_on(level.name())) else { continue };
+        let Some(k) = Kernels::for_level(level).filter(|_| level_on(level.name())) else {
+            continue;
+        };
         for dtype in FORMATS.into_iter().filter(|f| format_on(f.name())) {
             print!("{:<11} {:<5}", level.name(), dtype.name());
             if op_on("decode") {
@@ -186,10 +202,17 @@ fn main() {
                 print!("  x4 {:5.1} GB/s", decode(k, dtype, 4, COLD));
             }
             if op_on("prefill") && level != Level::Scalar {
-                let peak = if k.act_kind(dtype) == ActKind::Q8 { int8 } else { float };
+                let peak = if k.act_kind(dtype) == ActKind::Q8 {
+                    int8
+                } else {
+                    float
+                };
                 for tokens in [8, 512] {
                     let speed = prefill(k, dtype, tokens);
-                    print!("  x{tokens} {speed:5.0} GOP/s ({:2.0} %)", 100.0 * speed / peak);
+                    print!(
+                        "  x{tokens} {speed:5.0} GOP/s ({:2.0} %)",
+                        100.0 * speed / peak
+                    );
                 }
             }
             if op_on("quantize") {

@@ -52,7 +52,9 @@ pub struct ActShape {
 impl ActShape {
     /// Tokens in tile `index`; the last one may have fewer than `tile_tokens`.
     pub fn tokens_in(&self, index: usize) -> usize {
-        self.tokens.saturating_sub(index * self.tile_tokens).min(self.tile_tokens)
+        self.tokens
+            .saturating_sub(index * self.tile_tokens)
+            .min(self.tile_tokens)
     }
 
     /// Number of tiles.
@@ -88,7 +90,11 @@ impl RowUnit {
     pub const BYTES_UNSIGNED: usize = 512;
 
     pub const fn bytes(unsigned_weights: bool) -> usize {
-        if unsigned_weights { Self::BYTES_UNSIGNED } else { Self::BYTES_SIGNED }
+        if unsigned_weights {
+            Self::BYTES_UNSIGNED
+        } else {
+            Self::BYTES_SIGNED
+        }
     }
 }
 
@@ -142,7 +148,10 @@ impl Activations {
     /// If `tokens` or `cols` is zero, or `cols` is no multiple of 32 for [`ActKind::Q8`].
     pub fn reshape(&mut self, kernels: &Kernels, kind: ActKind, tokens: usize, cols: usize) {
         assert!(tokens > 0 && cols > 0, "activations of {tokens} x {cols}");
-        assert!(kind == ActKind::F32 || cols.is_multiple_of(GROUP), "{cols} columns for Q8");
+        assert!(
+            kind == ActKind::F32 || cols.is_multiple_of(GROUP),
+            "{cols} columns for Q8"
+        );
         let limits = kernels.limits();
         let few = tokens <= limits.decode_tokens;
         let widest = match kind {
@@ -150,7 +159,11 @@ impl Activations {
             ActKind::Q8 => limits.int_tile,
         };
         // As even as possible: 16 tokens are two tiles of 8 rather than 14 + 2.
-        let tile_tokens = if few { 1 } else { tokens.div_ceil(tokens.div_ceil(widest)) };
+        let tile_tokens = if few {
+            1
+        } else {
+            tokens.div_ceil(tokens.div_ceil(widest))
+        };
         let unsigned_weights = limits.unsigned_weights;
         let bytes = match (kind, few) {
             (ActKind::F32, true) => cols.next_multiple_of(16) * 4,
@@ -207,7 +220,11 @@ impl Activations {
     /// Fills every tile on the calling thread. `x` is `[tokens, cols]`.
     pub fn fill(&mut self, kernels: &Kernels, x: &[f32]) {
         let shape = self.shape();
-        for (i, tile) in self.bytes_mut().chunks_exact_mut(shape.tile_bytes).enumerate() {
+        for (i, tile) in self
+            .bytes_mut()
+            .chunks_exact_mut(shape.tile_bytes)
+            .enumerate()
+        {
             kernels.fill_tile(shape, i, x, tile);
         }
     }

@@ -29,10 +29,10 @@ macro_rules! formats {
 
 /// A module with all kernels of one level.
 ///
-/// `decode` lists tokens x rows that the decode kernels take at once, for 1, 2, ... tokens; `tile`
-/// is the most tokens of an integer and of a float tile.
+/// `decode` lists the numbers of tokens with decode kernels; `tile` is the most tokens of an
+/// integer and of a float tile.
 macro_rules! level {
-    ($module:ident, $level:ident, $isa:path, $math:ident, decode $($t:literal x $r:literal)+,
+    ($module:ident, $level:ident, $isa:path, $math:ident, decode $($t:literal)+,
      tile $int:literal $float:literal $(, features $features:literal)?) => {
         mod $module {
             use super::*;
@@ -59,9 +59,9 @@ macro_rules! level {
             }
 
             $(#[target_feature(enable = $features)])?
-            unsafe fn decode<F: QuantFormat, const T: usize, const R: usize>(job: &DecodeJob) {
+            unsafe fn decode<F: QuantFormat, const T: usize>(job: &DecodeJob) {
                 // SAFETY: the caller vouches for the job; the features are enabled here.
-                unsafe { ops::decode::decode::<F, Token, T, R>(TOKEN, job) }
+                unsafe { ops::decode::decode::<F, Token, T>(TOKEN, job) }
             }
 
             $(#[target_feature(enable = $features)])?
@@ -77,11 +77,11 @@ macro_rules! level {
             }
 
             $(#[target_feature(enable = $features)])?
-            unsafe fn decode_float<F: FloatFormat, const T: usize, const R: usize>(
+            unsafe fn decode_float<F: FloatFormat, const T: usize>(
                 job: &DecodeJob,
             ) {
                 // SAFETY: as above.
-                unsafe { ops::float::decode::<F, Token, T, R>(TOKEN, job) }
+                unsafe { ops::float::decode::<F, Token, T>(TOKEN, job) }
             }
 
             $(#[target_feature(enable = $features)])?
@@ -124,7 +124,7 @@ macro_rules! level {
                 out: MatMut<'_>,
                 scratch: &mut AttnScratch,
             ) {
-                crate::float::attend::<$math>(a, k, v, out, scratch);
+                crate::float::attend::<Token, $math>(TOKEN, a, k, v, out, scratch);
             }
 
             const fn quant_row<F: QuantFormat>() -> FormatOps {
@@ -134,7 +134,7 @@ macro_rules! level {
                     group: 32,
                     dequantize: dequantize::<F>,
                     quantize: quantize::<F>,
-                    decode: &[$(decode::<F, $t, $r>),+],
+                    decode: &[$(decode::<F, $t>),+],
                     unpack: unpack::<F>,
                     multiply: if F::MINS { multiply::<true> } else { multiply::<false> },
                 }
@@ -147,7 +147,7 @@ macro_rules! level {
                     group: 1,
                     dequantize: dequantize::<F>,
                     quantize: quantize::<F>,
-                    decode: &[$(decode_float::<F, $t, $r>),+],
+                    decode: &[$(decode_float::<F, $t>),+],
                     unpack: unpack_float::<F>,
                     multiply: multiply_float,
                 }
@@ -172,26 +172,26 @@ macro_rules! level {
     };
 }
 
-level!(scalar, Scalar, crate::isa::scalar::Scalar, Plain, decode 1 x 1, tile 1 1);
+level!(scalar, Scalar, crate::isa::scalar::Scalar, Plain, decode 1, tile 1 1);
 
 #[cfg(target_arch = "x86_64")]
-level!(avx2, Avx2, crate::isa::x86::Avx2, Fused, decode 1 x 2 2 x 2 3 x 1 4 x 1, tile 4 6, features "avx2,fma,f16c");
+level!(avx2, Avx2, crate::isa::x86::Avx2, Fused, decode 1 2 3 4, tile 4 6, features "avx2,fma,f16c");
 #[cfg(target_arch = "x86_64")]
-level!(avxvnni, AvxVnni, crate::isa::x86::AvxVnni, Fused, decode 1 x 2 2 x 2 3 x 1 4 x 1, tile 6 6,
+level!(avxvnni, AvxVnni, crate::isa::x86::AvxVnni, Fused, decode 1 2 3 4, tile 6 6,
     features "avx2,fma,f16c,avxvnni");
 #[cfg(target_arch = "x86_64")]
-level!(avx512vnni, Avx512Vnni, crate::isa::x86_512::Avx512, Fused, decode 1 x 4 2 x 4 3 x 2 4 x 2, tile 14 12,
+level!(avx512vnni, Avx512Vnni, crate::isa::x86_512::Avx512, Fused, decode 1 2 3 4, tile 14 12,
     features "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vnni");
 
 #[cfg(target_arch = "aarch64")]
-level!(neon, Neon, crate::isa::neon::Neon, Fused, decode 1 x 4 2 x 4 3 x 2 4 x 2, tile 4 4, features "neon");
+level!(neon, Neon, crate::isa::neon::Neon, Fused, decode 1 2 3 4, tile 4 4, features "neon");
 #[cfg(target_arch = "aarch64")]
-level!(neondot, NeonDot, crate::isa::neon::NeonDot, Fused, decode 1 x 4 2 x 4 3 x 2 4 x 2, tile 6 6,
+level!(neondot, NeonDot, crate::isa::neon::NeonDot, Fused, decode 1 2 3 4, tile 6 6,
     features "neon,dotprod");
 // The int8 matrix product adds other lanes together, so it would need its own panel. Until that
 // exists the level runs the `sdot` kernels.
 #[cfg(target_arch = "aarch64")]
-level!(neoni8mm, NeonI8mm, crate::isa::neon::NeonDot, Fused, decode 1 x 4 2 x 4 3 x 2 4 x 2, tile 6 6,
+level!(neoni8mm, NeonI8mm, crate::isa::neon::NeonDot, Fused, decode 1 2 3 4, tile 6 6,
     features "neon,dotprod,i8mm");
 
 /// The kernels of a level, if this build has them. Whether the machine does is the caller's check.

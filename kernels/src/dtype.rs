@@ -107,7 +107,10 @@ impl Dtype {
 
     /// Looks a name up, without regard to case (`q8_0`, `Q8_0`).
     pub fn from_name(name: &str) -> Option<Dtype> {
-        Self::ALL.iter().copied().find(|t| t.name().eq_ignore_ascii_case(name))
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|t| t.name().eq_ignore_ascii_case(name))
     }
 
     /// The id used in GGUF files.

@@ -75,14 +75,21 @@ impl Scratch {
 impl Kernels {
     /// The kernels of a level, or `None` if this machine or build does not have it.
     pub fn for_level(level: Level) -> Option<&'static Kernels> {
-        if level.is_available() { dispatch::table(level) } else { None }
+        if level.is_available() {
+            dispatch::table(level)
+        } else {
+            None
+        }
     }
 
     /// The best kernels of this machine, lowered by `GEB_ISA` if that is set.
     pub fn best() -> Result<&'static Kernels, String> {
         let level = match std::env::var("GEB_ISA") {
             Err(std::env::VarError::NotPresent) => {
-                let best = Level::available().into_iter().rev().find_map(Self::for_level);
+                let best = Level::available()
+                    .into_iter()
+                    .rev()
+                    .find_map(Self::for_level);
                 return best.ok_or_else(|| "no kernels for this machine".into());
             }
             Err(e) => return Err(format!("GEB_ISA: {e}")),
@@ -119,7 +126,8 @@ impl Kernels {
     }
 
     fn format(&self, dtype: Dtype) -> &FormatOps {
-        self.find(dtype).unwrap_or_else(|| panic!("no kernels for {dtype}: ask supports() first"))
+        self.find(dtype)
+            .unwrap_or_else(|| panic!("no kernels for {dtype}: ask supports() first"))
     }
 
     /// Whether there are kernels for this type.
@@ -158,7 +166,12 @@ impl Kernels {
     pub fn dequantize(&self, dtype: Dtype, bytes: &[u8], out: &mut [f32]) {
         let f = self.format(dtype);
         let need = dtype.row_bytes(out.len());
-        assert_eq!(need, Some(bytes.len()), "{dtype}: bytes for {} weights", out.len());
+        assert_eq!(
+            need,
+            Some(bytes.len()),
+            "{dtype}: bytes for {} weights",
+            out.len()
+        );
         // SAFETY: `self` proves the features; the lengths agree, which is all the kernel asks.
         unsafe { (f.dequantize)(bytes, out) }
     }
@@ -170,7 +183,12 @@ impl Kernels {
     pub fn quantize(&self, dtype: Dtype, x: &[f32], out: &mut [u8]) {
         let f = self.format(dtype);
         let need = dtype.row_bytes(x.len());
-        assert_eq!(need, Some(out.len()), "{dtype}: bytes for {} weights", x.len());
+        assert_eq!(
+            need,
+            Some(out.len()),
+            "{dtype}: bytes for {} weights",
+            x.len()
+        );
         // SAFETY: `self` proves the features; the lengths agree, which is all the kernel asks.
         unsafe { (f.quantize)(x, out) }
     }
@@ -180,16 +198,33 @@ impl Kernels {
     /// # Panics
     /// If the shape is of another level or a slice has the wrong length.
     pub fn fill_tile(&self, shape: ActShape, index: usize, x: &[f32], tile: &mut [u8]) {
-        assert_eq!(x.len(), shape.tokens * shape.cols, "activations: values of the batch");
+        assert_eq!(
+            x.len(),
+            shape.tokens * shape.cols,
+            "activations: values of the batch"
+        );
         assert_eq!(tile.len(), shape.tile_bytes, "activations: bytes of a tile");
-        assert_eq!(shape.unsigned_weights, self.limits.unsigned_weights, "shape of another level");
-        assert!(tile.as_ptr().addr().is_multiple_of(64), "activations: tile not aligned");
+        assert_eq!(
+            shape.unsigned_weights, self.limits.unsigned_weights,
+            "shape of another level"
+        );
+        assert!(
+            tile.as_ptr().addr().is_multiple_of(64),
+            "activations: tile not aligned"
+        );
         let n = shape.tokens_in(index);
         assert!(n > 0, "activations: no tile {index}");
         let first = index * shape.tile_tokens * shape.cols;
         let x = &x[first..first + n * shape.cols];
         // SAFETY: `self` proves the features; the kernel itself is safe code on checked slices.
-        unsafe { (self.fill)(&mut FillJob { shape, tokens: n, x, tile }) }
+        unsafe {
+            (self.fill)(&mut FillJob {
+                shape,
+                tokens: n,
+                x,
+                tile,
+            })
+        }
     }
 
     /// `out[t][r] = sum over c of weights[r][c] * acts[t][c]`.
@@ -214,8 +249,14 @@ impl Kernels {
         let row_bytes = dtype.row_bytes(cols).expect("columns are whole blocks");
         assert_eq!(shape.cols, cols, "product: columns of the activations");
         assert_eq!(shape.tokens, out.rows(), "product: tokens");
-        assert_eq!(shape.kind, f.act, "product: kind of activations for {dtype}");
-        assert_eq!(shape.unsigned_weights, self.limits.unsigned_weights, "shape of another level");
+        assert_eq!(
+            shape.kind, f.act,
+            "product: kind of activations for {dtype}"
+        );
+        assert_eq!(
+            shape.unsigned_weights, self.limits.unsigned_weights,
+            "shape of another level"
+        );
         assert_eq!(
             Some(weights.len()),
             out.cols().checked_mul(row_bytes),
@@ -256,16 +297,27 @@ impl Kernels {
     ) {
         let shape = acts.shape();
         let int = f.act == ActKind::Q8;
-        let (panel_rows, most_cols, code_bytes) =
-            if int { (INT_ROWS, INT_BLOCK, 1) } else { (self.limits.float_rows, FLOAT_BLOCK, 4) };
+        let (panel_rows, most_cols, code_bytes) = if int {
+            (INT_ROWS, INT_BLOCK, 1)
+        } else {
+            (self.limits.float_rows, FLOAT_BLOCK, 4)
+        };
         let most_cols = most_cols.min(shape.cols.next_multiple_of(crate::acts::UNIT));
         let codes_len = panel_rows * most_cols * code_bytes;
-        let scales_len = if int { panel_rows * (most_cols / f.group) * 4 } else { 0 };
+        let scales_len = if int {
+            panel_rows * (most_cols / f.group) * 4
+        } else {
+            0
+        };
         scratch.panel.reserve(codes_len + 2 * scales_len);
         let panel = scratch.panel.bytes_mut().as_mut_ptr();
         // SAFETY: the buffer has just been made this long.
-        let (scales, mins) =
-            unsafe { (panel.add(codes_len).cast(), panel.add(codes_len + scales_len).cast()) };
+        let (scales, mins) = unsafe {
+            (
+                panel.add(codes_len).cast(),
+                panel.add(codes_len + scales_len).cast(),
+            )
+        };
         let stride = out.stride();
         let cols = out.cols();
         for row in (0..cols).step_by(panel_rows) {

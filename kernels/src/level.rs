@@ -50,12 +50,19 @@ impl Level {
 
     /// Looks a name up, without regard to case.
     pub fn from_name(name: &str) -> Option<Level> {
-        Self::ALL.iter().copied().find(|l| l.name().eq_ignore_ascii_case(name))
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|l| l.name().eq_ignore_ascii_case(name))
     }
 
     /// The levels this machine can run, least capable first. Never empty.
     pub fn available() -> Vec<Level> {
-        Self::ALL.iter().copied().filter(|l| l.is_available()).collect()
+        Self::ALL
+            .iter()
+            .copied()
+            .filter(|l| l.is_available())
+            .collect()
     }
 
     /// The most capable level of this machine.

@@ -23,10 +23,27 @@ impl<'a> MatMut<'a> {
     /// # Panics
     /// If `cols > stride` or the last row does not fit: a bug of the caller.
     pub fn new(data: &'a mut [f32], rows: usize, cols: usize, stride: usize) -> Self {
-        assert!(cols <= stride, "matrix view: {cols} columns in a stride of {stride}");
-        let need = if rows == 0 { 0 } else { (rows - 1) * stride + cols };
-        assert!(data.len() >= need, "matrix view: {need} values needed, {} given", data.len());
-        Self { data: data.as_mut_ptr(), rows, cols, stride, life: PhantomData }
+        assert!(
+            cols <= stride,
+            "matrix view: {cols} columns in a stride of {stride}"
+        );
+        let need = if rows == 0 {
+            0
+        } else {
+            (rows - 1) * stride + cols
+        };
+        assert!(
+            data.len() >= need,
+            "matrix view: {need} values needed, {} given",
+            data.len()
+        );
+        Self {
+            data: data.as_mut_ptr(),
+            rows,
+            cols,
+            stride,
+            life: PhantomData,
+        }
     }
 
     /// Builds a view from its parts.
@@ -41,7 +58,13 @@ impl<'a> MatMut<'a> {
         cols: usize,
         stride: usize,
     ) -> MatMut<'a> {
-        Self { data, rows, cols, stride, life: PhantomData }
+        Self {
+            data,
+            rows,
+            cols,
+            stride,
+            life: PhantomData,
+        }
     }
 
     /// Number of rows (tokens).
@@ -74,7 +97,11 @@ impl<'a> MatMut<'a> {
 
     /// A view of the same elements with a shorter life.
     pub fn reborrow(&mut self) -> MatMut<'_> {
-        MatMut { data: self.data, life: PhantomData, ..*self }
+        MatMut {
+            data: self.data,
+            life: PhantomData,
+            ..*self
+        }
     }
 
     /// Splits into columns `..at` and `at..`.
@@ -87,8 +114,20 @@ impl<'a> MatMut<'a> {
         let right = unsafe { self.data.add(offset) };
         let (rows, stride) = (self.rows, self.stride);
         (
-            MatMut { data: self.data, rows, cols: at, stride, life: PhantomData },
-            MatMut { data: right, rows, cols: self.cols - at, stride, life: PhantomData },
+            MatMut {
+                data: self.data,
+                rows,
+                cols: at,
+                stride,
+                life: PhantomData,
+            },
+            MatMut {
+                data: right,
+                rows,
+                cols: self.cols - at,
+                stride,
+                life: PhantomData,
+            },
         )
     }
 }

@@ -15,7 +15,10 @@ pub struct QuantizedRow {
 
 /// Quantizes one token as the rules in [`crate::Activations`] say.
 pub fn quantize_activations(x: &[f32]) -> QuantizedRow {
-    let mut q = QuantizedRow { codes: Vec::new(), scales: Vec::new() };
+    let mut q = QuantizedRow {
+        codes: Vec::new(),
+        scales: Vec::new(),
+    };
     for group in x.chunks_exact(GROUP) {
         let max = group.iter().fold(0.0f32, |m, v| m.max(v.abs()));
         if group.iter().any(|v| !v.is_finite()) {
@@ -27,7 +30,8 @@ pub fn quantize_activations(x: &[f32]) -> QuantizedRow {
         } else {
             q.scales.push(max / 127.0);
             let inverse = 127.0 / max;
-            q.codes.extend(group.iter().map(|v| (v * inverse).round_ties_even() as i32));
+            q.codes
+                .extend(group.iter().map(|v| (v * inverse).round_ties_even() as i32));
         }
     }
     q
@@ -40,7 +44,11 @@ pub fn seen_activations(kind: ActKind, x: &[f32]) -> Vec<f64> {
         ActKind::Q8 => {
             let q = quantize_activations(x);
             let scale = |c: usize| f64::from(q.scales[c / GROUP]);
-            q.codes.iter().enumerate().map(|(c, &v)| f64::from(v) * scale(c)).collect()
+            q.codes
+                .iter()
+                .enumerate()
+                .map(|(c, &v)| f64::from(v) * scale(c))
+                .collect()
         }
     }
 }

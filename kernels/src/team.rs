@@ -85,18 +85,27 @@ impl Team {
             }
         }
         let _home = Home(&self.finished);
-        f(&mut Leader { team: self, local: &mut local })
+        f(&mut Leader {
+            team: self,
+            local: &mut local,
+        })
     }
 
     /// Helps as thread `index` (1 and up) until the leader is done.
     pub fn help(&self, index: usize) {
-        let Ok(mut local) = self.locals[index].try_lock() else { return };
+        let Ok(mut local) = self.locals[index].try_lock() else {
+            return;
+        };
         let mut seen = u64::MAX;
         let mut spins = 0;
         loop {
             let state = self.state.load(Ordering::Acquire);
             let fresh = state & OPEN != 0 && state / EPOCH != seen;
-            if fresh && self.state.compare_exchange_weak(state, state + 1, Ordering::Acquire, Ordering::Relaxed).is_ok()
+            if fresh
+                && self
+                    .state
+                    .compare_exchange_weak(state, state + 1, Ordering::Acquire, Ordering::Relaxed)
+                    .is_ok()
             {
                 seen = state / EPOCH;
                 // Leaves the gate even when the job panics, so that the leader does not wait for ever.
@@ -128,7 +137,11 @@ impl Drop for Inside<'_> {
 
 fn relax(spins: &mut u32) {
     *spins += 1;
-    if *spins < SPINS { core::hint::spin_loop() } else { std::thread::yield_now() }
+    if *spins < SPINS {
+        core::hint::spin_loop()
+    } else {
+        std::thread::yield_now()
+    }
 }
 
 /// The leader's handle: its methods are the parallel steps.
@@ -230,7 +243,13 @@ impl Leader<'_> {
         let parts = out.map(|mut m| {
             let first = total;
             total += m.rows().div_ceil(rows) * m.cols().div_ceil(cols);
-            Part { base: Shared(m.as_mut_ptr()), rows: m.rows(), cols: m.cols(), stride: m.stride(), first }
+            Part {
+                base: Shared(m.as_mut_ptr()),
+                rows: m.rows(),
+                cols: m.cols(),
+                stride: m.stride(),
+                first,
+            }
         });
         self.ranges(total, 1, |range, local| {
             for i in range {
@@ -241,7 +260,8 @@ impl Leader<'_> {
                 let (n, m) = (rows.min(p.rows - r), cols.min(p.cols - c));
                 // SAFETY: the block lies inside its matrix (both extents are clamped), blocks of different
                 // indices are disjoint, each is claimed once, and the matrices are borrowed for the step.
-                let block = unsafe { MatMut::from_raw(p.base.get().add(r * p.stride + c), n, m, p.stride) };
+                let block =
+                    unsafe { MatMut::from_raw(p.base.get().add(r * p.stride + c), n, m, p.stride) };
                 f(which, (r, c), block, local);
             }
         });
@@ -304,16 +324,27 @@ mod tests {
     fn blocks_cover_a_strided_matrix() {
         with_team(3, |lead| {
             let mut data = vec![0f32; 7 * 13];
-            lead.blocks([MatMut::new(&mut data, 7, 11, 13)], (2, 4), |_, (r, c), mut block, _| {
-                for i in 0..block.rows() {
-                    for (j, x) in block.row_mut(i).iter_mut().enumerate() {
-                        *x += ((r + i) * 100 + c + j + 1) as f32;
+            lead.blocks(
+                [MatMut::new(&mut data, 7, 11, 13)],
+                (2, 4),
+                |_, (r, c), mut block, _| {
+                    for i in 0..block.rows() {
+                        for (j, x) in block.row_mut(i).iter_mut().enumerate() {
+                            *x += ((r + i) * 100 + c + j + 1) as f32;
+                        }
                     }
-                }
-            });
+                },
+            );
             for (i, x) in data.iter().enumerate() {
                 let (r, c) = (i / 13, i % 13);
-                assert_eq!(*x, if c < 11 { (r * 100 + c + 1) as f32 } else { 0.0 });
+                assert_eq!(
+                    *x,
+                    if c < 11 {
+                        (r * 100 + c + 1) as f32
+                    } else {
+                        0.0
+                    }
+                );
             }
         });
     }
@@ -321,7 +352,9 @@ mod tests {
     #[test]
     fn a_panic_in_a_helper_or_the_leader_does_not_hang() {
         let result = std::panic::catch_unwind(|| {
-            with_team(2, |lead| lead.ranges(100, 1, |r, _| assert!(r.start != 50, "on purpose")));
+            with_team(2, |lead| {
+                lead.ranges(100, 1, |r, _| assert!(r.start != 50, "on purpose"))
+            });
         });
         assert!(result.is_err());
     }

@@ -5,7 +5,10 @@ use super::{FloatIsa, LANES, exp, reduce};
 /// `out = x / sqrt(mean(x^2) + eps) * weight` (RMSNorm, arXiv 1910.07467).
 #[inline(always)]
 pub(crate) fn rms_norm<F: FloatIsa>(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
-    assert!(x.len() == weight.len() && x.len() == out.len(), "rms_norm: lengths differ");
+    assert!(
+        x.len() == weight.len() && x.len() == out.len(),
+        "rms_norm: lengths differ"
+    );
     let mut acc = [0f32; LANES];
     let chunks = x.chunks_exact(LANES);
     for (i, v) in chunks.remainder().iter().enumerate() {
@@ -47,7 +50,10 @@ pub(crate) fn silu_mul<F: FloatIsa>(gate: &mut [f32], up: &[f32]) {
 #[inline(always)]
 pub(crate) fn rope<F: FloatIsa>(head: &mut [f32], cos: &[f32], sin: &[f32], adjacent: bool) {
     let pairs = cos.len();
-    assert!(sin.len() == pairs && head.len() >= 2 * pairs, "rope: head shorter than its pairs");
+    assert!(
+        sin.len() == pairs && head.len() >= 2 * pairs,
+        "rope: head shorter than its pairs"
+    );
     if adjacent {
         for ((p, c), s) in head[..2 * pairs].chunks_exact_mut(2).zip(cos).zip(sin) {
             let (a, b) = (p[0], p[1]);
@@ -76,8 +82,12 @@ mod tests {
         let cos: Vec<f32> = angles.iter().map(|a| a.cos() as f32).collect();
         let sin: Vec<f32> = angles.iter().map(|a| a.sin() as f32).collect();
         let x: Vec<f32> = (1..=8).map(|i| i as f32).collect();
-        let norm = [-1.272233, -1.838865, 1.683929, 4.707907, 4.817777, 6.147278, 6.975969, 8.020964];
-        let neox = [-1.695593, 0.137552, 2.788682, 3.975982, -4.808842, 6.323059, 7.086837, 8.011964];
+        let norm = [
+            -1.272233, -1.838865, 1.683929, 4.707907, 4.817777, 6.147278, 6.975969, 8.020964,
+        ];
+        let neox = [
+            -1.695593, 0.137552, 2.788682, 3.975982, -4.808842, 6.323059, 7.086837, 8.011964,
+        ];
         for (adjacent, want) in [(true, norm), (false, neox)] {
             let mut got = x.clone();
             rope::<Fused>(&mut got, &cos, &sin, adjacent);

@@ -112,23 +112,6 @@ pub(crate) fn reduce(mut v: [f32; LANES]) -> f32 {
     v[0]
 }
 
-/// Dot product of two slices of equal length.
-#[inline(always)]
-pub(crate) fn dot<F: FloatIsa>(a: &[f32], b: &[f32]) -> f32 {
-    let mut acc = [0f32; LANES];
-    let (ac, bc) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let (ar, br) = (ac.remainder(), bc.remainder());
-    for (x, y) in ac.zip(bc) {
-        for i in 0..LANES {
-            acc[i] = F::fma(x[i], y[i], acc[i]);
-        }
-    }
-    for (i, (x, y)) in ar.iter().zip(br).enumerate() {
-        acc[i] = F::fma(*x, *y, acc[i]);
-    }
-    reduce(acc)
-}
-
 /// `e^x`, relative error below 2e-7 for x in -87..88; 0 below, the largest finite value above.
 ///
 /// Cody and Waite range reduction to |r| <= ln(2)/2, then the Taylor polynomial of degree 6.
@@ -166,15 +149,5 @@ mod tests {
         assert!(worst < 3e-7, "relative error {worst}");
         assert_eq!(exp::<Fused>(f32::NEG_INFINITY), 0.0);
         assert!(exp::<Fused>(f32::NAN).is_nan());
-    }
-
-    #[test]
-    fn dot_handles_tails() {
-        for n in 0..70 {
-            let a: Vec<f32> = (0..n).map(|i| i as f32 * 0.5 - 3.0).collect();
-            let b: Vec<f32> = (0..n).map(|i| 2.0 - i as f32 * 0.25).collect();
-            let want: f64 = a.iter().zip(&b).map(|(x, y)| f64::from(x * y)).sum();
-            assert!((f64::from(dot::<Fused>(&a, &b)) - want).abs() < 1e-2);
-        }
     }
 }

@@ -27,7 +27,11 @@ fn to_bf16(v: f32) -> u16 {
     let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
     // ggml's NumPy code sets the quiet bit, then rounds all the same; the sum cannot carry out
     // of the kept bits because the lower half has been cleared.
-    if nan { (bits >> 16 | 64) as u16 } else { rounded as u16 }
+    if nan {
+        (bits >> 16 | 64) as u16
+    } else {
+        rounded as u16
+    }
 }
 
 impl Blocks for F32 {

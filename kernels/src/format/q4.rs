@@ -35,7 +35,11 @@ unsafe fn nibbles<I: Isa>(isa: I, p: *const u8, stride: usize) -> (I::Bytes, I::
 /// becomes 0, as the conversion does in the reference.
 #[inline(always)]
 fn code(v: f32) -> u8 {
-    if v.abs() < 1024.0 { (v as i32).clamp(0, 15) as u8 } else { 0 }
+    if v.abs() < 1024.0 {
+        (v as i32).clamp(0, 15) as u8
+    } else {
+        0
+    }
 }
 
 #[inline(always)]

@@ -20,7 +20,11 @@ pub(crate) struct Q8_0;
 #[inline(always)]
 fn round_away(v: f32) -> i8 {
     let shifted = v + 0.499_999_97f32.copysign(v);
-    if shifted.abs() < 1024.0 { shifted as i32 as i8 } else { 0 }
+    if shifted.abs() < 1024.0 {
+        shifted as i32 as i8
+    } else {
+        0
+    }
 }
 
 impl Blocks for Q8_0 {

@@ -12,9 +12,9 @@
 
 use crate::acts::UNIT;
 
-pub(crate) mod scalar;
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod neon;
+pub(crate) mod scalar;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86;
 #[cfg(target_arch = "x86_64")]
@@ -44,12 +44,6 @@ pub(crate) unsafe trait Isa: Copy + 'static {
     type Lanes: Copy;
     /// 8 F32.
     type Eight: Copy;
-
-    /// Asks for the cache line at `p`, which may be any address.
-    #[inline(always)]
-    fn prefetch(self, p: *const u8) {
-        let _ = p;
-    }
 
     /// Four 16-byte runs at the given offsets from `p`.
     unsafe fn load_runs(self, p: *const u8, offsets: [usize; 4]) -> Self::Bytes;
@@ -153,7 +147,13 @@ pub(crate) unsafe trait Isa: Copy + 'static {
 
     /// Transposes 16 rows of 16 F32, `from_stride` and `to_stride` values apart.
     #[inline(always)]
-    unsafe fn transpose(self, from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+    unsafe fn transpose(
+        self,
+        from: *const f32,
+        from_stride: usize,
+        to: *mut f32,
+        to_stride: usize,
+    ) {
         for r in 0..16 {
             for k in 0..16 {
                 // SAFETY: the caller vouches for 16 rows of 16 values in both buffers.

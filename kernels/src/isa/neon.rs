@@ -1,1 +1,360 @@
+//! NEON, with and without `sdot`: 128-bit vectors. The two differ only in the 8-bit dot product.
 
+use core::arch::aarch64::*;
+use core::arch::asm;
+
+use super::Isa;
+
+/// The token of base NEON.
+#[derive(Clone, Copy)]
+pub(crate) struct Neon;
+
+/// The token of NEON with `sdot`.
+#[derive(Clone, Copy)]
+pub(crate) struct NeonDot;
+
+/// Runs intrinsics in a method of a token.
+macro_rules! simd {
+    ($($body:tt)*) => {{
+        // SAFETY: the token proves the features; for loads and stores the caller vouches for the
+        // range that the trait documents.
+        unsafe { $($body)* }
+    }};
+}
+
+/// Sums of four products of signed bytes, exact: |w| <= 128 and |x| <= 127, so a pair of products
+/// is at most 32,512 and fits 16 bits.
+///
+/// # Safety
+/// Needs NEON.
+#[inline(always)]
+unsafe fn dot_base(acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
+    // SAFETY: the caller vouches for NEON.
+    unsafe {
+        let low = vmull_s8(vget_low_s8(w), vget_low_s8(x));
+        let high = vmull_high_s8(w, x);
+        vpadalq_s16(acc, vpaddq_s16(low, high))
+    }
+}
+
+/// Sums of four products of signed bytes. The intrinsic is not stable yet.
+///
+/// # Safety
+/// Needs `dotprod`.
+#[inline(always)]
+unsafe fn dot_sdot(mut acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
+    // SAFETY: the caller vouches for the instruction; it touches only its operands.
+    unsafe {
+        asm!(
+            "sdot {acc:v}.4s, {w:v}.16b, {x:v}.16b",
+            acc = inout(vreg) acc, w = in(vreg) w, x = in(vreg) x,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    acc
+}
+
+/// Four F16 to F32. The intrinsic is not stable yet; the instruction is base NEON.
+///
+/// # Safety
+/// Needs NEON.
+#[inline(always)]
+unsafe fn widen_f16(v: uint16x4_t) -> float32x4_t {
+    let out: float32x4_t;
+    // SAFETY: base NEON; it touches only its operands.
+    unsafe {
+        asm!(
+            "fcvtl {o:v}.4s, {i:v}.4h",
+            o = lateout(vreg) out, i = in(vreg) v,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    out
+}
+
+macro_rules! token {
+    ($token:ident, $dot:ident) => {
+        // SAFETY: every method needs at most the features of the token, and stays within
+        // documented ranges.
+        unsafe impl Isa for $token {
+            const UNSIGNED_WEIGHTS: bool = false;
+            const ROWS: usize = 8;
+
+            type Bytes = [uint8x16_t; 4];
+            type Ints = [int32x4_t; 4];
+            type Lanes = [float32x4_t; 4];
+            type Eight = [float32x4_t; 2];
+
+            #[inline(always)]
+            unsafe fn load_runs(self, p: *const u8, offsets: [usize; 4]) -> Self::Bytes {
+                simd! {
+                    [
+                        vld1q_u8(p.add(offsets[0])),
+                        vld1q_u8(p.add(offsets[1])),
+                        vld1q_u8(p.add(offsets[2])),
+                        vld1q_u8(p.add(offsets[3])),
+                    ]
+                }
+            }
+            #[inline(always)]
+            unsafe fn store_bytes(self, p: *mut u8, b: Self::Bytes) {
+                for q in 0..4 {
+                    simd! { vst1q_u8(p.add(16 * q), b[q]) }
+                }
+            }
+            #[inline(always)]
+            fn low_nibbles(self, mut b: Self::Bytes) -> Self::Bytes {
+                for q in 0..4 {
+                    b[q] = simd! { vandq_u8(b[q], vdupq_n_u8(15)) };
+                }
+                b
+            }
+            #[inline(always)]
+            fn high_nibbles(self, mut b: Self::Bytes) -> Self::Bytes {
+                for q in 0..4 {
+                    b[q] = simd! { vshrq_n_u8::<4>(b[q]) };
+                }
+                b
+            }
+            #[inline(always)]
+            fn add_bytes(self, mut b: Self::Bytes, k: u8) -> Self::Bytes {
+                for q in 0..4 {
+                    b[q] = simd! { vaddq_u8(b[q], vdupq_n_u8(k)) };
+                }
+                b
+            }
+
+            #[inline(always)]
+            fn zero_ints(self) -> Self::Ints {
+                simd! { [vdupq_n_s32(0); 4] }
+            }
+            #[inline(always)]
+            unsafe fn load_ints(self, p: *const u8) -> Self::Ints {
+                let mut v = self.zero_ints();
+                for q in 0..4 {
+                    v[q] = simd! { vreinterpretq_s32_u8(vld1q_u8(p.add(16 * q))) };
+                }
+                v
+            }
+            #[inline(always)]
+            unsafe fn dot_small(self, acc: Self::Ints, w: Self::Bytes, x: *const u8) -> Self::Ints {
+                // SAFETY: as the caller vouches; weights up to 127 are the same signed.
+                unsafe { self.dot_signed(acc, w, x) }
+            }
+            #[inline(always)]
+            unsafe fn dot_signed(
+                self,
+                mut acc: Self::Ints,
+                w: Self::Bytes,
+                x: *const u8,
+            ) -> Self::Ints {
+                for q in 0..4 {
+                    acc[q] = simd! {
+                        let x = vreinterpretq_s8_u8(vld1q_u8(x.add(16 * q)));
+                        $dot(acc[q], vreinterpretq_s8_u8(w[q]), x)
+                    };
+                }
+                acc
+            }
+
+            #[inline(always)]
+            fn zero_lanes(self) -> Self::Lanes {
+                simd! { [vdupq_n_f32(0.0); 4] }
+            }
+            #[inline(always)]
+            unsafe fn load_lanes(self, p: *const f32) -> Self::Lanes {
+                let p: *const u8 = p.cast();
+                let mut v = self.zero_lanes();
+                for q in 0..4 {
+                    v[q] = simd! { vreinterpretq_f32_u8(vld1q_u8(p.add(16 * q))) };
+                }
+                v
+            }
+            #[inline(always)]
+            unsafe fn load_lanes_f16(self, p: *const u8) -> Self::Lanes {
+                let mut v = self.zero_lanes();
+                for q in 0..4 {
+                    v[q] = simd! { widen_f16(vreinterpret_u16_u8(vld1_u8(p.add(8 * q)))) };
+                }
+                v
+            }
+            #[inline(always)]
+            unsafe fn load_lanes_bf16(self, p: *const u8) -> Self::Lanes {
+                let mut v = self.zero_lanes();
+                for q in 0..4 {
+                    v[q] = simd! {
+                        let bits = vreinterpret_u16_u8(vld1_u8(p.add(8 * q)));
+                        vreinterpretq_f32_u32(vshll_n_u16::<16>(bits))
+                    };
+                }
+                v
+            }
+            #[inline(always)]
+            unsafe fn store_lanes(self, p: *mut f32, v: Self::Lanes) {
+                for q in 0..4 {
+                    simd! { vst1q_u8(p.add(4 * q).cast(), vreinterpretq_u8_f32(v[q])) }
+                }
+            }
+            #[inline(always)]
+            fn fma_lanes(
+                self,
+                mut acc: Self::Lanes,
+                a: Self::Lanes,
+                b: Self::Lanes,
+            ) -> Self::Lanes {
+                for q in 0..4 {
+                    acc[q] = simd! { vfmaq_f32(acc[q], a[q], b[q]) };
+                }
+                acc
+            }
+            #[inline(always)]
+            fn add_scaled<const HALF: usize>(
+                self,
+                acc: Self::Lanes,
+                ints: Self::Ints,
+                scales: Self::Eight,
+            ) -> Self::Lanes {
+                simd! {
+                    let s = scales[HALF];
+                    [
+                        vfmaq_laneq_f32::<0>(acc[0], vcvtq_f32_s32(ints[0]), s),
+                        vfmaq_laneq_f32::<1>(acc[1], vcvtq_f32_s32(ints[1]), s),
+                        vfmaq_laneq_f32::<2>(acc[2], vcvtq_f32_s32(ints[2]), s),
+                        vfmaq_laneq_f32::<3>(acc[3], vcvtq_f32_s32(ints[3]), s),
+                    ]
+                }
+            }
+            #[inline(always)]
+            fn reduce(self, v: Self::Lanes, e: Self::Eight) -> f32 {
+                simd! {
+                    let low = vaddq_f32(e[0], vaddq_f32(v[0], v[2]));
+                    let high = vaddq_f32(e[1], vaddq_f32(v[1], v[3]));
+                    let four = vaddq_f32(low, high);
+                    let two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
+                    vget_lane_f32::<0>(two) + vget_lane_f32::<1>(two)
+                }
+            }
+
+            #[inline(always)]
+            fn zero_eight(self) -> Self::Eight {
+                simd! { [vdupq_n_f32(0.0); 2] }
+            }
+            #[inline(always)]
+            unsafe fn load_eight(self, p: *const f32) -> Self::Eight {
+                let p: *const u8 = p.cast();
+                simd! {
+                    [
+                        vreinterpretq_f32_u8(vld1q_u8(p)),
+                        vreinterpretq_f32_u8(vld1q_u8(p.add(16))),
+                    ]
+                }
+            }
+            #[inline(always)]
+            unsafe fn store_eight(self, p: *mut f32, v: Self::Eight) {
+                simd! {
+                    vst1q_u8(p.cast(), vreinterpretq_u8_f32(v[0]));
+                    vst1q_u8(p.add(4).cast(), vreinterpretq_u8_f32(v[1]));
+                }
+            }
+            #[inline(always)]
+            unsafe fn gather_f16(self, p: *const u8, stride: usize) -> Self::Eight {
+                simd! {
+                    let mut bits = [0u16; 8];
+                    for (j, b) in bits.iter_mut().enumerate() {
+                        *b = p.add(j * stride).cast::<u16>().read_unaligned();
+                    }
+                    [
+                        widen_f16(vld1_u16(bits.as_ptr())),
+                        widen_f16(vld1_u16(bits.as_ptr().add(4))),
+                    ]
+                }
+            }
+            #[inline(always)]
+            fn mul_eight(self, a: Self::Eight, b: Self::Eight) -> Self::Eight {
+                simd! { [vmulq_f32(a[0], b[0]), vmulq_f32(a[1], b[1])] }
+            }
+            #[inline(always)]
+            fn fma_eight(self, acc: Self::Eight, a: Self::Eight, b: Self::Eight) -> Self::Eight {
+                simd! { [vfmaq_f32(acc[0], a[0], b[0]), vfmaq_f32(acc[1], a[1], b[1])] }
+            }
+            #[inline(always)]
+            fn splat_eight(self, v: f32) -> Self::Eight {
+                simd! { [vdupq_n_f32(v); 2] }
+            }
+
+            type Weights = [int8x16_t; 2];
+            type RowInts = [int32x4_t; 2];
+            type RowFloats = [float32x4_t; 2];
+
+            #[inline(always)]
+            unsafe fn load_weights(self, p: *const u8) -> Self::Weights {
+                simd! {
+                    [
+                        vreinterpretq_s8_u8(vld1q_u8(p)),
+                        vreinterpretq_s8_u8(vld1q_u8(p.add(16))),
+                    ]
+                }
+            }
+            #[inline(always)]
+            fn zero_row_ints(self) -> Self::RowInts {
+                simd! { [vdupq_n_s32(0); 2] }
+            }
+            #[inline(always)]
+            unsafe fn splat_int(self, p: *const u8) -> Self::RowInts {
+                simd! { [vdupq_n_s32(p.cast::<i32>().read_unaligned()); 2] }
+            }
+            #[inline(always)]
+            fn sub_row_ints(self, a: Self::RowInts, b: Self::RowInts) -> Self::RowInts {
+                simd! { [vsubq_s32(a[0], b[0]), vsubq_s32(a[1], b[1])] }
+            }
+            #[inline(always)]
+            unsafe fn dot_rows(
+                self,
+                acc: Self::RowInts,
+                w: Self::Weights,
+                x: *const u8,
+            ) -> Self::RowInts {
+                simd! {
+                    let x = vreinterpretq_s8_s32(self.splat_int(x)[0]);
+                    [$dot(acc[0], w[0], x), $dot(acc[1], w[1], x)]
+                }
+            }
+            #[inline(always)]
+            fn to_floats(self, v: Self::RowInts) -> Self::RowFloats {
+                simd! { [vcvtq_f32_s32(v[0]), vcvtq_f32_s32(v[1])] }
+            }
+            #[inline(always)]
+            fn zero_rows(self) -> Self::RowFloats {
+                self.zero_eight()
+            }
+            #[inline(always)]
+            unsafe fn load_rows(self, p: *const f32) -> Self::RowFloats {
+                simd! { self.load_eight(p) }
+            }
+            #[inline(always)]
+            unsafe fn store_rows(self, p: *mut f32, v: Self::RowFloats) {
+                simd! { self.store_eight(p, v) }
+            }
+            #[inline(always)]
+            unsafe fn splat_row(self, p: *const u8) -> Self::RowFloats {
+                simd! { [vdupq_n_f32(p.cast::<f32>().read_unaligned()); 2] }
+            }
+            #[inline(always)]
+            fn mul_rows(self, a: Self::RowFloats, b: Self::RowFloats) -> Self::RowFloats {
+                self.mul_eight(a, b)
+            }
+            #[inline(always)]
+            fn fma_rows(
+                self,
+                acc: Self::RowFloats,
+                a: Self::RowFloats,
+                b: Self::RowFloats,
+            ) -> Self::RowFloats {
+                self.fma_eight(acc, a, b)
+            }
+        }
+    };
+}
+
+token!(Neon, dot_base);
+token!(NeonDot, dot_sdot);

@@ -107,10 +107,6 @@ macro_rules! common {
         type Eight = __m256;
 
         #[inline(always)]
-        fn prefetch(self, p: *const u8) {
-            simd! { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
-        }
-        #[inline(always)]
         unsafe fn load_runs(self, p: *const u8, offsets: [usize; 4]) -> Self::Bytes {
             simd! {
                 let [a, b, c, d] = runs(p, offsets);

@@ -57,10 +57,6 @@ unsafe impl Isa for Avx512 {
     type Eight = __m256;
 
     #[inline(always)]
-    fn prefetch(self, p: *const u8) {
-        simd! { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
-    }
-    #[inline(always)]
     unsafe fn load_runs(self, p: *const u8, offsets: [usize; 4]) -> __m512i {
         simd! {
             let [a, b, c, d] = runs(p, offsets);
@@ -253,7 +249,13 @@ unsafe impl Isa for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn transpose(self, from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+    unsafe fn transpose(
+        self,
+        from: *const f32,
+        from_stride: usize,
+        to: *mut f32,
+        to_stride: usize,
+    ) {
         simd! {
             let mut rows = [_mm512_setzero_si512(); 16];
             for r in 0..16 {

@@ -1,20 +1,21 @@
 //! Products with few tokens: weights are read once, straight from the file.
 //!
 //! ```text
-//! for each R rows:
-//!     for each unit of 256 weights, for each of the R rows:
-//!         scales = row scales (8)                      once per row
-//!         for each half, for each token:
-//!             ints  = dot of 64 + 64 codes             16 lanes, exact
-//!             acc  += ints * (row scale * token scale of the lane's group)
-//!         offsets += (minimum or -offset * scale) * token scale * token sum
-//!     out = fixed tree over acc and offsets
+//! for each row, for each unit of 256 weights:
+//!     scales = row scales (8)
+//!     for each half, for each token:
+//!         ints  = dot of 64 + 64 codes             16 lanes, exact
+//!         acc  += ints * (row scale * token scale of the lane's group)
+//!     offsets += (minimum or -offset * scale) * token scale * token sum
+//! out = fixed tree over acc and offsets
 //! ```
 //!
-//! The rows share each load of activations and give the memory system R streams. The last,
+//! One row at a time: the weights are then one sequential stream, which hardware prefetchers
+//! follow at full bandwidth. Two or four rows side by side share loads of activations but were
+//! measured at less than half the speed from memory, software prefetch or not. The last,
 //! incomplete unit of a row is copied into a zeroed buffer, so nothing is read past the row.
 
-use super::{DecodeJob, ahead, unroll};
+use super::{DecodeJob, unroll};
 use crate::acts::{GROUP, RowUnit, UNIT};
 use crate::format::{Codes, QuantFormat};
 use crate::isa::Isa;
@@ -22,21 +23,14 @@ use crate::isa::Isa;
 /// Bytes of the buffer for an incomplete unit: the largest unit of any format (F32 has none).
 const TAIL: usize = 512;
 
-/// Accumulators of one row for `T` tokens.
-struct Row<I: Isa, const T: usize> {
+/// Running sums of one row with `T` tokens.
+#[derive(Clone, Copy)]
+struct Sums<I: Isa, const T: usize> {
     acc: [I::Lanes; T],
     offsets: [I::Eight; T],
 }
 
-impl<I: Isa, const T: usize> Clone for Row<I, T> {
-    #[inline(always)]
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-impl<I: Isa, const T: usize> Copy for Row<I, T> {}
-
-/// Adds the products of one unit (or of `halves` of it) to a row.
+/// Adds the products of one unit (or of its first half) to the sums.
 ///
 /// # Safety
 /// `w` must hold a unit, `x` a *rows*-layout unit of each token, `tile_bytes` apart.
@@ -47,16 +41,14 @@ unsafe fn unit<F: QuantFormat, I: Isa, const T: usize>(
     x: *const u8,
     tile_bytes: usize,
     halves: usize,
-    mut row: Row<I, T>,
-) -> Row<I, T> {
+    mut sums: Sums<I, T>,
+) -> Sums<I, T> {
     // SAFETY: the caller vouches for the unit and the activations; offsets are those of RowUnit.
     unsafe {
         let scales = F::scales(isa, w);
         let mins = match F::CODES {
             _ if F::MINS => F::mins(isa, w),
-            Codes::Small { offset } => {
-                isa.mul_eight(scales, isa.splat_eight(-f32::from(offset)))
-            }
+            Codes::Small { offset } => isa.mul_eight(scales, isa.splat_eight(-f32::from(offset))),
             Codes::Signed => isa.zero_eight(),
         };
         let mut token_scales = [isa.zero_eight(); T];
@@ -65,15 +57,15 @@ unsafe fn unit<F: QuantFormat, I: Isa, const T: usize>(
             let token = isa.load_eight(x.add(RowUnit::SCALE).cast());
             token_scales[t] = isa.mul_eight(scales, token);
             if F::CODES != Codes::Signed {
-                let sums = isa.mul_eight(token, isa.load_eight(x.add(RowUnit::SUM).cast()));
-                row.offsets[t] = isa.fma_eight(row.offsets[t], mins, sums);
+                let sum = isa.mul_eight(token, isa.load_eight(x.add(RowUnit::SUM).cast()));
+                sums.offsets[t] = isa.fma_eight(sums.offsets[t], mins, sum);
             }
         });
-        row = half_unit::<F, I, T, 0>(isa, w, x, tile_bytes, &token_scales, row);
+        sums = half_unit::<F, I, T, 0>(isa, w, x, tile_bytes, &token_scales, sums);
         if halves > 1 {
-            row = half_unit::<F, I, T, 1>(isa, w, x, tile_bytes, &token_scales, row);
+            sums = half_unit::<F, I, T, 1>(isa, w, x, tile_bytes, &token_scales, sums);
         }
-        row
+        sums
     }
 }
 
@@ -88,8 +80,8 @@ unsafe fn half_unit<F: QuantFormat, I: Isa, const T: usize, const HALF: usize>(
     x: *const u8,
     tile_bytes: usize,
     scales: &[I::Eight; T],
-    mut row: Row<I, T>,
-) -> Row<I, T> {
+    mut sums: Sums<I, T>,
+) -> Sums<I, T> {
     // SAFETY: see `unit`.
     unsafe {
         let (low, high) = F::codes(isa, w, HALF);
@@ -111,81 +103,56 @@ unsafe fn half_unit<F: QuantFormat, I: Isa, const T: usize, const HALF: usize>(
                     isa.dot_small(ints, high, codes.add(64))
                 }
             };
-            row.acc[t] = isa.add_scaled::<HALF>(row.acc[t], ints, scales[t]);
+            sums.acc[t] = isa.add_scaled::<HALF>(sums.acc[t], ints, scales[t]);
         });
-        row
+        sums
     }
 }
 
-/// Multiplies `R` rows with `T` tokens.
+/// Multiplies row `r` with `T` tokens.
 ///
 /// # Safety
-/// See [`DecodeJob`]; `first + R <= job.rows`.
+/// See [`DecodeJob`]; `r < job.rows`.
 #[inline(always)]
-unsafe fn rows<F: QuantFormat, I: Isa, const T: usize, const R: usize>(
-    isa: I,
-    job: &DecodeJob,
-    first: usize,
-) {
+unsafe fn row<F: QuantFormat, I: Isa, const T: usize>(isa: I, job: &DecodeJob, r: usize) {
     let record = RowUnit::bytes(I::UNSIGNED_WEIGHTS);
     let units = job.cols / UNIT;
     let tail_groups = job.cols % UNIT / GROUP;
-    // SAFETY: rows `first..first + R` exist; each has `units` whole units followed by
-    // `tail_groups` groups; the activations are padded to whole units.
+    // SAFETY: row `r` exists and has `units` whole units followed by `tail_groups` groups; the
+    // activations are padded to whole units.
     unsafe {
-        let base = job.weights.add(first * job.row_bytes);
-        let empty = Row { acc: [isa.zero_lanes(); T], offsets: [isa.zero_eight(); T] };
-        let mut state: [Row<I, T>; R] = [empty; R];
+        let w = job.weights.add(r * job.row_bytes);
+        let mut state = Sums {
+            acc: [isa.zero_lanes(); T],
+            offsets: [isa.zero_eight(); T],
+        };
         for u in 0..units {
-            let x = job.acts.add(u * record);
-            let w = base.add(u * F::UNIT_BYTES);
-            let ahead = ahead(u * F::UNIT_BYTES, job.row_bytes, R);
-            unroll!(r < R, max 4, {
-                let w = w.add(r * job.row_bytes);
-                for line in 0..F::UNIT_BYTES.div_ceil(64) {
-                    isa.prefetch(w.wrapping_add(ahead + line * 64));
-                }
-                state[r] = unit::<F, I, T>(isa, w, x, job.tile_bytes, 2, state[r]);
-            });
+            let (w, x) = (w.add(u * F::UNIT_BYTES), job.acts.add(u * record));
+            state = unit::<F, I, T>(isa, w, x, job.tile_bytes, 2, state);
         }
         if tail_groups > 0 {
-            let x = job.acts.add(units * record);
+            let mut buf = [0u8; TAIL];
             let bytes = tail_groups * (F::UNIT_BYTES / 8);
-            unroll!(r < R, max 4, {
-                let mut buf = [0u8; TAIL];
-                let w = base.add(r * job.row_bytes + units * F::UNIT_BYTES);
-                core::ptr::copy_nonoverlapping(w, buf.as_mut_ptr(), bytes);
-                let halves = tail_groups.div_ceil(4);
-                state[r] = unit::<F, I, T>(isa, buf.as_ptr(), x, job.tile_bytes, halves, state[r]);
-            });
+            core::ptr::copy_nonoverlapping(w.add(units * F::UNIT_BYTES), buf.as_mut_ptr(), bytes);
+            let x = job.acts.add(units * record);
+            let halves = tail_groups.div_ceil(4);
+            state = unit::<F, I, T>(isa, buf.as_ptr(), x, job.tile_bytes, halves, state);
         }
-        unroll!(r < R, max 4, {
-            unroll!(t < T, max 4, {
-                *job.out.add(t * job.stride + first + r) =
-                    isa.reduce(state[r].acc[t], state[r].offsets[t]);
-            });
+        unroll!(t < T, max 4, {
+            *job.out.add(t * job.stride + r) = isa.reduce(state.acc[t], state.offsets[t]);
         });
     }
 }
 
-/// The whole job, `R` rows at a time.
+/// The whole job.
 ///
 /// # Safety
 /// See [`DecodeJob`]; the features of `I` must be enabled in the caller.
 #[inline(always)]
-pub(crate) unsafe fn decode<F: QuantFormat, I: Isa, const T: usize, const R: usize>(
-    isa: I,
-    job: &DecodeJob,
-) {
+pub(crate) unsafe fn decode<F: QuantFormat, I: Isa, const T: usize>(isa: I, job: &DecodeJob) {
     const { assert!(F::UNIT_BYTES <= TAIL) };
-    let whole = job.rows / R * R;
-    // SAFETY: all rows are below `job.rows`; the rest is the caller's promise.
-    unsafe {
-        for first in (0..whole).step_by(R) {
-            rows::<F, I, T, R>(isa, job, first);
-        }
-        for first in whole..job.rows {
-            rows::<F, I, T, 1>(isa, job, first);
-        }
+    for r in 0..job.rows {
+        // SAFETY: `r < job.rows`; the rest is the caller's promise.
+        unsafe { row::<F, I, T>(isa, job, r) }
     }
 }

@@ -124,11 +124,27 @@ fn fill_panel(job: &mut FillJob<'_>) {
             }
             let low = sum(&q.codes[..16]);
             let total = low + sum(&q.codes[16..]);
-            put(group, PanelGroup::start(n) + 4 * t, (offset * total).to_ne_bytes());
-            put(group, PanelGroup::start_low(n) + 4 * t, (offset * low).to_ne_bytes());
+            put(
+                group,
+                PanelGroup::start(n) + 4 * t,
+                (offset * total).to_ne_bytes(),
+            );
+            put(
+                group,
+                PanelGroup::start_low(n) + 4 * t,
+                (offset * low).to_ne_bytes(),
+            );
             put(group, PanelGroup::scale(n) + 4 * t, q.scale.to_ne_bytes());
-            put(group, PanelGroup::sum(n) + 4 * t, (q.scale * total as f32).to_ne_bytes());
-            put(group, PanelGroup::sum_low(n) + 4 * t, (q.scale * low as f32).to_ne_bytes());
+            put(
+                group,
+                PanelGroup::sum(n) + 4 * t,
+                (q.scale * total as f32).to_ne_bytes(),
+            );
+            put(
+                group,
+                PanelGroup::sum_low(n) + 4 * t,
+                (q.scale * low as f32).to_ne_bytes(),
+            );
         }
     }
 }

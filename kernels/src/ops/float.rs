@@ -1,7 +1,7 @@
 //! Products of float weights with F32 activations, for few and for many tokens.
 
 use super::multiply::{Room, by_tokens};
-use super::{DecodeJob, MultiplyJob, UnpackJob, ahead, unroll};
+use super::{DecodeJob, MultiplyJob, UnpackJob, unroll};
 use crate::format::FloatFormat;
 use crate::isa::Isa;
 
@@ -19,72 +19,47 @@ unsafe fn load_part<F: FloatFormat, I: Isa>(isa: I, p: *const u8, n: usize) -> I
     }
 }
 
-/// `R` rows times `T` tokens: sixteen running sums each, then the fixed tree.
+/// Row `r` times `T` tokens: sixteen running sums each, then the fixed tree.
 ///
 /// # Safety
-/// See [`DecodeJob`]; `first + R <= job.rows`.
+/// See [`DecodeJob`]; `r < job.rows`.
 #[inline(always)]
-unsafe fn rows<F: FloatFormat, I: Isa, const T: usize, const R: usize>(
-    isa: I,
-    job: &DecodeJob,
-    first: usize,
-) {
-    let whole = job.cols / 16;
-    let rest = job.cols % 16;
-    // SAFETY: rows `first..first + R` exist and have `cols` numbers; activations are padded with
-    // zeros to a multiple of 16.
+unsafe fn row<F: FloatFormat, I: Isa, const T: usize>(isa: I, job: &DecodeJob, r: usize) {
+    let (whole, rest) = (job.cols / 16, job.cols % 16);
+    // SAFETY: row `r` exists and has `cols` numbers; activations are padded with zeros to a
+    // multiple of 16.
     unsafe {
-        let base = job.weights.add(first * job.row_bytes);
-        let mut acc = [[isa.zero_lanes(); T]; R];
+        let row = job.weights.add(r * job.row_bytes);
+        let mut acc = [isa.zero_lanes(); T];
         for k in 0..whole {
-            let ahead = ahead(k * 16 * F::BYTES, job.row_bytes, R);
-            unroll!(r < R, max 4, {
-                let w = base.add(r * job.row_bytes + k * 16 * F::BYTES);
-                isa.prefetch(w.wrapping_add(ahead));
-                let w = F::load(isa, w);
-                unroll!(t < T, max 4, {
-                    let x = isa.load_lanes(job.acts.add(t * job.tile_bytes + k * 64).cast());
-                    acc[r][t] = isa.fma_lanes(acc[r][t], w, x);
-                });
+            let w = F::load(isa, row.add(k * 16 * F::BYTES));
+            unroll!(t < T, max 4, {
+                let x = isa.load_lanes(job.acts.add(t * job.tile_bytes + k * 64).cast());
+                acc[t] = isa.fma_lanes(acc[t], w, x);
             });
         }
         if rest > 0 {
-            unroll!(r < R, max 4, {
-                let at = r * job.row_bytes + whole * 16 * F::BYTES;
-                let w = load_part::<F, I>(isa, base.add(at), rest);
-                unroll!(t < T, max 4, {
-                    let x = isa.load_lanes(job.acts.add(t * job.tile_bytes + whole * 64).cast());
-                    acc[r][t] = isa.fma_lanes(acc[r][t], w, x);
-                });
+            let w = load_part::<F, I>(isa, row.add(whole * 16 * F::BYTES), rest);
+            unroll!(t < T, max 4, {
+                let x = isa.load_lanes(job.acts.add(t * job.tile_bytes + whole * 64).cast());
+                acc[t] = isa.fma_lanes(acc[t], w, x);
             });
         }
-        unroll!(r < R, max 4, {
-            unroll!(t < T, max 4, {
-                *job.out.add(t * job.stride + first + r) =
-                    isa.reduce(acc[r][t], isa.zero_eight());
-            });
+        unroll!(t < T, max 4, {
+            *job.out.add(t * job.stride + r) = isa.reduce(acc[t], isa.zero_eight());
         });
     }
 }
 
-/// The whole job for few tokens, `R` rows at a time.
+/// The whole job for few tokens.
 ///
 /// # Safety
 /// See [`DecodeJob`]; the features of `I` must be enabled in the caller.
 #[inline(always)]
-pub(crate) unsafe fn decode<F: FloatFormat, I: Isa, const T: usize, const R: usize>(
-    isa: I,
-    job: &DecodeJob,
-) {
-    let whole = job.rows / R * R;
-    // SAFETY: all rows are below `job.rows`; the rest is the caller's promise.
-    unsafe {
-        for first in (0..whole).step_by(R) {
-            rows::<F, I, T, R>(isa, job, first);
-        }
-        for first in whole..job.rows {
-            rows::<F, I, T, 1>(isa, job, first);
-        }
+pub(crate) unsafe fn decode<F: FloatFormat, I: Isa, const T: usize>(isa: I, job: &DecodeJob) {
+    for r in 0..job.rows {
+        // SAFETY: `r < job.rows`; the rest is the caller's promise.
+        unsafe { row::<F, I, T>(isa, job, r) }
     }
 }
 
@@ -107,7 +82,11 @@ pub(crate) unsafe fn unpack<F: FloatFormat, I: Isa>(isa: I, job: &UnpackJob) {
             unsafe {
                 for r in 0..rows {
                     let p = job.weights.add((part + r) * job.row_bytes + k * F::BYTES);
-                    let v = if n == 16 { F::load(isa, p) } else { load_part::<F, I>(isa, p, n) };
+                    let v = if n == 16 {
+                        F::load(isa, p)
+                    } else {
+                        load_part::<F, I>(isa, p, n)
+                    };
                     isa.store_lanes(buf.as_mut_ptr().add(r * 16), v);
                 }
                 let to = panel.add(k * width + part);

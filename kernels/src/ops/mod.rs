@@ -68,18 +68,6 @@ pub(crate) struct FillJob<'a> {
     pub tile: &'a mut [u8],
 }
 
-/// How many bytes ahead of a row a decode kernel asks for weights. With four rows in flight this
-/// covers the latency of memory at full bandwidth.
-const AHEAD: usize = 1024;
-
-/// Where, relative to a row's position `at`, the weights lie that the kernel will read next but
-/// a little later: further on in the same row, or in the row it will take up `rows` later.
-#[inline(always)]
-pub(crate) fn ahead(at: usize, row_bytes: usize, rows: usize) -> usize {
-    let distance = AHEAD.min(row_bytes);
-    if at + distance < row_bytes { distance } else { distance + (rows - 1) * row_bytes }
-}
-
 /// Repeats a block with `$i` = 0, 1, ... as constants, so that arrays indexed by it live in
 /// registers. `$n` must be at most the literal bound.
 macro_rules! unroll {

@@ -37,7 +37,11 @@ pub(crate) struct Room {
 impl Room {
     #[inline(always)]
     pub fn new(rows: usize, width: usize) -> Self {
-        Self { values: [0.0; 14 * 32], rows, width }
+        Self {
+            values: [0.0; 14 * 32],
+            rows,
+            width,
+        }
     }
 
     /// Where a tile of `n` tokens is to be written, and its stride: the output itself, or a copy
@@ -53,7 +57,9 @@ impl Room {
         for t in 0..n {
             let to = &mut self.values[t * self.width..][..self.rows];
             // SAFETY: the caller vouches for `rows` values there.
-            unsafe { core::ptr::copy_nonoverlapping(out.add(t * stride), to.as_mut_ptr(), self.rows) }
+            unsafe {
+                core::ptr::copy_nonoverlapping(out.add(t * stride), to.as_mut_ptr(), self.rows)
+            }
         }
         (self.values.as_mut_ptr(), self.width)
     }
@@ -186,7 +192,9 @@ pub(crate) unsafe fn multiply<I: Isa, const MAX: usize, const SCALED: usize, con
         // SAFETY: tile `i` exists and has `n` tokens, stored without gaps; output rows
         // `first..first + n` exist.
         unsafe {
-            let x = job.acts.add(i * job.tile_bytes + job.first_col / GROUP * PanelGroup::bytes(n));
+            let x = job
+                .acts
+                .add(i * job.tile_bytes + job.first_col / GROUP * PanelGroup::bytes(n));
             let out = job.out.add(first * job.stride);
             let (to, stride) = room.enter(out, job.stride, n);
             by_tokens!(n, MAX, T => tile::<I, T, SCALED, MINS>(isa, job, x, to, stride));

@@ -29,7 +29,9 @@ pub(crate) unsafe fn unpack<F: QuantFormat, I: Isa>(isa: I, job: &UnpackJob) {
             // incomplete unit is copied so that nothing past the row is read. Buffers have room
             // for 16 rows, and the panel for `all_groups`.
             unsafe {
-                let mut p = job.weights.add(r * job.row_bytes + first / 8 * F::UNIT_BYTES);
+                let mut p = job
+                    .weights
+                    .add(r * job.row_bytes + first / 8 * F::UNIT_BYTES);
                 if groups < 8 {
                     let bytes = groups * (F::UNIT_BYTES / 8);
                     core::ptr::copy_nonoverlapping(p, tail.as_mut_ptr(), bytes);
