@@ -14,7 +14,9 @@ pub fn scratch() -> PathBuf {
 }
 
 pub fn fixture(case: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(case)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../tests/fixtures")
+        .join(case)
 }
 
 pub fn expected(case: &str) -> Value {
@@ -27,8 +29,12 @@ pub fn model() -> &'static Path {
     static MODEL: OnceLock<PathBuf> = OnceLock::new();
     MODEL.get_or_init(|| {
         let path = scratch().join("llama-f32.gguf");
-        let options = geb::convert::Options { dtype: geb::Dtype::F32, ..Default::default() };
-        geb::convert::convert(&fixture("llama").join("hf"), &path, &options, &mut ()).expect("convert");
+        let options = geb::convert::Options {
+            dtype: geb::Dtype::F32,
+            ..Default::default()
+        };
+        geb::convert::convert(&fixture("llama").join("hf"), &path, &options, &mut ())
+            .expect("convert");
         path
     })
 }
@@ -36,10 +42,19 @@ pub fn model() -> &'static Path {
 /// The program with a clean environment and an empty cache folder.
 pub fn geb_run() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_geb-run"));
-    for name in ["GEB_MODEL", "GEB_THREADS", "GEB_CTX", "GEB_ISA", "CLICOLOR_FORCE"] {
+    for name in [
+        "GEB_MODEL",
+        "GEB_THREADS",
+        "GEB_CTX",
+        "GEB_ISA",
+        "CLICOLOR_FORCE",
+    ] {
         command.env_remove(name);
     }
-    command.env("GEB_CACHE_DIR", scratch().join("empty-cache")).env("NO_COLOR", "1").env("XDG_STATE_HOME", scratch());
+    command
+        .env("GEB_CACHE_DIR", scratch().join("empty-cache"))
+        .env("NO_COLOR", "1")
+        .env("XDG_STATE_HOME", scratch());
     command.stdin(Stdio::null());
     command
 }
@@ -77,5 +92,10 @@ pub fn json(output: &Output) -> Value {
 }
 
 pub fn ids(value: &Value) -> Vec<u64> {
-    value.as_array().expect("array").iter().map(|v| v.as_u64().expect("id")).collect()
+    value
+        .as_array()
+        .expect("array")
+        .iter()
+        .map(|v| v.as_u64().expect("id"))
+        .collect()
 }
