@@ -107,7 +107,6 @@ pub fn session_options(cpu: &CpuArgs, interrupt: &Interrupt) -> Outcome<SessionO
         },
         level,
         cancel: Some(interrupt.flag()),
-        ..defaults
     })
 }
 
