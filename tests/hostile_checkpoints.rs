@@ -145,6 +145,15 @@ fn safetensors_headers() {
             "1099511627776",
         ),
         (
+            "partial product overflows",
+            st(
+                &entry("F32", "[0,1099511627776,1099511627776,4]", "[0,0]"),
+                4,
+            ),
+            "a: shape",
+            "1099511627776",
+        ),
+        (
             "nine dimensions",
             st(&entry("F32", "[1,1,1,1,1,1,1,1,1]", "[0,4]"), 4),
             "a: shape",

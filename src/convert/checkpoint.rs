@@ -238,20 +238,23 @@ fn plain_file_name(name: &str) -> bool {
     ends && !name.starts_with('.') && !name.contains(['/', '\\', '\0', ':']) && name.len() <= 255
 }
 
-/// `elements * size` and the end of the range, all checked.
+/// Bytes of a tensor. The product of all dimensions, zeros left out, must stay in bounds, so that
+/// no partial product of an accepted shape overflows.
 pub(super) fn byte_count(file: &str, name: &str, shape: &[u64], elem_bytes: u64) -> Result<u64> {
-    let elements = shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d));
-    let elements = elements
+    let product = shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d.max(1)));
+    let elements = product
         .filter(|&n| n <= limits::MAX_ELEMENTS)
         .ok_or_else(|| {
+            let value = format!("{shape:?}");
             bad(
                 file,
                 format!("{name}: shape"),
-                format!("{shape:?}"),
+                value,
                 "at most 2^48 elements",
             )
         })?;
-    Ok(elements * elem_bytes)
+    let empty = shape.contains(&0);
+    Ok(if empty { 0 } else { elements * elem_bytes })
 }
 
 /// The entries of a JSON object in order, repeated names included.

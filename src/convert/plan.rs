@@ -18,7 +18,6 @@ use super::{Options, Source, verify};
 use crate::error::{Error, Result};
 use crate::gguf::writer::{self, MetaValue, PlannedTensor};
 use crate::gguf::{GgufFile, Load};
-use crate::limits;
 use crate::mmap;
 
 /// One tensor to be written.
@@ -443,6 +442,3 @@ fn recipe(options: &Options, policy: &Policy, family: Option<Family>) -> String 
     }
     out
 }
-
-#[allow(dead_code)]
-const _: () = assert!(limits::MAX_CHECKPOINT_TENSORS as u64 <= limits::MAX_TENSORS);
