@@ -368,7 +368,9 @@ fn method(
         }
         // A format with `:` can ask for any width.
         "format" if text.contains(':') => {
-            return Err(error("formats with `:` are not available in chat templates"));
+            return Err(error(
+                "formats with `:` are not available in chat templates",
+            ));
         }
         "format" => {
             let longest = args.iter().map(effort).max().unwrap_or(0);
