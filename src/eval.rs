@@ -29,7 +29,11 @@ pub struct Method {
 
 impl Default for Method {
     fn default() -> Self {
-        Self { window: 512, count_from: 256, max_windows: None }
+        Self {
+            window: 512,
+            count_from: 256,
+            max_windows: None,
+        }
     }
 }
 
@@ -124,11 +128,20 @@ pub fn evaluate(
 }
 
 fn check(sessions: &[Session], ids: &[u32], method: &Method) -> Result<()> {
-    let refuse =
-        |what: &str, value: String, allowed: String| Err(Error::Request { what: what.into(), value, allowed });
+    let refuse = |what: &str, value: String, allowed: String| {
+        Err(Error::Request {
+            what: what.into(),
+            value,
+            allowed,
+        })
+    };
     if method.count_from == 0 || method.count_from >= method.window {
         let allowed = format!("1..{}", method.window);
-        return refuse("first counted position", method.count_from.to_string(), allowed);
+        return refuse(
+            "first counted position",
+            method.count_from.to_string(),
+            allowed,
+        );
     }
     if method.windows(ids.len()) == 0 {
         let allowed = format!("at least one window of {}", method.window);
@@ -142,9 +155,17 @@ fn check(sessions: &[Session], ids: &[u32], method: &Method) -> Result<()> {
 }
 
 /// Adds one window to the scores.
-fn one_window(sessions: &mut [Session], window: &[u32], method: &Method, scores: &mut [Score]) -> Result<()> {
+fn one_window(
+    sessions: &mut [Session],
+    window: &[u32],
+    method: &Method,
+    scores: &mut [Score],
+) -> Result<()> {
     // Logits of position p predict token p + 1: the first counted row is `count_from - 1`.
-    let (context, counted) = (&window[..method.count_from - 1], &window[method.count_from - 1..]);
+    let (context, counted) = (
+        &window[..method.count_from - 1],
+        &window[method.count_from - 1..],
+    );
     for session in sessions.iter_mut() {
         session.reset();
         if !context.is_empty() {
@@ -153,7 +174,9 @@ fn one_window(sessions: &mut [Session], window: &[u32], method: &Method, scores:
     }
     let inputs = &counted[..counted.len() - 1];
     for (rows, targets) in inputs.chunks(ROWS).zip(counted[1..].chunks(ROWS)) {
-        let Some((first, others)) = sessions.split_first_mut() else { return Ok(()) };
+        let Some((first, others)) = sessions.split_first_mut() else {
+            return Ok(());
+        };
         let threads = first.threads();
         let reference = Logits::new(first.forward(rows, Want::All)?, targets)?;
         score(&reference, &reference, threads, &mut scores[0])?;
@@ -178,7 +201,11 @@ impl<'a> Logits<'a> {
     fn new(rows: &'a [f32], targets: &'a [u32]) -> Result<Self> {
         let vocab = rows.len() / targets.len().max(1);
         match targets.iter().find(|&&t| t as usize >= vocab) {
-            None => Ok(Self { rows, vocab, targets }),
+            None => Ok(Self {
+                rows,
+                vocab,
+                targets,
+            }),
             Some(t) => Err(Error::Request {
                 what: "token id".into(),
                 value: t.to_string(),
@@ -202,7 +229,12 @@ struct Point {
 
 /// Scores all rows of `logits` against `reference` on `threads` threads. The sums are formed in
 /// the order of the rows, so the result does not depend on the number of threads.
-fn score(reference: &Logits<'_>, logits: &Logits<'_>, threads: usize, score: &mut Score) -> Result<()> {
+fn score(
+    reference: &Logits<'_>,
+    logits: &Logits<'_>,
+    threads: usize,
+    score: &mut Score,
+) -> Result<()> {
     if logits.vocab != reference.vocab {
         return Err(Error::Request {
             what: "vocabulary".into(),
@@ -226,7 +258,11 @@ fn score(reference: &Logits<'_>, logits: &Logits<'_>, threads: usize, score: &mu
     for (i, point) in points.iter().enumerate() {
         if !(point.nll.is_finite() && point.kl.is_finite()) {
             let value = point.nll as f32;
-            return Err(Error::NonFinite { what: "log-probability of a row of logits".into(), index: i as u64, value });
+            return Err(Error::NonFinite {
+                what: "log-probability of a row of logits".into(),
+                index: i as u64,
+                value,
+            });
         }
         score.tokens += 1;
         score.nll += point.nll;
@@ -248,7 +284,11 @@ fn compare(l: &[f32], m: &[f32], target: usize) -> Point {
     let m_log = m_max + m_sum.ln();
     let nll = m_log - f64::from(m[target]);
     if itself {
-        return Point { nll, kl: 0.0, same: true };
+        return Point {
+            nll,
+            kl: 0.0,
+            same: true,
+        };
     }
     let (mut l_sum, mut weighted) = (0.0f64, 0.0f64);
     for (&x, &y) in l.iter().zip(m) {
@@ -258,7 +298,11 @@ fn compare(l: &[f32], m: &[f32], target: usize) -> Point {
     }
     let kl = weighted / l_sum - (l_max + l_sum.ln()) + m_log;
     // Rounding can give -1e-16 for equal rows.
-    Point { nll, kl: kl.max(0.0), same: l_top == m_top }
+    Point {
+        nll,
+        kl: kl.max(0.0),
+        same: l_top == m_top,
+    }
 }
 
 /// Index and value of the largest element; the first one of equals. NaN gives NaN.
@@ -298,7 +342,10 @@ mod tests {
         let rows: Vec<f32> = (0..7 * 5).map(|i| ((i * 37) % 11) as f32 * 0.3).collect();
         let other: Vec<f32> = rows.iter().map(|x| x * 0.9).collect();
         let targets = [0u32, 1, 2, 3, 4, 0, 1];
-        let (a, b) = (Logits::new(&rows, &targets).unwrap(), Logits::new(&other, &targets).unwrap());
+        let (a, b) = (
+            Logits::new(&rows, &targets).unwrap(),
+            Logits::new(&other, &targets).unwrap(),
+        );
         let run = |threads| {
             let mut s = Score::default();
             score(&a, &b, threads, &mut s).unwrap();
@@ -313,14 +360,24 @@ mod tests {
     fn nan_logits_and_foreign_targets_are_refused() {
         let rows = [0.0, f32::NAN, 1.0, 2.0];
         let a = Logits::new(&rows, &[0, 1]).unwrap();
-        assert!(matches!(score(&a, &a, 1, &mut Score::default()), Err(Error::NonFinite { .. })));
+        assert!(matches!(
+            score(&a, &a, 1, &mut Score::default()),
+            Err(Error::NonFinite { .. })
+        ));
         assert!(Logits::new(&rows, &[0, 2]).is_err());
     }
 
     #[test]
     fn incomplete_windows_are_dropped() {
         assert_eq!(Method::default().windows(62_013), 121);
-        assert_eq!(Method { max_windows: Some(8), ..Method::default() }.windows(62_013), 8);
+        assert_eq!(
+            Method {
+                max_windows: Some(8),
+                ..Method::default()
+            }
+            .windows(62_013),
+            8
+        );
         assert_eq!(Method::default().windows(511), 0);
     }
 }

@@ -163,7 +163,10 @@ pub fn generate(
             ids: Vec::new(),
             text: String::new(),
             reason: StopReason::Length,
-            timings: Timings { prompt_tokens: prompt.len(), ..Timings::default() },
+            timings: Timings {
+                prompt_tokens: prompt.len(),
+                ..Timings::default()
+            },
         },
     };
     match run.prefill(session, prompt, events) {
@@ -177,7 +180,11 @@ pub fn generate(
 /// Everything that can be refused before work starts.
 fn check(session: &Session, prompt: &[u32], options: &GenerateOptions) -> Result<()> {
     let refuse = |what: &str, value: String, allowed: String| {
-        Err(Error::Request { what: what.into(), value, allowed })
+        Err(Error::Request {
+            what: what.into(),
+            value,
+            allowed,
+        })
     };
     if prompt.is_empty() {
         return refuse("prompt", "empty".into(), "at least one token".into());
@@ -187,7 +194,11 @@ fn check(session: &Session, prompt: &[u32], options: &GenerateOptions) -> Result
         return refuse("prompt", format!("{} tokens", prompt.len()), allowed);
     }
     if options.stop.iter().any(String::is_empty) {
-        return refuse("stop string", "empty".into(), "at least one character".into());
+        return refuse(
+            "stop string",
+            "empty".into(),
+            "at least one character".into(),
+        );
     }
     Ok(())
 }
@@ -210,7 +221,12 @@ struct Run {
 
 impl Run {
     /// Evaluates what the cache does not hold yet; at least the last token, for its logits.
-    fn prefill(&mut self, session: &mut Session, prompt: &[u32], events: &mut dyn Events) -> Result<()> {
+    fn prefill(
+        &mut self,
+        session: &mut Session,
+        prompt: &[u32],
+        events: &mut dyn Events,
+    ) -> Result<()> {
         let start = Instant::now();
         let keep = common_prefix(session.tokens(), prompt).min(prompt.len() - 1);
         if keep < session.tokens().len() {
@@ -219,8 +235,9 @@ impl Run {
         // A recurrent state cannot go back: the session may have kept less than asked.
         let keep = session.tokens().len().min(keep);
         self.out.timings.reused_tokens = keep;
-        let logits =
-            session.forward_with(&prompt[keep..], Want::Last, &mut |done, total| events.prefill(done, total))?;
+        let logits = session.forward_with(&prompt[keep..], Want::Last, &mut |done, total| {
+            events.prefill(done, total)
+        })?;
         self.logits.extend_from_slice(logits);
         self.out.timings.prefill = start.elapsed();
         Ok(())
@@ -235,7 +252,12 @@ impl Run {
         events: &mut dyn Events,
         start: Instant,
     ) -> Result<()> {
-        let cancelled = || options.cancel.as_ref().is_some_and(|c| c.load(Ordering::Relaxed));
+        let cancelled = || {
+            options
+                .cancel
+                .as_ref()
+                .is_some_and(|c| c.load(Ordering::Relaxed))
+        };
         let mut stream = tokenizer.stream();
         let mut first = None;
         self.out.reason = loop {
@@ -280,7 +302,11 @@ impl Run {
     fn emit(&mut self, piece: &str, events: &mut dyn Events) -> Option<StopReason> {
         let (text, stopped) = self.scanner.push(piece);
         let cancelled = self.deliver(&text, events);
-        if stopped { Some(StopReason::Stop) } else { cancelled.then_some(StopReason::Cancelled) }
+        if stopped {
+            Some(StopReason::Stop)
+        } else {
+            cancelled.then_some(StopReason::Cancelled)
+        }
     }
 
     /// At the end: the rest of an incomplete character, and what was held back for a stop string.
@@ -319,18 +345,31 @@ pub struct StopScanner {
 impl StopScanner {
     /// A scanner for these strings; empty ones never match.
     pub fn new(stops: &[String]) -> Self {
-        Self { stops: stops.iter().filter(|s| !s.is_empty()).cloned().collect(), held: String::new() }
+        Self {
+            stops: stops.iter().filter(|s| !s.is_empty()).cloned().collect(),
+            held: String::new(),
+        }
     }
 
     /// Takes a piece; returns the text that is certain now, and whether a stop string is complete.
     /// The earliest stop string wins; it and everything behind it is dropped.
     pub fn push(&mut self, piece: &str) -> (String, bool) {
         self.held.push_str(piece);
-        if let Some(at) = self.stops.iter().filter_map(|s| self.held.find(s.as_str())).min() {
+        if let Some(at) = self
+            .stops
+            .iter()
+            .filter_map(|s| self.held.find(s.as_str()))
+            .min()
+        {
             self.held.truncate(at);
             return (std::mem::take(&mut self.held), true);
         }
-        let keep = self.stops.iter().map(|s| overlap(&self.held, s)).max().unwrap_or(0);
+        let keep = self
+            .stops
+            .iter()
+            .map(|s| overlap(&self.held, s))
+            .max()
+            .unwrap_or(0);
         let rest = self.held.split_off(self.held.len() - keep);
         (std::mem::replace(&mut self.held, rest), false)
     }
@@ -345,7 +384,10 @@ impl StopScanner {
 fn overlap(text: &str, stop: &str) -> usize {
     let (text, stop) = (text.as_bytes(), stop.as_bytes());
     // A match starts at a character of `stop`, so it also starts at a character of `text`.
-    (1..stop.len().min(text.len() + 1)).rev().find(|&n| text.ends_with(&stop[..n])).unwrap_or(0)
+    (1..stop.len().min(text.len() + 1))
+        .rev()
+        .find(|&n| text.ends_with(&stop[..n]))
+        .unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -370,8 +412,14 @@ mod tests {
 
     #[test]
     fn stop_strings_span_pieces() {
-        assert_eq!(scan(&["User:"], &["Hi. Us", "er", ": x"]), ("Hi. ".into(), true));
-        assert_eq!(scan(&["User:"], &["Hi. Us", "ed", " car"]), ("Hi. Used car".into(), false));
+        assert_eq!(
+            scan(&["User:"], &["Hi. Us", "er", ": x"]),
+            ("Hi. ".into(), true)
+        );
+        assert_eq!(
+            scan(&["User:"], &["Hi. Us", "ed", " car"]),
+            ("Hi. Used car".into(), false)
+        );
         assert_eq!(scan(&["\n\n"], &["a\n", "\nb"]), ("a".into(), true));
         assert_eq!(scan(&["\n\n"], &["a\n"]), ("a\n".into(), false));
     }
@@ -384,7 +432,10 @@ mod tests {
 
     #[test]
     fn stop_strings_outside_ascii() {
-        assert_eq!(scan(&["。神"], &["说。", "人。", "神"]), ("说。人".into(), true));
+        assert_eq!(
+            scan(&["。神"], &["说。", "人。", "神"]),
+            ("说。人".into(), true)
+        );
         // 神 and 祝 share their first bytes; half a character is never emitted.
         assert_eq!(scan(&["神"], &["祝", "福"]), ("祝福".into(), false));
     }
@@ -405,7 +456,11 @@ mod tests {
 
     #[test]
     fn rates_need_time_and_tokens() {
-        let t = Timings { sampled_tokens: 11, decode: Duration::from_secs(2), ..Timings::default() };
+        let t = Timings {
+            sampled_tokens: 11,
+            decode: Duration::from_secs(2),
+            ..Timings::default()
+        };
         assert_eq!(t.decode_tok_s(), Some(5.0));
         assert_eq!(t.prefill_tok_s(), None);
     }

@@ -37,7 +37,9 @@ impl Number {
         match (self, bytes) {
             (Self::E8M0, [b]) => *b == 255,
             (Self::F16, [_, hi]) => hi & 0x7c == 0x7c,
-            (Self::BF16, [lo, hi]) | (Self::F32, [_, _, lo, hi]) => hi & 0x7f == 0x7f && lo & 0x80 == 0x80,
+            (Self::BF16, [lo, hi]) | (Self::F32, [_, _, lo, hi]) => {
+                hi & 0x7f == 0x7f && lo & 0x80 == 0x80
+            }
             (Self::F64, [.., lo, hi]) => hi & 0x7f == 0x7f && lo & 0xf0 == 0xf0,
             _ => true,
         }
@@ -106,13 +108,24 @@ pub enum Scan {
 
 /// Scans the bytes of a tensor, whole blocks.
 pub fn scan(dtype: Dtype, bytes: &[u8]) -> Scan {
-    let Some(fields) = fields(dtype) else { return Scan::Unknown };
+    let Some(fields) = fields(dtype) else {
+        return Scan::Unknown;
+    };
     let mut found = Scan::Clean;
     for (i, block) in bytes.chunks_exact(dtype.block_bytes()).enumerate() {
-        if fields.iter().any(|&(at, number)| number.is_bad(&block[at..at + number.bytes()])) {
+        if fields
+            .iter()
+            .any(|&(at, number)| number.is_bad(&block[at..at + number.bytes()]))
+        {
             found = match found {
-                Scan::Bad { blocks, first } => Scan::Bad { blocks: blocks + 1, first },
-                _ => Scan::Bad { blocks: 1, first: i as u64 },
+                Scan::Bad { blocks, first } => Scan::Bad {
+                    blocks: blocks + 1,
+                    first,
+                },
+                _ => Scan::Bad {
+                    blocks: 1,
+                    first: i as u64,
+                },
             };
         }
     }
@@ -141,7 +154,14 @@ mod tests {
             for (at, number) in *fields {
                 let mut bad = clean.clone();
                 bad[size + at..size + at + number.bytes()].fill(0xff);
-                assert_eq!(scan(*dtype, &bad), Scan::Bad { blocks: 1, first: 1 }, "{dtype}");
+                assert_eq!(
+                    scan(*dtype, &bad),
+                    Scan::Bad {
+                        blocks: 1,
+                        first: 1
+                    },
+                    "{dtype}"
+                );
             }
         }
     }
@@ -150,7 +170,9 @@ mod tests {
     fn infinities_count_and_large_numbers_do_not() {
         let half = |x: f32| half::f16::from_f32(x).to_le_bytes();
         assert!(F16.is_bad(&half(f32::INFINITY)) && !F16.is_bad(&half(65504.0)));
-        assert!(F32.is_bad(&f32::NEG_INFINITY.to_le_bytes()) && !F32.is_bad(&f32::MAX.to_le_bytes()));
+        assert!(
+            F32.is_bad(&f32::NEG_INFINITY.to_le_bytes()) && !F32.is_bad(&f32::MAX.to_le_bytes())
+        );
         assert!(F64.is_bad(&f64::NAN.to_le_bytes()) && !F64.is_bad(&f64::MAX.to_le_bytes()));
         let brain = |x: f32| half::bf16::from_f32(x).to_le_bytes();
         assert!(BF16.is_bad(&brain(f32::INFINITY)) && !BF16.is_bad(&brain(3e38)));

@@ -63,8 +63,9 @@ pub enum Command {
 
 impl Command {
     /// Names accepted as the first word.
-    pub const NAMES: [&'static str; 8] =
-        ["chat", "generate", "tokenize", "inspect", "logits", "bench", "pull", "demo"];
+    pub const NAMES: [&'static str; 8] = [
+        "chat", "generate", "tokenize", "inspect", "logits", "bench", "pull", "demo",
+    ];
 }
 
 /// Which model, and how it is brought into memory.
@@ -74,7 +75,13 @@ pub struct ModelArgs {
     #[arg(short, long, value_name = "MODEL", help_heading = "Model")]
     pub model: Option<String>,
     /// How the file comes into memory
-    #[arg(long, value_name = "HOW", default_value = "map", help_heading = "Model", hide_short_help = true)]
+    #[arg(
+        long,
+        value_name = "HOW",
+        default_value = "map",
+        help_heading = "Model",
+        hide_short_help = true
+    )]
     pub load: LoadHow,
 }
 
@@ -110,10 +117,21 @@ pub struct CpuArgs {
           value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
     pub ctx: Option<u32>,
     /// Type of the KV cache
-    #[arg(long, value_name = "TYPE", default_value = "auto", help_heading = "CPU", hide_short_help = true)]
+    #[arg(
+        long,
+        value_name = "TYPE",
+        default_value = "auto",
+        help_heading = "CPU",
+        hide_short_help = true
+    )]
     pub kv: KvHow,
     /// Use at most this instruction set (scalar, avx2, ...) [env: GEB_ISA]
-    #[arg(long, value_name = "LEVEL", help_heading = "CPU", hide_short_help = true)]
+    #[arg(
+        long,
+        value_name = "LEVEL",
+        help_heading = "CPU",
+        hide_short_help = true
+    )]
     pub isa: Option<String>,
 }
 
@@ -121,28 +139,69 @@ pub struct CpuArgs {
 #[derive(Debug, Args, Clone)]
 pub struct SamplingArgs {
     /// 0 always takes the most probable token; higher is more varied
-    #[arg(long, alias = "temperature", value_name = "T", default_value_t = 0.8, help_heading = "Sampling")]
+    #[arg(
+        long,
+        alias = "temperature",
+        value_name = "T",
+        default_value_t = 0.8,
+        help_heading = "Sampling"
+    )]
     pub temp: f32,
     /// Choose among the K most probable tokens (0: all)
-    #[arg(long, value_name = "K", default_value_t = 40, help_heading = "Sampling", hide_short_help = true)]
+    #[arg(
+        long,
+        value_name = "K",
+        default_value_t = 40,
+        help_heading = "Sampling",
+        hide_short_help = true
+    )]
     pub top_k: usize,
     /// Choose among the fewest tokens that reach this probability (1: all)
-    #[arg(long, value_name = "P", default_value_t = 0.95, help_heading = "Sampling", hide_short_help = true)]
+    #[arg(
+        long,
+        value_name = "P",
+        default_value_t = 0.95,
+        help_heading = "Sampling",
+        hide_short_help = true
+    )]
     pub top_p: f32,
     /// Drop tokens below this share of the most probable one (0: none)
-    #[arg(long, value_name = "P", default_value_t = 0.05, help_heading = "Sampling", hide_short_help = true)]
+    #[arg(
+        long,
+        value_name = "P",
+        default_value_t = 0.05,
+        help_heading = "Sampling",
+        hide_short_help = true
+    )]
     pub min_p: f32,
     /// Divide the logits of recent tokens by this (1: off)
-    #[arg(long, value_name = "R", default_value_t = 1.0, help_heading = "Sampling", hide_short_help = true)]
+    #[arg(
+        long,
+        value_name = "R",
+        default_value_t = 1.0,
+        help_heading = "Sampling",
+        hide_short_help = true
+    )]
     pub repeat_penalty: f32,
     /// How many recent tokens count for the penalty
-    #[arg(long, value_name = "N", default_value_t = 64, help_heading = "Sampling", hide_short_help = true)]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 64,
+        help_heading = "Sampling",
+        hide_short_help = true
+    )]
     pub repeat_last_n: usize,
     /// Seed of the choices; the same seed gives the same text [default: random]
     #[arg(short, long, value_name = "S", help_heading = "Sampling")]
     pub seed: Option<u64>,
     /// Stop when this text appears (may be repeated)
-    #[arg(long, value_name = "TEXT", help_heading = "Sampling", hide_short_help = true)]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        help_heading = "Sampling",
+        hide_short_help = true
+    )]
     pub stop: Vec<String>,
     /// Do not stop at the end-of-text token
     #[arg(long, help_heading = "Sampling", hide_short_help = true)]
@@ -153,7 +212,12 @@ pub struct SamplingArgs {
 #[derive(Debug, Args, Clone)]
 pub struct TemplateArgs {
     /// Use this chat template (Jinja) instead of the one in the file
-    #[arg(long, value_name = "FILE", help_heading = "Chat", hide_short_help = true)]
+    #[arg(
+        long,
+        value_name = "FILE",
+        help_heading = "Chat",
+        hide_short_help = true
+    )]
     pub chat_template: Option<PathBuf>,
     /// What the model is told before the conversation
     #[arg(long, value_name = "TEXT", help_heading = "Chat")]
@@ -193,7 +257,13 @@ pub struct ChatArgs {
     #[command(flatten)]
     pub model: ModelArgs,
     /// Longest answer in tokens
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 1024, help_heading = "Sampling")]
+    #[arg(
+        short = 'n',
+        long,
+        value_name = "N",
+        default_value_t = 1024,
+        help_heading = "Sampling"
+    )]
     pub max_tokens: usize,
     #[command(flatten)]
     pub template: TemplateArgs,
@@ -219,7 +289,13 @@ pub struct GenerateArgs {
     #[command(flatten)]
     pub model: ModelArgs,
     /// The prompt
-    #[arg(short, long, value_name = "TEXT", conflicts_with = "file", required_unless_present = "file")]
+    #[arg(
+        short,
+        long,
+        value_name = "TEXT",
+        conflicts_with = "file",
+        required_unless_present = "file"
+    )]
     pub prompt: Option<String>,
     /// Read the prompt from a file (`-`: stdin)
     #[arg(short, long, value_name = "FILE")]
@@ -339,7 +415,12 @@ pub struct BenchArgs {
     #[arg(long, value_name = "SHAPE", conflicts_with = "model")]
     pub shape: Option<crate::random_model::Shape>,
     /// Type of the random weights
-    #[arg(long = "type", value_name = "TYPE", default_value = "q8_0", requires = "shape")]
+    #[arg(
+        long = "type",
+        value_name = "TYPE",
+        default_value = "q8_0",
+        requires = "shape"
+    )]
     pub dtype: String,
     /// Tokens of the prompt (0: no prefill measurement)
     #[arg(short, long, value_name = "N", default_value_t = 512)]
@@ -408,4 +489,3 @@ pub struct DemoArgs {
     #[command(flatten)]
     pub output: OutputArgs,
 }
-

@@ -22,7 +22,8 @@ pub struct Rates(Vec<f64>);
 impl Rates {
     /// Adds a measurement.
     pub fn push(&mut self, tokens: usize, start: Instant) {
-        self.0.push(tokens as f64 / start.elapsed().as_secs_f64().max(1e-9));
+        self.0
+            .push(tokens as f64 / start.elapsed().as_secs_f64().max(1e-9));
     }
 
     /// Middle value (mean of the two middle ones); `None` without measurements.
@@ -77,12 +78,15 @@ fn open(args: &BenchArgs, interrupt: &Interrupt) -> Outcome<Loaded> {
         None => load::open(&args.model, None)?,
         Some(shape) => {
             let dtype = Dtype::from_name(&args.dtype).ok_or_else(|| {
-                Failure::usage(format!("--type is {}, allowed: a GGUF type such as f32, q8_0, q4_0", args.dtype))
+                Failure::usage(format!(
+                    "--type is {}, allowed: a GGUF type such as f32, q8_0, q4_0",
+                    args.dtype
+                ))
             })?;
             if !args.output.quiet {
                 report::dim(format_args!("making a model with random {dtype} weights …"));
             }
-            random_model::make(shape, dtype)?
+            interrupt.during(|| random_model::make(shape, dtype, interrupt))?
         }
     };
     let mut cpu = args.cpu.clone();
@@ -128,7 +132,9 @@ pub fn measure_decode(session: &mut Session, n: usize) -> geb::Result<Instant> {
 /// Ids spread over the vocabulary, the same ones in every run.
 fn some_ids(session: &Session, n: usize) -> Vec<u32> {
     let vocab = session.model().config().vocab as u64;
-    (0..n as u64).map(|i| (i.wrapping_mul(2_654_435_761) % vocab) as u32).collect()
+    (0..n as u64)
+        .map(|i| (i.wrapping_mul(2_654_435_761) % vocab) as u32)
+        .collect()
 }
 
 /// Bytes of weights that one decoded token reads: everything but the embedding table, of which
@@ -149,7 +155,13 @@ fn gb_s(decode: &Rates, read: u64) -> Option<f64> {
     decode.median().map(|tok_s| tok_s * read as f64 / 1e9)
 }
 
-fn to_text(args: &BenchArgs, loaded: &Loaded, prefill: &Rates, decode: &Rates, read: u64) -> String {
+fn to_text(
+    args: &BenchArgs,
+    loaded: &Loaded,
+    prefill: &Rates,
+    decode: &Rates,
+    read: u64,
+) -> String {
     let file = &loaded.opened.file;
     let session = &loaded.session;
     let parameters: u64 = file.tensors().map(|t| t.info().elements()).sum();
@@ -158,7 +170,11 @@ fn to_text(args: &BenchArgs, loaded: &Loaded, prefill: &Rates, decode: &Rates, r
     let speed = |rates: &Rates| {
         let show = |v: Option<f64>| v.map_or("-".into(), rate);
         let spread = format!("{} .. {}", show(rates.min()), show(rates.max()));
-        format!("{:>7} tok/s   (median of {}; {spread})", show(rates.median()), rates.0.len())
+        format!(
+            "{:>7} tok/s   (median of {}; {spread})",
+            show(rates.median()),
+            rates.0.len()
+        )
     };
     let mut text = format!(
         "model      {}\n           {} parameters, {main}, {}\nmachine    {}, kernel {kernel}, {} threads\n",
@@ -172,11 +188,19 @@ fn to_text(args: &BenchArgs, loaded: &Loaded, prefill: &Rates, decode: &Rates, r
         text.push_str(&format!("prefill {:<5}{}\n", args.prompt, speed(prefill)));
     }
     if args.decode > 0 {
-        let bandwidth = gb_s(decode, read).map_or(String::new(), |g| format!("   {g:.1} GB/s of weights"));
-        text.push_str(&format!("decode  {:<5}{}{bandwidth}\n", args.decode, speed(decode)));
+        let bandwidth =
+            gb_s(decode, read).map_or(String::new(), |g| format!("   {g:.1} GB/s of weights"));
+        text.push_str(&format!(
+            "decode  {:<5}{}{bandwidth}\n",
+            args.decode,
+            speed(decode)
+        ));
     }
     let peak = report::peak_memory_bytes().map_or("unknown".into(), bytes);
-    text.push_str(&format!("load {}, peak memory {peak}\n", seconds(loaded.load)));
+    text.push_str(&format!(
+        "load {}, peak memory {peak}\n",
+        seconds(loaded.load)
+    ));
     text
 }
 
@@ -222,7 +246,10 @@ mod tests {
     #[test]
     fn median_and_spread() {
         let rates = Rates(vec![3.0, 1.0, 2.0, 10.0]);
-        assert_eq!((rates.median(), rates.min(), rates.max()), (Some(2.5), Some(1.0), Some(10.0)));
+        assert_eq!(
+            (rates.median(), rates.min(), rates.max()),
+            (Some(2.5), Some(1.0), Some(10.0))
+        );
         assert_eq!(Rates::default().median(), None);
     }
 }

@@ -71,8 +71,17 @@ impl Totals {
 
     /// `prefill X tok/s, decode Y tok/s`.
     pub fn rates(&self) -> String {
-        let per = |n: usize, t: Duration| if t.is_zero() { "-".into() } else { rate(n as f64 / t.as_secs_f64()) };
-        let (prefill, decode) = (per(self.evaluated, self.prefill), per(self.decoded, self.decode));
+        let per = |n: usize, t: Duration| {
+            if t.is_zero() {
+                "-".into()
+            } else {
+                rate(n as f64 / t.as_secs_f64())
+            }
+        };
+        let (prefill, decode) = (
+            per(self.evaluated, self.prefill),
+            per(self.decoded, self.decode),
+        );
         format!("prefill {prefill} tok/s, decode {decode} tok/s")
     }
 }
@@ -83,7 +92,9 @@ pub fn run(args: &ChatArgs, interrupt: &Interrupt) -> Outcome {
     // With -m, the first word is the prompt; two words are then too many.
     let (model, prompt) = match (&args.model.model, &args.first, &args.second) {
         (Some(_), Some(_), Some(extra)) => {
-            return Err(Failure::usage(format!("unexpected `{extra}`")).hint("put the prompt in quotes"));
+            return Err(
+                Failure::usage(format!("unexpected `{extra}`")).hint("put the prompt in quotes")
+            );
         }
         (Some(_), prompt, None) => (None, prompt.as_deref()),
         (_, model, prompt) => (model.as_deref(), prompt.as_deref()),
@@ -115,10 +126,12 @@ pub fn run(args: &ChatArgs, interrupt: &Interrupt) -> Outcome {
         load_shown: false,
     };
     match prompt {
-        Some(prompt) => chat.say(prompt.to_owned(), interrupt).and_then(|reason| match reason {
-            StopReason::Cancelled => Err(Failure::interrupted()),
-            _ => Ok(()),
-        }),
+        Some(prompt) => chat
+            .say(prompt.to_owned(), interrupt)
+            .and_then(|reason| match reason {
+                StopReason::Cancelled => Err(Failure::interrupted()),
+                _ => Ok(()),
+            }),
         None => chat.talk(interrupt),
     }
 }
@@ -137,7 +150,7 @@ impl Chat {
             let line = match input.read()? {
                 Typed::Line(line) => line,
                 Typed::End => return Ok(()),
-                Typed::Interrupt if leaving => return Err(Failure::interrupted()),
+                Typed::Interrupt if leaving => return Err(Failure::left()),
                 Typed::Interrupt => {
                     leaving = true;
                     dim("(Ctrl-C again or Ctrl-D leaves)");
@@ -171,7 +184,13 @@ impl Chat {
     fn greet(&self) {
         let file = &self.loaded.opened.file;
         let name = file.str("general.name").ok().flatten();
-        let stem = self.loaded.opened.path.file_stem().unwrap_or_default().to_string_lossy();
+        let stem = self
+            .loaded
+            .opened
+            .path
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy();
         let parameters: u64 = file.tensors().map(|t| t.info().elements()).sum();
         let session = &self.loaded.session;
         note(format_args!(
@@ -203,7 +222,8 @@ impl Chat {
         self.options.sampling.seed = self.seed.wrapping_add(self.totals.answers);
         let mut screen = Screen::new(false, &self.output);
         let (session, tokenizer) = (&mut self.loaded.session, &self.tokenizer);
-        let result = interrupt.during(|| generate(session, tokenizer, &ids, &self.options, &mut screen));
+        let result =
+            interrupt.during(|| generate(session, tokenizer, &ids, &self.options, &mut screen));
         let finished = screen.finish();
         let result = result.map_err(|e| load::at(&self.loaded.opened.path, e))?;
         finished?;
@@ -223,20 +243,28 @@ impl Chat {
 
     /// The conversation as ids. When it outgrows the context, the oldest turns are forgotten.
     fn prompt(&mut self) -> Outcome<Vec<u32>> {
-        let room = ANSWER_ROOM.min(self.options.max_tokens).min(self.loaded.session.ctx() / 4);
+        let room = ANSWER_ROOM
+            .min(self.options.max_tokens)
+            .min(self.loaded.session.ctx() / 4);
         let limit = self.loaded.session.ctx() - room;
         let mut forgotten = 0;
         loop {
             let ids = self.encode()?;
             if ids.len() <= limit {
                 if forgotten > 0 {
-                    note(format_args!("(context full: the oldest {forgotten} turns are forgotten; /reset starts over)"));
+                    note(format_args!(
+                        "(context full: the oldest {forgotten} turns are forgotten; /reset starts over)"
+                    ));
                 }
                 return Ok(ids);
             }
             if self.messages.len() < 3 {
-                let message = format!("the message takes {} tokens, allowed: {limit} of the context", ids.len());
-                return Err(Failure::usage(message).hint("shorten it, or raise --ctx if the model allows more"));
+                let message = format!(
+                    "the message takes {} tokens, allowed: {limit} of the context",
+                    ids.len()
+                );
+                return Err(Failure::usage(message)
+                    .hint("shorten it, or raise --ctx if the model allows more"));
             }
             self.messages.drain(..2);
             forgotten += 1;
@@ -245,8 +273,13 @@ impl Chat {
 
     fn encode(&self) -> Outcome<Vec<u32>> {
         let system = self.system.as_deref().map(|s| message("system", s));
-        let all: Vec<Message> = system.into_iter().chain(self.messages.iter().cloned()).collect();
-        self.template.encode(&self.tokenizer, &all, true).map_err(|e| load::at(&self.loaded.opened.path, e))
+        let all: Vec<Message> = system
+            .into_iter()
+            .chain(self.messages.iter().cloned())
+            .collect();
+        self.template
+            .encode(&self.tokenizer, &all, true)
+            .map_err(|e| load::at(&self.loaded.opened.path, e))
     }
 
     /// Forgets the conversation.

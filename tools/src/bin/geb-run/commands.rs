@@ -31,7 +31,9 @@ const HELP: &str = "\
 /exit          leave (also Ctrl-D)
 A line that ends in \\ continues on the next one.";
 
-const NAMES: [&str; 9] = ["/help", "/reset", "/regen", "/system", "/save", "/load", "/stats", "/exit", "/quit"];
+const NAMES: [&str; 9] = [
+    "/help", "/reset", "/regen", "/system", "/save", "/load", "/stats", "/exit", "/quit",
+];
 
 /// Largest saved conversation that is read back.
 const MAX_SAVED_BYTES: usize = 16 << 20;
@@ -53,8 +55,12 @@ pub fn run(chat: &mut Chat, line: &str) -> Next {
         "/stats" => note(chat.stats()),
         "/exit" | "/quit" | "/bye" => return Next::Leave,
         _ => {
-            let near = nearest(name, &NAMES).map(|n| format!("did you mean {n}? ")).unwrap_or_default();
-            note(format_args!("unknown command {name}; {near}/help lists them"));
+            let near = nearest(name, &NAMES)
+                .map(|n| format!("did you mean {n}? "))
+                .unwrap_or_default();
+            note(format_args!(
+                "unknown command {name}; {near}/help lists them"
+            ));
         }
     }
     Next::Read
@@ -102,33 +108,57 @@ fn file_name<'a>(command: &str, rest: &'a str) -> Outcome<&'a Path> {
 
 fn save(chat: &Chat, rest: &str) -> Outcome<String> {
     let path = file_name("/save", rest)?;
-    let messages: Vec<Value> =
-        chat.messages.iter().map(|m| json!({ "role": m.role.to_string(), "content": m.content })).collect();
+    let messages: Vec<Value> = chat
+        .messages
+        .iter()
+        .map(|m| json!({ "role": m.role.to_string(), "content": m.content }))
+        .collect();
     let saved = json!({ "geb_chat": 1, "system": chat.system, "messages": messages });
     let text = format!("{saved:#}\n");
     write_atomic(path, text.as_bytes())?;
-    Ok(format!("(saved {} messages to {})", chat.messages.len(), path.display()))
+    Ok(format!(
+        "(saved {} messages to {})",
+        chat.messages.len(),
+        path.display()
+    ))
 }
 
 fn load_saved(chat: &mut Chat, rest: &str) -> Outcome<String> {
     let path = file_name("/load", rest)?;
     let text = load::read_text(path, MAX_SAVED_BYTES)?;
-    let bad = |what: &str| Failure::new(format!("{}: not a saved conversation: {what}", path.display()));
+    let bad = |what: &str| {
+        Failure::new(format!(
+            "{}: not a saved conversation: {what}",
+            path.display()
+        ))
+    };
     let saved: Value = serde_json::from_str(&text).map_err(|e| bad(&e.to_string()))?;
-    let list = saved.get("messages").and_then(Value::as_array).ok_or_else(|| bad("no list `messages`"))?;
+    let list = saved
+        .get("messages")
+        .and_then(Value::as_array)
+        .ok_or_else(|| bad("no list `messages`"))?;
     let mut messages = Vec::new();
     for (i, entry) in list.iter().enumerate() {
         let expected = if i % 2 == 0 { "user" } else { "assistant" };
         let field = |name: &str| entry.get(name).and_then(Value::as_str);
         match (field("role"), field("content")) {
-            (Some(role), Some(content)) if role == expected => messages.push(message(role, content)),
-            _ => return Err(bad(&format!("message {i} has no `content` or its `role` is not {expected}"))),
+            (Some(role), Some(content)) if role == expected => {
+                messages.push(message(role, content))
+            }
+            _ => {
+                return Err(bad(&format!(
+                    "message {i} has no `content` or its `role` is not {expected}"
+                )));
+            }
         }
     }
     // A question without its answer would make two user messages in a row.
     messages.truncate(messages.len() / 2 * 2);
     chat.reset();
-    chat.system = saved.get("system").and_then(Value::as_str).map(str::to_owned);
+    chat.system = saved
+        .get("system")
+        .and_then(Value::as_str)
+        .map(str::to_owned);
     chat.messages = messages;
     Ok(format!("(loaded {} messages)", chat.messages.len()))
 }

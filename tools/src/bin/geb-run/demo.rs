@@ -28,7 +28,11 @@ use crate::report::{self, Failure, Outcome, bytes, note, out, rate, seconds, tab
 /// An embedded file of the model's folder.
 macro_rules! asset {
     ($name:literal) => {
-        include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/../assets/geb-nano/", $name))
+        include_bytes!(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../assets/geb-nano/",
+            $name
+        ))
     };
 }
 
@@ -43,8 +47,16 @@ const CHECKPOINT: [(&str, &[u8]); 4] = [
 const EXPECTED: &[u8] = asset!("expected.json");
 /// Held-out text and prompt of a language.
 const TEXTS: [Language; 2] = [
-    Language { code: "en", text: asset!("eval-en.txt"), prompt: "And it came to pass in those days, that" },
-    Language { code: "zh", text: asset!("eval-zh.txt"), prompt: "耶和华对摩西说：" },
+    Language {
+        code: "en",
+        text: asset!("eval-en.txt"),
+        prompt: "And it came to pass in those days, that",
+    },
+    Language {
+        code: "zh",
+        text: asset!("eval-zh.txt"),
+        prompt: "耶和华对摩西说：",
+    },
 ];
 /// The types compared; the first one is the reference.
 const TYPES: [Dtype; 3] = [Dtype::F32, Dtype::Q8_0, Dtype::Q4_0];
@@ -79,7 +91,11 @@ struct Row {
 /// Runs the command.
 pub fn run(args: &DemoArgs, interrupt: &Interrupt) -> Outcome {
     let result = interrupt.during(|| demo(args, interrupt));
-    if interrupt.pressed() { Err(Failure::interrupted()) } else { result }
+    if interrupt.pressed() {
+        Err(Failure::interrupted())
+    } else {
+        result
+    }
 }
 
 fn demo(args: &DemoArgs, interrupt: &Interrupt) -> Outcome {
@@ -88,28 +104,56 @@ fn demo(args: &DemoArgs, interrupt: &Interrupt) -> Outcome {
             note(text);
         }
     };
-    say("geb-nano: 4.2 M parameters, trained in FP32 on English and Chinese public-domain text".into());
+    say(
+        "geb-nano: 4.2 M parameters, trained in FP32 on English and Chinese public-domain text"
+            .into(),
+    );
     let folder = tempfile::Builder::new().prefix("geb-demo-").tempdir()?;
     let files = quantize_all(args, folder.path(), &say, interrupt)?;
-    let mut sessions = files.iter().map(|f| open(&f.path, args, interrupt)).collect::<Outcome<Vec<Session>>>()?;
+    let mut sessions = files
+        .iter()
+        .map(|f| open(&f.path, args, interrupt))
+        .collect::<Outcome<Vec<Session>>>()?;
     let tokenizer = Tokenizer::from_gguf(sessions[0].model().file())?;
-    let method = Method { max_windows: args.quick.then_some(QUICK_WINDOWS), ..Method::default() };
-    let mut rows: Vec<Row> = files.into_iter().zip(&sessions).map(|(file, session)| file.into_row(session)).collect();
+    let method = Method {
+        max_windows: args.quick.then_some(QUICK_WINDOWS),
+        ..Method::default()
+    };
+    let mut rows: Vec<Row> = files
+        .into_iter()
+        .zip(&sessions)
+        .map(|(file, session)| file.into_row(session))
+        .collect();
     let mut windows = Vec::new();
     for language in &TEXTS {
         let text = String::from_utf8_lossy(language.text);
-        let ids = tokenizer.encode(&text, Encode { add_special: false, parse_special: false })?;
+        let ids = tokenizer.encode(
+            &text,
+            Encode {
+                add_special: false,
+                parse_special: false,
+            },
+        )?;
         windows.push(method.windows(ids.len()));
-        let mut progress = Progress::new(format!("held-out text ({})", language.code), "windows", &args.output);
+        let mut progress = Progress::new(
+            format!("held-out text ({})", language.code),
+            "windows",
+            &args.output,
+        );
         let scores = evaluate(&mut sessions, &ids, &method, &mut |done, total| {
             progress.update(done, total);
             !interrupt.pressed()
         })?;
-        rows.iter_mut().zip(scores).for_each(|(row, score)| row.scores.push(score));
+        rows.iter_mut()
+            .zip(scores)
+            .for_each(|(row, score)| row.scores.push(score));
     }
     speeds(&mut sessions, &mut rows)?;
     for (row, session) in rows.iter_mut().zip(&mut sessions) {
-        row.samples = TEXTS.iter().map(|l| sample(session, &tokenizer, l.prompt)).collect::<Outcome<_>>()?;
+        row.samples = TEXTS
+            .iter()
+            .map(|l| sample(session, &tokenizer, l.prompt))
+            .collect::<Outcome<_>>()?;
     }
     if args.json {
         return report::out_line(&to_json(&rows, &windows, &sessions[0]).to_string());
@@ -155,17 +199,27 @@ fn quantize_all(
         std::fs::write(source.join(name), data)?;
     }
     let target = args.keep.as_deref().unwrap_or(folder);
-    std::fs::create_dir_all(target).map_err(|e| Failure::new(e.to_string()).at(target.display()))?;
+    std::fs::create_dir_all(target)
+        .map_err(|e| Failure::new(e.to_string()).at(target.display()))?;
     let mut files = Vec::new();
     for dtype in TYPES {
         interrupt.check()?;
         let path = target.join(format!("geb-nano-{}.gguf", dtype.name()));
         let start = Instant::now();
-        let options = convert::Options { dtype, threads: args.threads.map(|t| t as usize), ..Default::default() };
+        let options = convert::Options {
+            dtype,
+            threads: args.threads.map(|t| t as usize),
+            ..Default::default()
+        };
         convert::convert(&source, &path, &options, &mut Stoppable(interrupt))?;
         let took = start.elapsed();
         let size = std::fs::metadata(&path).map_or(0, |m| m.len());
-        say(format!("  {:<5} {:>8}  converted in {}", dtype.name(), bytes(size), seconds(took)));
+        say(format!(
+            "  {:<5} {:>8}  converted in {}",
+            dtype.name(),
+            bytes(size),
+            seconds(took)
+        ));
         files.push(Made { dtype, path, took });
     }
     Ok(files)
@@ -182,8 +236,14 @@ impl convert::Progress for Stoppable<'_> {
 
 fn open(path: &Path, args: &DemoArgs, interrupt: &Interrupt) -> Outcome<Session> {
     let file = Arc::new(GgufFile::open(path, Load::Map)?);
-    let threads = args.threads.map_or(SessionOptions::default().threads, |t| t as usize);
-    let options = SessionOptions { threads, cancel: Some(interrupt.flag()), ..Default::default() };
+    let threads = args
+        .threads
+        .map_or(SessionOptions::default().threads, |t| t as usize);
+    let options = SessionOptions {
+        threads,
+        cancel: Some(interrupt.flag()),
+        ..Default::default()
+    };
     Ok(Session::new(Model::load(file)?, &options)?)
 }
 
@@ -191,8 +251,10 @@ fn open(path: &Path, args: &DemoArgs, interrupt: &Interrupt) -> Outcome<Session>
 fn speeds(sessions: &mut [Session], rows: &mut [Row]) -> Outcome {
     for _ in 0..SPEED_ROUNDS {
         for (session, row) in sessions.iter_mut().zip(rows.iter_mut()) {
-            row.prefill.push(PREFILL_TOKENS, measure_prefill(session, PREFILL_TOKENS)?);
-            row.decode.push(DECODE_TOKENS, measure_decode(session, DECODE_TOKENS)?);
+            row.prefill
+                .push(PREFILL_TOKENS, measure_prefill(session, PREFILL_TOKENS)?);
+            row.decode
+                .push(DECODE_TOKENS, measure_decode(session, DECODE_TOKENS)?);
         }
     }
     Ok(())
@@ -200,20 +262,42 @@ fn speeds(sessions: &mut [Session], rows: &mut [Row]) -> Outcome {
 
 /// A continuation; the same seed for all types, so that differences come from the weights.
 fn sample(session: &mut Session, tokenizer: &Tokenizer, prompt: &str) -> Outcome<String> {
-    let ids = tokenizer.encode(prompt, Encode { add_special: true, parse_special: false })?;
+    let ids = tokenizer.encode(
+        prompt,
+        Encode {
+            add_special: true,
+            parse_special: false,
+        },
+    )?;
     let options = GenerateOptions {
         max_tokens: SAMPLE_TOKENS,
-        sampling: SamplerOptions { temperature: 0.7, top_k: 40, seed: 1, ..Default::default() },
+        sampling: SamplerOptions {
+            temperature: 0.7,
+            top_k: 40,
+            seed: 1,
+            ..Default::default()
+        },
         ..Default::default()
     };
     session.reset();
-    let result = generate(session, tokenizer, &ids, &options, &mut |_: &str| std::ops::ControlFlow::Continue(()))?;
+    let result = generate(session, tokenizer, &ids, &options, &mut |_: &str| {
+        std::ops::ControlFlow::Continue(())
+    })?;
     Ok(result.text.replace('\n', " "))
 }
 
 fn to_text(rows: &[Row], windows: &[usize], session: &Session) -> String {
     let head = [
-        "type", "size", "bits/weight", "prefill tok/s", "decode tok/s", "ppl en", "ppl zh", "KL en", "KL zh", "top-1 en",
+        "type",
+        "size",
+        "bits/weight",
+        "prefill tok/s",
+        "decode tok/s",
+        "ppl en",
+        "ppl zh",
+        "KL en",
+        "KL zh",
+        "top-1 en",
         "top-1 zh",
     ];
     let mut lines = vec![head.iter().map(|h| (*h).to_owned()).collect::<Vec<_>>()];
@@ -227,7 +311,11 @@ fn to_text(rows: &[Row], windows: &[usize], session: &Session) -> String {
         ];
         line.extend(row.scores.iter().map(|s| format!("{:.3}", s.perplexity())));
         line.extend(row.scores.iter().map(|s| format!("{:.5}", s.mean_kl())));
-        line.extend(row.scores.iter().map(|s| format!("{:.1} %", s.top1_agreement() * 100.0)));
+        line.extend(
+            row.scores
+                .iter()
+                .map(|s| format!("{:.1} %", s.top1_agreement() * 100.0)),
+        );
         lines.push(line);
     }
     let mut text = format!("\n{}", table(&lines));
@@ -246,7 +334,11 @@ fn to_text(rows: &[Row], windows: &[usize], session: &Session) -> String {
     for (i, language) in TEXTS.iter().enumerate() {
         text.push_str(&format!("\n{} …\n", language.prompt));
         for row in rows {
-            text.push_str(&format!("  {:<5} … {}\n", row.dtype.name(), row.samples[i].trim_start()));
+            text.push_str(&format!(
+                "  {:<5} … {}\n",
+                row.dtype.name(),
+                row.samples[i].trim_start()
+            ));
         }
     }
     text.push_str("\nThe model is a toy. A real one: geb-run pull smollm2, then geb-run smollm2\n");

@@ -32,7 +32,8 @@ pub fn run(args: &GenerateArgs, interrupt: &Interrupt) -> Outcome {
         cancel: Some(interrupt.flag()),
     };
     let mut screen = Screen::new(args.json, &args.output);
-    let result = interrupt.during(|| generate(&mut loaded.session, &tokenizer, &ids, &options, &mut screen));
+    let result =
+        interrupt.during(|| generate(&mut loaded.session, &tokenizer, &ids, &options, &mut screen));
     let finished = screen.finish();
     let result = result.map_err(|e| load::at(&loaded.opened.path, e))?;
     finished?;
@@ -42,7 +43,11 @@ pub fn run(args: &GenerateArgs, interrupt: &Interrupt) -> Outcome {
     if !args.output.quiet && !args.json {
         dim(timing_line(Some(loaded.load), &result.timings));
     }
-    if result.reason == StopReason::Cancelled { Err(Failure::interrupted()) } else { Ok(()) }
+    if result.reason == StopReason::Cancelled {
+        Err(Failure::interrupted())
+    } else {
+        Ok(())
+    }
 }
 
 /// `-p` or `-f`.
@@ -50,28 +55,47 @@ fn prompt_text(args: &GenerateArgs) -> Outcome<String> {
     let limit = geb::limits::MAX_PROMPT_BYTES;
     match (&args.prompt, &args.file) {
         (_, Some(path)) => load::read_text(path, limit),
-        (Some(text), None) if text.len() > limit => {
-            Err(Failure::usage(format!("the prompt is longer than {limit} bytes")))
-        }
+        (Some(text), None) if text.len() > limit => Err(Failure::usage(format!(
+            "the prompt is longer than {limit} bytes"
+        ))),
         (Some(text), None) => Ok(text.clone()),
         (None, None) => Err(Failure::usage("no prompt").hint("give one with -p TEXT or -f FILE")),
     }
 }
 
 /// The prompt as ids: through the chat template, or as it is.
-fn prompt_ids(args: &GenerateArgs, opened: &Opened, tokenizer: &Tokenizer, prompt: &str) -> Outcome<Vec<u32>> {
+fn prompt_ids(
+    args: &GenerateArgs,
+    opened: &Opened,
+    tokenizer: &Tokenizer,
+    prompt: &str,
+) -> Outcome<Vec<u32>> {
     let at = |e| load::at(&opened.path, e);
-    let template = if args.raw { None } else { load::template(opened, tokenizer, &args.template)? };
+    let template = if args.raw {
+        None
+    } else {
+        load::template(opened, tokenizer, &args.template)?
+    };
     let Some(template) = template else {
         if !args.raw {
             if args.template.system.is_some() {
                 return Err(no_template(opened));
             }
             if !args.output.quiet {
-                note("note: this model has no chat template; continuing the prompt as it is (--raw)");
+                note(
+                    "note: this model has no chat template; continuing the prompt as it is (--raw)",
+                );
             }
         }
-        return tokenizer.encode(prompt, Encode { add_special: true, parse_special: true }).map_err(at);
+        return tokenizer
+            .encode(
+                prompt,
+                Encode {
+                    add_special: true,
+                    parse_special: true,
+                },
+            )
+            .map_err(at);
     };
     let prompt = prompt.strip_suffix('\n').unwrap_or(prompt);
     let messages = load::conversation(args.template.system.as_deref(), prompt);
@@ -81,7 +105,9 @@ fn prompt_ids(args: &GenerateArgs, opened: &Opened, tokenizer: &Tokenizer, promp
 /// What to say when a conversation needs a template and there is none.
 pub fn no_template(opened: &Opened) -> Failure {
     let path = opened.path.display();
-    let mut failure = Failure::new(format!("{path}: this model has no chat template, so it cannot hold a conversation"));
+    let mut failure = Failure::new(format!(
+        "{path}: this model has no chat template, so it cannot hold a conversation"
+    ));
     failure.code = 4;
     failure.hint(format!(
         "continue a text:   geb-run generate -m {path} --raw -p TEXT\nor bring a template: --chat-template FILE (Jinja)"

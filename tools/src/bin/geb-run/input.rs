@@ -3,10 +3,10 @@
 use std::io::{self, BufRead, IsTerminal};
 use std::path::PathBuf;
 
+use rustyline::Editor;
 use rustyline::config::{Behavior, Config};
 use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
-use rustyline::Editor;
 
 use crate::report::{Failure, Outcome, note};
 
@@ -41,9 +41,19 @@ impl Input {
             return lines();
         }
         // The editor draws on stdout; when that is a file, it must use the terminal itself.
-        let behaviour = if io::stdout().is_terminal() { Behavior::Stdio } else { Behavior::PreferTerm };
-        let config = Config::builder().behavior(behaviour).bracketed_paste(true).auto_add_history(false);
-        let config = config.max_history_size(HISTORY_LINES).map(|c| c.build()).unwrap_or_default();
+        let behaviour = if io::stdout().is_terminal() {
+            Behavior::Stdio
+        } else {
+            Behavior::PreferTerm
+        };
+        let config = Config::builder()
+            .behavior(behaviour)
+            .bracketed_paste(true)
+            .auto_add_history(false);
+        let config = config
+            .max_history_size(HISTORY_LINES)
+            .map(|c| c.build())
+            .unwrap_or_default();
         match Editor::with_config(config) {
             Err(_) => lines(),
             Ok(mut editor) => {
@@ -86,7 +96,9 @@ impl Input {
             Input::Lines(lines) => match lines.next() {
                 None => Ok(Typed::End),
                 Some(Ok(line)) if line.len() <= MAX_LINE_BYTES => Ok(Typed::Line(line)),
-                Some(Ok(_)) => Err(Failure::usage(format!("a line is longer than {MAX_LINE_BYTES} bytes"))),
+                Some(Ok(_)) => Err(Failure::usage(format!(
+                    "a line is longer than {MAX_LINE_BYTES} bytes"
+                ))),
                 Some(Err(e)) => Err(Failure::usage(format!("standard input: {e}"))),
             },
         }
@@ -94,14 +106,22 @@ impl Input {
 
     /// Adds a line to the history file. The history is a convenience: failures are said once.
     fn remember(&mut self, text: &str) {
-        let Input::Editor(editor, history) = self else { return };
+        let Input::Editor(editor, history) = self else {
+            return;
+        };
         if !editor.add_history_entry(text).unwrap_or(false) {
             return;
         }
         let Some(file) = history.clone() else { return };
-        let saved = file.parent().map_or(Ok(()), std::fs::create_dir_all).map_err(ReadlineError::from);
+        let saved = file
+            .parent()
+            .map_or(Ok(()), std::fs::create_dir_all)
+            .map_err(ReadlineError::from);
         if let Err(e) = saved.and_then(|()| editor.save_history(&file)) {
-            note(format_args!("warning: history is not kept: {}: {e}", file.display()));
+            note(format_args!(
+                "warning: history is not kept: {}: {e}",
+                file.display()
+            ));
             *history = None;
         }
     }
@@ -109,7 +129,12 @@ impl Input {
 
 /// `$XDG_STATE_HOME/geb/history` or `~/.local/state/geb/history`.
 fn history_file() -> Option<PathBuf> {
-    let set = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    let state = set("XDG_STATE_HOME").or_else(|| set("HOME").map(|h| h.join(".local").join("state")))?;
+    let set = |name| {
+        std::env::var_os(name)
+            .filter(|v| !v.is_empty())
+            .map(PathBuf::from)
+    };
+    let state =
+        set("XDG_STATE_HOME").or_else(|| set("HOME").map(|h| h.join(".local").join("state")))?;
     Some(state.join("geb").join("history"))
 }

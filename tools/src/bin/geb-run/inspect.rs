@@ -38,11 +38,18 @@ pub fn run(args: &InspectArgs) -> Outcome {
     } else {
         out(&facts.to_text(&opened, args.full))?;
     }
-    let bad = facts.scans.iter().flatten().filter(|s| matches!(s, Scan::Bad { .. })).count();
+    let bad = facts
+        .scans
+        .iter()
+        .flatten()
+        .filter(|s| matches!(s, Scan::Bad { .. }))
+        .count();
     if bad > 0 {
         let mut failure = Failure::new(format!("{bad} tensors hold NaN or infinite numbers"));
         failure.code = 3;
-        return Err(failure.hint("the file is damaged or was made from broken weights: convert it again"));
+        return Err(
+            failure.hint("the file is damaged or was made from broken weights: convert it again")
+        );
     }
     Ok(())
 }
@@ -52,19 +59,30 @@ impl<'a> Facts<'a> {
         let file: &GgufFile = &opened.file;
         let kernels = Kernels::best().map_err(Failure::usage)?;
         let no_kernel = |t: &TensorView<'_>| !kernels.supports(t.dtype());
-        let reason = |t: TensorView<'a>| (t.info().name.as_str(), format!("no kernel for type {}", t.dtype()));
+        let reason = |t: TensorView<'a>| {
+            (
+                t.info().name.as_str(),
+                format!("no kernel for type {}", t.dtype()),
+            )
+        };
         Ok(Self {
             file,
             parameters: file.tensors().map(|t| t.info().elements()).sum(),
             tensor_bytes: file.tensors().map(|t| t.bytes().len() as u64).sum(),
             no_kernel: file.tensors().filter(no_kernel).map(reason).collect(),
-            refused: Model::load(opened.file.clone()).err().map(|e| e.to_string()),
+            refused: Model::load(opened.file.clone())
+                .err()
+                .map(|e| e.to_string()),
             scans: verify.then(|| file.tensors().map(|t| scan(t.dtype(), t.bytes())).collect()),
         })
     }
 
     fn bits_per_weight(&self) -> f64 {
-        if self.parameters == 0 { 0.0 } else { self.tensor_bytes as f64 * 8.0 / self.parameters as f64 }
+        if self.parameters == 0 {
+            0.0
+        } else {
+            self.tensor_bytes as f64 * 8.0 / self.parameters as f64
+        }
     }
 
     /// Name, count, weights and bytes of each type, largest first.
@@ -96,7 +114,11 @@ impl<'a> Facts<'a> {
             self.bits_per_weight(),
         );
         text.push_str(&format!("  runs here: {}\n", self.verdict()));
-        for (name, reason) in self.no_kernel.iter().take(if full { usize::MAX } else { 10 }) {
+        for (name, reason) in self
+            .no_kernel
+            .iter()
+            .take(if full { usize::MAX } else { 10 })
+        {
             text.push_str(&format!("    {name}: {reason}\n"));
         }
         text.push_str("\nTypes\n");
@@ -129,7 +151,12 @@ impl<'a> Facts<'a> {
                 dims.join(" × "),
                 bytes(t.bytes().len() as u64),
             ];
-            row.extend(self.scans.as_ref().and_then(|s| s.get(i)).map(|s| scan_text(*s)));
+            row.extend(
+                self.scans
+                    .as_ref()
+                    .and_then(|s| s.get(i))
+                    .map(|s| scan_text(*s)),
+            );
             row
         };
         self.file.tensors().enumerate().map(row).collect()
@@ -138,7 +165,9 @@ impl<'a> Facts<'a> {
     fn verdict(&self) -> String {
         match (&self.refused, self.no_kernel.len()) {
             (None, 0) => "yes".into(),
-            (None, n) => format!("not fully: {n} tensors have no kernel (convert with geb-quantize)"),
+            (None, n) => {
+                format!("not fully: {n} tensors have no kernel (convert with geb-quantize)")
+            }
             (Some(why), _) => format!("no: {}", why.replace('\n', "; ")),
         }
     }
@@ -159,9 +188,15 @@ impl<'a> Facts<'a> {
             entry
         });
         let types = self.types().into_iter().map(|(name, n, weights, size)| {
-            (name.to_owned(), json!({ "tensors": n, "weights": weights, "bytes": size }))
+            (
+                name.to_owned(),
+                json!({ "tensors": n, "weights": weights, "bytes": size }),
+            )
         });
-        let not_runnable = self.no_kernel.iter().map(|(name, why)| json!({ "tensor": name, "reason": why }));
+        let not_runnable = self
+            .no_kernel
+            .iter()
+            .map(|(name, why)| json!({ "tensor": name, "reason": why }));
         json!({
             "path": opened.path,
             "version": index.version,
@@ -190,11 +225,22 @@ fn scan_text(scan: Scan) -> String {
 
 /// A value on one line.
 fn value_text(value: Value<'_>, full: bool) -> String {
-    let Value::Array(array) = value else { return scalar_text(value, full) };
+    let Value::Array(array) = value else {
+        return scalar_text(value, full);
+    };
     let shown = if full { array.len } else { SHOWN_ELEMENTS };
-    let items: Vec<String> = array.iter().take(shown).map(|v| scalar_text(v, full)).collect();
+    let items: Vec<String> = array
+        .iter()
+        .take(shown)
+        .map(|v| scalar_text(v, full))
+        .collect();
     let more = if array.len > shown { ", …" } else { "" };
-    format!("{} × {} [{}{more}]", array.len, array.elem.name(), items.join(", "))
+    format!(
+        "{} × {} [{}{more}]",
+        array.len,
+        array.elem.name(),
+        items.join(", ")
+    )
 }
 
 fn scalar_text(value: Value<'_>, full: bool) -> String {

@@ -50,6 +50,10 @@ impl Interrupt {
 
     /// Ends the work with exit code 130 if Ctrl-C was pressed.
     pub fn check(&self) -> report::Outcome {
-        if self.pressed() { Err(report::Failure::interrupted()) } else { Ok(()) }
+        if self.pressed() {
+            Err(report::Failure::interrupted())
+        } else {
+            Ok(())
+        }
     }
 }

@@ -46,26 +46,48 @@ pub fn open(args: &ModelArgs, positional: Option<&str>) -> Outcome<Opened> {
     for warning in &file.index().warnings {
         note(format_args!("warning: {}: {warning}", path.display()));
     }
-    Ok(Opened { path, file: Arc::new(file) })
+    Ok(Opened {
+        path,
+        file: Arc::new(file),
+    })
 }
 
 /// An error of the library with the file it is about.
 pub fn at(path: &Path, e: geb::Error) -> Failure {
-    let has_path = matches!(e, geb::Error::Io { .. } | geb::Error::Interrupted | geb::Error::Request { .. });
+    let has_path = matches!(
+        e,
+        geb::Error::Io { .. } | geb::Error::Interrupted | geb::Error::Request { .. }
+    );
     let failure = Failure::from(e);
-    let failure = if has_path { failure } else { failure.at(path.display()) };
+    let failure = if has_path {
+        failure
+    } else {
+        failure.at(path.display())
+    };
     if failure.code == 4 && failure.hint.is_none() {
-        return failure.hint(format!("what can be run of this file: geb-run inspect {}", path.display()));
+        return failure.hint(format!(
+            "what can be run of this file: geb-run inspect {}",
+            path.display()
+        ));
     }
     failure
 }
 
 /// Opens the model and makes a session.
-pub fn load(opened: Opened, cpu: &CpuArgs, interrupt: &Interrupt, started: Instant) -> Outcome<Loaded> {
+pub fn load(
+    opened: Opened,
+    cpu: &CpuArgs,
+    interrupt: &Interrupt,
+    started: Instant,
+) -> Outcome<Loaded> {
     let options = session_options(cpu, interrupt)?;
     let model = Model::load(opened.file.clone()).map_err(|e| at(&opened.path, e))?;
     let session = Session::new(model, &options).map_err(|e| at(&opened.path, e))?;
-    Ok(Loaded { opened, session, load: started.elapsed() })
+    Ok(Loaded {
+        opened,
+        session,
+        load: started.elapsed(),
+    })
 }
 
 /// Session options from flags.
@@ -85,7 +107,6 @@ pub fn session_options(cpu: &CpuArgs, interrupt: &Interrupt) -> Outcome<SessionO
         },
         level,
         cancel: Some(interrupt.flag()),
-        ..defaults
     })
 }
 
@@ -96,25 +117,46 @@ fn isa_level(name: &str) -> Outcome<geb::kernels::level::Level> {
     let names: Vec<&str> = available.iter().map(|l| l.name()).collect();
     Level::from_name(name)
         .filter(|l| available.contains(l))
-        .ok_or_else(|| Failure::usage(format!("--isa is {name}, allowed on this machine: {}", names.join(", "))))
+        .ok_or_else(|| {
+            Failure::usage(format!(
+                "--isa is {name}, allowed on this machine: {}",
+                names.join(", ")
+            ))
+        })
 }
 
 /// The tokenizer of the file.
 pub fn tokenizer(opened: &Opened) -> Outcome<Tokenizer> {
-    Tokenizer::from_gguf(&opened.file).map_err(|e| at(&opened.path, e))
+    let tokenizer = Tokenizer::from_gguf(&opened.file).map_err(|e| at(&opened.path, e))?;
+    for warning in tokenizer.warnings() {
+        note(format_args!(
+            "warning: {}: {warning}",
+            opened.path.display()
+        ));
+    }
+    Ok(tokenizer)
 }
 
 /// The chat template: `--chat-template`, else the one in the file, else none.
-pub fn template(opened: &Opened, tokenizer: &Tokenizer, args: &TemplateArgs) -> Outcome<Option<ChatTemplate>> {
+pub fn template(
+    opened: &Opened,
+    tokenizer: &Tokenizer,
+    args: &TemplateArgs,
+) -> Outcome<Option<ChatTemplate>> {
     let Some(path) = &args.chat_template else {
         return ChatTemplate::from_gguf(&opened.file).map_err(|e| {
-            at(&opened.path, e).hint("use another template with --chat-template FILE, or none: geb-run generate --raw")
+            at(&opened.path, e).hint(
+                "use another template with --chat-template FILE, or none: geb-run generate --raw",
+            )
         });
     };
     let source = read_text(path, geb::limits::MAX_TEMPLATE_BYTES)?;
     let piece = |id: Option<u32>| id.map(|id| tokenizer.piece(id)).unwrap_or_default();
-    let template = ChatTemplate::from_source(&source, &piece(tokenizer.bos()), &piece(tokenizer.eos()));
-    Ok(Some(template.map_err(|e| Failure::from(e).at(path.display()))?))
+    let template =
+        ChatTemplate::from_source(&source, &piece(tokenizer.bos()), &piece(tokenizer.eos()));
+    Ok(Some(
+        template.map_err(|e| Failure::from(e).at(path.display()))?,
+    ))
 }
 
 /// Reads a UTF-8 text file (`-`: stdin) of at most `limit` bytes.
@@ -125,14 +167,24 @@ pub fn read_text(path: &Path, limit: usize) -> Outcome<String> {
     if path.as_os_str() == "-" {
         std::io::stdin().lock().take(cap).read_to_end(&mut bytes)?;
     } else {
-        let file = std::fs::File::open(path).map_err(|e| Failure::new(e.to_string()).at(path.display()))?;
-        file.take(cap).read_to_end(&mut bytes).map_err(|e| Failure::new(e.to_string()).at(path.display()))?;
+        let file = std::fs::File::open(path)
+            .map_err(|e| Failure::new(e.to_string()).at(path.display()))?;
+        file.take(cap)
+            .read_to_end(&mut bytes)
+            .map_err(|e| Failure::new(e.to_string()).at(path.display()))?;
     }
     if bytes.len() > limit {
-        return Err(Failure::usage(format!("{}: more than {limit} bytes of text", path.display())));
+        return Err(Failure::usage(format!(
+            "{}: more than {limit} bytes of text",
+            path.display()
+        )));
     }
     String::from_utf8(bytes).map_err(|e| {
-        Failure::usage(format!("{}: not UTF-8 at byte {}", path.display(), e.utf8_error().valid_up_to()))
+        Failure::usage(format!(
+            "{}: not UTF-8 at byte {}",
+            path.display(),
+            e.utf8_error().valid_up_to()
+        ))
     })
 }
 
@@ -153,7 +205,9 @@ pub fn sampling(args: &SamplingArgs) -> (SamplerOptions, u64) {
 
 /// A seed nobody chose: clock and process, 32 bits so that it is easy to type again.
 fn random_seed() -> u64 {
-    let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
+    let clock = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_nanos() as u64);
     let mixed = (clock ^ u64::from(std::process::id()) << 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     mixed >> 32
 }
@@ -166,7 +220,10 @@ pub fn conversation(system: Option<&str>, user: &str) -> Vec<Message> {
 
 /// One message.
 pub fn message(role: &str, content: &str) -> Message {
-    Message { role: role.into(), content: content.into() }
+    Message {
+        role: role.into(),
+        content: content.into(),
+    }
 }
 
 /// The commonest type by bytes: what people call the type of the file.
@@ -176,5 +233,6 @@ pub fn main_type(file: &GgufFile) -> &'static str {
         *bytes.entry(tensor.dtype().id()).or_insert(0u64) += tensor.bytes().len() as u64;
     }
     let top = bytes.into_iter().max_by_key(|&(_, n)| n);
-    top.and_then(|(id, _)| geb::Dtype::from_id(id).ok()).map_or("?", |t| t.name())
+    top.and_then(|(id, _)| geb::Dtype::from_id(id).ok())
+        .map_or("?", |t| t.name())
 }

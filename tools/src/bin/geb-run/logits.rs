@@ -22,8 +22,10 @@ pub fn run(args: &LogitsArgs, interrupt: &Interrupt) -> Outcome {
     let mut loaded = load::load(opened, &args.cpu, interrupt, Instant::now())?;
     if args.tokens.len() > loaded.session.ctx() {
         let (n, ctx) = (args.tokens.len(), loaded.session.ctx());
-        return Err(Failure::usage(format!("{n} tokens do not fit the context of {ctx}"))
-            .hint("raise it with --ctx, if the model was trained for more"));
+        return Err(
+            Failure::usage(format!("{n} tokens do not fit the context of {ctx}"))
+                .hint("raise it with --ctx, if the model was trained for more"),
+        );
     }
     let mut progress = Progress::new("logits", "tokens", &args.output);
     let mut bytes = Vec::new();
@@ -43,7 +45,11 @@ pub fn run(args: &LogitsArgs, interrupt: &Interrupt) -> Outcome {
         .map_err(|e| Failure::new(format!("{}: {e}", args.out.display())))?;
     write_atomic(&args.out, &data)?;
     if !args.output.quiet {
-        dim(format_args!("wrote {}: logits F32 [{}, {vocab}]", args.out.display(), args.tokens.len()));
+        dim(format_args!(
+            "wrote {}: logits F32 [{}, {vocab}]",
+            args.out.display(),
+            args.tokens.len()
+        ));
     }
     Ok(())
 }
@@ -51,8 +57,14 @@ pub fn run(args: &LogitsArgs, interrupt: &Interrupt) -> Outcome {
 /// Writes a whole file under a temporary name in the same folder, then renames it.
 pub fn write_atomic(path: &Path, data: &[u8]) -> Outcome {
     let at = |e: std::io::Error| Failure::new(e.to_string()).at(path.display());
-    let name = path.file_name().ok_or_else(|| Failure::usage(format!("{}: not a file name", path.display())))?;
-    let temporary = path.with_file_name(format!(".{}.geb-partial-{}", name.to_string_lossy(), std::process::id()));
+    let name = path
+        .file_name()
+        .ok_or_else(|| Failure::usage(format!("{}: not a file name", path.display())))?;
+    let temporary = path.with_file_name(format!(
+        ".{}.geb-partial-{}",
+        name.to_string_lossy(),
+        std::process::id()
+    ));
     let written = std::fs::File::create(&temporary)
         .and_then(|mut f| f.write_all(data).and_then(|()| f.sync_all()))
         .and_then(|()| std::fs::rename(&temporary, path));

@@ -38,8 +38,12 @@ fn main() {
 /// Parses, runs, and turns the outcome into an exit code.
 fn start() -> i32 {
     let typed = with_default_command(std::env::args_os().collect());
-    let command = Cli::command().version(&*version().leak()).mut_subcommands(threads_help);
-    let parsed = command.try_get_matches_from(typed).and_then(|m| Cli::from_arg_matches(&m));
+    let command = Cli::command()
+        .version(&*version().leak())
+        .mut_subcommands(threads_help);
+    let parsed = command
+        .try_get_matches_from(typed)
+        .and_then(|m| Cli::from_arg_matches(&m));
     match parsed {
         Ok(cli) => match run(&cli.command) {
             Ok(()) => 0,
@@ -54,6 +58,7 @@ fn start() -> i32 {
 }
 
 fn run(command: &Command) -> Outcome {
+    geb::mmap::install_sigbus_handler();
     let interrupt = Interrupt::install();
     match command {
         Command::Chat(args) => chat::run(args, &interrupt),
@@ -69,7 +74,9 @@ fn run(command: &Command) -> Outcome {
 
 /// `geb-run MODEL …` and `geb-run` alone mean `geb-run chat …`.
 fn with_default_command(mut typed: Vec<OsString>) -> Vec<OsString> {
-    let own = |word: &str| Command::NAMES.contains(&word) || matches!(word, "-h" | "--help" | "-V" | "--version");
+    let own = |word: &str| {
+        Command::NAMES.contains(&word) || matches!(word, "-h" | "--help" | "-V" | "--version")
+    };
     let is_own = typed.get(1).and_then(|w| w.to_str()).is_some_and(own);
     if !is_own {
         typed.insert(1.min(typed.len()), "chat".into());
@@ -81,7 +88,11 @@ fn with_default_command(mut typed: Vec<OsString>) -> Vec<OsString> {
 fn version() -> String {
     let kernels = geb::kernels::Kernels::best();
     let level = kernels.as_ref().map_or("unknown", |k| k.level().name());
-    format!("{} ({level}, {} threads)", env!("CARGO_PKG_VERSION"), geb::threads::default_threads())
+    format!(
+        "{} ({level}, {} threads)",
+        env!("CARGO_PKG_VERSION"),
+        geb::threads::default_threads()
+    )
 }
 
 /// Puts the number of threads of this machine into the help of `--threads`.
@@ -89,7 +100,10 @@ fn threads_help(command: clap::Command) -> clap::Command {
     if !command.get_arguments().any(|a| a.get_id() == "threads") {
         return command;
     }
-    let help = format!("Worker threads [default: {}, the CPUs this process may use]", geb::threads::default_threads());
+    let help = format!(
+        "Worker threads [default: {}, the CPUs this process may use]",
+        geb::threads::default_threads()
+    );
     command.mut_arg("threads", |a| a.help(help))
 }
 
@@ -99,14 +113,20 @@ mod tests {
 
     fn words(line: &str) -> Vec<String> {
         let typed = line.split(' ').map(OsString::from).collect();
-        with_default_command(typed).into_iter().map(|w| w.to_string_lossy().into_owned()).collect()
+        with_default_command(typed)
+            .into_iter()
+            .map(|w| w.to_string_lossy().into_owned())
+            .collect()
     }
 
     #[test]
     fn a_model_alone_means_chat() {
         assert_eq!(words("geb-run smollm2"), ["geb-run", "chat", "smollm2"]);
         assert_eq!(words("geb-run"), ["geb-run", "chat"]);
-        assert_eq!(words("geb-run -m x.gguf"), ["geb-run", "chat", "-m", "x.gguf"]);
+        assert_eq!(
+            words("geb-run -m x.gguf"),
+            ["geb-run", "chat", "-m", "x.gguf"]
+        );
         assert_eq!(words("geb-run bench -m x"), ["geb-run", "bench", "-m", "x"]);
         assert_eq!(words("geb-run --help"), ["geb-run", "--help"]);
     }
@@ -114,7 +134,10 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
-        let names: Vec<String> = Cli::command().get_subcommands().map(|c| c.get_name().to_owned()).collect();
+        let names: Vec<String> = Cli::command()
+            .get_subcommands()
+            .map(|c| c.get_name().to_owned())
+            .collect();
         assert_eq!(names, Command::NAMES);
     }
 }

@@ -35,18 +35,33 @@ pub const KNOWN: &[Known] = &[Known {
 
 /// The cache folder: `$GEB_CACHE_DIR`, `$XDG_CACHE_HOME/geb` or `~/.cache/geb`.
 pub fn cache_dir() -> Outcome<PathBuf> {
-    let set = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let set = |name| {
+        std::env::var_os(name)
+            .filter(|v| !v.is_empty())
+            .map(PathBuf::from)
+    };
     set("GEB_CACHE_DIR")
         .or_else(|| set("XDG_CACHE_HOME").map(|p| p.join("geb")))
         .or_else(|| set("HOME").map(|p| p.join(".cache").join("geb")))
-        .ok_or_else(|| Failure::new("no cache folder: HOME is not set").hint("set GEB_CACHE_DIR to a folder"))
+        .ok_or_else(|| {
+            Failure::new("no cache folder: HOME is not set").hint("set GEB_CACHE_DIR to a folder")
+        })
 }
 
 /// GGUF files in a folder, sorted by name.
 fn gguf_files(dir: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
-    let is_gguf = |p: &PathBuf| p.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) && p.is_file();
-    let mut files: Vec<PathBuf> = entries.filter_map(|e| Some(e.ok()?.path())).filter(is_gguf).collect();
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return Vec::new();
+    };
+    let is_gguf = |p: &PathBuf| {
+        p.extension()
+            .is_some_and(|e| e.eq_ignore_ascii_case("gguf"))
+            && p.is_file()
+    };
+    let mut files: Vec<PathBuf> = entries
+        .filter_map(|e| Some(e.ok()?.path()))
+        .filter(is_gguf)
+        .collect();
     files.sort();
     files
 }
@@ -63,7 +78,10 @@ pub fn resolve(typed: Option<&str>) -> Outcome<PathBuf> {
     let files = cache_dir().map(|dir| gguf_files(&dir)).unwrap_or_default();
     match files.as_slice() {
         [only] => {
-            note(format_args!("using {} (no model was named)", only.display()));
+            note(format_args!(
+                "using {} (no model was named)",
+                only.display()
+            ));
             Ok(only.clone())
         }
         _ => Err(nothing_named(&files)),
@@ -83,7 +101,10 @@ fn find(typed: &str) -> Outcome<PathBuf> {
     if plain_name {
         let dir = cache_dir()?;
         let known = KNOWN.iter().find(|k| k.name.eq_ignore_ascii_case(typed));
-        let names = known.map(|k| k.file.to_owned()).into_iter().chain([typed.to_owned(), format!("{typed}.gguf")]);
+        let names = known
+            .map(|k| k.file.to_owned())
+            .into_iter()
+            .chain([typed.to_owned(), format!("{typed}.gguf")]);
         if let Some(file) = names.map(|n| dir.join(n)).find(|p| p.is_file()) {
             return Ok(file);
         }
@@ -101,44 +122,76 @@ fn from_folder(dir: &Path) -> Outcome<PathBuf> {
     let shown = dir.display();
     match files.as_slice() {
         [only] => Ok(only.clone()),
-        [] if dir.join("config.json").is_file() => {
-            Err(Failure::new(format!("{shown} is a checkpoint folder, not a GGUF file"))
-                .hint(format!("convert it first: geb-quantize {shown} model.gguf --type q8_0")))
-        }
-        [] => Err(Failure::new(format!("{shown} is a folder without a GGUF file"))),
-        many => Err(Failure::usage(format!("{shown} holds {} GGUF files", many.len()))
-            .hint(format!("name one of them, for example {}", many[0].display()))),
+        [] if dir.join("config.json").is_file() => Err(Failure::new(format!(
+            "{shown} is a checkpoint folder, not a GGUF file"
+        ))
+        .hint(format!(
+            "convert it first: geb-quantize {shown} model.gguf --type q8_0"
+        ))),
+        [] => Err(Failure::new(format!(
+            "{shown} is a folder without a GGUF file"
+        ))),
+        many => Err(
+            Failure::usage(format!("{shown} holds {} GGUF files", many.len())).hint(format!(
+                "name one of them, for example {}",
+                many[0].display()
+            )),
+        ),
     }
 }
 
 fn not_found(typed: &str, plain_name: bool) -> Failure {
     let failure = Failure::new(format!("{typed}: no such file or model"));
-    if let Some(command) = plain_name.then(|| nearest(typed, &Command::NAMES)).flatten() {
+    if let Some(command) = plain_name
+        .then(|| nearest(typed, &Command::NAMES))
+        .flatten()
+    {
         return failure.hint(format!("did you mean the command: geb-run {command}"));
     }
     let names: Vec<&str> = KNOWN.iter().map(|k| k.name).collect();
     if let Some(name) = plain_name.then(|| nearest(typed, &names)).flatten() {
-        return failure.hint(format!("did you mean the model `{name}`? fetch it: geb-run pull {name}"));
+        return failure.hint(format!(
+            "did you mean the model `{name}`? fetch it: geb-run pull {name}"
+        ));
     }
-    let dir = cache_dir().map(|d| d.display().to_string()).unwrap_or_default();
-    let looked = if plain_name { format!("looked here and in {dir}\n") } else { String::new() };
-    failure.hint(format!("{looked}give the path of a GGUF file, or a known name ({})", names.join(", ")))
+    let dir = cache_dir()
+        .map(|d| d.display().to_string())
+        .unwrap_or_default();
+    let looked = if plain_name {
+        format!("looked here and in {dir}\n")
+    } else {
+        String::new()
+    };
+    failure.hint(format!(
+        "{looked}give the path of a GGUF file, or a known name ({})",
+        names.join(", ")
+    ))
 }
 
 /// No model at all: says what was looked for and what to type next.
 fn nothing_named(in_cache: &[PathBuf]) -> Failure {
-    let dir = cache_dir().map(|d| d.display().to_string()).unwrap_or_else(|_| "(none)".into());
-    let mut hint = format!("looked for: -m MODEL, the variable GEB_MODEL, a single model in {dir}\n");
+    let dir = cache_dir()
+        .map(|d| d.display().to_string())
+        .unwrap_or_else(|_| "(none)".into());
+    let mut hint =
+        format!("looked for: -m MODEL, the variable GEB_MODEL, a single model in {dir}\n");
     if in_cache.is_empty() {
-        hint.push_str("try one of these:\n  geb-run demo              a tiny built-in model, no download\n");
-        hint.push_str("  geb-run pull smollm2      fetch a small chat model (98 MB), then: geb-run smollm2\n");
+        hint.push_str(
+            "try one of these:\n  geb-run demo              a tiny built-in model, no download\n",
+        );
+        hint.push_str(
+            "  geb-run pull smollm2      fetch a small chat model (98 MB), then: geb-run smollm2\n",
+        );
         hint.push_str("  geb-run path/to/model.gguf");
         return Failure::usage("no model given").hint(hint);
     }
     hint.push_str("there are several models, name one:");
     for file in in_cache {
         let name = file.file_name().unwrap_or_default().to_string_lossy();
-        let short = KNOWN.iter().find(|k| k.file == name).map_or(name.as_ref(), |k| k.name);
+        let short = KNOWN
+            .iter()
+            .find(|k| k.file == name)
+            .map_or(name.as_ref(), |k| k.name);
         hint.push_str(&format!("\n  geb-run {short}"));
     }
     Failure::usage("no model given").hint(hint)
@@ -147,8 +200,13 @@ fn nothing_named(in_cache: &[PathBuf]) -> Failure {
 /// The entry at most two edits away (one for short words), if any.
 pub fn nearest<'a>(typed: &str, names: &[&'a str]) -> Option<&'a str> {
     let allowed = if typed.chars().count() < 5 { 1 } else { 2 };
-    let scored = names.iter().map(|n| (distance(&typed.to_lowercase(), n), *n));
-    scored.filter(|(d, _)| *d <= allowed).min_by_key(|(d, _)| *d).map(|(_, n)| n)
+    let scored = names
+        .iter()
+        .map(|n| (distance(&typed.to_lowercase(), n), *n));
+    scored
+        .filter(|(d, _)| *d <= allowed)
+        .min_by_key(|(d, _)| *d)
+        .map(|(_, n)| n)
 }
 
 /// Edits (insert, remove, replace, swap of neighbours) between two short words.

@@ -71,7 +71,8 @@ impl Drop for Progress {
 }
 
 fn new_bar(what: &str, unit: &str, total: usize) -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::stderr_with_hz(10));
+    let bar =
+        ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::stderr_with_hz(10));
     let template = format!("{{msg}} {{bar:30}} {{pos}}/{{len}} {unit} ({{eta}} left)");
     if let Ok(style) = ProgressStyle::with_template(&template) {
         bar.set_style(style.progress_chars("━━╌"));

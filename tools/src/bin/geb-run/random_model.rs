@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::ValueEnum;
@@ -14,6 +14,7 @@ use geb::gguf::{GgufFile, Load};
 use geb::kernels::Kernels;
 use geb::scales::{self, Number};
 
+use crate::interrupt::Interrupt;
 use crate::load::Opened;
 use crate::model_path::cache_dir;
 use crate::report::{Failure, Outcome};
@@ -84,29 +85,46 @@ const POOL_BYTES: usize = 1 << 20;
 
 /// Writes the model into the cache folder, opens it and removes its name: the space is freed when
 /// the program ends, however it ends.
-pub fn make(shape: Shape, dtype: Dtype) -> Outcome<Opened> {
+pub fn make(shape: Shape, dtype: Dtype, interrupt: &Interrupt) -> Outcome<Opened> {
     let sizes = shape.sizes();
     let kernels = Kernels::best().map_err(Failure::usage)?;
     let plan = plan(&sizes, dtype, kernels)?;
     let pool = pool(dtype, kernels)?;
     let dir = cache_dir()?;
     std::fs::create_dir_all(&dir).map_err(|e| Failure::new(e.to_string()).at(dir.display()))?;
-    let path = dir.join(format!(".bench-{}-{}-{}.gguf", sizes.name, dtype.name(), std::process::id()));
-    let opened = write(&path, &plan, &pool).and_then(|()| Ok(GgufFile::open(&path, Load::Map)?));
+    let path = dir.join(format!(
+        ".bench-{}-{}-{}.gguf",
+        sizes.name,
+        dtype.name(),
+        std::process::id()
+    ));
+    let opened =
+        write(&path, &plan, &pool, interrupt).and_then(|()| Ok(GgufFile::open(&path, Load::Map)?));
     _ = std::fs::remove_file(&path);
     let name = format!("{} with random {} weights", sizes.name, dtype.name());
-    Ok(Opened { path: PathBuf::from(name), file: Arc::new(opened?) })
+    Ok(Opened {
+        path: PathBuf::from(name),
+        file: Arc::new(opened?),
+    })
 }
 
-fn write(path: &std::path::Path, plan: &Plan, pool: &[u8]) -> Outcome {
+fn write(path: &Path, plan: &Plan, pool: &[u8], interrupt: &Interrupt) -> Outcome {
     let at = |e: std::io::Error| Failure::new(e.to_string()).at(path.display());
     let mut out = BufWriter::with_capacity(POOL_BYTES, File::create(path).map_err(at)?);
     let mut start = 0;
     let mut fill = |i: usize, out: &mut dyn Write| {
+        if interrupt.pressed() {
+            return Err(geb::Error::Interrupted);
+        }
         let tensor = &plan.tensors[i];
-        let io = |e| geb::Error::Io { path: path.to_path_buf(), source: e };
+        let io = |e| geb::Error::Io {
+            path: path.to_path_buf(),
+            source: e,
+        };
         if tensor.dims.len() == 1 {
-            return (0..tensor.dims[0]).try_for_each(|_| out.write_all(&1f32.to_le_bytes())).map_err(io);
+            return (0..tensor.dims[0])
+                .try_for_each(|_| out.write_all(&1f32.to_le_bytes()))
+                .map_err(io);
         }
         let rows = tensor.dims[1..].iter().product::<u64>() as usize;
         let row_bytes = tensor.dtype.row_bytes(tensor.dims[0] as usize).unwrap_or(0);
@@ -130,32 +148,58 @@ fn plan(s: &Sizes, dtype: Dtype, kernels: &Kernels) -> Outcome<Plan> {
     for (what, n) in [("width", s.width), ("feed-forward width", s.ffn)] {
         if dtype.row_bytes(n as usize).is_none() {
             let block = dtype.block_len();
-            return Err(Failure::usage(format!("--type is {dtype}, its blocks of {block} do not divide the {what} {n}"))
-                .hint("take a type with blocks of 32, for example q8_0 or q4_0"));
+            return Err(Failure::usage(format!(
+                "--type is {dtype}, its blocks of {block} do not divide the {what} {n}"
+            ))
+            .hint("take a type with blocks of 32, for example q8_0 or q4_0"));
         }
     }
     if !kernels.supports(dtype) {
-        let known: Vec<&str> = Dtype::ALL.iter().filter(|t| kernels.supports(**t)).map(|t| t.name()).collect();
-        return Err(Failure::usage(format!("--type is {dtype}, allowed: {}", known.join(", "))));
+        let known: Vec<&str> = Dtype::ALL
+            .iter()
+            .filter(|t| kernels.supports(**t))
+            .map(|t| t.name())
+            .collect();
+        return Err(Failure::usage(format!(
+            "--type is {dtype}, allowed: {}",
+            known.join(", ")
+        )));
     }
     let u32_of = |n: u64| MetaValue::U32(n as u32);
     let metadata = [
         ("general.architecture", MetaValue::Str("llama".into())),
-        ("general.name", MetaValue::Str(format!("{} (random weights)", s.name))),
+        (
+            "general.name",
+            MetaValue::Str(format!("{} (random weights)", s.name)),
+        ),
         ("llama.block_count", u32_of(s.layers)),
         ("llama.context_length", u32_of(s.context)),
         ("llama.embedding_length", u32_of(s.width)),
         ("llama.feed_forward_length", u32_of(s.ffn)),
         ("llama.attention.head_count", u32_of(s.heads)),
         ("llama.attention.head_count_kv", u32_of(s.kv_heads)),
-        ("llama.attention.layer_norm_rms_epsilon", MetaValue::F32(1e-5)),
+        (
+            "llama.attention.layer_norm_rms_epsilon",
+            MetaValue::F32(1e-5),
+        ),
         ("llama.rope.dimension_count", u32_of(s.head_size)),
         ("llama.rope.freq_base", MetaValue::F32(s.rope_base)),
         ("llama.vocab_size", u32_of(s.vocab)),
     ];
-    let matrix = |name: String, cols: u64, rows: u64| PlannedTensor { name, dtype, dims: vec![cols, rows] };
-    let norm = |name: String| PlannedTensor { name, dtype: Dtype::F32, dims: vec![s.width] };
-    let mut tensors = vec![matrix("token_embd.weight".into(), s.width, s.vocab), norm("output_norm.weight".into())];
+    let matrix = |name: String, cols: u64, rows: u64| PlannedTensor {
+        name,
+        dtype,
+        dims: vec![cols, rows],
+    };
+    let norm = |name: String| PlannedTensor {
+        name,
+        dtype: Dtype::F32,
+        dims: vec![s.width],
+    };
+    let mut tensors = vec![
+        matrix("token_embd.weight".into(), s.width, s.vocab),
+        norm("output_norm.weight".into()),
+    ];
     if !s.tied {
         tensors.push(matrix("output.weight".into(), s.width, s.vocab));
     }
@@ -174,7 +218,10 @@ fn plan(s: &Sizes, dtype: Dtype, kernels: &Kernels) -> Outcome<Plan> {
             matrix(name("ffn_down"), s.ffn, s.width),
         ]);
     }
-    let metadata = metadata.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
+    let metadata = metadata
+        .into_iter()
+        .map(|(k, v)| (k.to_owned(), v))
+        .collect();
     Ok(Plan { metadata, tensors })
 }
 
@@ -184,18 +231,26 @@ fn pool(dtype: Dtype, kernels: &Kernels) -> Outcome<Vec<u8>> {
     let blocks = POOL_BYTES / dtype.block_bytes();
     if dtype.block_len() == 1 {
         let range = DEVIATION * 3f64.sqrt();
-        let weights: Vec<f32> = (0..blocks).map(|_| ((random.unit() * 2.0 - 1.0) * range) as f32).collect();
+        let weights: Vec<f32> = (0..blocks)
+            .map(|_| ((random.unit() * 2.0 - 1.0) * range) as f32)
+            .collect();
         let mut bytes = vec![0; blocks * dtype.block_bytes()];
         kernels.quantize(dtype, &weights, &mut bytes);
         return Ok(bytes);
     }
-    let mut bytes: Vec<u8> = (0..blocks * dtype.block_bytes()).map(|_| random.next() as u8).collect();
+    let mut bytes: Vec<u8> = (0..blocks * dtype.block_bytes())
+        .map(|_| random.next() as u8)
+        .collect();
     // The weights are linear in the two numbers of a block: measure, then solve for mean 0.
     const PROBE: f32 = 1.0 / 1024.0;
     let ratio = {
         let (mean0, _) = measure(dtype, kernels, &mut bytes, PROBE, 0.0)?;
         let (mean1, _) = measure(dtype, kernels, &mut bytes, PROBE, PROBE)?;
-        if mean0 == mean1 { 0.0 } else { (-mean0 / (mean1 - mean0)) as f32 }
+        if mean0 == mean1 {
+            0.0
+        } else {
+            (-mean0 / (mean1 - mean0)) as f32
+        }
     };
     let (_, deviation) = measure(dtype, kernels, &mut bytes, PROBE, PROBE * ratio)?;
     let scale = (f64::from(PROBE) * DEVIATION / deviation.max(1e-9)) as f32;
@@ -204,27 +259,42 @@ fn pool(dtype: Dtype, kernels: &Kernels) -> Outcome<Vec<u8>> {
 }
 
 /// Mean and standard deviation of the weights with these scales.
-fn measure(dtype: Dtype, kernels: &Kernels, bytes: &mut [u8], first: f32, second: f32) -> Outcome<(f64, f64)> {
+fn measure(
+    dtype: Dtype,
+    kernels: &Kernels,
+    bytes: &mut [u8],
+    first: f32,
+    second: f32,
+) -> Outcome<(f64, f64)> {
     set_scales(dtype, bytes, first, second)?;
     let blocks = 256.min(bytes.len() / dtype.block_bytes());
     let mut weights = vec![0f32; blocks * dtype.block_len()];
     kernels.dequantize(dtype, &bytes[..blocks * dtype.block_bytes()], &mut weights);
     let n = weights.len() as f64;
     let mean = weights.iter().map(|&w| f64::from(w)).sum::<f64>() / n;
-    let variance = weights.iter().map(|&w| (f64::from(w) - mean).powi(2)).sum::<f64>() / n;
+    let variance = weights
+        .iter()
+        .map(|&w| (f64::from(w) - mean).powi(2))
+        .sum::<f64>()
+        / n;
     Ok((mean, variance.sqrt()))
 }
 
 /// Writes the scale and the offset into every block.
 fn set_scales(dtype: Dtype, bytes: &mut [u8], first: f32, second: f32) -> Outcome {
-    let fields = scales::fields(dtype).ok_or_else(|| Failure::usage(format!("no random weights of type {dtype}")))?;
+    let fields = scales::fields(dtype)
+        .ok_or_else(|| Failure::usage(format!("no random weights of type {dtype}")))?;
     for block in bytes.chunks_exact_mut(dtype.block_bytes()) {
         for (&(at, number), value) in fields.iter().zip([first, second]) {
             match number {
-                Number::F16 => block[at..at + 2].copy_from_slice(&half::f16::from_f32(value).to_le_bytes()),
+                Number::F16 => {
+                    block[at..at + 2].copy_from_slice(&half::f16::from_f32(value).to_le_bytes())
+                }
                 Number::F32 => block[at..at + 4].copy_from_slice(&value.to_le_bytes()),
                 // A power of two: exponent plus 127.
-                Number::E8M0 => block[at] = (value.abs().log2().round() + 127.0).clamp(0.0, 254.0) as u8,
+                Number::E8M0 => {
+                    block[at] = (value.abs().log2().round() + 127.0).clamp(0.0, 254.0) as u8
+                }
                 Number::BF16 | Number::F64 => {}
             }
         }
@@ -266,7 +336,10 @@ mod tests {
             let mean = weights.iter().map(|&w| f64::from(w)).sum::<f64>() / n;
             let deviation = (weights.iter().map(|&w| f64::from(w).powi(2)).sum::<f64>() / n).sqrt();
             assert!(mean.abs() < 0.004, "{dtype}: mean {mean}");
-            assert!((0.01..0.04).contains(&deviation), "{dtype}: deviation {deviation}");
+            assert!(
+                (0.01..0.04).contains(&deviation),
+                "{dtype}: deviation {deviation}"
+            );
         }
     }
 
@@ -275,7 +348,10 @@ mod tests {
         let kernels = Kernels::best().expect("kernels");
         let weights = |shape: Shape| -> u64 {
             let plan = plan(&shape.sizes(), Dtype::Q8_0, kernels).expect("plan");
-            plan.tensors.iter().map(|t| t.dims.iter().product::<u64>()).sum()
+            plan.tensors
+                .iter()
+                .map(|t| t.dims.iter().product::<u64>())
+                .sum()
         };
         assert_eq!(weights(Shape::Geb1_3b) / 100_000, 13_480);
         assert_eq!(weights(Shape::Smollm2), 134_515_008);

@@ -22,17 +22,27 @@ pub type Outcome<T = ()> = Result<T, Failure>;
 impl Failure {
     /// A failure with exit code 1.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), hint: None, code: 1 }
+        Self {
+            message: message.into(),
+            hint: None,
+            code: 1,
+        }
     }
 
     /// A wrong command line: exit code 2.
     pub fn usage(message: impl Into<String>) -> Self {
-        Self { code: 2, ..Self::new(message) }
+        Self {
+            code: 2,
+            ..Self::new(message)
+        }
     }
 
     /// The user stopped the work: exit code 130.
     pub fn interrupted() -> Self {
-        Self { code: 130, ..Self::new("interrupted") }
+        Self {
+            code: 130,
+            ..Self::new("interrupted")
+        }
     }
 
     /// Adds what to do next.
@@ -47,15 +57,27 @@ impl Failure {
         self
     }
 
-    /// True when stdout was closed by its reader, which is no failure.
-    fn is_closed_pipe(&self) -> bool {
-        self.code == 0
+    /// Leaving on purpose: exit code 130, nothing to say.
+    pub fn left() -> Self {
+        Self {
+            code: 130,
+            ..Self::new("")
+        }
+    }
+
+    /// Nothing to say: stdout was closed by its reader, or the user left.
+    fn is_silent(&self) -> bool {
+        self.code == 0 || self.message.is_empty()
     }
 
     /// Prints `error: …` and the hint, and returns the exit code.
     pub fn print(&self) -> i32 {
-        if !self.is_closed_pipe() {
-            let (red, bold, off) = if colour() { ("\x1b[1;31m", "\x1b[1m", "\x1b[0m") } else { ("", "", "") };
+        if !self.is_silent() {
+            let (red, bold, off) = if colour() {
+                ("\x1b[1;31m", "\x1b[1m", "\x1b[0m")
+            } else {
+                ("", "", "")
+            };
             let mut err = io::stderr().lock();
             _ = writeln!(err, "{red}error:{off} {}", self.message);
             if let Some(hint) = &self.hint {
@@ -68,10 +90,17 @@ impl Failure {
 
 impl From<geb::Error> for Failure {
     fn from(e: geb::Error) -> Self {
-        let failure = Self { code: e.exit_code(), ..Self::new(e.to_string()) };
+        let failure = Self {
+            code: e.exit_code(),
+            ..Self::new(e.to_string())
+        };
         match e {
-            geb::Error::Format { .. } => failure.hint("the file is damaged or cut off: download or convert it again"),
-            geb::Error::Memory { .. } => failure.hint("try a smaller context (--ctx) or a smaller type (geb-quantize)"),
+            geb::Error::Format { .. } => {
+                failure.hint("the file is damaged or cut off: download or convert it again")
+            }
+            geb::Error::Memory { .. } => {
+                failure.hint("try a smaller context (--ctx) or a smaller type (geb-quantize)")
+            }
             _ => failure,
         }
     }
@@ -79,8 +108,15 @@ impl From<geb::Error> for Failure {
 
 impl From<io::Error> for Failure {
     fn from(e: io::Error) -> Self {
-        let code = if e.kind() == io::ErrorKind::BrokenPipe { 0 } else { 1 };
-        Self { code, ..Self::new(e.to_string()) }
+        let code = if e.kind() == io::ErrorKind::BrokenPipe {
+            0
+        } else {
+            1
+        };
+        Self {
+            code,
+            ..Self::new(e.to_string())
+        }
     }
 }
 
@@ -113,8 +149,9 @@ pub fn dim(text: impl fmt::Display) {
 /// Colours on stderr: `NO_COLOR` switches them off, `CLICOLOR_FORCE` on, else only on a terminal.
 pub fn colour() -> bool {
     let set = |name| std::env::var_os(name).is_some_and(|v| !v.is_empty() && v != "0");
-    !std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty())
-        && (set("CLICOLOR_FORCE") || (io::stderr().is_terminal() && std::env::var("TERM").as_deref() != Ok("dumb")))
+    std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+        && (set("CLICOLOR_FORCE")
+            || (io::stderr().is_terminal() && std::env::var("TERM").as_deref() != Ok("dumb")))
 }
 
 /// Bytes as a person reads them: `98.4 MB` (powers of ten).
@@ -161,7 +198,12 @@ pub fn rate(per_second: f64) -> String {
 pub fn peak_memory_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+    line.trim()
+        .strip_suffix("kB")?
+        .trim()
+        .parse::<u64>()
+        .ok()?
+        .checked_mul(1024)
 }
 
 /// Columns a text takes on a terminal: CJK and full-width characters take two.
@@ -169,7 +211,11 @@ pub fn width(text: &str) -> usize {
     text.chars()
         .map(|c| match c as u32 {
             0x300..=0x36f | 0x200b..=0x200f => 0,
-            0x1100..=0x115f | 0x2e80..=0xa4cf | 0xac00..=0xd7a3 | 0xf900..=0xfaff | 0xfe30..=0xfe6f => 2,
+            0x1100..=0x115f
+            | 0x2e80..=0xa4cf
+            | 0xac00..=0xd7a3
+            | 0xf900..=0xfaff
+            | 0xfe30..=0xfe6f => 2,
             0xff00..=0xff60 | 0xffe0..=0xffe6 | 0x1f300..=0x1faff | 0x20000..=0x3fffd => 2,
             _ => 1,
         })
@@ -179,8 +225,15 @@ pub fn width(text: &str) -> usize {
 /// A table: first column to the left, the others to the right.
 pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let widths: Vec<usize> =
-        (0..columns).map(|c| rows.iter().filter_map(|r| r.get(c)).map(|s| width(s)).max().unwrap_or(0)).collect();
+    let widths: Vec<usize> = (0..columns)
+        .map(|c| {
+            rows.iter()
+                .filter_map(|r| r.get(c))
+                .map(|s| width(s))
+                .max()
+                .unwrap_or(0)
+        })
+        .collect();
     let mut text = String::new();
     for row in rows {
         let mut line = String::new();
@@ -189,7 +242,11 @@ pub fn table(rows: &[Vec<String>]) -> String {
             if c > 0 {
                 line.push_str("  ");
             }
-            let (before, after) = if c == 0 { ("", pad.as_str()) } else { (pad.as_str(), "") };
+            let (before, after) = if c == 0 {
+                ("", pad.as_str())
+            } else {
+                (pad.as_str(), "")
+            };
             line.push_str(&format!("{before}{cell}{after}"));
         }
         text.push_str(line.trim_end());
@@ -209,13 +266,19 @@ mod tests {
         assert_eq!(seconds(Duration::from_millis(85)), "85 ms");
         assert_eq!(seconds(Duration::from_micros(1500)), "1.5 ms");
         assert_eq!(seconds(Duration::from_millis(1240)), "1.24 s");
-        assert_eq!((rate(123.4), rate(12.34), rate(1.234)), ("123".into(), "12.3".into(), "1.23".into()));
+        assert_eq!(
+            (rate(123.4), rate(12.34), rate(1.234)),
+            ("123".into(), "12.3".into(), "1.23".into())
+        );
     }
 
     #[test]
     fn wide_characters_keep_tables_straight() {
         assert_eq!(width("耶和华a"), 7);
-        let t = table(&[vec!["a".into(), "1".into()], vec!["bcd".into(), "22".into()]]);
+        let t = table(&[
+            vec!["a".into(), "1".into()],
+            vec!["bcd".into(), "22".into()],
+        ]);
         assert_eq!(t, "a     1\nbcd  22\n");
     }
 

@@ -54,7 +54,11 @@ impl Events for Screen {
             return ControlFlow::Continue(());
         }
         self.ends_with_newline = text.ends_with('\n');
-        let written = if self.tty { report::out(&printable(text)) } else { report::out(text) };
+        let written = if self.tty {
+            report::out(&printable(text))
+        } else {
+            report::out(text)
+        };
         match written {
             Ok(()) => ControlFlow::Continue(()),
             Err(failure) => {
@@ -67,7 +71,15 @@ impl Events for Screen {
 
 /// Text that cannot steer a terminal: control characters other than newline and tab are shown as `�`.
 pub fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && !matches!(c, '\n' | '\t') { '\u{fffd}' } else { c }).collect()
+    text.chars()
+        .map(|c| {
+            if c.is_control() && !matches!(c, '\n' | '\t') {
+                '\u{fffd}'
+            } else {
+                c
+            }
+        })
+        .collect()
 }
 
 /// The one line of timings.
@@ -78,11 +90,15 @@ pub fn timing_line(load: Option<std::time::Duration>, t: &Timings) -> String {
     }
     parts.push(format!("first token {}", seconds(t.first_token)));
     let evaluated = t.prompt_tokens - t.reused_tokens;
-    let reused = if t.reused_tokens > 0 { format!(", {} reused", t.reused_tokens) } else { String::new() };
+    let reused = if t.reused_tokens > 0 {
+        format!(" (+{} reused)", t.reused_tokens)
+    } else {
+        String::new()
+    };
     let speed = t.prefill_tok_s().map_or("-".into(), rate);
-    parts.push(format!("prefill {speed} tok/s ({evaluated} tokens{reused})"));
+    parts.push(format!("prefill {evaluated}{reused} at {speed} tok/s"));
     let speed = t.decode_tok_s().map_or("-".into(), rate);
-    parts.push(format!("decode {speed} tok/s ({} tokens)", t.sampled_tokens));
+    parts.push(format!("decode {} at {speed} tok/s", t.sampled_tokens));
     if let Some(ram) = report::peak_memory_bytes() {
         parts.push(format!("RAM {}", report::bytes(ram)));
     }

@@ -18,9 +18,17 @@ pub fn run(args: &TokenizeArgs) -> Outcome {
     } else {
         args.text.clone()
     };
-    let encode = Encode { add_special: !(args.no_special || args.plain), parse_special: !args.plain };
-    let ids = tokenizer.encode(&text, encode).map_err(|e| load::at(&opened.path, e))?;
-    let pieces: Vec<String> = ids.iter().map(|&id| tokenizer.piece(id).to_string()).collect();
+    let encode = Encode {
+        add_special: !(args.no_special || args.plain),
+        parse_special: !args.plain,
+    };
+    let ids = tokenizer
+        .encode(&text, encode)
+        .map_err(|e| load::at(&opened.path, e))?;
+    let pieces: Vec<String> = ids
+        .iter()
+        .map(|&id| tokenizer.piece(id).to_string())
+        .collect();
     if args.json {
         return out_line(&json!({ "ids": ids, "pieces": pieces }).to_string());
     }
@@ -28,11 +36,24 @@ pub fn run(args: &TokenizeArgs) -> Outcome {
         let words: Vec<String> = ids.iter().map(u32::to_string).collect();
         return out_line(&words.join(","));
     }
-    let lines: String = ids.iter().zip(&pieces).map(|(id, piece)| format!("{id:>7}  {}\n", visible(piece))).collect();
+    let lines: String = ids
+        .iter()
+        .zip(&pieces)
+        .map(|(id, piece)| format!("{id:>7}  {}\n", visible(piece)))
+        .collect();
     out(&lines)
 }
 
 /// A piece on one line, with control characters visible.
 fn visible(piece: &str) -> String {
-    piece.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
+    piece
+        .chars()
+        .map(|c| {
+            if c.is_control() {
+                c.escape_default().to_string()
+            } else {
+                c.to_string()
+            }
+        })
+        .collect()
 }

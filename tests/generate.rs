@@ -1,0 +1,335 @@
+//! The generation loop and the evaluation on real (tiny) models.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use geb::Dtype;
+use geb::convert::{self, convert};
+use geb::eval::{Method, evaluate};
+use geb::generate::{Events, GenerateOptions, Generated, StopReason, generate};
+use geb::gguf::{GgufFile, Load};
+use geb::model::Model;
+use geb::sampler::SamplerOptions;
+use geb::session::{KvChoice, Session, SessionOptions, Want};
+use geb::tokenizer::{Encode, Tokenizer};
+
+/// geb-nano as a GGUF file of this type, made once per type.
+fn nano(dtype: Dtype) -> PathBuf {
+    static LOCK: OnceLock<std::sync::Mutex<()>> = OnceLock::new();
+    let _one_at_a_time = LOCK
+        .get_or_init(Default::default)
+        .lock()
+        .expect("no panic before");
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("generate-nano-{dtype}.gguf"));
+    if !path.exists() {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/geb-nano/hf");
+        let options = convert::Options {
+            dtype,
+            ..Default::default()
+        };
+        convert(&source, &path, &options, &mut ()).expect("geb-nano converts");
+    }
+    path
+}
+
+fn session_with(dtype: Dtype, options: &SessionOptions) -> Session {
+    let file = GgufFile::open(&nano(dtype), Load::Map).expect("own file");
+    let model = Model::load(Arc::new(file)).expect("own model");
+    Session::new(model, options).expect("session")
+}
+
+fn session() -> (Session, Tokenizer) {
+    let options = SessionOptions {
+        threads: 2,
+        kv: KvChoice::F32,
+        ..Default::default()
+    };
+    let session = session_with(Dtype::F32, &options);
+    let tokenizer = Tokenizer::from_gguf(session.model().file()).expect("tokenizer");
+    (session, tokenizer)
+}
+
+fn encode(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
+    tokenizer.encode(text, Encode::default()).expect("encodes")
+}
+
+fn greedy(max_tokens: usize) -> GenerateOptions {
+    GenerateOptions {
+        max_tokens,
+        sampling: SamplerOptions::greedy(),
+        ignore_eos: true,
+        ..Default::default()
+    }
+}
+
+fn quiet(_: &str) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+/// What an independent implementation generates (geb-nano's card).
+#[test]
+fn greedy_text_is_that_of_the_reference() {
+    let (mut session, tokenizer) = session();
+    let expected = std::fs::read("assets/geb-nano/expected.json").expect("expected.json");
+    let expected: serde_json::Value = serde_json::from_slice(&expected).expect("JSON");
+    for case in expected["prompts"].as_array().expect("prompts") {
+        let prompt = encode(&tokenizer, case["prompt"].as_str().expect("text"));
+        let mut streamed = String::new();
+        let mut sink = |text: &str| {
+            streamed.push_str(text);
+            ControlFlow::Continue(())
+        };
+        let result =
+            generate(&mut session, &tokenizer, &prompt, &greedy(40), &mut sink).expect("generates");
+        assert_eq!(
+            serde_json::json!(result.ids),
+            case["greedy_ids"],
+            "{}",
+            case["name"]
+        );
+        assert_eq!(
+            serde_json::json!(result.text),
+            case["greedy_text"],
+            "{}",
+            case["name"]
+        );
+        assert_eq!(result.text, streamed);
+        assert_eq!(result.reason, StopReason::Length);
+    }
+}
+
+#[test]
+fn a_longer_prompt_reuses_the_cache_and_changes_nothing() {
+    let (mut fresh, tokenizer) = session();
+    let first = encode(&tokenizer, "And it came to pass in those days");
+    let mut longer = first.clone();
+    let (mut warm, _) = session();
+    let answer =
+        generate(&mut warm, &tokenizer, &first, &greedy(12), &mut quiet).expect("generates");
+    assert_eq!(answer.timings.reused_tokens, 0);
+    // As in a chat: old prompt, old answer, new text.
+    longer.extend(&answer.ids);
+    longer.extend(encode(&tokenizer, "And he said unto them"));
+    let reused =
+        generate(&mut warm, &tokenizer, &longer, &greedy(20), &mut quiet).expect("generates");
+    let again =
+        generate(&mut fresh, &tokenizer, &longer, &greedy(20), &mut quiet).expect("generates");
+    // All but the last token of the answer was in the cache.
+    assert_eq!(
+        reused.timings.reused_tokens,
+        first.len() + answer.ids.len() - 1
+    );
+    assert_eq!(reused.ids, again.ids);
+    // The same prompt again: only its last token is evaluated.
+    let same =
+        generate(&mut warm, &tokenizer, &longer, &greedy(20), &mut quiet).expect("generates");
+    assert_eq!(same.timings.reused_tokens, longer.len() - 1);
+    assert_eq!(same.ids, again.ids);
+    // Another beginning: nothing is reused.
+    let other = encode(&tokenizer, "耶和华对摩西说：");
+    let other = generate(&mut warm, &tokenizer, &other, &greedy(4), &mut quiet).expect("generates");
+    assert_eq!(other.timings.reused_tokens, 0);
+}
+
+#[test]
+fn generation_stops_for_every_reason() {
+    let (mut session, tokenizer) = session();
+    let prompt = encode(&tokenizer, "And it came to pass in those days, that");
+    let mut run = |options: &GenerateOptions, events: &mut dyn Events| -> Generated {
+        generate(&mut session, &tokenizer, &prompt, options, events).expect("generates")
+    };
+    // The reference text is " they had made the churches of the LORD, …".
+    let stop = GenerateOptions {
+        stop: vec!["churches of".into(), "never".into()],
+        ..greedy(40)
+    };
+    let stopped = run(&stop, &mut quiet);
+    assert_eq!(
+        (stopped.text.as_str(), stopped.reason),
+        (" they had made the ", StopReason::Stop)
+    );
+    // The callback cancels.
+    let mut pieces = 0;
+    let mut three = |_: &str| {
+        pieces += 1;
+        if pieces == 3 {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    };
+    assert_eq!(run(&greedy(40), &mut three).reason, StopReason::Cancelled);
+    // The flag cancels.
+    let flag = Arc::new(AtomicBool::new(true));
+    let cancelled = run(
+        &GenerateOptions {
+            cancel: Some(flag),
+            ..greedy(40)
+        },
+        &mut quiet,
+    );
+    assert_eq!(
+        (cancelled.reason, cancelled.ids.len()),
+        (StopReason::Cancelled, 0)
+    );
+    // No tokens wanted.
+    assert_eq!(run(&greedy(0), &mut quiet).reason, StopReason::Length);
+    // Hot enough sampling meets the end token sooner or later.
+    let hot = SamplerOptions {
+        temperature: 3.0,
+        top_k: 0,
+        top_p: 1.0,
+        min_p: 0.0,
+        seed: 1,
+        ..Default::default()
+    };
+    let end = GenerateOptions {
+        max_tokens: 400,
+        sampling: hot,
+        ..Default::default()
+    };
+    let mut reasons = (0..20).map(|seed| {
+        let sampling = SamplerOptions {
+            seed,
+            ..end.sampling.clone()
+        };
+        run(
+            &GenerateOptions {
+                sampling,
+                ..end.clone()
+            },
+            &mut quiet,
+        )
+    });
+    let ended = reasons
+        .find(|r| r.reason == StopReason::Eos)
+        .expect("an end token within 8000 tokens");
+    assert!(
+        !ended.ids.contains(&2),
+        "the end token is not part of the answer"
+    );
+}
+
+#[test]
+fn a_full_context_ends_the_text() {
+    let options = SessionOptions {
+        threads: 1,
+        ctx: Some(20),
+        ..Default::default()
+    };
+    let mut session = session_with(Dtype::Q8_0, &options);
+    let tokenizer = Tokenizer::from_gguf(session.model().file()).expect("tokenizer");
+    let prompt = encode(&tokenizer, "And it came to pass in those days, that");
+    let result =
+        generate(&mut session, &tokenizer, &prompt, &greedy(100), &mut quiet).expect("generates");
+    assert_eq!(result.reason, StopReason::Length);
+    // The last token needs no room: it is not evaluated.
+    assert_eq!(prompt.len() + result.ids.len(), 21);
+    assert_eq!(session.pos(), 20);
+    let long = vec![300; 21];
+    let refused = generate(&mut session, &tokenizer, &long, &greedy(1), &mut quiet);
+    assert!(refused.is_err_and(|e| e.exit_code() == 2));
+    assert!(generate(&mut session, &tokenizer, &[], &greedy(1), &mut quiet).is_err());
+}
+
+#[test]
+fn a_cancelled_prefill_keeps_the_session_usable() {
+    let flag = Arc::new(AtomicBool::new(true));
+    let options = SessionOptions {
+        threads: 2,
+        cancel: Some(flag.clone()),
+        ..Default::default()
+    };
+    let mut session = session_with(Dtype::Q8_0, &options);
+    let tokenizer = Tokenizer::from_gguf(session.model().file()).expect("tokenizer");
+    let prompt = encode(&tokenizer, "And it came to pass in those days, that");
+    let with_flag = GenerateOptions {
+        cancel: Some(flag.clone()),
+        ..greedy(8)
+    };
+    let result =
+        generate(&mut session, &tokenizer, &prompt, &with_flag, &mut quiet).expect("no error");
+    assert_eq!(result.reason, StopReason::Cancelled);
+    flag.store(false, Ordering::Relaxed);
+    let result =
+        generate(&mut session, &tokenizer, &prompt, &with_flag, &mut quiet).expect("generates");
+    assert_eq!(result.ids.len(), 8);
+}
+
+/// The sums of the lockstep evaluation against a plain computation in one piece.
+#[test]
+fn evaluation_agrees_with_the_definition() {
+    let options = SessionOptions {
+        threads: 2,
+        kv: KvChoice::F32,
+        ..Default::default()
+    };
+    let mut sessions = [
+        session_with(Dtype::F32, &options),
+        session_with(Dtype::Q4_0, &options),
+    ];
+    let tokenizer = Tokenizer::from_gguf(sessions[0].model().file()).expect("tokenizer");
+    let text = std::fs::read_to_string("assets/geb-nano/eval-en.txt").expect("text");
+    let ids = encode(&tokenizer, &text[..4000]);
+    let method = Method {
+        window: 128,
+        count_from: 50,
+        max_windows: Some(2),
+    };
+    let mut calls = Vec::new();
+    let mut progress = |done, total| {
+        calls.push((done, total));
+        true
+    };
+    let scores = evaluate(&mut sessions, &ids, &method, &mut progress).expect("evaluates");
+    assert_eq!(calls, [(1, 2), (2, 2)]);
+
+    let softmax = |row: &[f32]| -> Vec<f64> {
+        let max = row.iter().copied().fold(f32::MIN, f32::max);
+        let e: Vec<f64> = row.iter().map(|x| f64::from(x - max).exp()).collect();
+        let sum: f64 = e.iter().sum();
+        e.iter().map(|x| x / sum).collect()
+    };
+    let (mut nll, mut kl, mut n) = ([0.0, 0.0], 0.0, 0);
+    for window in ids.chunks_exact(128).take(2) {
+        let rows: Vec<Vec<f32>> = sessions
+            .iter_mut()
+            .map(|s| {
+                s.reset();
+                s.forward(window, Want::All).expect("forward").to_vec()
+            })
+            .collect();
+        let vocab = rows[0].len() / 128;
+        for p in 50..128 {
+            let dist = [0, 1].map(|m: usize| softmax(&rows[m][(p - 1) * vocab..p * vocab]));
+            for m in [0, 1] {
+                nll[m] -= dist[m][window[p] as usize].ln();
+            }
+            kl += dist[0]
+                .iter()
+                .zip(&dist[1])
+                .map(|(p, q)| p * (p / q).ln())
+                .sum::<f64>();
+            n += 1;
+        }
+    }
+    assert_eq!(scores[0].tokens, n);
+    for m in [0, 1] {
+        assert!(
+            (scores[m].nll - nll[m]).abs() < 1e-3 * nll[m],
+            "{} {}",
+            scores[m].nll,
+            nll[m]
+        );
+    }
+    assert!(
+        (scores[1].kl - kl).abs() < 1e-2 * kl,
+        "{} {kl}",
+        scores[1].kl
+    );
+    assert_eq!((scores[0].kl, scores[0].top1_agreement()), (0.0, 1.0));
+    let stopped = evaluate(&mut sessions, &ids, &method, &mut |_, _| false);
+    assert!(matches!(stopped, Err(geb::Error::Interrupted)));
+}
