@@ -5,6 +5,8 @@ mod fixture;
 
 use fixture::{gguf_of, json};
 use geb::chat::{ChatTemplate, Message};
+use geb::convert::{Options, convert_to_vec};
+use geb::gguf::GgufFile;
 use geb::tokenizer::{Encode, Tokenizer};
 use serde_json::Value;
 
@@ -81,6 +83,13 @@ fn ids_equal_the_reference() {
     }
 }
 
+/// The same through the converter, which chooses GEB's template itself.
+fn converted(case: &str) -> GgufFile {
+    let (bytes, _) =
+        convert_to_vec(&fixture::path(case, "hf"), &Options::default()).expect("converts");
+    GgufFile::from_bytes(bytes).expect("a valid file")
+}
+
 fn messages(value: &Value) -> Vec<Message> {
     let text = |m: &Value, key: &str| m[key].as_str().expect("a text").to_owned();
     value
@@ -95,50 +104,51 @@ fn messages(value: &Value) -> Vec<Message> {
 fn chats_equal_the_reference_and_contents_stay_plain() {
     let mut injections = 0;
     for case in CASES {
-        let file = gguf_of(case);
-        let tokenizer = Tokenizer::from_gguf(&file).expect("valid metadata");
-        let template = ChatTemplate::from_gguf(&file)
-            .expect("valid")
-            .expect("a template");
-        for wanted in json(case, "expected.json")["chat_cases"]
-            .as_array()
-            .expect("cases")
-        {
-            let messages = messages(&wanted["messages"]);
-            let prompt = wanted["add_generation_prompt"].as_bool().expect("a bool");
-            let rendered = template.render(&messages, prompt).expect("renders");
-            assert_eq!(
-                rendered,
-                wanted["rendered"].as_str().expect("a text"),
-                "{case}"
-            );
-            let all = tokenizer.encode(
-                &rendered,
-                Encode {
-                    add_special: false,
-                    parse_special: true,
-                },
-            );
-            assert_eq!(
-                all.expect("encodes"),
-                ids(&wanted["ids"]),
-                "{case}: {rendered:?}"
-            );
-            let plain = template
-                .encode(&tokenizer, &messages, prompt)
-                .expect("encodes");
-            assert_eq!(
-                plain,
-                ids(&wanted["ids_content_plain"]),
-                "{case}: {rendered:?}"
-            );
-            if wanted["injection"] == true {
-                injections += 1;
-                assert_ne!(plain, ids(&wanted["ids"]));
+        for file in [gguf_of(case), converted(case)] {
+            let tokenizer = Tokenizer::from_gguf(&file).expect("valid metadata");
+            let template = ChatTemplate::from_gguf(&file)
+                .expect("valid")
+                .expect("a template");
+            for wanted in json(case, "expected.json")["chat_cases"]
+                .as_array()
+                .expect("cases")
+            {
+                let messages = messages(&wanted["messages"]);
+                let prompt = wanted["add_generation_prompt"].as_bool().expect("a bool");
+                let rendered = template.render(&messages, prompt).expect("renders");
+                assert_eq!(
+                    rendered,
+                    wanted["rendered"].as_str().expect("a text"),
+                    "{case}"
+                );
+                let all = tokenizer.encode(
+                    &rendered,
+                    Encode {
+                        add_special: false,
+                        parse_special: true,
+                    },
+                );
+                assert_eq!(
+                    all.expect("encodes"),
+                    ids(&wanted["ids"]),
+                    "{case}: {rendered:?}"
+                );
+                let plain = template
+                    .encode(&tokenizer, &messages, prompt)
+                    .expect("encodes");
+                assert_eq!(
+                    plain,
+                    ids(&wanted["ids_content_plain"]),
+                    "{case}: {rendered:?}"
+                );
+                if wanted["injection"] == true {
+                    injections += 1;
+                    assert_ne!(plain, ids(&wanted["ids"]));
+                }
             }
         }
     }
-    assert_eq!(injections, CASES.len());
+    assert_eq!(injections, 2 * CASES.len());
 }
 
 /// Templates that trim, split, move or change contents.
@@ -326,4 +336,26 @@ fn limits_of_requests_are_errors() {
             .expect("renders"),
         "3"
     );
+}
+
+/// The tokenizer of GEB and ChatGLM3 against 240 texts encoded by the SentencePiece library.
+/// Its file cannot be part of this repository.
+#[test]
+fn geb_tokenizer_equals_sentencepiece() {
+    let path =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/geb/GEBtokenizer.model");
+    if !path.exists() {
+        println!("not run: {} is absent", path.display());
+        return;
+    }
+    let tokenizer = Tokenizer::from_gguf(&fixture::geb_vocabulary(&path)).expect("valid metadata");
+    let cases = std::fs::read_to_string(fixture::path("", "geb-tokenizer.json"))
+        .expect("a file of the repository");
+    let cases: Value = serde_json::from_str(&cases).expect("JSON");
+    for case in cases.as_array().expect("cases") {
+        let text = case[0].as_str().expect("a text");
+        let found = tokenizer.encode(text, Encode::default()).expect("encodes");
+        assert_eq!(found, ids(&case[1]), "{text:?}");
+        assert_eq!(tokenizer.decode(&found), text.replace('\u{2581}', " "));
+    }
 }

@@ -34,10 +34,9 @@ fn spend(
     amount: usize,
     what: &str,
 ) -> Result<(), Error> {
-    match budget.get().checked_sub(amount) {
-        Some(left) => Ok(budget.set(left)),
-        None => Err(error(format!("the template needs too much {what}"))),
-    }
+    let left = budget.get().checked_sub(amount);
+    budget.set(left.ok_or_else(|| error(format!("the template needs too much {what}")))?);
+    Ok(())
 }
 
 /// Announces `bytes` of new values before they are made.
@@ -368,7 +367,9 @@ fn method(
         }
         // A format with `:` can ask for any width.
         "format" if text.contains(':') => {
-            return Err(error("formats with `:` are not available in chat templates"));
+            return Err(error(
+                "formats with `:` are not available in chat templates",
+            ));
         }
         "format" => {
             let longest = args.iter().map(effort).max().unwrap_or(0);

@@ -15,7 +15,8 @@
 use std::fmt::Write as _;
 
 use minijinja::machinery::ast::{
-    BinOpKind, Call, CallArg, CompareOpKind, Expr, Filter, Macro, Stmt, UnaryOpKind,
+    BinOpKind, Call, CallArg, Compare, CompareOpKind, Expr, Filter, ForLoop, IfExpr, Macro, Map,
+    SetBlock, Slice, Stmt, UnaryOpKind, WithBlock,
 };
 use minijinja::machinery::{Span, Token, parse, tokenize};
 use minijinja::syntax::SyntaxConfig;
@@ -97,36 +98,9 @@ impl Printer {
                 self.expr(&e.expr)?;
                 self.text(" }}");
             }
-            Stmt::ForLoop(f) => {
-                self.open("{%", f.span());
-                self.text("for ");
-                self.target(&f.target)?;
-                self.text(" in ");
-                self.expr(&f.iter)?;
-                if let Some(filter) = &f.filter_expr {
-                    self.text(" if ");
-                    self.expr(filter)?;
-                }
-                self.text(if f.recursive { " recursive %}" } else { " %}" });
-                self.stmts(&f.body)?;
-                if !f.else_body.is_empty() {
-                    self.text("{% else %}");
-                    self.stmts(&f.else_body)?;
-                }
-                self.text("{% endfor %}");
-            }
+            Stmt::ForLoop(f) => self.for_loop(f.span(), f)?,
             Stmt::IfCond(_) => self.branches(stmt)?,
-            Stmt::WithBlock(w) => {
-                self.open("{%", w.span());
-                self.text("with");
-                for (i, (target, value)) in w.assignments.iter().enumerate() {
-                    self.text(if i == 0 { " " } else { ", " });
-                    self.target(target)?;
-                    self.text(" = ");
-                    self.expr(value)?;
-                }
-                self.block(" %}", &w.body, "endwith")?;
-            }
+            Stmt::WithBlock(w) => self.with_block(w.span(), w)?,
             Stmt::Set(s) => {
                 self.open("{%", s.span());
                 self.text("set ");
@@ -135,16 +109,7 @@ impl Printer {
                 self.expr(&s.expr)?;
                 self.text(" %}");
             }
-            Stmt::SetBlock(s) => {
-                self.open("{%", s.span());
-                self.text("set ");
-                self.target(&s.target)?;
-                if let Some(Expr::Filter(filter)) = &s.filter {
-                    self.text("|");
-                    self.filter_chain(filter)?;
-                }
-                self.block(" %}", &s.body, "endset")?;
-            }
+            Stmt::SetBlock(s) => self.set_block(s.span(), s)?,
             Stmt::FilterBlock(f) => {
                 self.open("{%", f.span());
                 self.text("filter ");
@@ -353,17 +318,7 @@ impl Printer {
         match e {
             Expr::Var(v) => self.name(v.id),
             Expr::Const(c) => self.constant(&c.value),
-            Expr::Slice(s) => {
-                self.text("(");
-                self.expr(&s.expr)?;
-                self.text("[");
-                for (i, part) in [&s.start, &s.stop, &s.step].into_iter().enumerate() {
-                    self.text(if i > 0 { ":" } else { "" });
-                    part.iter().try_for_each(|p| self.expr(p))?;
-                }
-                self.text("]|__geb_out)");
-                Ok(())
-            }
+            Expr::Slice(s) => self.slice(s),
             Expr::UnaryOp(u) => {
                 self.text(match u.op {
                     UnaryOpKind::Not => "(not ",
@@ -374,40 +329,9 @@ impl Printer {
                 Ok(())
             }
             Expr::BinOp(b) => self.binary(b.op, &b.left, &b.right),
-            Expr::Compare(c) => {
-                self.text("(");
-                self.operand(&c.expr)?;
-                for op in &c.ops {
-                    self.text(comparison(op.op));
-                    self.operand(&op.expr)?;
-                }
-                self.text(")");
-                Ok(())
-            }
-            Expr::IfExpr(i) => {
-                self.text("(");
-                self.expr(&i.true_expr)?;
-                self.text(" if ");
-                self.expr(&i.test_expr)?;
-                if let Some(other) = &i.false_expr {
-                    self.text(" else ");
-                    self.expr(other)?;
-                }
-                self.text(")");
-                Ok(())
-            }
-            Expr::Filter(f) => {
-                let mut base = f.expr.as_ref();
-                while let Some(Expr::Filter(inner)) = base {
-                    base = inner.expr.as_ref();
-                }
-                self.text("(");
-                base.iter().try_for_each(|b| self.operand(b))?;
-                self.text("|");
-                self.filter_chain(f)?;
-                self.text(")");
-                Ok(())
-            }
+            Expr::Compare(c) => self.compare(c),
+            Expr::IfExpr(i) => self.conditional(i),
+            Expr::Filter(f) => self.filtered(f),
             Expr::Test(t) => {
                 self.text("(");
                 self.operand(&t.expr)?;
@@ -446,17 +370,7 @@ impl Printer {
                 self.text(")|__geb_out)");
                 Ok(())
             }
-            Expr::Map(m) => {
-                self.text("({");
-                for (key, value) in m.keys.iter().zip(&m.values) {
-                    self.expr(key)?;
-                    self.text(": ");
-                    self.expr(value)?;
-                    self.text(", ");
-                }
-                self.text("}|__geb_out)");
-                Ok(())
-            }
+            Expr::Map(m) => self.map(m),
         }
     }
 
@@ -516,6 +430,120 @@ impl Printer {
             }
         }
         self.text(")");
+        Ok(())
+    }
+
+    /// `for`, with its condition and `else`.
+    fn for_loop(&mut self, span: Span, f: &ForLoop<'_>) -> Result<(), Error> {
+        self.open("{%", span);
+        self.text("for ");
+        self.target(&f.target)?;
+        self.text(" in ");
+        self.expr(&f.iter)?;
+        if let Some(filter) = &f.filter_expr {
+            self.text(" if ");
+            self.expr(filter)?;
+        }
+        self.text(if f.recursive { " recursive %}" } else { " %}" });
+        self.stmts(&f.body)?;
+        if !f.else_body.is_empty() {
+            self.text("{% else %}");
+            self.stmts(&f.else_body)?;
+        }
+        self.text("{% endfor %}");
+        Ok(())
+    }
+
+    /// `set` with a body.
+    fn set_block(&mut self, span: Span, s: &SetBlock<'_>) -> Result<(), Error> {
+        self.open("{%", span);
+        self.text("set ");
+        self.target(&s.target)?;
+        if let Some(Expr::Filter(filter)) = &s.filter {
+            self.text("|");
+            self.filter_chain(filter)?;
+        }
+        self.block(" %}", &s.body, "endset")?;
+        Ok(())
+    }
+
+    /// `with`.
+    fn with_block(&mut self, span: Span, w: &WithBlock<'_>) -> Result<(), Error> {
+        self.open("{%", span);
+        self.text("with");
+        for (i, (target, value)) in w.assignments.iter().enumerate() {
+            self.text(if i == 0 { " " } else { ", " });
+            self.target(target)?;
+            self.text(" = ");
+            self.expr(value)?;
+        }
+        self.block(" %}", &w.body, "endwith")?;
+        Ok(())
+    }
+
+    /// `a[b:c:d]`.
+    fn slice(&mut self, s: &Slice<'_>) -> Result<(), Error> {
+        self.text("(");
+        self.expr(&s.expr)?;
+        self.text("[");
+        for (i, part) in [&s.start, &s.stop, &s.step].into_iter().enumerate() {
+            self.text(if i > 0 { ":" } else { "" });
+            part.iter().try_for_each(|p| self.expr(p))?;
+        }
+        self.text("]|__geb_out)");
+        Ok(())
+    }
+
+    /// `a if b else c`.
+    fn conditional(&mut self, i: &IfExpr<'_>) -> Result<(), Error> {
+        self.text("(");
+        self.expr(&i.true_expr)?;
+        self.text(" if ");
+        self.expr(&i.test_expr)?;
+        if let Some(other) = &i.false_expr {
+            self.text(" else ");
+            self.expr(other)?;
+        }
+        self.text(")");
+        Ok(())
+    }
+
+    /// `a < b == c`.
+    fn compare(&mut self, c: &Compare<'_>) -> Result<(), Error> {
+        self.text("(");
+        self.operand(&c.expr)?;
+        for op in &c.ops {
+            self.text(comparison(op.op));
+            self.operand(&op.expr)?;
+        }
+        self.text(")");
+        Ok(())
+    }
+
+    /// A value with its filters.
+    fn filtered(&mut self, f: &Filter<'_>) -> Result<(), Error> {
+        let mut base = f.expr.as_ref();
+        while let Some(Expr::Filter(inner)) = base {
+            base = inner.expr.as_ref();
+        }
+        self.text("(");
+        base.iter().try_for_each(|b| self.operand(b))?;
+        self.text("|");
+        self.filter_chain(f)?;
+        self.text(")");
+        Ok(())
+    }
+
+    /// `{a: b}`.
+    fn map(&mut self, m: &Map<'_>) -> Result<(), Error> {
+        self.text("({");
+        for (key, value) in m.keys.iter().zip(&m.values) {
+            self.expr(key)?;
+            self.text(": ");
+            self.expr(value)?;
+            self.text(", ");
+        }
+        self.text("}|__geb_out)");
         Ok(())
     }
 }

@@ -77,14 +77,26 @@ pub fn file_of(metadata: Vec<(&str, MetaValue)>) -> geb::Result<GgufFile> {
     GgufFile::from_bytes(bytes)
 }
 
-fn sentencepiece(case: &str, name: &str, rows: usize) -> Vocab {
-    let bytes = std::fs::read(path(case, &format!("hf/{name}"))).expect("a file of the repository");
+/// The full-size vocabulary of GEB from its SentencePiece file.
+pub fn geb_vocabulary(model: &std::path::Path) -> GgufFile {
+    let vocab = sentencepiece(model, 64_896);
+    file_of(vec![
+        ("tokenizer.ggml.model", MetaValue::Str("llama".into())),
+        ("tokenizer.ggml.scores", MetaValue::F32s(vocab.scores)),
+        ("tokenizer.ggml.tokens", MetaValue::Strs(vocab.tokens)),
+        ("tokenizer.ggml.token_type", MetaValue::I32s(vocab.kinds)),
+    ])
+    .expect("a valid file")
+}
+
+fn sentencepiece(path: &std::path::Path, rows: usize) -> Vocab {
+    let bytes = std::fs::read(path).expect("a SentencePiece file");
     let model = SentencePieceModel::from_slice(bytes).expect("a SentencePiece model");
     let mut vocab = Vocab::default();
     for piece in &model.pieces {
         vocab.push(piece.piece(), piece.score(), piece.r#type() as i32);
     }
-    if name.starts_with("GEB") {
+    if path.ends_with("GEBtokenizer.model") {
         for text in GEB_SPECIALS {
             vocab.push(text, -1000.0, 3);
         }
@@ -157,7 +169,7 @@ pub fn gguf_of(case: &str) -> GgufFile {
         ]
     };
     let vocab = if case.starts_with("geb") {
-        let vocab = sentencepiece(case, "GEBtokenizer.model", rows);
+        let vocab = sentencepiece(&path(case, "hf/GEBtokenizer.model"), rows);
         metadata.extend(spm(&vocab));
         metadata.push(("tokenizer.ggml.add_bos_token", MetaValue::Bool(false)));
         metadata.push((
@@ -189,7 +201,7 @@ pub fn gguf_of(case: &str) -> GgufFile {
     } else {
         let vocab = match case {
             "llama-bin" => tokenizer_json(case, rows).0,
-            _ => sentencepiece(case, "tokenizer.model", rows),
+            _ => sentencepiece(&path(case, "hf/tokenizer.model"), rows),
         };
         metadata.extend(spm(&vocab));
         vocab
