@@ -53,6 +53,20 @@ pub const MAX_MESSAGES: usize = 1_024;
 pub const MAX_TEMPLATE_RECURSION: usize = 100;
 /// Bytes of a role name.
 pub const MAX_ROLE_BYTES: usize = 64;
+/// Bytes of values a chat template may make while it renders once.
+pub const TEMPLATE_MEMORY_BYTES: usize = 64 << 20;
+/// Bytes and elements it may look at; a few tenths of a second.
+pub const TEMPLATE_WORK: usize = 256 << 20;
+/// Lists in lists of a chat template.
+pub const MAX_TEMPLATE_DEPTH: usize = 16;
+/// Numbers in a `range` of a chat template.
+pub const MAX_TEMPLATE_RANGE: usize = 10_000;
+/// Namespaces a chat template may make.
+pub const MAX_TEMPLATE_NAMESPACES: usize = 1_000;
+/// Tokens of one tag of a chat template.
+pub const MAX_TAG_TOKENS: usize = 1_000;
+/// `elif`s of a chat template.
+pub const MAX_ELIFS: usize = 256;
 /// Bytes of a prompt.
 pub const MAX_PROMPT_BYTES: usize = 1 << 20;
 /// Layers of a model.

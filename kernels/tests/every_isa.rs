@@ -1,7 +1,16 @@
 //! Every level of this machine, every format, every operation, against the reference.
+//!
+//! `GEB_REQUIRE_ISA=scalar,avx2` makes the test fail if a listed level is missing, so that a
+//! silent skip cannot pass for success. `GEB_CASES` sets the number of random cases.
+
+mod guard;
+
+use std::ops::Range;
 
 use geb_kernels::dtype::Dtype;
-use geb_kernels::{Activations, Kernels, Level, MatMut, Scratch, reference};
+use geb_kernels::{ActKind, Activations, Kernels, Level, MatMut, Scratch, reference};
+use guard::Guarded;
+use proptest::prelude::*;
 
 const FORMATS: [Dtype; 6] = [
     Dtype::F32,
@@ -12,49 +21,390 @@ const FORMATS: [Dtype; 6] = [
     Dtype::Q4_1,
 ];
 
+fn levels() -> Vec<&'static Kernels> {
+    Level::available()
+        .into_iter()
+        .filter_map(Kernels::for_level)
+        .collect()
+}
+
+fn cases() -> u32 {
+    std::env::var("GEB_CASES")
+        .ok()
+        .and_then(|v| v.parse().ok())
+        .unwrap_or(64)
+}
+
 #[test]
-fn smoke() {
-    for level in Level::available() {
-        let k = Kernels::for_level(level).unwrap();
-        for dtype in FORMATS {
-            for (rows, cols, tokens) in [
-                (5, 576, 1),
-                (37, 256, 3),
-                (37, 1056, 4),
-                (37, 576, 33),
-                (16, 8224, 9),
-            ] {
-                let x: Vec<f32> = (0..tokens * cols)
-                    .map(|i| ((i * 7919 % 1013) as f32 - 500.0) / 300.0)
-                    .collect();
-                let w: Vec<f32> = (0..rows * cols)
-                    .map(|i| ((i * 104729 % 997) as f32 - 500.0) / 1000.0)
-                    .collect();
-                let mut wq = vec![0; dtype.row_bytes(rows * cols).unwrap()];
-                k.quantize(dtype, &w, &mut wq);
-                let wd = reference::dequantize(dtype, &wq);
-                let mut acts = Activations::new();
-                acts.reshape(k, k.act_kind(dtype), tokens, cols);
-                acts.fill(k, &x);
-                let mut out = vec![0.0; tokens * rows];
-                k.mat_mul(
-                    dtype,
-                    &wq,
-                    cols,
-                    &acts,
-                    MatMut::new(&mut out, tokens, rows, rows),
-                    &mut Scratch::new(),
+fn required_levels_are_present() {
+    let have: Vec<_> = levels().iter().map(|k| k.level().name()).collect();
+    eprintln!("levels tested: {}", have.join(", "));
+    for name in std::env::var("GEB_REQUIRE_ISA")
+        .unwrap_or_default()
+        .split(',')
+    {
+        let name = name.trim();
+        assert!(
+            name.is_empty() || have.contains(&name),
+            "level {name} missing, have {have:?}"
+        );
+    }
+    assert!(have.contains(&"scalar"));
+}
+
+/// Small repeatable numbers.
+struct Rng(u64);
+
+impl Rng {
+    fn next(&mut self) -> u32 {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as u32
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        self.next() as usize % n
+    }
+
+    fn unit(&mut self) -> f32 {
+        self.next() as f32 / (1u32 << 30) as f32 - 1.0
+    }
+}
+
+/// Bytes of the scale (and minimum) at the start of a block; 0 for plain numbers.
+fn header(dtype: Dtype) -> usize {
+    match dtype {
+        Dtype::Q8_0 | Dtype::Q4_0 => 2,
+        Dtype::Q4_1 => 4,
+        _ => 0,
+    }
+}
+
+/// Blocks of random bytes with finite scales: zero, denormal, negative and ordinary.
+fn random_blocks(dtype: Dtype, weights: usize, rng: &mut Rng) -> Vec<u8> {
+    let mut bytes: Vec<u8> = (0..dtype.row_bytes(weights).unwrap())
+        .map(|_| rng.next() as u8)
+        .collect();
+    for block in bytes.chunks_exact_mut(dtype.block_bytes()) {
+        match dtype {
+            Dtype::F32 => block.copy_from_slice(&rng.unit().to_le_bytes()),
+            Dtype::F16 => block[1] &= 0xbf,
+            Dtype::BF16 => block[1] = (block[1] & 0x80) | 0x3e,
+            _ => {
+                for scale in block[..header(dtype)].chunks_exact_mut(2) {
+                    let bits: u16 = match rng.below(8) {
+                        0 => 0,
+                        1 => 0x8000,
+                        2 => rng.next() as u16 & 0x83ff,
+                        _ => (rng.next() as u16 & 0x87ff) | 0x2000,
+                    };
+                    scale.copy_from_slice(&bits.to_le_bytes());
+                }
+            }
+        }
+    }
+    bytes
+}
+
+/// What every weight would be with code 0: the part of a weight that a kernel adds separately.
+fn zero_points(dtype: Dtype, bytes: &[u8]) -> Vec<f32> {
+    if header(dtype) == 0 {
+        return vec![0.0; bytes.len() / dtype.block_bytes()];
+    }
+    let mut blank = bytes.to_vec();
+    for block in blank.chunks_exact_mut(dtype.block_bytes()) {
+        block[header(dtype)..].fill(0);
+    }
+    reference::dequantize(dtype, &blank)
+}
+
+struct Problem {
+    dtype: Dtype,
+    rows: usize,
+    cols: usize,
+    tokens: usize,
+    weights: Vec<u8>,
+    x: Vec<f32>,
+}
+
+impl Problem {
+    fn new(dtype: Dtype, rows: usize, cols: usize, tokens: usize, seed: u64) -> Self {
+        let mut rng = Rng(seed);
+        let weights = random_blocks(dtype, rows * cols, &mut rng);
+        let mut x: Vec<f32> = (0..tokens * cols).map(|_| rng.unit()).collect();
+        for group in x.chunks_mut(32) {
+            match rng.below(8) {
+                0 => group.fill(0.0),
+                1 => group.iter_mut().for_each(|v| *v *= 1e-30),
+                2 => group.iter_mut().for_each(|v| *v = v.signum()),
+                _ => {}
+            }
+        }
+        Self {
+            dtype,
+            rows,
+            cols,
+            tokens,
+            weights,
+            x,
+        }
+    }
+
+    /// `[tokens][rows]`, weights placed `shift` bytes off a page end, activations filled in
+    /// reverse tile order, output written in two column ranges.
+    fn run(&self, k: &Kernels, tokens: Range<usize>, shift: usize, split: usize) -> Vec<f32> {
+        let n = tokens.len();
+        let x = &self.x[tokens.start * self.cols..tokens.end * self.cols];
+        let x = Guarded::new(bytemuck::cast_slice(x), 0);
+        let x: &[f32] = bytemuck::cast_slice(x.bytes());
+        let mut acts = Activations::new();
+        acts.reshape(k, k.act_kind(self.dtype), n, self.cols);
+        let shape = acts.shape();
+        let tiles = acts
+            .bytes_mut()
+            .chunks_exact_mut(shape.tile_bytes())
+            .enumerate();
+        for (i, tile) in tiles.rev() {
+            k.fill_tile(shape, i, x, tile);
+        }
+        let row_bytes = self.dtype.row_bytes(self.cols).unwrap();
+        let mut out = vec![f32::NAN; n * self.rows];
+        let (left, right) = MatMut::new(&mut out, n, self.rows, self.rows).split_cols(split);
+        let mut scratch = Scratch::new();
+        for (range, view) in [(0..split, left), (split..self.rows, right)] {
+            let part = &self.weights[range.start * row_bytes..range.end * row_bytes];
+            let part = Guarded::new(part, shift);
+            k.mat_mul(
+                self.dtype,
+                part.bytes(),
+                self.cols,
+                &acts,
+                view,
+                &mut scratch,
+            );
+        }
+        out
+    }
+
+    fn check(&self, k: &Kernels, got: &[f32]) {
+        let weights = reference::dequantize(self.dtype, &self.weights);
+        let zeros = zero_points(self.dtype, &self.weights);
+        let bound = (self.cols as f64 + 16.0) * 2f64.powi(-24);
+        for t in 0..self.tokens {
+            let x = &self.x[t * self.cols..][..self.cols];
+            let x = reference::seen_activations(k.act_kind(self.dtype), x);
+            for r in 0..self.rows {
+                let row = r * self.cols..(r + 1) * self.cols;
+                let (want, size) = reference::dot(&weights[row.clone()], &x);
+                let (_, zero_size) = reference::dot(&zeros[row], &x);
+                let got = f64::from(got[t * self.rows + r]);
+                let allowed = (size + 2.0 * zero_size) * bound + 1e-37;
+                assert!(
+                    (got - want).abs() <= allowed,
+                    "{} {} {}x{}, token {t} of {}, row {r}: {got}, expected {want} +- {allowed}",
+                    k.level(),
+                    self.dtype,
+                    self.rows,
+                    self.cols,
+                    self.tokens,
                 );
-                for t in 0..tokens {
-                    let seen =
-                        reference::seen_activations(k.act_kind(dtype), &x[t * cols..][..cols]);
-                    for r in 0..rows {
-                        let (sum, size) = reference::dot(&wd[r * cols..][..cols], &seen);
-                        let got = f64::from(out[t * rows + r]);
-                        assert!(
-                            (got - sum).abs() <= size * 1e-5,
-                            "{level} {dtype} {rows}x{cols} t{t} r{r}: {got} vs {sum}"
-                        );
+            }
+        }
+    }
+}
+
+fn bits(v: &[f32]) -> Vec<u32> {
+    v.iter().map(|v| v.to_bits()).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..Default::default() })]
+
+    /// Few and many tokens, ragged rows and columns, unaligned weights that end at a page without
+    /// access: right results on every level.
+    #[test]
+    fn products_match_the_reference(
+        seed: u64,
+        rows in 1usize..40,
+        blocks in 1usize..=64,
+        tokens in 1usize..=40,
+        shift in 0usize..64,
+        format in 0usize..FORMATS.len(),
+    ) {
+        let dtype = FORMATS[format];
+        // Plain numbers have no blocks, so any number of columns.
+        let cols = if header(dtype) > 0 { 32 * blocks } else { 31 * blocks - 30 };
+        let problem = Problem::new(dtype, rows, cols, tokens, seed);
+        let split = seed as usize % (rows + 1);
+        for k in levels() {
+            problem.check(k, &problem.run(k, 0..tokens, shift, split));
+        }
+    }
+
+    /// Decoding gives the same bits on every level, for any company of tokens and any split.
+    #[test]
+    fn decoding_is_bit_exact(
+        seed: u64,
+        rows in 1usize..12,
+        blocks in 1usize..=40,
+        format in 0usize..FORMATS.len(),
+    ) {
+        let problem = Problem::new(FORMATS[format], rows, 32 * blocks, 4, seed);
+        let scalar = Kernels::for_level(Level::Scalar).unwrap();
+        for t in 0..4 {
+            let want = bits(&problem.run(scalar, t..t + 1, 0, 0));
+            for k in levels() {
+                let alone = problem.run(k, t..t + 1, 3, rows / 2);
+                prop_assert_eq!(&bits(&alone), &want, "{} alone", k.level());
+                for n in 2..=k.decode_tokens().min(4) {
+                    let first = t.min(4 - n);
+                    let all = problem.run(k, first..first + n, 0, rows);
+                    let mine = &all[(t - first) * rows..][..rows];
+                    prop_assert_eq!(&bits(mine), &want, "{} among {}", k.level(), n);
+                }
+            }
+        }
+    }
+
+    /// In the panel path a token's results do not depend on the rest of the batch nor on the split.
+    #[test]
+    fn panels_do_not_mix_tokens(
+        seed: u64,
+        rows in 1usize..40,
+        blocks in 1usize..=20,
+        tokens in 10usize..=40,
+        format in 0usize..FORMATS.len(),
+    ) {
+        let problem = Problem::new(FORMATS[format], rows, 32 * blocks, tokens, seed);
+        for k in levels() {
+            let all = problem.run(k, 0..tokens, 0, rows);
+            let some = problem.run(k, 3..9, 1, rows / 3);
+            prop_assert_eq!(bits(&all[3 * rows..9 * rows]), bits(&some), "{}", k.level());
+        }
+    }
+}
+
+/// The largest products there are: nothing saturates, and integer sums are exact.
+#[test]
+fn extremes_are_exact() {
+    let cols = 512;
+    for k in levels() {
+        for code in [-128i8, -127, 127, 1] {
+            for x in [127.0f32, -127.0] {
+                for tokens in [1, 2, 3, 4, 5, 20] {
+                    let mut block = vec![0, 0x3c];
+                    block.extend([code as u8; 32]);
+                    let weights = block.repeat(17 * cols / 32);
+                    let problem = Problem {
+                        dtype: Dtype::Q8_0,
+                        rows: 17,
+                        cols,
+                        tokens,
+                        weights,
+                        x: vec![x; tokens * cols],
+                    };
+                    let want = f32::from(code) * x * cols as f32;
+                    let got = problem.run(k, 0..tokens, 0, 5);
+                    assert!(
+                        got.iter().all(|&g| g == want),
+                        "{} {code} {x}: {got:?}",
+                        k.level()
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Panels wider than one block of columns add up.
+#[test]
+fn long_rows_are_blocked() {
+    for dtype in FORMATS {
+        let problem = Problem::new(dtype, 18, 4096 + 288, 6, 11);
+        for k in levels() {
+            problem.check(k, &problem.run(k, 0..6, 0, 16));
+        }
+    }
+}
+
+/// A NaN or an infinity among the activations reaches every output of its token and no other.
+#[test]
+fn bad_activations_are_not_hidden() {
+    for dtype in FORMATS {
+        for bad in [f32::NAN, f32::INFINITY] {
+            for tokens in [2, 20] {
+                let mut problem = Problem::new(dtype, 17, 64, tokens, 5);
+                problem.x[64 + 40] = bad;
+                // No zero weights: infinity must stay visible.
+                let ones = vec![1.0; 17 * 64];
+                for k in levels() {
+                    k.quantize(dtype, &ones, &mut problem.weights);
+                    let out = problem.run(k, 0..tokens, 0, 17);
+                    for (i, v) in out.iter().enumerate() {
+                        assert_eq!(v.is_finite(), i / 17 != 1, "{} {dtype} {i}: {v}", k.level());
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Encoding and decoding at the edge of a page.
+#[test]
+fn blocks_stay_in_their_buffers() {
+    for k in levels() {
+        for dtype in FORMATS {
+            for blocks in 1..=64 {
+                let n = blocks * dtype.block_len();
+                let mut rng = Rng(blocks as u64);
+                let x: Vec<f32> = (0..n).map(|_| rng.unit()).collect();
+                let x = Guarded::new(bytemuck::cast_slice(&x), 0);
+                let mut out = Guarded::new(&vec![0; dtype.row_bytes(n).unwrap()], 0);
+                k.quantize(dtype, bytemuck::cast_slice(x.bytes()), out.bytes_mut());
+                let mut back = Guarded::new(&vec![0; 4 * n], 0);
+                let values: &mut [f32] = bytemuck::cast_slice_mut(back.bytes_mut());
+                k.dequantize(dtype, out.bytes(), values);
+                assert_eq!(values, reference::dequantize(dtype, out.bytes()));
+            }
+        }
+    }
+}
+
+/// The activation quantizer of every level follows the rules, and its codes never reach -128.
+#[test]
+fn activation_codes_follow_the_rules() {
+    // Weights that pick single columns make the codes visible: code * scale.
+    let cols = 64;
+    let mut weights = Vec::new();
+    for c in 0..cols {
+        for b in 0..cols / 32 {
+            weights.extend([0, 0x3c]);
+            weights.extend((0..32).map(|i| u8::from(b * 32 + i == c)));
+        }
+    }
+    let mut rng = Rng(3);
+    for tokens in [1, 9] {
+        for size in [1.0f32, 1e-20, 1e30, 2e-31, 1e-31, 1e-44] {
+            let x: Vec<f32> = (0..tokens * cols).map(|_| rng.unit() * size).collect();
+            let problem = Problem {
+                dtype: Dtype::Q8_0,
+                rows: cols,
+                cols,
+                tokens,
+                weights: weights.clone(),
+                x: x.clone(),
+            };
+            for k in levels() {
+                assert_eq!(k.act_kind(Dtype::Q8_0), ActKind::Q8);
+                let got = problem.run(k, 0..tokens, 0, 0);
+                for (t, row) in x.chunks(cols).enumerate() {
+                    let q = reference::quantize_activations(row);
+                    for c in 0..cols {
+                        let want = q.codes[c] as f32 * q.scales[c / 32];
+                        assert!(q.codes[c].abs() <= 127);
+                        assert_eq!(got[t * cols + c], want, "{} {size} {c}", k.level());
                     }
                 }
             }

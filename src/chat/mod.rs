@@ -2,10 +2,12 @@
 //!
 //! A template is foreign code. It sees message data and a closed list of functions: no
 //! loader, no files, no host objects. Source size, steps, nesting and output are bounded
-//! (`limits`). `python` holds what makes minijinja behave like Python's Jinja, `spans`
+//! (`limits`); `guard` and `bounds` see to what minijinja does not bound. `python` holds what makes minijinja behave like Python's Jinja, `spans`
 //! finds out which part of a rendered text came from messages, so that a message can never
 //! be tokenized into control tokens.
 
+mod bounds;
+mod guard;
 mod python;
 mod spans;
 
@@ -101,7 +103,11 @@ impl ChatTemplate {
             .trim_blocks(true)
             .lstrip_blocks(true)
             .build();
-        env.set_syntax(syntax.map_err(template_error)?);
+        let source_in_bounds = syntax
+            .and_then(|syntax| guard::rewrite(&python::without_generation_tags(source), syntax))
+            .map_err(template_error)?;
+        let verbatim = SyntaxConfig::builder().keep_trailing_newline(true).build();
+        env.set_syntax(verbatim.map_err(template_error)?);
         env.set_undefined_behavior(UndefinedBehavior::Lenient);
         env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         env.set_fuel(Some(limits::TEMPLATE_FUEL));
@@ -113,7 +119,7 @@ impl ChatTemplate {
         // Hugging Face always passes these two.
         env.add_global("tools", Value::from(()));
         env.add_global("documents", Value::from(()));
-        env.add_template_owned(NAME, python::without_generation_tags(source))
+        env.add_template_owned(NAME, source_in_bounds)
             .map_err(template_error)?;
         Ok(ChatTemplate {
             env,
@@ -151,6 +157,7 @@ impl ChatTemplate {
         let context = minijinja::context! { messages => list, add_generation_prompt => prompt };
         let template = self.env.get_template(NAME).map_err(template_error)?;
         let mut out = python::Bounded::default();
+        bounds::start();
         let done = template.render_captured_to(context, &mut out);
         if out.overflown {
             let max = limits::MAX_RENDERED_BYTES;

@@ -11,15 +11,7 @@ use crate::limits;
 
 /// Adds functions, filters, string methods and the way values are printed.
 pub(super) fn install(env: &mut Environment<'static>) {
-    env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    env.set_formatter(|out, _, value| match value.kind() {
-        ValueKind::None => out.write_str("None").map_err(Error::from),
-        ValueKind::Bool => out
-            .write_str(if value.is_true() { "True" } else { "False" })
-            .map_err(Error::from),
-        ValueKind::Undefined => Ok(()),
-        _ => write!(out, "{value}").map_err(Error::from),
-    });
+    super::bounds::install(env);
     env.add_function(
         "raise_exception",
         |message: String| -> Result<String, Error> {
@@ -383,6 +375,7 @@ mod tests {
     fn json(expression: &str) -> Result<String, Error> {
         let mut env = Environment::new();
         install(&mut env);
+        super::super::bounds::start();
         env.render_str(expression, ())
     }
 

@@ -98,7 +98,6 @@ impl Hyper {
         };
         let family = family(&c)?;
         let width = 1..=limits::MAX_WIDTH;
-        let heads_range = 1..=limits::MAX_HEADS;
         let layers = c.need_uint(
             &["num_hidden_layers", "n_layer", "num_layers"],
             1..=limits::MAX_LAYERS,
@@ -113,42 +112,7 @@ impl Hyper {
             ],
             width.clone(),
         )?;
-        let heads = c.need_uint(&["num_attention_heads", "n_head"], heads_range.clone())?;
-        let kv = c
-            .uint(
-                &["num_key_value_heads", "multi_query_group_num", "n_kv_heads"],
-                heads_range,
-            )?
-            .unwrap_or(heads);
-        let given = c.uint(&["head_dim", "kv_channels"], 1..=4096)?;
-        if given.is_none() && e % heads != 0 {
-            return Err(bad(
-                FILE,
-                "num_attention_heads",
-                heads,
-                format!("a divisor of hidden_size {e}"),
-            ));
-        }
-        let head_dim = given.unwrap_or(e / heads);
-        if heads % kv != 0 {
-            return Err(bad(
-                FILE,
-                "num_key_value_heads",
-                kv,
-                format!("a divisor of num_attention_heads {heads}"),
-            ));
-        }
-        if head_dim % 2 != 0 {
-            return Err(bad(FILE, "head_dim", head_dim, "an even number"));
-        }
-        if head_dim * heads > limits::MAX_WIDTH {
-            return Err(bad(
-                FILE,
-                "head_dim",
-                head_dim,
-                format!("at most {} in all heads", limits::MAX_WIDTH),
-            ));
-        }
+        let (heads, kv, head_dim, given) = heads(&c, e)?;
         let context_names = [
             "max_position_embeddings",
             "seq_length",
@@ -164,7 +128,7 @@ impl Hyper {
             heads: heads as usize,
             kv_heads: kv as usize,
             head_dim: head_dim as usize,
-            head_dim_given: given.is_some(),
+            head_dim_given: given,
             vocab: c.need_uint(
                 &["padded_vocab_size", "vocab_size"],
                 1..=limits::MAX_VOCAB as u64,
@@ -191,14 +155,14 @@ impl Hyper {
 
     /// Refuses what the llama graph cannot express.
     fn check_graph(&self, c: &Fields<'_>) -> Result<()> {
-        if let Some(act) = c.str(&["hidden_act"])? {
-            if !matches!(act, "silu" | "swish") {
-                return Err(Error::Unsupported {
-                    what: "activation",
-                    value: act.into(),
-                    known: "silu".into(),
-                });
-            }
+        if let Some(act) = c.str(&["hidden_act"])?
+            && !matches!(act, "silu" | "swish")
+        {
+            return Err(Error::Unsupported {
+                what: "activation",
+                value: act.into(),
+                known: "silu".into(),
+            });
         }
         if self.family == Family::Geb
             && c.bool("apply_residual_connection_post_layernorm")? == Some(true)
@@ -292,6 +256,48 @@ impl Hyper {
         };
         Some((0..d / 2).map(one).collect())
     }
+}
+
+/// Query heads, key heads, width of a head, and whether that width is stated.
+fn heads(c: &Fields<'_>, e: u64) -> Result<(u64, u64, u64, bool)> {
+    let range = 1..=limits::MAX_HEADS;
+    let heads = c.need_uint(&["num_attention_heads", "n_head"], range.clone())?;
+    let kv = c
+        .uint(
+            &["num_key_value_heads", "multi_query_group_num", "n_kv_heads"],
+            range,
+        )?
+        .unwrap_or(heads);
+    let given = c.uint(&["head_dim", "kv_channels"], 1..=4096)?;
+    if given.is_none() && !e.is_multiple_of(heads) {
+        return Err(bad(
+            FILE,
+            "num_attention_heads",
+            heads,
+            format!("a divisor of hidden_size {e}"),
+        ));
+    }
+    let head_dim = given.unwrap_or(e / heads);
+    if !heads.is_multiple_of(kv) {
+        return Err(bad(
+            FILE,
+            "num_key_value_heads",
+            kv,
+            format!("a divisor of num_attention_heads {heads}"),
+        ));
+    }
+    if !head_dim.is_multiple_of(2) {
+        return Err(bad(FILE, "head_dim", head_dim, "an even number"));
+    }
+    if head_dim * heads > limits::MAX_WIDTH {
+        return Err(bad(
+            FILE,
+            "head_dim",
+            head_dim,
+            format!("at most {} in all heads", limits::MAX_WIDTH),
+        ));
+    }
+    Ok((heads, kv, head_dim, given.is_some()))
 }
 
 /// `architectures[0]`, else `model_type`, else `auto_map`.
@@ -404,10 +410,10 @@ fn window(c: &Fields<'_>) -> Result<Option<u32>> {
     if !mistral || c.bool("use_sliding_window")? == Some(false) {
         return Ok(None);
     }
-    if let Some((_, v)) = c.get(&["sliding_window"]) {
-        if v.as_u64().is_none() {
-            return Err(bad(FILE, "sliding_window", short(v), "an integer or null"));
-        }
+    if let Some((_, v)) = c.get(&["sliding_window"])
+        && v.as_u64().is_none()
+    {
+        return Err(bad(FILE, "sliding_window", short(v), "an integer or null"));
     }
     Ok(c.uint(&["sliding_window"], 0..=limits::MAX_CONTEXT)?
         .filter(|&w| w > 0)
@@ -449,7 +455,7 @@ mod tests {
         let f = llama31(128, 8.0).rope_factors().unwrap();
         assert_eq!(f.len(), 64);
         assert!(f[..29].iter().all(|&v| v == 1.0) && f[35..].iter().all(|&v| v == 8.0));
-        for (i, want) in [1.207484, 1.553415, 2.026313, 2.694530, 3.684253, 5.257327]
+        for (i, want) in [1.207484, 1.553415, 2.026313, 2.69453, 3.684253, 5.257327]
             .into_iter()
             .enumerate()
         {

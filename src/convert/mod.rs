@@ -21,6 +21,7 @@ mod report;
 mod rows;
 mod spm;
 mod stream;
+mod templates;
 pub mod torch;
 mod verify;
 pub mod vocab;

@@ -274,7 +274,7 @@ impl<'a> Machine<'a> {
             let found = self.stack.last().map_or("nothing", Val::name);
             return Err(self.bad("target of SETITEMS", found, "a dictionary"));
         };
-        if items.len() % 2 != 0 {
+        if !items.len().is_multiple_of(2) {
             return Err(self.bad("SETITEMS", "an odd number of values", "pairs"));
         }
         self.count(items.len())?;

@@ -43,24 +43,7 @@ pub(super) fn read(
         });
     }
     let pieces = vocab.tokens.len();
-    if let Some(added) = folder.json("added_tokens.json")? {
-        let mut list: Vec<(&String, Option<u64>)> = added
-            .as_object()
-            .into_iter()
-            .flatten()
-            .map(|(t, id)| (t, id.as_u64()))
-            .collect();
-        list.sort_by_key(|e| e.1);
-        for (text, id) in list {
-            let id = id.filter(|&id| id < limits::MAX_VOCAB as u64);
-            let id = id
-                .ok_or_else(|| bad("added_tokens.json", text, "not a token id", "a token id"))?
-                as usize;
-            if id >= pieces {
-                place(vocab, id, text, false);
-            }
-        }
-    }
+    added_tokens(folder, vocab)?;
     let normalizer = model.model().normalizer_spec.as_ref();
     let prefix = normalizer.and_then(|n| n.add_dummy_prefix).unwrap_or(true);
     vocab.space_prefix = Some(sources.flag("add_prefix_space")?.unwrap_or(prefix));
@@ -90,6 +73,30 @@ pub(super) fn read(
     }
     vocab.add_bos = sources.flag("add_bos_token")?;
     vocab.add_eos = sources.flag("add_eos_token")?;
+    Ok(())
+}
+
+/// `added_tokens.json`: texts numbered after the pieces.
+fn added_tokens(folder: &Folder, vocab: &mut Vocab) -> Result<()> {
+    let pieces = vocab.tokens.len();
+    if let Some(added) = folder.json("added_tokens.json")? {
+        let mut list: Vec<(&String, Option<u64>)> = added
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(t, id)| (t, id.as_u64()))
+            .collect();
+        list.sort_by_key(|e| e.1);
+        for (text, id) in list {
+            let id = id.filter(|&id| id < limits::MAX_VOCAB as u64);
+            let id = id
+                .ok_or_else(|| bad("added_tokens.json", text, "not a token id", "a token id"))?
+                as usize;
+            if id >= pieces {
+                place(vocab, id, text, false);
+            }
+        }
+    }
     Ok(())
 }
 
@@ -149,10 +156,10 @@ pub(super) fn encode_plain(
         let mut best: Option<(f32, usize)> = None;
         for i in 0..symbols.len().saturating_sub(1) {
             let joined = format!("{}{}", symbols[i], symbols[i + 1]);
-            if let Some(&(_, score)) = ids.get(joined.as_str()) {
-                if best.is_none_or(|(b, _)| score > b) {
-                    best = Some((score, i));
-                }
+            if let Some(&(_, score)) = ids.get(joined.as_str())
+                && best.is_none_or(|(b, _)| score > b)
+            {
+                best = Some((score, i));
             }
         }
         let Some((_, i)) = best else { break };

@@ -231,18 +231,17 @@ impl Job<'_> {
             .iter()
             .zip(x)
             .position(|(y, x)| !y.is_finite() && x.is_finite())
+            && (!self.allow_nonfinite || self.dtype.block_len() > 1)
         {
-            if !self.allow_nonfinite || self.dtype.block_len() > 1 {
-                let what = format!(
-                    "tensor {} as {} (the value is too large for the type)",
-                    self.name, self.dtype
-                );
-                return Err(Error::NonFinite {
-                    what,
-                    index: index(at),
-                    value: x[at],
-                });
-            }
+            let what = format!(
+                "tensor {} as {} (the value is too large for the type)",
+                self.name, self.dtype
+            );
+            return Err(Error::NonFinite {
+                what,
+                index: index(at),
+                value: x[at],
+            });
         }
         let sums = Sums::measure(x, &y);
         Ok((bytes, sums))

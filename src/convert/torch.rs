@@ -98,15 +98,15 @@ pub fn torch_file(file: &str, data: &[u8]) -> Result<Vec<SourceTensor>> {
             format!("at most {}", limits::MAX_PICKLE_BYTES),
         ));
     }
-    if let Some(order) = entries.get(&format!("{prefix}byteorder")) {
-        if &data[order.clone()] != b"little" {
-            return Err(bad(
-                file,
-                "byteorder",
-                String::from_utf8_lossy(&data[order.clone()][..order.len().min(16)]),
-                "little",
-            ));
-        }
+    if let Some(order) = entries.get(&format!("{prefix}byteorder"))
+        && &data[order.clone()] != b"little"
+    {
+        return Err(bad(
+            file,
+            "byteorder",
+            String::from_utf8_lossy(&data[order.clone()][..order.len().min(16)]),
+            "little",
+        ));
     }
     tensors_of(file, &data[range])?
         .into_iter()

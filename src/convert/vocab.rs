@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::folder::{Fields, Folder, bad, kind, short};
 use super::hyper::Family;
-use super::{bpe, spm};
+use super::{bpe, spm, templates};
 use crate::error::Result;
 use crate::gguf::writer::MetaValue;
 use crate::limits;
@@ -86,15 +86,6 @@ const GEB_SPECIAL: [&str; 10] = [
     "<|assistant|>",
     "<|observation|>",
 ];
-
-/// The ChatGLM2 form of a conversation, for GEB folders without a template. The prompt form of
-/// GEB-1.3B is not published; this is the most probable one.
-pub const GEB_TEMPLATE: &str = concat!(
-    "{% set ns = namespace(round=0) %}{% for message in messages %}",
-    "{% if message['role'] == 'user' %}{% set ns.round = ns.round + 1 %}",
-    "{{ '[Round ' ~ ns.round ~ ']\\n\\n问：' ~ message['content'] ~ '\\n\\n答：' }}",
-    "{% else %}{{ message['content'] ~ '\\n\\n' }}{% endif %}{% endfor %}",
-);
 
 /// The JSON files that say something about the tokenizer.
 pub(super) struct Sources {
@@ -175,7 +166,7 @@ pub fn read(
     added_tokens(&sources, &mut vocab, rows)?;
     fill(&mut vocab, rows)?;
     special_ids(&sources, &mut vocab, family)?;
-    templates(folder, &sources, family, template, &mut vocab)?;
+    templates::read(folder, &sources, family, template, &mut vocab)?;
     Ok(vocab)
 }
 
@@ -340,6 +331,20 @@ fn unique(vocab: &mut Vocab) -> Result<()> {
     Ok(())
 }
 
+/// A list of end tokens: the first is eos, the others stop generation as eot and eom.
+fn stop_ids(special: &mut Vec<(&'static str, u32)>, stops: Vec<u32>, notes: &mut Vec<String>) {
+    let mut unique: Vec<u32> = Vec::new();
+    for id in stops {
+        if !unique.contains(&id) {
+            unique.push(id);
+        }
+    }
+    special.extend(["eot", "eom"].into_iter().zip(unique.iter().copied()));
+    if let Some(rest @ [_, ..]) = unique.get(2..) {
+        notes.push(format!("GGUF has no key for the end tokens {rest:?}"));
+    }
+}
+
 /// Ids by the text of `tokenizer_config.json`, else from the configurations, else what the
 /// tokenizer file itself said (already in `vocab.special`).
 fn special_ids(sources: &Sources, vocab: &mut Vocab, family: Family) -> Result<()> {
@@ -386,9 +391,9 @@ fn special_ids(sources: &Sources, vocab: &mut Vocab, family: Family) -> Result<(
         special.extend(id.map(|id| (key, id)));
         if name == "eos" {
             stops = listed.into_iter().filter(|&l| Some(l) != id).collect();
-            stops.dedup();
         }
     }
+    stop_ids(&mut special, stops, &mut vocab.notes);
     if family == Family::Geb {
         // ChatGLM tokenizers pad with the unknown token.
         let unk = special.iter().find(|s| s.0 == "unknown").map(|s| s.1);
@@ -397,21 +402,6 @@ fn special_ids(sources: &Sources, vocab: &mut Vocab, family: Family) -> Result<(
         }
         vocab.add_bos = Some(vocab.add_bos.unwrap_or(false));
         vocab.add_eos = Some(vocab.add_eos.unwrap_or(false));
-    }
-    // A list of end tokens: the first is eos, the others stop generation as eot and eom.
-    let mut seen = Vec::new();
-    stops.retain(|&id| {
-        !seen.contains(&id) && {
-            seen.push(id);
-            true
-        }
-    });
-    special.extend(["eot", "eom"].into_iter().zip(stops.iter().copied()));
-    if stops.len() > 2 {
-        vocab.notes.push(format!(
-            "GGUF has no key for the end tokens {:?}",
-            &stops[2..]
-        ));
     }
     if vocab.add_bos == Some(true) && !special.iter().any(|s| s.0 == "bos") {
         return Err(bad(
@@ -422,81 +412,6 @@ fn special_ids(sources: &Sources, vocab: &mut Vocab, family: Family) -> Result<(
         ));
     }
     vocab.special = special;
-    Ok(())
-}
-
-fn templates(
-    folder: &Folder,
-    sources: &Sources,
-    family: Family,
-    given: Option<&str>,
-    vocab: &mut Vocab,
-) -> Result<()> {
-    const FILE: &str = "tokenizer_config.json";
-    let stored = sources
-        .tokenizer_config
-        .as_ref()
-        .and_then(|c| c.get("chat_template"))
-        .filter(|v| !v.is_null());
-    let mut out: Vec<(String, String)> = Vec::new();
-    if let Some(text) = given {
-        out.push(("default".into(), text.to_owned()));
-    } else if let Some(Value::String(text)) = stored {
-        out.push(("default".into(), text.clone()));
-    } else if let Some(Value::Array(list)) = stored {
-        for entry in list {
-            let part = |k| entry.get(k).and_then(Value::as_str);
-            let (Some(name), Some(text)) = (part("name"), part("template")) else {
-                return Err(bad(
-                    FILE,
-                    "chat_template",
-                    short(entry),
-                    "objects with name and template",
-                ));
-            };
-            out.push((name.to_owned(), text.to_owned()));
-        }
-    } else if let Some(other) = stored {
-        return Err(bad(
-            FILE,
-            "chat_template",
-            kind(other),
-            "a string or a list",
-        ));
-    } else if let Some(text) = folder.text("chat_template.jinja")? {
-        out.push(("default".into(), text));
-    } else if let Some(json) = folder.json("chat_template.json")? {
-        if let Some(text) = json.get("chat_template").and_then(Value::as_str) {
-            out.push(("default".into(), text.to_owned()));
-        }
-    } else if family == Family::Geb {
-        vocab.notes.push("no chat template in the folder: the ChatGLM2 form is used (--chat-template replaces it)".into());
-        out.push(("default".into(), GEB_TEMPLATE.into()));
-    }
-    for (name, text) in &out {
-        let plain = !name.is_empty()
-            && name.len() <= 64
-            && name
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c));
-        if !plain || text.len() > limits::MAX_TEMPLATE_BYTES {
-            let allowed = format!(
-                "a plain name and at most {} bytes",
-                limits::MAX_TEMPLATE_BYTES
-            );
-            return Err(bad(
-                FILE,
-                "chat_template",
-                format!(
-                    "{:?} of {} bytes",
-                    name.chars().take(64).collect::<String>(),
-                    text.len()
-                ),
-                allowed,
-            ));
-        }
-    }
-    vocab.templates = out;
     Ok(())
 }
 

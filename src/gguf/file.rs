@@ -4,7 +4,8 @@ use std::path::Path;
 
 use geb_kernels::dtype::Dtype;
 
-use super::parse::{Index, TensorInfo};
+use super::parse::Index;
+use super::shape::TensorInfo;
 use super::value::{ArrayRef, Value, ValueType};
 use crate::error::{Error, Result};
 use crate::mmap::{self, Bytes};

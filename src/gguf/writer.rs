@@ -15,7 +15,7 @@ pub use super::atomic::{same_file, write_file};
 pub use super::meta::MetaValue;
 use super::meta::string;
 use super::parse::{self, Index};
-use super::{GgufFile, Value};
+use super::{GgufFile, Value, shape};
 use crate::error::{Error, Result};
 use crate::limits;
 
@@ -124,7 +124,7 @@ impl Plan {
             header.extend(t.dims.iter().flat_map(|d| d.to_le_bytes()));
             header.extend(t.dtype.id().to_le_bytes());
             header.extend(offset.to_le_bytes());
-            let bytes = parse::tensor_bytes(&t.name, t.dtype, &t.dims, header.len())?;
+            let bytes = shape::tensor_bytes(&t.name, t.dtype, &t.dims, header.len())?;
             offset = padded(&t.name, offset.checked_add(bytes), alignment)?;
         }
         let data_start = padded("header", Some(header.len() as u64), alignment)?;

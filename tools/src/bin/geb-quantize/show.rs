@@ -50,7 +50,8 @@ fn bytes(n: u64) -> String {
     match n {
         n if n >= 1e9 => format!("{:.2} GB", n / 1e9),
         n if n >= 1e6 => format!("{:.1} MB", n / 1e6),
-        n => format!("{:.1} kB", n / 1e3),
+        n if n >= 1e3 => format!("{:.1} kB", n / 1e3),
+        n => format!("{n} B"),
     }
 }
 

@@ -1,0 +1,141 @@
+//! Encoding and decoding against vectors made by an independent implementation, bit for bit.
+//! `data/make.py` says how they were made.
+
+use geb_kernels::dtype::Dtype;
+use geb_kernels::{Kernels, Level};
+
+fn file(name: &str) -> Vec<u8> {
+    let path = format!("{}/tests/data/{name}", env!("CARGO_MANIFEST_DIR"));
+    std::fs::read(&path).unwrap_or_else(|e| panic!("{path}: {e}"))
+}
+
+fn floats(name: &str) -> Vec<f32> {
+    file(name)
+        .chunks_exact(4)
+        .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+        .collect()
+}
+
+fn levels() -> impl Iterator<Item = &'static Kernels> {
+    Level::available()
+        .into_iter()
+        .filter_map(Kernels::for_level)
+}
+
+#[test]
+fn dequantize_equals_gguf() {
+    for k in levels() {
+        for dtype in [
+            Dtype::F16,
+            Dtype::BF16,
+            Dtype::Q8_0,
+            Dtype::Q4_0,
+            Dtype::Q4_1,
+        ] {
+            let bytes = file(&format!("dequantize_{dtype}.bin"));
+            let want = floats(&format!("dequantize_{dtype}.f32"));
+            let mut got = vec![0.0; want.len()];
+            k.dequantize(dtype, &bytes, &mut got);
+            for (i, (g, w)) in got.iter().zip(&want).enumerate() {
+                let same = g.to_bits() == w.to_bits() || (g.is_nan() && w.is_nan());
+                assert!(
+                    same,
+                    "{} {dtype} weight {i}: {g:e}, expected {w:e}",
+                    k.level()
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn quantize_equals_gguf() {
+    let x = floats("quantize_x.f32");
+    for k in levels() {
+        for dtype in [
+            Dtype::F16,
+            Dtype::BF16,
+            Dtype::Q8_0,
+            Dtype::Q4_0,
+            Dtype::Q4_1,
+        ] {
+            let want = file(&format!("quantize_{dtype}.bin"));
+            let mut got = vec![0; want.len()];
+            k.quantize(dtype, &x, &mut got);
+            let bytes = want.len() / (x.len() / 32);
+            for (i, (g, w)) in got.chunks(bytes).zip(want.chunks(bytes)).enumerate() {
+                assert_eq!(
+                    g,
+                    w,
+                    "{} {dtype} row {i}: {:?}",
+                    k.level(),
+                    &x[i * 32..][..32]
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn special_numbers_become_half_precision_as_in_gguf() {
+    let x = floats("special_x.f32");
+    for k in levels() {
+        for dtype in [Dtype::F16, Dtype::BF16] {
+            let want = file(&format!("special_{dtype}.bin"));
+            let mut got = vec![0; want.len()];
+            k.quantize(dtype, &x, &mut got);
+            for (i, v) in x.iter().enumerate() {
+                let half = |b: &[u8]| u16::from_le_bytes([b[2 * i], b[2 * i + 1]]);
+                let (g, w) = (half(&got), half(&want));
+                // The payload of a NaN is the hardware's business in F16.
+                let nan = |h: u16| h & 0x7fff > 0x7c00;
+                let same = g == w || (dtype == Dtype::F16 && nan(g) && nan(w));
+                assert!(
+                    same,
+                    "{} {dtype} {:#010x}: {g:#06x}, expected {w:#06x}",
+                    k.level(),
+                    v.to_bits()
+                );
+            }
+        }
+    }
+}
+
+/// Floats survive unchanged, and the portable kernels give the same bytes as every other level,
+/// for a stretch long enough to reach vector loops and their tails.
+#[test]
+fn levels_agree_on_bytes() {
+    let scalar = Kernels::for_level(Level::Scalar).unwrap();
+    let mut state = 1u32;
+    let mut x = Vec::new();
+    for i in 0..32 * 1001 {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let scale = 2f32.powi((i / 32 % 33) - 20);
+        x.push((state as i32 as f32 / i32::MAX as f32) * scale);
+    }
+    for k in levels() {
+        for dtype in [
+            Dtype::F32,
+            Dtype::F16,
+            Dtype::BF16,
+            Dtype::Q8_0,
+            Dtype::Q4_0,
+            Dtype::Q4_1,
+        ] {
+            let bytes = dtype.row_bytes(x.len()).unwrap();
+            let (mut a, mut b) = (vec![0; bytes], vec![0; bytes]);
+            scalar.quantize(dtype, &x, &mut a);
+            k.quantize(dtype, &x, &mut b);
+            assert!(a == b, "{} {dtype}", k.level());
+            let (mut back_a, mut back_b) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+            scalar.dequantize(dtype, &a, &mut back_a);
+            k.dequantize(dtype, &a, &mut back_b);
+            assert_eq!(bits(&back_a), bits(&back_b), "{} {dtype}", k.level());
+            assert!(dtype != Dtype::F32 || back_a == x);
+        }
+    }
+}
+
+fn bits(v: &[f32]) -> Vec<u32> {
+    v.iter().map(|v| v.to_bits()).collect()
+}

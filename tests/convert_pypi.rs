@@ -1,0 +1,104 @@
+//! PyPI `gguf` as a witness of the converter: it reads every file we make, and its own
+//! quantizers give the same bytes.
+//!
+//! `GEB_PYTHON` names an interpreter that has `gguf` (otherwise `python3` is tried).
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use geb::Dtype;
+use geb::convert::{GebLayout, Options, convert};
+use serde_json::Value;
+
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/pypi/check_quants.py");
+const TYPES: &[Dtype] = &[
+    Dtype::F32,
+    Dtype::F16,
+    Dtype::BF16,
+    Dtype::Q8_0,
+    Dtype::Q4_0,
+    Dtype::Q4_1,
+];
+
+/// The interpreter, if it can import `gguf`.
+fn python() -> Option<String> {
+    let python = std::env::var("GEB_PYTHON").unwrap_or_else(|_| "python3".into());
+    let out = Command::new(&python)
+        .args(["-c", "import gguf, numpy"])
+        .output();
+    if out.is_ok_and(|o| o.status.success()) {
+        return Some(python);
+    }
+    println!("NOT RUN: {python} cannot import gguf; set GEB_PYTHON to an interpreter that can");
+    assert!(
+        std::env::var("CI").as_deref() != Ok("true"),
+        "PyPI gguf is required in CI"
+    );
+    None
+}
+
+#[test]
+fn bytes_equal_the_quantizers_of_pypi_gguf() {
+    let Some(python) = python() else { return };
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let dir = tempfile::tempdir().unwrap();
+    let mut compared = 0;
+    for case in [
+        "geb-nano",
+        "llama",
+        "llama-tied-bf16",
+        "llama3",
+        "llama-bin",
+        "mistral-swa",
+        "geb",
+        "geb-alt",
+    ] {
+        let hf = match case {
+            "geb-nano" => root.join("assets/geb-nano/hf"),
+            _ => root.join("tests/fixtures").join(case).join("hf"),
+        };
+        let layout = match case {
+            "geb-alt" => GebLayout {
+                kv_interleaved: false,
+                rope_full: false,
+                rope_half_split: false,
+                gate_first: false,
+            },
+            _ => GebLayout::default(),
+        };
+        let mut command = Command::new(&python);
+        command.arg(SCRIPT);
+        for &dtype in TYPES {
+            let path = dir.path().join(format!("{case}-{dtype}.gguf"));
+            convert(
+                &hf,
+                &path,
+                &Options {
+                    dtype,
+                    layout,
+                    ..Options::default()
+                },
+                &mut (),
+            )
+            .unwrap();
+            if dtype == Dtype::F32 {
+                command.arg(&path);
+            }
+            command.arg(&path);
+        }
+        let out = command.output().unwrap();
+        assert!(
+            out.status.success(),
+            "{case}: {}",
+            String::from_utf8_lossy(&out.stderr)
+        );
+        for line in String::from_utf8(out.stdout).unwrap().lines() {
+            let seen: Value = serde_json::from_str(line).unwrap();
+            assert_eq!(seen["different"], Value::Array(vec![]), "{}", seen["file"]);
+            assert!(seen["tokens"].as_u64().unwrap() > 400);
+            compared += 1;
+        }
+    }
+    assert_eq!(compared, 8 * TYPES.len());
+    println!("{compared} files: same bytes as PyPI gguf");
+}

@@ -1,0 +1,288 @@
+//! The program `geb-quantize`: exit codes, one-line errors, streams, and kills at any moment.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn nano() -> PathBuf {
+    root().join("assets/geb-nano/hf")
+}
+
+fn quantize() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_geb-quantize"));
+    command
+        .env_remove("GEB_THREADS")
+        .env_remove("GEB_ISA")
+        .stdin(Stdio::null());
+    command
+}
+
+fn run(source: &Path, out: &Path, flags: &[&str]) -> Output {
+    quantize()
+        .arg(source)
+        .arg(out)
+        .args(flags)
+        .output()
+        .unwrap()
+}
+
+/// The command fails with `code` and one line that contains `text`.
+fn fails(out: &Output, code: i32, text: &str) {
+    let stderr = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(code), "{stderr}");
+    let errors: Vec<&str> = stderr.lines().filter(|l| !l.contains(": note: ")).collect();
+    assert!(
+        errors.len() == 1 && errors[0].starts_with("geb-quantize: ") && errors[0].contains(text),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn a_conversion() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("m.gguf");
+    let done = run(&nano(), &out, &["--type", "q8_0"]);
+    assert_eq!(
+        done.status.code(),
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&done.stderr)
+    );
+    let stdout = String::from_utf8(done.stdout).unwrap();
+    assert!(
+        stdout.contains("Q8_0") && stdout.contains("4196608 weights"),
+        "{stdout}"
+    );
+    // The same bytes again, with other threads, as JSON.
+    let again = dir.path().join("n.gguf");
+    let done = run(
+        &nano(),
+        &again,
+        &[
+            "--type",
+            "Q8_0",
+            "--threads",
+            "3",
+            "--json",
+            "--no-progress",
+        ],
+    );
+    assert_eq!(done.status.code(), Some(0));
+    let report: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
+    assert_eq!(report["written"], true);
+    assert_eq!(report["file_bytes"], fs::metadata(&again).unwrap().len());
+    assert!(fs::read(&out).unwrap() == fs::read(&again).unwrap());
+    // From GGUF: F32 first, then Q8_0, gives the same weights; quantized sources need a flag.
+    let f32 = dir.path().join("f32.gguf");
+    assert!(run(&nano(), &f32, &["--type", "f32"]).status.success());
+    let third = dir.path().join("o.gguf");
+    assert!(run(&f32, &third, &["--type", "q8_0"]).status.success());
+    let tail = |p: &Path| {
+        fs::read(p)
+            .unwrap()
+            .split_off(fs::metadata(p).unwrap().len() as usize - 4_000_000)
+    };
+    assert!(tail(&out) == tail(&third));
+    fails(
+        &run(&third, &dir.path().join("p.gguf"), &["--type", "q4_0"]),
+        2,
+        "--allow-requantize",
+    );
+    assert!(
+        run(
+            &third,
+            &dir.path().join("p.gguf"),
+            &["--type", "q4_0", "--allow-requantize"]
+        )
+        .status
+        .success()
+    );
+}
+
+#[test]
+fn a_dry_run_writes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let done = quantize()
+        .current_dir(dir.path())
+        .arg(nano().canonicalize().unwrap())
+        .args(["-t", "q4_0", "-n"])
+        .output()
+        .unwrap();
+    assert_eq!(done.status.code(), Some(0));
+    let stdout = String::from_utf8(done.stdout).unwrap();
+    let line = stdout
+        .lines()
+        .find(|l| l.starts_with("output.weight"))
+        .unwrap();
+    assert!(
+        line.contains("Q8_0") && line.contains("output matrix"),
+        "{line}"
+    );
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn exit_codes() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("m.gguf");
+    let q8 = ["--type", "q8_0"];
+    assert_eq!(quantize().output().unwrap().status.code(), Some(2));
+    assert_eq!(run(&nano(), &out, &["--type", "q9"]).status.code(), Some(2));
+    assert_eq!(
+        run(&nano(), &out, &["--type", "q8_0", "--threads", "0"])
+            .status
+            .code(),
+        Some(2)
+    );
+    fails(&run(Path::new("/nowhere"), &out, &q8), 1, "/nowhere");
+    fails(&run(dir.path(), &out, &q8), 3, "config.json");
+    let text = dir.path().join("x.txt");
+    fs::write(&text, "x".repeat(100)).unwrap();
+    fails(&run(&text, &out, &q8), 3, "magic");
+    // Output that is a file of the source, directly and through links.
+    let copy = dir.path().join("hf");
+    fs::create_dir(&copy).unwrap();
+    for entry in fs::read_dir(nano()).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
+    }
+    let weights = copy.join("model.safetensors");
+    let before = fs::read(&weights).unwrap();
+    fails(&run(&copy, &weights, &q8), 2, "a file of the source");
+    #[cfg(unix)]
+    {
+        let link = dir.path().join("link.gguf");
+        std::os::unix::fs::symlink(&weights, &link).unwrap();
+        fails(&run(&copy, &link, &q8), 2, "a file of the source");
+        let hard = dir.path().join("hard.gguf");
+        fs::hard_link(&weights, &hard).unwrap();
+        fails(&run(&copy, &hard, &q8), 2, "a file of the source");
+    }
+    assert!(fs::read(&weights).unwrap() == before);
+    fails(&run(&nano(), dir.path(), &q8), 2, "directory");
+    let bad_isa = quantize()
+        .arg(nano())
+        .arg(&out)
+        .args(q8)
+        .env("GEB_ISA", "mmx")
+        .output()
+        .unwrap();
+    assert_eq!(
+        bad_isa.status.code(),
+        Some(2),
+        "{}",
+        String::from_utf8_lossy(&bad_isa.stderr)
+    );
+    assert!(!out.exists());
+}
+
+#[test]
+fn the_probe_ranks_layouts() {
+    let text = root().join("assets/geb-nano/eval-en.txt");
+    let done = quantize()
+        .arg("probe")
+        .arg(nano())
+        .arg("--text")
+        .arg(text)
+        .args(["--tokens", "60"])
+        .output()
+        .unwrap();
+    assert_eq!(
+        done.status.code(),
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&done.stderr)
+    );
+    let stdout = String::from_utf8(done.stdout).unwrap();
+    assert!(
+        stdout.contains("least loss: --geb-kv interleaved --geb-rope full-half --geb-mlp gate-up"),
+        "{stdout}"
+    );
+}
+
+/// Killed at any moment: the target is absent, old, or complete; the next run cleans up.
+#[test]
+fn kills_at_random_moments() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("m.gguf");
+    let flags = ["--type", "q4_0", "--no-progress"];
+    let start = Instant::now();
+    assert!(run(&nano(), &out, &flags).status.success());
+    let whole = start.elapsed().as_micros() as u64;
+    let new = fs::read(&out).unwrap();
+    let (mut seed, mut cut) = (7u64, 0);
+    for i in 0..40 {
+        seed = seed
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        let old = i % 2 == 0;
+        if old {
+            fs::write(&out, b"old").unwrap();
+        } else {
+            let _ = fs::remove_file(&out);
+        }
+        let mut child = quantize()
+            .arg(nano())
+            .arg(&out)
+            .args(flags)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_micros((seed >> 33) % whole));
+        let _ = child.kill();
+        cut += usize::from(!child.wait().unwrap().success());
+        match fs::read(&out) {
+            Ok(bytes) => assert!(
+                bytes == new || (old && bytes == b"old"),
+                "kill {i}: {} bytes",
+                bytes.len()
+            ),
+            Err(_) => assert!(!old, "kill {i}: the old file is gone"),
+        }
+    }
+    println!("40 runs, {cut} killed before their end");
+    assert!(run(&nano(), &out, &flags).status.success());
+    assert!(fs::read(&out).unwrap() == new);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "leftovers");
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_cleans_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("m.gguf");
+    let start = Instant::now();
+    assert!(run(&nano(), &out, &["--type", "q4_0"]).status.success());
+    let whole = start.elapsed().as_micros() as u64;
+    fs::write(&out, b"old").unwrap();
+    for i in 0..10 {
+        let mut child = quantize()
+            .arg(nano())
+            .arg(&out)
+            .args(["--type", "q4_0"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_micros(whole * i / 10));
+        let _ = Command::new("kill")
+            .args(["-INT", &child.id().to_string()])
+            .status();
+        let status = child.wait().unwrap();
+        // Before the handler is installed the signal ends the process itself.
+        assert!(matches!(status.code(), Some(0 | 130) | None), "{status}");
+        if status.code() == Some(130) {
+            assert_eq!(fs::read(&out).unwrap(), b"old");
+        }
+        if status.code().is_some() {
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "leftovers");
+        }
+        fs::write(&out, b"old").unwrap();
+    }
+}
