@@ -258,7 +258,8 @@ impl Run {
                 .as_ref()
                 .is_some_and(|c| c.load(Ordering::Relaxed))
         };
-        let mut stream = tokenizer.stream();
+        // The text continues the prompt: a space between the two is part of it.
+        let mut stream = tokenizer.stream_after(self.history.last().copied());
         let mut first = None;
         self.out.reason = loop {
             if self.out.ids.len() >= options.max_tokens {
