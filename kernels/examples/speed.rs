@@ -1,10 +1,13 @@
 //! Speed of every format and level on one core, against measured limits of the machine.
 //!
-//! `cargo run --release -p geb-kernels --example speed [level] [format] [decode|prefill|quantize]`
+//! `cargo run --release -p geb-kernels --example speed [level] [format] [operation]`
 //!
 //! * decode: GB/s of weights, read cold from a buffer larger than the caches, one token;
 //! * prefill: GOP/s of a 2048 x 2048 product with 512 tokens, as share of the machine's peak;
-//! * quantize: GB/s of F32 read.
+//! * warm: decode from the cache, the limit of the arithmetic;
+//! * batch: decode with four tokens;
+//! * quantize: GB/s of F32 read;
+//! * fill: millions of activations quantized and packed per second.
 
 use std::hint::black_box;
 
@@ -107,6 +110,20 @@ fn quantize(k: &Kernels, dtype: Dtype) -> f64 {
     (x.len() * 4) as f64 / seconds / 1e9
 }
 
+/// Million values per second quantized and packed as activations.
+fn fill(k: &Kernels, kind: ActKind, tokens: usize) -> f64 {
+    let x = numbers(tokens * COLS);
+    let mut acts = Activations::new();
+    acts.reshape(k, kind, tokens, COLS);
+    let repeats = 2_000_000 / x.len();
+    let seconds = best(4, || {
+        for _ in 0..repeats {
+            acts.fill(k, black_box(&x));
+        }
+    });
+    (x.len() * repeats) as f64 / seconds / 1e6
+}
+
 /// Peak of the widest int8 dot and F32 multiply-add of this machine, in GOP/s.
 #[cfg(target_arch = "x86_64")]
 mod peak {
@@ -180,7 +197,7 @@ fn main() {
     let levels: Vec<&str> = Level::ALL.iter().map(|l| l.name()).collect();
     let formats: Vec<&str> = FORMATS.iter().map(|f| f.name()).collect();
     let (level_on, format_on) = (wants(&levels), wants(&formats));
-    let op_on = wants(&["decode", "warm", "batch", "prefill", "quantize"]);
+    let op_on = wants(&["decode", "warm", "batch", "prefill", "quantize", "fill"]);
     let (int8, float) = peaks();
     println!(
         "one core: int8 {int8:.0} GOP/s, F32 {float:.0} GFLOP/s, read {:.1} GB/s",
@@ -190,6 +207,15 @@ fn main() {
         let Some(k) = Kernels::for_level(level).filter(|_| level_on(level.name())) else {
             continue;
         };
+        if op_on("fill") {
+            for (name, kind) in [("F32", ActKind::F32), ("Q8", ActKind::Q8)] {
+                let (one, many) = (fill(k, kind, 1), fill(k, kind, 256));
+                println!(
+                    "{:<11} activations {name}: x1 {one:.0}, x256 {many:.0} M/s",
+                    level.name()
+                );
+            }
+        }
         for dtype in FORMATS.into_iter().filter(|f| format_on(f.name())) {
             print!("{:<11} {:<5}", level.name(), dtype.name());
             if op_on("decode") {

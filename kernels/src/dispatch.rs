@@ -45,7 +45,7 @@ macro_rules! level {
 
             $(#[target_feature(enable = $features)])?
             unsafe fn fill(job: &mut FillJob) {
-                ops::fill::fill(job);
+                ops::fill::fill(TOKEN, job);
             }
 
             $(#[target_feature(enable = $features)])?

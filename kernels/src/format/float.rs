@@ -1,7 +1,6 @@
 //! F32, F16 and BF16: plain numbers, little-endian as in the file.
 
-use half::f16;
-
+use super::encode::{from_f16, to_f16};
 use super::{Blocks, FloatFormat};
 use crate::dtype::Dtype;
 use crate::isa::Isa;
@@ -58,14 +57,14 @@ impl Blocks for F16 {
     #[inline(always)]
     fn dequantize(bytes: &[u8], out: &mut [f32]) {
         for (b, v) in bytes.as_chunks::<2>().0.iter().zip(out) {
-            *v = f16::from_le_bytes(*b).to_f32();
+            *v = from_f16(u16::from_le_bytes(*b));
         }
     }
 
     #[inline(always)]
     fn quantize(x: &[f32], out: &mut [u8]) {
         for (v, b) in x.iter().zip(out.as_chunks_mut::<2>().0) {
-            *b = f16::from_f32(*v).to_le_bytes();
+            *b = to_f16(*v).to_le_bytes();
         }
     }
 }

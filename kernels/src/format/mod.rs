@@ -7,6 +7,7 @@
 use crate::dtype::Dtype;
 use crate::isa::Isa;
 
+pub(crate) mod encode;
 pub(crate) mod float;
 pub(crate) mod q4;
 pub(crate) mod q8;

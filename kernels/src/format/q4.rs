@@ -1,7 +1,6 @@
 //! Q4_0 and Q4_1: 16 bytes hold weights 0..16 in their low and 16..32 in their high nibbles.
 
-use half::f16;
-
+use super::encode::{from_f16, most, to_f16, truncate};
 use super::{Blocks, Codes, QuantFormat};
 use crate::dtype::Dtype;
 use crate::isa::Isa;
@@ -31,15 +30,10 @@ unsafe fn nibbles<I: Isa>(isa: I, p: *const u8, stride: usize) -> (I::Bytes, I::
     (isa.low_nibbles(packed), isa.high_nibbles(packed))
 }
 
-/// Truncates to a code of 0..=15; what does not fit (only when the inverse scale overflowed)
-/// becomes 0, as the conversion does in the reference.
+/// Truncates to a code of 0..=15.
 #[inline(always)]
 fn code(v: f32) -> u8 {
-    if v.abs() < 1024.0 {
-        (v as i32).clamp(0, 15) as u8
-    } else {
-        0
-    }
+    truncate(v).clamp(0, 15) as u8
 }
 
 #[inline(always)]
@@ -56,7 +50,7 @@ impl Blocks for Q4_0 {
     fn dequantize(bytes: &[u8], out: &mut [f32]) {
         let blocks = bytes.as_chunks::<Q4_0_BYTES>().0;
         for (b, out) in blocks.iter().zip(out.as_chunks_mut::<BLOCK>().0) {
-            let d = f16::from_le_bytes([b[0], b[1]]).to_f32();
+            let d = from_f16(u16::from_le_bytes([b[0], b[1]]));
             for k in 0..BLOCK / 2 {
                 out[k] = d * f32::from((b[2 + k] & 15) as i8 - 8);
                 out[k + BLOCK / 2] = d * f32::from((b[2 + k] >> 4) as i8 - 8);
@@ -68,19 +62,10 @@ impl Blocks for Q4_0 {
     fn quantize(x: &[f32], out: &mut [u8]) {
         let blocks = out.as_chunks_mut::<Q4_0_BYTES>().0;
         for (x, b) in x.as_chunks::<BLOCK>().0.iter().zip(blocks) {
-            // The first value of the largest magnitude keeps its sign and becomes code 0.
-            let mut most = 0u32;
-            for v in x {
-                most = most.max(v.to_bits() & 0x7fff_ffff);
-            }
-            let mut max = f32::from_bits(most);
-            if most != 0 {
-                let first = x.iter().find(|v| v.to_bits() & 0x7fff_ffff == most);
-                max = first.copied().unwrap_or(max);
-            }
+            let max = largest(x);
             let d = max / -8.0;
             let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
-            b[..2].copy_from_slice(&f16::from_f32(d).to_le_bytes());
+            b[..2].copy_from_slice(&to_f16(d).to_le_bytes());
             let mut codes = [0; BLOCK];
             for (c, v) in codes.iter_mut().zip(x) {
                 *c = code(v * inverse + 8.5);
@@ -107,16 +92,46 @@ impl QuantFormat for Q4_0 {
     }
 }
 
-/// The smallest (`SIGN` = 1) or largest (`SIGN` = -1) value; among equal ones (only +0 and -0
-/// differ in bits) the first, as in the reference.
+/// The first value that fits. Rarely needed; kept out of the vectorised loops.
+#[cold]
+#[inline(never)]
+fn first(x: &[f32; BLOCK], fits: impl Fn(f32) -> bool) -> f32 {
+    x.iter().copied().find(|&v| fits(v)).unwrap_or(0.0)
+}
+
+/// The value of the largest magnitude, with its sign; of several, the first, as in the reference.
 #[inline(always)]
-fn extreme<const SIGN: i32>(x: &[f32; BLOCK]) -> f32 {
-    let mut best = x[0];
+fn largest(x: &[f32; BLOCK]) -> f32 {
+    let most = most(x, |v| v.to_bits() & 0x7fff_ffff);
+    let (mut positive, mut negative) = (0, 0);
     for v in x {
-        let better = if SIGN > 0 { *v < best } else { *v > best };
-        best = if better { *v } else { best };
+        positive |= u32::from(v.to_bits() == most);
+        negative |= u32::from(v.to_bits() == most | 1 << 31);
     }
-    best
+    let max = f32::from_bits(most);
+    // An all-zero block has scale -0, whatever the signs of its zeros.
+    if negative == 0 || most == 0 {
+        max
+    } else if positive == 0 {
+        -max
+    } else {
+        first(x, |v| v.abs() == max)
+    }
+}
+
+/// The smallest and the largest value. If the smallest is a zero, it has the sign of the first
+/// zero, as in the reference.
+#[inline(always)]
+fn range(x: &[f32; BLOCK]) -> (f32, f32) {
+    // With negative numbers inverted and the sign bit flipped, floats order like unsigned
+    // integers, whose maximum needs no care for NaN and vectorises (so the minimum is a maximum).
+    let key = |v: f32| v.to_bits() ^ ((v.to_bits() as i32 >> 31) as u32 | 1 << 31);
+    let value = |key: u32| f32::from_bits(key ^ ((!key as i32 >> 31) as u32 | 1 << 31));
+    let (mut min, max) = (value(!most(x, |v| !key(v))), value(most(x, key)));
+    if min == 0.0 {
+        min = first(x, |v| v == 0.0);
+    }
+    (min, max)
 }
 
 impl Blocks for Q4_1 {
@@ -126,8 +141,8 @@ impl Blocks for Q4_1 {
     fn dequantize(bytes: &[u8], out: &mut [f32]) {
         let blocks = bytes.as_chunks::<Q4_1_BYTES>().0;
         for (b, out) in blocks.iter().zip(out.as_chunks_mut::<BLOCK>().0) {
-            let d = f16::from_le_bytes([b[0], b[1]]).to_f32();
-            let m = f16::from_le_bytes([b[2], b[3]]).to_f32();
+            let d = from_f16(u16::from_le_bytes([b[0], b[1]]));
+            let m = from_f16(u16::from_le_bytes([b[2], b[3]]));
             for k in 0..BLOCK / 2 {
                 out[k] = d * f32::from(b[4 + k] & 15) + m;
                 out[k + BLOCK / 2] = d * f32::from(b[4 + k] >> 4) + m;
@@ -139,11 +154,11 @@ impl Blocks for Q4_1 {
     fn quantize(x: &[f32], out: &mut [u8]) {
         let blocks = out.as_chunks_mut::<Q4_1_BYTES>().0;
         for (x, b) in x.as_chunks::<BLOCK>().0.iter().zip(blocks) {
-            let (min, max) = (extreme::<1>(x), extreme::<-1>(x));
+            let (min, max) = range(x);
             let d = (max - min) / 15.0;
             let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
-            b[..2].copy_from_slice(&f16::from_f32(d).to_le_bytes());
-            b[2..4].copy_from_slice(&f16::from_f32(min).to_le_bytes());
+            b[..2].copy_from_slice(&to_f16(d).to_le_bytes());
+            b[2..4].copy_from_slice(&to_f16(min).to_le_bytes());
             let mut codes = [0; BLOCK];
             for (c, v) in codes.iter_mut().zip(x) {
                 *c = code((v - min) * inverse + 0.5);

@@ -1,7 +1,6 @@
 //! Q8_0: an F16 scale and 32 signed bytes.
 
-use half::f16;
-
+use super::encode::{from_f16, most, to_f16, truncate};
 use super::{Blocks, Codes, QuantFormat};
 use crate::dtype::Dtype;
 use crate::isa::Isa;
@@ -14,17 +13,11 @@ const _: () = assert!(BYTES == Dtype::Q8_0.block_bytes() && BLOCK == Dtype::Q8_0
 #[derive(Clone, Copy)]
 pub(crate) struct Q8_0;
 
-/// Rounds half away from zero, as C's `roundf`, for magnitudes below 2^22. Adding the number just
-/// below one half keeps 0.49999997 from becoming 1. What does not fit (only when the inverse
-/// scale overflowed) becomes 0, as the conversion does in the reference.
+/// Rounds half away from zero, as C's `roundf`. Adding the number just below one half keeps
+/// 0.49999997 from becoming 1.
 #[inline(always)]
 fn round_away(v: f32) -> i8 {
-    let shifted = v + 0.499_999_97f32.copysign(v);
-    if shifted.abs() < 1024.0 {
-        shifted as i32 as i8
-    } else {
-        0
-    }
+    truncate(v + 0.499_999_97f32.copysign(v)) as i8
 }
 
 impl Blocks for Q8_0 {
@@ -34,7 +27,7 @@ impl Blocks for Q8_0 {
     fn dequantize(bytes: &[u8], out: &mut [f32]) {
         let blocks = bytes.as_chunks::<BYTES>().0;
         for (b, out) in blocks.iter().zip(out.as_chunks_mut::<BLOCK>().0) {
-            let d = f16::from_le_bytes([b[0], b[1]]).to_f32();
+            let d = from_f16(u16::from_le_bytes([b[0], b[1]]));
             for (w, c) in out.iter_mut().zip(&b[2..]) {
                 *w = f32::from(*c as i8) * d;
             }
@@ -45,13 +38,10 @@ impl Blocks for Q8_0 {
     fn quantize(x: &[f32], out: &mut [u8]) {
         let blocks = out.as_chunks_mut::<BYTES>().0;
         for (x, b) in x.as_chunks::<BLOCK>().0.iter().zip(blocks) {
-            let mut most = 0u32;
-            for v in x {
-                most = most.max(v.to_bits() & 0x7fff_ffff);
-            }
+            let most = most(x, |v| v.to_bits() & 0x7fff_ffff);
             let d = f32::from_bits(most) / 127.0;
             let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
-            b[..2].copy_from_slice(&f16::from_f32(d).to_le_bytes());
+            b[..2].copy_from_slice(&to_f16(d).to_le_bytes());
             for (c, v) in b[2..].iter_mut().zip(x) {
                 *c = round_away(v * inverse) as u8;
             }

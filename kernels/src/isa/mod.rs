@@ -10,7 +10,8 @@
 //!
 //! A value of an `Isa` type is a token: it exists only where the features do.
 
-use crate::acts::UNIT;
+use crate::acts::{GROUP, UNIT};
+use crate::format::encode::most;
 
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod neon;
@@ -126,6 +127,29 @@ pub(crate) unsafe trait Isa: Copy + 'static {
         b: Self::RowFloats,
     ) -> Self::RowFloats;
 
+    /// The largest magnitude among 32 values, as bits.
+    #[inline(always)]
+    fn most(self, x: &[f32; GROUP]) -> u32 {
+        most(x, |v| v.to_bits() & 0x7fff_ffff)
+    }
+
+    /// `x * inverse` rounded to integers, ties to even; the results must fit -127..=127.
+    #[inline(always)]
+    fn codes(self, x: &[f32; GROUP], inverse: f32) -> [i8; GROUP] {
+        // Adding 1.5 * 2^23 rounds to an integer, which the low bits of the sum then hold.
+        x.map(|v| (v * inverse + 12_582_912.0).to_bits() as i8)
+    }
+
+    /// Sums of four neighbouring codes each.
+    #[inline(always)]
+    fn sums(self, codes: &[i8; GROUP]) -> [i32; 8] {
+        let mut sums = [0; 8];
+        for (s, c) in sums.iter_mut().zip(codes.as_chunks::<4>().0) {
+            *s = c.iter().map(|&c| i32::from(c)).sum();
+        }
+        sums
+    }
+
     /// Interleaves unpacked rows: reads `[16][UNPACKED]` bytes at `from`, writes
     /// `[groups][8][16][4]` bytes at `to` (only the first `groups` of eight).
     #[inline(always)]
@@ -141,6 +165,17 @@ pub(crate) unsafe trait Isa: Copy + 'static {
                         slot.cast::<u32>().write_unaligned(four);
                     }
                 }
+            }
+        }
+    }
+
+    /// Transposes `[16][8]` F32 to `[groups][16]` (only the first `groups` of eight).
+    #[inline(always)]
+    unsafe fn turn(self, from: *const f32, to: *mut f32, groups: usize) {
+        for g in 0..groups {
+            for r in 0..16 {
+                // SAFETY: the caller vouches for both buffers.
+                unsafe { *to.add(g * 16 + r) = *from.add(r * 8 + g) }
             }
         }
     }

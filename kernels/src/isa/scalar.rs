@@ -1,8 +1,7 @@
 //! The definition: the same lanes and orders as the vector code, in arrays.
 
-use half::f16;
-
 use super::Isa;
+use crate::format::encode::from_f16;
 
 /// The token of portable code.
 #[derive(Clone, Copy)]
@@ -108,7 +107,7 @@ unsafe impl Isa for Scalar {
     unsafe fn load_lanes_f16(self, p: *const u8) -> [f32; 16] {
         // SAFETY: the caller vouches for 32 bytes.
         let bits = unsafe { p.cast::<[u16; 16]>().read_unaligned() };
-        bits.map(|b| f16::from_bits(b).to_f32())
+        bits.map(from_f16)
     }
 
     #[inline(always)]
@@ -176,7 +175,7 @@ unsafe impl Isa for Scalar {
         let mut out = [0.0; 8];
         for (j, v) in out.iter_mut().enumerate() {
             // SAFETY: the caller vouches for two bytes at each multiple of the stride.
-            *v = f16::from_le_bytes(unsafe { read(p.add(j * stride)) }).to_f32();
+            *v = from_f16(u16::from_le_bytes(unsafe { read(p.add(j * stride)) }));
         }
         out
     }

@@ -2,7 +2,8 @@
 
 use core::arch::x86_64::*;
 
-use super::Isa;
+use super::{Isa, UNPACKED};
+use crate::acts::GROUP;
 
 /// The token of AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
@@ -94,6 +95,146 @@ unsafe fn dot_sign(acc: __m256i, size: __m256i, w: __m256i, x: __m256i) -> __m25
         let pairs = _mm256_maddubs_epi16(size, _mm256_sign_epi8(x, w));
         _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
     }
+}
+
+/// Transposes eight rows of eight 32-bit values; row `r` is at `from + r * stride`.
+///
+/// # Safety
+/// Needs AVX2; the rows must be readable.
+#[inline(always)]
+unsafe fn transpose8(from: *const f32, stride: usize) -> [__m256; 8] {
+    // SAFETY: the caller vouches for AVX2 and the rows.
+    unsafe {
+        // Row r and row r + 4 side by side: 128-bit halves of columns 0..4 and 4..8.
+        let mut low = [_mm256_setzero_ps(); 4];
+        let mut high = low;
+        for r in 0..4 {
+            let (a, b) = (from.add(r * stride), from.add((r + 4) * stride));
+            low[r] = _mm256_set_m128(_mm_loadu_ps(b), _mm_loadu_ps(a));
+            high[r] = _mm256_set_m128(_mm_loadu_ps(b.add(4)), _mm_loadu_ps(a.add(4)));
+        }
+        let mut out = [_mm256_setzero_ps(); 8];
+        for (i, v) in [low, high].into_iter().enumerate() {
+            let (a, b) = (
+                _mm256_unpacklo_ps(v[0], v[1]),
+                _mm256_unpackhi_ps(v[0], v[1]),
+            );
+            let (c, d) = (
+                _mm256_unpacklo_ps(v[2], v[3]),
+                _mm256_unpackhi_ps(v[2], v[3]),
+            );
+            out[4 * i] = _mm256_shuffle_ps::<0x44>(a, c);
+            out[4 * i + 1] = _mm256_shuffle_ps::<0xee>(a, c);
+            out[4 * i + 2] = _mm256_shuffle_ps::<0x44>(b, d);
+            out[4 * i + 3] = _mm256_shuffle_ps::<0xee>(b, d);
+        }
+        out
+    }
+}
+
+/// See [`Isa::turn`].
+///
+/// # Safety
+/// Needs AVX2, and as for the method.
+#[inline(always)]
+pub(super) unsafe fn turn16(from: *const f32, to: *mut f32, groups: usize) {
+    // SAFETY: the caller vouches for AVX2 and both buffers.
+    unsafe {
+        for part in 0..2 {
+            let turned = transpose8(from.add(part * 64), 8);
+            for g in 0..8 {
+                if g < groups {
+                    _mm256_storeu_ps(to.add(g * 16 + part * 8), turned[g]);
+                }
+            }
+        }
+    }
+}
+
+/// See [`Isa::interleave`].
+///
+/// # Safety
+/// Needs AVX2, and as for the method.
+#[inline(always)]
+unsafe fn interleave16(from: *const u8, to: *mut u8, groups: usize) {
+    for column in 0..8 {
+        let (half, last) = (column / 4, column / 2 % 2);
+        for part in 0..2 {
+            // SAFETY: the caller vouches for AVX2 and both buffers.
+            unsafe {
+                let rows = from.add(part * 8 * UNPACKED + column * 32);
+                let turned = transpose8(rows.cast(), UNPACKED / 4);
+                for i in 0..8 {
+                    let group = half * 4 + column % 2 * 2 + i / 4;
+                    if group < groups {
+                        let at = (group * 8 + last * 4 + i % 4) * 64 + part * 32;
+                        _mm256_storeu_ps(to.add(at).cast(), turned[i]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// See [`Isa::most`].
+///
+/// # Safety
+/// Needs AVX2.
+#[inline(always)]
+pub(super) unsafe fn most32(x: &[f32; GROUP]) -> u32 {
+    // SAFETY: the caller vouches for AVX2; the loads cover the 32 values.
+    unsafe {
+        let p: *const __m256i = x.as_ptr().cast();
+        let a = _mm256_slli_epi32::<1>(_mm256_loadu_si256(p));
+        let b = _mm256_slli_epi32::<1>(_mm256_loadu_si256(p.add(1)));
+        let c = _mm256_slli_epi32::<1>(_mm256_loadu_si256(p.add(2)));
+        let d = _mm256_slli_epi32::<1>(_mm256_loadu_si256(p.add(3)));
+        let m = _mm256_max_epu32(_mm256_max_epu32(a, b), _mm256_max_epu32(c, d));
+        let m = _mm_max_epu32(_mm256_castsi256_si128(m), _mm256_extracti128_si256::<1>(m));
+        let m = _mm_max_epu32(m, _mm_shuffle_epi32::<0b1110>(m));
+        let m = _mm_max_epu32(m, _mm_shuffle_epi32::<0b01>(m));
+        _mm_cvtsi128_si32(m) as u32 >> 1
+    }
+}
+
+/// See [`Isa::codes`].
+///
+/// # Safety
+/// Needs AVX2.
+#[inline(always)]
+pub(super) unsafe fn codes32(x: &[f32; GROUP], inverse: f32) -> [i8; GROUP] {
+    let mut out = [0; GROUP];
+    // SAFETY: the caller vouches for AVX2; loads and store cover 32 elements.
+    unsafe {
+        let (p, k) = (x.as_ptr(), _mm256_set1_ps(inverse));
+        let a = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(p), k));
+        let b = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(p.add(8)), k));
+        let c = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(p.add(16)), k));
+        let d = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(p.add(24)), k));
+        // Packing works within 128-bit halves: a0 b0 c0 d0 | a1 b1 c1 d1.
+        let packed = _mm256_packs_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
+        let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+        let packed = _mm256_permutevar8x32_epi32(packed, order);
+        _mm256_storeu_si256(out.as_mut_ptr().cast(), packed);
+    }
+    out
+}
+
+/// See [`Isa::sums`].
+///
+/// # Safety
+/// Needs AVX2.
+#[inline(always)]
+pub(super) unsafe fn sums32(codes: &[i8; GROUP]) -> [i32; 8] {
+    let mut out = [0; 8];
+    // SAFETY: the caller vouches for AVX2; load and store cover 32 bytes.
+    unsafe {
+        let c = _mm256_loadu_si256(codes.as_ptr().cast());
+        let pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), c);
+        let sums = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+        _mm256_storeu_si256(out.as_mut_ptr().cast(), sums);
+    }
+    out
 }
 
 /// The methods that both tokens share.
@@ -238,6 +379,45 @@ macro_rules! common {
         #[inline(always)]
         fn splat_eight(self, v: f32) -> __m256 {
             simd! { _mm256_set1_ps(v) }
+        }
+
+
+        #[inline(always)]
+        unsafe fn turn(self, from: *const f32, to: *mut f32, groups: usize) {
+            simd! { turn16(from, to, groups) }
+        }
+        #[inline(always)]
+        unsafe fn interleave(self, from: *const u8, to: *mut u8, groups: usize) {
+            simd! { interleave16(from, to, groups) }
+        }
+        #[inline(always)]
+        unsafe fn transpose(
+            self,
+            from: *const f32,
+            from_stride: usize,
+            to: *mut f32,
+            to_stride: usize,
+        ) {
+            for (row, column) in [(0, 0), (0, 8), (8, 0), (8, 8)] {
+                simd! {
+                    let turned = transpose8(from.add(row * from_stride + column), from_stride);
+                    for i in 0..8 {
+                        _mm256_storeu_ps(to.add((column + i) * to_stride + row), turned[i]);
+                    }
+                }
+            }
+        }
+        #[inline(always)]
+        fn most(self, x: &[f32; GROUP]) -> u32 {
+            simd! { most32(x) }
+        }
+        #[inline(always)]
+        fn codes(self, x: &[f32; GROUP], inverse: f32) -> [i8; GROUP] {
+            simd! { codes32(x, inverse) }
+        }
+        #[inline(always)]
+        fn sums(self, codes: &[i8; GROUP]) -> [i32; 8] {
+            simd! { sums32(codes) }
         }
 
         type RowInts = __m256i;

@@ -2,8 +2,9 @@
 
 use core::arch::x86_64::*;
 
-use super::x86::{gather8, reduce8, runs, simd};
+use super::x86::{codes32, gather8, most32, reduce8, runs, simd, sums32, turn16};
 use super::{Isa, UNPACKED};
+use crate::acts::GROUP;
 
 /// The token of AVX-512 F, BW, VL, DQ, VBMI and VNNI.
 #[derive(Clone, Copy)]
@@ -172,6 +173,23 @@ unsafe impl Isa for Avx512 {
     #[inline(always)]
     fn splat_eight(self, v: f32) -> __m256 {
         simd! { _mm256_set1_ps(v) }
+    }
+
+    #[inline(always)]
+    unsafe fn turn(self, from: *const f32, to: *mut f32, groups: usize) {
+        simd! { turn16(from, to, groups) }
+    }
+    #[inline(always)]
+    fn most(self, x: &[f32; GROUP]) -> u32 {
+        simd! { most32(x) }
+    }
+    #[inline(always)]
+    fn codes(self, x: &[f32; GROUP], inverse: f32) -> [i8; GROUP] {
+        simd! { codes32(x, inverse) }
+    }
+    #[inline(always)]
+    fn sums(self, codes: &[i8; GROUP]) -> [i32; 8] {
+        simd! { sums32(codes) }
     }
 
     type Weights = __m512i;

@@ -52,9 +52,9 @@ pub(crate) unsafe fn unpack<F: QuantFormat, I: Isa>(isa: I, job: &UnpackJob) {
         // SAFETY: the panel has room for groups `first..first + groups`.
         unsafe {
             isa.interleave(codes.as_ptr(), job.codes.add(first * GROUP * ROWS), groups);
-            turn(&scales, job.scales.add(first * ROWS), groups);
+            isa.turn(scales.as_ptr(), job.scales.add(first * ROWS), groups);
             if F::MINS {
-                turn(&mins, job.mins.add(first * ROWS), groups);
+                isa.turn(mins.as_ptr(), job.mins.add(first * ROWS), groups);
             }
         }
     }
@@ -67,19 +67,5 @@ const fn bias<F: QuantFormat, I: Isa>() -> u8 {
     match F::CODES {
         Codes::Signed => shift,
         Codes::Small { offset } => shift.wrapping_sub(offset),
-    }
-}
-
-/// `[16][8]` to `[groups][16]`.
-///
-/// # Safety
-/// `to` must have room for `groups * 16` values.
-#[inline(always)]
-unsafe fn turn(from: &[f32; ROWS * 8], to: *mut f32, groups: usize) {
-    for g in 0..groups {
-        for r in 0..ROWS {
-            // SAFETY: `g < groups`, `r < 16`.
-            unsafe { *to.add(g * ROWS + r) = from[r * 8 + g] }
-        }
     }
 }
