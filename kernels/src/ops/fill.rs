@@ -30,7 +30,7 @@ const TINY: f32 = 7.888_609e-31;
 fn quantize_group<I: Isa>(isa: I, x: &[f32; GROUP]) -> Group {
     // As integers the magnitudes order like the floats, with infinity and NaN on top.
     let max = f32::from_bits(isa.most(x));
-    if max >= TINY && max < f32::INFINITY {
+    if (TINY..f32::INFINITY).contains(&max) {
         let codes = isa.codes(x, 127.0 / max);
         return Group {
             codes,
