@@ -12,8 +12,15 @@ use geb::{Dtype, Error};
 use geb_kernels::Level;
 use safetensors::SafeTensors;
 
-const CASES: [&str; 7] =
-    ["llama", "llama-tied-bf16", "llama3", "llama-bin", "mistral-swa", "geb", "geb-alt"];
+const CASES: [&str; 7] = [
+    "llama",
+    "llama-tied-bf16",
+    "llama3",
+    "llama-bin",
+    "mistral-swa",
+    "geb",
+    "geb-alt",
+];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).to_path_buf()
@@ -36,7 +43,11 @@ fn model(case: &str, dtype: Dtype) -> Arc<Model> {
     let dir = tempfile::tempdir().expect("temporary folder");
     let out = dir.path().join("model.gguf");
     let source = root().join("tests/fixtures").join(case).join("hf");
-    let options = Options { dtype, layout: layout(case), ..Options::default() };
+    let options = Options {
+        dtype,
+        layout: layout(case),
+        ..Options::default()
+    };
     convert::convert(&source, &out, &options, &mut ()).unwrap_or_else(|e| panic!("{case}: {e}"));
     let file = GgufFile::open(&out, Load::Copy).expect("what was written reads back");
     Model::load(Arc::new(file)).unwrap_or_else(|e| panic!("{case}: {e}"))
@@ -53,23 +64,36 @@ struct Expected {
 }
 
 fn expected(case: &str) -> Expected {
-    let path = root().join("tests/fixtures").join(case).join("expected.safetensors");
+    let path = root()
+        .join("tests/fixtures")
+        .join(case)
+        .join("expected.safetensors");
     let bytes = std::fs::read(path).expect("a file of the repository");
     let file = SafeTensors::deserialize(&bytes).expect("safetensors");
     let ids = |name: &str| -> Vec<u32> {
         let view = file.tensor(name).expect("tensor");
         let (chunks, _) = view.data().as_chunks::<8>();
-        chunks.iter().map(|c| i64::from_le_bytes(*c) as u32).collect()
+        chunks
+            .iter()
+            .map(|c| i64::from_le_bytes(*c) as u32)
+            .collect()
     };
     let view = file.tensor("logits").expect("logits");
     let (chunks, _) = view.data().as_chunks::<4>();
     let logits = chunks.iter().map(|c| f32::from_le_bytes(*c)).collect();
-    Expected { ids: ids("input_ids"), logits, greedy: ids("greedy_ids") }
+    Expected {
+        ids: ids("input_ids"),
+        logits,
+        greedy: ids("greedy_ids"),
+    }
 }
 
 fn worst(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
-    a.iter().zip(b).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max)
+    a.iter()
+        .zip(b)
+        .map(|(x, y)| (x - y).abs())
+        .fold(0.0, f32::max)
 }
 
 fn argmax(logits: &[f32]) -> u32 {
@@ -93,14 +117,24 @@ fn f32_logits_and_greedy_ids_equal_the_reference_on_every_level() {
     for case in CASES {
         let (model, want) = (model(case, Dtype::F32), expected(case));
         for level in Level::available() {
-            let mut s =
-                session(&model, SessionOptions { level: Some(level), threads: 2, ..Default::default() });
+            let mut s = session(
+                &model,
+                SessionOptions {
+                    level: Some(level),
+                    threads: 2,
+                    ..Default::default()
+                },
+            );
             let got = s.forward(&want.ids, Want::All).expect("forward");
             let error = worst(got, &want.logits);
             println!("{case} {}: largest difference {error:.2e}", level.name());
             // The references' own F32 noise is below 1e-4; 2e-3 is their stated tolerance.
             assert!(error < 2e-3, "{case} {}: {error}", level.name());
-            assert_eq!(greedy(&mut s, &want.ids, want.greedy.len()), want.greedy, "{case}");
+            assert_eq!(
+                greedy(&mut s, &want.ids, want.greedy.len()),
+                want.greedy,
+                "{case}"
+            );
         }
     }
 }
@@ -109,12 +143,24 @@ fn f32_logits_and_greedy_ids_equal_the_reference_on_every_level() {
 fn batching_and_threads_do_not_change_the_result() {
     for case in ["llama", "mistral-swa", "geb-alt"] {
         let (model, want) = (model(case, Dtype::F32), expected(case));
-        let whole = session(&model, SessionOptions { threads: 1, ..Default::default() })
-            .forward(&want.ids, Want::All)
-            .expect("forward")
-            .to_vec();
+        let whole = session(
+            &model,
+            SessionOptions {
+                threads: 1,
+                ..Default::default()
+            },
+        )
+        .forward(&want.ids, Want::All)
+        .expect("forward")
+        .to_vec();
         for threads in [1, 2, 3, 4] {
-            let mut s = session(&model, SessionOptions { threads, ..Default::default() });
+            let mut s = session(
+                &model,
+                SessionOptions {
+                    threads,
+                    ..Default::default()
+                },
+            );
             let got = s.forward(&want.ids, Want::All).expect("forward");
             assert_eq!(got, whole, "{case}: {threads} threads");
             for step in [1, 5, 13] {
@@ -139,27 +185,57 @@ fn prefix_reuse_equals_a_fresh_run() {
     other.extend([3, 4, 5]);
     assert_eq!(s.common_prefix(&other), 10);
     s.truncate(10);
-    let reused = s.forward(&other[10..], Want::Last).expect("forward").to_vec();
+    let reused = s
+        .forward(&other[10..], Want::Last)
+        .expect("forward")
+        .to_vec();
     s.reset();
     s.forward(&other[..10], Want::None).expect("forward");
-    assert_eq!(s.forward(&other[10..], Want::Last).expect("forward"), reused);
+    assert_eq!(
+        s.forward(&other[10..], Want::Last).expect("forward"),
+        reused
+    );
     assert_eq!(s.tokens(), other);
 }
 
 #[test]
 fn quantized_models_stay_close() {
     // Share of a position's logits' spread; Q8_0 is documented at 1 to 3 %.
-    for (dtype, bound) in
-        [(Dtype::F16, 0.002), (Dtype::BF16, 0.02), (Dtype::Q8_0, 0.03), (Dtype::Q4_1, 0.5), (Dtype::Q4_0, 0.5)]
-    {
+    for (dtype, bound) in [
+        (Dtype::F16, 0.002),
+        (Dtype::BF16, 0.02),
+        (Dtype::Q8_0, 0.03),
+        (Dtype::Q4_1, 0.5),
+        (Dtype::Q4_0, 0.5),
+    ] {
         let (model, want) = (model("geb", dtype), expected("geb"));
-        let mut s = session(&model, SessionOptions { kv: KvChoice::F16, ..Default::default() });
+        let mut s = session(
+            &model,
+            SessionOptions {
+                kv: KvChoice::F16,
+                ..Default::default()
+            },
+        );
         let got = s.forward(&want.ids, Want::All).expect("forward");
         let mean = |x: &mut dyn Iterator<Item = f64>| x.sum::<f64>() / want.logits.len() as f64;
         let average = mean(&mut want.logits.iter().map(|v| f64::from(*v)));
-        let spread = mean(&mut want.logits.iter().map(|v| (f64::from(*v) - average).powi(2))).sqrt();
-        let error = mean(&mut got.iter().zip(&want.logits).map(|(a, b)| f64::from((a - b).abs())));
-        println!("geb {dtype}: mean difference {:.4} of the logits' deviation", error / spread);
+        let spread = mean(
+            &mut want
+                .logits
+                .iter()
+                .map(|v| (f64::from(*v) - average).powi(2)),
+        )
+        .sqrt();
+        let error = mean(
+            &mut got
+                .iter()
+                .zip(&want.logits)
+                .map(|(a, b)| f64::from((a - b).abs())),
+        );
+        println!(
+            "geb {dtype}: mean difference {:.4} of the logits' deviation",
+            error / spread
+        );
         assert!(error / spread < bound, "{dtype}: {}", error / spread);
     }
 }
@@ -168,11 +244,15 @@ fn quantized_models_stay_close() {
 fn geb_nano_gives_its_published_logits() {
     let dir = tempfile::tempdir().expect("temporary folder");
     let out = dir.path().join("nano.gguf");
-    let options = Options { dtype: Dtype::F32, ..Options::default() };
+    let options = Options {
+        dtype: Dtype::F32,
+        ..Options::default()
+    };
     convert::convert(&root().join("assets/geb-nano/hf"), &out, &options, &mut ()).expect("convert");
     let file = GgufFile::open(&out, Load::Map).expect("open");
     let model = Model::load(Arc::new(file)).expect("load");
-    let bytes = std::fs::read(root().join("assets/geb-nano/expected_logits.safetensors")).expect("file");
+    let bytes =
+        std::fs::read(root().join("assets/geb-nano/expected_logits.safetensors")).expect("file");
     let st = SafeTensors::deserialize(&bytes).expect("safetensors");
     let (ids, _) = st.tensor("input_ids").expect("ids").data().as_chunks::<8>();
     let ids: Vec<u32> = ids.iter().map(|c| i64::from_le_bytes(*c) as u32).collect();
@@ -193,19 +273,43 @@ fn geb_nano_gives_its_published_logits() {
 fn requests_outside_their_range_are_refused_and_change_nothing() {
     let model = model("llama", Dtype::Q8_0);
     let vocab = model.config().vocab as u32;
-    let options = SessionOptions { ctx: Some(8), ..Default::default() };
+    let options = SessionOptions {
+        ctx: Some(8),
+        ..Default::default()
+    };
     let mut s = session(&model, options.clone());
     s.forward(&[1, 2, 3], Want::None).expect("fits");
-    assert!(matches!(s.forward(&[vocab], Want::Last), Err(Error::Request { .. })));
-    assert!(matches!(s.forward(&[1; 6], Want::Last), Err(Error::Request { .. })));
+    assert!(matches!(
+        s.forward(&[vocab], Want::Last),
+        Err(Error::Request { .. })
+    ));
+    assert!(matches!(
+        s.forward(&[1; 6], Want::Last),
+        Err(Error::Request { .. })
+    ));
     assert_eq!(s.tokens(), [1, 2, 3]);
     s.forward(&[1; 5], Want::Last).expect("exactly full");
     for ctx in [0, model.config().context_length + 1] {
-        let options = SessionOptions { ctx: Some(ctx), ..options.clone() };
-        assert!(matches!(Session::new(model.clone(), &options), Err(Error::Request { .. })));
+        let options = SessionOptions {
+            ctx: Some(ctx),
+            ..options.clone()
+        };
+        assert!(matches!(
+            Session::new(model.clone(), &options),
+            Err(Error::Request { .. })
+        ));
     }
     let cancel = Arc::new(std::sync::atomic::AtomicBool::new(true));
-    let mut s = session(&model, SessionOptions { cancel: Some(cancel), ..options });
-    assert!(matches!(s.forward(&[1], Want::Last), Err(Error::Interrupted)));
+    let mut s = session(
+        &model,
+        SessionOptions {
+            cancel: Some(cancel),
+            ..options
+        },
+    );
+    assert!(matches!(
+        s.forward(&[1], Want::Last),
+        Err(Error::Interrupted)
+    ));
     assert_eq!(s.pos(), 0);
 }

@@ -18,7 +18,6 @@ fn fixture(case: &str) -> PathBuf {
     root().join("tests/fixtures").join(case)
 }
 
-
 fn load(hf: &Path, layout: GebLayout) -> Arc<GgufFile> {
     let options = Options {
         dtype: Dtype::F32,
@@ -69,7 +68,6 @@ fn difference(file: Arc<GgufFile>, path: &Path) -> f32 {
         .map(|(a, b)| (a - b).abs())
         .fold(0.0, f32::max)
 }
-
 
 #[test]
 fn wrong_layouts_do_not() {

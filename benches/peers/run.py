@@ -78,7 +78,7 @@ def main():
     for t in filter(None, a.types.split(",")):
         path = WORK / f"geb-1.3b-shape-{t}.gguf"
         if not path.exists():
-            sh(ours, "bench", "--shape", "geb-1.3b", "--type", t, "--save", path, "-r", 0)
+            sh(ours, "bench", "--shape", "geb-1.3b", "--type", t, "--save", path, "-p", 0, "-n", 1, "-r", 1)
         models.append(path)
     lines = ["| model | prefill geb | llama.cpp | ratio | decode geb | llama.cpp | ratio |", "|---|---|---|---|---|---|---|"]
     t0 = cpu_times()

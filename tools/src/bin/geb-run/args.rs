@@ -422,6 +422,9 @@ pub struct BenchArgs {
         requires = "shape"
     )]
     pub dtype: String,
+    /// Keep the random model in this file, for another program to measure
+    #[arg(long, value_name = "FILE", requires = "shape")]
+    pub save: Option<PathBuf>,
     /// Tokens of the prompt (0: no prefill measurement)
     #[arg(short, long, value_name = "N", default_value_t = 512)]
     pub prompt: usize,

@@ -86,7 +86,8 @@ fn open(args: &BenchArgs, interrupt: &Interrupt) -> Outcome<Loaded> {
             if !args.output.quiet {
                 report::dim(format_args!("making a model with random {dtype} weights …"));
             }
-            interrupt.during(|| random_model::make(shape, dtype, interrupt))?
+            interrupt
+                .during(|| random_model::make(shape, dtype, args.save.as_deref(), interrupt))?
         }
     };
     let mut cpu = args.cpu.clone();

@@ -83,14 +83,22 @@ const DEVIATION: f64 = 0.02;
 /// Bytes of random blocks that are repeated, from changing starts, until a tensor is full.
 const POOL_BYTES: usize = 1 << 20;
 
-/// Writes the model into the cache folder, opens it and removes its name: the space is freed when
-/// the program ends, however it ends.
-pub fn make(shape: Shape, dtype: Dtype, interrupt: &Interrupt) -> Outcome<Opened> {
+/// Writes the model and opens it. Without `save` it goes into the cache folder and loses its name at
+/// once: the space is freed when the program ends, however it ends.
+pub fn make(
+    shape: Shape,
+    dtype: Dtype,
+    save: Option<&Path>,
+    interrupt: &Interrupt,
+) -> Outcome<Opened> {
     let sizes = shape.sizes();
     let kernels = Kernels::best().map_err(Failure::usage)?;
     let plan = plan(&sizes, dtype, kernels)?;
     let pool = pool(dtype, kernels)?;
-    let dir = cache_dir()?;
+    let dir = match save {
+        Some(path) => path.parent().unwrap_or(Path::new("")).join("."),
+        None => cache_dir()?,
+    };
     std::fs::create_dir_all(&dir).map_err(|e| Failure::new(e.to_string()).at(dir.display()))?;
     let path = dir.join(format!(
         ".bench-{}-{}-{}.gguf",
@@ -100,7 +108,12 @@ pub fn make(shape: Shape, dtype: Dtype, interrupt: &Interrupt) -> Outcome<Opened
     ));
     let opened =
         write(&path, &plan, &pool, interrupt).and_then(|()| Ok(GgufFile::open(&path, Load::Map)?));
-    _ = std::fs::remove_file(&path);
+    match save {
+        Some(to) if opened.is_ok() => {
+            std::fs::rename(&path, to).map_err(|e| Failure::new(e.to_string()).at(to.display()))?;
+        }
+        _ => _ = std::fs::remove_file(&path),
+    }
     let name = format!("{} with random {} weights", sizes.name, dtype.name());
     Ok(Opened {
         path: PathBuf::from(name),
@@ -185,6 +198,8 @@ fn plan(s: &Sizes, dtype: Dtype, kernels: &Kernels) -> Outcome<Plan> {
         ("llama.rope.dimension_count", u32_of(s.head_size)),
         ("llama.rope.freq_base", MetaValue::F32(s.rope_base)),
         ("llama.vocab_size", u32_of(s.vocab)),
+        // There is no text; other runtimes want that said.
+        ("tokenizer.ggml.model", MetaValue::Str("none".into())),
     ];
     let matrix = |name: String, cols: u64, rows: u64| PlannedTensor {
         name,
