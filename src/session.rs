@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use geb_kernels::Kernels;
-use geb_kernels::dtype::Dtype;
 use geb_kernels::float::KvType;
 use geb_kernels::level::Level;
+use geb_kernels::{ActKind, Kernels};
 
 use crate::cache::KvCache;
 use crate::error::{Error, Result};
@@ -23,7 +22,7 @@ pub const DEFAULT_CTX: usize = 4096;
 /// Element type of the KV cache.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum KvChoice {
-    /// F32 for a model whose matrices are all F32 (a reference run), else F16.
+    /// F32 for a model whose matrices are floats (a reference run), else F16.
     #[default]
     Auto,
     /// 4 bytes per element.
@@ -106,7 +105,7 @@ impl Session {
                 if weights
                     .layers
                     .iter()
-                    .all(|l| l.ffn_down.weight.dtype == Dtype::F32) =>
+                    .all(|l| kernels.act_kind(l.ffn_down.weight.dtype) == ActKind::F32) =>
             {
                 KvType::F32
             }

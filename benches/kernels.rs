@@ -1,0 +1,84 @@
+//! Every kernel at the shapes of a 1.3B model: decode in bytes of weights per second, prefill in
+//! multiply-adds per second, each with the name of the kernel. `cargo test` runs each once.
+
+use std::hint::black_box;
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use geb_kernels::dtype::Dtype;
+use geb_kernels::{Activations, Kernels, Level, MatMut, Scratch};
+
+const COLS: usize = 2048;
+const ROWS: usize = 5632;
+
+/// Weights between -0.5 and 0.5, quantized by the real quantizer.
+fn weights(kernels: &Kernels, dtype: Dtype) -> Vec<u8> {
+    let row: Vec<f32> = (0..COLS)
+        .map(|i| (i * 7919 % 1009) as f32 / 1009.0 - 0.5)
+        .collect();
+    let mut bytes = vec![0; dtype.row_bytes(COLS).expect("whole blocks")];
+    kernels.quantize(dtype, &row, &mut bytes);
+    bytes.repeat(ROWS)
+}
+
+fn products(c: &mut Criterion) {
+    for level in Level::available() {
+        let kernels = Kernels::for_level(level).expect("available");
+        for dtype in Dtype::ALL.iter().copied().filter(|t| kernels.supports(*t)) {
+            let weights = weights(kernels, dtype);
+            for tokens in [1, 128] {
+                if tokens > 1 && level == Level::Scalar {
+                    continue; // the definition, not a product: minutes per round
+                }
+                let x: Vec<f32> = (0..tokens * COLS)
+                    .map(|i| (i % 97) as f32 / 97.0 - 0.5)
+                    .collect();
+                let mut acts = Activations::new();
+                acts.reshape(kernels, kernels.act_kind(dtype), tokens, COLS);
+                acts.fill(kernels, &x);
+                let (mut out, mut scratch) = (vec![0.0; tokens * ROWS], Scratch::new());
+                let mut group = c.benchmark_group(if tokens == 1 { "decode" } else { "prefill" });
+                group.sample_size(10).throughput(match tokens {
+                    1 => Throughput::Bytes(weights.len() as u64),
+                    _ => Throughput::Elements((tokens * ROWS * COLS) as u64),
+                });
+                group.bench_function(format!("{dtype} {}", kernels.name(dtype)), |b| {
+                    b.iter(|| {
+                        let view = MatMut::new(&mut out, tokens, ROWS, ROWS);
+                        kernels.mat_mul(
+                            dtype,
+                            black_box(&weights),
+                            COLS,
+                            &acts,
+                            view,
+                            &mut scratch,
+                        );
+                    });
+                });
+            }
+        }
+    }
+}
+
+fn blocks(c: &mut Criterion) {
+    let kernels = Kernels::best().expect("a level");
+    let x: Vec<f32> = (0u64..1 << 20)
+        .map(|i| ((i * 7919) % 100_003) as f32 / 50_000.0 - 1.0)
+        .collect();
+    for dtype in Dtype::ALL.iter().copied().filter(|t| kernels.supports(*t)) {
+        let mut bytes = vec![0; dtype.row_bytes(x.len()).expect("whole blocks")];
+        let mut back = vec![0.0; x.len()];
+        let mut group = c.benchmark_group("blocks");
+        group
+            .sample_size(10)
+            .throughput(Throughput::Bytes(4 * x.len() as u64));
+        group.bench_function(format!("quantize {dtype}"), |b| {
+            b.iter(|| kernels.quantize(dtype, black_box(&x), &mut bytes));
+        });
+        group.bench_function(format!("dequantize {dtype}"), |b| {
+            b.iter(|| kernels.dequantize(dtype, black_box(&bytes), &mut back));
+        });
+    }
+}
+
+criterion_group!(benches, products, blocks);
+criterion_main!(benches);
