@@ -21,7 +21,9 @@ def ours(geb, model, ids):
     return x - np.log(np.exp(x).sum(axis=1, keepdims=True))
 
 
-def theirs(model, ids, threads, vocab):
+def theirs(model, ids, threads, vocab, plain):
+    # Probabilities are those before sampling. What is sampled is forced to the token `plain`, because
+    # the server reports none for an end token or for half a character.
     p = xlc.CommonParams()
     p.model.path = model
     p.n_ctx, p.n_parallel, p.cpuparams.n_threads = len(ids) + 16, 1, threads
@@ -30,7 +32,7 @@ def theirs(model, ids, threads, vocab):
     rows = []
     for i in range(1, len(ids) + 1):
         body = {"prompt": ids[:i], "max_tokens": 1, "n_probs": vocab, "cache_prompt": True, "temperature": 0.0,
-                "samplers": []}
+                "samplers": [], "logit_bias": [[plain, 1000.0]]}
         reply = server.handle_completions(body)
         row = np.full(vocab, -np.inf)
         for e in reply["choices"][0]["logprobs"]["content"][0]["top_logprobs"]:
@@ -50,7 +52,9 @@ def main():
     ids = json.loads(subprocess.run([a.geb, "tokenize", "-m", a.model, "--json", "--plain", "-"], input=text, text=True,
                                     check=True, stdout=subprocess.PIPE).stdout)["ids"][: a.positions + 1]
     us = ours(a.geb, a.model, ids)[:-1]
-    them = theirs(a.model, ids[:-1], a.threads, us.shape[1])
+    plain = json.loads(subprocess.run([a.geb, "tokenize", "-m", a.model, "--json", "--plain", "the"], check=True,
+                                      stdout=subprocess.PIPE).stdout)["ids"][0]
+    them = theirs(a.model, ids[:-1], a.threads, us.shape[1], plain)
     nxt = np.array(ids[1:])
     rows = np.arange(len(nxt))
     top1 = (us.argmax(1) == them.argmax(1)).mean()
