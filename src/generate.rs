@@ -203,11 +203,6 @@ fn check(session: &Session, prompt: &[u32], options: &GenerateOptions) -> Result
     Ok(())
 }
 
-/// Length of the common prefix of two sequences.
-pub fn common_prefix(a: &[u32], b: &[u32]) -> usize {
-    a.iter().zip(b).take_while(|(x, y)| x == y).count()
-}
-
 /// The state of one generation.
 struct Run {
     sampler: Sampler,
@@ -228,7 +223,7 @@ impl Run {
         events: &mut dyn Events,
     ) -> Result<()> {
         let start = Instant::now();
-        let keep = common_prefix(session.tokens(), prompt).min(prompt.len() - 1);
+        let keep = session.common_prefix(prompt).min(prompt.len() - 1);
         if keep < session.tokens().len() {
             session.truncate(keep);
         }
@@ -447,12 +442,6 @@ mod tests {
         assert_eq!(scanner.push("aE"), ("a".into(), false));
         assert_eq!(scanner.push("x"), ("Ex".into(), false));
         assert_eq!(scanner.finish(), "");
-    }
-
-    #[test]
-    fn common_prefix_is_exact() {
-        assert_eq!(common_prefix(&[1, 2, 3], &[1, 2, 4, 5]), 2);
-        assert_eq!(common_prefix(&[], &[1]), 0);
     }
 
     #[test]

@@ -4,7 +4,6 @@
 use std::time::Instant;
 
 use geb::Dtype;
-use geb::gguf::GgufFile;
 use geb::session::{Session, Want};
 use serde_json::{Value, json};
 
@@ -64,7 +63,7 @@ pub fn run(args: &BenchArgs, interrupt: &Interrupt) -> Outcome {
         progress.update(rep + 1, total);
     }
     drop(progress);
-    let read = bytes_per_token(&loaded.opened.file);
+    let read = loaded.session.model().bytes_per_token();
     if args.json {
         report::out_line(&to_json(args, &loaded, &prefill, &decode, read).to_string())
     } else {
@@ -136,20 +135,6 @@ fn some_ids(session: &Session, n: usize) -> Vec<u32> {
     (0..n as u64)
         .map(|i| (i.wrapping_mul(2_654_435_761) % vocab) as u32)
         .collect()
-}
-
-/// Bytes of weights that one decoded token reads: everything but the embedding table, of which
-/// it reads one row (all of it when the table is also the output matrix).
-pub fn bytes_per_token(file: &GgufFile) -> u64 {
-    let tied = file.tensor("output.weight").is_none();
-    let read = file.tensors().map(|t| {
-        let all = t.bytes().len() as u64;
-        match t.info().name.as_str() {
-            "token_embd.weight" if !tied => all / (t.info().rows() as u64).max(1),
-            _ => all,
-        }
-    });
-    read.sum()
 }
 
 fn gb_s(decode: &Rates, read: u64) -> Option<f64> {
