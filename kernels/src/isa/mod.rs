@@ -37,6 +37,13 @@ pub(crate) unsafe trait Isa: Copy + 'static {
     /// Rows in a panel vector.
     const ROWS: usize;
 
+    /// Asks for the lines of `n` bytes at `p` to be brought into the second-level cache. Any
+    /// address is allowed. Does nothing where it has not been measured to help.
+    #[inline(always)]
+    fn prefetch(self, p: *const u8, n: usize) {
+        let _ = (p, n);
+    }
+
     /// 64 bytes.
     type Bytes: Copy;
     /// 16 I32.
@@ -46,8 +53,12 @@ pub(crate) unsafe trait Isa: Copy + 'static {
     /// 8 F32.
     type Eight: Copy;
 
-    /// Four 16-byte runs at the given offsets from `p`.
-    unsafe fn load_runs(self, p: *const u8, offsets: [usize; 4]) -> Self::Bytes;
+    /// Bytes `AT..AT + 16` of blocks `4 * HALF ..` of the eight blocks of `BLOCK` bytes at `p`. All
+    /// bytes of the blocks must be readable.
+    unsafe fn load_runs<const BLOCK: usize, const AT: usize, const HALF: usize>(
+        self,
+        p: *const u8,
+    ) -> Self::Bytes;
     /// Stores 64 bytes.
     unsafe fn store_bytes(self, p: *mut u8, b: Self::Bytes);
     /// Low four bits of each byte.
@@ -92,8 +103,20 @@ pub(crate) unsafe trait Isa: Copy + 'static {
     unsafe fn load_eight(self, p: *const f32) -> Self::Eight;
     /// Stores 8 F32.
     unsafe fn store_eight(self, p: *mut f32, v: Self::Eight);
-    /// Eight F16, `stride` bytes apart, widened.
-    unsafe fn gather_f16(self, p: *const u8, stride: usize) -> Self::Eight;
+    /// The F16 at byte `AT` of each of the eight blocks of `BLOCK` bytes at `p`, widened. All
+    /// bytes of the blocks must be readable.
+    unsafe fn gather_f16<const BLOCK: usize, const AT: usize>(self, p: *const u8) -> Self::Eight;
+    /// The first `n` values; zeros, not products with zero, in place of the others.
+    #[inline(always)]
+    fn keep_eight(self, v: Self::Eight, n: usize) -> Self::Eight {
+        let mut values = [0f32; 8];
+        // SAFETY: eight values fit.
+        unsafe {
+            self.store_eight(values.as_mut_ptr(), v);
+            values[n..].fill(0.0);
+            self.load_eight(values.as_ptr())
+        }
+    }
     fn mul_eight(self, a: Self::Eight, b: Self::Eight) -> Self::Eight;
     /// `a * b + acc`, rounded once.
     fn fma_eight(self, acc: Self::Eight, a: Self::Eight, b: Self::Eight) -> Self::Eight;

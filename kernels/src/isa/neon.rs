@@ -86,13 +86,16 @@ macro_rules! token {
             type Eight = [float32x4_t; 2];
 
             #[inline(always)]
-            unsafe fn load_runs(self, p: *const u8, offsets: [usize; 4]) -> Self::Bytes {
+            unsafe fn load_runs<const BLOCK: usize, const AT: usize, const HALF: usize>(
+                self,
+                p: *const u8,
+            ) -> Self::Bytes {
                 simd! {
                     [
-                        vld1q_u8(p.add(offsets[0])),
-                        vld1q_u8(p.add(offsets[1])),
-                        vld1q_u8(p.add(offsets[2])),
-                        vld1q_u8(p.add(offsets[3])),
+                        vld1q_u8(p.add(4 * HALF * BLOCK + AT)),
+                        vld1q_u8(p.add(4 * HALF * BLOCK + AT + BLOCK)),
+                        vld1q_u8(p.add(4 * HALF * BLOCK + AT + 2 * BLOCK)),
+                        vld1q_u8(p.add(4 * HALF * BLOCK + AT + 3 * BLOCK)),
                     ]
                 }
             }
@@ -257,11 +260,14 @@ macro_rules! token {
                 }
             }
             #[inline(always)]
-            unsafe fn gather_f16(self, p: *const u8, stride: usize) -> Self::Eight {
+            unsafe fn gather_f16<const BLOCK: usize, const AT: usize>(
+                self,
+                p: *const u8,
+            ) -> Self::Eight {
                 simd! {
                     let mut bits = [0u16; 8];
                     for (j, b) in bits.iter_mut().enumerate() {
-                        *b = p.add(j * stride).cast::<u16>().read_unaligned();
+                        *b = p.add(j * BLOCK + AT).cast::<u16>().read_unaligned();
                     }
                     [
                         widen_f16(vld1_u16(bits.as_ptr())),

@@ -33,11 +33,14 @@ unsafe impl Isa for Scalar {
     type Eight = [f32; 8];
 
     #[inline(always)]
-    unsafe fn load_runs(self, p: *const u8, offsets: [usize; 4]) -> [u8; 64] {
+    unsafe fn load_runs<const BLOCK: usize, const AT: usize, const HALF: usize>(
+        self,
+        p: *const u8,
+    ) -> [u8; 64] {
         let mut out = [0; 64];
-        for (run, offset) in out.as_chunks_mut::<16>().0.iter_mut().zip(offsets) {
-            // SAFETY: the caller vouches for 16 bytes at each offset.
-            *run = unsafe { read(p.add(offset)) };
+        for (i, run) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+            // SAFETY: the caller vouches for four blocks.
+            *run = unsafe { read(p.add((4 * HALF + i) * BLOCK + AT)) };
         }
         out
     }
@@ -171,11 +174,11 @@ unsafe impl Isa for Scalar {
     }
 
     #[inline(always)]
-    unsafe fn gather_f16(self, p: *const u8, stride: usize) -> [f32; 8] {
+    unsafe fn gather_f16<const BLOCK: usize, const AT: usize>(self, p: *const u8) -> [f32; 8] {
         let mut out = [0.0; 8];
         for (j, v) in out.iter_mut().enumerate() {
-            // SAFETY: the caller vouches for two bytes at each multiple of the stride.
-            *v = from_f16(u16::from_le_bytes(unsafe { read(p.add(j * stride)) }));
+            // SAFETY: the caller vouches for eight blocks.
+            *v = from_f16(u16::from_le_bytes(unsafe { read(p.add(j * BLOCK + AT)) }));
         }
         out
     }

@@ -52,19 +52,43 @@ pub(super) unsafe fn gather8(p: *const u8, stride: usize) -> __m128i {
     }
 }
 
-/// Four 16-byte runs.
+/// Prefetches the lines of `n` bytes into the second-level cache.
 ///
 /// # Safety
-/// 16 bytes must be readable at each offset.
+/// None beyond SSE, which is part of x86-64; prefetching never faults.
 #[inline(always)]
-pub(super) unsafe fn runs(p: *const u8, offsets: [usize; 4]) -> [__m128i; 4] {
+pub(super) unsafe fn fetch(p: *const u8, n: usize) {
+    for at in (0..n).step_by(64) {
+        // SAFETY: see above.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.wrapping_add(at).cast()) }
+    }
+}
+
+/// The first `n` of eight values, zeros in place of the others.
+///
+/// # Safety
+/// Needs AVX.
+#[inline(always)]
+pub(super) unsafe fn keep8(v: __m256, n: usize) -> __m256 {
+    const MASK: [u32; 16] = [!0, !0, !0, !0, !0, !0, !0, !0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let from = &MASK[8 - n.min(8)..];
+    // SAFETY: at least eight numbers from there; the caller vouches for AVX.
+    unsafe { _mm256_and_ps(v, _mm256_loadu_ps(from.as_ptr().cast())) }
+}
+
+/// Four 16-byte runs, `STRIDE` bytes apart.
+///
+/// # Safety
+/// 16 bytes must be readable at each.
+#[inline(always)]
+pub(super) unsafe fn runs<const STRIDE: usize>(p: *const u8) -> [__m128i; 4] {
     // SAFETY: exactly the ranges the caller vouches for; SSE2 is part of x86-64.
     unsafe {
         [
-            _mm_loadu_si128(p.add(offsets[0]).cast()),
-            _mm_loadu_si128(p.add(offsets[1]).cast()),
-            _mm_loadu_si128(p.add(offsets[2]).cast()),
-            _mm_loadu_si128(p.add(offsets[3]).cast()),
+            _mm_loadu_si128(p.cast()),
+            _mm_loadu_si128(p.add(STRIDE).cast()),
+            _mm_loadu_si128(p.add(2 * STRIDE).cast()),
+            _mm_loadu_si128(p.add(3 * STRIDE).cast()),
         ]
     }
 }
@@ -248,9 +272,16 @@ macro_rules! common {
         type Eight = __m256;
 
         #[inline(always)]
-        unsafe fn load_runs(self, p: *const u8, offsets: [usize; 4]) -> Self::Bytes {
+        fn prefetch(self, p: *const u8, n: usize) {
+            simd! { fetch(p, n) }
+        }
+        #[inline(always)]
+        unsafe fn load_runs<const BLOCK: usize, const AT: usize, const HALF: usize>(
+            self,
+            p: *const u8,
+        ) -> Self::Bytes {
             simd! {
-                let [a, b, c, d] = runs(p, offsets);
+                let [a, b, c, d] = runs::<BLOCK>(p.add(4 * HALF * BLOCK + AT));
                 [_mm256_set_m128i(b, a), _mm256_set_m128i(d, c)]
             }
         }
@@ -365,8 +396,12 @@ macro_rules! common {
             simd! { _mm256_storeu_ps(p, v) }
         }
         #[inline(always)]
-        unsafe fn gather_f16(self, p: *const u8, stride: usize) -> __m256 {
-            simd! { _mm256_cvtph_ps(gather8(p, stride)) }
+        unsafe fn gather_f16<const BLOCK: usize, const AT: usize>(self, p: *const u8) -> __m256 {
+            simd! { _mm256_cvtph_ps(gather8(p.add(AT), BLOCK)) }
+        }
+        #[inline(always)]
+        fn keep_eight(self, v: __m256, n: usize) -> __m256 {
+            simd! { keep8(v, n) }
         }
         #[inline(always)]
         fn mul_eight(self, a: __m256, b: __m256) -> __m256 {

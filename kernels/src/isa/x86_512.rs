@@ -2,13 +2,66 @@
 
 use core::arch::x86_64::*;
 
-use super::x86::{codes32, gather8, most32, reduce8, runs, simd, sums32, turn16};
+use super::x86::{codes32, fetch, gather8, keep8, most32, reduce8, runs, simd, sums32, turn16};
 use super::{Isa, UNPACKED};
 use crate::acts::GROUP;
 
 /// The token of AVX-512 F, BW, VL, DQ, VBMI and VNNI.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512;
+
+/// Whether eight blocks are read with three loads, the last of which ends with the blocks, and
+/// taken apart by permutations: a third of the loads, and most of them would cross cache lines.
+const fn thirds(block: usize) -> bool {
+    16 <= block && block <= 24 && block.is_multiple_of(2)
+}
+
+/// Where bytes `AT..AT + 16` of blocks `4 * HALF ..` lie in loads `HALF` and `HALF + 1`.
+const fn picks<const BLOCK: usize, const AT: usize, const HALF: usize>() -> [u8; 64] {
+    let mut index = [0; 64];
+    let mut i = 0;
+    while i < 64 {
+        let from = (4 * HALF + i / 16) * BLOCK + AT + i % 16 - 64 * HALF;
+        let second = if HALF == 0 {
+            from
+        } else {
+            from + 64 + 64 - (8 * BLOCK - 64)
+        };
+        index[i] = if from < 64 { from } else { second } as u8;
+        i += 1;
+    }
+    index
+}
+
+/// Where the F16 at byte `AT` of each block lie in the first two loads, and in the last.
+const fn words<const BLOCK: usize, const AT: usize>() -> [[u16; 32]; 2] {
+    const { assert!(AT.is_multiple_of(2)) };
+    let mut index = [[0; 32]; 2];
+    let mut i = 0;
+    while i < 8 {
+        let from = i * BLOCK + AT;
+        if from < 128 {
+            index[0][i] = (from / 2) as u16;
+        } else {
+            index[1][i] = ((from - (8 * BLOCK - 64)) / 2) as u16;
+        }
+        i += 1;
+    }
+    index
+}
+
+/// The blocks whose F16 at byte `AT` is only in the last load.
+const fn beyond<const BLOCK: usize, const AT: usize>() -> u32 {
+    let mut mask = 0;
+    let mut i = 0;
+    while i < 8 {
+        if i * BLOCK + AT >= 128 {
+            mask |= 1 << i;
+        }
+        i += 1;
+    }
+    mask
+}
 
 /// Transposes sixteen rows of sixteen 32-bit values.
 ///
@@ -58,9 +111,25 @@ unsafe impl Isa for Avx512 {
     type Eight = __m256;
 
     #[inline(always)]
-    unsafe fn load_runs(self, p: *const u8, offsets: [usize; 4]) -> __m512i {
+    fn prefetch(self, p: *const u8, n: usize) {
+        simd! { fetch(p, n) }
+    }
+    #[inline(always)]
+    unsafe fn load_runs<const BLOCK: usize, const AT: usize, const HALF: usize>(
+        self,
+        p: *const u8,
+    ) -> __m512i {
+        if const { thirds(BLOCK) } {
+            let index = const { &picks::<BLOCK, AT, HALF>() };
+            simd! {
+                let index = _mm512_loadu_si512(index.as_ptr().cast());
+                let low = _mm512_loadu_si512(p.add(64 * HALF).cast());
+                let high = _mm512_loadu_si512(p.add(if HALF == 0 { 64 } else { 8 * BLOCK - 64 }).cast());
+                return _mm512_permutex2var_epi8(low, index, high);
+            }
+        }
         simd! {
-            let [a, b, c, d] = runs(p, offsets);
+            let [a, b, c, d] = runs::<BLOCK>(p.add(4 * HALF * BLOCK + AT));
             let low = _mm512_castsi256_si512(_mm256_set_m128i(b, a));
             _mm512_inserti64x4::<1>(low, _mm256_set_m128i(d, c))
         }
@@ -159,8 +228,28 @@ unsafe impl Isa for Avx512 {
         simd! { _mm256_storeu_ps(p, v) }
     }
     #[inline(always)]
-    unsafe fn gather_f16(self, p: *const u8, stride: usize) -> __m256 {
-        simd! { _mm256_cvtph_ps(gather8(p, stride)) }
+    unsafe fn gather_f16<const BLOCK: usize, const AT: usize>(self, p: *const u8) -> __m256 {
+        if const { thirds(BLOCK) } {
+            let index = const { &words::<BLOCK, AT>() };
+            simd! {
+                let low = _mm512_loadu_si512(p.cast());
+                let high = _mm512_loadu_si512(p.add(64).cast());
+                let first = _mm512_loadu_si512(index[0].as_ptr().cast());
+                let mut picked = _mm512_permutex2var_epi16(low, first, high);
+                if const { 7 * BLOCK + AT >= 128 } {
+                    let last = _mm512_loadu_si512(p.add(8 * BLOCK - 64).cast());
+                    let rest = _mm512_loadu_si512(index[1].as_ptr().cast());
+                    let mask = const { beyond::<BLOCK, AT>() };
+                    picked = _mm512_mask_permutexvar_epi16(picked, mask, rest, last);
+                }
+                return _mm256_cvtph_ps(_mm512_castsi512_si128(picked));
+            }
+        }
+        simd! { _mm256_cvtph_ps(gather8(p.add(AT), BLOCK)) }
+    }
+    #[inline(always)]
+    fn keep_eight(self, v: __m256, n: usize) -> __m256 {
+        simd! { keep8(v, n) }
     }
     #[inline(always)]
     fn mul_eight(self, a: __m256, b: __m256) -> __m256 {

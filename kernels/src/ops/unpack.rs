@@ -1,7 +1,7 @@
 //! Decoding a block of quantized weights into a panel, the form every format shares.
 
 use super::UnpackJob;
-use crate::acts::{GROUP, UNIT};
+use crate::acts::GROUP;
 use crate::format::{Codes, QuantFormat};
 use crate::isa::{Isa, UNPACKED};
 
@@ -37,8 +37,10 @@ pub(crate) unsafe fn unpack<F: QuantFormat, I: Isa>(isa: I, job: &UnpackJob) {
                     core::ptr::copy_nonoverlapping(p, tail.as_mut_ptr(), bytes);
                     p = tail.as_ptr();
                 }
-                for half in 0..UNIT / 128 {
-                    let (low, high) = F::codes(isa, p, half);
+                for (half, (low, high)) in [F::codes::<I, 0>(isa, p), F::codes::<I, 1>(isa, p)]
+                    .into_iter()
+                    .enumerate()
+                {
                     let to = codes.as_mut_ptr().add(r * UNPACKED + half * 128);
                     isa.store_bytes(to, isa.add_bytes(low, bias::<F, I>()));
                     isa.store_bytes(to.add(64), isa.add_bytes(high, bias::<F, I>()));
