@@ -20,7 +20,7 @@ const fn thirds(block: usize) -> bool {
 const fn picks<const BLOCK: usize, const AT: usize, const HALF: usize>() -> [u8; 64] {
     let mut index = [0; 64];
     let mut i = 0;
-    while i < 64 {
+    while i < 64 && thirds(BLOCK) {
         let from = (4 * HALF + i / 16) * BLOCK + AT + i % 16 - 64 * HALF;
         let second = if HALF == 0 {
             from
@@ -38,7 +38,7 @@ const fn words<const BLOCK: usize, const AT: usize>() -> [[u16; 32]; 2] {
     const { assert!(AT.is_multiple_of(2)) };
     let mut index = [[0; 32]; 2];
     let mut i = 0;
-    while i < 8 {
+    while i < 8 && thirds(BLOCK) {
         let from = i * BLOCK + AT;
         if from < 128 {
             index[0][i] = (from / 2) as u16;

@@ -153,6 +153,7 @@ unsafe fn row<F: QuantFormat, I: Isa, const T: usize>(isa: I, job: &DecodeJob, r
                 core::ptr::copy_nonoverlapping(w, buf.as_mut_ptr(), bytes);
                 w = buf.as_ptr();
             }
+            isa.prefetch(w.wrapping_add(AHEAD), bytes);
             let x = job.acts.add(units * record);
             state = unit::<F, I, T>(isa, w, x, job.tile_bytes, tail_groups, state);
         }

@@ -33,7 +33,12 @@ unsafe fn row<F: FloatFormat, I: Isa, const T: usize>(isa: I, job: &DecodeJob, r
         let mut acc = [isa.zero_lanes(); T];
         for k in 0..whole {
             let w = F::load(isa, row.add(k * 16 * F::BYTES));
-            if k % 4 == 0 { isa.prefetch(row.wrapping_add(k * 16 * F::BYTES + super::decode::AHEAD), 64 * F::BYTES); }
+            if k % 4 == 0 {
+                isa.prefetch(
+                    row.wrapping_add(k * 16 * F::BYTES + super::decode::AHEAD),
+                    64 * F::BYTES,
+                );
+            }
             unroll!(t < T, max 4, {
                 let x = isa.load_lanes(job.acts.add(t * job.tile_bytes + k * 64).cast());
                 acc[t] = isa.fma_lanes(acc[t], w, x);
