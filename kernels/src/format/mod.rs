@@ -31,6 +31,16 @@ pub(crate) enum Codes {
     Small { offset: u8 },
 }
 
+impl Codes {
+    /// The stored code of weight zero.
+    pub const fn offset(self) -> u8 {
+        match self {
+            Self::Signed => 0,
+            Self::Small { offset } => offset,
+        }
+    }
+}
+
 /// A format of integer codes with a scale per group of 32 weights.
 pub(crate) trait QuantFormat: Blocks {
     /// Bytes of a unit of 256 weights.

@@ -72,9 +72,19 @@ unsafe impl Isa for Scalar {
     }
 
     #[inline(always)]
-    unsafe fn load_ints(self, p: *const u8) -> [i32; 16] {
-        // SAFETY: the caller vouches for 64 bytes.
-        unsafe { p.cast::<[i32; 16]>().read_unaligned() }
+    unsafe fn sum_fours(
+        self,
+        a: [i32; 16],
+        b: [i32; 16],
+        offset: Option<(*const i32, u32)>,
+    ) -> [f32; 8] {
+        core::array::from_fn(|g| {
+            let four = if g < 4 { &a[4 * g..] } else { &b[4 * g - 16..] };
+            let sum: i32 = four[..4].iter().sum();
+            // SAFETY: the caller vouches for eight numbers.
+            let less = offset.map_or(0, |(p, by)| unsafe { p.add(g).read_unaligned() } << by);
+            (sum - less) as f32
+        })
     }
 
     #[inline(always)]
@@ -135,19 +145,6 @@ unsafe impl Isa for Scalar {
     }
 
     #[inline(always)]
-    fn add_scaled<const HALF: usize>(
-        self,
-        mut acc: [f32; 16],
-        ints: [i32; 16],
-        scales: [f32; 8],
-    ) -> [f32; 16] {
-        for l in 0..16 {
-            acc[l] = (ints[l] as f32).mul_add(scales[4 * HALF + l / 4], acc[l]);
-        }
-        acc
-    }
-
-    #[inline(always)]
     fn reduce(self, v: [f32; 16], mut e: [f32; 8]) -> f32 {
         for j in 0..8 {
             e[j] += v[j] + v[j + 8];
@@ -197,11 +194,6 @@ unsafe impl Isa for Scalar {
             acc[j] = a[j].mul_add(b[j], acc[j]);
         }
         acc
-    }
-
-    #[inline(always)]
-    fn splat_eight(self, v: f32) -> [f32; 8] {
-        [v; 8]
     }
 
     type Weights = [u8; 32];
@@ -271,6 +263,11 @@ unsafe impl Isa for Scalar {
     unsafe fn splat_row(self, p: *const u8) -> [f32; 8] {
         // SAFETY: the caller vouches for 4 bytes.
         [f32::from_ne_bytes(unsafe { read(p) }); 8]
+    }
+
+    #[inline(always)]
+    fn add_rows(self, a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
+        core::array::from_fn(|j| a[j] + b[j])
     }
 
     #[inline(always)]

@@ -2,7 +2,9 @@
 
 use core::arch::x86_64::*;
 
-use super::x86::{codes32, fetch, gather8, keep8, most32, reduce8, runs, simd, sums32, turn16};
+use super::x86::{
+    codes32, fetch, gather8, keep8, less8, most32, reduce8, runs, simd, sums32, turn16,
+};
 use super::{Isa, UNPACKED};
 use crate::acts::GROUP;
 
@@ -156,8 +158,17 @@ unsafe impl Isa for Avx512 {
         simd! { _mm512_setzero_si512() }
     }
     #[inline(always)]
-    unsafe fn load_ints(self, p: *const u8) -> __m512i {
-        simd! { _mm512_loadu_si512(p.cast()) }
+    unsafe fn sum_fours(self, a: __m512i, b: __m512i, offset: Option<(*const i32, u32)>) -> __m256 {
+        simd! {
+            // Lanes 0 and 2 of every group, then 1 and 3: their sum holds both halves of all groups.
+            let even = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 2, 6, 10, 14, 18, 22, 26, 30);
+            let odd = _mm512_setr_epi32(1, 5, 9, 13, 17, 21, 25, 29, 3, 7, 11, 15, 19, 23, 27, 31);
+            let even = _mm512_permutex2var_epi32(a, even, b);
+            let odd = _mm512_permutex2var_epi32(a, odd, b);
+            let sum = _mm512_add_epi32(even, odd);
+            let high = _mm512_extracti64x4_epi64::<1>(sum);
+            less8(_mm256_add_epi32(_mm512_castsi512_si256(sum), high), offset)
+        }
     }
     #[inline(always)]
     unsafe fn dot_small(self, acc: __m512i, w: __m512i, x: *const u8) -> __m512i {
@@ -194,18 +205,6 @@ unsafe impl Isa for Avx512 {
     #[inline(always)]
     fn fma_lanes(self, acc: __m512, a: __m512, b: __m512) -> __m512 {
         simd! { _mm512_fmadd_ps(a, b, acc) }
-    }
-    #[inline(always)]
-    fn add_scaled<const HALF: usize>(self, acc: __m512, ints: __m512i, scales: __m256) -> __m512 {
-        simd! {
-            let k = 4 * HALF as i32;
-            let index = _mm512_setr_epi32(
-                k, k, k, k, k + 1, k + 1, k + 1, k + 1,
-                k + 2, k + 2, k + 2, k + 2, k + 3, k + 3, k + 3, k + 3,
-            );
-            let scales = _mm512_permutexvar_ps(index, _mm512_castps256_ps512(scales));
-            _mm512_fmadd_ps(_mm512_cvtepi32_ps(ints), scales, acc)
-        }
     }
     #[inline(always)]
     fn reduce(self, v: __m512, e: __m256) -> f32 {
@@ -259,14 +258,10 @@ unsafe impl Isa for Avx512 {
     fn fma_eight(self, acc: __m256, a: __m256, b: __m256) -> __m256 {
         simd! { _mm256_fmadd_ps(a, b, acc) }
     }
-    #[inline(always)]
-    fn splat_eight(self, v: f32) -> __m256 {
-        simd! { _mm256_set1_ps(v) }
-    }
 
     #[inline(always)]
-    unsafe fn turn(self, from: *const f32, to: *mut f32, groups: usize) {
-        simd! { turn16(from, to, groups) }
+    unsafe fn turn(self, from: *const f32, to: *mut f32, groups: usize, at: &[usize; 8]) {
+        simd! { turn16(from, to, groups, at) }
     }
     #[inline(always)]
     fn most(self, x: &[f32; GROUP]) -> u32 {
@@ -326,6 +321,10 @@ unsafe impl Isa for Avx512 {
         simd! { _mm512_set1_ps(p.cast::<f32>().read_unaligned()) }
     }
     #[inline(always)]
+    fn add_rows(self, a: __m512, b: __m512) -> __m512 {
+        simd! { _mm512_add_ps(a, b) }
+    }
+    #[inline(always)]
     fn mul_rows(self, a: __m512, b: __m512) -> __m512 {
         simd! { _mm512_mul_ps(a, b) }
     }
@@ -335,7 +334,7 @@ unsafe impl Isa for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn interleave(self, from: *const u8, to: *mut u8, groups: usize) {
+    unsafe fn interleave(self, from: *const u8, to: *mut u8, groups: usize, at: &[usize; 8]) {
         for column in 0..4 {
             let (half, last) = (column / 2, column % 2);
             simd! {
@@ -348,7 +347,7 @@ unsafe impl Isa for Avx512 {
                     let group = half * 4 + i / 4;
                     if group < groups {
                         let k = last * 4 + i % 4;
-                        _mm512_storeu_si512(to.add((group * 8 + k) * 64).cast(), turned[i]);
+                        _mm512_storeu_si512(to.add((at[group] * 8 + k) * 64).cast(), turned[i]);
                     }
                 }
             }
@@ -356,21 +355,15 @@ unsafe impl Isa for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn transpose(
-        self,
-        from: *const f32,
-        from_stride: usize,
-        to: *mut f32,
-        to_stride: usize,
-    ) {
+    unsafe fn transpose(self, from: *const f32, to: *mut f32) {
         simd! {
             let mut rows = [_mm512_setzero_si512(); 16];
             for r in 0..16 {
-                rows[r] = _mm512_loadu_si512(from.add(r * from_stride).cast());
+                rows[r] = _mm512_loadu_si512(from.add(r * 16).cast());
             }
             let turned = transpose16(rows);
             for k in 0..16 {
-                _mm512_storeu_si512(to.add(k * to_stride).cast(), turned[k]);
+                _mm512_storeu_si512(to.add(k * 16).cast(), turned[k]);
             }
         }
     }
