@@ -12,6 +12,7 @@ use crate::kernels::{FormatOps, INT_ROWS, Kernels, Limits};
 use crate::level::Level;
 use crate::mat::MatMut;
 use crate::ops::{DecodeJob, FillJob, MultiplyJob, UnpackJob};
+use crate::peak::PeakOps;
 
 /// The formats, in terms of the two row constructors a level defines.
 macro_rules! formats {
@@ -127,6 +128,24 @@ macro_rules! level {
                 crate::float::attend::<Token, $math>(TOKEN, a, k, v, out, scratch);
             }
 
+            $(#[target_feature(enable = $features)])?
+            unsafe fn peak_int8(steps: usize) -> u64 {
+                // SAFETY: the features are enabled here.
+                unsafe { crate::peak::int8(TOKEN, steps) }
+            }
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn peak_f32(steps: usize) -> u64 {
+                // SAFETY: the features are enabled here.
+                unsafe { crate::peak::f32(TOKEN, steps) }
+            }
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn read(bytes: &[u8]) {
+                // SAFETY: the features are enabled here.
+                unsafe { crate::peak::read(TOKEN, bytes) }
+            }
+
             const fn quant_row<F: QuantFormat>() -> FormatOps {
                 FormatOps {
                     dtype: F::DTYPE,
@@ -166,6 +185,7 @@ macro_rules! level {
                 },
                 formats: formats!(float_row, quant_row),
                 fill,
+                peak: PeakOps { int8: peak_int8, f32: peak_f32, read },
                 float: FloatOps { rms_norm, add, silu_mul, rope, attend },
             };
         }

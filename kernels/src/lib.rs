@@ -39,6 +39,7 @@ mod kernels;
 pub mod level;
 pub mod mat;
 mod ops;
+mod peak;
 pub mod reference;
 pub mod team;
 

@@ -403,7 +403,8 @@ const BENCH_EXAMPLES: &str = "\
 Examples:
   geb-run bench -m model.gguf
   geb-run bench -m model.gguf -p 512 -n 128 -t 4 -r 5 --json
-  geb-run bench --shape geb-1.3b --type q8_0     random weights, no download";
+  geb-run bench --shape geb-1.3b --type q8_0     random weights, no download
+  geb-run bench --limits                         what this machine can do at most";
 
 /// `geb-run bench`.
 #[derive(Debug, Args)]
@@ -411,6 +412,9 @@ Examples:
 pub struct BenchArgs {
     #[command(flatten)]
     pub model: ModelArgs,
+    /// Measure the machine instead: memory bandwidth and arithmetic peaks of every level
+    #[arg(long, conflicts_with_all = ["model", "shape", "prompt", "decode"])]
+    pub limits: bool,
     /// Instead of a model: random weights of a known shape, made on the fly
     #[arg(long, value_name = "SHAPE", conflicts_with = "model")]
     pub shape: Option<crate::random_model::Shape>,

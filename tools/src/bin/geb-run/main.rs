@@ -13,6 +13,7 @@ mod generate;
 mod input;
 mod inspect;
 mod interrupt;
+mod limits;
 mod load;
 mod logits;
 mod model_path;
