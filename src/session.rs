@@ -29,6 +29,8 @@ pub enum KvChoice {
     F32,
     /// 2 bytes per element.
     F16,
+    /// 8 bits and a scale per 32 elements of a head: 1.125 bytes per element.
+    Q8_0,
 }
 
 /// How to run a session.
@@ -101,6 +103,7 @@ impl Session {
         let kv = match options.kv {
             KvChoice::F32 => KvType::F32,
             KvChoice::F16 => KvType::F16,
+            KvChoice::Q8_0 => KvType::Q8_0,
             KvChoice::Auto
                 if weights
                     .layers
@@ -112,7 +115,7 @@ impl Session {
             KvChoice::Auto => KvType::F16,
         };
         let batch = BATCH.min(ctx);
-        let needed = KvCache::bytes(c, kv, ctx) + Buffers::bytes(c, batch);
+        let needed = KvCache::bytes(c, kv, ctx, batch) + Buffers::bytes(c, batch);
         if let Some(available) = available_memory().filter(|a| needed > *a) {
             return Err(Error::Memory {
                 what: format!("context of {ctx} tokens"),
@@ -128,7 +131,7 @@ impl Session {
         Ok(Session {
             kernels,
             pool: Pool::new(threads)?,
-            cache: KvCache::new(c, kv, ctx)?,
+            cache: KvCache::new(c, kv, ctx, batch)?,
             rope: RopeTable::default(),
             buffers: Buffers::new(c, batch),
             logits: Vec::new(),
@@ -161,8 +164,13 @@ impl Session {
     }
 
     /// Keeps the first `n` tokens, so that a new prompt with the same beginning starts there.
+    ///
+    /// Going back by up to [`BATCH`] tokens, counted from the most ever held since the last reset,
+    /// keeps exactly `n`. A model with a sliding window may have given up the positions that an
+    /// older state needs: then nothing is kept. [`Session::pos`] tells.
     pub fn truncate(&mut self, n: usize) {
-        self.tokens.truncate(n);
+        let n = n.min(self.tokens.len());
+        self.tokens.truncate(self.cache.keeps(n));
     }
 
     /// Forgets everything.
@@ -182,6 +190,7 @@ impl Session {
     /// Bytes of weights, cache and buffers.
     pub fn memory(&self) -> SessionMemory {
         let c = self.model.config();
+        let batch = BATCH.min(self.ctx);
         SessionMemory {
             weights: self
                 .model
@@ -189,8 +198,8 @@ impl Session {
                 .tensors()
                 .map(|t| t.bytes().len() as u64)
                 .sum(),
-            kv: KvCache::bytes(c, self.kv, self.ctx),
-            scratch: Buffers::bytes(c, BATCH.min(self.ctx)),
+            kv: KvCache::bytes(c, self.kv, self.ctx, batch),
+            scratch: Buffers::bytes(c, batch),
         }
     }
 
