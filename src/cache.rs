@@ -70,6 +70,11 @@ impl KvCache {
         self.shape
     }
 
+    /// Bytes of one position, all layers together.
+    pub fn position_bytes(&self) -> u64 {
+        ((self.data.len() - ALIGN) / self.shape.positions()) as u64
+    }
+
     /// Keys and values of one head of one layer.
     pub fn head(&self, layer: usize, head: usize) -> KvHead<'_> {
         let bytes = self.shape.head_bytes();

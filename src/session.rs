@@ -213,6 +213,11 @@ impl Session {
         self.pool.threads()
     }
 
+    /// Bytes of one position in the KV cache, all layers together.
+    pub fn kv_position_bytes(&self) -> u64 {
+        self.cache.position_bytes()
+    }
+
     /// Element type of the KV cache.
     pub fn kv_type(&self) -> KvType {
         self.kv

@@ -434,6 +434,9 @@ pub struct BenchArgs {
     /// Tokens to decode (0: no decode measurement)
     #[arg(short = 'n', long, value_name = "N", default_value_t = 128)]
     pub decode: usize,
+    /// Tokens in the cache before each measurement
+    #[arg(short, long, value_name = "N", default_value_t = 0)]
+    pub depth: usize,
     /// Repetitions after one warm-up
     #[arg(short, long, value_name = "R", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub reps: u32,
