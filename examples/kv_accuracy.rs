@@ -4,14 +4,11 @@
 //! ```sh
 //! cargo run --release --example kv_accuracy -- model.gguf text.txt [windows]
 //! ```
-//! The last row is the F32 cache again, at another instruction level: other sums of floats, so the
-//! noise that the rounding of activations makes of any change.
 
 use std::sync::Arc;
 
 use geb::eval::{Method, evaluate};
 use geb::gguf::{GgufFile, Load};
-use geb::kernels::level::Level;
 use geb::model::Model;
 use geb::session::{KvChoice, Session, SessionOptions};
 use geb::tokenizer::{Encode, Tokenizer};
@@ -25,32 +22,28 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let tokenizer = Tokenizer::from_gguf(&file)?;
     let ids = tokenizer.encode(&std::fs::read_to_string(text)?, Encode::default())?;
     let model = Model::load(file)?;
-    let levels = Level::available();
-    let other = levels.iter().rev().nth(1).copied();
-    let rows = [
-        ("f32", KvChoice::F32, None),
-        ("f16", KvChoice::F16, None),
-        ("q8_0", KvChoice::Q8_0, None),
-        ("f32, other level", KvChoice::F32, other),
-    ];
-    let session = |(_, kv, level): &(&str, KvChoice, Option<Level>)| {
+    let session = |kv| {
         let options = SessionOptions {
-            kv: *kv,
-            level: *level,
+            kv,
             ..Default::default()
         };
         Session::new(model.clone(), &options)
     };
-    let mut sessions = rows.iter().map(session).collect::<Result<Vec<_>, _>>()?;
+    let caches = [KvChoice::F32, KvChoice::F16, KvChoice::Q8_0];
+    let mut sessions = caches
+        .map(session)
+        .into_iter()
+        .collect::<Result<Vec<_>, _>>()?;
     let method = Method {
         max_windows: rest.first().map(|n| n.parse()).transpose()?,
         ..Method::default()
     };
     let scores = evaluate(&mut sessions, &ids, &method, &mut |_, _| true)?;
-    println!("cache              perplexity        KL    largest  top-1");
-    for ((name, ..), s) in rows.iter().zip(&scores) {
+    println!("cache  perplexity        KL    largest  top-1");
+    for (session, s) in sessions.iter().zip(&scores) {
         println!(
-            "{name:18} {:10.4} {:9.6} {:10.6} {:5.2} %",
+            "{:6} {:10.4} {:9.6} {:10.6} {:5.2} %",
+            session.kv_type().name(),
             s.perplexity(),
             s.mean_kl(),
             s.kl_max,

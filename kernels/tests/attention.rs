@@ -353,7 +353,7 @@ fn shapes_are_whole_blocks_of_cache_lines() {
     for kv in TYPES {
         for (d, positions) in [(1, 1), (20, 64), (64, 65), (80, 4096), (128, 1000)] {
             let shape = KvShape::new(kv, d, positions);
-            assert!(shape.positions() >= positions && shape.positions() % BLOCK == 0);
+            assert!(shape.positions() >= positions && shape.positions().is_multiple_of(BLOCK));
             assert_eq!(shape.head_bytes() % 64, 0);
         }
     }

@@ -225,6 +225,7 @@ pub(crate) fn codes<I: Isa>(
         let job = CodeJob {
             q: q.as_ptr(),
             groups,
+            steps: core::hint::black_box(GROUP / 4),
             scales: scales.as_ptr(),
             codes: codes.as_ptr(),
             out,
@@ -248,6 +249,9 @@ pub(crate) fn codes<I: Isa>(
 struct CodeJob {
     q: *const QueryGroup,
     groups: usize,
+    /// Dot products per group: 8. A number the compiler cannot see, because it unrolls the loop
+    /// otherwise and moves all weights of the group to the stack.
+    steps: usize,
     scales: *const f32,
     codes: *const u8,
     out: *mut f32,
@@ -297,10 +301,10 @@ unsafe fn code_tile<I: Isa, const R: usize, const C: usize>(
         if I::UNSIGNED_WEIGHTS {
             unroll!(r < R, max 8, {
                 let start = isa.splat_int((&raw const (*q.add(r * groups)).start).cast());
-                ints[r] = [start; C];
+                unroll!(v < C, max 4, { ints[r][v] = start; });
             });
         }
-        unroll!(k < 8, max 8, {
+        for k in 0..job.steps {
             unroll!(v < C, max 4, {
                 let w = isa.load_weights(codes.add((k * BLOCK + v * I::ROWS) * 4));
                 unroll!(r < R, max 8, {
@@ -308,7 +312,7 @@ unsafe fn code_tile<I: Isa, const R: usize, const C: usize>(
                     ints[r][v] = isa.dot_rows(ints[r][v], w, x.add(4 * k));
                 });
             });
-        });
+        }
         unroll!(r < R, max 8, {
             let scale = isa.splat_row((&raw const (*q.add(r * groups)).scale).cast());
             unroll!(v < C, max 4, {
