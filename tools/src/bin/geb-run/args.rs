@@ -103,6 +103,9 @@ pub enum KvHow {
     F32,
     /// 16-bit floats, half the memory
     F16,
+    /// 8 bits and a scale per 32 values, a quarter of the memory
+    #[value(name = "q8_0")]
+    Q8_0,
 }
 
 /// Threads, context, instruction set.
@@ -435,6 +438,9 @@ pub struct BenchArgs {
     /// Tokens to decode (0: no decode measurement)
     #[arg(short = 'n', long, value_name = "N", default_value_t = 128)]
     pub decode: usize,
+    /// Tokens in the cache before each measurement
+    #[arg(short, long, value_name = "N", default_value_t = 0)]
+    pub depth: usize,
     /// Repetitions after one warm-up
     #[arg(short, long, value_name = "R", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub reps: u32,

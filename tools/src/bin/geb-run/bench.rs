@@ -115,7 +115,7 @@ fn open(args: &BenchArgs, interrupt: &Interrupt) -> Outcome<Loaded> {
     };
     let mut cpu = args.cpu.clone();
     // No more context than needed: its memory would be counted.
-    let needed = args.prompt.max(args.decode + 1);
+    let needed = args.depth + args.prompt.max(args.decode + 1);
     cpu.ctx = cpu.ctx.or(u32::try_from(needed).ok());
     load::load(opened, &cpu, interrupt, started)
 }
@@ -124,33 +124,52 @@ fn open(args: &BenchArgs, interrupt: &Interrupt) -> Outcome<Loaded> {
 fn one_round(session: &mut Session, args: &BenchArgs) -> geb::Result<(Rates, Rates)> {
     let (mut prefill, mut decode) = (Rates::default(), Rates::default());
     if args.prompt > 0 {
-        prefill.push(args.prompt, measure_prefill(session, args.prompt)?);
+        prefill.push(
+            args.prompt,
+            measure_prefill(session, args.depth, args.prompt)?,
+        );
     }
     if args.decode > 0 {
-        decode.push(args.decode, measure_decode(session, args.decode)?);
+        decode.push(
+            args.decode,
+            measure_decode(session, args.depth, args.decode)?,
+        );
     }
     Ok((prefill, decode))
 }
 
-/// Evaluates `n` tokens at once; returns when it started.
-pub fn measure_prefill(session: &mut Session, n: usize) -> geb::Result<Instant> {
-    let ids = some_ids(session, n);
-    session.reset();
+/// Evaluates `n` tokens at once after `depth` cached ones; returns when it started.
+pub fn measure_prefill(session: &mut Session, depth: usize, n: usize) -> geb::Result<Instant> {
+    let ids = some_ids(session, depth + n);
+    reach(session, &ids[..depth])?;
     let start = Instant::now();
-    session.forward(&ids, Want::Last)?;
+    session.forward(&ids[depth..], Want::Last)?;
     Ok(start)
 }
 
-/// Evaluates `n` tokens one by one after a first one; returns when it started.
-pub fn measure_decode(session: &mut Session, n: usize) -> geb::Result<Instant> {
-    let ids = some_ids(session, n + 1);
-    session.reset();
-    session.forward(&ids[..1], Want::Last)?;
+/// Evaluates `n` tokens one by one after `depth` cached ones and a first one; returns when it started.
+pub fn measure_decode(session: &mut Session, depth: usize, n: usize) -> geb::Result<Instant> {
+    let ids = some_ids(session, depth + n + 1);
+    reach(session, &ids[..=depth])?;
     let start = Instant::now();
-    for id in &ids[1..] {
+    for id in &ids[depth + 1..] {
         session.forward(&[*id], Want::Last)?;
     }
     Ok(start)
+}
+
+/// Makes `ids` what the session holds, evaluating only what it does not hold yet.
+fn reach(session: &mut Session, ids: &[u32]) -> geb::Result<()> {
+    session.truncate(session.common_prefix(ids));
+    let kept = session.pos();
+    session.forward(&ids[kept..], Want::None)?;
+    Ok(())
+}
+
+/// Bytes one decoded token reads: the weights and, in the middle of the measurement, the cache.
+fn bytes_read(args: &BenchArgs, session: &Session) -> u64 {
+    let seen = (args.depth + 1 + args.decode / 2).min(session.model().config().window);
+    session.model().bytes_per_token() + seen as u64 * session.kv_position_bytes()
 }
 
 /// Ids spread over the vocabulary, the same ones in every run.
@@ -174,9 +193,9 @@ struct Report<'a> {
 }
 
 impl Report<'_> {
-    /// Weights read while decoding, GB/s, and its share of what the machine can read.
+    /// Weights and cache read while decoding, GB/s, and its share of what the machine can read.
     fn decode_gb_s(&self) -> (Option<f64>, Option<f64>) {
-        let read = self.loaded.session.model().bytes_per_token() as f64;
+        let read = bytes_read(self.args, &self.loaded.session) as f64;
         let gb_s = self.decode.median().map(|tok_s| tok_s * read / 1e9);
         let large = self.loaded.opened.file.data().len() >= LARGE;
         let share = gb_s.filter(|_| large).map(|v| v / self.limits.read_gb_s);
@@ -203,12 +222,14 @@ impl Report<'_> {
         let main = load::main_type(file);
         let kernel = kernel_name(session, main);
         let mut text = format!(
-            "model      {}\n           {} parameters, {main}, {}\nmachine    {}, kernel {kernel}, {} threads\n",
+            "model      {}\n           {} parameters, {main}, {}\nmachine    {}, kernel {kernel}, {} threads\ncache      {}, {depth} tokens before each measurement\n",
             self.loaded.opened.path.display(),
             count(parameters),
             bytes(file.data().len() as u64),
             session.kernels().level().name(),
             session.threads(),
+            session.kv_type().name(),
+            depth = self.args.depth,
         );
         if self.args.prompt > 0 {
             let share = self
@@ -227,7 +248,9 @@ impl Report<'_> {
         }
         if self.args.decode > 0 {
             let (gb_s, share) = self.decode_gb_s();
-            let gb_s = gb_s.map_or(String::new(), |g| format!("   {g:.1} GB/s of weights"));
+            let gb_s = gb_s.map_or(String::new(), |g| {
+                format!("   {g:.1} GB/s of weights and cache")
+            });
             let share = share.map_or(String::new(), |s| {
                 format!(", {:.0} % of reading them", 100.0 * s)
             });
@@ -260,6 +283,9 @@ impl Report<'_> {
             "isa": session.kernels().level().name(),
             "kernel": kernel_name(session, main),
             "threads": session.threads(),
+            "kv_type": session.kv_type().name(),
+            "kv_bytes_per_position": session.kv_position_bytes(),
+            "depth_tokens": args.depth,
             "reps": args.reps,
             "prompt_tokens": args.prompt,
             "decode_tokens": args.decode,
@@ -273,7 +299,7 @@ impl Report<'_> {
             "decode_tok_s_min": decode.min(),
             "decode_tok_s_max": decode.max(),
             "decode_all": decode.0,
-            "decode_bytes_per_token": session.model().bytes_per_token(),
+            "decode_bytes_per_token": bytes_read(args, session),
             "decode_gb_s": gb_s,
             "decode_share": decode_share,
             "load_s": self.loaded.load.as_secs_f64(),
