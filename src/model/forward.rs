@@ -75,6 +75,8 @@ pub(crate) struct Pass<'a, 'l> {
     pub(crate) rope: &'a RopeTable,
     /// Position of the batch's first token.
     pub(crate) first: usize,
+    /// Layers to run; fewer than the model has for an early exit.
+    pub(crate) layers: usize,
     pub(crate) cancel: Option<&'a AtomicBool>,
 }
 
@@ -89,7 +91,7 @@ impl Pass<'_, '_> {
         let c = self.model.config();
         let (n, e) = (tokens.len(), c.embedding_length);
         self.embed(tokens, &mut b.x[..n * e]);
-        for l in 0..c.block_count {
+        for l in 0..self.layers {
             if self.cancel.is_some_and(|c| c.load(Ordering::Relaxed)) {
                 return Err(Error::Interrupted);
             }
@@ -305,7 +307,8 @@ impl Pass<'_, '_> {
         }
     }
 
-    /// Attention of the batch over the cache; `out`: `[n, H d]`.
+    /// Attention of the batch over the cache; `out`: `[n, H d]`. The few tokens of a decode batch go
+    /// one at a time, so that each gets the bits it would get alone.
     fn attend(
         &mut self,
         l: usize,
@@ -318,33 +321,58 @@ impl Pass<'_, '_> {
         let (kernels, cache, first) = (self.kernels, &*self.cache, self.first);
         let (d, group, width) = (c.head_size, c.group(), c.q_width());
         let n = out.len() / width;
-        let end = first + n;
-        let query = |head: usize, tokens: (usize, usize), positions: (usize, usize)| AttnQuery {
-            q,
-            stride,
-            column: head * group * d,
-            heads: group,
-            head_size: d,
-            tokens,
-            first_position: first,
-            positions,
-            window: c.window,
-            scale: c.attention_scale,
+        if n <= kernels.decode_tokens() {
+            for (t, out) in out.chunks_exact_mut(width).enumerate() {
+                self.attend_one(l, &q[t * stride..], first + t, out, pieces);
+            }
+            return;
+        }
+        let tile = (TILE_ROWS / group).max(1);
+        let out = MatMut::new(out, n, width, width);
+        self.lead
+            .blocks([out], (tile, group * d), |_, (t, col), block, local| {
+                let head = col / (group * d);
+                let (k, v) = cache.head(l, head);
+                let a = AttnQuery {
+                    stride,
+                    tokens: (t, t + block.rows()),
+                    first_position: first,
+                    ..query(c, q, head, (0, first + n))
+                };
+                kernels.attend(a, k, v, block, &mut local.attention);
+            });
+    }
+
+    /// Attention of one token at `position`; `out`: `[H d]`.
+    fn attend_one(
+        &mut self,
+        l: usize,
+        q: &[f32],
+        position: usize,
+        out: &mut [f32],
+        pieces: &mut Vec<f32>,
+    ) {
+        let c = self.model.config();
+        let (kernels, cache) = (self.kernels, &*self.cache);
+        let (d, group, width) = (c.head_size, c.group(), c.q_width());
+        let end = position + 1;
+        let query = |head: usize, positions| AttnQuery {
+            first_position: position,
+            ..query(c, q, head, positions)
         };
-        let from = (first + 1).saturating_sub(c.window);
-        if n > 1 || end - from <= SPLIT {
-            let tile = (TILE_ROWS / group).max(1);
-            let out = MatMut::new(out, n, width, width);
+        let from = end.saturating_sub(c.window);
+        if end - from <= SPLIT {
+            let out = MatMut::new(out, 1, width, width);
             self.lead
-                .blocks([out], (tile, group * d), |_, (t, col), block, local| {
+                .blocks([out], (1, group * d), |_, (_, col), block, local| {
                     let head = col / (group * d);
                     let (k, v) = cache.head(l, head);
-                    let a = query(head, (t, t + block.rows()), (0, end));
+                    let a = query(head, (0, end));
                     kernels.attend(a, k, v, block, &mut local.attention);
                 });
             return;
         }
-        // One token over a long cache: pieces of positions, then a merge.
+        // A long cache: pieces of positions, then a merge.
         let (start, heads) = (from / SPLIT * SPLIT, c.head_count_kv);
         let splits = (end - start).div_ceil(SPLIT);
         let unit = group * (d + 2);
@@ -355,7 +383,7 @@ impl Pass<'_, '_> {
             let (k, v) = cache.head(l, head);
             let at = start + s * SPLIT;
             let (rows, stats) = piece.split_at_mut(group * d);
-            let a = query(head, (0, 1), (at, (at + SPLIT).min(end)));
+            let a = query(head, (at, (at + SPLIT).min(end)));
             kernels.attend(
                 a,
                 k,
@@ -379,5 +407,22 @@ impl Pass<'_, '_> {
                 out,
             );
         }
+    }
+}
+
+/// A query of token 0 of the batch at position 0; the caller changes what differs.
+fn query<'a>(c: &Config, q: &'a [f32], head: usize, positions: (usize, usize)) -> AttnQuery<'a> {
+    let (d, group) = (c.head_size, c.group());
+    AttnQuery {
+        q,
+        stride: c.q_width(),
+        column: head * group * d,
+        heads: group,
+        head_size: d,
+        tokens: (0, 1),
+        first_position: 0,
+        positions,
+        window: c.window,
+        scale: c.attention_scale,
     }
 }
