@@ -101,6 +101,14 @@ pub struct SpeculationStats {
 }
 
 impl SpeculationStats {
+    /// Adds the counts of another generation.
+    pub fn add(&mut self, other: &SpeculationStats) {
+        self.passes += other.passes;
+        self.verify_batches += other.verify_batches;
+        self.drafted += other.drafted;
+        self.accepted += other.accepted;
+    }
+
     /// Tokens per pass; 1 without speculation, `None` without passes.
     pub fn tokens_per_pass(&self) -> Option<f64> {
         (self.passes > 0).then(|| 1.0 + self.accepted as f64 / self.passes as f64)
@@ -190,6 +198,16 @@ impl Speculation {
             patience: *PATIENCE.start(),
         });
         self
+    }
+
+    /// Forgets what was measured.
+    pub fn forget(&mut self) {
+        self.pace = Pace::default();
+        for s in &mut self.sources {
+            s.odds = Odds::new(|class| s.drafter.prior(class));
+            s.seconds = None;
+            s.patience = *PATIENCE.start();
+        }
     }
 
     /// Names of the sources, in the order they are asked.

@@ -6,6 +6,7 @@
 
 mod args;
 mod bench;
+mod bench_speculation;
 mod chat;
 mod commands;
 mod demo;
@@ -21,6 +22,7 @@ mod pull;
 mod random_model;
 mod report;
 mod screen;
+mod speculate;
 mod tokenize;
 
 use std::ffi::OsString;
