@@ -11,6 +11,8 @@ use common::nano::{encode, nano, session_with};
 use geb::Dtype;
 use geb::error::{Error, Result};
 use geb::generate::{GenerateOptions, StopReason, generate_with};
+use geb::gguf::{GgufFile, Load};
+use geb::model::Model;
 use geb::sampler::SamplerOptions;
 use geb::session::{KvChoice, Session, SessionOptions, Want};
 use geb::speculate::{
@@ -510,6 +512,35 @@ fn cancelling_inside_a_run_keeps_what_was_said() {
 
 /// A guess may lead to positions where the model has no finite logits; plain decoding never goes there.
 #[test]
+fn a_wrong_guess_that_breaks_the_model_is_no_error() {
+    let own = nano(Dtype::F32);
+    let file = GgufFile::open(&own, Load::Map).expect("own file");
+    let table = file.tensor("token_embd.weight").expect("the table").info();
+    let (broken, row_bytes) = (2047, table.cols() * 4);
+    let at = table.range.start + broken * row_bytes;
+    let mut bytes = std::fs::read(&own).expect("own file");
+    for number in bytes[at..at + row_bytes].chunks_exact_mut(4) {
+        number.copy_from_slice(&f32::NAN.to_le_bytes());
+    }
+    let file = GgufFile::from_bytes(bytes).expect("a valid file");
+    let model = Model::load(Arc::new(file)).expect("a valid model");
+    let mut session = Session::new(model, &SessionOptions::default()).expect("session");
+    let prompt = encode(&tokenizer(&session), "And it came to pass");
+    let expected = plain(&mut session, &prompt, &greedy(20));
+    session
+        .forward(&[broken as u32], Want::Last)
+        .expect_err("it is broken");
+    let mut guesses = always(Adversary {
+        way: Way::Right,
+        truth: vec![broken as u32; 100],
+        state: 1,
+    });
+    let (outcome, stats) = run(&mut session, &mut guesses, &prompt, &greedy(20));
+    assert_eq!(outcome, expected);
+    assert_eq!((stats.passes, stats.drafted), (19, 0));
+}
+
+#[test]
 fn a_session_is_as_good_as_new_after_wrong_guesses() {
     let (mut used, mut fresh) = (session(Dtype::Q4_0, 2, 400), session(Dtype::Q4_0, 1, 400));
     let tokenizer = tokenizer(&used);
@@ -574,14 +605,14 @@ fn a_draft_model_must_speak_the_same_language() {
             .position(|w| w == needle)
             .expect("in the file")
     };
-    // One token gets another text of the same length: the fifth word of the vocabulary listing.
+    // One token gets another text of the same length.
     let mut other = own.clone();
     let word = "▁they".as_bytes();
     let place = at(&[&(word.len() as u64).to_le_bytes()[..], word].concat()) + 8;
     other[place + word.len() - 1] = b'Q';
     let refused = |bytes: Vec<u8>| -> String {
-        let file = geb::gguf::GgufFile::from_bytes(bytes).expect("a valid file");
-        let model = geb::model::Model::load(Arc::new(file)).expect("a valid model");
+        let file = GgufFile::from_bytes(bytes).expect("a valid file");
+        let model = Model::load(Arc::new(file)).expect("a valid model");
         let options = SessionOptions {
             threads: 1,
             ctx: Some(64),

@@ -102,7 +102,7 @@ impl Drafter for Lookup {
 
     /// The longer the match, the likelier its continuation.
     fn prior(&self, class: usize) -> f64 {
-        class as f64 / (class as f64 + 2.0)
+        class as f64 / (class as f64 + 5.0)
     }
 
     fn offer(&mut self, history: &[u32]) -> Option<Offer> {

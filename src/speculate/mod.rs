@@ -133,7 +133,7 @@ struct Source {
 
 impl Source {
     /// How many guesses to ask for.
-    fn choose(&mut self, offer: Offer, max: usize, pace: &Pace) -> Choice {
+    fn choose(&self, offer: Offer, max: usize, pace: &Pace) -> Choice {
         let max = max.min(self.max);
         if self.tuning == Tuning::Always || max == 0 {
             return Choice {
@@ -145,16 +145,41 @@ impl Source {
         let choice = pace.choose(&self.odds, offer.class, max, draft);
         // Without a try nothing is learned about a source whose guesses have a price.
         if choice.guesses == 0 && offer.next.is_none() && self.idle >= self.patience {
-            self.patience = (self.patience * 2).min(*PATIENCE.end());
             return Choice {
                 guesses: 1,
                 gain: 1.0,
             };
         }
-        if choice.guesses > 0 {
-            self.patience = *PATIENCE.start();
-        }
         choice
+    }
+
+    /// Drafts as chosen, and measures what a guess costs.
+    fn draft(
+        &mut self,
+        target: &mut Session,
+        history: &[u32],
+        (class, choice): (usize, Choice),
+        out: &mut Vec<u32>,
+    ) {
+        let start = Instant::now();
+        let done = self.drafter.draft(target, history, choice.guesses, out);
+        if done.is_err() || out.is_empty() {
+            // Time for nothing is as bad as a wrong guess.
+            self.odds.observe(class, false);
+            out.clear();
+        }
+        // After a pause it had to read up on the text, which is no part of a guess.
+        if history.len() - self.drafted_at <= 2 * target.exact_batch() && !out.is_empty() {
+            let seconds = start.elapsed().as_secs_f64() / out.len() as f64;
+            self.seconds = Some(follow(self.seconds, seconds, 1.0 / 8.0));
+        }
+        self.drafted_at = history.len();
+        self.idle = 0;
+        self.patience = if choice.gain > 1.0 {
+            *PATIENCE.start()
+        } else {
+            (self.patience * 2).min(*PATIENCE.end())
+        };
     }
 }
 
@@ -170,7 +195,7 @@ pub struct Speculation {
     at: usize,
     /// Who guessed: source, and class of the first guess.
     by: (usize, usize),
-    /// Guesses that were not verified, to be compared with what comes: source, class, token.
+    /// First guesses that were not verified, to be compared with what comes: source, class, token.
     unasked: Vec<(usize, usize, u32)>,
 }
 
@@ -239,7 +264,7 @@ impl Speculation {
     /// # Errors
     /// Those of evaluating the last token alone; the session then holds all tokens but that one.
     pub fn advance(&mut self, session: &mut Session, history: &[u32], wanted: usize) -> Result<()> {
-        let Some((last, held)) = history.split_last() else {
+        let Some((last, before)) = history.split_last() else {
             return Ok(());
         };
         self.settle(*last);
@@ -253,7 +278,7 @@ impl Speculation {
                 return Ok(());
             }
         }
-        session.truncate(held.len());
+        session.truncate(before.len());
         self.at = 0;
         self.batch.clear();
         self.batch.push(*last);
@@ -303,7 +328,7 @@ impl Speculation {
         self.unasked.retain(|(source, ..)| *source != i);
         self.by = (i, class);
         let mut guesses = Vec::with_capacity(choice.guesses);
-        self.sources[i].draft(session, history, choice.guesses, &mut guesses);
+        self.sources[i].draft(session, history, (class, choice), &mut guesses);
         let vocab = session.model().config().vocab;
         let known = guesses.into_iter().take_while(|id| (*id as usize) < vocab);
         self.batch.extend(known.take(choice.guesses));
@@ -329,22 +354,5 @@ impl Speculation {
             self.batch.clear();
         }
         done
-    }
-}
-
-impl Source {
-    /// Drafts, and measures what a guess costs.
-    fn draft(&mut self, target: &mut Session, history: &[u32], max: usize, out: &mut Vec<u32>) {
-        let start = Instant::now();
-        if self.drafter.draft(target, history, max, out).is_err() {
-            out.clear();
-        }
-        // After a pause it had to read up on the text, which is no part of a guess.
-        if history.len() - self.drafted_at <= 2 * target.exact_batch() && !out.is_empty() {
-            let seconds = start.elapsed().as_secs_f64() / out.len() as f64;
-            self.seconds = Some(follow(self.seconds, seconds, 1.0 / 8.0));
-        }
-        self.drafted_at = history.len();
-        self.idle = 0;
     }
 }

@@ -10,40 +10,45 @@
 //! far (of the i-th of a draft: one class further), `cost(n)` the time of a pass of `n` tokens over that of
 //! one. Nothing here decides what is generated, only how.
 
-/// Classes of guesses told apart.
-pub(super) const CLASSES: usize = 32;
+/// First classes of the groups that are counted together.
+const GROUPS: [usize; 12] = [0, 1, 2, 3, 4, 5, 6, 8, 11, 15, 20, 27];
 /// A gain below this is noise.
-const WORTH: f64 = 1.04;
+const WORTH: f64 = 1.08;
 /// Cost of each further token of a pass while nothing is known.
 const FURTHER: f64 = 0.2;
 
-/// Share of guesses that came true, by class.
+/// The group of a class.
+fn group(class: usize) -> usize {
+    GROUPS.partition_point(|first| *first <= class) - 1
+}
+
+/// Share of guesses that came true, by groups of classes.
 #[derive(Clone, Debug)]
 pub(super) struct Odds {
-    share: [f64; CLASSES],
-    seen: [u32; CLASSES],
+    share: [f64; GROUPS.len()],
+    seen: [u32; GROUPS.len()],
 }
 
 impl Odds {
     /// What is expected before anything is seen.
     pub(super) fn new(prior: impl Fn(usize) -> f64) -> Odds {
         Odds {
-            share: std::array::from_fn(prior),
-            seen: [0; CLASSES],
+            share: GROUPS.map(prior),
+            seen: [0; GROUPS.len()],
         }
     }
 
     /// A guess of this class was right or wrong.
     pub(super) fn observe(&mut self, class: usize, held: bool) {
-        let class = class.min(CLASSES - 1);
-        // The prior counts as two guesses; the last 32 count most.
-        let weight = (1.0 / (f64::from(self.seen[class]) + 3.0)).max(1.0 / 32.0);
-        self.seen[class] = self.seen[class].saturating_add(1);
-        self.share[class] += (f64::from(u8::from(held)) - self.share[class]) * weight;
+        let i = group(class);
+        // The prior counts as four guesses; the last 32 count most.
+        let weight = (1.0 / (f64::from(self.seen[i]) + 5.0)).max(1.0 / 32.0);
+        self.seen[i] = self.seen[i].saturating_add(1);
+        self.share[i] += (f64::from(u8::from(held)) - self.share[i]) * weight;
     }
 
     fn of(&self, class: usize) -> f64 {
-        self.share[class.min(CLASSES - 1)]
+        self.share[group(class)]
     }
 }
 
@@ -144,7 +149,7 @@ mod tests {
 
     fn odds(share: f64) -> Odds {
         let mut odds = Odds::new(|_| 0.5);
-        for class in 0..CLASSES {
+        for class in GROUPS {
             for i in 0..400 {
                 odds.observe(class, f64::from(i * 37 % 100) < 100.0 * share);
             }
@@ -203,7 +208,8 @@ mod tests {
     #[test]
     fn odds_follow_what_happens() {
         let mut odds = Odds::new(|class| class as f64 / 100.0);
-        assert_eq!((odds.of(2), odds.of(1000)), (0.02, 0.31));
+        assert_eq!((odds.of(2), odds.of(10)), (0.02, 0.08));
+        assert_eq!(odds.of(1000), 0.27);
         (0..100).for_each(|_| odds.observe(2, true));
         assert!(odds.of(2) > 0.95);
         (0..100).for_each(|_| odds.observe(2, false));
