@@ -6,11 +6,10 @@
 use crate::acts::ActKind;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use crate::float::Fused;
-use crate::float::{AttnQuery, AttnScratch, FloatOps, KvView, Plain};
+use crate::float::{AttnQuery, AttnScratch, FloatOps, KvHead, KvRows, KvShape, KvSide, Plain};
 use crate::format::{Blocks, FloatFormat, QuantFormat, float, q4, q8};
 use crate::kernels::{FormatOps, INT_ROWS, Kernels, Limits};
 use crate::level::Level;
-use crate::mat::MatMut;
 use crate::ops::{DecodeJob, FillJob, MultiplyJob, UnpackJob};
 
 /// The formats, in terms of the two row constructors a level defines.
@@ -118,13 +117,22 @@ macro_rules! level {
 
             $(#[target_feature(enable = $features)])?
             unsafe fn attend(
-                a: AttnQuery<'_>,
-                k: KvView<'_>,
-                v: KvView<'_>,
-                out: MatMut<'_>,
+                a: &AttnQuery<'_>,
+                kv: KvHead<'_>,
+                partial: &mut [f32],
                 scratch: &mut AttnScratch,
             ) {
-                crate::float::attend::<Token, $math>(TOKEN, a, k, v, out, scratch);
+                crate::float::attend::<Token, $math>(TOKEN, a, kv, partial, scratch);
+            }
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn merge(shape: KvShape, total: &mut [f32], piece: &[f32]) {
+                crate::float::merge::<$math>(shape, total, piece);
+            }
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn store(shape: KvShape, side: KvSide, rows: KvRows<'_>, out: &mut [u8]) {
+                crate::float::store(TOKEN, shape, side, rows, out);
             }
 
             const fn quant_row<F: QuantFormat>() -> FormatOps {
@@ -166,7 +174,7 @@ macro_rules! level {
                 },
                 formats: formats!(float_row, quant_row),
                 fill,
-                float: FloatOps { rms_norm, add, silu_mul, rope, attend },
+                float: FloatOps { rms_norm, add, silu_mul, rope, attend, merge, store },
             };
         }
     };

@@ -13,7 +13,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use geb_kernels::float::{AttnQuery, merge_partials};
+use geb_kernels::float::{AttnQuery, KvRows, KvSide, SPLIT};
 use geb_kernels::mat::MatMut;
 use geb_kernels::team::Leader;
 use geb_kernels::{ActKind, Activations, Kernels};
@@ -25,9 +25,6 @@ use super::{Config, Model};
 use crate::cache::KvCache;
 use crate::error::{Error, Result};
 
-/// Positions one piece of a long decode attention covers; fixed, so that results do not depend on
-/// the thread count.
-const SPLIT: usize = 256;
 /// Up to this many rows a pass over rows stays on the leader.
 const SERIAL_ROWS: usize = 4;
 /// Query rows of one attention tile.
@@ -144,15 +141,7 @@ impl Pass<'_, '_> {
             }
         };
         self.rotate(qkv, starts, strides, n);
-        for t in 0..n {
-            let at = |i: usize| starts[i] + t * strides[i];
-            self.cache.put(
-                l,
-                self.first + t,
-                &qkv[at(1)..at(1) + kw],
-                &qkv[at(2)..at(2) + kw],
-            );
-        }
+        self.store(l, qkv, starts, strides, n);
         let attn = &mut b.attn[..n * qw];
         self.attend(l, &qkv[starts[0]..], strides[0], attn, &mut b.pieces);
         self.project(&mut b.acts, attn, n, [(&layer.attn_output, &mut *h)]);
@@ -307,8 +296,32 @@ impl Pass<'_, '_> {
         }
     }
 
-    /// Attention of the batch over the cache; `out`: `[n, H d]`. The few tokens of a decode batch go
-    /// one at a time, so that each gets the bits it would get alone.
+    /// Writes the keys and values of the batch into the cache.
+    fn store(&mut self, l: usize, qkv: &[f32], starts: [usize; 3], strides: [usize; 3], n: usize) {
+        let (kernels, shape, first) = (self.kernels, self.cache.shape(), self.first);
+        self.cache.will_write(first + n);
+        let put = |i: usize, out: &mut [u8]| {
+            let (head, side) = (i / 2, i % 2);
+            let rows = KvRows {
+                x: &qkv[starts[1 + side] + head * shape.head_size()..],
+                stride: strides[1 + side],
+                tokens: n,
+                first,
+            };
+            kernels.store_kv(shape, [KvSide::Keys, KvSide::Values][side], rows, out);
+        };
+        let (layer, bytes) = (self.cache.layer_mut(l), shape.head_bytes());
+        if n <= SERIAL_ROWS {
+            for (i, out) in layer.chunks_exact_mut(bytes).enumerate() {
+                put(i, out);
+            }
+        } else {
+            self.lead.chunks_mut(layer, bytes, |i, out, _| put(i, out));
+        }
+    }
+
+    /// Attention of the batch over the cache; `out`: `[n, H d]`. How the work is cut does not
+    /// change a bit of it, so it is cut as suits the threads.
     fn attend(
         &mut self,
         l: usize,
@@ -319,110 +332,47 @@ impl Pass<'_, '_> {
     ) {
         let c = self.model.config();
         let (kernels, cache, first) = (self.kernels, &*self.cache, self.first);
-        let (d, group, width) = (c.head_size, c.group(), c.q_width());
+        let (columns, group, width) = (c.group() * c.head_size, c.group(), c.q_width());
         let n = out.len() / width;
-        if n <= kernels.decode_tokens() {
-            for (t, out) in out.chunks_exact_mut(width).enumerate() {
-                self.attend_one(l, &q[t * stride..], first + t, out, pieces);
-            }
-            return;
-        }
-        let tile = (TILE_ROWS / group).max(1);
-        let out = MatMut::new(out, n, width, width);
-        self.lead
-            .blocks([out], (tile, group * d), |_, (t, col), block, local| {
-                let head = col / (group * d);
-                let (k, v) = cache.head(l, head);
-                let a = AttnQuery {
-                    stride,
-                    tokens: (t, t + block.rows()),
-                    first_position: first,
-                    ..query(c, q, head, (0, first + n))
-                };
-                kernels.attend(a, k, v, block, &mut local.attention);
-            });
-    }
-
-    /// Attention of one token at `position`; `out`: `[H d]`.
-    fn attend_one(
-        &mut self,
-        l: usize,
-        q: &[f32],
-        position: usize,
-        out: &mut [f32],
-        pieces: &mut Vec<f32>,
-    ) {
-        let c = self.model.config();
-        let (kernels, cache) = (self.kernels, &*self.cache);
-        let (d, group, width) = (c.head_size, c.group(), c.q_width());
-        let end = position + 1;
-        let query = |head: usize, positions| AttnQuery {
-            first_position: position,
-            ..query(c, q, head, positions)
+        let end = first + n;
+        let query = |head: usize, tokens: (usize, usize), positions: (usize, usize)| AttnQuery {
+            q,
+            stride,
+            column: head * columns,
+            heads: group,
+            tokens,
+            first_position: first,
+            positions,
+            window: c.window,
+            scale: c.attention_scale,
         };
-        let from = end.saturating_sub(c.window);
-        if end - from <= SPLIT {
-            let out = MatMut::new(out, 1, width, width);
+        let mut out = MatMut::new(out, n, width, width);
+        let start = (first + 1).saturating_sub(c.window) / SPLIT * SPLIT;
+        let (splits, heads) = ((end - start).div_ceil(SPLIT), c.head_count_kv);
+        if n > kernels.decode_tokens() || splits == 1 || self.lead.threads() == 1 {
+            let tile = (TILE_ROWS / group).max(1);
             self.lead
-                .blocks([out], (1, group * d), |_, (_, col), block, local| {
-                    let head = col / (group * d);
-                    let (k, v) = cache.head(l, head);
-                    let a = query(head, (0, end));
-                    kernels.attend(a, k, v, block, &mut local.attention);
+                .blocks([out], (tile, columns), |_, (t, column), block, local| {
+                    let head = column / columns;
+                    let a = query(head, (t, t + block.rows()), (0, end));
+                    kernels.attend(&a, cache.head(l, head), block, &mut local.attention);
                 });
             return;
         }
-        // A long cache: pieces of positions, then a merge.
-        let (start, heads) = (from / SPLIT * SPLIT, c.head_count_kv);
-        let splits = (end - start).div_ceil(SPLIT);
-        let unit = group * (d + 2);
-        pieces.resize((splits * heads * unit).max(pieces.len()), 0.0);
-        let pieces = &mut pieces[..splits * heads * unit];
-        self.lead.chunks_mut(pieces, unit, |i, piece, local| {
-            let (s, head) = (i / heads, i % heads);
-            let (k, v) = cache.head(l, head);
-            let at = start + s * SPLIT;
-            let (rows, stats) = piece.split_at_mut(group * d);
-            let a = query(head, (at, (at + SPLIT).min(end)));
-            kernels.attend(
-                a,
-                k,
-                v,
-                MatMut::new(rows, 1, group * d, group * d),
-                &mut local.attention,
-            );
-            for (o, (max, sum)) in stats.chunks_exact_mut(2).zip(&local.attention.stats) {
-                o.copy_from_slice(&[*max, *sum]);
-            }
+        // Few tokens over a long cache: pieces of positions, then a merge.
+        let shape = cache.shape();
+        let each = query(0, (0, n), (0, end)).partial_len(shape);
+        pieces.resize((heads * splits * each).max(pieces.len()), 0.0);
+        let pieces = &mut pieces[..heads * splits * each];
+        self.lead.chunks_mut(pieces, each, |i, piece, local| {
+            let (head, at) = (i / splits, start + i % splits * SPLIT);
+            let a = query(head, (0, n), (at, (at + SPLIT).min(end)));
+            kernels.attend_partial(&a, cache.head(l, head), piece, &mut local.attention);
         });
-        let pieces = &*pieces;
-        for (h, out) in out.chunks_exact_mut(d).enumerate() {
-            let (head, g) = (h / group, h % group);
-            merge_partials(
-                (0..splits).map(|s| {
-                    let piece = &pieces[(s * heads + head) * unit..][..unit];
-                    let stat = group * d + 2 * g;
-                    (&piece[g * d..(g + 1) * d], (piece[stat], piece[stat + 1]))
-                }),
-                out,
-            );
+        for pieces in pieces.chunks_exact_mut(splits * each) {
+            let (block, rest) = out.split_cols(columns);
+            kernels.merge_partials(shape, pieces, each, block);
+            out = rest;
         }
-    }
-}
-
-/// A query of token 0 of the batch at position 0; the caller changes what differs.
-fn query<'a>(c: &Config, q: &'a [f32], head: usize, positions: (usize, usize)) -> AttnQuery<'a> {
-    let (d, group) = (c.head_size, c.group());
-    AttnQuery {
-        q,
-        stride: c.q_width(),
-        column: head * group * d,
-        heads: group,
-        head_size: d,
-        tokens: (0, 1),
-        first_position: 0,
-        positions,
-        window: c.window,
-        scale: c.attention_scale,
     }
 }

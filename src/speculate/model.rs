@@ -46,6 +46,8 @@ impl Drafter for DraftModel {
         let known = self.session.common_prefix(history);
         let known = known.min(history.len().saturating_sub(1));
         self.session.truncate(known);
+        // A sliding window may have kept less.
+        let known = self.session.pos();
         let mut next = argmax(self.session.forward(&history[known..], Want::Last)?)?;
         out.push(next);
         while out.len() < max && self.session.pos() < self.session.ctx() {

@@ -103,6 +103,9 @@ pub enum KvHow {
     F32,
     /// 16-bit floats, half the memory
     F16,
+    /// 8 bits and a scale per 32 values, a quarter of the memory
+    #[value(name = "q8_0")]
+    Q8_0,
 }
 
 /// Threads, context, instruction set.

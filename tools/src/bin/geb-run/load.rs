@@ -104,6 +104,7 @@ pub fn session_options(cpu: &CpuArgs, interrupt: &Interrupt) -> Outcome<SessionO
             KvHow::Auto => KvChoice::Auto,
             KvHow::F16 => KvChoice::F16,
             KvHow::F32 => KvChoice::F32,
+            KvHow::Q8_0 => KvChoice::Q8_0,
         },
         level,
         cancel: Some(interrupt.flag()),
