@@ -31,6 +31,16 @@ pub(crate) enum Codes {
     Small { offset: u8 },
 }
 
+impl Codes {
+    /// The stored code of weight zero.
+    pub const fn offset(self) -> u8 {
+        match self {
+            Self::Signed => 0,
+            Self::Small { offset } => offset,
+        }
+    }
+}
+
 /// A format of integer codes with a scale per group of 32 weights.
 pub(crate) trait QuantFormat: Blocks {
     /// Bytes of a unit of 256 weights.
@@ -39,12 +49,12 @@ pub(crate) trait QuantFormat: Blocks {
     /// Whether each group has a minimum that is added to its weights.
     const MINS: bool;
 
-    /// Codes of groups `4 * half ..` of the unit at `p`: the first 16 weights of each of the four
+    /// Codes of groups `4 * HALF ..` of the unit at `p`: the first 16 weights of each of the four
     /// groups, and the last 16 of each.
     ///
     /// # Safety
     /// `p` must be valid for `UNIT_BYTES`.
-    unsafe fn codes<I: Isa>(isa: I, p: *const u8, half: usize) -> (I::Bytes, I::Bytes);
+    unsafe fn codes<I: Isa, const HALF: usize>(isa: I, p: *const u8) -> (I::Bytes, I::Bytes);
 
     /// The eight scales of the unit at `p`.
     ///

@@ -1,8 +1,8 @@
 //! Decoding a block of quantized weights into a panel, the form every format shares.
 
 use super::UnpackJob;
-use crate::acts::{GROUP, UNIT};
-use crate::format::{Codes, QuantFormat};
+use crate::acts::{Deal, GROUP, INT_LANES};
+use crate::format::QuantFormat;
 use crate::isa::{Isa, UNPACKED};
 
 const ROWS: usize = crate::kernels::INT_ROWS;
@@ -22,8 +22,10 @@ pub(crate) unsafe fn unpack<F: QuantFormat, I: Isa>(isa: I, job: &UnpackJob) {
     let mut mins = [0f32; ROWS * 8];
     let mut tail = [0u8; TAIL];
     let all_groups = job.cols / GROUP;
+    let deal = Deal::<INT_LANES>::new(all_groups);
     for first in (0..all_groups).step_by(8) {
         let groups = (all_groups - first).min(8);
+        let at = &deal.places(first / INT_LANES);
         for r in 0..job.rows {
             // SAFETY: row `r` has `all_groups` groups here, and `groups` of them from `first`; an
             // incomplete unit is copied so that nothing past the row is read. Buffers have room
@@ -37,8 +39,10 @@ pub(crate) unsafe fn unpack<F: QuantFormat, I: Isa>(isa: I, job: &UnpackJob) {
                     core::ptr::copy_nonoverlapping(p, tail.as_mut_ptr(), bytes);
                     p = tail.as_ptr();
                 }
-                for half in 0..UNIT / 128 {
-                    let (low, high) = F::codes(isa, p, half);
+                for (half, (low, high)) in [F::codes::<I, 0>(isa, p), F::codes::<I, 1>(isa, p)]
+                    .into_iter()
+                    .enumerate()
+                {
                     let to = codes.as_mut_ptr().add(r * UNPACKED + half * 128);
                     isa.store_bytes(to, isa.add_bytes(low, bias::<F, I>()));
                     isa.store_bytes(to.add(64), isa.add_bytes(high, bias::<F, I>()));
@@ -49,12 +53,12 @@ pub(crate) unsafe fn unpack<F: QuantFormat, I: Isa>(isa: I, job: &UnpackJob) {
                 }
             }
         }
-        // SAFETY: the panel has room for groups `first..first + groups`.
+        // SAFETY: the panel has room for all groups, and `at` are places among them.
         unsafe {
-            isa.interleave(codes.as_ptr(), job.codes.add(first * GROUP * ROWS), groups);
-            isa.turn(scales.as_ptr(), job.scales.add(first * ROWS), groups);
+            isa.interleave(codes.as_ptr(), job.codes, groups, at);
+            isa.turn(scales.as_ptr(), job.scales, groups, at);
             if F::MINS {
-                isa.turn(mins.as_ptr(), job.mins.add(first * ROWS), groups);
+                isa.turn(mins.as_ptr(), job.mins, groups, at);
             }
         }
     }
@@ -64,8 +68,5 @@ pub(crate) unsafe fn unpack<F: QuantFormat, I: Isa>(isa: I, job: &UnpackJob) {
 /// instruction set wants unsigned weights.
 const fn bias<F: QuantFormat, I: Isa>() -> u8 {
     let shift: u8 = if I::UNSIGNED_WEIGHTS { 128 } else { 0 };
-    match F::CODES {
-        Codes::Signed => shift,
-        Codes::Small { offset } => shift.wrapping_sub(offset),
-    }
+    shift.wrapping_sub(F::CODES.offset())
 }
