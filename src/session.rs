@@ -78,7 +78,9 @@ pub struct Session {
     cache: KvCache,
     rope: RopeTable,
     buffers: Buffers,
+    /// Grows to the largest request; the last pass filled the first `wanted`.
     logits: Vec<f32>,
+    wanted: usize,
     tokens: Vec<u32>,
     ctx: usize,
     kv: KvType,
@@ -135,6 +137,7 @@ impl Session {
             rope: RopeTable::default(),
             buffers: Buffers::new(c, batch),
             logits: Vec::new(),
+            wanted: 0,
             tokens: Vec::new(),
             ctx,
             kv,
@@ -241,16 +244,13 @@ impl Session {
         want: Want,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<&[f32]> {
-        self.check(tokens)?;
-        let vocab = self.model.config().vocab;
-        let wanted = match want {
+        self.check(tokens, self.tokens.len())?;
+        let (vocab, layers) = (self.model.config().vocab, self.model.config().block_count);
+        self.want(match want {
             Want::None => 0,
             Want::Last => tokens.len().min(1),
             Want::All => tokens.len(),
-        };
-        self.logits.resize(wanted * vocab, 0.0);
-        self.rope
-            .extend(&self.model.freqs, self.tokens.len() + tokens.len());
+        });
         let mut done = 0;
         while done < tokens.len() {
             let batch = &tokens[done..tokens.len().min(done + BATCH.min(self.ctx))];
@@ -259,14 +259,65 @@ impl Session {
                 Want::Last if done + batch.len() == tokens.len() => 0..1,
                 _ => 0..0,
             };
-            self.batch(batch, rows.start * vocab..rows.end * vocab)?;
+            let logits = rows.start * vocab..rows.end * vocab;
+            self.pass(batch, self.tokens.len(), layers, logits)?;
+            self.tokens.extend_from_slice(batch);
             done += batch.len();
             progress(done, tokens.len());
         }
-        Ok(&self.logits)
+        Ok(self.logits())
     }
 
-    fn check(&self, tokens: &[u32]) -> Result<()> {
+    /// The logits of the last pass, as it returned them.
+    pub fn logits(&self) -> &[f32] {
+        &self.logits[..self.wanted]
+    }
+
+    /// Most tokens of a batch whose logits are, bit for bit, those of one token at a time.
+    pub fn exact_batch(&self) -> usize {
+        self.kernels.decode_tokens()
+    }
+
+    /// Evaluates `token`, `ahead` positions behind the end, with the first `layers` layers only, the
+    /// output norm and the output matrix (early exit, arXiv 2404.16710); returns its logits `[vocab]`.
+    ///
+    /// The tokens between the end and `token` must have gone the same way before. The session keeps
+    /// its length: what this leaves behind the end of the cache is written again by the next forward pass.
+    ///
+    /// # Errors
+    /// As [`Session::forward`], and [`Error::Request`] for a number of layers that the model has not.
+    pub fn exit_early(&mut self, token: u32, ahead: usize, layers: usize) -> Result<&[f32]> {
+        let first = self.tokens.len().saturating_add(ahead);
+        self.check_layers(layers)?;
+        self.check(&[token], first)?;
+        self.want(1);
+        self.pass(&[token], first, layers, 0..self.model.config().vocab)?;
+        Ok(self.logits())
+    }
+
+    /// Refuses an exit layer that this model has not.
+    pub(crate) fn check_layers(&self, layers: usize) -> Result<()> {
+        let count = self.model.config().block_count;
+        if (1..=count).contains(&layers) {
+            return Ok(());
+        }
+        Err(Error::Request {
+            what: "exit layer".into(),
+            value: layers.to_string(),
+            allowed: format!("1..={count}, the layers of the model"),
+        })
+    }
+
+    /// Makes room for the logits of `rows` tokens.
+    fn want(&mut self, rows: usize) {
+        self.wanted = rows * self.model.config().vocab;
+        if self.logits.len() < self.wanted {
+            self.logits.resize(self.wanted, 0.0);
+        }
+    }
+
+    /// Whether `tokens` can be evaluated from position `first` on.
+    fn check(&self, tokens: &[u32], first: usize) -> Result<()> {
         let vocab = self.model.config().vocab;
         let bad = |what: &str, value: String, allowed: String| {
             Err(Error::Request {
@@ -278,9 +329,9 @@ impl Session {
         if let Some(t) = tokens.iter().find(|t| **t as usize >= vocab) {
             return bad("token id", t.to_string(), format!("0..{vocab}"));
         }
-        let room = self.ctx - self.tokens.len();
+        let room = self.ctx.saturating_sub(first);
         if tokens.len() > room {
-            let value = format!("{} tokens after {}", tokens.len(), self.tokens.len());
+            let value = format!("{} tokens after {first}", tokens.len());
             return bad(
                 "prompt",
                 value,
@@ -290,7 +341,15 @@ impl Session {
         Ok(())
     }
 
-    fn batch(&mut self, tokens: &[u32], logits: std::ops::Range<usize>) -> Result<()> {
+    /// One batch at position `first` through the first `layers` layers.
+    fn pass(
+        &mut self,
+        tokens: &[u32],
+        first: usize,
+        layers: usize,
+        logits: std::ops::Range<usize>,
+    ) -> Result<()> {
+        self.rope.extend(&self.model.freqs, first + tokens.len());
         let Session {
             model,
             kernels,
@@ -301,7 +360,6 @@ impl Session {
             cancel,
             ..
         } = self;
-        let first = self.tokens.len();
         let out = &mut self.logits[logits];
         pool.run(|lead| {
             let cancel = cancel.as_deref();
@@ -312,6 +370,7 @@ impl Session {
                 cache,
                 rope,
                 first,
+                layers,
                 cancel,
             };
             pass.run(buffers, tokens, out)
@@ -326,7 +385,6 @@ impl Session {
                 value: out[i],
             });
         }
-        self.tokens.extend_from_slice(tokens);
         Ok(())
     }
 }

@@ -72,6 +72,8 @@ pub(crate) struct Pass<'a, 'l> {
     pub(crate) rope: &'a RopeTable,
     /// Position of the batch's first token.
     pub(crate) first: usize,
+    /// Layers to run; fewer than the model has for an early exit.
+    pub(crate) layers: usize,
     pub(crate) cancel: Option<&'a AtomicBool>,
 }
 
@@ -86,7 +88,7 @@ impl Pass<'_, '_> {
         let c = self.model.config();
         let (n, e) = (tokens.len(), c.embedding_length);
         self.embed(tokens, &mut b.x[..n * e]);
-        for l in 0..c.block_count {
+        for l in 0..self.layers {
             if self.cancel.is_some_and(|c| c.load(Ordering::Relaxed)) {
                 return Err(Error::Interrupted);
             }

@@ -1,5 +1,6 @@
 //! `geb-run` as a user meets it: exit codes, streams, files, on tiny models made from fixtures.
 
+mod speculation;
 mod support;
 mod text;
 
@@ -181,6 +182,10 @@ fn bad_requests_are_usage_errors() {
             "never.safetensors",
         ],
         &["bench", "-p", "0", "-n", "0"],
+        &["bench", "--speculation", "-n", "1"],
+        &["generate", "-p", "x", "--draft", "y", "--exit-layer", "1"],
+        &["generate", "-p", "x", "--exit-layer", "99"],
+        &["generate", "-p", "x", "--draft-max", "0"],
     ] {
         let output = run_on_model(words);
         exits(&output, 2);

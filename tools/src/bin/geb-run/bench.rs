@@ -9,6 +9,7 @@ use geb::session::{Session, Want};
 use serde_json::{Value, json};
 
 use crate::args::BenchArgs;
+use crate::bench_speculation;
 use crate::interrupt::Interrupt;
 use crate::limits::{self, Limits};
 use crate::load::{self, Loaded};
@@ -21,6 +22,16 @@ use crate::report::{self, Failure, Outcome, bytes, count, out, rate, seconds};
 pub struct Rates(Vec<f64>);
 
 impl Rates {
+    /// Adds a measured value.
+    pub fn add(&mut self, value: f64) {
+        self.0.push(value);
+    }
+
+    /// All values, in the order measured.
+    pub fn all(&self) -> &[f64] {
+        &self.0
+    }
+
     /// Adds a measurement.
     pub fn push(&mut self, tokens: usize, start: Instant) {
         self.0
@@ -48,6 +59,9 @@ impl Rates {
 pub fn run(args: &BenchArgs, interrupt: &Interrupt) -> Outcome {
     if args.limits {
         return limits::run(args);
+    }
+    if args.speculation {
+        return bench_speculation::run(args, interrupt);
     }
     if args.prompt == 0 && args.decode == 0 {
         return Err(Failure::usage("nothing to measure: -p and -n are both 0"));

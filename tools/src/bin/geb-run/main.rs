@@ -6,6 +6,7 @@
 
 mod args;
 mod bench;
+mod bench_speculation;
 mod chat;
 mod commands;
 mod demo;
@@ -22,6 +23,7 @@ mod pull;
 mod random_model;
 mod report;
 mod screen;
+mod speculate;
 mod tokenize;
 
 use std::ffi::OsString;
