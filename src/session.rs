@@ -16,6 +16,8 @@ use crate::threads::{self, Pool};
 
 /// Tokens of one batch: enough to fill the prefill tiles, few enough to stay in the caches.
 pub const BATCH: usize = 512;
+/// Most tokens of a pass that verifies guesses.
+const VERIFY: usize = 32;
 /// Context used when none is asked for and the model allows more.
 pub const DEFAULT_CTX: usize = 4096;
 
@@ -273,9 +275,10 @@ impl Session {
         &self.logits[..self.wanted]
     }
 
-    /// Most tokens of a batch whose logits are, bit for bit, those of one token at a time.
-    pub fn exact_batch(&self) -> usize {
-        self.kernels.decode_tokens()
+    /// Most tokens that one pass verifies: logits are the same bits for any batch, but longer guesses
+    /// seldom hold.
+    pub fn verify_batch(&self) -> usize {
+        VERIFY
     }
 
     /// Evaluates `token`, `ahead` positions behind the end, with the first `layers` layers only, the

@@ -164,7 +164,7 @@ fn a_batch_gives_the_bits_of_single_tokens() {
         let (mut one, mut many) = (session(dtype, 1, 512), session(dtype, 2, 512));
         let text = std::fs::read_to_string("assets/geb-nano/eval-en.txt").expect("text");
         let ids = encode(&tokenizer(&one), &text[..2500]);
-        let most = one.exact_batch();
+        let most = one.verify_batch();
         assert!(most > 1);
         for first in [0, 5, 250, 255, 400] {
             for n in 2..=most {
@@ -357,7 +357,7 @@ fn no_guess_however_bad_changes_the_text() {
         &tokenizer(&session),
         "And it came to pass in those days, that",
     );
-    let most = session.exact_batch();
+    let most = session.verify_batch();
     for sampling in samplings(3) {
         let options = GenerateOptions {
             sampling,

@@ -10,7 +10,7 @@
 //! (speculative decoding, arXiv 2211.17192, in the form where a guess counts only if the sampler
 //! chooses the same token.) Every token is chosen by the same sampler from the same logits in the
 //! same order, so the text is that of plain decoding for any setting. That rests on one promise of the
-//! session: a pass of up to [`Session::exact_batch`] tokens gives bit for bit the logits of single tokens.
+//! session: a pass of several tokens gives bit for bit the logits of single tokens.
 //!
 //! Sources are [`Lookup`] (earlier text), [`DraftModel`] (a smaller model) and [`EarlyExit`] (the first
 //! layers of the same model). [`Drafter`] is all they share; how many guesses are made is decided by
@@ -169,7 +169,7 @@ impl Source {
             out.clear();
         }
         // After a pause it had to read up on the text, which is no part of a guess.
-        if history.len() - self.drafted_at <= 2 * target.exact_batch() && !out.is_empty() {
+        if history.len() - self.drafted_at <= 2 * target.verify_batch() && !out.is_empty() {
             let seconds = start.elapsed().as_secs_f64() / out.len() as f64;
             self.seconds = Some(follow(self.seconds, seconds, 1.0 / 8.0));
         }
@@ -302,7 +302,7 @@ impl Speculation {
     fn guess(&mut self, session: &mut Session, history: &[u32], wanted: usize) {
         let room = session.ctx() - session.pos();
         let max = session
-            .exact_batch()
+            .verify_batch()
             .min(room)
             .min(wanted)
             .saturating_sub(1);

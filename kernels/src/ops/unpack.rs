@@ -34,6 +34,8 @@ pub(crate) unsafe fn unpack<F: QuantFormat, I: Isa>(isa: I, job: &UnpackJob) {
                 let mut p = job
                     .weights
                     .add(r * job.row_bytes + first / 8 * F::UNIT_BYTES);
+                // The same place of the next panel, which comes next in memory.
+                isa.prefetch(p.wrapping_add(ROWS * job.row_bytes), F::UNIT_BYTES);
                 if groups < 8 {
                     let bytes = groups * (F::UNIT_BYTES / 8);
                     core::ptr::copy_nonoverlapping(p, tail.as_mut_ptr(), bytes);
