@@ -159,8 +159,9 @@ fn of_kinds<'v>(vocab: &'v Vocab, kinds: &'v [Kind]) -> impl Iterator<Item = (u3
 }
 
 /// Checks that no two normal tokens have the same text and returns the lookup table over
-/// the tokens that text can become: normal, user-defined and unused ones.
-pub(super) fn lookup(vocab: &Vocab) -> Result<Lookup> {
+/// the tokens that text can become: normal ones and those of the kinds `also`. Control tokens
+/// stay out, so that no text can become one.
+pub(super) fn lookup(vocab: &Vocab, also: &[Kind]) -> Result<Lookup> {
     let mut table = Lookup::with_capacity(vocab.len());
     // Normal tokens first: a filler of the same text must not hide one.
     for (id, text) in of_kinds(vocab, &[Kind::Normal]) {
@@ -168,26 +169,11 @@ pub(super) fn lookup(vocab: &Vocab) -> Result<Lookup> {
             .insert(vocab, id)
             .map_err(|first| duplicate(text, first, id))?;
     }
-    for (id, _) in of_kinds(vocab, &[Kind::UserDefined, Kind::Unused]) {
+    for (id, _) in of_kinds(vocab, also) {
         // The first one wins.
         let _ = table.insert(vocab, id);
     }
     Ok(table)
-}
-
-/// The same check, and the tokens that byte-level merging may use and produce. Control
-/// tokens stay out, so that no text can become one by merging.
-pub(super) fn mergeable(vocab: &Vocab) -> Result<AHashMap<&str, u32>> {
-    let mut known = AHashMap::with_capacity(vocab.len());
-    for (id, text) in of_kinds(vocab, &[Kind::Normal]) {
-        if let Some(first) = known.insert(text, id) {
-            return Err(duplicate(text, first, id));
-        }
-    }
-    for (id, text) in of_kinds(vocab, &[Kind::UserDefined, Kind::Byte]) {
-        known.entry(text).or_insert(id);
-    }
-    Ok(known)
 }
 
 /// Ids of the byte tokens, by byte. Texts are exactly `<0x`, two hex digits, `>`.
@@ -274,45 +260,69 @@ pub(super) fn add_token(
     }
 }
 
-/// Merges as pairs of texts. Both parts and the joined text are in `known`.
-pub(super) fn merges(
-    file: &GgufFile,
-    known: &AHashMap<&str, u32>,
-) -> Result<Vec<(String, String)>> {
+/// What byte-level merging does: the rank of a pair of ids (its place in the list) and the id
+/// of the joined token.
+pub(super) type Merges = AHashMap<(u32, u32), (u32, u32)>;
+
+/// `tokenizer.ggml.merges`. Both parts of each and the joined text are in `known`; of equal
+/// lines the last one counts.
+pub(super) fn merges(file: &GgufFile, vocab: &Vocab, known: &Lookup) -> Result<Merges> {
     let array = GgufFile::require(MERGES, file.array(MERGES, ValueType::Str)?)?;
     if array.len > limits::MAX_MERGES {
         let allowed = format!("at most {}", limits::MAX_MERGES);
         return Err(key_error(MERGES, format!("{} merges", array.len), allowed));
     }
-    let mut out = Vec::with_capacity(array.len);
-    let mut joined = String::new();
-    for (i, value) in array.iter().enumerate() {
+    let mut out = Merges::with_capacity(array.len);
+    let mut joiner = Joiner {
+        vocab,
+        known,
+        text: String::new(),
+        next: 0,
+    };
+    for (rank, value) in (0u32..).zip(array.iter()) {
         let Value::Str(line) = value else { continue };
+        let wrong =
+            |allowed: String| key_error(MERGES, format!("{} (merge {rank})", short(line)), allowed);
         // A part is never empty, and a space inside a part is written as another character.
-        let parts = line
-            .split_once(' ')
-            .filter(|(a, b)| !a.is_empty() && !b.is_empty() && !b.contains(' '));
+        let space = line.bytes().position(|b| b == b' ');
+        let parts = space.map(|at| (&line[..at], &line[at + 1..]));
+        let parts =
+            parts.filter(|(a, b)| !a.is_empty() && !b.is_empty() && !b.bytes().any(|b| b == b' '));
         let Some((a, b)) = parts else {
-            return Err(key_error(
-                MERGES,
-                format!("{} (merge {i})", short(line)),
-                "two parts with one space between",
-            ));
+            return Err(wrong("two parts with one space between".to_owned()));
         };
-        joined.clear();
-        joined.push_str(a);
-        joined.push_str(b);
-        for text in [a, b, joined.as_str()] {
-            if !known.contains_key(text) {
-                let found = format!("{} (merge {i})", short(line));
-                return Err(key_error(
-                    MERGES,
-                    found,
-                    format!("texts of tokens; {} is none", short(text)),
-                ));
-            }
-        }
-        out.push((a.to_owned(), b.to_owned()));
+        let id = |text: &str, id: Option<u32>| {
+            id.ok_or_else(|| wrong(format!("texts of tokens; {} is none", short(text))))
+        };
+        let pair = (id(a, known.get(vocab, a))?, id(b, known.get(vocab, b))?);
+        let joined = joiner.join(a, b);
+        out.insert(pair, (rank, id(&joiner.text, joined)?));
     }
     Ok(out)
+}
+
+/// Finds the tokens that merges make. They mostly follow each other in the vocabulary.
+struct Joiner<'v> {
+    vocab: &'v Vocab,
+    known: &'v Lookup,
+    text: String,
+    /// The token after the one found last.
+    next: u32,
+}
+
+impl Joiner<'_> {
+    fn join(&mut self, a: &str, b: &str) -> Option<u32> {
+        self.text.clear();
+        self.text.push_str(a);
+        self.text.push_str(b);
+        let is_next =
+            self.vocab.kind(self.next) == Kind::Normal && self.vocab.text(self.next) == self.text;
+        let id = if is_next {
+            Some(self.next)
+        } else {
+            self.known.get(self.vocab, &self.text)
+        };
+        self.next = id? + 1;
+        id
+    }
 }

@@ -1,6 +1,8 @@
 //! Token texts in one arena, with a lookup table over the tokens that text may become.
 
-use std::hash::{BuildHasher, RandomState};
+use ahash::RandomState;
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 
 /// What a token is for (`tokenizer.ggml.token_type`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -97,52 +99,43 @@ impl Vocab {
     }
 }
 
-/// Open-addressing table from text to id over some tokens of a [`Vocab`].
+/// Table from text to id over some tokens of a [`Vocab`].
 ///
 /// It stores ids only; texts are compared in the arena. The hash is keyed with
 /// random numbers, so a file cannot be made to collide.
 pub(super) struct Lookup {
-    /// Power of two long, at most half full; `EMPTY` or an id.
-    slots: Vec<u32>,
+    ids: HashTable<u32>,
     hasher: RandomState,
 }
-
-const EMPTY: u32 = u32::MAX;
 
 impl Lookup {
     /// A table with room for `capacity` tokens.
     pub fn with_capacity(capacity: usize) -> Lookup {
         Lookup {
-            slots: vec![EMPTY; (capacity.max(4) * 2).next_power_of_two()],
+            ids: HashTable::with_capacity(capacity),
             hasher: RandomState::new(),
         }
     }
 
     /// Adds a token unless its text is there already; then returns the id that was there first.
     pub fn insert(&mut self, vocab: &Vocab, id: u32) -> Result<(), u32> {
+        let hash = |id: &u32| self.hasher.hash_one(vocab.text(*id).as_bytes());
         let text = vocab.text(id);
-        let slot = self.slot(vocab, text);
-        match self.slots[slot] {
-            EMPTY => {
-                self.slots[slot] = id;
+        match self
+            .ids
+            .entry(hash(&id), |&other| vocab.text(other) == text, hash)
+        {
+            Entry::Occupied(first) => Err(*first.get()),
+            Entry::Vacant(free) => {
+                free.insert(id);
                 Ok(())
             }
-            first => Err(first),
         }
     }
 
     /// The id of a text.
     pub fn get(&self, vocab: &Vocab, text: &str) -> Option<u32> {
-        Some(self.slots[self.slot(vocab, text)]).filter(|&id| id != EMPTY)
-    }
-
-    /// The slot that holds `text`, or the free one where it belongs.
-    fn slot(&self, vocab: &Vocab, text: &str) -> usize {
-        let mask = self.slots.len() - 1;
-        let mut slot = self.hasher.hash_one(text.as_bytes()) as usize & mask;
-        while self.slots[slot] != EMPTY && vocab.text(self.slots[slot]) != text {
-            slot = (slot + 1) & mask;
-        }
-        slot
+        let hash = self.hasher.hash_one(text.as_bytes());
+        self.ids.find(hash, |&id| vocab.text(id) == text).copied()
     }
 }
