@@ -6,7 +6,7 @@
 //!
 //! The code differs in keeping pairs in a heap and symbols in a doubly linked list: a pair is
 //! dropped when it is no longer the one that was pushed. Tables hold ids; texts stay in the
-//! vocabulary. The ids equal those of the crate `tokenizers` (`tests/bpe_oracle.rs`).
+//! vocabulary. The ids equal those of the crate `tokenizers` (`oracle.rs`).
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -14,8 +14,9 @@ use std::collections::BinaryHeap;
 use fancy_regex::Regex;
 
 use super::Engine;
+use super::merges::Merges;
 use super::pre::{self, Pre};
-use super::validate::{self, Merges};
+use super::validate;
 use super::vocab::{Kind, Lookup, Vocab};
 use crate::error::{Error, Result};
 use crate::gguf::GgufFile;
@@ -52,7 +53,7 @@ impl ByteBpe {
         std::thread::scope(|scope| {
             let patterns = scope.spawn(|| compile(pre));
             let known = validate::lookup(vocab, &[Kind::UserDefined, Kind::Byte])?;
-            let merges = validate::merges(file, vocab, &known)?;
+            let merges = Merges::from_gguf(file, vocab, &known)?;
             let patterns = patterns.join().unwrap_or_else(|_| compile(pre))?;
             let token = |c: char| known.get(vocab, c.encode_utf8(&mut [0; 4]));
             Ok(ByteBpe {
@@ -168,7 +169,7 @@ impl Work {
             return None;
         }
         let right = &self.symbols[left.next as usize];
-        merges.get(&(left.id, right.id)).copied()
+        merges.get(left.id, right.id)
     }
 
     fn push(&mut self, left: u32, merges: &Merges) {
@@ -226,7 +227,7 @@ fn byte_of(c: char) -> Option<u8> {
 }
 
 /// The character of each byte, the inverse of [`byte_of`].
-fn alphabet() -> [char; 256] {
+pub(super) fn alphabet() -> [char; 256] {
     let mut out = ['\0'; 256];
     for c in '\0'..'\u{144}' {
         if let Some(byte) = byte_of(c) {

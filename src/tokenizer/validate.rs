@@ -1,8 +1,6 @@
 //! Reads the tokenizer keys of a file. Everything is checked here, before any algorithm
 //! sees it; each rule names the key, the value found and what was allowed.
 
-use ahash::AHashMap;
-
 use super::vocab::{Kind, Lookup, Vocab};
 use crate::error::{Error, Result};
 use crate::gguf::{ArrayRef, GgufFile, Value, ValueType};
@@ -33,7 +31,7 @@ pub(super) struct SpecialIds {
     pub padding: Option<u32>,
 }
 
-fn key_error(key: &str, value: impl ToString, allowed: impl ToString) -> Error {
+pub(super) fn key_error(key: &str, value: impl ToString, allowed: impl ToString) -> Error {
     Error::Key {
         key: key.to_owned(),
         value: value.to_string(),
@@ -141,7 +139,7 @@ pub(super) fn scores(file: &GgufFile, len: usize) -> Result<Vec<f32>> {
 }
 
 /// The beginning of a text from the file, quoted.
-fn short(text: &str) -> String {
+pub(super) fn short(text: &str) -> String {
     let begin: String = text.chars().take(64).collect();
     let more = if begin.len() < text.len() { "…" } else { "" };
     format!("{begin:?}{more}")
@@ -257,72 +255,5 @@ pub(super) fn add_token(
         )),
         (Some(add), _) => Ok(add),
         (None, id) => Ok(default && id.is_some()),
-    }
-}
-
-/// What byte-level merging does: the rank of a pair of ids (its place in the list) and the id
-/// of the joined token.
-pub(super) type Merges = AHashMap<(u32, u32), (u32, u32)>;
-
-/// `tokenizer.ggml.merges`. Both parts of each and the joined text are in `known`; of equal
-/// lines the last one counts.
-pub(super) fn merges(file: &GgufFile, vocab: &Vocab, known: &Lookup) -> Result<Merges> {
-    let array = GgufFile::require(MERGES, file.array(MERGES, ValueType::Str)?)?;
-    if array.len > limits::MAX_MERGES {
-        let allowed = format!("at most {}", limits::MAX_MERGES);
-        return Err(key_error(MERGES, format!("{} merges", array.len), allowed));
-    }
-    let mut out = Merges::with_capacity(array.len);
-    let mut joiner = Joiner {
-        vocab,
-        known,
-        text: String::new(),
-        next: 0,
-    };
-    for (rank, value) in (0u32..).zip(array.iter()) {
-        let Value::Str(line) = value else { continue };
-        let wrong =
-            |allowed: String| key_error(MERGES, format!("{} (merge {rank})", short(line)), allowed);
-        // A part is never empty, and a space inside a part is written as another character.
-        let space = line.bytes().position(|b| b == b' ');
-        let parts = space.map(|at| (&line[..at], &line[at + 1..]));
-        let parts =
-            parts.filter(|(a, b)| !a.is_empty() && !b.is_empty() && !b.bytes().any(|b| b == b' '));
-        let Some((a, b)) = parts else {
-            return Err(wrong("two parts with one space between".to_owned()));
-        };
-        let id = |text: &str, id: Option<u32>| {
-            id.ok_or_else(|| wrong(format!("texts of tokens; {} is none", short(text))))
-        };
-        let pair = (id(a, known.get(vocab, a))?, id(b, known.get(vocab, b))?);
-        let joined = joiner.join(a, b);
-        out.insert(pair, (rank, id(&joiner.text, joined)?));
-    }
-    Ok(out)
-}
-
-/// Finds the tokens that merges make. They mostly follow each other in the vocabulary.
-struct Joiner<'v> {
-    vocab: &'v Vocab,
-    known: &'v Lookup,
-    text: String,
-    /// The token after the one found last.
-    next: u32,
-}
-
-impl Joiner<'_> {
-    fn join(&mut self, a: &str, b: &str) -> Option<u32> {
-        self.text.clear();
-        self.text.push_str(a);
-        self.text.push_str(b);
-        let is_next =
-            self.vocab.kind(self.next) == Kind::Normal && self.vocab.text(self.next) == self.text;
-        let id = if is_next {
-            Some(self.next)
-        } else {
-            self.known.get(self.vocab, &self.text)
-        };
-        self.next = id? + 1;
-        id
     }
 }

@@ -1,5 +1,7 @@
 //! Token texts in one arena, with a lookup table over the tokens that text may become.
 
+use std::ops::Range;
+
 use ahash::RandomState;
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
@@ -74,12 +76,21 @@ impl Vocab {
 
     /// Text of a token as stored; empty for ids out of range.
     pub fn text(&self, id: u32) -> &str {
+        &self.text[self.range(id)]
+    }
+
+    /// The same as bytes.
+    pub(super) fn bytes(&self, id: u32) -> &[u8] {
+        &self.text.as_bytes()[self.range(id)]
+    }
+
+    fn range(&self, id: u32) -> Range<usize> {
         let i = id as usize;
         let Some(&end) = self.ends.get(i) else {
-            return "";
+            return 0..0;
         };
         let start = if i == 0 { 0 } else { self.ends[i - 1] };
-        &self.text[start as usize..end as usize]
+        start as usize..end as usize
     }
 
     /// Kind of a token; `Unused` for ids out of range.
@@ -119,11 +130,11 @@ impl Lookup {
 
     /// Adds a token unless its text is there already; then returns the id that was there first.
     pub fn insert(&mut self, vocab: &Vocab, id: u32) -> Result<(), u32> {
-        let hash = |id: &u32| self.hasher.hash_one(vocab.text(*id).as_bytes());
-        let text = vocab.text(id);
+        let hash = |id: &u32| self.hasher.hash_one(vocab.bytes(*id));
+        let text = vocab.bytes(id);
         match self
             .ids
-            .entry(hash(&id), |&other| vocab.text(other) == text, hash)
+            .entry(hash(&id), |&other| vocab.bytes(other) == text, hash)
         {
             Entry::Occupied(first) => Err(*first.get()),
             Entry::Vacant(free) => {
@@ -135,7 +146,12 @@ impl Lookup {
 
     /// The id of a text.
     pub fn get(&self, vocab: &Vocab, text: &str) -> Option<u32> {
-        let hash = self.hasher.hash_one(text.as_bytes());
-        self.ids.find(hash, |&id| vocab.text(id) == text).copied()
+        self.get_bytes(vocab, text.as_bytes())
+    }
+
+    /// The id of a text given as bytes.
+    pub fn get_bytes(&self, vocab: &Vocab, text: &[u8]) -> Option<u32> {
+        let hash = self.hasher.hash_one(text);
+        self.ids.find(hash, |&id| vocab.bytes(id) == text).copied()
     }
 }
