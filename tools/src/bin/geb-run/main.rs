@@ -22,6 +22,7 @@ mod random_model;
 mod report;
 mod screen;
 mod tokenize;
+mod tune;
 
 use std::ffi::OsString;
 
@@ -67,6 +68,7 @@ fn run(command: &Command) -> Outcome {
         Command::Inspect(args) => inspect::run(args),
         Command::Logits(args) => logits::run(args, &interrupt),
         Command::Bench(args) => bench::run(args, &interrupt),
+        Command::Tune(args) => tune::run(args, &interrupt),
         Command::Pull(args) => pull::run(args),
         Command::Demo(args) => demo::run(args, &interrupt),
     }
@@ -101,7 +103,7 @@ fn threads_help(command: clap::Command) -> clap::Command {
         return command;
     }
     let help = format!(
-        "Worker threads [default: {}, the CPUs this process may use]",
+        "Worker threads [default: {}, the cores this process may use, or what `geb-run tune` found]",
         geb::threads::default_threads()
     );
     command.mut_arg("threads", |a| a.help(help))
