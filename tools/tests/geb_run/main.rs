@@ -57,7 +57,7 @@ fn the_tuned_number_of_threads_is_the_default() {
     // Another choice than chance could make.
     let store = cache.path().join("threads.json");
     let text = std::fs::read_to_string(&store).expect("the store");
-    let changed = text.replace(&format!(": {best}"), ": 5");
+    let changed = text.replace(&format!("\": {best}"), "\": 5");
     assert_ne!(changed, text);
     std::fs::write(&store, changed).expect("written");
     assert_eq!(run(&bench, None)["threads"], 5);
