@@ -9,6 +9,7 @@
 pub mod cache;
 pub mod chat;
 pub mod convert;
+pub mod cpus;
 pub mod error;
 pub mod eval;
 pub mod generate;

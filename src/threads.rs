@@ -1,62 +1,30 @@
 //! How many threads to use, and the pool they come from.
 
-use std::fs;
+use std::path::Path;
+use std::sync::OnceLock;
 
 use geb_kernels::team::{Leader, Team};
 
+use crate::cpus::Cpus;
 use crate::error::{Error, Result};
 
 /// Most threads a session takes.
 pub const MAX_THREADS: usize = 256;
 
-/// Threads to use when the user says nothing: `RAYON_NUM_THREADS`, else the cores this process may
-/// run on, capped by the cgroup's CPU quota (rounded up).
+/// Threads to use when the user says nothing: `RAYON_NUM_THREADS`, else one per physical core this
+/// process may run on, capped by the cgroup's CPU quota (rounded up). Read once.
 pub fn default_threads() -> usize {
-    if let Some(n) = std::env::var("RAYON_NUM_THREADS")
-        .ok()
-        .and_then(|v| v.parse::<usize>().ok())
-        .filter(|n| *n > 0)
-    {
-        return n.min(MAX_THREADS);
-    }
-    // The standard library already looks at the affinity mask and at cgroup quotas (rounding down,
-    // at least 1); a quota of 1.5 cores is better used by two threads.
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let quota = cgroup_quota().map_or(cores, |q| (q.ceil() as usize).max(1));
-    cores
-        .max(quota.min(affinity_cores().unwrap_or(cores)))
-        .clamp(1, MAX_THREADS)
+    static THREADS: OnceLock<usize> = OnceLock::new();
+    *THREADS.get_or_init(|| {
+        let n = asked().unwrap_or_else(|| Cpus::read(Path::new("/")).threads());
+        n.clamp(1, MAX_THREADS)
+    })
 }
 
-/// CPU quota of the cgroup in cores, version 2 or 1.
-fn cgroup_quota() -> Option<f64> {
-    let parse = |quota: &str, period: &str| -> Option<f64> {
-        let (q, p) = (
-            quota.trim().parse::<f64>().ok()?,
-            period.trim().parse::<f64>().ok()?,
-        );
-        (q > 0.0 && p > 0.0).then(|| q / p)
-    };
-    if let Ok(text) = fs::read_to_string("/sys/fs/cgroup/cpu.max") {
-        let mut parts = text.split_whitespace();
-        return parse(parts.next()?, parts.next()?);
-    }
-    let read = |name: &str| fs::read_to_string(format!("/sys/fs/cgroup/cpu/{name}")).ok();
-    parse(&read("cpu.cfs_quota_us")?, &read("cpu.cfs_period_us")?)
-}
-
-/// Cores of the affinity mask, from the kernel's list (`0-3,8`).
-fn affinity_cores() -> Option<usize> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let list = status
-        .lines()
-        .find_map(|l| l.strip_prefix("Cpus_allowed_list:"))?;
-    let mut count = 0;
-    for part in list.trim().split(',') {
-        let (a, b) = part.split_once('-').unwrap_or((part, part));
-        count += b.parse::<usize>().ok()?.checked_sub(a.parse().ok()?)? + 1;
-    }
-    Some(count)
+/// `RAYON_NUM_THREADS`, when it is a number above 0.
+pub fn asked() -> Option<usize> {
+    let n = std::env::var("RAYON_NUM_THREADS").ok()?.parse().ok()?;
+    (n > 0).then_some(n)
 }
 
 /// A rayon pool whose threads join the caller as one team, once per forward pass.

@@ -118,6 +118,21 @@ impl<'a> ArrayRef<'a> {
         (0..self.len).map_while(move |_| Value::scalar(&mut reader, elem, "element").ok())
     }
 
+    /// The bytes of the elements of a string array, in order: the quick way through a large
+    /// vocabulary. The parser has seen that they are UTF-8; a file that was changed in place
+    /// since may hold other bytes, or end early.
+    pub fn strings(&self) -> impl Iterator<Item = &'a [u8]> + Clone + use<'a> {
+        let strings = self.elem == ValueType::Str;
+        let mut rest = if strings { self.bytes } else { &[] };
+        (0..self.len).map_while(move |_| {
+            let (len, after) = rest.split_first_chunk::<8>()?;
+            let len = usize::try_from(u64::from_le_bytes(*len)).ok()?;
+            let (string, next) = after.split_at_checked(len)?;
+            rest = next;
+            Some(string)
+        })
+    }
+
     /// The encoded elements, little-endian, for bulk casts of number arrays.
     pub fn raw(&self) -> &'a [u8] {
         self.bytes

@@ -1,11 +1,14 @@
 //! Text to token ids and back, built from the metadata of a GGUF file.
 //!
 //! `validate` reads and checks the keys, `vocab` holds the tokens, `special` finds special
-//! tokens in text, `spm` and `bpe` are the two algorithms, `pre` is the table of ways to
-//! cut text, `stream` turns ids into text. Algorithms see ordinary text only: whether the
+//! tokens in text, `spm` and `bpe` (with `merges`) are the two algorithms, `pre` is the table
+//! of ways to cut text, `stream` turns ids into text. Algorithms see ordinary text only: whether the
 //! text of a control token is one is decided here and never inside them.
 
 mod bpe;
+mod merges;
+#[cfg(test)]
+mod oracle;
 mod pre;
 mod special;
 mod spm;

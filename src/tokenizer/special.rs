@@ -30,15 +30,18 @@ const CHATGLM_STOP_TEXTS: [&str; 2] = ["<|user|>", "<|observation|>"];
 
 /// All ids that end generation, in increasing order.
 pub(super) fn stop_ids(vocab: &Vocab, ids: &SpecialIds) -> Vec<u32> {
-    let chatglm = vocab
-        .iter()
-        .any(|(_, text, kind)| kind != Kind::Normal && text == "[gMASK]");
+    // All of these texts begin with one of two bytes, which few tokens do.
+    let marks = || {
+        vocab
+            .iter()
+            .filter(|(_, text, _)| text.starts_with(['<', '[']))
+    };
+    let chatglm = marks().any(|(_, text, kind)| kind != Kind::Normal && text == "[gMASK]");
     let stops =
         |text: &str| STOP_TEXTS.contains(&text) || chatglm && CHATGLM_STOP_TEXTS.contains(&text);
     let mut out: Vec<u32> = [ids.eos, ids.eot, ids.eom].into_iter().flatten().collect();
     out.extend(
-        vocab
-            .iter()
+        marks()
             .filter(|(_, text, _)| stops(text))
             .map(|(id, _, _)| id),
     );
@@ -54,30 +57,13 @@ struct Matcher {
 }
 
 impl Matcher {
-    fn new(vocab: &Vocab, take: impl Fn(Kind) -> bool) -> Result<Option<Matcher>> {
-        let wanted = |&(_, text, kind): &(u32, &str, Kind)| take(kind) && !text.is_empty();
-        let (mut count, mut bytes) = (0, 0);
-        for (_, text, _) in vocab.iter().filter(wanted) {
-            (count, bytes) = (count + 1, bytes + text.len());
-        }
-        if count > limits::MAX_SPECIAL_TOKENS || bytes > limits::MAX_SPECIAL_BYTES {
-            return Err(Error::Key {
-                key: TOKENS.to_owned(),
-                value: format!("{count} special tokens of {bytes} bytes"),
-                allowed: format!(
-                    "{} of {} bytes",
-                    limits::MAX_SPECIAL_TOKENS,
-                    limits::MAX_SPECIAL_BYTES
-                ),
-            });
-        }
-        if count == 0 {
+    fn new(special: &[(u32, &str)]) -> Result<Option<Matcher>> {
+        if special.is_empty() {
             return Ok(None);
         }
-        let texts = vocab.iter().filter(wanted).map(|(_, text, _)| text);
         let texts = AhoCorasick::builder()
             .match_kind(MatchKind::LeftmostLongest)
-            .build(texts);
+            .build(special.iter().map(|(_, text)| text));
         let texts = texts.map_err(|e| Error::Key {
             key: TOKENS.to_owned(),
             value: e.to_string(),
@@ -85,7 +71,7 @@ impl Matcher {
         })?;
         Ok(Some(Matcher {
             texts,
-            ids: vocab.iter().filter(wanted).map(|(id, _, _)| id).collect(),
+            ids: special.iter().map(|&(id, _)| id).collect(),
         }))
     }
 
@@ -115,11 +101,31 @@ pub(super) struct Special {
 
 impl Special {
     pub fn new(vocab: &Vocab) -> Result<Special> {
+        let (mut always, mut parsed, mut bytes) = (Vec::new(), Vec::new(), 0);
+        for (id, text, kind) in vocab.iter() {
+            if text.is_empty() || matches!(kind, Kind::Normal | Kind::Unused | Kind::Byte) {
+                continue;
+            }
+            if kind == Kind::UserDefined {
+                always.push((id, text));
+            }
+            parsed.push((id, text));
+            bytes += text.len();
+        }
+        if parsed.len() > limits::MAX_SPECIAL_TOKENS || bytes > limits::MAX_SPECIAL_BYTES {
+            return Err(Error::Key {
+                key: TOKENS.to_owned(),
+                value: format!("{} special tokens of {bytes} bytes", parsed.len()),
+                allowed: format!(
+                    "{} of {} bytes",
+                    limits::MAX_SPECIAL_TOKENS,
+                    limits::MAX_SPECIAL_BYTES
+                ),
+            });
+        }
         Ok(Special {
-            always: Matcher::new(vocab, |k| k == Kind::UserDefined)?,
-            parsed: Matcher::new(vocab, |k| {
-                matches!(k, Kind::UserDefined | Kind::Control | Kind::Unknown)
-            })?,
+            always: Matcher::new(&always)?,
+            parsed: Matcher::new(&parsed)?,
         })
     }
 

@@ -78,7 +78,7 @@ impl Spm {
             .filter_map(|(b, id)| Some((id?, b)))
             .collect();
         Ok(Spm {
-            lookup: validate::lookup(vocab)?,
+            lookup: validate::lookup(vocab, &[Kind::UserDefined, Kind::Unused])?,
             scores,
             bytes,
             byte_of,

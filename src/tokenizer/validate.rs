@@ -1,8 +1,6 @@
 //! Reads the tokenizer keys of a file. Everything is checked here, before any algorithm
 //! sees it; each rule names the key, the value found and what was allowed.
 
-use ahash::AHashMap;
-
 use super::vocab::{Kind, Lookup, Vocab};
 use crate::error::{Error, Result};
 use crate::gguf::{ArrayRef, GgufFile, Value, ValueType};
@@ -33,7 +31,7 @@ pub(super) struct SpecialIds {
     pub padding: Option<u32>,
 }
 
-fn key_error(key: &str, value: impl ToString, allowed: impl ToString) -> Error {
+pub(super) fn key_error(key: &str, value: impl ToString, allowed: impl ToString) -> Error {
     Error::Key {
         key: key.to_owned(),
         value: value.to_string(),
@@ -141,7 +139,7 @@ pub(super) fn scores(file: &GgufFile, len: usize) -> Result<Vec<f32>> {
 }
 
 /// The beginning of a text from the file, quoted.
-fn short(text: &str) -> String {
+pub(super) fn short(text: &str) -> String {
     let begin: String = text.chars().take(64).collect();
     let more = if begin.len() < text.len() { "…" } else { "" };
     format!("{begin:?}{more}")
@@ -159,8 +157,9 @@ fn of_kinds<'v>(vocab: &'v Vocab, kinds: &'v [Kind]) -> impl Iterator<Item = (u3
 }
 
 /// Checks that no two normal tokens have the same text and returns the lookup table over
-/// the tokens that text can become: normal, user-defined and unused ones.
-pub(super) fn lookup(vocab: &Vocab) -> Result<Lookup> {
+/// the tokens that text can become: normal ones and those of the kinds `also`. Control tokens
+/// stay out, so that no text can become one.
+pub(super) fn lookup(vocab: &Vocab, also: &[Kind]) -> Result<Lookup> {
     let mut table = Lookup::with_capacity(vocab.len());
     // Normal tokens first: a filler of the same text must not hide one.
     for (id, text) in of_kinds(vocab, &[Kind::Normal]) {
@@ -168,26 +167,11 @@ pub(super) fn lookup(vocab: &Vocab) -> Result<Lookup> {
             .insert(vocab, id)
             .map_err(|first| duplicate(text, first, id))?;
     }
-    for (id, _) in of_kinds(vocab, &[Kind::UserDefined, Kind::Unused]) {
+    for (id, _) in of_kinds(vocab, also) {
         // The first one wins.
         let _ = table.insert(vocab, id);
     }
     Ok(table)
-}
-
-/// The same check, and the tokens that byte-level merging may use and produce. Control
-/// tokens stay out, so that no text can become one by merging.
-pub(super) fn mergeable(vocab: &Vocab) -> Result<AHashMap<&str, u32>> {
-    let mut known = AHashMap::with_capacity(vocab.len());
-    for (id, text) in of_kinds(vocab, &[Kind::Normal]) {
-        if let Some(first) = known.insert(text, id) {
-            return Err(duplicate(text, first, id));
-        }
-    }
-    for (id, text) in of_kinds(vocab, &[Kind::UserDefined, Kind::Byte]) {
-        known.entry(text).or_insert(id);
-    }
-    Ok(known)
 }
 
 /// Ids of the byte tokens, by byte. Texts are exactly `<0x`, two hex digits, `>`.
@@ -272,47 +256,4 @@ pub(super) fn add_token(
         (Some(add), _) => Ok(add),
         (None, id) => Ok(default && id.is_some()),
     }
-}
-
-/// Merges as pairs of texts. Both parts and the joined text are in `known`.
-pub(super) fn merges(
-    file: &GgufFile,
-    known: &AHashMap<&str, u32>,
-) -> Result<Vec<(String, String)>> {
-    let array = GgufFile::require(MERGES, file.array(MERGES, ValueType::Str)?)?;
-    if array.len > limits::MAX_MERGES {
-        let allowed = format!("at most {}", limits::MAX_MERGES);
-        return Err(key_error(MERGES, format!("{} merges", array.len), allowed));
-    }
-    let mut out = Vec::with_capacity(array.len);
-    let mut joined = String::new();
-    for (i, value) in array.iter().enumerate() {
-        let Value::Str(line) = value else { continue };
-        // A part is never empty, and a space inside a part is written as another character.
-        let parts = line
-            .split_once(' ')
-            .filter(|(a, b)| !a.is_empty() && !b.is_empty() && !b.contains(' '));
-        let Some((a, b)) = parts else {
-            return Err(key_error(
-                MERGES,
-                format!("{} (merge {i})", short(line)),
-                "two parts with one space between",
-            ));
-        };
-        joined.clear();
-        joined.push_str(a);
-        joined.push_str(b);
-        for text in [a, b, joined.as_str()] {
-            if !known.contains_key(text) {
-                let found = format!("{} (merge {i})", short(line));
-                return Err(key_error(
-                    MERGES,
-                    found,
-                    format!("texts of tokens; {} is none", short(text)),
-                ));
-            }
-        }
-        out.push((a.to_owned(), b.to_owned()));
-    }
-    Ok(out)
 }

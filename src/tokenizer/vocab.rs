@@ -1,6 +1,10 @@
 //! Token texts in one arena, with a lookup table over the tokens that text may become.
 
-use std::hash::{BuildHasher, RandomState};
+use std::ops::Range;
+
+use ahash::RandomState;
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 
 /// What a token is for (`tokenizer.ggml.token_type`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -72,12 +76,21 @@ impl Vocab {
 
     /// Text of a token as stored; empty for ids out of range.
     pub fn text(&self, id: u32) -> &str {
+        &self.text[self.range(id)]
+    }
+
+    /// The same as bytes.
+    pub(super) fn bytes(&self, id: u32) -> &[u8] {
+        &self.text.as_bytes()[self.range(id)]
+    }
+
+    fn range(&self, id: u32) -> Range<usize> {
         let i = id as usize;
         let Some(&end) = self.ends.get(i) else {
-            return "";
+            return 0..0;
         };
         let start = if i == 0 { 0 } else { self.ends[i - 1] };
-        &self.text[start as usize..end as usize]
+        start as usize..end as usize
     }
 
     /// Kind of a token; `Unused` for ids out of range.
@@ -97,52 +110,48 @@ impl Vocab {
     }
 }
 
-/// Open-addressing table from text to id over some tokens of a [`Vocab`].
+/// Table from text to id over some tokens of a [`Vocab`].
 ///
 /// It stores ids only; texts are compared in the arena. The hash is keyed with
 /// random numbers, so a file cannot be made to collide.
 pub(super) struct Lookup {
-    /// Power of two long, at most half full; `EMPTY` or an id.
-    slots: Vec<u32>,
+    ids: HashTable<u32>,
     hasher: RandomState,
 }
-
-const EMPTY: u32 = u32::MAX;
 
 impl Lookup {
     /// A table with room for `capacity` tokens.
     pub fn with_capacity(capacity: usize) -> Lookup {
         Lookup {
-            slots: vec![EMPTY; (capacity.max(4) * 2).next_power_of_two()],
+            ids: HashTable::with_capacity(capacity),
             hasher: RandomState::new(),
         }
     }
 
     /// Adds a token unless its text is there already; then returns the id that was there first.
     pub fn insert(&mut self, vocab: &Vocab, id: u32) -> Result<(), u32> {
-        let text = vocab.text(id);
-        let slot = self.slot(vocab, text);
-        match self.slots[slot] {
-            EMPTY => {
-                self.slots[slot] = id;
+        let hash = |id: &u32| self.hasher.hash_one(vocab.bytes(*id));
+        let text = vocab.bytes(id);
+        match self
+            .ids
+            .entry(hash(&id), |&other| vocab.bytes(other) == text, hash)
+        {
+            Entry::Occupied(first) => Err(*first.get()),
+            Entry::Vacant(free) => {
+                free.insert(id);
                 Ok(())
             }
-            first => Err(first),
         }
     }
 
     /// The id of a text.
     pub fn get(&self, vocab: &Vocab, text: &str) -> Option<u32> {
-        Some(self.slots[self.slot(vocab, text)]).filter(|&id| id != EMPTY)
+        self.get_bytes(vocab, text.as_bytes())
     }
 
-    /// The slot that holds `text`, or the free one where it belongs.
-    fn slot(&self, vocab: &Vocab, text: &str) -> usize {
-        let mask = self.slots.len() - 1;
-        let mut slot = self.hasher.hash_one(text.as_bytes()) as usize & mask;
-        while self.slots[slot] != EMPTY && vocab.text(self.slots[slot]) != text {
-            slot = (slot + 1) & mask;
-        }
-        slot
+    /// The id of a text given as bytes.
+    pub fn get_bytes(&self, vocab: &Vocab, text: &[u8]) -> Option<u32> {
+        let hash = self.hasher.hash_one(text);
+        self.ids.find(hash, |&id| vocab.bytes(id) == text).copied()
     }
 }

@@ -15,7 +15,7 @@ fn help_fits_one_screen_and_has_examples() {
     exits(&help, 0);
     assert!(stdout(&help).lines().count() <= 40, "{}", stdout(&help));
     for command in [
-        "", "chat", "generate", "tokenize", "inspect", "logits", "bench", "pull", "demo",
+        "", "chat", "generate", "tokenize", "inspect", "logits", "bench", "tune", "pull", "demo",
     ] {
         for flag in ["-h", "--help"] {
             let words: Vec<&str> = [command, flag]
@@ -34,6 +34,45 @@ fn help_fits_one_screen_and_has_examples() {
         .level()
         .name();
     assert!(stdout(&version).contains(level), "{}", stdout(&version));
+}
+
+#[test]
+fn the_tuned_number_of_threads_is_the_default() {
+    let cache = tempfile::tempdir().expect("a folder");
+    let model = model().to_str().expect("path");
+    let run = |words: &[&str], env: Option<(&str, &str)>| {
+        let mut command = geb_run();
+        command.env_remove("RAYON_NUM_THREADS");
+        command.env("GEB_CACHE_DIR", cache.path()).envs(env);
+        command.args(words).args(["-m", model, "--json"]);
+        json(&command.output().expect("geb-run starts"))
+    };
+    let bench = ["bench", "-p", "4", "-n", "2", "-r", "1"];
+    let tune = ["tune", "-p", "4", "-n", "2", "-r", "1", "--most", "3"];
+    let measured = run(&tune, None);
+    let rows = measured["rows"].as_array().expect("rows");
+    assert_eq!(rows.len(), 3);
+    assert!(rows.iter().all(|r| r["decode_tok_s"].as_f64() > Some(0.0)));
+    let best = &measured["recommended"];
+    assert_eq!(&run(&bench, None)["threads"], best);
+    // Another choice than chance could make.
+    let store = cache.path().join("threads.json");
+    let text = std::fs::read_to_string(&store).expect("the store");
+    let changed = text.replace(&format!("\": {best}"), "\": 5");
+    assert_ne!(changed, text);
+    std::fs::write(&store, changed).expect("written");
+    assert_eq!(run(&bench, None)["threads"], 5);
+    // What the user says comes first.
+    for (words, env, threads) in [
+        (["-t", "2"].as_slice(), None, 2),
+        (&[], Some(("GEB_THREADS", "3")), 3),
+        (&[], Some(("RAYON_NUM_THREADS", "4")), 4),
+    ] {
+        assert_eq!(run(&[&bench, words].concat(), env)["threads"], threads);
+    }
+    // A broken store is no reason to stop.
+    std::fs::write(&store, "{").expect("written");
+    run(&bench, None);
 }
 
 #[test]

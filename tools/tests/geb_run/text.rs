@@ -1,7 +1,8 @@
 //! Commands that generate text: `generate` and `chat`.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Output, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -304,4 +305,41 @@ fn one_prompt_on_the_command_line_gives_one_answer() {
     assert_eq!(stderr(&output).matches("first token").count(), 1);
     let with_flag = run(&["chat", "-m", path, "Hello", "-n", "4", "--seed", "3"]);
     assert_eq!(stdout(&output), stdout(&with_flag));
+}
+
+/// A chat that waits for the user uses no CPU: its threads sleep between answers.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_waiting_chat_uses_no_cpu() {
+    let model = model().to_str().expect("path");
+    let mut child = geb_run()
+        .args(["chat", "-m", model, "-n", "8", "--seed", "3", "-t", "4"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    let mut stdin = child.stdin.take().expect("stdin");
+    stdin.write_all(b"Hello\n").expect("write");
+    // The line of timings says that the answer is complete.
+    let lines = BufReader::new(child.stderr.take().expect("stderr")).lines();
+    let timings = lines
+        .map_while(Result::ok)
+        .find(|l| l.contains("first token"));
+    assert!(timings.is_some());
+    let ticks = || -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).expect("stat");
+        let fields = stat.rsplit(')').next().expect("fields").split_whitespace();
+        // User and system time: fields 14 and 15, two of which stand before the `)`.
+        let times = fields.skip(11).take(2);
+        times.map(|t| t.parse::<u64>().expect("ticks")).sum()
+    };
+    // Workers look for work a little longer before they sleep.
+    std::thread::sleep(Duration::from_millis(300));
+    let before = ticks();
+    std::thread::sleep(Duration::from_secs(1));
+    let used = ticks() - before;
+    drop(stdin);
+    assert!(child.wait().expect("ends").success());
+    assert!(used <= 2, "{used} hundredths of a second in one second");
 }

@@ -55,6 +55,8 @@ pub enum Command {
     Logits(LogitsArgs),
     /// Measure prefill and decode speed
     Bench(BenchArgs),
+    /// Find and keep the best number of threads
+    Tune(TuneArgs),
     /// Download a model by name
     Pull(PullArgs),
     /// Quantize and compare a built-in model, no download needed
@@ -63,8 +65,8 @@ pub enum Command {
 
 impl Command {
     /// Names accepted as the first word.
-    pub const NAMES: [&'static str; 8] = [
-        "chat", "generate", "tokenize", "inspect", "logits", "bench", "pull", "demo",
+    pub const NAMES: [&'static str; 9] = [
+        "chat", "generate", "tokenize", "inspect", "logits", "bench", "tune", "pull", "demo",
     ];
 }
 
@@ -111,7 +113,7 @@ pub enum KvHow {
 /// Threads, context, instruction set.
 #[derive(Debug, Args, Clone)]
 pub struct CpuArgs {
-    /// Worker threads [default: the CPUs this process may use]
+    /// Worker threads [default: one per core this process may use]
     #[arg(short, long, value_name = "N", env = "GEB_THREADS", hide_env_values = true, help_heading = "CPU",
           value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub threads: Option<u32>,
@@ -508,6 +510,51 @@ pub struct BenchArgs {
     pub cpu: CpuArgs,
     #[command(flatten)]
     pub output: OutputArgs,
+}
+
+const TUNE_EXAMPLES: &str = "\
+Examples:
+  geb-run tune -m model.gguf
+  geb-run tune -m smollm2 --most 8 --no-save --json
+
+The choice is kept in threads.json of the cache folder, per machine and size of model, and
+taken when neither --threads nor GEB_THREADS nor RAYON_NUM_THREADS is given.";
+
+/// `geb-run tune`.
+#[derive(Debug, Args)]
+#[command(after_help = TUNE_EXAMPLES)]
+pub struct TuneArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Measure 1 to N threads [default: the CPUs this process may use]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub most: Option<u32>,
+    /// Tokens of the prompt
+    #[arg(short, long, value_name = "N", default_value_t = 256, value_parser = at_least_one)]
+    pub prompt: usize,
+    /// Tokens to decode
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 48, value_parser = at_least_one)]
+    pub decode: usize,
+    /// Repetitions after one warm-up
+    #[arg(short, long, value_name = "R", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub reps: u32,
+    /// Measure only
+    #[arg(long)]
+    pub no_save: bool,
+    /// One JSON object on stdout
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    let n = text.parse().map_err(|e| format!("{e}"))?;
+    if n > 0 {
+        Ok(n)
+    } else {
+        Err("at least 1".into())
+    }
 }
 
 const PULL_EXAMPLES: &str = "\

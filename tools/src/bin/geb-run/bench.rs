@@ -1,7 +1,7 @@
 //! `geb-run bench`: prefill and decode speed, with what is needed to judge them: instruction
 //! level, kernel, threads, bytes read per token, spread.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use geb::Dtype;
 use geb::kernels::ActKind;
@@ -34,8 +34,12 @@ impl Rates {
 
     /// Adds a measurement.
     pub fn push(&mut self, tokens: usize, start: Instant) {
-        self.0
-            .push(tokens as f64 / start.elapsed().as_secs_f64().max(1e-9));
+        self.push_elapsed(tokens, start.elapsed());
+    }
+
+    /// Adds a measurement that has ended.
+    pub fn push_elapsed(&mut self, tokens: usize, elapsed: Duration) {
+        self.0.push(tokens as f64 / elapsed.as_secs_f64().max(1e-9));
     }
 
     /// Middle value (mean of the two middle ones); `None` without measurements.

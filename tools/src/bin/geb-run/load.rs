@@ -16,6 +16,7 @@ use crate::args::{CpuArgs, KvHow, LoadHow, ModelArgs, SamplingArgs, TemplateArgs
 use crate::interrupt::Interrupt;
 use crate::model_path;
 use crate::report::{Failure, Outcome, note};
+use crate::tune;
 
 /// An opened file with its path.
 pub struct Opened {
@@ -81,8 +82,11 @@ pub fn load(
     interrupt: &Interrupt,
     started: Instant,
 ) -> Outcome<Loaded> {
-    let options = session_options(cpu, interrupt)?;
+    let mut options = session_options(cpu, interrupt)?;
     let model = Model::load(opened.file.clone()).map_err(|e| at(&opened.path, e))?;
+    if cpu.threads.is_none() {
+        options.threads = tune::stored(model.bytes_per_token()).unwrap_or(options.threads);
+    }
     let session = Session::new(model, &options).map_err(|e| at(&opened.path, e))?;
     Ok(Loaded {
         opened,

@@ -25,6 +25,7 @@ mod report;
 mod screen;
 mod speculate;
 mod tokenize;
+mod tune;
 
 use std::ffi::OsString;
 
@@ -70,6 +71,7 @@ fn run(command: &Command) -> Outcome {
         Command::Inspect(args) => inspect::run(args),
         Command::Logits(args) => logits::run(args, &interrupt),
         Command::Bench(args) => bench::run(args, &interrupt),
+        Command::Tune(args) => tune::run(args, &interrupt),
         Command::Pull(args) => pull::run(args),
         Command::Demo(args) => demo::run(args, &interrupt),
     }
@@ -104,7 +106,7 @@ fn threads_help(command: clap::Command) -> clap::Command {
         return command;
     }
     let help = format!(
-        "Worker threads [default: {}, the CPUs this process may use]",
+        "Worker threads [default: {}, the cores this process may use, or what `geb-run tune` found]",
         geb::threads::default_threads()
     );
     command.mut_arg("threads", |a| a.help(help))
