@@ -112,7 +112,7 @@ impl Session {
                 if weights
                     .layers
                     .iter()
-                    .all(|l| kernels.act_kind(l.ffn_down.weight.dtype) == ActKind::F32) =>
+                    .all(|l| kernels.act_kind(l.ffn_down.weight.dtype) != ActKind::Q8) =>
             {
                 KvType::F32
             }

@@ -70,6 +70,8 @@ impl<const N: usize> Deal<N> {
 pub enum ActKind {
     /// Plain F32, for F32, F16 and BF16 weights.
     F32,
+    /// BF16, rounded to nearest even, for BF16 weights where the processor multiplies them in pairs.
+    Bf16,
     /// Codes in -127..=127 with an F32 scale and the sum of the codes, per 32 columns.
     Q8,
 }
@@ -185,13 +187,13 @@ impl Activations {
     pub fn reshape(&mut self, kernels: &Kernels, kind: ActKind, tokens: usize, cols: usize) {
         assert!(tokens > 0 && cols > 0, "activations of {tokens} x {cols}");
         assert!(
-            kind == ActKind::F32 || cols.is_multiple_of(GROUP),
+            kind != ActKind::Q8 || cols.is_multiple_of(GROUP),
             "{cols} columns for Q8"
         );
         let limits = kernels.limits();
         let few = tokens <= limits.decode_tokens;
         let widest = match kind {
-            ActKind::F32 => limits.float_tile,
+            ActKind::F32 | ActKind::Bf16 => limits.float_tile,
             ActKind::Q8 => limits.int_tile,
         };
         // As even as possible: 16 tokens are two tiles of 8 rather than 14 + 2.
@@ -204,6 +206,8 @@ impl Activations {
         let bytes = match (kind, few) {
             (ActKind::F32, true) => cols.next_multiple_of(16) * 4,
             (ActKind::F32, false) => cols * tile_tokens * 4,
+            (ActKind::Bf16, true) => cols.next_multiple_of(32) * 2,
+            (ActKind::Bf16, false) => cols.div_ceil(2) * tile_tokens * 4,
             (ActKind::Q8, true) => cols.div_ceil(UNIT) * RowUnit::BYTES,
             (ActKind::Q8, false) => cols / GROUP * PanelGroup::bytes(tile_tokens),
         };

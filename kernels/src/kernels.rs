@@ -30,6 +30,8 @@ pub(crate) const INT_ROWS: usize = 16;
 pub(crate) struct FormatOps {
     pub dtype: Dtype,
     pub act: ActKind,
+    /// Numbers in a column of a float product.
+    pub columns: usize,
     /// Weights per scale in a panel.
     pub group: usize,
     pub dequantize: unsafe fn(&[u8], &mut [f32]),
@@ -119,7 +121,8 @@ impl Kernels {
     }
 
     fn find(&self, dtype: Dtype) -> Option<&FormatOps> {
-        self.formats.iter().find(|f| f.dtype == dtype)
+        dispatch::better(self.level, dtype)
+            .or_else(|| self.formats.iter().find(|f| f.dtype == dtype))
     }
 
     fn format(&self, dtype: Dtype) -> &FormatOps {
@@ -151,7 +154,7 @@ impl Kernels {
     /// Rows that should stay together when a product is split over threads.
     pub fn row_multiple(&self, dtype: Dtype) -> usize {
         match self.format(dtype).act {
-            ActKind::F32 => self.limits.float_rows,
+            ActKind::F32 | ActKind::Bf16 => self.limits.float_rows,
             ActKind::Q8 => INT_ROWS,
         }
     }
@@ -228,7 +231,8 @@ impl Kernels {
     ///
     /// `weights` holds `out.cols()` rows of `cols` weights, as in the file; no alignment is
     /// needed. Results are the same bits however rows are divided between calls, whatever other
-    /// tokens are in the batch, and on every level.
+    /// tokens are in the batch, and on every level, except for BF16 weights: where the processor
+    /// multiplies pairs of BF16, activations are rounded to BF16.
     ///
     /// # Panics
     /// If any dimension disagrees, or the activations are of another kind or level.
@@ -266,7 +270,7 @@ impl Kernels {
                     weights: weights.as_ptr(),
                     row_bytes,
                     rows: out.cols(),
-                    cols,
+                    cols: cols.div_ceil(f.columns),
                     acts: acts.bytes().as_ptr(),
                     tile_bytes: shape.tile_bytes,
                     out: out.as_mut_ptr(),
@@ -299,7 +303,8 @@ impl Kernels {
         } else {
             (self.limits.float_rows, FLOAT_SEGMENT, 4)
         };
-        let most_cols = most_cols.min(shape.cols.next_multiple_of(UNIT));
+        let acts_cols = shape.cols.div_ceil(f.columns);
+        let most_cols = most_cols.min(acts_cols.next_multiple_of(UNIT));
         let codes_len = panel_rows * most_cols * code_bytes;
         let scales_len = if int {
             panel_rows * (most_cols / f.group) * 4
@@ -319,12 +324,14 @@ impl Kernels {
         let cols = out.cols();
         for row in (0..cols).step_by(panel_rows) {
             let rows = panel_rows.min(cols - row);
-            for col in (0..shape.cols).step_by(most_cols) {
-                let block_cols = most_cols.min(shape.cols - col);
-                let skip = row * row_bytes + col / f.dtype.block_len() * f.dtype.block_bytes();
+            for col in (0..acts_cols).step_by(most_cols) {
+                let block_cols = most_cols.min(acts_cols - col);
+                let first_byte = col * f.columns / f.dtype.block_len() * f.dtype.block_bytes();
+                let skip = row * row_bytes + first_byte;
                 let unpack = UnpackJob {
                     weights: weights[skip..].as_ptr(),
                     row_bytes,
+                    first_byte,
                     rows,
                     cols: block_cols,
                     codes: panel,
@@ -346,7 +353,7 @@ impl Kernels {
                     stride,
                 };
                 // SAFETY: `self` proves the features. `weights` holds `row + rows` rows and each
-                // has `cols` columns (checked by the caller), so the block of `rows` x
+                // has these columns (checked by the caller), so the block of `rows` x
                 // `block_cols` lies inside it; the panel was made large enough for any such
                 // block; `out` has columns `row..row + rows` and is ours alone; the activations
                 // have this layout. `most_cols` is a multiple of every block length.

@@ -37,10 +37,16 @@ pub fn quantize_activations(x: &[f32]) -> QuantizedRow {
     q
 }
 
-/// The activations a product actually sees, as F64: rounded for `Q8`, as they are for `F32`.
+/// The activations a product actually sees, as F64: rounded for `Q8` and `Bf16`, as they are for `F32`.
 pub fn seen_activations(kind: ActKind, x: &[f32]) -> Vec<f64> {
     match kind {
         ActKind::F32 => x.iter().map(|&v| f64::from(v)).collect(),
+        ActKind::Bf16 => {
+            let mut bytes = vec![0; 2 * x.len()];
+            scalar().quantize(Dtype::BF16, x, &mut bytes);
+            let rounded = dequantize(Dtype::BF16, &bytes);
+            rounded.iter().map(|&v| f64::from(v)).collect()
+        }
         ActKind::Q8 => {
             let q = quantize_activations(x);
             let scale = |c: usize| f64::from(q.scales[c / GROUP]);

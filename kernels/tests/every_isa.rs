@@ -257,8 +257,15 @@ proptest! {
         let cols = if header(dtype) > 0 { 32 * blocks } else { 31 * blocks - 30 };
         let problem = Problem::new(dtype, rows, cols, tokens, seed);
         let scalar = Kernels::for_level(Level::Scalar).unwrap();
-        let want = bits(&problem.run(scalar, 0..tokens, 0, 0));
+        let scalar_bits = bits(&problem.run(scalar, 0..tokens, 0, 0));
         for k in levels() {
+            // BF16 pairs round the activations: there, only batches agree with each other.
+            let same = k.act_kind(dtype) == scalar.act_kind(dtype);
+            let want = if same {
+                scalar_bits.clone()
+            } else {
+                bits(&problem.run(k, 0..tokens, 0, 0))
+            };
             let all = problem.run(k, 0..tokens, 3, rows / 2);
             prop_assert_eq!(&bits(&all), &want, "{} all {}", k.level(), tokens);
             let t = seed as usize % tokens;
@@ -315,14 +322,12 @@ fn long_rows_are_blocked() {
         for k in levels() {
             let all = problem.run(k, 0..6, 0, 16);
             problem.check(k, &all);
-            assert_eq!(bits(&all), want, "{} {dtype}", k.level());
-            let one = problem.run(k, 3..4, 0, 18);
-            assert_eq!(
-                bits(&one),
-                want[3 * 18..4 * 18],
-                "{} {dtype} alone",
-                k.level()
-            );
+            if k.act_kind(dtype) == scalar.act_kind(dtype) {
+                assert_eq!(bits(&all), want, "{} {dtype}", k.level());
+            }
+            let one = bits(&problem.run(k, 3..4, 0, 18));
+            let want = bits(&all[3 * 18..4 * 18]);
+            assert_eq!(one, want, "{} {dtype} alone", k.level());
         }
     }
 }

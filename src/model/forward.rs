@@ -30,6 +30,9 @@ const SERIAL_ROWS: usize = 4;
 /// Query rows of one attention tile.
 const TILE_ROWS: usize = 48;
 
+/// Kinds of activations, each with its own buffer.
+const KINDS: [ActKind; 3] = [ActKind::F32, ActKind::Bf16, ActKind::Q8];
+
 /// Buffers of a batch, sized once for the largest batch. Shapes are `[tokens, width]`.
 pub(crate) struct Buffers {
     x: Vec<f32>,
@@ -38,7 +41,7 @@ pub(crate) struct Buffers {
     attn: Vec<f32>,
     gate_up: Vec<f32>,
     pieces: Vec<f32>,
-    acts: [Activations; 2],
+    acts: [Activations; KINDS.len()],
 }
 
 impl Buffers {
@@ -51,7 +54,7 @@ impl Buffers {
             attn: zeros(c.q_width()),
             gate_up: zeros(2 * c.feed_forward_length),
             pieces: Vec::new(),
-            acts: [Activations::new(), Activations::new()],
+            acts: Default::default(),
         }
     }
 
@@ -183,7 +186,7 @@ impl Pass<'_, '_> {
     /// `out = W x + b` for matrices that share the input `x`: `[n, cols]`; outputs `[n, rows]`.
     fn project<const N: usize>(
         &mut self,
-        acts: &mut [Activations; 2],
+        acts: &mut [Activations; KINDS.len()],
         x: &[f32],
         n: usize,
         mut outs: [(&Linear, &mut [f32]); N],
@@ -191,7 +194,7 @@ impl Pass<'_, '_> {
         let kernels = self.kernels;
         let cols = outs[0].0.weight.cols;
         let kind = |m: &QMatrix| kernels.act_kind(m.dtype);
-        for (slot, want) in [(0, ActKind::F32), (1, ActKind::Q8)] {
+        for (slot, want) in KINDS.into_iter().enumerate() {
             if outs.iter().any(|(w, _)| kind(&w.weight) == want) {
                 self.prepare(&mut acts[slot], want, x, n, cols);
             }
@@ -209,7 +212,10 @@ impl Pass<'_, '_> {
             .blocks(blocks, (n, step), |i, (_, c), block, local| {
                 let row_bytes = data[i].len() / matrices[i].rows;
                 let weights = &data[i][c * row_bytes..(c + block.cols()) * row_bytes];
-                let acts = &acts[usize::from(kind(matrices[i]) == ActKind::Q8)];
+                let acts = &acts[KINDS
+                    .iter()
+                    .position(|k| *k == kind(matrices[i]))
+                    .unwrap_or(0)];
                 kernels.mat_mul(
                     matrices[i].dtype,
                     weights,

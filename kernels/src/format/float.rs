@@ -20,7 +20,7 @@ pub(crate) struct Bf16;
 
 /// F32 to BF16, ties to even; NaNs stay NaNs and become quiet (as ggml does).
 #[inline(always)]
-fn to_bf16(v: f32) -> u16 {
+pub(crate) fn to_bf16(v: f32) -> u16 {
     let bits = v.to_bits();
     let nan = bits & 0x7fff_ffff > 0x7f80_0000;
     let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;

@@ -7,10 +7,30 @@ use super::x86::{
 };
 use super::{Isa, UNPACKED};
 use crate::acts::GROUP;
+use crate::ops::float::Product;
 
 /// The token of AVX-512 F, BW, VL, DQ, VBMI and VNNI.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512;
+
+/// Pairs of BF16 in every 32-bit lane: two products are added at once (AVX512_BF16).
+#[derive(Clone, Copy)]
+pub(crate) struct Pairs;
+
+impl Product<Avx512> for Pairs {
+    #[inline(always)]
+    fn lanes(_: Avx512, acc: __m512, w: __m512, x: __m512) -> __m512 {
+        simd! {
+            // Only the type changes.
+            let pairs = |v| core::mem::transmute::<__m512, __m512bh>(v);
+            _mm512_dpbf16_ps(acc, pairs(w), pairs(x))
+        }
+    }
+    #[inline(always)]
+    fn rows(isa: Avx512, acc: __m512, w: __m512, x: __m512) -> __m512 {
+        Self::lanes(isa, acc, w, x)
+    }
+}
 
 /// Whether eight blocks are read with three loads, the last of which ends with the blocks, and
 /// taken apart by permutations: a third of the loads, and most of them would cross cache lines.

@@ -5,6 +5,7 @@ use crate::acts::{
     ActKind, Deal, FLOAT_LANES, FLOAT_SEGMENT, GROUP, INT_LANES, INT_SEGMENT, Layout, PanelGroup,
     RowUnit, UNIT,
 };
+use crate::format::float::to_bf16;
 use crate::isa::Isa;
 
 /// One quantized group.
@@ -63,24 +64,43 @@ pub(crate) fn fill<I: Isa>(isa: I, job: &mut FillJob<'_>) {
             job.tile[..bytes.len()].copy_from_slice(bytes);
             job.tile[bytes.len()..].fill(0);
         }
-        (ActKind::F32, Layout::Panel) => fill_float_panel(job),
+        (ActKind::F32, Layout::Panel) => {
+            let cols = job.shape.cols;
+            fill_float_panel(job, cols, |row, c| row[c].to_bits());
+        }
+        (ActKind::Bf16, Layout::Rows) => {
+            let tile: &mut [u16] = bytemuck::cast_slice_mut(job.tile);
+            for (v, slot) in job.x.iter().zip(&mut *tile) {
+                *slot = to_bf16(*v);
+            }
+            tile[job.x.len()..].fill(0);
+        }
+        (ActKind::Bf16, Layout::Panel) => {
+            let pairs = job.shape.cols.div_ceil(2);
+            fill_float_panel(job, pairs, |row, c| {
+                let second = row.get(2 * c + 1).map_or(0, |v| to_bf16(*v));
+                u32::from(to_bf16(row[2 * c])) | u32::from(second) << 16
+            });
+        }
         (ActKind::Q8, Layout::Rows) => fill_rows(isa, job),
         (ActKind::Q8, Layout::Panel) => fill_panel(isa, job),
     }
 }
 
-/// Per segment `[cols][tokens]`, columns dealt to lanes.
+/// Per segment `[cols][tokens]`, columns dealt to lanes; `column` makes one from a token's row.
 #[inline(always)]
-fn fill_float_panel(job: &mut FillJob<'_>) {
-    let (n, cols) = (job.tokens, job.shape.cols);
-    let tile: &mut [f32] = bytemuck::cast_slice_mut(job.tile);
-    for (t, row) in job.x.chunks_exact(cols).enumerate() {
-        for (s, x) in row.chunks(FLOAT_SEGMENT).enumerate() {
-            let deal = Deal::<FLOAT_LANES>::new(x.len());
-            let segment = &mut tile[s * FLOAT_SEGMENT * n..][..x.len() * n];
-            for (turn, x) in x.chunks(FLOAT_LANES).enumerate() {
-                for (v, place) in x.iter().zip(deal.places(turn)) {
-                    segment[place * n + t] = *v;
+fn fill_float_panel(job: &mut FillJob<'_>, cols: usize, column: impl Fn(&[f32], usize) -> u32) {
+    let n = job.tokens;
+    let tile: &mut [u32] = bytemuck::cast_slice_mut(job.tile);
+    for (t, row) in job.x.chunks_exact(job.shape.cols).enumerate() {
+        for first in (0..cols).step_by(FLOAT_SEGMENT) {
+            let length = (cols - first).min(FLOAT_SEGMENT);
+            let deal = Deal::<FLOAT_LANES>::new(length);
+            let segment = &mut tile[first * n..][..length * n];
+            for turn in 0..length.div_ceil(FLOAT_LANES) {
+                let columns = turn * FLOAT_LANES..length.min((turn + 1) * FLOAT_LANES);
+                for (c, place) in columns.zip(deal.places(turn)) {
+                    segment[place * n + t] = column(row, first + c);
                 }
             }
         }

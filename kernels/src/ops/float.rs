@@ -1,4 +1,5 @@
-//! Products of float weights with F32 activations, for few and for many tokens.
+//! Products of float weights with float activations, for few and for many tokens. A column is a number,
+//! or, where the machine multiplies BF16 in pairs, a pair of them.
 
 use super::decode::{AHEAD, ROWS, add_lanes};
 use super::multiply::{Room, Totals, by_tokens};
@@ -7,16 +8,37 @@ use crate::acts::{Deal, FLOAT_LANES, FLOAT_SEGMENT};
 use crate::format::FloatFormat;
 use crate::isa::Isa;
 
-/// 16 weights at `p`, of which `n` exist; the others are zero.
+/// What a lane does with a weight and an activation.
+pub(crate) trait Product<I: Isa>: Copy + 'static {
+    fn lanes(isa: I, acc: I::Lanes, w: I::Lanes, x: I::Lanes) -> I::Lanes;
+    fn rows(isa: I, acc: I::RowFloats, w: I::RowFloats, x: I::RowFloats) -> I::RowFloats;
+}
+
+/// F32 times F32, rounded once.
+#[derive(Clone, Copy)]
+pub(crate) struct Single;
+
+impl<I: Isa> Product<I> for Single {
+    #[inline(always)]
+    fn lanes(isa: I, acc: I::Lanes, w: I::Lanes, x: I::Lanes) -> I::Lanes {
+        isa.fma_lanes(acc, w, x)
+    }
+    #[inline(always)]
+    fn rows(isa: I, acc: I::RowFloats, w: I::RowFloats, x: I::RowFloats) -> I::RowFloats {
+        isa.fma_rows(acc, w, x)
+    }
+}
+
+/// The weights of the `bytes` bytes at `p`; the others are zero.
 ///
 /// # Safety
-/// `p` must be valid for `n * F::BYTES`.
+/// `p` must be valid for `bytes`, at most 64.
 #[inline(always)]
-unsafe fn load_part<F: FloatFormat, I: Isa>(isa: I, p: *const u8, n: usize) -> I::Lanes {
+unsafe fn load_part<F: FloatFormat, I: Isa>(isa: I, p: *const u8, bytes: usize) -> I::Lanes {
     let mut buf = [0u8; 64];
-    // SAFETY: `n < 16` numbers of at most four bytes fit the buffer.
+    // SAFETY: at most 64 bytes fit the buffer.
     unsafe {
-        core::ptr::copy_nonoverlapping(p, buf.as_mut_ptr(), n * F::BYTES);
+        core::ptr::copy_nonoverlapping(p, buf.as_mut_ptr(), bytes);
         F::load(isa, buf.as_ptr())
     }
 }
@@ -26,14 +48,16 @@ unsafe fn load_part<F: FloatFormat, I: Isa>(isa: I, p: *const u8, n: usize) -> I
 /// # Safety
 /// See [`DecodeJob`]; `r < job.rows`.
 #[inline(always)]
-unsafe fn segment<F: FloatFormat, I: Isa, const T: usize>(
+unsafe fn segment<F: FloatFormat, I: Isa, P: Product<I>, const T: usize>(
     isa: I,
     job: &DecodeJob,
     r: usize,
     first: usize,
 ) -> [I::Lanes; T] {
     let cols = (job.cols - first).min(FLOAT_SEGMENT);
-    let (whole, rest) = (cols / 16, cols % 16);
+    // Half of the last pair may be missing.
+    let all_there = (job.row_bytes / F::BYTES - first).min(cols);
+    let (whole, rest) = (all_there / 16, cols - all_there / 16 * 16);
     // SAFETY: row `r` exists and has `cols` numbers from `first` on; activations are padded with
     // zeros to a multiple of 16.
     unsafe {
@@ -48,14 +72,16 @@ unsafe fn segment<F: FloatFormat, I: Isa, const T: usize>(
             let w = F::load(isa, p);
             unroll!(t < T, max 4, {
                 let x = isa.load_lanes(acts.add(t * job.tile_bytes + k * 64).cast());
-                acc[t] = isa.fma_lanes(acc[t], w, x);
+                acc[t] = P::lanes(isa, acc[t], w, x);
             });
         }
         if rest > 0 {
-            let w = load_part::<F, I>(isa, row.add(whole * 16 * F::BYTES), rest);
+            let at = first * F::BYTES + whole * 16 * F::BYTES;
+            let bytes = (rest * F::BYTES).min(job.row_bytes - at);
+            let w = load_part::<F, I>(isa, row.add(whole * 16 * F::BYTES), bytes);
             unroll!(t < T, max 4, {
                 let x = isa.load_lanes(acts.add(t * job.tile_bytes + whole * 64).cast());
-                acc[t] = isa.fma_lanes(acc[t], w, x);
+                acc[t] = P::lanes(isa, acc[t], w, x);
             });
         }
         acc
@@ -67,7 +93,10 @@ unsafe fn segment<F: FloatFormat, I: Isa, const T: usize>(
 /// # Safety
 /// See [`DecodeJob`]; the features of `I` must be enabled in the caller.
 #[inline(always)]
-pub(crate) unsafe fn decode<F: FloatFormat, I: Isa, const T: usize>(isa: I, job: &DecodeJob) {
+pub(crate) unsafe fn decode<F: FloatFormat, I: Isa, P: Product<I>, const T: usize>(
+    isa: I,
+    job: &DecodeJob,
+) {
     // Segments of a row are read one after the other, as they lie in memory.
     const SEGMENTS: usize = 4;
     let mut lanes = [[[0f32; ROWS * FLOAT_LANES]; SEGMENTS]; T];
@@ -81,7 +110,7 @@ pub(crate) unsafe fn decode<F: FloatFormat, I: Isa, const T: usize>(isa: I, job:
             unsafe {
                 for r in 0..rows {
                     for (s, first) in segments.clone().enumerate() {
-                        let acc = segment::<F, I, T>(isa, job, row + r, first);
+                        let acc = segment::<F, I, P, T>(isa, job, row + r, first);
                         unroll!(t < T, max 4, {
                             let to = lanes[t][s].as_mut_ptr().add(r * FLOAT_LANES);
                             isa.store_lanes(to, acc[t]);
@@ -121,10 +150,11 @@ pub(crate) unsafe fn unpack<F: FloatFormat, I: Isa>(isa: I, job: &UnpackJob) {
             unsafe {
                 for r in 0..rows {
                     let p = job.weights.add((part + r) * job.row_bytes + k * F::BYTES);
-                    let v = if n == 16 {
+                    let left = job.row_bytes - job.first_byte - k * F::BYTES;
+                    let v = if n == 16 && left >= 16 * F::BYTES {
                         F::load(isa, p)
                     } else {
-                        load_part::<F, I>(isa, p, n)
+                        load_part::<F, I>(isa, p, (n * F::BYTES).min(left))
                     };
                     isa.store_lanes(buf.as_mut_ptr().add(r * 16), v);
                 }
@@ -144,7 +174,7 @@ pub(crate) unsafe fn unpack<F: FloatFormat, I: Isa>(isa: I, job: &UnpackJob) {
 /// See [`MultiplyJob`]. `x` is the tile at the panel's first column; `out` has room for
 /// `2 * ROWS` values per token, `stride` apart, and holds sums if the panel is not the first.
 #[inline(always)]
-unsafe fn tile<I: Isa, const T: usize>(
+unsafe fn tile<I: Isa, P: Product<I>, const T: usize>(
     isa: I,
     job: &MultiplyJob,
     x: *const u8,
@@ -166,8 +196,8 @@ unsafe fn tile<I: Isa, const T: usize>(
                 let (w0, w1) = (isa.load_rows(w), isa.load_rows(w.add(I::ROWS)));
                 unroll!(t < T, max 14, {
                     let v = isa.splat_row(x.add(4 * t));
-                    acc[t][0] = isa.fma_rows(acc[t][0], w0, v);
-                    acc[t][1] = isa.fma_rows(acc[t][1], w1, v);
+                    acc[t][0] = P::rows(isa, acc[t][0], w0, v);
+                    acc[t][1] = P::rows(isa, acc[t][1], w1, v);
                 });
                 w = w.add(2 * I::ROWS);
                 x = x.add(4 * T);
@@ -187,7 +217,7 @@ unsafe fn tile<I: Isa, const T: usize>(
 /// # Safety
 /// See [`MultiplyJob`]; the features of `I` must be enabled in the caller.
 #[inline(always)]
-pub(crate) unsafe fn multiply<I: Isa, const MAX: usize>(isa: I, job: &MultiplyJob) {
+pub(crate) unsafe fn multiply<I: Isa, P: Product<I>, const MAX: usize>(isa: I, job: &MultiplyJob) {
     let width = 2 * I::ROWS;
     let mut room = Room::new(job.rows, width);
     for (i, first) in (0..job.tokens).step_by(job.tile_tokens).enumerate() {
@@ -198,7 +228,7 @@ pub(crate) unsafe fn multiply<I: Isa, const MAX: usize>(isa: I, job: &MultiplyJo
             let x = job.acts.add(i * job.tile_bytes + job.first_col * n * 4);
             let out = job.out.add(first * job.stride);
             let (to, stride) = room.enter(out, job.stride, n);
-            by_tokens!(n, MAX, T => tile::<I, T>(isa, job, x, to, stride));
+            by_tokens!(n, MAX, T => tile::<I, P, T>(isa, job, x, to, stride));
             room.leave(out, job.stride, n);
         }
     }

@@ -31,6 +31,8 @@ pub(crate) struct UnpackJob {
     /// First weight of the block; rows are `row_bytes` apart.
     pub weights: *const u8,
     pub row_bytes: usize,
+    /// Where in its row the block begins.
+    pub first_byte: usize,
     pub rows: usize,
     pub cols: usize,
     /// Integer formats: `[cols / 32][8][16 rows][4]` bytes, groups dealt to lanes. Float formats:

@@ -227,6 +227,7 @@ impl Report<'_> {
         let main = Dtype::from_name(load::main_type(&self.loaded.opened.file))?;
         let (peak, name) = match session.kernels().act_kind(main) {
             ActKind::Q8 => (self.limits.int8_gops, "int8"),
+            ActKind::Bf16 => (self.limits.bf16_gflops?, "BF16"),
             ActKind::F32 => (self.limits.f32_gflops, "F32"),
         };
         let products = session.model().products_per_token() as f64;
