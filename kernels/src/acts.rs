@@ -81,8 +81,9 @@ impl RowUnit {
     /// Eight sums of 32 codes, as F32.
     pub const SUM: usize = 288;
     /// Eight sums of the first 16 codes of each group, as F32 (for formats with groups of 16).
-    #[allow(dead_code)]
     pub const SUM_LOW: usize = 320;
+    /// The same for the last 16.
+    pub const SUM_HIGH: usize = 352;
     /// Unsigned-weight levels only: per half, -128 times the sum of the codes each of the
     /// 16 lanes multiplies, as I32.
     pub const START: usize = 384;

@@ -50,10 +50,14 @@ pub(crate) unsafe trait Isa: Copy + 'static {
     unsafe fn load_runs(self, p: *const u8, offsets: [usize; 4]) -> Self::Bytes;
     /// Stores 64 bytes.
     unsafe fn store_bytes(self, p: *mut u8, b: Self::Bytes);
-    /// Low four bits of each byte.
-    fn low_nibbles(self, b: Self::Bytes) -> Self::Bytes;
-    /// High four bits of each byte.
-    fn high_nibbles(self, b: Self::Bytes) -> Self::Bytes;
+    /// Shifts each byte of run `i` left by `by[i]` (right if negative), then keeps the bits of
+    /// `mask`, which must be bits that come from the byte itself.
+    fn shift_runs(self, b: Self::Bytes, by: [i32; 4], mask: u8) -> Self::Bytes;
+    fn or_bytes(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
+    /// `table[b]` for each byte, all below 16.
+    fn lookup(self, table: &[u8; 16], b: Self::Bytes) -> Self::Bytes;
+    /// Byte `k` is `value` where bit `k` is set, else 0.
+    fn spread_bits(self, bits: u64, value: u8) -> Self::Bytes;
     /// Adds `k` to each byte, wrapping.
     fn add_bytes(self, b: Self::Bytes, k: u8) -> Self::Bytes;
 
@@ -119,6 +123,7 @@ pub(crate) unsafe trait Isa: Copy + 'static {
     unsafe fn store_rows(self, p: *mut f32, v: Self::RowFloats);
     /// The F32 at `p` in every lane.
     unsafe fn splat_row(self, p: *const u8) -> Self::RowFloats;
+    fn sub_rows(self, a: Self::RowFloats, b: Self::RowFloats) -> Self::RowFloats;
     fn mul_rows(self, a: Self::RowFloats, b: Self::RowFloats) -> Self::RowFloats;
     fn fma_rows(
         self,
@@ -126,6 +131,28 @@ pub(crate) unsafe trait Isa: Copy + 'static {
         a: Self::RowFloats,
         b: Self::RowFloats,
     ) -> Self::RowFloats;
+
+    /// Eight signed bytes as F32.
+    #[inline(always)]
+    fn widen(self, v: [u8; 8]) -> Self::Eight {
+        let wide = v.map(|b| f32::from(b as i8));
+        // SAFETY: eight values.
+        unsafe { self.load_eight(wide.as_ptr()) }
+    }
+
+    /// Sixteen signed bytes as F32: those at even places, those at odd places.
+    #[inline(always)]
+    fn widen_pairs(self, v: [u8; 16]) -> (Self::Eight, Self::Eight) {
+        let even: [f32; 8] = core::array::from_fn(|j| f32::from(v[2 * j] as i8));
+        let odd: [f32; 8] = core::array::from_fn(|j| f32::from(v[2 * j + 1] as i8));
+        // SAFETY: eight values each.
+        unsafe {
+            (
+                self.load_eight(even.as_ptr()),
+                self.load_eight(odd.as_ptr()),
+            )
+        }
+    }
 
     /// The largest magnitude among 32 values, as bits.
     #[inline(always)]

@@ -103,18 +103,38 @@ macro_rules! token {
                 }
             }
             #[inline(always)]
-            fn low_nibbles(self, mut b: Self::Bytes) -> Self::Bytes {
+            fn shift_runs(self, mut b: Self::Bytes, by: [i32; 4], mask: u8) -> Self::Bytes {
                 for q in 0..4 {
-                    b[q] = simd! { vandq_u8(b[q], vdupq_n_u8(15)) };
+                    b[q] = simd! {
+                        vandq_u8(vshlq_u8(b[q], vdupq_n_s8(by[q] as i8)), vdupq_n_u8(mask))
+                    };
                 }
                 b
             }
             #[inline(always)]
-            fn high_nibbles(self, mut b: Self::Bytes) -> Self::Bytes {
+            fn or_bytes(self, mut a: Self::Bytes, b: Self::Bytes) -> Self::Bytes {
                 for q in 0..4 {
-                    b[q] = simd! { vshrq_n_u8::<4>(b[q]) };
+                    a[q] = simd! { vorrq_u8(a[q], b[q]) };
+                }
+                a
+            }
+            #[inline(always)]
+            fn lookup(self, table: &[u8; 16], mut b: Self::Bytes) -> Self::Bytes {
+                for q in 0..4 {
+                    b[q] = simd! { vqtbl1q_u8(vld1q_u8(table.as_ptr()), b[q]) };
                 }
                 b
+            }
+            #[inline(always)]
+            fn spread_bits(self, bits: u64, value: u8) -> Self::Bytes {
+                let [b0, b1, b2, b3, b4, b5, b6, b7] = bits.to_le_bytes();
+                [(b0, b1), (b2, b3), (b4, b5), (b6, b7)].map(|(low, high)| {
+                    simd! {
+                        let copies = vcombine_u8(vdup_n_u8(low), vdup_n_u8(high));
+                        let bit = vreinterpretq_u8_u64(vdupq_n_u64(0x8040_2010_0804_0201));
+                        vandq_u8(vtstq_u8(copies, bit), vdupq_n_u8(value))
+                    }
+                })
             }
             #[inline(always)]
             fn add_bytes(self, mut b: Self::Bytes, k: u8) -> Self::Bytes {
@@ -338,6 +358,10 @@ macro_rules! token {
             #[inline(always)]
             unsafe fn splat_row(self, p: *const u8) -> Self::RowFloats {
                 simd! { [vdupq_n_f32(p.cast::<f32>().read_unaligned()); 2] }
+            }
+            #[inline(always)]
+            fn sub_rows(self, a: Self::RowFloats, b: Self::RowFloats) -> Self::RowFloats {
+                simd! { [vsubq_f32(a[0], b[0]), vsubq_f32(a[1], b[1])] }
             }
             #[inline(always)]
             fn mul_rows(self, a: Self::RowFloats, b: Self::RowFloats) -> Self::RowFloats {

@@ -49,13 +49,29 @@ unsafe impl Isa for Scalar {
     }
 
     #[inline(always)]
-    fn low_nibbles(self, b: [u8; 64]) -> [u8; 64] {
-        map(b, |v| v & 15)
+    fn shift_runs(self, mut b: [u8; 64], by: [i32; 4], mask: u8) -> [u8; 64] {
+        for (run, by) in b.as_chunks_mut::<16>().0.iter_mut().zip(by) {
+            *run = map(*run, |v| {
+                let wide = u32::from(v) << 8;
+                ((if by < 0 { wide >> -by } else { wide << by }) >> 8) as u8 & mask
+            });
+        }
+        b
     }
 
     #[inline(always)]
-    fn high_nibbles(self, b: [u8; 64]) -> [u8; 64] {
-        map(b, |v| v >> 4)
+    fn or_bytes(self, a: [u8; 64], b: [u8; 64]) -> [u8; 64] {
+        core::array::from_fn(|k| a[k] | b[k])
+    }
+
+    #[inline(always)]
+    fn lookup(self, table: &[u8; 16], b: [u8; 64]) -> [u8; 64] {
+        map(b, |v| table[usize::from(v & 15)])
+    }
+
+    #[inline(always)]
+    fn spread_bits(self, bits: u64, value: u8) -> [u8; 64] {
+        core::array::from_fn(|k| if bits >> k & 1 == 1 { value } else { 0 })
     }
 
     #[inline(always)]
@@ -268,6 +284,14 @@ unsafe impl Isa for Scalar {
     unsafe fn splat_row(self, p: *const u8) -> [f32; 8] {
         // SAFETY: the caller vouches for 4 bytes.
         [f32::from_ne_bytes(unsafe { read(p) }); 8]
+    }
+
+    #[inline(always)]
+    fn sub_rows(self, mut a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
+        for r in 0..8 {
+            a[r] -= b[r];
+        }
+        a
     }
 
     #[inline(always)]

@@ -69,6 +69,38 @@ pub(super) unsafe fn runs(p: *const u8, offsets: [usize; 4]) -> [__m128i; 4] {
     }
 }
 
+/// Shifts the bytes of two runs left, or right by negative amounts. Bits of neighbouring bytes
+/// come in.
+///
+/// # Safety
+/// Needs AVX2.
+#[inline(always)]
+unsafe fn shift2(v: __m256i, a: i32, b: i32) -> __m256i {
+    // SAFETY: the caller vouches for AVX2.
+    unsafe {
+        let counts = |a: i32, b: i32| _mm256_setr_epi32(a, a, a, a, b, b, b, b);
+        let right = _mm256_srlv_epi32(v, counts((-a).max(0), (-b).max(0)));
+        _mm256_sllv_epi32(right, counts(a.max(0), b.max(0)))
+    }
+}
+
+/// See [`Isa::spread_bits`], for 32 bits.
+///
+/// # Safety
+/// Needs AVX2.
+#[inline(always)]
+unsafe fn spread32(bits: u32, value: u8) -> __m256i {
+    // SAFETY: the caller vouches for AVX2.
+    unsafe {
+        let (zero, one) = (0, 0x0101_0101_0101_0101);
+        let place = _mm256_setr_epi64x(zero, one, 2 * one, 3 * one);
+        let copies = _mm256_shuffle_epi8(_mm256_set1_epi32(bits as i32), place);
+        let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
+        let set = _mm256_cmpeq_epi8(_mm256_and_si256(copies, bit), bit);
+        _mm256_and_si256(set, _mm256_set1_epi8(value as i8))
+    }
+}
+
 /// Sum over the fixed tree, from the eight partial sums on.
 ///
 /// # Safety
@@ -262,15 +294,29 @@ macro_rules! common {
             }
         }
         #[inline(always)]
-        fn low_nibbles(self, b: Self::Bytes) -> Self::Bytes {
+        fn shift_runs(self, b: Self::Bytes, by: [i32; 4], mask: u8) -> Self::Bytes {
             simd! {
-                let mask = _mm256_set1_epi8(15);
-                [_mm256_and_si256(b[0], mask), _mm256_and_si256(b[1], mask)]
+                let mask = _mm256_set1_epi8(mask as i8);
+                [
+                    _mm256_and_si256(shift2(b[0], by[0], by[1]), mask),
+                    _mm256_and_si256(shift2(b[1], by[2], by[3]), mask),
+                ]
             }
         }
         #[inline(always)]
-        fn high_nibbles(self, b: Self::Bytes) -> Self::Bytes {
-            simd! { self.low_nibbles([_mm256_srli_epi16::<4>(b[0]), _mm256_srli_epi16::<4>(b[1])]) }
+        fn or_bytes(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes {
+            simd! { [_mm256_or_si256(a[0], b[0]), _mm256_or_si256(a[1], b[1])] }
+        }
+        #[inline(always)]
+        fn lookup(self, table: &[u8; 16], b: Self::Bytes) -> Self::Bytes {
+            simd! {
+                let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+                [_mm256_shuffle_epi8(table, b[0]), _mm256_shuffle_epi8(table, b[1])]
+            }
+        }
+        #[inline(always)]
+        fn spread_bits(self, bits: u64, value: u8) -> Self::Bytes {
+            simd! { [spread32(bits as u32, value), spread32((bits >> 32) as u32, value)] }
         }
         #[inline(always)]
         fn add_bytes(self, b: Self::Bytes, k: u8) -> Self::Bytes {
@@ -454,6 +500,10 @@ macro_rules! common {
         #[inline(always)]
         unsafe fn splat_row(self, p: *const u8) -> __m256 {
             simd! { _mm256_set1_ps(p.cast::<f32>().read_unaligned()) }
+        }
+        #[inline(always)]
+        fn sub_rows(self, a: __m256, b: __m256) -> __m256 {
+            simd! { _mm256_sub_ps(a, b) }
         }
         #[inline(always)]
         fn mul_rows(self, a: __m256, b: __m256) -> __m256 {

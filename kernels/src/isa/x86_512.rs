@@ -70,12 +70,32 @@ unsafe impl Isa for Avx512 {
         simd! { _mm512_storeu_si512(p.cast(), b) }
     }
     #[inline(always)]
-    fn low_nibbles(self, b: __m512i) -> __m512i {
-        simd! { _mm512_and_si512(b, _mm512_set1_epi8(15)) }
+    fn shift_runs(self, b: __m512i, by: [i32; 4], mask: u8) -> __m512i {
+        simd! {
+            let [p, q, r, s] = by;
+            let counts = |p, q, r, s| {
+                _mm512_setr_epi32(p, p, p, p, q, q, q, q, r, r, r, r, s, s, s, s)
+            };
+            let right = counts((-p).max(0), (-q).max(0), (-r).max(0), (-s).max(0));
+            let left = counts(p.max(0), q.max(0), r.max(0), s.max(0));
+            let shifted = _mm512_sllv_epi32(_mm512_srlv_epi32(b, right), left);
+            _mm512_and_si512(shifted, _mm512_set1_epi8(mask as i8))
+        }
     }
     #[inline(always)]
-    fn high_nibbles(self, b: __m512i) -> __m512i {
-        simd! { self.low_nibbles(_mm512_srli_epi16::<4>(b)) }
+    fn or_bytes(self, a: __m512i, b: __m512i) -> __m512i {
+        simd! { _mm512_or_si512(a, b) }
+    }
+    #[inline(always)]
+    fn lookup(self, table: &[u8; 16], b: __m512i) -> __m512i {
+        simd! {
+            let table = _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()));
+            _mm512_shuffle_epi8(table, b)
+        }
+    }
+    #[inline(always)]
+    fn spread_bits(self, bits: u64, value: u8) -> __m512i {
+        simd! { _mm512_maskz_set1_epi8(bits, value as i8) }
     }
     #[inline(always)]
     fn add_bytes(self, b: __m512i, k: u8) -> __m512i {
@@ -235,6 +255,10 @@ unsafe impl Isa for Avx512 {
     #[inline(always)]
     unsafe fn splat_row(self, p: *const u8) -> __m512 {
         simd! { _mm512_set1_ps(p.cast::<f32>().read_unaligned()) }
+    }
+    #[inline(always)]
+    fn sub_rows(self, a: __m512, b: __m512) -> __m512 {
+        simd! { _mm512_sub_ps(a, b) }
     }
     #[inline(always)]
     fn mul_rows(self, a: __m512, b: __m512) -> __m512 {

@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! for each row, for each unit of 256 weights:
-//!     scales = row scales (8)
+//!     scales = row scales (8, or twice 8 if every 16 weights have one)
 //!     for each half, for each token:
 //!         ints  = dot of 64 + 64 codes             16 lanes, exact
 //!         acc  += ints * (row scale * token scale of the lane's group)
-//!     offsets += (minimum or -offset * scale) * token scale * token sum
+//!         (with 16 weights to a scale: the two 64s one after the other)
+//!     offsets += (minimum or -offset * scale) * (token scale * token sum)
 //! out = fixed tree over acc and offsets
 //! ```
 //!
@@ -15,13 +16,11 @@
 //! measured at less than half the speed from memory, software prefetch or not. The last,
 //! incomplete unit of a row is copied into a zeroed buffer, so nothing is read past the row.
 
+use super::unpack::TAIL;
 use super::{DecodeJob, unroll};
 use crate::acts::{GROUP, RowUnit, UNIT};
 use crate::format::{Codes, QuantFormat};
 use crate::isa::Isa;
-
-/// Bytes of the buffer for an incomplete unit: the largest unit of any format (F32 has none).
-const TAIL: usize = 512;
 
 /// Running sums of one row with `T` tokens.
 #[derive(Clone, Copy)]
@@ -48,17 +47,24 @@ unsafe fn unit<F: QuantFormat, I: Isa, const T: usize>(
         let scales = F::scales(isa, w);
         let mins = match F::CODES {
             _ if F::MINS => F::mins(isa, w),
-            Codes::Small { offset } => isa.mul_eight(scales, isa.splat_eight(-f32::from(offset))),
-            Codes::Signed => isa.zero_eight(),
+            Codes::Small { offset } => {
+                let k = isa.splat_eight(-f32::from(offset));
+                (isa.mul_eight(scales.0, k), isa.mul_eight(scales.1, k))
+            }
+            Codes::Signed => (isa.zero_eight(), isa.zero_eight()),
         };
-        let mut token_scales = [isa.zero_eight(); T];
+        let mut token_scales = [(isa.zero_eight(), isa.zero_eight()); T];
         unroll!(t < T, max 4, {
             let x = x.add(t * tile_bytes);
             let token = isa.load_eight(x.add(RowUnit::SCALE).cast());
-            token_scales[t] = isa.mul_eight(scales, token);
-            if F::CODES != Codes::Signed {
-                let sum = isa.mul_eight(token, isa.load_eight(x.add(RowUnit::SUM).cast()));
-                sums.offsets[t] = isa.fma_eight(sums.offsets[t], mins, sum);
+            token_scales[t] = (isa.mul_eight(scales.0, token), isa.mul_eight(scales.1, token));
+            let sum = |at: usize| isa.mul_eight(token, isa.load_eight(x.add(at).cast()));
+            let offsets = &mut sums.offsets[t];
+            if F::CODES != Codes::Signed && F::GROUP == GROUP {
+                *offsets = isa.fma_eight(*offsets, mins.0, sum(RowUnit::SUM));
+            } else if F::CODES != Codes::Signed {
+                *offsets = isa.fma_eight(*offsets, mins.0, sum(RowUnit::SUM_LOW));
+                *offsets = isa.fma_eight(*offsets, mins.1, sum(RowUnit::SUM_HIGH));
             }
         });
         sums = half_unit::<F, I, T, 0>(isa, w, x, tile_bytes, &token_scales, sums);
@@ -79,7 +85,7 @@ unsafe fn half_unit<F: QuantFormat, I: Isa, const T: usize, const HALF: usize>(
     w: *const u8,
     x: *const u8,
     tile_bytes: usize,
-    scales: &[I::Eight; T],
+    scales: &[(I::Eight, I::Eight); T],
     mut sums: Sums<I, T>,
 ) -> Sums<I, T> {
     // SAFETY: see `unit`.
@@ -88,7 +94,13 @@ unsafe fn half_unit<F: QuantFormat, I: Isa, const T: usize, const HALF: usize>(
         unroll!(t < T, max 4, {
             let x = x.add(t * tile_bytes);
             let codes = x.add(RowUnit::CODES + HALF * 128);
+            if F::GROUP < GROUP {
+                const { assert!(F::GROUP == GROUP || !matches!(F::CODES, Codes::Signed)) };
+                let ints = isa.dot_small(isa.zero_ints(), low, codes);
+                sums.acc[t] = isa.add_scaled::<HALF>(sums.acc[t], ints, scales[t].0);
+            }
             let ints = match F::CODES {
+                _ if F::GROUP < GROUP => isa.dot_small(isa.zero_ints(), high, codes.add(64)),
                 Codes::Signed => {
                     let start = if I::UNSIGNED_WEIGHTS {
                         isa.load_ints(x.add(RowUnit::START + HALF * 64))
@@ -103,7 +115,7 @@ unsafe fn half_unit<F: QuantFormat, I: Isa, const T: usize, const HALF: usize>(
                     isa.dot_small(ints, high, codes.add(64))
                 }
             };
-            sums.acc[t] = isa.add_scaled::<HALF>(sums.acc[t], ints, scales[t]);
+            sums.acc[t] = isa.add_scaled::<HALF>(sums.acc[t], ints, scales[t].1);
         });
         sums
     }
@@ -132,7 +144,7 @@ unsafe fn row<F: QuantFormat, I: Isa, const T: usize>(isa: I, job: &DecodeJob, r
         }
         if tail_groups > 0 {
             let mut buf = [0u8; TAIL];
-            let bytes = tail_groups * (F::UNIT_BYTES / 8);
+            let bytes = tail_groups * F::UNIT_BYTES / 8;
             core::ptr::copy_nonoverlapping(w.add(units * F::UNIT_BYTES), buf.as_mut_ptr(), bytes);
             let x = job.acts.add(units * record);
             let halves = tail_groups.div_ceil(4);

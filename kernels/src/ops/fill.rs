@@ -97,6 +97,8 @@ fn fill_rows<I: Isa>(isa: I, job: &mut FillJob<'_>) {
             put(unit, RowUnit::SCALE + 4 * g, q.scale.to_ne_bytes());
             put(unit, RowUnit::SUM + 4 * g, (total as f32).to_ne_bytes());
             put(unit, RowUnit::SUM_LOW + 4 * g, (low as f32).to_ne_bytes());
+            let high = (total - low) as f32;
+            put(unit, RowUnit::SUM_HIGH + 4 * g, high.to_ne_bytes());
             if unsigned {
                 let start: [i32; 4] = [
                     -128 * (q.sums[0] + q.sums[4]),
