@@ -49,7 +49,7 @@ static S1: [[u8; 8]; 2048] = grid(include_bytes!("grids/iq1_s.bin"), 2, &[0, 8, 
 /// Magnitudes with signs (a set bit is minus), as codes around `offset`.
 #[inline(always)]
 fn signed(grid: [u8; 8], signs: u8, offset: u8) -> [u8; 8] {
-    core::array::from_fn(|k| {
+    array!(8, k => {
         // All ones for minus: the complement plus one.
         let minus = 0u8.wrapping_sub(signs >> k & 1);
         (grid[k] ^ minus).wrapping_sub(minus).wrapping_add(offset)
@@ -91,7 +91,7 @@ fn nibble(b: &[u8], i: usize) -> u8 {
 /// Declares a format: its block as an array, codes of the eight weights `8 * i ..`, and scales.
 macro_rules! format {
     ($(#[$doc:meta])* $name:ident, $dtype:ident, $bytes:literal, offset $offset:literal,
-     group $group:literal, |$b:ident, $i:ident| $codes:expr, $spread:ident |$s:ident| $scale:expr) => {
+     group $group:literal, |$b:ident, $i:ident| $codes:expr, $spread:ident $count:literal |$s:ident| $scale:expr) => {
         $(#[$doc])*
         #[derive(Clone, Copy)]
         pub(crate) struct $name;
@@ -123,7 +123,7 @@ macro_rules! format {
             unsafe fn scales<I: Isa>(isa: I, p: *const u8) -> (I::Eight, I::Eight) {
                 // SAFETY: the caller vouches for the block.
                 let $b: [u8; $bytes] = unsafe { read(p) };
-                $spread(isa, core::array::from_fn(|$s: usize| $scale))
+                $spread(isa, array!($count, $s => $scale))
             }
         }
     };
@@ -136,7 +136,7 @@ format!(
         let signs = with_parity(u32_at(&b[2..], i / 4 * 2 + 1) >> (7 * (i % 4)));
         signed(XXS2[usize::from(b[2 + i / 4 * 8 + i % 4])], signs, 43)
     },
-    eight |g| {
+    eight 8 |g| {
         let scale = (u32_at(&b[2..], 2 * g + 1) >> 28) as f32;
         from_f16(u16_at(&b, 0)) * (0.5 + scale) * 0.25
     }
@@ -149,7 +149,7 @@ format!(
         let word = u16_at(&b[2..], i);
         signed(XS2[usize::from(word & 511)], with_parity(u32::from(word >> 9)), 43)
     },
-    sixteen |s| from_f16(u16_at(&b, 0)) * (0.5 + f32::from(nibble(&b[66..], s))) * 0.25
+    sixteen 16 |s| from_f16(u16_at(&b, 0)) * (0.5 + f32::from(nibble(&b[66..], s))) * 0.25
 );
 
 format!(
@@ -159,7 +159,7 @@ format!(
         let high = usize::from(b[66 + i / 4] >> (2 * (i % 4)) & 3);
         signed(S2[usize::from(b[2 + i]) | high << 8], b[34 + i], 43)
     },
-    sixteen |s| from_f16(u16_at(&b, 0)) * (0.5 + f32::from(nibble(&b[74..], s))) * 0.25
+    sixteen 16 |s| from_f16(u16_at(&b, 0)) * (0.5 + f32::from(nibble(&b[74..], s))) * 0.25
 );
 
 format!(
@@ -170,7 +170,7 @@ format!(
         let signs = with_parity(u32_at(&b[66..], i / 4) >> (7 * (i % 4)));
         signed(join(four(0), four(1)), signs, 62)
     },
-    eight |g| {
+    eight 8 |g| {
         let scale = (u32_at(&b[66..], g) >> 28) as f32;
         from_f16(u16_at(&b, 0)) * (0.5 + scale) * 0.5
     }
@@ -186,13 +186,14 @@ format!(
         };
         signed(join(four(0), four(1)), b[74 + i], 15)
     },
-    eight |g| from_f16(u16_at(&b, 0)) * f32::from(1 + 2 * nibble(&b[106..], g))
+    eight 8 |g| from_f16(u16_at(&b, 0)) * f32::from(1 + 2 * nibble(&b[106..], g))
 );
 
 /// Grid entry `index` of an IQ1 type, an eighth up or down.
 #[inline(always)]
 fn moved(index: usize, down: bool) -> [u8; 8] {
-    S1[index].map(|v| if down { v } else { v + 2 })
+    let (entry, up) = (S1[index], if down { 0 } else { 2 });
+    array!(8, k => entry[k] + up)
 }
 
 format!(
@@ -203,7 +204,7 @@ format!(
         let high = usize::from(word >> (3 * (i % 4)) & 7);
         moved(usize::from(b[2 + i]) | high << 8, word & 0x8000 != 0)
     },
-    eight |g| {
+    eight 8 |g| {
         let scale = u16_at(&b[34..], g) >> 12 & 7;
         from_f16(u16_at(&b, 0)) * f32::from(2 * scale + 1) * 0.125
     }
@@ -217,7 +218,7 @@ format!(
         let high = nibble(&b[32..], i);
         moved(usize::from(b[i]) | usize::from(high & 7) << 8, high & 8 != 0)
     },
-    sixteen |s| {
+    sixteen 16 |s| {
         let word = |k: usize| u16_at(&b[48..], k);
         let d = word(0) >> 12 | word(1) >> 8 & 0xf0 | word(2) >> 4 & 0xf00 | word(3) & 0xf000;
         let scale = word(s / 4) >> (3 * (s % 4)) & 7;

@@ -5,7 +5,7 @@
 //! scales of both. Q3_K: third bits (bit `g` of byte `j`: weight `j` of group `g`), the codes, 16
 //! scales of 6 bits, an F16 scale of the scales.
 
-use super::search::{self, Integers};
+use super::search::{self, Encode, Integers};
 use super::{Blocks, Codes, QuantFormat, half_at, read};
 use crate::dtype::Dtype;
 use crate::isa::Isa;
@@ -63,16 +63,21 @@ impl Blocks for Q2K {
 
     #[inline(always)]
     fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-        search::blocks::<256, 84>(x, importance, out, |x, w, b| {
-            let mut codes = [0; 256];
-            let fit = search::affine::<16, 16>(x, w, 3, 15, &mut codes);
-            for j in 0..16 {
-                b[j] = fit.scales[j] | fit.mins[j] << 4;
-            }
-            put_pairs(&codes, &mut b[Q2_K_CODES..Q2_K_NUMBERS]);
-            b[80..82].copy_from_slice(&fit.d.to_le_bytes());
-            b[82..84].copy_from_slice(&fit.dmin.to_le_bytes());
-        });
+        search::blocks::<Self, 256, 84>(x, importance, out);
+    }
+}
+
+impl Encode<256, 84> for Q2K {
+    #[inline(always)]
+    fn encode(x: &[f32; 256], w: &[f32; 256], b: &mut [u8; 84]) {
+        let mut codes = [0; 256];
+        let fit = search::affine::<16, 16>(x, w, 3, 15, &mut codes);
+        for j in 0..16 {
+            b[j] = fit.scales[j] | fit.mins[j] << 4;
+        }
+        put_pairs(&codes, &mut b[Q2_K_CODES..Q2_K_NUMBERS]);
+        b[80..82].copy_from_slice(&fit.d.to_le_bytes());
+        b[82..84].copy_from_slice(&fit.dmin.to_le_bytes());
     }
 }
 
@@ -92,7 +97,8 @@ impl QuantFormat for Q2K {
         // SAFETY: bytes 0..16 and 80..82 of the block.
         unsafe {
             let d = isa.splat_eight(half_at(p.add(Q2_K_NUMBERS)));
-            let (low, high) = isa.widen_pairs(read::<16>(p).map(|b| b & 15));
+            let b: [u8; 16] = read(p);
+            let (low, high) = isa.widen_pairs(array!(16, j => b[j] & 15));
             (isa.mul_eight(low, d), isa.mul_eight(high, d))
         }
     }
@@ -102,7 +108,8 @@ impl QuantFormat for Q2K {
         // SAFETY: bytes 0..16 and 82..84 of the block.
         unsafe {
             let d = isa.splat_eight(-half_at(p.add(Q2_K_NUMBERS + 2)));
-            let (low, high) = isa.widen_pairs(read::<16>(p).map(|b| b >> 4));
+            let b: [u8; 16] = read(p);
+            let (low, high) = isa.widen_pairs(array!(16, j => b[j] >> 4));
             (isa.mul_eight(low, d), isa.mul_eight(high, d))
         }
     }
@@ -112,12 +119,11 @@ impl QuantFormat for Q2K {
 /// (all low ones first), their high two bits come from bytes 8..12; 32 stands for zero.
 #[inline(always)]
 fn unpack(b: [u8; 12]) -> [u8; 16] {
-    let v = core::array::from_fn(|j: usize| {
-        let low = b[j % 8] >> (4 * (j / 8)) & 15;
+    array!(16, j => {
+        let low: u8 = b[j % 8] >> (4 * (j / 8)) & 15;
         let high = b[8 + j % 4] >> (2 * (j / 4)) & 3;
-        low | high << 4
-    });
-    v.map(|v: u8| v.wrapping_sub(32))
+        (low | high << 4).wrapping_sub(32)
+    })
 }
 
 /// The inverse of [`unpack`].
@@ -134,17 +140,22 @@ impl Blocks for Q3K {
 
     #[inline(always)]
     fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-        search::blocks::<256, 110>(x, importance, out, |x, w, b| {
-            let mut codes = [0; 256];
-            let fit = search::symmetric::<16, 16, _>(x, w, LEVELS, 32, &mut codes);
-            for j in 0..32 {
-                let bit = |g: usize| codes[32 * g + j] >> 2 << g;
-                b[j] = (0..8).fold(0, |byte, g| byte | bit(g));
-            }
-            put_pairs(&codes, &mut b[Q3_K_CODES..Q3_K_SCALES]);
-            b[Q3_K_SCALES..Q3_K_SCALE].copy_from_slice(&pack(fit.scales));
-            b[Q3_K_SCALE..].copy_from_slice(&fit.d.to_le_bytes());
-        });
+        search::blocks::<Self, 256, 110>(x, importance, out);
+    }
+}
+
+impl Encode<256, 110> for Q3K {
+    #[inline(always)]
+    fn encode(x: &[f32; 256], w: &[f32; 256], b: &mut [u8; 110]) {
+        let mut codes = [0; 256];
+        let fit = search::symmetric::<16, 16, _>(x, w, LEVELS, 32, &mut codes);
+        for j in 0..32 {
+            let bit = |g: usize| codes[32 * g + j] >> 2 << g;
+            b[j] = (0..8).fold(0, |byte, g| byte | bit(g));
+        }
+        put_pairs(&codes, &mut b[Q3_K_CODES..Q3_K_SCALES]);
+        b[Q3_K_SCALES..Q3_K_SCALE].copy_from_slice(&pack(fit.scales));
+        b[Q3_K_SCALE..].copy_from_slice(&fit.d.to_le_bytes());
     }
 }
 

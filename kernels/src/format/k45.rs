@@ -4,7 +4,7 @@
 //! bytes for every two groups: the first in the low, the second in the high nibbles. Q5_K has the
 //! fifth bits before the nibbles: bit `g` of byte `j` belongs to weight `j` of group `g`.
 
-use super::search::{self, Affine};
+use super::search::{self, Affine, Encode};
 use super::{Blocks, Codes, QuantFormat, both, half_at, read};
 use crate::dtype::Dtype;
 use crate::isa::Isa;
@@ -112,11 +112,16 @@ impl Blocks for Q4K {
 
     #[inline(always)]
     fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-        search::blocks::<256, 144>(x, importance, out, |x, w, b| {
-            let mut codes = [0; 256];
-            put_numbers(&search::affine::<8, 32>(x, w, 15, 63, &mut codes), b);
-            put_nibbles(&codes, &mut b[Q4_K_CODES..]);
-        });
+        search::blocks::<Self, 256, 144>(x, importance, out);
+    }
+}
+
+impl Encode<256, 144> for Q4K {
+    #[inline(always)]
+    fn encode(x: &[f32; 256], w: &[f32; 256], b: &mut [u8; 144]) {
+        let mut codes = [0; 256];
+        put_numbers(&search::affine::<8, 32>(x, w, 15, 63, &mut codes), b);
+        put_nibbles(&codes, &mut b[Q4_K_CODES..]);
     }
 }
 
@@ -148,15 +153,20 @@ impl Blocks for Q5K {
 
     #[inline(always)]
     fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-        search::blocks::<256, 176>(x, importance, out, |x, w, b| {
-            let mut codes = [0; 256];
-            put_numbers(&search::affine::<8, 32>(x, w, 31, 63, &mut codes), b);
-            for j in 0..32 {
-                let bit = |g: usize| codes[32 * g + j] >> 4 << g;
-                b[Q5_K_BITS + j] = (0..8).fold(0, |byte, g| byte | bit(g));
-            }
-            put_nibbles(&codes, &mut b[Q5_K_CODES..]);
-        });
+        search::blocks::<Self, 256, 176>(x, importance, out);
+    }
+}
+
+impl Encode<256, 176> for Q5K {
+    #[inline(always)]
+    fn encode(x: &[f32; 256], w: &[f32; 256], b: &mut [u8; 176]) {
+        let mut codes = [0; 256];
+        put_numbers(&search::affine::<8, 32>(x, w, 31, 63, &mut codes), b);
+        for j in 0..32 {
+            let bit = |g: usize| codes[32 * g + j] >> 4 << g;
+            b[Q5_K_BITS + j] = (0..8).fold(0, |byte, g| byte | bit(g));
+        }
+        put_nibbles(&codes, &mut b[Q5_K_CODES..]);
     }
 }
 

@@ -10,6 +10,18 @@
 use crate::dtype::Dtype;
 use crate::isa::Isa;
 
+/// An array of a value for each index. Unlike `core::array::from_fn` always inlined, so that the code is
+/// compiled with the features of the level.
+macro_rules! array {
+    ($n:literal, $k:ident => $value:expr) => {{
+        let mut out = [Default::default(); $n];
+        for $k in 0..$n {
+            out[$k] = $value;
+        }
+        out
+    }};
+}
+
 pub(crate) mod encode;
 pub(crate) mod float;
 pub(crate) mod grid;
@@ -122,8 +134,8 @@ fn both<T: Copy>(eight: T) -> (T, T) {
 /// `sixteen` numbers, one for every 16 weights in the order of the weights.
 #[inline(always)]
 fn sixteen<I: Isa>(isa: I, v: [f32; 16]) -> (I::Eight, I::Eight) {
-    let even: [f32; 8] = core::array::from_fn(|g| v[2 * g]);
-    let odd: [f32; 8] = core::array::from_fn(|g| v[2 * g + 1]);
+    let even: [f32; 8] = array!(8, g => v[2 * g]);
+    let odd: [f32; 8] = array!(8, g => v[2 * g + 1]);
     // SAFETY: eight values each.
     unsafe { (isa.load_eight(even.as_ptr()), isa.load_eight(odd.as_ptr())) }
 }

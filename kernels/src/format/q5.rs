@@ -59,7 +59,10 @@ impl Blocks for Q5_0 {
             let d = largest(x) / -16.0;
             let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
             b[..2].copy_from_slice(&to_f16(d).to_le_bytes());
-            put(&x.map(|v| code(v * inverse + 16.5, 31)), &mut b[2..]);
+            put(
+                &array!(32, k => code(x[k] * inverse + 16.5, 31)),
+                &mut b[2..],
+            );
         }
     }
 }
@@ -92,7 +95,10 @@ impl Blocks for Q5_1 {
             let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
             b[..2].copy_from_slice(&to_f16(d).to_le_bytes());
             b[2..4].copy_from_slice(&to_f16(min).to_le_bytes());
-            put(&x.map(|v| code((v - min) * inverse + 0.5, 31)), &mut b[4..]);
+            put(
+                &array!(32, k => code((x[k] - min) * inverse + 0.5, 31)),
+                &mut b[4..],
+            );
         }
     }
 }

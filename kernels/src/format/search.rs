@@ -100,13 +100,17 @@ impl Levels for Curve<'_> {
     }
 }
 
-/// Calls `encode` with each block of `N` values, their importance, and its bytes.
+/// A format whose blocks of `N` weights are encoded one by one, each error weighted.
+pub(super) trait Encode<const N: usize, const BYTES: usize> {
+    fn encode(x: &[f32; N], w: &[f32; N], b: &mut [u8; BYTES]);
+}
+
+/// Encodes each block of `N` values with their importance.
 #[inline(always)]
-pub(super) fn blocks<const N: usize, const BYTES: usize>(
+pub(super) fn blocks<F: Encode<N, BYTES>, const N: usize, const BYTES: usize>(
     x: &[f32],
     importance: Option<&[f32]>,
     out: &mut [u8],
-    encode: impl Fn(&[f32; N], &[f32; N], &mut [u8; BYTES]),
 ) {
     let equal = [1.0; N];
     let mut weights = importance.unwrap_or_default().as_chunks::<N>().0.iter();
@@ -116,7 +120,7 @@ pub(super) fn blocks<const N: usize, const BYTES: usize>(
         .iter()
         .zip(out.as_chunks_mut::<BYTES>().0)
     {
-        encode(x, weights.next().unwrap_or(&equal), b);
+        F::encode(x, weights.next().unwrap_or(&equal), b);
     }
 }
 
@@ -136,8 +140,8 @@ impl Sum {
     #[inline(always)]
     fn total(self) -> f32 {
         let v = self.0;
-        let eight: [f32; 8] = core::array::from_fn(|j| v[j] + v[j + 8]);
-        let four: [f32; 4] = core::array::from_fn(|j| eight[j] + eight[j + 4]);
+        let eight: [f32; 8] = array!(8, j => v[j] + v[j + 8]);
+        let four: [f32; 4] = array!(4, j => eight[j] + eight[j + 4]);
         (four[0] + four[2]) + (four[1] + four[3])
     }
 }
@@ -193,8 +197,8 @@ fn extreme(x: &[f32]) -> f32 {
         .fold(0.0, |m: f32, v| if v.abs() > m.abs() { *v } else { m })
 }
 
-/// Steps around the scale that maps the extreme value to an end of the levels.
-const STEPS: i32 = 9;
+/// Scales around the one that maps the extreme value to an end of the levels.
+const STEPS: i32 = 19;
 
 /// The scale of least error for a group.
 #[inline(always)]
@@ -202,24 +206,21 @@ pub(super) fn scale<L: Levels>(x: &[f32], w: &[f32], levels: L) -> f32 {
     let max = extreme(x);
     let (low, high) = levels.ends();
     let (mut best, mut score) = (0.0, 0.0);
-    let mut attempt = |inverse: f32| {
+    let unit = invert(max);
+    // A tenth of an integer level; on a curve about as much.
+    let step = if high > 64.0 { 0.8 } else { 0.1 };
+    for attempt in 0..2 * STEPS + 2 {
+        let shift = step * (attempt % STEPS - STEPS / 2) as f32;
+        let inverse = match attempt / STEPS {
+            0 => (low - shift) * unit,
+            1 => (high + shift) * unit,
+            _ => invert(best),
+        };
         let (xl, ll) = correlate(x, w, inverse, levels);
         // The error is sum(w x x) - xl^2 / ll.
         if xl * xl > score * ll {
             (best, score) = (xl / ll, xl * xl / ll);
         }
-        best
-    };
-    let unit = invert(max);
-    for k in -STEPS..=STEPS {
-        // A tenth of an integer level; on a curve about as much.
-        let shift = 0.1 * k as f32 * if high > 64.0 { 8.0 } else { 1.0 };
-        attempt((low - shift) * unit);
-        attempt((high + shift) * unit);
-    }
-    for _ in 0..2 {
-        let from = attempt(0.0);
-        attempt(invert(from));
     }
     best
 }
@@ -251,7 +252,10 @@ pub(super) fn symmetric<const G: usize, const N: usize, L: Levels>(
     codes: &mut [u8; 256],
 ) -> Symmetric<G> {
     let group = |g: usize| (&x[N * g..N * g + N], &w[N * g..N * g + N]);
-    let free: [f32; G] = core::array::from_fn(|g| scale(group(g).0, group(g).1, levels));
+    let mut free = [0.0; G];
+    for (g, free) in free.iter_mut().enumerate() {
+        *free = scale(group(g).0, group(g).1, levels);
+    }
     let most = extreme(&free);
     let mut best = (
         f32::INFINITY,
@@ -385,7 +389,15 @@ impl Line {
         };
         // Least squares for given codes; the error without its constant part sum(w x x).
         let mut least = f32::INFINITY;
-        let mut attempt = |from: Line| {
+        for k in 0..23 {
+            let range = most + 0.1 * (k - 10) as f32;
+            let from = match k {
+                0..21 => Line {
+                    scale: (high - low) / range,
+                    min: -low,
+                },
+                _ => best,
+            };
             let m = from.moments(x, w, most);
             let det = w1 * m.ll - m.l * m.l;
             let mut line = Line {
@@ -402,19 +414,6 @@ impl Line {
             let e = s * s * m.ll + n * n * w1 + 2.0 * (n * wx - s * m.xl - s * n * m.l);
             if e < least && s > 0.0 {
                 (least, best) = (e, line);
-            }
-            best
-        };
-        for k in -10..=10 {
-            let range = most + 0.1 * k as f32;
-            let mut line = attempt(Line {
-                scale: (high - low) / range,
-                min: -low,
-            });
-            if k == 10 {
-                for _ in 0..2 {
-                    line = attempt(line);
-                }
             }
         }
         best

@@ -8,7 +8,7 @@
 
 use super::encode::{from_f16, most, to_f16, truncate};
 use super::k23::{pairs, put_pairs};
-use super::search::{self, Integers};
+use super::search::{self, Encode, Integers};
 use super::{Blocks, Codes, QuantFormat, both, eight, half_at, in_order, read};
 use crate::dtype::Dtype;
 use crate::isa::Isa;
@@ -56,11 +56,11 @@ fn ternary(x: &[f32; 256]) -> ([u8; 256], u16) {
     let max = x.as_chunks().0.iter().map(largest).fold(0, u32::max);
     let d = f32::from_bits(max);
     let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
-    let code = |v: &f32| {
-        let v = *v * inverse;
+    let code = |v: f32| {
+        let v = v * inverse;
         (truncate(v + 0.499_999_97f32.copysign(v)) + 1) as u8
     };
-    (core::array::from_fn(|k| code(&x[k])), to_f16(d))
+    (array!(256, k => code(x[k])), to_f16(d))
 }
 
 impl Blocks for Tq1 {
@@ -153,16 +153,21 @@ impl Blocks for Q1 {
 
     #[inline(always)]
     fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-        search::blocks::<128, BYTES>(x, importance, out, |x, w, b| {
-            // Signs are the best codes for any scale, and this the best scale for them.
-            let sum: f32 = x.iter().zip(w).map(|(x, w)| x.abs() * w).sum();
-            let weight: f32 = w.iter().sum();
-            let d = if weight > 0.0 { sum / weight } else { 0.0 };
-            b[..2].copy_from_slice(&to_f16(d).to_le_bytes());
-            for (x, b) in x.as_chunks::<8>().0.iter().zip(&mut b[2..]) {
-                *b = (0..8).fold(0, |byte, k| byte | u8::from(x[k] >= 0.0) << k);
-            }
-        });
+        search::blocks::<Self, 128, BYTES>(x, importance, out);
+    }
+}
+
+impl Encode<128, BYTES> for Q1 {
+    #[inline(always)]
+    fn encode(x: &[f32; 128], w: &[f32; 128], b: &mut [u8; BYTES]) {
+        // Signs are the best codes for any scale, and this the best scale for them.
+        let sum: f32 = x.iter().zip(w).map(|(x, w)| x.abs() * w).sum();
+        let weight: f32 = w.iter().sum();
+        let d = if weight > 0.0 { sum / weight } else { 0.0 };
+        b[..2].copy_from_slice(&to_f16(d).to_le_bytes());
+        for (x, b) in x.as_chunks::<8>().0.iter().zip(&mut b[2..]) {
+            *b = (0..8).fold(0, |byte, k| byte | u8::from(x[k] >= 0.0) << k);
+        }
     }
 }
 
@@ -196,16 +201,21 @@ impl Blocks for Q2 {
 
     #[inline(always)]
     fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-        search::blocks::<64, BYTES>(x, importance, out, |x, w, b| {
-            let levels = Integers { low: -1, high: 2 };
-            let d = to_f16(search::scale(x, w, levels));
-            b[..2].copy_from_slice(&d.to_le_bytes());
-            let mut codes = [0; 64];
-            search::encode(x, from_f16(d), levels, &mut codes);
-            for (c, b) in codes.as_chunks::<4>().0.iter().zip(&mut b[2..]) {
-                *b = c[0] | c[1] << 2 | c[2] << 4 | c[3] << 6;
-            }
-        });
+        search::blocks::<Self, 64, BYTES>(x, importance, out);
+    }
+}
+
+impl Encode<64, BYTES> for Q2 {
+    #[inline(always)]
+    fn encode(x: &[f32; 64], w: &[f32; 64], b: &mut [u8; BYTES]) {
+        let levels = Integers { low: -1, high: 2 };
+        let d = to_f16(search::scale(x, w, levels));
+        b[..2].copy_from_slice(&d.to_le_bytes());
+        let mut codes = [0; 64];
+        search::encode(x, from_f16(d), levels, &mut codes);
+        for (c, b) in codes.as_chunks::<4>().0.iter().zip(&mut b[2..]) {
+            *b = c[0] | c[1] << 2 | c[2] << 4 | c[3] << 6;
+        }
     }
 }
 
@@ -228,7 +238,7 @@ impl QuantFormat for Q2 {
     #[inline(always)]
     unsafe fn scales<I: Isa>(isa: I, p: *const u8) -> (I::Eight, I::Eight) {
         // SAFETY: the first two bytes of each of the unit's four blocks.
-        let d: [f32; 4] = core::array::from_fn(|i| unsafe { half_at(p.add(BYTES * i)) });
-        eight(isa, core::array::from_fn(|g| d[g / 2]))
+        let d: [f32; 4] = unsafe { array!(4, i => half_at(p.add(BYTES * i))) };
+        eight(isa, array!(8, g => d[g / 2]))
     }
 }

@@ -4,7 +4,7 @@
 //! NVFP4 the same holds for 8 and 8 of each group of 16.
 
 use super::encode::{from_f16, most, to_f16};
-use super::search::{self, Curve};
+use super::search::{self, Curve, Encode};
 use super::{Blocks, Codes, QuantFormat, both, eight, half_at, in_order, read, sixteen};
 use crate::dtype::Dtype;
 use crate::isa::Isa;
@@ -86,14 +86,19 @@ impl Blocks for Iq4Nl {
 
     #[inline(always)]
     fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-        search::blocks::<32, IQ4_NL_BYTES>(x, importance, out, |x, w, b| {
-            let levels = Curve(&CURVE);
-            let d = to_f16(search::scale(x, w, levels));
-            b[..2].copy_from_slice(&d.to_le_bytes());
-            let mut codes = [0; 32];
-            search::encode(x, from_f16(d), levels, &mut codes);
-            put_nibbles(&codes, &mut b[2..]);
-        });
+        search::blocks::<Self, 32, IQ4_NL_BYTES>(x, importance, out);
+    }
+}
+
+impl Encode<32, IQ4_NL_BYTES> for Iq4Nl {
+    #[inline(always)]
+    fn encode(x: &[f32; 32], w: &[f32; 32], b: &mut [u8; IQ4_NL_BYTES]) {
+        let levels = Curve(&CURVE);
+        let d = to_f16(search::scale(x, w, levels));
+        b[..2].copy_from_slice(&d.to_le_bytes());
+        let mut codes = [0; 32];
+        search::encode(x, from_f16(d), levels, &mut codes);
+        put_nibbles(&codes, &mut b[2..]);
     }
 }
 
@@ -119,21 +124,26 @@ impl Blocks for Iq4Xs {
 
     #[inline(always)]
     fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-        search::blocks::<256, 136>(x, importance, out, |x, w, b| {
-            let mut codes = [0; 256];
-            let fit = search::symmetric::<8, 32, _>(x, w, Curve(&CURVE), 32, &mut codes);
-            b[..2].copy_from_slice(&fit.d.to_le_bytes());
-            let v = fit.scales.map(|s| (s + 32) as u16);
-            let high = (0..8).fold(0, |bits, g| bits | v[g] >> 4 << (2 * g));
-            b[2..4].copy_from_slice(&high.to_le_bytes());
-            for i in 0..4 {
-                b[IQ4_XS_SCALES + i] = (v[2 * i] & 15 | (v[2 * i + 1] & 15) << 4) as u8;
-            }
-            let groups = b[IQ4_XS_CODES..].as_chunks_mut::<16>().0;
-            for (codes, out) in codes.as_chunks::<32>().0.iter().zip(groups) {
-                put_nibbles(codes, out);
-            }
-        });
+        search::blocks::<Self, 256, 136>(x, importance, out);
+    }
+}
+
+impl Encode<256, 136> for Iq4Xs {
+    #[inline(always)]
+    fn encode(x: &[f32; 256], w: &[f32; 256], b: &mut [u8; 136]) {
+        let mut codes = [0; 256];
+        let fit = search::symmetric::<8, 32, _>(x, w, Curve(&CURVE), 32, &mut codes);
+        b[..2].copy_from_slice(&fit.d.to_le_bytes());
+        let v = fit.scales.map(|s| (s + 32) as u16);
+        let high = (0..8).fold(0, |bits, g| bits | v[g] >> 4 << (2 * g));
+        b[2..4].copy_from_slice(&high.to_le_bytes());
+        for i in 0..4 {
+            b[IQ4_XS_SCALES + i] = (v[2 * i] & 15 | (v[2 * i + 1] & 15) << 4) as u8;
+        }
+        let groups = b[IQ4_XS_CODES..].as_chunks_mut::<16>().0;
+        for (codes, out) in codes.as_chunks::<32>().0.iter().zip(groups) {
+            put_nibbles(codes, out);
+        }
     }
 }
 
@@ -154,7 +164,7 @@ impl QuantFormat for Iq4Xs {
             let high = u16::from_le_bytes(read(p.add(2)));
             let low = u32::from_le_bytes(read(p.add(IQ4_XS_SCALES)));
             let scale = |g: usize| (low >> (4 * g) & 15) as u8 | (high >> (2 * g) & 3) as u8 * 16;
-            let scales = core::array::from_fn(|g| scale(g).wrapping_sub(32));
+            let scales = array!(8, g => scale(g).wrapping_sub(32));
             both(isa.mul_eight(isa.widen(scales), isa.splat_eight(half_at(p))))
         }
     }
@@ -224,8 +234,9 @@ impl QuantFormat for Mxfp4 {
     #[inline(always)]
     unsafe fn scales<I: Isa>(isa: I, p: *const u8) -> (I::Eight, I::Eight) {
         // SAFETY: the first byte of each of the unit's eight blocks.
-        let powers = |g: usize| half_power(unsafe { *p.add(g * MXFP4_BYTES) });
-        eight(isa, core::array::from_fn(powers))
+        eight(isa, unsafe {
+            array!(8, g => half_power(*p.add(g * MXFP4_BYTES)))
+        })
     }
 }
 
@@ -249,29 +260,34 @@ impl Blocks for Nvfp4 {
     /// Tries the scales around the one that maps the largest magnitude to the largest code.
     #[inline(always)]
     fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-        search::blocks::<64, NVFP4_BYTES>(x, importance, out, |x, w, b| {
-            let (scales, packed) = b.split_at_mut(4);
-            for i in 0..4 {
-                let (x, w) = (&x[16 * i..][..16], &w[16 * i..][..16]);
-                let max = x.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-                let first = (0..126)
-                    .find(|&b| 12.0 * half_float(b) >= max)
-                    .unwrap_or(126u8);
-                let mut best = f32::INFINITY;
-                for scale in first.saturating_sub(8)..=(first + 2).min(126) {
-                    let (d, mut codes) = (half_float(scale), [0; 16]);
-                    nearest_floats(x, d, &mut codes);
-                    let error = (0..16).fold(0.0, |sum, k| {
-                        let e = d * f32::from(FLOATS[usize::from(codes[k])]) - x[k];
-                        sum + w[k] * e * e
-                    });
-                    if error < best {
-                        (best, scales[i]) = (error, scale);
-                        put_nibbles(&codes, &mut packed[8 * i..8 * i + 8]);
-                    }
+        search::blocks::<Self, 64, NVFP4_BYTES>(x, importance, out);
+    }
+}
+
+impl Encode<64, NVFP4_BYTES> for Nvfp4 {
+    #[inline(always)]
+    fn encode(x: &[f32; 64], w: &[f32; 64], b: &mut [u8; NVFP4_BYTES]) {
+        let (scales, packed) = b.split_at_mut(4);
+        for i in 0..4 {
+            let (x, w) = (&x[16 * i..][..16], &w[16 * i..][..16]);
+            let max = x.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+            let first = (0..126)
+                .find(|&b| 12.0 * half_float(b) >= max)
+                .unwrap_or(126u8);
+            let mut best = f32::INFINITY;
+            for scale in first.saturating_sub(8)..=(first + 2).min(126) {
+                let (d, mut codes) = (half_float(scale), [0; 16]);
+                nearest_floats(x, d, &mut codes);
+                let error = (0..16).fold(0.0, |sum, k| {
+                    let e = d * f32::from(FLOATS[usize::from(codes[k])]) - x[k];
+                    sum + w[k] * e * e
+                });
+                if error < best {
+                    (best, scales[i]) = (error, scale);
+                    put_nibbles(&codes, &mut packed[8 * i..8 * i + 8]);
                 }
             }
-        });
+        }
     }
 }
 
@@ -303,7 +319,7 @@ impl QuantFormat for Nvfp4 {
     #[inline(always)]
     unsafe fn scales<I: Isa>(isa: I, p: *const u8) -> (I::Eight, I::Eight) {
         // SAFETY: the first four bytes of each of the unit's four blocks.
-        let scale = |s: usize| half_float(unsafe { *p.add(s / 4 * NVFP4_BYTES + s % 4) });
-        sixteen(isa, core::array::from_fn(scale))
+        let scales = unsafe { array!(16, s => half_float(*p.add(s / 4 * NVFP4_BYTES + s % 4))) };
+        sixteen(isa, scales)
     }
 }

@@ -135,7 +135,10 @@ pub(crate) unsafe trait Isa: Copy + 'static {
     /// Eight signed bytes as F32.
     #[inline(always)]
     fn widen(self, v: [u8; 8]) -> Self::Eight {
-        let wide = v.map(|b| f32::from(b as i8));
+        let mut wide = [0.0; 8];
+        for j in 0..8 {
+            wide[j] = f32::from(v[j] as i8);
+        }
         // SAFETY: eight values.
         unsafe { self.load_eight(wide.as_ptr()) }
     }
@@ -143,15 +146,11 @@ pub(crate) unsafe trait Isa: Copy + 'static {
     /// Sixteen signed bytes as F32: those at even places, those at odd places.
     #[inline(always)]
     fn widen_pairs(self, v: [u8; 16]) -> (Self::Eight, Self::Eight) {
-        let even: [f32; 8] = core::array::from_fn(|j| f32::from(v[2 * j] as i8));
-        let odd: [f32; 8] = core::array::from_fn(|j| f32::from(v[2 * j + 1] as i8));
-        // SAFETY: eight values each.
-        unsafe {
-            (
-                self.load_eight(even.as_ptr()),
-                self.load_eight(odd.as_ptr()),
-            )
+        let (mut even, mut odd) = ([0; 8], [0; 8]);
+        for j in 0..8 {
+            (even[j], odd[j]) = (v[2 * j], v[2 * j + 1]);
         }
+        (self.widen(even), self.widen(odd))
     }
 
     /// The largest magnitude among 32 values, as bits.

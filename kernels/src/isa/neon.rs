@@ -127,14 +127,15 @@ macro_rules! token {
             }
             #[inline(always)]
             fn spread_bits(self, bits: u64, value: u8) -> Self::Bytes {
-                let [b0, b1, b2, b3, b4, b5, b6, b7] = bits.to_le_bytes();
-                [(b0, b1), (b2, b3), (b4, b5), (b6, b7)].map(|(low, high)| {
-                    simd! {
-                        let copies = vcombine_u8(vdup_n_u8(low), vdup_n_u8(high));
+                let (b, mut out) = (bits.to_le_bytes(), simd! { [vdupq_n_u8(0); 4] });
+                for q in 0..4 {
+                    out[q] = simd! {
+                        let copies = vcombine_u8(vdup_n_u8(b[2 * q]), vdup_n_u8(b[2 * q + 1]));
                         let bit = vreinterpretq_u8_u64(vdupq_n_u64(0x8040_2010_0804_0201));
                         vandq_u8(vtstq_u8(copies, bit), vdupq_n_u8(value))
-                    }
-                })
+                    };
+                }
+                out
             }
             #[inline(always)]
             fn add_bytes(self, mut b: Self::Bytes, k: u8) -> Self::Bytes {

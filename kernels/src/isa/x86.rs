@@ -78,9 +78,10 @@ pub(super) unsafe fn runs(p: *const u8, offsets: [usize; 4]) -> [__m128i; 4] {
 unsafe fn shift2(v: __m256i, a: i32, b: i32) -> __m256i {
     // SAFETY: the caller vouches for AVX2.
     unsafe {
-        let counts = |a: i32, b: i32| _mm256_setr_epi32(a, a, a, a, b, b, b, b);
-        let right = _mm256_srlv_epi32(v, counts((-a).max(0), (-b).max(0)));
-        _mm256_sllv_epi32(right, counts(a.max(0), b.max(0)))
+        let (p, q) = ((-a).max(0), (-b).max(0));
+        let right = _mm256_srlv_epi32(v, _mm256_setr_epi32(p, p, p, p, q, q, q, q));
+        let (p, q) = (a.max(0), b.max(0));
+        _mm256_sllv_epi32(right, _mm256_setr_epi32(p, p, p, p, q, q, q, q))
     }
 }
 

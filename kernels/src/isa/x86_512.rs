@@ -46,6 +46,18 @@ unsafe fn transpose16(r: [__m512i; 16]) -> [__m512i; 16] {
     }
 }
 
+/// How far [`Isa::shift_runs`] shifts in the direction of `sign`.
+///
+/// # Safety
+/// Needs AVX-512 F.
+#[inline(always)]
+unsafe fn counts([p, q, r, s]: [i32; 4], sign: i32) -> __m512i {
+    let (p, q) = ((sign * p).max(0), (sign * q).max(0));
+    let (r, s) = ((sign * r).max(0), (sign * s).max(0));
+    // SAFETY: the caller vouches for AVX-512.
+    unsafe { _mm512_setr_epi32(p, p, p, p, q, q, q, q, r, r, r, r, s, s, s, s) }
+}
+
 // SAFETY: every method needs at most AVX-512 F, BW, VL, DQ, VNNI and F16C, and stays within
 // documented ranges.
 unsafe impl Isa for Avx512 {
@@ -72,13 +84,8 @@ unsafe impl Isa for Avx512 {
     #[inline(always)]
     fn shift_runs(self, b: __m512i, by: [i32; 4], mask: u8) -> __m512i {
         simd! {
-            let [p, q, r, s] = by;
-            let counts = |p, q, r, s| {
-                _mm512_setr_epi32(p, p, p, p, q, q, q, q, r, r, r, r, s, s, s, s)
-            };
-            let right = counts((-p).max(0), (-q).max(0), (-r).max(0), (-s).max(0));
-            let left = counts(p.max(0), q.max(0), r.max(0), s.max(0));
-            let shifted = _mm512_sllv_epi32(_mm512_srlv_epi32(b, right), left);
+            let shifted = _mm512_srlv_epi32(b, counts(by, -1));
+            let shifted = _mm512_sllv_epi32(shifted, counts(by, 1));
             _mm512_and_si512(shifted, _mm512_set1_epi8(mask as i8))
         }
     }

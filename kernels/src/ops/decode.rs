@@ -58,13 +58,15 @@ unsafe fn unit<F: QuantFormat, I: Isa, const T: usize>(
             let x = x.add(t * tile_bytes);
             let token = isa.load_eight(x.add(RowUnit::SCALE).cast());
             token_scales[t] = (isa.mul_eight(scales.0, token), isa.mul_eight(scales.1, token));
-            let sum = |at: usize| isa.mul_eight(token, isa.load_eight(x.add(at).cast()));
-            let offsets = &mut sums.offsets[t];
             if F::CODES != Codes::Signed && F::GROUP == GROUP {
-                *offsets = isa.fma_eight(*offsets, mins.0, sum(RowUnit::SUM));
+                let sum = isa.mul_eight(token, isa.load_eight(x.add(RowUnit::SUM).cast()));
+                sums.offsets[t] = isa.fma_eight(sums.offsets[t], mins.0, sum);
             } else if F::CODES != Codes::Signed {
-                *offsets = isa.fma_eight(*offsets, mins.0, sum(RowUnit::SUM_LOW));
-                *offsets = isa.fma_eight(*offsets, mins.1, sum(RowUnit::SUM_HIGH));
+                let low = isa.load_eight(x.add(RowUnit::SUM_LOW).cast());
+                let high = isa.load_eight(x.add(RowUnit::SUM_HIGH).cast());
+                let (low, high) = (isa.mul_eight(token, low), isa.mul_eight(token, high));
+                sums.offsets[t] = isa.fma_eight(sums.offsets[t], mins.0, low);
+                sums.offsets[t] = isa.fma_eight(sums.offsets[t], mins.1, high);
             }
         });
         sums = half_unit::<F, I, T, 0>(isa, w, x, tile_bytes, &token_scales, sums);

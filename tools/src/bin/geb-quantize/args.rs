@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use geb::Dtype;
 use geb::convert::policy::TARGETS;
@@ -44,10 +44,9 @@ pub enum Command {
     Probe(Probe),
 }
 
-/// One of [`TARGETS`], in small letters as other GGUF tools write them.
+/// One of [`TARGETS`], in small or capital letters.
 fn target() -> impl TypedValueParser<Value = Dtype> {
-    let names = TARGETS.iter().map(|t| t.0.name().to_lowercase());
-    PossibleValuesParser::new(names.map(PossibleValue::new))
+    PossibleValuesParser::new(TARGETS.iter().map(|t| t.0.name()))
         .try_map(|name| Dtype::from_name(&name).ok_or("not a type"))
 }
 

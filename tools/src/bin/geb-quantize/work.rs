@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use geb::convert::probe::{self as layout_probe, ProbeOptions};
 use geb::convert::{self, GebLayout, Options, Progress};
-use geb::{Error, Result};
+use geb::{Dtype, Error, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::args::{Convert, Kv, Mlp, Probe, Rope};
