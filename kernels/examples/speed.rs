@@ -14,11 +14,14 @@ use std::hint::black_box;
 use geb_kernels::dtype::Dtype;
 use geb_kernels::{ActKind, Activations, Kernels, Level, MatMut, Scratch, reference};
 
-const COLS: usize = 2048;
 /// More than any cache.
 const COLD: usize = 200_000_000;
 /// Less than a second-level cache.
 const WARM: usize = 250_000;
+
+/// Columns of the matrices, a multiple of 256 (`GEB_COLS`).
+static COLS: std::sync::LazyLock<usize> =
+    std::sync::LazyLock::new(|| std::env::var("GEB_COLS").map_or(2048, |v| v.parse().unwrap()));
 
 fn numbers(n: usize) -> Vec<f32> {
     let mut state = 0x9e37_79b9u32;
@@ -57,12 +60,12 @@ fn best(runs: usize, mut f: impl FnMut()) -> f64 {
 /// A matrix of `rows` rows.
 fn weights(k: &Kernels, dtype: Dtype, rows: usize) -> Vec<u8> {
     if k.writes(dtype) {
-        let mut bytes = vec![0; dtype.row_bytes(rows * COLS).unwrap()];
-        k.quantize(dtype, &numbers(rows * COLS), &mut bytes);
+        let mut bytes = vec![0; dtype.row_bytes(rows * *COLS).unwrap()];
+        k.quantize(dtype, &numbers(rows * *COLS), &mut bytes);
         return bytes;
     }
     let mut state = 1u32;
-    reference::sample_blocks(dtype, rows * COLS, || {
+    reference::sample_blocks(dtype, rows * *COLS, || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         state >> 16
     })
@@ -70,13 +73,13 @@ fn weights(k: &Kernels, dtype: Dtype, rows: usize) -> Vec<u8> {
 
 /// GB/s of weights. With few bytes the weights stay in the cache: the limit of the arithmetic.
 fn decode(k: &Kernels, dtype: Dtype, tokens: usize, bytes: usize) -> f64 {
-    let row_bytes = dtype.row_bytes(COLS).unwrap();
+    let row_bytes = dtype.row_bytes(*COLS).unwrap();
     let block_rows = 32;
     let rows = bytes.div_ceil(row_bytes * block_rows) * block_rows;
     let weights = weights(k, dtype, block_rows).repeat(rows / block_rows);
-    let x = numbers(tokens * COLS);
+    let x = numbers(tokens * *COLS);
     let mut acts = Activations::new();
-    acts.reshape(k, k.act_kind(dtype), tokens, COLS);
+    acts.reshape(k, k.act_kind(dtype), tokens, *COLS);
     acts.fill(k, &x);
     let mut out = vec![0.0; tokens * rows];
     let mut scratch = Scratch::new();
@@ -84,7 +87,7 @@ fn decode(k: &Kernels, dtype: Dtype, tokens: usize, bytes: usize) -> f64 {
     let seconds = best(4, || {
         for _ in 0..repeats {
             let view = MatMut::new(&mut out, tokens, rows, rows);
-            k.mat_mul(dtype, black_box(&weights), COLS, &acts, view, &mut scratch);
+            k.mat_mul(dtype, black_box(&weights), *COLS, &acts, view, &mut scratch);
         }
     });
     (repeats * weights.len()) as f64 / seconds / 1e9
@@ -93,17 +96,17 @@ fn decode(k: &Kernels, dtype: Dtype, tokens: usize, bytes: usize) -> f64 {
 fn prefill(k: &Kernels, dtype: Dtype, tokens: usize) -> f64 {
     let rows = 2048;
     let weights = weights(k, dtype, rows.min(64)).repeat(rows / rows.min(64));
-    let x = numbers(tokens * COLS);
+    let x = numbers(tokens * *COLS);
     let mut acts = Activations::new();
-    acts.reshape(k, k.act_kind(dtype), tokens, COLS);
+    acts.reshape(k, k.act_kind(dtype), tokens, *COLS);
     let mut out = vec![0.0; tokens * rows];
     let mut scratch = Scratch::new();
     let seconds = best(6, || {
         acts.fill(k, &x);
         let view = MatMut::new(&mut out, tokens, rows, rows);
-        k.mat_mul(dtype, black_box(&weights), COLS, &acts, view, &mut scratch);
+        k.mat_mul(dtype, black_box(&weights), *COLS, &acts, view, &mut scratch);
     });
-    2.0 * (rows * COLS * tokens) as f64 / seconds / 1e9
+    2.0 * (rows * *COLS * tokens) as f64 / seconds / 1e9
 }
 
 fn quantize(k: &Kernels, dtype: Dtype) -> f64 {
@@ -115,9 +118,9 @@ fn quantize(k: &Kernels, dtype: Dtype) -> f64 {
 
 /// Million values per second quantized and packed as activations.
 fn fill(k: &Kernels, kind: ActKind, tokens: usize) -> f64 {
-    let x = numbers(tokens * COLS);
+    let x = numbers(tokens * *COLS);
     let mut acts = Activations::new();
-    acts.reshape(k, kind, tokens, COLS);
+    acts.reshape(k, kind, tokens, *COLS);
     let repeats = 2_000_000 / x.len();
     let seconds = best(4, || {
         for _ in 0..repeats {

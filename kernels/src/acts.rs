@@ -20,6 +20,51 @@ pub const GROUP: usize = 32;
 /// Columns in one step of the decode kernel: eight groups.
 pub(crate) const UNIT: usize = 256;
 
+/// Columns of a row whose products are added up together: longer rows are the sum of such segments,
+/// first to last. Within a segment columns are dealt to lanes ([`Deal`]), each lane is summed from
+/// its first column to its last, then the lanes from the first to the last. Every kernel adds in this
+/// order, so results are the same bits for one token and for many, and on every level.
+pub(crate) const INT_SEGMENT: usize = 16384;
+/// Lanes of groups of 32 columns in a segment of an integer product.
+pub(crate) const INT_LANES: usize = 8;
+/// Columns of a segment of a float product, sized so that a panel stays in the L2 cache.
+pub(crate) const FLOAT_SEGMENT: usize = 2048;
+/// Lanes of columns in a segment of a float product.
+pub(crate) const FLOAT_LANES: usize = 16;
+
+/// Items dealt to `N` lanes in turn and stored lane by lane.
+#[derive(Clone, Copy)]
+pub(crate) struct Deal<const N: usize> {
+    starts: [usize; N],
+    items: usize,
+}
+
+impl<const N: usize> Deal<N> {
+    #[inline(always)]
+    pub fn new(items: usize) -> Self {
+        let starts = core::array::from_fn(|lane| lane * (items / N) + lane.min(items % N));
+        Self { starts, items }
+    }
+
+    /// Items of a lane.
+    #[inline(always)]
+    pub fn count(&self, lane: usize) -> usize {
+        self.items / N + usize::from(lane < self.items % N)
+    }
+
+    /// Where items `N * turn ..` of the `N` lanes are stored.
+    #[inline(always)]
+    pub fn places(&self, turn: usize) -> [usize; N] {
+        self.starts.map(|start| start + turn)
+    }
+
+    /// Where item `i` is stored.
+    #[inline(always)]
+    pub fn place(&self, i: usize) -> usize {
+        self.starts[i % N] + i / N
+    }
+}
+
 /// What the activations are stored as.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ActKind {
@@ -78,29 +123,21 @@ impl RowUnit {
     pub const CODES: usize = 0;
     /// Eight F32 scales.
     pub const SCALE: usize = 256;
-    /// Eight sums of 32 codes, as F32.
+    /// Eight sums of 32 codes times their scale, as F32.
     pub const SUM: usize = 288;
-    /// Eight sums of the first 16 codes of each group, as F32 (for formats with groups of 16).
+    /// The same for the first 16 codes of each group (for formats with groups of 16).
     pub const SUM_LOW: usize = 320;
-    /// The same for the last 16.
-    pub const SUM_HIGH: usize = 352;
-    /// Unsigned-weight levels only: per half, -128 times the sum of the codes each of the
-    /// 16 lanes multiplies, as I32.
-    pub const START: usize = 384;
-    pub const BYTES_SIGNED: usize = 384;
-    pub const BYTES_UNSIGNED: usize = 512;
-
-    pub const fn bytes(unsigned_weights: bool) -> usize {
-        if unsigned_weights {
-            Self::BYTES_UNSIGNED
-        } else {
-            Self::BYTES_SIGNED
-        }
-    }
+    /// Eight sums of 32 codes, as I32: what an offset of the weights is multiplied with.
+    pub const CODE_SUM: usize = 352;
+    /// The same for the first 16 codes of each group.
+    pub const CODE_SUM_LOW: usize = 384;
+    /// And for the last 16.
+    pub const CODE_SUM_HIGH: usize = 416;
+    pub const BYTES: usize = 448;
 }
 
 /// Byte offsets in the *panel* layout of one 32-column group of `n` tokens:
-/// codes `[8][n][4]`, then five arrays of `n` four-byte values.
+/// codes `[8][n][4]`, then five arrays of `n` four-byte values. Groups are dealt to lanes.
 pub(crate) struct PanelGroup;
 
 impl PanelGroup {
@@ -169,7 +206,7 @@ impl Activations {
         let bytes = match (kind, few) {
             (ActKind::F32, true) => cols.next_multiple_of(16) * 4,
             (ActKind::F32, false) => cols * tile_tokens * 4,
-            (ActKind::Q8, true) => cols.div_ceil(UNIT) * RowUnit::bytes(unsigned_weights),
+            (ActKind::Q8, true) => cols.div_ceil(UNIT) * RowUnit::BYTES,
             (ActKind::Q8, false) => cols / GROUP * PanelGroup::bytes(tile_tokens),
         };
         let shape = ActShape {

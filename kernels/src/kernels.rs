@@ -1,6 +1,6 @@
 //! The safe interface: every operation checks its slices once, then calls one kernel.
 
-use crate::acts::{ActKind, ActShape, Activations, Layout};
+use crate::acts::{ActKind, ActShape, Activations, FLOAT_SEGMENT, INT_SEGMENT, Layout, UNIT};
 use crate::aligned::AlignedBuf;
 use crate::dispatch;
 use crate::dtype::Dtype;
@@ -25,10 +25,6 @@ pub(crate) struct Limits {
 
 /// Rows of an integer panel, on every level.
 pub(crate) const INT_ROWS: usize = 16;
-
-/// Columns of a panel block: 64 KiB of codes, or of floats, so that it stays in the L2 cache.
-const INT_BLOCK: usize = 4096;
-const FLOAT_BLOCK: usize = 512;
 
 /// The kernels of one format. All function pointers require the features of their level.
 pub(crate) struct FormatOps {
@@ -266,8 +262,8 @@ impl Kernels {
     /// `out[t][r] = sum over c of weights[r][c] * acts[t][c]`.
     ///
     /// `weights` holds `out.cols()` rows of `cols` weights, as in the file; no alignment is
-    /// needed. Results do not depend on how rows are divided between calls, nor, within one of
-    /// the two paths (few and many tokens), on the other tokens of the batch.
+    /// needed. Results are the same bits however rows are divided between calls, whatever other
+    /// tokens are in the batch, and on every level.
     ///
     /// # Panics
     /// If any dimension disagrees, or the activations are of another kind or level.
@@ -334,11 +330,11 @@ impl Kernels {
         let shape = acts.shape();
         let int = f.act == ActKind::Q8;
         let (panel_rows, most_cols, code_bytes) = if int {
-            (INT_ROWS, INT_BLOCK, 1)
+            (INT_ROWS, INT_SEGMENT, 1)
         } else {
-            (self.limits.float_rows, FLOAT_BLOCK, 4)
+            (self.limits.float_rows, FLOAT_SEGMENT, 4)
         };
-        let most_cols = most_cols.min(shape.cols.next_multiple_of(crate::acts::UNIT));
+        let most_cols = most_cols.min(shape.cols.next_multiple_of(UNIT));
         let codes_len = panel_rows * most_cols * code_bytes;
         let scales_len = if int {
             panel_rows * (most_cols / f.group) * 4

@@ -43,8 +43,8 @@ static S3: [[u8; 4]; 512] = grid(
     4,
     &[1, 3, 5, 7, 9, 11, 13, 15],
 );
-/// -1, 0, 1 as eighths, plus 8.
-static S1: [[u8; 8]; 2048] = grid(include_bytes!("grids/iq1_s.bin"), 2, &[0, 8, 16]);
+/// -1, 0, 1 as eighths, plus 15.
+static S1: [[u8; 8]; 2048] = grid(include_bytes!("grids/iq1_s.bin"), 2, &[7, 15, 23]);
 
 /// Magnitudes with signs (a set bit is minus), as codes around `offset`.
 #[inline(always)]
@@ -108,12 +108,12 @@ macro_rules! format {
             const GROUP: usize = $group;
 
             #[inline(always)]
-            unsafe fn codes<I: Isa>(isa: I, p: *const u8, half: usize) -> (I::Bytes, I::Bytes) {
+            unsafe fn codes<I: Isa, const HALF: usize>(isa: I, p: *const u8) -> (I::Bytes, I::Bytes) {
                 // SAFETY: the caller vouches for the block.
                 let $b: [u8; $bytes] = unsafe { read(p) };
                 let mut codes = [0; 128];
                 for (k, codes) in codes.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-                    let $i = 16 * half + k;
+                    let $i = 16 * HALF + k;
                     *codes = $codes;
                 }
                 in_order(isa, &codes)
@@ -131,10 +131,10 @@ macro_rules! format {
 
 format!(
     /// Scale, then per 32 weights four grid bytes and a word with 4 x 7 signs and a 4-bit scale.
-    Iq2Xxs, IQ2_XXS, 66, offset 43, group 32,
+    Iq2Xxs, IQ2_XXS, 66, offset 64, group 32,
     |b, i| {
         let signs = with_parity(u32_at(&b[2..], i / 4 * 2 + 1) >> (7 * (i % 4)));
-        signed(XXS2[usize::from(b[2 + i / 4 * 8 + i % 4])], signs, 43)
+        signed(XXS2[usize::from(b[2 + i / 4 * 8 + i % 4])], signs, 64)
     },
     eight 8 |g| {
         let scale = (u32_at(&b[2..], 2 * g + 1) >> 28) as f32;
@@ -144,31 +144,31 @@ format!(
 
 format!(
     /// Scale, 32 words of 9 bits of grid and 7 signs, 16 scales of 4 bits.
-    Iq2Xs, IQ2_XS, 74, offset 43, group 16,
+    Iq2Xs, IQ2_XS, 74, offset 64, group 16,
     |b, i| {
         let word = u16_at(&b[2..], i);
-        signed(XS2[usize::from(word & 511)], with_parity(u32::from(word >> 9)), 43)
+        signed(XS2[usize::from(word & 511)], with_parity(u32::from(word >> 9)), 64)
     },
     sixteen 16 |s| from_f16(u16_at(&b, 0)) * (0.5 + f32::from(nibble(&b[66..], s))) * 0.25
 );
 
 format!(
     /// Scale, 32 low bytes of grid, 32 bytes of signs, 2 high bits of grid each, 4-bit scales.
-    Iq2S, IQ2_S, 82, offset 43, group 16,
+    Iq2S, IQ2_S, 82, offset 64, group 16,
     |b, i| {
         let high = usize::from(b[66 + i / 4] >> (2 * (i % 4)) & 3);
-        signed(S2[usize::from(b[2 + i]) | high << 8], b[34 + i], 43)
+        signed(S2[usize::from(b[2 + i]) | high << 8], b[34 + i], 64)
     },
     sixteen 16 |s| from_f16(u16_at(&b, 0)) * (0.5 + f32::from(nibble(&b[74..], s))) * 0.25
 );
 
 format!(
     /// Scale, 64 grid bytes, per 32 weights a word with 4 x 7 signs and a 4-bit scale.
-    Iq3Xxs, IQ3_XXS, 98, offset 62, group 32,
+    Iq3Xxs, IQ3_XXS, 98, offset 64, group 32,
     |b, i| {
         let four = |k: usize| XXS3[usize::from(b[2 + 2 * i + k])];
         let signs = with_parity(u32_at(&b[66..], i / 4) >> (7 * (i % 4)));
-        signed(join(four(0), four(1)), signs, 62)
+        signed(join(four(0), four(1)), signs, 64)
     },
     eight 8 |g| {
         let scale = (u32_at(&b[66..], g) >> 28) as f32;
@@ -178,13 +178,13 @@ format!(
 
 format!(
     /// Scale, 64 low bytes of grid, a high bit each, 32 bytes of signs, eight scales of 4 bits.
-    Iq3S, IQ3_S, 110, offset 15, group 32,
+    Iq3S, IQ3_S, 110, offset 16, group 32,
     |b, i| {
         let four = |k: usize| {
             let high = usize::from(b[66 + i / 4] >> (2 * (i % 4) + k) & 1);
             S3[usize::from(b[2 + 2 * i + k]) | high << 8]
         };
-        signed(join(four(0), four(1)), b[74 + i], 15)
+        signed(join(four(0), four(1)), b[74 + i], 16)
     },
     eight 8 |g| from_f16(u16_at(&b, 0)) * f32::from(1 + 2 * nibble(&b[106..], g))
 );
@@ -198,7 +198,7 @@ fn moved(index: usize, down: bool) -> [u8; 8] {
 
 format!(
     /// Scale, 32 low bytes of grid, per 32 weights a word: 4 x 3 high bits, scale, direction.
-    Iq1S, IQ1_S, 50, offset 9, group 32,
+    Iq1S, IQ1_S, 50, offset 16, group 32,
     |b, i| {
         let word = u16_at(&b[34..], i / 4);
         let high = usize::from(word >> (3 * (i % 4)) & 7);
@@ -213,7 +213,7 @@ format!(
 format!(
     /// 32 low bytes of grid, nibbles of 3 high bits and a direction, four words of 4 x 3 bits of
     /// scale, whose highest nibbles together are the F16 scale of the block.
-    Iq1M, IQ1_M, 56, offset 9, group 16,
+    Iq1M, IQ1_M, 56, offset 16, group 16,
     |b, i| {
         let high = nibble(&b[32..], i);
         moved(usize::from(b[i]) | usize::from(high & 7) << 8, high & 8 != 0)

@@ -33,12 +33,15 @@ pub(crate) struct Q3K;
 /// # Safety
 /// `p` must be valid for 64 bytes.
 #[inline(always)]
-pub(super) unsafe fn pairs<I: Isa>(isa: I, p: *const u8, half: usize) -> (I::Bytes, I::Bytes) {
+pub(super) unsafe fn pairs<I: Isa, const HALF: usize>(
+    isa: I,
+    p: *const u8,
+) -> (I::Bytes, I::Bytes) {
     const BY: [i32; 4] = [0, -2, -4, -6];
     // SAFETY: 32 of the 64 bytes.
     unsafe {
-        let p = p.add(32 * half);
-        let (low, high) = (isa.load_runs(p, [0; 4]), isa.load_runs(p, [16; 4]));
+        let p = p.add(32 * HALF);
+        let (low, high) = (isa.load_at(p, [0; 4]), isa.load_at(p, [16; 4]));
         (isa.shift_runs(low, BY, 3), isa.shift_runs(high, BY, 3))
     }
 }
@@ -87,9 +90,9 @@ impl QuantFormat for Q2K {
     const MINS: bool = true;
 
     #[inline(always)]
-    unsafe fn codes<I: Isa>(isa: I, p: *const u8, half: usize) -> (I::Bytes, I::Bytes) {
+    unsafe fn codes<I: Isa, const HALF: usize>(isa: I, p: *const u8) -> (I::Bytes, I::Bytes) {
         // SAFETY: bytes 16..80 of the block.
-        unsafe { pairs(isa, p.add(Q2_K_CODES), half) }
+        unsafe { pairs::<I, HALF>(isa, p.add(Q2_K_CODES)) }
     }
 
     #[inline(always)]
@@ -164,17 +167,17 @@ impl QuantFormat for Q3K {
     const GROUP: usize = 16;
 
     #[inline(always)]
-    unsafe fn codes<I: Isa>(isa: I, p: *const u8, half: usize) -> (I::Bytes, I::Bytes) {
-        let by = if half == 0 {
+    unsafe fn codes<I: Isa, const HALF: usize>(isa: I, p: *const u8) -> (I::Bytes, I::Bytes) {
+        let by = if HALF == 0 {
             [2, 1, 0, -1]
         } else {
             [-2, -3, -4, -5]
         };
         // SAFETY: bytes 0..96 of the block.
         unsafe {
-            let (low, high) = pairs(isa, p.add(Q3_K_CODES), half);
-            let low_bits = isa.shift_runs(isa.load_runs(p, [0; 4]), by, 4);
-            let high_bits = isa.shift_runs(isa.load_runs(p, [16; 4]), by, 4);
+            let (low, high) = pairs::<I, HALF>(isa, p.add(Q3_K_CODES));
+            let low_bits = isa.shift_runs(isa.load_at(p, [0; 4]), by, 4);
+            let high_bits = isa.shift_runs(isa.load_at(p, [16; 4]), by, 4);
             (isa.or_bytes(low, low_bits), isa.or_bytes(high, high_bits))
         }
     }

@@ -75,13 +75,13 @@ unsafe fn mins<I: Isa>(isa: I, p: *const u8) -> (I::Eight, I::Eight) {
 /// # Safety
 /// `p` must be valid for 128 bytes.
 #[inline(always)]
-unsafe fn nibbles<I: Isa>(isa: I, p: *const u8, half: usize) -> (I::Bytes, I::Bytes) {
+unsafe fn nibbles<I: Isa, const HALF: usize>(isa: I, p: *const u8) -> (I::Bytes, I::Bytes) {
     const BY: [i32; 4] = [0, -4, 0, -4];
     // SAFETY: 64 of the 128 bytes.
     unsafe {
-        let p = p.add(64 * half);
-        let low = isa.load_runs(p, [0, 0, 32, 32]);
-        let high = isa.load_runs(p, [16, 16, 48, 48]);
+        let p = p.add(64 * HALF);
+        let low = isa.load_at(p, [0, 0, 32, 32]);
+        let high = isa.load_at(p, [16, 16, 48, 48]);
         (isa.shift_runs(low, BY, 15), isa.shift_runs(high, BY, 15))
     }
 }
@@ -130,9 +130,9 @@ impl QuantFormat for Q4K {
     const MINS: bool = true;
 
     #[inline(always)]
-    unsafe fn codes<I: Isa>(isa: I, p: *const u8, half: usize) -> (I::Bytes, I::Bytes) {
+    unsafe fn codes<I: Isa, const HALF: usize>(isa: I, p: *const u8) -> (I::Bytes, I::Bytes) {
         // SAFETY: the last 128 bytes of the block.
-        unsafe { nibbles(isa, p.add(Q4_K_CODES), half) }
+        unsafe { nibbles::<I, HALF>(isa, p.add(Q4_K_CODES)) }
     }
 
     #[inline(always)]
@@ -175,18 +175,18 @@ impl QuantFormat for Q5K {
     const MINS: bool = true;
 
     #[inline(always)]
-    unsafe fn codes<I: Isa>(isa: I, p: *const u8, half: usize) -> (I::Bytes, I::Bytes) {
-        let by = if half == 0 {
+    unsafe fn codes<I: Isa, const HALF: usize>(isa: I, p: *const u8) -> (I::Bytes, I::Bytes) {
+        let by = if HALF == 0 {
             [4, 3, 2, 1]
         } else {
             [0, -1, -2, -3]
         };
         // SAFETY: bytes 16..48 and 48..176 of the block.
         unsafe {
-            let (low, high) = nibbles(isa, p.add(Q5_K_CODES), half);
+            let (low, high) = nibbles::<I, HALF>(isa, p.add(Q5_K_CODES));
             let bits = p.add(Q5_K_BITS);
-            let low_bits = isa.shift_runs(isa.load_runs(bits, [0; 4]), by, 16);
-            let high_bits = isa.shift_runs(isa.load_runs(bits, [16; 4]), by, 16);
+            let low_bits = isa.shift_runs(isa.load_at(bits, [0; 4]), by, 16);
+            let high_bits = isa.shift_runs(isa.load_at(bits, [16; 4]), by, 16);
             (isa.or_bytes(low, low_bits), isa.or_bytes(high, high_bits))
         }
     }

@@ -58,8 +58,8 @@ impl Encode<256, 210> for Q6K {
 unsafe fn codes<I: Isa>(isa: I, nibbles: *const u8, bits: *const u8) -> I::Bytes {
     // SAFETY: exactly the ranges the caller vouches for.
     unsafe {
-        let low = isa.load_runs(nibbles, [0, 32, 0, 32]);
-        let high = isa.load_runs(bits, [0; 4]);
+        let low = isa.load_at(nibbles, [0, 32, 0, 32]);
+        let high = isa.load_at(bits, [0; 4]);
         isa.or_bytes(
             isa.shift_runs(low, [0, 0, -4, -4], 0x0f),
             isa.shift_runs(high, [4, 2, 0, -2], 0x30),
@@ -72,10 +72,10 @@ impl QuantFormat for Q6K {
     const GROUP: usize = 16;
 
     #[inline(always)]
-    unsafe fn codes<I: Isa>(isa: I, p: *const u8, half: usize) -> (I::Bytes, I::Bytes) {
+    unsafe fn codes<I: Isa, const HALF: usize>(isa: I, p: *const u8) -> (I::Bytes, I::Bytes) {
         // SAFETY: 64 of the first 128 bytes, 32 of the next 64.
         unsafe {
-            let (nibbles, bits) = (p.add(64 * half), p.add(BITS + 32 * half));
+            let (nibbles, bits) = (p.add(64 * HALF), p.add(BITS + 32 * HALF));
             (
                 codes(isa, nibbles, bits),
                 codes(isa, nibbles.add(16), bits.add(16)),

@@ -58,6 +58,16 @@ pub(crate) enum Codes {
     Small { offset: u8 },
 }
 
+impl Codes {
+    /// The stored code of weight zero.
+    pub const fn offset(self) -> u8 {
+        match self {
+            Self::Signed => 0,
+            Self::Small { offset } => offset,
+        }
+    }
+}
+
 /// A format of integer codes with a scale per group of weights.
 pub(crate) trait QuantFormat: Blocks {
     /// Bytes of a unit of 256 weights.
@@ -68,12 +78,12 @@ pub(crate) trait QuantFormat: Blocks {
     /// Whether each group has a minimum that is added to its weights.
     const MINS: bool = false;
 
-    /// Codes of groups `4 * half ..` of the unit at `p`: the first 16 weights of each of the four
+    /// Codes of groups `4 * HALF ..` of the unit at `p`: the first 16 weights of each of the four
     /// groups, and the last 16 of each.
     ///
     /// # Safety
     /// `p` must be valid for `UNIT_BYTES`.
-    unsafe fn codes<I: Isa>(isa: I, p: *const u8, half: usize) -> (I::Bytes, I::Bytes);
+    unsafe fn codes<I: Isa, const HALF: usize>(isa: I, p: *const u8) -> (I::Bytes, I::Bytes);
 
     /// Scales of the unit at `p`: those of the first 16 weights of each group, and of the last 16.
     ///
@@ -154,8 +164,8 @@ fn in_order<I: Isa>(isa: I, codes: &[u8; 128]) -> (I::Bytes, I::Bytes) {
     // SAFETY: the last byte read is byte 16 + 96 + 15 of 128.
     unsafe {
         (
-            isa.load_runs(p, [0, 32, 64, 96]),
-            isa.load_runs(p.add(16), [0, 32, 64, 96]),
+            isa.load_at(p, [0, 32, 64, 96]),
+            isa.load_at(p.add(16), [0, 32, 64, 96]),
         )
     }
 }

@@ -19,14 +19,17 @@ pub(crate) struct Q4_0;
 #[derive(Clone, Copy)]
 pub(crate) struct Q4_1;
 
-/// Both 16-byte halves of the codes of four blocks whose nibbles start at `p`.
+/// Low and high nibbles of bytes `AT..AT + 16` of blocks `4 * HALF ..` of the eight at `p`.
 ///
 /// # Safety
-/// `p` must be valid for 16 bytes at each of `0, stride, 2 * stride, 3 * stride`.
+/// `p` must be valid for eight blocks of `BYTES`.
 #[inline(always)]
-pub(super) unsafe fn nibbles<I: Isa>(isa: I, p: *const u8, stride: usize) -> (I::Bytes, I::Bytes) {
-    // SAFETY: exactly the ranges the caller vouches for.
-    let packed = unsafe { isa.load_runs(p, [0, stride, 2 * stride, 3 * stride]) };
+pub(super) unsafe fn nibbles<I: Isa, const BYTES: usize, const AT: usize, const HALF: usize>(
+    isa: I,
+    p: *const u8,
+) -> (I::Bytes, I::Bytes) {
+    // SAFETY: the caller vouches for the blocks.
+    let packed = unsafe { isa.load_runs::<BYTES, AT, HALF>(p) };
     (
         isa.shift_runs(packed, [0; 4], 15),
         isa.shift_runs(packed, [-4; 4], 15),
@@ -65,15 +68,15 @@ impl QuantFormat for Q4_0 {
     const CODES: Codes = Codes::Small { offset: 8 };
 
     #[inline(always)]
-    unsafe fn codes<I: Isa>(isa: I, p: *const u8, half: usize) -> (I::Bytes, I::Bytes) {
-        // SAFETY: bytes 2..18 of blocks `4 * half ..` of the unit's eight.
-        unsafe { nibbles(isa, p.add(4 * half * Q4_0_BYTES + 2), Q4_0_BYTES) }
+    unsafe fn codes<I: Isa, const HALF: usize>(isa: I, p: *const u8) -> (I::Bytes, I::Bytes) {
+        // SAFETY: the caller vouches for the unit's eight blocks.
+        unsafe { nibbles::<I, Q4_0_BYTES, 2, HALF>(isa, p) }
     }
 
     #[inline(always)]
     unsafe fn scales<I: Isa>(isa: I, p: *const u8) -> (I::Eight, I::Eight) {
-        // SAFETY: the first two bytes of each of the unit's eight blocks.
-        both(unsafe { isa.gather_f16(p, Q4_0_BYTES) })
+        // SAFETY: the caller vouches for the unit's eight blocks.
+        both(unsafe { isa.gather_f16::<Q4_0_BYTES, 0>(p) })
     }
 }
 
@@ -103,20 +106,20 @@ impl QuantFormat for Q4_1 {
     const MINS: bool = true;
 
     #[inline(always)]
-    unsafe fn codes<I: Isa>(isa: I, p: *const u8, half: usize) -> (I::Bytes, I::Bytes) {
-        // SAFETY: bytes 4..20 of blocks `4 * half ..` of the unit's eight.
-        unsafe { nibbles(isa, p.add(4 * half * Q4_1_BYTES + 4), Q4_1_BYTES) }
+    unsafe fn codes<I: Isa, const HALF: usize>(isa: I, p: *const u8) -> (I::Bytes, I::Bytes) {
+        // SAFETY: the caller vouches for the unit's eight blocks.
+        unsafe { nibbles::<I, Q4_1_BYTES, 4, HALF>(isa, p) }
     }
 
     #[inline(always)]
     unsafe fn scales<I: Isa>(isa: I, p: *const u8) -> (I::Eight, I::Eight) {
-        // SAFETY: the first two bytes of each of the unit's eight blocks.
-        both(unsafe { isa.gather_f16(p, Q4_1_BYTES) })
+        // SAFETY: the caller vouches for the unit's eight blocks.
+        both(unsafe { isa.gather_f16::<Q4_1_BYTES, 0>(p) })
     }
 
     #[inline(always)]
     unsafe fn mins<I: Isa>(isa: I, p: *const u8) -> (I::Eight, I::Eight) {
-        // SAFETY: bytes 2..4 of each of the unit's eight blocks.
-        both(unsafe { isa.gather_f16(p.add(2), Q4_1_BYTES) })
+        // SAFETY: the caller vouches for the unit's eight blocks.
+        both(unsafe { isa.gather_f16::<Q4_1_BYTES, 2>(p) })
     }
 }

@@ -21,21 +21,35 @@ pub(crate) struct Q5_0;
 #[derive(Clone, Copy)]
 pub(crate) struct Q5_1;
 
-/// Codes of four blocks whose words of fifth bits start at `p`.
+/// Codes of blocks `4 * HALF ..` of the eight at `p`, whose words of fifth bits are at byte `AT`,
+/// the nibbles at byte `NEXT`.
 ///
 /// # Safety
-/// `p` must be valid for 20 bytes at each of `0, stride, 2 * stride, 3 * stride`.
+/// `p` must be valid for eight blocks of `BYTES`.
 #[inline(always)]
-unsafe fn codes<I: Isa>(isa: I, p: *const u8, stride: usize) -> (I::Bytes, I::Bytes) {
-    // SAFETY: exactly the ranges the caller vouches for.
+unsafe fn codes<
+    I: Isa,
+    const BYTES: usize,
+    const AT: usize,
+    const NEXT: usize,
+    const HALF: usize,
+>(
+    isa: I,
+    p: *const u8,
+) -> (I::Bytes, I::Bytes) {
+    const { assert!(NEXT == AT + 4) };
+    // SAFETY: the caller vouches for the blocks.
     unsafe {
-        let (low, high) = nibbles(isa, p.add(4), stride);
-        let half =
-            |i: usize| u64::from(u16::from_le_bytes(read(p.add(i / 2 * stride + i % 2 * 2))));
-        let four = |i: usize| half(i) | half(i + 2) << 16 | half(i + 4) << 32 | half(i + 6) << 48;
+        let (low, high) = nibbles::<I, BYTES, NEXT, HALF>(isa, p);
+        let (mut first, mut last) = (0, 0);
+        for i in 0..4 {
+            let bits = u32::from_le_bytes(read(p.add((4 * HALF + i) * BYTES + AT)));
+            first |= u64::from(bits & 0xffff) << (16 * i);
+            last |= u64::from(bits >> 16) << (16 * i);
+        }
         (
-            isa.or_bytes(low, isa.spread_bits(four(0), 16)),
-            isa.or_bytes(high, isa.spread_bits(four(1), 16)),
+            isa.or_bytes(low, isa.spread_bits(first, 16)),
+            isa.or_bytes(high, isa.spread_bits(last, 16)),
         )
     }
 }
@@ -71,15 +85,15 @@ impl QuantFormat for Q5_0 {
     const CODES: Codes = Codes::Small { offset: 16 };
 
     #[inline(always)]
-    unsafe fn codes<I: Isa>(isa: I, p: *const u8, half: usize) -> (I::Bytes, I::Bytes) {
-        // SAFETY: bytes 2..22 of blocks `4 * half ..` of the unit's eight.
-        unsafe { codes(isa, p.add(4 * half * Q5_0_BYTES + 2), Q5_0_BYTES) }
+    unsafe fn codes<I: Isa, const HALF: usize>(isa: I, p: *const u8) -> (I::Bytes, I::Bytes) {
+        // SAFETY: the caller vouches for the unit's eight blocks.
+        unsafe { codes::<I, Q5_0_BYTES, 2, 6, HALF>(isa, p) }
     }
 
     #[inline(always)]
     unsafe fn scales<I: Isa>(isa: I, p: *const u8) -> (I::Eight, I::Eight) {
         // SAFETY: the first two bytes of each of the unit's eight blocks.
-        both(unsafe { isa.gather_f16(p, Q5_0_BYTES) })
+        both(unsafe { isa.gather_f16::<Q5_0_BYTES, 0>(p) })
     }
 }
 
@@ -108,20 +122,20 @@ impl QuantFormat for Q5_1 {
     const MINS: bool = true;
 
     #[inline(always)]
-    unsafe fn codes<I: Isa>(isa: I, p: *const u8, half: usize) -> (I::Bytes, I::Bytes) {
-        // SAFETY: bytes 4..24 of blocks `4 * half ..` of the unit's eight.
-        unsafe { codes(isa, p.add(4 * half * Q5_1_BYTES + 4), Q5_1_BYTES) }
+    unsafe fn codes<I: Isa, const HALF: usize>(isa: I, p: *const u8) -> (I::Bytes, I::Bytes) {
+        // SAFETY: the caller vouches for the unit's eight blocks.
+        unsafe { codes::<I, Q5_1_BYTES, 4, 8, HALF>(isa, p) }
     }
 
     #[inline(always)]
     unsafe fn scales<I: Isa>(isa: I, p: *const u8) -> (I::Eight, I::Eight) {
         // SAFETY: the first two bytes of each of the unit's eight blocks.
-        both(unsafe { isa.gather_f16(p, Q5_1_BYTES) })
+        both(unsafe { isa.gather_f16::<Q5_1_BYTES, 0>(p) })
     }
 
     #[inline(always)]
     unsafe fn mins<I: Isa>(isa: I, p: *const u8) -> (I::Eight, I::Eight) {
         // SAFETY: bytes 2..4 of each of the unit's eight blocks.
-        both(unsafe { isa.gather_f16(p.add(2), Q5_1_BYTES) })
+        both(unsafe { isa.gather_f16::<Q5_1_BYTES, 2>(p) })
     }
 }

@@ -42,18 +42,19 @@ impl QuantFormat for Q8_0 {
     const CODES: Codes = Codes::Signed;
 
     #[inline(always)]
-    unsafe fn codes<I: Isa>(isa: I, p: *const u8, half: usize) -> (I::Bytes, I::Bytes) {
-        const RUNS: [usize; 4] = [0, BYTES, 2 * BYTES, 3 * BYTES];
-        // SAFETY: the last byte read is byte 34 of block `4 * half + 3` of the unit's eight.
+    unsafe fn codes<I: Isa, const HALF: usize>(isa: I, p: *const u8) -> (I::Bytes, I::Bytes) {
+        // SAFETY: the caller vouches for the unit's eight blocks.
         unsafe {
-            let p = p.add(4 * half * BYTES + 2);
-            (isa.load_runs(p, RUNS), isa.load_runs(p.add(16), RUNS))
+            (
+                isa.load_runs::<BYTES, 2, HALF>(p),
+                isa.load_runs::<BYTES, 18, HALF>(p),
+            )
         }
     }
 
     #[inline(always)]
     unsafe fn scales<I: Isa>(isa: I, p: *const u8) -> (I::Eight, I::Eight) {
-        // SAFETY: the first two bytes of each of the unit's eight blocks.
-        both(unsafe { isa.gather_f16(p, BYTES) })
+        // SAFETY: the caller vouches for the unit's eight blocks.
+        both(unsafe { isa.gather_f16::<BYTES, 0>(p) })
     }
 }

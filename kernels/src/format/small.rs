@@ -89,13 +89,13 @@ impl QuantFormat for Tq1 {
     const CODES: Codes = Codes::Small { offset: 1 };
 
     #[inline(always)]
-    unsafe fn codes<I: Isa>(isa: I, p: *const u8, half: usize) -> (I::Bytes, I::Bytes) {
+    unsafe fn codes<I: Isa, const HALF: usize>(isa: I, p: *const u8) -> (I::Bytes, I::Bytes) {
         // SAFETY: the first 52 bytes of the block.
         let b: [u8; 52] = unsafe { read(p) };
         let (first, rest) = b.split_at(32);
         let mut codes = [0; 128];
         let part = |k: usize| 32 * k..32 * k + 32;
-        if half == 0 {
+        if HALF == 0 {
             for k in 0..4 {
                 digits(first, k, &mut codes[part(k)]);
             }
@@ -136,9 +136,9 @@ impl QuantFormat for Tq2 {
     const CODES: Codes = Codes::Small { offset: 1 };
 
     #[inline(always)]
-    unsafe fn codes<I: Isa>(isa: I, p: *const u8, half: usize) -> (I::Bytes, I::Bytes) {
+    unsafe fn codes<I: Isa, const HALF: usize>(isa: I, p: *const u8) -> (I::Bytes, I::Bytes) {
         // SAFETY: the first 64 bytes of the block.
-        unsafe { pairs(isa, p, half) }
+        unsafe { pairs::<I, HALF>(isa, p) }
     }
 
     #[inline(always)]
@@ -175,9 +175,9 @@ impl QuantFormat for Q1 {
     const CODES: Codes = Codes::Small { offset: 1 };
 
     #[inline(always)]
-    unsafe fn codes<I: Isa>(isa: I, p: *const u8, half: usize) -> (I::Bytes, I::Bytes) {
-        // SAFETY: bytes 2..18 of block `half` of the unit's two.
-        let bits = u128::from_le_bytes(unsafe { read(p.add(BYTES * half + 2)) });
+    unsafe fn codes<I: Isa, const HALF: usize>(isa: I, p: *const u8) -> (I::Bytes, I::Bytes) {
+        // SAFETY: bytes 2..18 of block `HALF` of the unit's two.
+        let bits = u128::from_le_bytes(unsafe { read(p.add(BYTES * HALF + 2)) });
         let every_other = |v: u128| {
             let run = |i: usize| (v >> (32 * i) & 0xffff) as u64;
             run(0) | run(1) << 16 | run(2) << 32 | run(3) << 48
@@ -223,11 +223,11 @@ impl QuantFormat for Q2 {
     const CODES: Codes = Codes::Small { offset: 1 };
 
     #[inline(always)]
-    unsafe fn codes<I: Isa>(isa: I, p: *const u8, half: usize) -> (I::Bytes, I::Bytes) {
+    unsafe fn codes<I: Isa, const HALF: usize>(isa: I, p: *const u8) -> (I::Bytes, I::Bytes) {
         let mut codes = [0; 128];
         for (i, codes) in codes.as_chunks_mut::<64>().0.iter_mut().enumerate() {
-            // SAFETY: bytes 2..18 of block `2 * half + i` of the unit's four.
-            let b: [u8; 16] = unsafe { read(p.add(BYTES * (2 * half + i) + 2)) };
+            // SAFETY: bytes 2..18 of block `2 * HALF + i` of the unit's four.
+            let b: [u8; 16] = unsafe { read(p.add(BYTES * (2 * HALF + i) + 2)) };
             for (k, c) in codes.iter_mut().enumerate() {
                 *c = b[k / 4] >> (2 * (k % 4)) & 3;
             }

@@ -27,13 +27,13 @@ const CURVE: [i8; 16] = [
 /// What 4-bit floats stand for, times two: sign, two bits of exponent, one of fraction.
 const FLOATS: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
-/// `FLOATS` plus 12.
+/// `FLOATS` plus 16.
 const SHIFTED: [u8; 16] = shifted();
 
 const fn shifted() -> [u8; 16] {
     let (mut out, mut k) = ([0; 16], 0);
     while k < 16 {
-        out[k] = (FLOATS[k] + 12) as u8;
+        out[k] = (FLOATS[k] + 16) as u8;
         k += 1;
     }
     out
@@ -55,19 +55,9 @@ pub(crate) struct Mxfp4;
 #[derive(Clone, Copy)]
 pub(crate) struct Nvfp4;
 
-/// Table values of four groups, `stride` bytes apart, whose nibbles start at `p`.
-///
-/// # Safety
-/// `p` must be valid for 16 bytes at each of `0, stride, 2 * stride, 3 * stride`.
+/// Table values of nibbles.
 #[inline(always)]
-unsafe fn lookup<I: Isa>(
-    isa: I,
-    table: &[u8; 16],
-    p: *const u8,
-    stride: usize,
-) -> (I::Bytes, I::Bytes) {
-    // SAFETY: exactly the ranges the caller vouches for.
-    let packed = unsafe { isa.load_runs(p, [0, stride, 2 * stride, 3 * stride]) };
+fn lookup<I: Isa>(isa: I, table: &[u8; 16], packed: I::Bytes) -> (I::Bytes, I::Bytes) {
     (
         isa.lookup(table, isa.shift_runs(packed, [0; 4], 15)),
         isa.lookup(table, isa.shift_runs(packed, [-4; 4], 15)),
@@ -106,16 +96,18 @@ impl QuantFormat for Iq4Nl {
     const CODES: Codes = Codes::Signed;
 
     #[inline(always)]
-    unsafe fn codes<I: Isa>(isa: I, p: *const u8, half: usize) -> (I::Bytes, I::Bytes) {
+    unsafe fn codes<I: Isa, const HALF: usize>(isa: I, p: *const u8) -> (I::Bytes, I::Bytes) {
         let table = bytemuck::cast_ref(&CURVE);
-        // SAFETY: bytes 2..18 of blocks `4 * half ..` of the unit's eight.
-        unsafe { lookup(isa, table, p.add(4 * half * IQ4_NL_BYTES + 2), IQ4_NL_BYTES) }
+        // SAFETY: the caller vouches for the unit's eight blocks.
+        lookup(isa, table, unsafe {
+            isa.load_runs::<IQ4_NL_BYTES, 2, HALF>(p)
+        })
     }
 
     #[inline(always)]
     unsafe fn scales<I: Isa>(isa: I, p: *const u8) -> (I::Eight, I::Eight) {
         // SAFETY: the first two bytes of each of the unit's eight blocks.
-        both(unsafe { isa.gather_f16(p, IQ4_NL_BYTES) })
+        both(unsafe { isa.gather_f16::<IQ4_NL_BYTES, 0>(p) })
     }
 }
 
@@ -151,10 +143,11 @@ impl QuantFormat for Iq4Xs {
     const CODES: Codes = Codes::Signed;
 
     #[inline(always)]
-    unsafe fn codes<I: Isa>(isa: I, p: *const u8, half: usize) -> (I::Bytes, I::Bytes) {
+    unsafe fn codes<I: Isa, const HALF: usize>(isa: I, p: *const u8) -> (I::Bytes, I::Bytes) {
         let table = bytemuck::cast_ref(&CURVE);
         // SAFETY: 64 of the last 128 bytes of the block.
-        unsafe { lookup(isa, table, p.add(IQ4_XS_CODES + 64 * half), 16) }
+        let packed = unsafe { isa.load_at(p.add(IQ4_XS_CODES + 64 * HALF), [0, 16, 32, 48]) };
+        lookup(isa, table, packed)
     }
 
     #[inline(always)]
@@ -216,19 +209,14 @@ fn nearest_floats(x: &[f32], d: f32, codes: &mut [u8]) {
 }
 
 impl QuantFormat for Mxfp4 {
-    const CODES: Codes = Codes::Small { offset: 12 };
+    const CODES: Codes = Codes::Small { offset: 16 };
 
     #[inline(always)]
-    unsafe fn codes<I: Isa>(isa: I, p: *const u8, half: usize) -> (I::Bytes, I::Bytes) {
-        // SAFETY: bytes 1..17 of blocks `4 * half ..` of the unit's eight.
-        unsafe {
-            lookup(
-                isa,
-                &SHIFTED,
-                p.add(4 * half * MXFP4_BYTES + 1),
-                MXFP4_BYTES,
-            )
-        }
+    unsafe fn codes<I: Isa, const HALF: usize>(isa: I, p: *const u8) -> (I::Bytes, I::Bytes) {
+        // SAFETY: the caller vouches for the unit's eight blocks.
+        lookup(isa, &SHIFTED, unsafe {
+            isa.load_runs::<MXFP4_BYTES, 1, HALF>(p)
+        })
     }
 
     #[inline(always)]
@@ -292,15 +280,15 @@ impl Encode<64, NVFP4_BYTES> for Nvfp4 {
 }
 
 impl QuantFormat for Nvfp4 {
-    const CODES: Codes = Codes::Small { offset: 12 };
+    const CODES: Codes = Codes::Small { offset: 16 };
     const GROUP: usize = 16;
 
     #[inline(always)]
-    unsafe fn codes<I: Isa>(isa: I, p: *const u8, half: usize) -> (I::Bytes, I::Bytes) {
+    unsafe fn codes<I: Isa, const HALF: usize>(isa: I, p: *const u8) -> (I::Bytes, I::Bytes) {
         let mut codes = [0; 128];
         for (i, codes) in codes.as_chunks_mut::<64>().0.iter_mut().enumerate() {
-            // SAFETY: bytes 4..36 of block `2 * half + i` of the unit's four.
-            let b: [u8; 32] = unsafe { read(p.add(NVFP4_BYTES * (2 * half + i) + 4)) };
+            // SAFETY: bytes 4..36 of block `2 * HALF + i` of the unit's four.
+            let b: [u8; 32] = unsafe { read(p.add(NVFP4_BYTES * (2 * HALF + i) + 4)) };
             for (b, codes) in b
                 .as_chunks::<8>()
                 .0

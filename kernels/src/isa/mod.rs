@@ -37,6 +37,13 @@ pub(crate) unsafe trait Isa: Copy + 'static {
     /// Rows in a panel vector.
     const ROWS: usize;
 
+    /// Asks for the lines of `n` bytes at `p` to be brought into the second-level cache. Any
+    /// address is allowed. Does nothing where it has not been measured to help.
+    #[inline(always)]
+    fn prefetch(self, p: *const u8, n: usize) {
+        let _ = (p, n);
+    }
+
     /// 64 bytes.
     type Bytes: Copy;
     /// 16 I32.
@@ -46,8 +53,14 @@ pub(crate) unsafe trait Isa: Copy + 'static {
     /// 8 F32.
     type Eight: Copy;
 
+    /// Bytes `AT..AT + 16` of blocks `4 * HALF ..` of the eight blocks of `BLOCK` bytes at `p`. All
+    /// bytes of the blocks must be readable.
+    unsafe fn load_runs<const BLOCK: usize, const AT: usize, const HALF: usize>(
+        self,
+        p: *const u8,
+    ) -> Self::Bytes;
     /// Four 16-byte runs at the given offsets from `p`.
-    unsafe fn load_runs(self, p: *const u8, offsets: [usize; 4]) -> Self::Bytes;
+    unsafe fn load_at(self, p: *const u8, offsets: [usize; 4]) -> Self::Bytes;
     /// Stores 64 bytes.
     unsafe fn store_bytes(self, p: *mut u8, b: Self::Bytes);
     /// Shifts each byte of run `i` left by `by[i]` (right if negative), then keeps the bits of
@@ -62,12 +75,18 @@ pub(crate) unsafe trait Isa: Copy + 'static {
     fn add_bytes(self, b: Self::Bytes, k: u8) -> Self::Bytes;
 
     fn zero_ints(self) -> Self::Ints;
-    /// 16 I32, 64 bytes.
-    unsafe fn load_ints(self, p: *const u8) -> Self::Ints;
+    /// Sums of four neighbouring lanes each, first `a`'s, then `b`'s, minus the eight I32 at the
+    /// `offset` pointer shifted left, as F32. Results must be below 2^24.
+    unsafe fn sum_fours(
+        self,
+        a: Self::Ints,
+        b: Self::Ints,
+        offset: Option<(*const i32, u32)>,
+    ) -> Self::Eight;
     /// Adds products of weights in 0..=127 with the 64 signed bytes at `x`.
     unsafe fn dot_small(self, acc: Self::Ints, w: Self::Bytes, x: *const u8) -> Self::Ints;
     /// Adds products of signed weights with the 64 signed bytes (-127..=127) at `x`. If
-    /// `UNSIGNED_WEIGHTS`, adds products of weights plus 128 instead: start accordingly.
+    /// `UNSIGNED_WEIGHTS`, adds products of weights plus 128 instead.
     unsafe fn dot_signed(self, acc: Self::Ints, w: Self::Bytes, x: *const u8) -> Self::Ints;
 
     fn zero_lanes(self) -> Self::Lanes;
@@ -81,13 +100,6 @@ pub(crate) unsafe trait Isa: Copy + 'static {
     unsafe fn store_lanes(self, p: *mut f32, v: Self::Lanes);
     /// `a * b + acc`, rounded once.
     fn fma_lanes(self, acc: Self::Lanes, a: Self::Lanes, b: Self::Lanes) -> Self::Lanes;
-    /// `acc[l] + ints[l] * scales[4 * HALF + l / 4]`, rounded once.
-    fn add_scaled<const HALF: usize>(
-        self,
-        acc: Self::Lanes,
-        ints: Self::Ints,
-        scales: Self::Eight,
-    ) -> Self::Lanes;
     /// Sum of all lanes of both: `e[j] + (v[j] + v[j + 8])`, then halves of 4, 2 and 1.
     fn reduce(self, v: Self::Lanes, e: Self::Eight) -> f32;
 
@@ -96,12 +108,24 @@ pub(crate) unsafe trait Isa: Copy + 'static {
     unsafe fn load_eight(self, p: *const f32) -> Self::Eight;
     /// Stores 8 F32.
     unsafe fn store_eight(self, p: *mut f32, v: Self::Eight);
-    /// Eight F16, `stride` bytes apart, widened.
-    unsafe fn gather_f16(self, p: *const u8, stride: usize) -> Self::Eight;
+    /// The F16 at byte `AT` of each of the eight blocks of `BLOCK` bytes at `p`, widened. All
+    /// bytes of the blocks must be readable.
+    unsafe fn gather_f16<const BLOCK: usize, const AT: usize>(self, p: *const u8) -> Self::Eight;
+    /// The first `n` values; zeros, not products with zero, in place of the others.
+    #[inline(always)]
+    fn keep_eight(self, v: Self::Eight, n: usize) -> Self::Eight {
+        let mut values = [0f32; 8];
+        // SAFETY: eight values fit.
+        unsafe {
+            self.store_eight(values.as_mut_ptr(), v);
+            values[n..].fill(0.0);
+            self.load_eight(values.as_ptr())
+        }
+    }
+    fn splat_eight(self, v: f32) -> Self::Eight;
     fn mul_eight(self, a: Self::Eight, b: Self::Eight) -> Self::Eight;
     /// `a * b + acc`, rounded once.
     fn fma_eight(self, acc: Self::Eight, a: Self::Eight, b: Self::Eight) -> Self::Eight;
-    fn splat_eight(self, v: f32) -> Self::Eight;
 
     /// `ROWS` x 4 weight bytes.
     type Weights: Copy;
@@ -124,6 +148,7 @@ pub(crate) unsafe trait Isa: Copy + 'static {
     /// The F32 at `p` in every lane.
     unsafe fn splat_row(self, p: *const u8) -> Self::RowFloats;
     fn sub_rows(self, a: Self::RowFloats, b: Self::RowFloats) -> Self::RowFloats;
+    fn add_rows(self, a: Self::RowFloats, b: Self::RowFloats) -> Self::RowFloats;
     fn mul_rows(self, a: Self::RowFloats, b: Self::RowFloats) -> Self::RowFloats;
     fn fma_rows(
         self,
@@ -176,18 +201,19 @@ pub(crate) unsafe trait Isa: Copy + 'static {
         sums
     }
 
-    /// Interleaves unpacked rows: reads `[16][UNPACKED]` bytes at `from`, writes
-    /// `[groups][8][16][4]` bytes at `to` (only the first `groups` of eight).
+    /// Interleaves unpacked rows: reads `[16][UNPACKED]` bytes at `from`, writes group `g` below
+    /// `groups` (at most eight) as `[8][16][4]` bytes to place `at[g]` of `to`.
     #[inline(always)]
-    unsafe fn interleave(self, from: *const u8, to: *mut u8, groups: usize) {
+    unsafe fn interleave(self, from: *const u8, to: *mut u8, groups: usize, at: &[usize; 8]) {
         for b in 0..groups {
             for k in 0..8 {
-                let at = (b / 4) * 128 + (k / 4) * 64 + (b % 4) * 16 + (k % 4) * 4;
+                let from =
+                    from.wrapping_add((b / 4) * 128 + (k / 4) * 64 + (b % 4) * 16 + (k % 4) * 4);
                 for r in 0..16 {
-                    // SAFETY: `at + 4 <= UNPACKED`, and the caller vouches for both buffers.
+                    // SAFETY: the offset plus 4 is at most `UNPACKED`, and the caller vouches for both buffers.
                     unsafe {
-                        let four = from.add(r * UNPACKED + at).cast::<u32>().read_unaligned();
-                        let slot = to.add(((b * 8 + k) * 16 + r) * 4);
+                        let four = from.add(r * UNPACKED).cast::<u32>().read_unaligned();
+                        let slot = to.add(((at[b] * 8 + k) * 16 + r) * 4);
                         slot.cast::<u32>().write_unaligned(four);
                     }
                 }
@@ -195,30 +221,24 @@ pub(crate) unsafe trait Isa: Copy + 'static {
         }
     }
 
-    /// Transposes `[16][8]` F32 to `[groups][16]` (only the first `groups` of eight).
+    /// Transposes `[16][8]` F32: column `g` below `groups` goes to place `at[g]` of `[..][16]`.
     #[inline(always)]
-    unsafe fn turn(self, from: *const f32, to: *mut f32, groups: usize) {
+    unsafe fn turn(self, from: *const f32, to: *mut f32, groups: usize, at: &[usize; 8]) {
         for g in 0..groups {
             for r in 0..16 {
                 // SAFETY: the caller vouches for both buffers.
-                unsafe { *to.add(g * 16 + r) = *from.add(r * 8 + g) }
+                unsafe { *to.add(at[g] * 16 + r) = *from.add(r * 8 + g) }
             }
         }
     }
 
-    /// Transposes 16 rows of 16 F32, `from_stride` and `to_stride` values apart.
+    /// Transposes 16 rows of 16 F32.
     #[inline(always)]
-    unsafe fn transpose(
-        self,
-        from: *const f32,
-        from_stride: usize,
-        to: *mut f32,
-        to_stride: usize,
-    ) {
+    unsafe fn transpose(self, from: *const f32, to: *mut f32) {
         for r in 0..16 {
             for k in 0..16 {
                 // SAFETY: the caller vouches for 16 rows of 16 values in both buffers.
-                unsafe { *to.add(k * to_stride + r) = *from.add(r * from_stride + k) }
+                unsafe { *to.add(k * 16 + r) = *from.add(r * 16 + k) }
             }
         }
     }

@@ -86,15 +86,26 @@ macro_rules! token {
             type Eight = [float32x4_t; 2];
 
             #[inline(always)]
-            unsafe fn load_runs(self, p: *const u8, offsets: [usize; 4]) -> Self::Bytes {
+            unsafe fn load_runs<const BLOCK: usize, const AT: usize, const HALF: usize>(
+                self,
+                p: *const u8,
+            ) -> Self::Bytes {
                 simd! {
                     [
-                        vld1q_u8(p.add(offsets[0])),
-                        vld1q_u8(p.add(offsets[1])),
-                        vld1q_u8(p.add(offsets[2])),
-                        vld1q_u8(p.add(offsets[3])),
+                        vld1q_u8(p.add(4 * HALF * BLOCK + AT)),
+                        vld1q_u8(p.add(4 * HALF * BLOCK + AT + BLOCK)),
+                        vld1q_u8(p.add(4 * HALF * BLOCK + AT + 2 * BLOCK)),
+                        vld1q_u8(p.add(4 * HALF * BLOCK + AT + 3 * BLOCK)),
                     ]
                 }
+            }
+            #[inline(always)]
+            unsafe fn load_at(self, p: *const u8, offsets: [usize; 4]) -> Self::Bytes {
+                let mut out = simd! { [vdupq_n_u8(0); 4] };
+                for q in 0..4 {
+                    out[q] = simd! { vld1q_u8(p.add(offsets[q])) };
+                }
+                out
             }
             #[inline(always)]
             unsafe fn store_bytes(self, p: *mut u8, b: Self::Bytes) {
@@ -150,12 +161,25 @@ macro_rules! token {
                 simd! { [vdupq_n_s32(0); 4] }
             }
             #[inline(always)]
-            unsafe fn load_ints(self, p: *const u8) -> Self::Ints {
-                let mut v = self.zero_ints();
-                for q in 0..4 {
-                    v[q] = simd! { vreinterpretq_s32_u8(vld1q_u8(p.add(16 * q))) };
+            unsafe fn sum_fours(
+                self,
+                a: Self::Ints,
+                b: Self::Ints,
+                offset: Option<(*const i32, u32)>,
+            ) -> Self::Eight {
+                let mut out = self.zero_eight();
+                for (q, v) in [a, b].into_iter().enumerate() {
+                    out[q] = simd! {
+                        let (low, high) = (vpaddq_s32(v[0], v[1]), vpaddq_s32(v[2], v[3]));
+                        let mut sums = vpaddq_s32(low, high);
+                        if let Some((p, by)) = offset {
+                            let k = vreinterpretq_s32_u8(vld1q_u8(p.add(4 * q).cast()));
+                            sums = vsubq_s32(sums, vshlq_s32(k, vdupq_n_s32(by as i32)));
+                        }
+                        vcvtq_f32_s32(sums)
+                    };
                 }
-                v
+                out
             }
             #[inline(always)]
             unsafe fn dot_small(self, acc: Self::Ints, w: Self::Bytes, x: *const u8) -> Self::Ints {
@@ -229,23 +253,6 @@ macro_rules! token {
                 acc
             }
             #[inline(always)]
-            fn add_scaled<const HALF: usize>(
-                self,
-                acc: Self::Lanes,
-                ints: Self::Ints,
-                scales: Self::Eight,
-            ) -> Self::Lanes {
-                simd! {
-                    let s = scales[HALF];
-                    [
-                        vfmaq_laneq_f32::<0>(acc[0], vcvtq_f32_s32(ints[0]), s),
-                        vfmaq_laneq_f32::<1>(acc[1], vcvtq_f32_s32(ints[1]), s),
-                        vfmaq_laneq_f32::<2>(acc[2], vcvtq_f32_s32(ints[2]), s),
-                        vfmaq_laneq_f32::<3>(acc[3], vcvtq_f32_s32(ints[3]), s),
-                    ]
-                }
-            }
-            #[inline(always)]
             fn reduce(self, v: Self::Lanes, e: Self::Eight) -> f32 {
                 simd! {
                     let low = vaddq_f32(e[0], vaddq_f32(v[0], v[2]));
@@ -278,11 +285,14 @@ macro_rules! token {
                 }
             }
             #[inline(always)]
-            unsafe fn gather_f16(self, p: *const u8, stride: usize) -> Self::Eight {
+            unsafe fn gather_f16<const BLOCK: usize, const AT: usize>(
+                self,
+                p: *const u8,
+            ) -> Self::Eight {
                 simd! {
                     let mut bits = [0u16; 8];
                     for (j, b) in bits.iter_mut().enumerate() {
-                        *b = p.add(j * stride).cast::<u16>().read_unaligned();
+                        *b = p.add(j * BLOCK + AT).cast::<u16>().read_unaligned();
                     }
                     [
                         widen_f16(vld1_u16(bits.as_ptr())),
@@ -291,16 +301,16 @@ macro_rules! token {
                 }
             }
             #[inline(always)]
+            fn splat_eight(self, v: f32) -> Self::Eight {
+                simd! { [vdupq_n_f32(v); 2] }
+            }
+            #[inline(always)]
             fn mul_eight(self, a: Self::Eight, b: Self::Eight) -> Self::Eight {
                 simd! { [vmulq_f32(a[0], b[0]), vmulq_f32(a[1], b[1])] }
             }
             #[inline(always)]
             fn fma_eight(self, acc: Self::Eight, a: Self::Eight, b: Self::Eight) -> Self::Eight {
                 simd! { [vfmaq_f32(acc[0], a[0], b[0]), vfmaq_f32(acc[1], a[1], b[1])] }
-            }
-            #[inline(always)]
-            fn splat_eight(self, v: f32) -> Self::Eight {
-                simd! { [vdupq_n_f32(v); 2] }
             }
 
             type Weights = [int8x16_t; 2];
@@ -363,6 +373,10 @@ macro_rules! token {
             #[inline(always)]
             fn sub_rows(self, a: Self::RowFloats, b: Self::RowFloats) -> Self::RowFloats {
                 simd! { [vsubq_f32(a[0], b[0]), vsubq_f32(a[1], b[1])] }
+            }
+            #[inline(always)]
+            fn add_rows(self, a: Self::RowFloats, b: Self::RowFloats) -> Self::RowFloats {
+                simd! { [vaddq_f32(a[0], b[0]), vaddq_f32(a[1], b[1])] }
             }
             #[inline(always)]
             fn mul_rows(self, a: Self::RowFloats, b: Self::RowFloats) -> Self::RowFloats {

@@ -33,7 +33,20 @@ unsafe impl Isa for Scalar {
     type Eight = [f32; 8];
 
     #[inline(always)]
-    unsafe fn load_runs(self, p: *const u8, offsets: [usize; 4]) -> [u8; 64] {
+    unsafe fn load_runs<const BLOCK: usize, const AT: usize, const HALF: usize>(
+        self,
+        p: *const u8,
+    ) -> [u8; 64] {
+        let mut out = [0; 64];
+        for (i, run) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+            // SAFETY: the caller vouches for four blocks.
+            *run = unsafe { read(p.add((4 * HALF + i) * BLOCK + AT)) };
+        }
+        out
+    }
+
+    #[inline(always)]
+    unsafe fn load_at(self, p: *const u8, offsets: [usize; 4]) -> [u8; 64] {
         let mut out = [0; 64];
         for (run, offset) in out.as_chunks_mut::<16>().0.iter_mut().zip(offsets) {
             // SAFETY: the caller vouches for 16 bytes at each offset.
@@ -85,9 +98,19 @@ unsafe impl Isa for Scalar {
     }
 
     #[inline(always)]
-    unsafe fn load_ints(self, p: *const u8) -> [i32; 16] {
-        // SAFETY: the caller vouches for 64 bytes.
-        unsafe { p.cast::<[i32; 16]>().read_unaligned() }
+    unsafe fn sum_fours(
+        self,
+        a: [i32; 16],
+        b: [i32; 16],
+        offset: Option<(*const i32, u32)>,
+    ) -> [f32; 8] {
+        core::array::from_fn(|g| {
+            let four = if g < 4 { &a[4 * g..] } else { &b[4 * g - 16..] };
+            let sum: i32 = four[..4].iter().sum();
+            // SAFETY: the caller vouches for eight numbers.
+            let less = offset.map_or(0, |(p, by)| unsafe { p.add(g).read_unaligned() } << by);
+            (sum - less) as f32
+        })
     }
 
     #[inline(always)]
@@ -148,19 +171,6 @@ unsafe impl Isa for Scalar {
     }
 
     #[inline(always)]
-    fn add_scaled<const HALF: usize>(
-        self,
-        mut acc: [f32; 16],
-        ints: [i32; 16],
-        scales: [f32; 8],
-    ) -> [f32; 16] {
-        for l in 0..16 {
-            acc[l] = (ints[l] as f32).mul_add(scales[4 * HALF + l / 4], acc[l]);
-        }
-        acc
-    }
-
-    #[inline(always)]
     fn reduce(self, v: [f32; 16], mut e: [f32; 8]) -> f32 {
         for j in 0..8 {
             e[j] += v[j] + v[j + 8];
@@ -187,13 +197,18 @@ unsafe impl Isa for Scalar {
     }
 
     #[inline(always)]
-    unsafe fn gather_f16(self, p: *const u8, stride: usize) -> [f32; 8] {
+    unsafe fn gather_f16<const BLOCK: usize, const AT: usize>(self, p: *const u8) -> [f32; 8] {
         let mut out = [0.0; 8];
         for (j, v) in out.iter_mut().enumerate() {
-            // SAFETY: the caller vouches for two bytes at each multiple of the stride.
-            *v = from_f16(u16::from_le_bytes(unsafe { read(p.add(j * stride)) }));
+            // SAFETY: the caller vouches for eight blocks.
+            *v = from_f16(u16::from_le_bytes(unsafe { read(p.add(j * BLOCK + AT)) }));
         }
         out
+    }
+
+    #[inline(always)]
+    fn splat_eight(self, v: f32) -> [f32; 8] {
+        [v; 8]
     }
 
     #[inline(always)]
@@ -210,11 +225,6 @@ unsafe impl Isa for Scalar {
             acc[j] = a[j].mul_add(b[j], acc[j]);
         }
         acc
-    }
-
-    #[inline(always)]
-    fn splat_eight(self, v: f32) -> [f32; 8] {
-        [v; 8]
     }
 
     type Weights = [u8; 32];
@@ -292,6 +302,11 @@ unsafe impl Isa for Scalar {
             a[r] -= b[r];
         }
         a
+    }
+
+    #[inline(always)]
+    fn add_rows(self, a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
+        core::array::from_fn(|j| a[j] + b[j])
     }
 
     #[inline(always)]

@@ -52,19 +52,74 @@ pub(super) unsafe fn gather8(p: *const u8, stride: usize) -> __m128i {
     }
 }
 
-/// Four 16-byte runs.
+/// 64 bytes as two vectors.
 ///
 /// # Safety
-/// 16 bytes must be readable at each offset.
+/// Needs AVX; 64 bytes must be readable.
 #[inline(always)]
-pub(super) unsafe fn runs(p: *const u8, offsets: [usize; 4]) -> [__m128i; 4] {
+unsafe fn load2(p: *const u8) -> [__m256i; 2] {
+    // SAFETY: as the caller vouches.
+    unsafe {
+        [
+            _mm256_loadu_si256(p.cast()),
+            _mm256_loadu_si256(p.add(32).cast()),
+        ]
+    }
+}
+
+/// Eight sums minus those at the `offset` pointer shifted left, as F32.
+///
+/// # Safety
+/// Needs AVX2; eight I32 must be readable at the pointer.
+#[inline(always)]
+pub(super) unsafe fn less8(mut v: __m256i, offset: Option<(*const i32, u32)>) -> __m256 {
+    // SAFETY: as the caller vouches.
+    unsafe {
+        if let Some((p, by)) = offset {
+            let k = _mm256_loadu_si256(p.cast());
+            v = _mm256_sub_epi32(v, _mm256_sll_epi32(k, _mm_cvtsi32_si128(by as i32)));
+        }
+        _mm256_cvtepi32_ps(v)
+    }
+}
+
+/// Prefetches the lines of `n` bytes into the second-level cache.
+///
+/// # Safety
+/// None beyond SSE, which is part of x86-64; prefetching never faults.
+#[inline(always)]
+pub(super) unsafe fn fetch(p: *const u8, n: usize) {
+    for at in (0..n).step_by(64) {
+        // SAFETY: see above.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.wrapping_add(at).cast()) }
+    }
+}
+
+/// The first `n` of eight values, zeros in place of the others.
+///
+/// # Safety
+/// Needs AVX.
+#[inline(always)]
+pub(super) unsafe fn keep8(v: __m256, n: usize) -> __m256 {
+    const MASK: [u32; 16] = [!0, !0, !0, !0, !0, !0, !0, !0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let from = &MASK[8 - n.min(8)..];
+    // SAFETY: at least eight numbers from there; the caller vouches for AVX.
+    unsafe { _mm256_and_ps(v, _mm256_loadu_ps(from.as_ptr().cast())) }
+}
+
+/// Four 16-byte runs, `STRIDE` bytes apart.
+///
+/// # Safety
+/// 16 bytes must be readable at each.
+#[inline(always)]
+pub(super) unsafe fn runs<const STRIDE: usize>(p: *const u8) -> [__m128i; 4] {
     // SAFETY: exactly the ranges the caller vouches for; SSE2 is part of x86-64.
     unsafe {
         [
-            _mm_loadu_si128(p.add(offsets[0]).cast()),
-            _mm_loadu_si128(p.add(offsets[1]).cast()),
-            _mm_loadu_si128(p.add(offsets[2]).cast()),
-            _mm_loadu_si128(p.add(offsets[3]).cast()),
+            _mm_loadu_si128(p.cast()),
+            _mm_loadu_si128(p.add(STRIDE).cast()),
+            _mm_loadu_si128(p.add(2 * STRIDE).cast()),
+            _mm_loadu_si128(p.add(3 * STRIDE).cast()),
         ]
     }
 }
@@ -100,6 +155,16 @@ unsafe fn spread32(bits: u32, value: u8) -> __m256i {
         let set = _mm256_cmpeq_epi8(_mm256_and_si256(copies, bit), bit);
         _mm256_and_si256(set, _mm256_set1_epi8(value as i8))
     }
+}
+
+/// Two 16-byte runs side by side.
+///
+/// # Safety
+/// Needs AVX2; 16 bytes must be readable at each pointer.
+#[inline(always)]
+pub(super) unsafe fn pair(low: *const u8, high: *const u8) -> __m256i {
+    // SAFETY: as the caller vouches.
+    unsafe { _mm256_set_m128i(_mm_loadu_si128(high.cast()), _mm_loadu_si128(low.cast())) }
 }
 
 /// Sum over the fixed tree, from the eight partial sums on.
@@ -170,14 +235,14 @@ unsafe fn transpose8(from: *const f32, stride: usize) -> [__m256; 8] {
 /// # Safety
 /// Needs AVX2, and as for the method.
 #[inline(always)]
-pub(super) unsafe fn turn16(from: *const f32, to: *mut f32, groups: usize) {
+pub(super) unsafe fn turn16(from: *const f32, to: *mut f32, groups: usize, at: &[usize; 8]) {
     // SAFETY: the caller vouches for AVX2 and both buffers.
     unsafe {
         for part in 0..2 {
             let turned = transpose8(from.add(part * 64), 8);
             for g in 0..8 {
                 if g < groups {
-                    _mm256_storeu_ps(to.add(g * 16 + part * 8), turned[g]);
+                    _mm256_storeu_ps(to.add(at[g] * 16 + part * 8), turned[g]);
                 }
             }
         }
@@ -189,7 +254,7 @@ pub(super) unsafe fn turn16(from: *const f32, to: *mut f32, groups: usize) {
 /// # Safety
 /// Needs AVX2, and as for the method.
 #[inline(always)]
-unsafe fn interleave16(from: *const u8, to: *mut u8, groups: usize) {
+unsafe fn interleave16(from: *const u8, to: *mut u8, groups: usize, at: &[usize; 8]) {
     for column in 0..8 {
         let (half, last) = (column / 4, column / 2 % 2);
         for part in 0..2 {
@@ -200,8 +265,8 @@ unsafe fn interleave16(from: *const u8, to: *mut u8, groups: usize) {
                 for i in 0..8 {
                     let group = half * 4 + column % 2 * 2 + i / 4;
                     if group < groups {
-                        let at = (group * 8 + last * 4 + i % 4) * 64 + part * 32;
-                        _mm256_storeu_ps(to.add(at).cast(), turned[i]);
+                        let slot = (at[group] * 8 + last * 4 + i % 4) * 64 + part * 32;
+                        _mm256_storeu_ps(to.add(slot).cast(), turned[i]);
                     }
                 }
             }
@@ -281,11 +346,22 @@ macro_rules! common {
         type Eight = __m256;
 
         #[inline(always)]
-        unsafe fn load_runs(self, p: *const u8, offsets: [usize; 4]) -> Self::Bytes {
+        fn prefetch(self, p: *const u8, n: usize) {
+            simd! { fetch(p, n) }
+        }
+        #[inline(always)]
+        unsafe fn load_runs<const BLOCK: usize, const AT: usize, const HALF: usize>(
+            self,
+            p: *const u8,
+        ) -> Self::Bytes {
             simd! {
-                let [a, b, c, d] = runs(p, offsets);
+                let [a, b, c, d] = runs::<BLOCK>(p.add(4 * HALF * BLOCK + AT));
                 [_mm256_set_m128i(b, a), _mm256_set_m128i(d, c)]
             }
+        }
+        #[inline(always)]
+        unsafe fn load_at(self, p: *const u8, [a, b, c, d]: [usize; 4]) -> Self::Bytes {
+            simd! { [pair(p.add(a), p.add(b)), pair(p.add(c), p.add(d))] }
         }
         #[inline(always)]
         unsafe fn store_bytes(self, p: *mut u8, b: Self::Bytes) {
@@ -332,8 +408,19 @@ macro_rules! common {
             simd! { [_mm256_setzero_si256(); 2] }
         }
         #[inline(always)]
-        unsafe fn load_ints(self, p: *const u8) -> Self::Ints {
-            simd! { [_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(32).cast())] }
+        unsafe fn sum_fours(
+            self,
+            a: Self::Ints,
+            b: Self::Ints,
+            offset: Option<(*const i32, u32)>,
+        ) -> __m256 {
+            simd! {
+                // Groups 0 2 4 6 | 1 3 5 7.
+                let pairs = [_mm256_hadd_epi32(a[0], a[1]), _mm256_hadd_epi32(b[0], b[1])];
+                let sums = _mm256_hadd_epi32(pairs[0], pairs[1]);
+                let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+                less8(_mm256_permutevar8x32_epi32(sums, order), offset)
+            }
         }
 
         #[inline(always)]
@@ -376,25 +463,6 @@ macro_rules! common {
             simd! { [_mm256_fmadd_ps(a[0], b[0], acc[0]), _mm256_fmadd_ps(a[1], b[1], acc[1])] }
         }
         #[inline(always)]
-        fn add_scaled<const HALF: usize>(
-            self,
-            acc: Self::Lanes,
-            ints: Self::Ints,
-            scales: __m256,
-        ) -> Self::Lanes {
-            simd! {
-                let k = 4 * HALF as i32;
-                let low = _mm256_setr_epi32(k, k, k, k, k + 1, k + 1, k + 1, k + 1);
-                let high = _mm256_setr_epi32(k + 2, k + 2, k + 2, k + 2, k + 3, k + 3, k + 3, k + 3);
-                let low = _mm256_permutevar8x32_ps(scales, low);
-                let high = _mm256_permutevar8x32_ps(scales, high);
-                [
-                    _mm256_fmadd_ps(_mm256_cvtepi32_ps(ints[0]), low, acc[0]),
-                    _mm256_fmadd_ps(_mm256_cvtepi32_ps(ints[1]), high, acc[1]),
-                ]
-            }
-        }
-        #[inline(always)]
         fn reduce(self, v: Self::Lanes, e: __m256) -> f32 {
             simd! { reduce8(_mm256_add_ps(e, _mm256_add_ps(v[0], v[1]))) }
         }
@@ -412,8 +480,16 @@ macro_rules! common {
             simd! { _mm256_storeu_ps(p, v) }
         }
         #[inline(always)]
-        unsafe fn gather_f16(self, p: *const u8, stride: usize) -> __m256 {
-            simd! { _mm256_cvtph_ps(gather8(p, stride)) }
+        unsafe fn gather_f16<const BLOCK: usize, const AT: usize>(self, p: *const u8) -> __m256 {
+            simd! { _mm256_cvtph_ps(gather8(p.add(AT), BLOCK)) }
+        }
+        #[inline(always)]
+        fn keep_eight(self, v: __m256, n: usize) -> __m256 {
+            simd! { keep8(v, n) }
+        }
+        #[inline(always)]
+        fn splat_eight(self, v: f32) -> __m256 {
+            simd! { _mm256_set1_ps(v) }
         }
         #[inline(always)]
         fn mul_eight(self, a: __m256, b: __m256) -> __m256 {
@@ -423,33 +499,22 @@ macro_rules! common {
         fn fma_eight(self, acc: __m256, a: __m256, b: __m256) -> __m256 {
             simd! { _mm256_fmadd_ps(a, b, acc) }
         }
-        #[inline(always)]
-        fn splat_eight(self, v: f32) -> __m256 {
-            simd! { _mm256_set1_ps(v) }
-        }
-
 
         #[inline(always)]
-        unsafe fn turn(self, from: *const f32, to: *mut f32, groups: usize) {
-            simd! { turn16(from, to, groups) }
+        unsafe fn turn(self, from: *const f32, to: *mut f32, groups: usize, at: &[usize; 8]) {
+            simd! { turn16(from, to, groups, at) }
         }
         #[inline(always)]
-        unsafe fn interleave(self, from: *const u8, to: *mut u8, groups: usize) {
-            simd! { interleave16(from, to, groups) }
+        unsafe fn interleave(self, from: *const u8, to: *mut u8, groups: usize, at: &[usize; 8]) {
+            simd! { interleave16(from, to, groups, at) }
         }
         #[inline(always)]
-        unsafe fn transpose(
-            self,
-            from: *const f32,
-            from_stride: usize,
-            to: *mut f32,
-            to_stride: usize,
-        ) {
+        unsafe fn transpose(self, from: *const f32, to: *mut f32) {
             for (row, column) in [(0, 0), (0, 8), (8, 0), (8, 8)] {
                 simd! {
-                    let turned = transpose8(from.add(row * from_stride + column), from_stride);
+                    let turned = transpose8(from.add(row * 16 + column), 16);
                     for i in 0..8 {
-                        _mm256_storeu_ps(to.add((column + i) * to_stride + row), turned[i]);
+                        _mm256_storeu_ps(to.add((column + i) * 16 + row), turned[i]);
                     }
                 }
             }
@@ -507,6 +572,10 @@ macro_rules! common {
             simd! { _mm256_sub_ps(a, b) }
         }
         #[inline(always)]
+        fn add_rows(self, a: __m256, b: __m256) -> __m256 {
+            simd! { _mm256_add_ps(a, b) }
+        }
+        #[inline(always)]
         fn mul_rows(self, a: __m256, b: __m256) -> __m256 {
             simd! { _mm256_mul_ps(a, b) }
         }
@@ -525,7 +594,7 @@ unsafe impl Isa for Avx2 {
     #[inline(always)]
     unsafe fn dot_small(self, acc: Self::Ints, w: Self::Bytes, x: *const u8) -> Self::Ints {
         simd! {
-            let x: Self::Ints = self.load_ints(x);
+            let x = load2(x);
             let one = _mm256_set1_epi16(1);
             let low = _mm256_madd_epi16(_mm256_maddubs_epi16(w[0], x[0]), one);
             let high = _mm256_madd_epi16(_mm256_maddubs_epi16(w[1], x[1]), one);
@@ -535,7 +604,7 @@ unsafe impl Isa for Avx2 {
     #[inline(always)]
     unsafe fn dot_signed(self, acc: Self::Ints, w: Self::Bytes, x: *const u8) -> Self::Ints {
         simd! {
-            let x: Self::Ints = self.load_ints(x);
+            let x = load2(x);
             [
                 dot_sign(acc[0], _mm256_abs_epi8(w[0]), w[0], x[0]),
                 dot_sign(acc[1], _mm256_abs_epi8(w[1]), w[1], x[1]),
@@ -568,7 +637,7 @@ unsafe impl Isa for AvxVnni {
     #[inline(always)]
     unsafe fn dot_small(self, acc: Self::Ints, w: Self::Bytes, x: *const u8) -> Self::Ints {
         simd! {
-            let x: Self::Ints = self.load_ints(x);
+            let x = load2(x);
             [
                 _mm256_dpbusd_avx_epi32(acc[0], w[0], x[0]),
                 _mm256_dpbusd_avx_epi32(acc[1], w[1], x[1]),

@@ -2,13 +2,68 @@
 
 use core::arch::x86_64::*;
 
-use super::x86::{codes32, gather8, most32, reduce8, runs, simd, sums32, turn16};
+use super::x86::{
+    codes32, fetch, gather8, keep8, less8, most32, pair, reduce8, runs, simd, sums32, turn16,
+};
 use super::{Isa, UNPACKED};
 use crate::acts::GROUP;
 
 /// The token of AVX-512 F, BW, VL, DQ, VBMI and VNNI.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512;
+
+/// Whether eight blocks are read with three loads, the last of which ends with the blocks, and
+/// taken apart by permutations: a third of the loads, and most of them would cross cache lines.
+const fn thirds(block: usize) -> bool {
+    16 <= block && block <= 24 && block.is_multiple_of(2)
+}
+
+/// Where bytes `AT..AT + 16` of blocks `4 * HALF ..` lie in loads `HALF` and `HALF + 1`.
+const fn picks<const BLOCK: usize, const AT: usize, const HALF: usize>() -> [u8; 64] {
+    let mut index = [0; 64];
+    let mut i = 0;
+    while i < 64 && thirds(BLOCK) {
+        let from = (4 * HALF + i / 16) * BLOCK + AT + i % 16 - 64 * HALF;
+        let second = if HALF == 0 {
+            from
+        } else {
+            from + 64 + 64 - (8 * BLOCK - 64)
+        };
+        index[i] = if from < 64 { from } else { second } as u8;
+        i += 1;
+    }
+    index
+}
+
+/// Where the F16 at byte `AT` of each block lie in the first two loads, and in the last.
+const fn words<const BLOCK: usize, const AT: usize>() -> [[u16; 32]; 2] {
+    const { assert!(AT.is_multiple_of(2)) };
+    let mut index = [[0; 32]; 2];
+    let mut i = 0;
+    while i < 8 && thirds(BLOCK) {
+        let from = i * BLOCK + AT;
+        if from < 128 {
+            index[0][i] = (from / 2) as u16;
+        } else {
+            index[1][i] = ((from - (8 * BLOCK - 64)) / 2) as u16;
+        }
+        i += 1;
+    }
+    index
+}
+
+/// The blocks whose F16 at byte `AT` is only in the last load.
+const fn beyond<const BLOCK: usize, const AT: usize>() -> u32 {
+    let mut mask = 0;
+    let mut i = 0;
+    while i < 8 {
+        if i * BLOCK + AT >= 128 {
+            mask |= 1 << i;
+        }
+        i += 1;
+    }
+    mask
+}
 
 /// Transposes sixteen rows of sixteen 32-bit values.
 ///
@@ -70,11 +125,34 @@ unsafe impl Isa for Avx512 {
     type Eight = __m256;
 
     #[inline(always)]
-    unsafe fn load_runs(self, p: *const u8, offsets: [usize; 4]) -> __m512i {
+    fn prefetch(self, p: *const u8, n: usize) {
+        simd! { fetch(p, n) }
+    }
+    #[inline(always)]
+    unsafe fn load_runs<const BLOCK: usize, const AT: usize, const HALF: usize>(
+        self,
+        p: *const u8,
+    ) -> __m512i {
+        if const { thirds(BLOCK) } {
+            let index = const { &picks::<BLOCK, AT, HALF>() };
+            simd! {
+                let index = _mm512_loadu_si512(index.as_ptr().cast());
+                let low = _mm512_loadu_si512(p.add(64 * HALF).cast());
+                let high = _mm512_loadu_si512(p.add(if HALF == 0 { 64 } else { 8 * BLOCK - 64 }).cast());
+                return _mm512_permutex2var_epi8(low, index, high);
+            }
+        }
         simd! {
-            let [a, b, c, d] = runs(p, offsets);
+            let [a, b, c, d] = runs::<BLOCK>(p.add(4 * HALF * BLOCK + AT));
             let low = _mm512_castsi256_si512(_mm256_set_m128i(b, a));
             _mm512_inserti64x4::<1>(low, _mm256_set_m128i(d, c))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_at(self, p: *const u8, [a, b, c, d]: [usize; 4]) -> __m512i {
+        simd! {
+            let low = _mm512_castsi256_si512(pair(p.add(a), p.add(b)));
+            _mm512_inserti64x4::<1>(low, pair(p.add(c), p.add(d)))
         }
     }
     #[inline(always)]
@@ -114,8 +192,17 @@ unsafe impl Isa for Avx512 {
         simd! { _mm512_setzero_si512() }
     }
     #[inline(always)]
-    unsafe fn load_ints(self, p: *const u8) -> __m512i {
-        simd! { _mm512_loadu_si512(p.cast()) }
+    unsafe fn sum_fours(self, a: __m512i, b: __m512i, offset: Option<(*const i32, u32)>) -> __m256 {
+        simd! {
+            // Lanes 0 and 2 of every group, then 1 and 3: their sum holds both halves of all groups.
+            let even = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 2, 6, 10, 14, 18, 22, 26, 30);
+            let odd = _mm512_setr_epi32(1, 5, 9, 13, 17, 21, 25, 29, 3, 7, 11, 15, 19, 23, 27, 31);
+            let even = _mm512_permutex2var_epi32(a, even, b);
+            let odd = _mm512_permutex2var_epi32(a, odd, b);
+            let sum = _mm512_add_epi32(even, odd);
+            let high = _mm512_extracti64x4_epi64::<1>(sum);
+            less8(_mm256_add_epi32(_mm512_castsi512_si256(sum), high), offset)
+        }
     }
     #[inline(always)]
     unsafe fn dot_small(self, acc: __m512i, w: __m512i, x: *const u8) -> __m512i {
@@ -154,18 +241,6 @@ unsafe impl Isa for Avx512 {
         simd! { _mm512_fmadd_ps(a, b, acc) }
     }
     #[inline(always)]
-    fn add_scaled<const HALF: usize>(self, acc: __m512, ints: __m512i, scales: __m256) -> __m512 {
-        simd! {
-            let k = 4 * HALF as i32;
-            let index = _mm512_setr_epi32(
-                k, k, k, k, k + 1, k + 1, k + 1, k + 1,
-                k + 2, k + 2, k + 2, k + 2, k + 3, k + 3, k + 3, k + 3,
-            );
-            let scales = _mm512_permutexvar_ps(index, _mm512_castps256_ps512(scales));
-            _mm512_fmadd_ps(_mm512_cvtepi32_ps(ints), scales, acc)
-        }
-    }
-    #[inline(always)]
     fn reduce(self, v: __m512, e: __m256) -> f32 {
         simd! {
             let sum = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));
@@ -186,8 +261,32 @@ unsafe impl Isa for Avx512 {
         simd! { _mm256_storeu_ps(p, v) }
     }
     #[inline(always)]
-    unsafe fn gather_f16(self, p: *const u8, stride: usize) -> __m256 {
-        simd! { _mm256_cvtph_ps(gather8(p, stride)) }
+    unsafe fn gather_f16<const BLOCK: usize, const AT: usize>(self, p: *const u8) -> __m256 {
+        if const { thirds(BLOCK) } {
+            let index = const { &words::<BLOCK, AT>() };
+            simd! {
+                let low = _mm512_loadu_si512(p.cast());
+                let high = _mm512_loadu_si512(p.add(64).cast());
+                let first = _mm512_loadu_si512(index[0].as_ptr().cast());
+                let mut picked = _mm512_permutex2var_epi16(low, first, high);
+                if const { 7 * BLOCK + AT >= 128 } {
+                    let last = _mm512_loadu_si512(p.add(8 * BLOCK - 64).cast());
+                    let rest = _mm512_loadu_si512(index[1].as_ptr().cast());
+                    let mask = const { beyond::<BLOCK, AT>() };
+                    picked = _mm512_mask_permutexvar_epi16(picked, mask, rest, last);
+                }
+                return _mm256_cvtph_ps(_mm512_castsi512_si128(picked));
+            }
+        }
+        simd! { _mm256_cvtph_ps(gather8(p.add(AT), BLOCK)) }
+    }
+    #[inline(always)]
+    fn keep_eight(self, v: __m256, n: usize) -> __m256 {
+        simd! { keep8(v, n) }
+    }
+    #[inline(always)]
+    fn splat_eight(self, v: f32) -> __m256 {
+        simd! { _mm256_set1_ps(v) }
     }
     #[inline(always)]
     fn mul_eight(self, a: __m256, b: __m256) -> __m256 {
@@ -197,14 +296,10 @@ unsafe impl Isa for Avx512 {
     fn fma_eight(self, acc: __m256, a: __m256, b: __m256) -> __m256 {
         simd! { _mm256_fmadd_ps(a, b, acc) }
     }
-    #[inline(always)]
-    fn splat_eight(self, v: f32) -> __m256 {
-        simd! { _mm256_set1_ps(v) }
-    }
 
     #[inline(always)]
-    unsafe fn turn(self, from: *const f32, to: *mut f32, groups: usize) {
-        simd! { turn16(from, to, groups) }
+    unsafe fn turn(self, from: *const f32, to: *mut f32, groups: usize, at: &[usize; 8]) {
+        simd! { turn16(from, to, groups, at) }
     }
     #[inline(always)]
     fn most(self, x: &[f32; GROUP]) -> u32 {
@@ -268,6 +363,10 @@ unsafe impl Isa for Avx512 {
         simd! { _mm512_sub_ps(a, b) }
     }
     #[inline(always)]
+    fn add_rows(self, a: __m512, b: __m512) -> __m512 {
+        simd! { _mm512_add_ps(a, b) }
+    }
+    #[inline(always)]
     fn mul_rows(self, a: __m512, b: __m512) -> __m512 {
         simd! { _mm512_mul_ps(a, b) }
     }
@@ -277,7 +376,7 @@ unsafe impl Isa for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn interleave(self, from: *const u8, to: *mut u8, groups: usize) {
+    unsafe fn interleave(self, from: *const u8, to: *mut u8, groups: usize, at: &[usize; 8]) {
         for column in 0..4 {
             let (half, last) = (column / 2, column % 2);
             simd! {
@@ -290,7 +389,7 @@ unsafe impl Isa for Avx512 {
                     let group = half * 4 + i / 4;
                     if group < groups {
                         let k = last * 4 + i % 4;
-                        _mm512_storeu_si512(to.add((group * 8 + k) * 64).cast(), turned[i]);
+                        _mm512_storeu_si512(to.add((at[group] * 8 + k) * 64).cast(), turned[i]);
                     }
                 }
             }
@@ -298,21 +397,15 @@ unsafe impl Isa for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn transpose(
-        self,
-        from: *const f32,
-        from_stride: usize,
-        to: *mut f32,
-        to_stride: usize,
-    ) {
+    unsafe fn transpose(self, from: *const f32, to: *mut f32) {
         simd! {
             let mut rows = [_mm512_setzero_si512(); 16];
             for r in 0..16 {
-                rows[r] = _mm512_loadu_si512(from.add(r * from_stride).cast());
+                rows[r] = _mm512_loadu_si512(from.add(r * 16).cast());
             }
             let turned = transpose16(rows);
             for k in 0..16 {
-                _mm512_storeu_si512(to.add(k * to_stride).cast(), turned[k]);
+                _mm512_storeu_si512(to.add(k * 16).cast(), turned[k]);
             }
         }
     }

@@ -1,7 +1,10 @@
 //! Quantizing and packing activations.
 
 use super::FillJob;
-use crate::acts::{ActKind, GROUP, Layout, PanelGroup, RowUnit, UNIT};
+use crate::acts::{
+    ActKind, Deal, FLOAT_LANES, FLOAT_SEGMENT, GROUP, INT_LANES, INT_SEGMENT, Layout, PanelGroup,
+    RowUnit, UNIT,
+};
 use crate::isa::Isa;
 
 /// One quantized group.
@@ -66,22 +69,27 @@ pub(crate) fn fill<I: Isa>(isa: I, job: &mut FillJob<'_>) {
     }
 }
 
-/// `[cols][tokens]`
+/// Per segment `[cols][tokens]`, columns dealt to lanes.
 #[inline(always)]
 fn fill_float_panel(job: &mut FillJob<'_>) {
     let (n, cols) = (job.tokens, job.shape.cols);
     let tile: &mut [f32] = bytemuck::cast_slice_mut(job.tile);
     for (t, row) in job.x.chunks_exact(cols).enumerate() {
-        for (v, slot) in row.iter().zip(tile[t..].iter_mut().step_by(n)) {
-            *slot = *v;
+        for (s, x) in row.chunks(FLOAT_SEGMENT).enumerate() {
+            let deal = Deal::<FLOAT_LANES>::new(x.len());
+            let segment = &mut tile[s * FLOAT_SEGMENT * n..][..x.len() * n];
+            for (turn, x) in x.chunks(FLOAT_LANES).enumerate() {
+                for (v, place) in x.iter().zip(deal.places(turn)) {
+                    segment[place * n + t] = *v;
+                }
+            }
         }
     }
 }
 
 #[inline(always)]
 fn fill_rows<I: Isa>(isa: I, job: &mut FillJob<'_>) {
-    let unsigned = job.shape.unsigned_weights;
-    let units = job.tile.chunks_exact_mut(RowUnit::bytes(unsigned));
+    let units = job.tile.chunks_exact_mut(RowUnit::BYTES);
     for (x, unit) in job.x.chunks(UNIT).zip(units) {
         if x.len() < UNIT {
             unit.fill(0);
@@ -95,22 +103,28 @@ fn fill_rows<I: Isa>(isa: I, job: &mut FillJob<'_>) {
             unit[at + 64..at + 80].copy_from_slice(&codes[16..]);
             let (low, total) = q.totals();
             put(unit, RowUnit::SCALE + 4 * g, q.scale.to_ne_bytes());
-            put(unit, RowUnit::SUM + 4 * g, (total as f32).to_ne_bytes());
-            put(unit, RowUnit::SUM_LOW + 4 * g, (low as f32).to_ne_bytes());
-            let high = (total - low) as f32;
-            put(unit, RowUnit::SUM_HIGH + 4 * g, high.to_ne_bytes());
-            if unsigned {
-                let start: [i32; 4] = [
-                    -128 * (q.sums[0] + q.sums[4]),
-                    -128 * (q.sums[1] + q.sums[5]),
-                    -128 * (q.sums[2] + q.sums[6]),
-                    -128 * (q.sums[3] + q.sums[7]),
-                ];
-                let at = RowUnit::START + half * 64 + slot;
-                unit[at..at + 16].copy_from_slice(bytemuck::bytes_of(&start));
-            }
+            put(unit, RowUnit::CODE_SUM + 4 * g, total.to_ne_bytes());
+            put(unit, RowUnit::CODE_SUM_LOW + 4 * g, low.to_ne_bytes());
+            put(
+                unit,
+                RowUnit::CODE_SUM_HIGH + 4 * g,
+                (total - low).to_ne_bytes(),
+            );
+            let (low, total) = (q.scale * low as f32, q.scale * total as f32);
+            put(unit, RowUnit::SUM + 4 * g, total.to_ne_bytes());
+            put(unit, RowUnit::SUM_LOW + 4 * g, low.to_ne_bytes());
         }
     }
+}
+
+/// The place of group `i` of `groups` in a panel tile.
+#[inline(always)]
+fn panel_group(tile: &mut [u8], i: usize, groups: usize, bytes: usize) -> &mut [u8] {
+    const SEGMENT: usize = INT_SEGMENT / GROUP;
+    let first = i / SEGMENT * SEGMENT;
+    let deal = Deal::<INT_LANES>::new((groups - first).min(SEGMENT));
+    let place = first + deal.place(i - first);
+    &mut tile[place * bytes..][..bytes]
 }
 
 #[inline(always)]
@@ -118,8 +132,8 @@ fn fill_panel<I: Isa>(isa: I, job: &mut FillJob<'_>) {
     let (n, cols) = (job.tokens, job.shape.cols);
     let offset = if job.shape.unsigned_weights { -128 } else { 0 };
     for (t, row) in job.x.chunks_exact(cols).enumerate() {
-        let groups = job.tile.chunks_exact_mut(PanelGroup::bytes(n));
-        for (x, group) in row.as_chunks::<GROUP>().0.iter().zip(groups) {
+        for (i, x) in row.as_chunks::<GROUP>().0.iter().enumerate() {
+            let group = panel_group(job.tile, i, cols / GROUP, PanelGroup::bytes(n));
             let q = quantize_group(isa, x);
             let codes: &[u8; GROUP] = bytemuck::cast_ref(&q.codes);
             for (k, four) in codes.as_chunks::<4>().0.iter().enumerate() {

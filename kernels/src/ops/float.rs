@@ -1,7 +1,9 @@
 //! Products of float weights with F32 activations, for few and for many tokens.
 
-use super::multiply::{Room, by_tokens};
+use super::decode::{AHEAD, ROWS, add_lanes};
+use super::multiply::{Room, Totals, by_tokens};
 use super::{DecodeJob, MultiplyJob, UnpackJob, unroll};
+use crate::acts::{Deal, FLOAT_LANES, FLOAT_SEGMENT};
 use crate::format::FloatFormat;
 use crate::isa::Isa;
 
@@ -19,35 +21,44 @@ unsafe fn load_part<F: FloatFormat, I: Isa>(isa: I, p: *const u8, n: usize) -> I
     }
 }
 
-/// Row `r` times `T` tokens: sixteen running sums each, then the fixed tree.
+/// Sixteen running sums of one segment of row `r`, which begins at column `first`.
 ///
 /// # Safety
 /// See [`DecodeJob`]; `r < job.rows`.
 #[inline(always)]
-unsafe fn row<F: FloatFormat, I: Isa, const T: usize>(isa: I, job: &DecodeJob, r: usize) {
-    let (whole, rest) = (job.cols / 16, job.cols % 16);
-    // SAFETY: row `r` exists and has `cols` numbers; activations are padded with zeros to a
-    // multiple of 16.
+unsafe fn segment<F: FloatFormat, I: Isa, const T: usize>(
+    isa: I,
+    job: &DecodeJob,
+    r: usize,
+    first: usize,
+) -> [I::Lanes; T] {
+    let cols = (job.cols - first).min(FLOAT_SEGMENT);
+    let (whole, rest) = (cols / 16, cols % 16);
+    // SAFETY: row `r` exists and has `cols` numbers from `first` on; activations are padded with
+    // zeros to a multiple of 16.
     unsafe {
-        let row = job.weights.add(r * job.row_bytes);
+        let row = job.weights.add(r * job.row_bytes + first * F::BYTES);
+        let acts = job.acts.add(first * 4);
         let mut acc = [isa.zero_lanes(); T];
         for k in 0..whole {
-            let w = F::load(isa, row.add(k * 16 * F::BYTES));
+            let p = row.add(k * 16 * F::BYTES);
+            if k % 4 == 0 {
+                isa.prefetch(p.wrapping_add(AHEAD), 64 * F::BYTES);
+            }
+            let w = F::load(isa, p);
             unroll!(t < T, max 4, {
-                let x = isa.load_lanes(job.acts.add(t * job.tile_bytes + k * 64).cast());
+                let x = isa.load_lanes(acts.add(t * job.tile_bytes + k * 64).cast());
                 acc[t] = isa.fma_lanes(acc[t], w, x);
             });
         }
         if rest > 0 {
             let w = load_part::<F, I>(isa, row.add(whole * 16 * F::BYTES), rest);
             unroll!(t < T, max 4, {
-                let x = isa.load_lanes(job.acts.add(t * job.tile_bytes + whole * 64).cast());
+                let x = isa.load_lanes(acts.add(t * job.tile_bytes + whole * 64).cast());
                 acc[t] = isa.fma_lanes(acc[t], w, x);
             });
         }
-        unroll!(t < T, max 4, {
-            *job.out.add(t * job.stride + r) = isa.reduce(acc[t], isa.zero_eight());
-        });
+        acc
     }
 }
 
@@ -57,13 +68,39 @@ unsafe fn row<F: FloatFormat, I: Isa, const T: usize>(isa: I, job: &DecodeJob, r
 /// See [`DecodeJob`]; the features of `I` must be enabled in the caller.
 #[inline(always)]
 pub(crate) unsafe fn decode<F: FloatFormat, I: Isa, const T: usize>(isa: I, job: &DecodeJob) {
-    for r in 0..job.rows {
-        // SAFETY: `r < job.rows`; the rest is the caller's promise.
-        unsafe { row::<F, I, T>(isa, job, r) }
+    // Segments of a row are read one after the other, as they lie in memory.
+    const SEGMENTS: usize = 4;
+    let mut lanes = [[[0f32; ROWS * FLOAT_LANES]; SEGMENTS]; T];
+    let mut turned = [[0f32; ROWS]; FLOAT_LANES];
+    for row in (0..job.rows).step_by(ROWS) {
+        let rows = (job.rows - row).min(ROWS);
+        for block in (0..job.cols).step_by(SEGMENTS * FLOAT_SEGMENT) {
+            let segments = (block..job.cols).step_by(FLOAT_SEGMENT).take(SEGMENTS);
+            // SAFETY: `row + r < job.rows`; the buffers have room for `ROWS` rows; the caller
+            // vouches for `T` rows of outputs.
+            unsafe {
+                for r in 0..rows {
+                    for (s, first) in segments.clone().enumerate() {
+                        let acc = segment::<F, I, T>(isa, job, row + r, first);
+                        unroll!(t < T, max 4, {
+                            let to = lanes[t][s].as_mut_ptr().add(r * FLOAT_LANES);
+                            isa.store_lanes(to, acc[t]);
+                        });
+                    }
+                }
+                for (t, lanes) in lanes.iter().enumerate() {
+                    let out = job.out.add(t * job.stride + row);
+                    for (lanes, first) in lanes.iter().zip(segments.clone()) {
+                        isa.transpose(lanes.as_ptr(), turned.as_mut_ptr().cast());
+                        add_lanes(isa, &turned, first > 0, out, rows);
+                    }
+                }
+            }
+        }
     }
 }
 
-/// Widens and transposes a block of rows to `[cols][2 * ROWS]` F32.
+/// Widens and transposes a block of rows to `[cols][2 * ROWS]` F32, columns dealt to lanes.
 ///
 /// # Safety
 /// See [`UnpackJob`]; the features of `I` must be enabled in the caller.
@@ -71,10 +108,12 @@ pub(crate) unsafe fn decode<F: FloatFormat, I: Isa, const T: usize>(isa: I, job:
 pub(crate) unsafe fn unpack<F: FloatFormat, I: Isa>(isa: I, job: &UnpackJob) {
     let width = 2 * I::ROWS;
     let panel: *mut f32 = job.codes.cast();
+    let deal = Deal::<FLOAT_LANES>::new(job.cols);
     let mut buf = [0f32; 16 * 16];
     let mut turned = [0f32; 16 * 16];
     for k in (0..job.cols).step_by(16) {
         let n = (job.cols - k).min(16);
+        let places = deal.places(k / 16);
         for part in (0..width).step_by(16) {
             let rows = job.rows.saturating_sub(part).min(16);
             // SAFETY: rows below `job.rows`, columns below `job.cols`; a partial chunk is read
@@ -89,18 +128,10 @@ pub(crate) unsafe fn unpack<F: FloatFormat, I: Isa>(isa: I, job: &UnpackJob) {
                     };
                     isa.store_lanes(buf.as_mut_ptr().add(r * 16), v);
                 }
-                let to = panel.add(k * width + part);
-                if n == 16 {
-                    isa.transpose(buf.as_ptr(), 16, to, width);
-                } else {
-                    isa.transpose(buf.as_ptr(), 16, turned.as_mut_ptr(), 16);
-                    for c in 0..n {
-                        core::ptr::copy_nonoverlapping(
-                            turned.as_ptr().add(c * 16),
-                            to.add(c * width),
-                            16,
-                        );
-                    }
+                isa.transpose(buf.as_ptr(), turned.as_mut_ptr());
+                for (column, place) in turned.as_chunks::<16>().0.iter().zip(places).take(n) {
+                    let v = isa.load_lanes(column.as_ptr());
+                    isa.store_lanes(panel.add(place * width + part), v);
                 }
             }
         }
@@ -111,7 +142,7 @@ pub(crate) unsafe fn unpack<F: FloatFormat, I: Isa>(isa: I, job: &UnpackJob) {
 ///
 /// # Safety
 /// See [`MultiplyJob`]. `x` is the tile at the panel's first column; `out` has room for
-/// `2 * ROWS` values per token, `stride` apart, and holds sums if `add`.
+/// `2 * ROWS` values per token, `stride` apart, and holds sums if the panel is not the first.
 #[inline(always)]
 unsafe fn tile<I: Isa, const T: usize>(
     isa: I,
@@ -120,32 +151,33 @@ unsafe fn tile<I: Isa, const T: usize>(
     out: *mut f32,
     stride: usize,
 ) {
-    let add = job.first_col > 0;
+    let deal = Deal::<FLOAT_LANES>::new(job.cols);
     // SAFETY: the caller vouches for the panel of `cols` x `2 * ROWS`, the tile of `cols` x `T`
     // and the output.
     unsafe {
-        let mut acc = [[isa.zero_rows(); 2]; T];
-        if add {
-            unroll!(t < T, max 14, {
-                acc[t][0] = isa.load_rows(out.add(t * stride));
-                acc[t][1] = isa.load_rows(out.add(t * stride + I::ROWS));
-            });
-        }
         let mut w: *const f32 = job.codes.cast();
         let mut x = x;
-        for _ in 0..job.cols {
-            let (w0, w1) = (isa.load_rows(w), isa.load_rows(w.add(I::ROWS)));
-            unroll!(t < T, max 14, {
-                let v = isa.splat_row(x.add(4 * t));
-                acc[t][0] = isa.fma_rows(acc[t][0], w0, v);
-                acc[t][1] = isa.fma_rows(acc[t][1], w1, v);
-            });
-            w = w.add(2 * I::ROWS);
-            x = x.add(4 * T);
+        let begun = job.first_col > 0;
+        let mut first = Totals::<I, T>::new(isa, begun, out, stride);
+        let mut second = Totals::<I, T>::new(isa, begun, out.add(I::ROWS), stride);
+        for lane in 0..FLOAT_LANES {
+            let mut acc = [[isa.zero_rows(); 2]; T];
+            for _ in 0..deal.count(lane) {
+                let (w0, w1) = (isa.load_rows(w), isa.load_rows(w.add(I::ROWS)));
+                unroll!(t < T, max 14, {
+                    let v = isa.splat_row(x.add(4 * t));
+                    acc[t][0] = isa.fma_rows(acc[t][0], w0, v);
+                    acc[t][1] = isa.fma_rows(acc[t][1], w1, v);
+                });
+                w = w.add(2 * I::ROWS);
+                x = x.add(4 * T);
+            }
+            first.add(isa, acc.map(|a| a[0]));
+            second.add(isa, acc.map(|a| a[1]));
         }
         unroll!(t < T, max 14, {
-            isa.store_rows(out.add(t * stride), acc[t][0]);
-            isa.store_rows(out.add(t * stride + I::ROWS), acc[t][1]);
+            isa.store_rows(out.add(t * stride), first.sums[t]);
+            isa.store_rows(out.add(t * stride + I::ROWS), second.sums[t]);
         });
     }
 }

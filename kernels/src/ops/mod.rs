@@ -33,7 +33,8 @@ pub(crate) struct UnpackJob {
     pub row_bytes: usize,
     pub rows: usize,
     pub cols: usize,
-    /// Integer formats: `[cols / 4][16 rows][4]` bytes. Float formats: `[cols][rows]` F32.
+    /// Integer formats: `[cols / 32][8][16 rows][4]` bytes, groups dealt to lanes. Float formats:
+    /// `[cols][rows]` F32, columns dealt to lanes.
     pub codes: *mut u8,
     /// `[cols / group][16 rows]`
     pub scales: *mut f32,

@@ -1,15 +1,16 @@
 //! A panel of integer weights times all tiles: one micro-kernel for every format.
 //!
 //! ```text
-//! for each group of 32 columns:
+//! for each lane of groups, for each of its groups of 32 columns:
 //!     ints[t] = -128 * sum of the token's codes        (or 0 if weights are signed)
 //!     for each 4 columns: ints[t] += weights[rows][4] . codes[t][4]
 //!     acc[t] += float(ints[t]) * token scale * row scales
 //!     acc[t] += (token scale * token sum) * row minimums
+//! out[t] = sum of the lanes, first to last
 //! ```
 
 use super::{MultiplyJob, unroll};
-use crate::acts::{GROUP, PanelGroup};
+use crate::acts::{Deal, GROUP, INT_LANES, PanelGroup};
 use crate::isa::Isa;
 use crate::kernels::INT_ROWS;
 
@@ -94,46 +95,82 @@ unsafe fn tile<I: Isa, const T: usize, const SCALED: usize, const MINS: bool>(
     out: *mut f32,
     stride: usize,
 ) {
+    let deal = Deal::<INT_LANES>::new(job.cols / GROUP);
     for part in 0..INT_ROWS / I::ROWS {
         let row = part * I::ROWS;
         // SAFETY: the caller vouches for the panel of `cols` columns, the tile and the output.
         unsafe {
             let out = out.add(row);
-            let mut acc = [isa.zero_rows(); T];
-            if job.first_col > 0 {
-                unroll!(t < T, max 14, { acc[t] = isa.load_rows(out.add(t * stride)); });
-            }
             let mut x = x;
             let mut w = job.codes.add(row * 4);
             let mut scales = job.scales.add(row);
             let mut mins = job.mins.wrapping_add(row);
             // With 16 weights to a scale, those of the last 16 lie in a second plane.
             let plane = job.cols / GROUP * INT_ROWS;
-            for _ in 0..job.cols / GROUP {
-                unroll!(part < 2, max 4, {
-                    if part < GROUP / SCALED {
-                        let ints = dots::<I, T, SCALED>(isa, w.add(part * 4 * 64), x, part);
-                        let s = isa.load_rows(scales.add(part * plane));
-                        unroll!(t < T, max 14, {
-                            let dx = isa.splat_row(x.add(PanelGroup::scale(T) + 4 * t));
-                            let v = isa.mul_rows(isa.to_floats(ints[t]), dx);
-                            acc[t] = isa.fma_rows(acc[t], v, s);
-                        });
-                        if MINS {
-                            let m = isa.load_rows(mins.add(part * plane));
+            let mut totals = Totals::<I, T>::new(isa, job.first_col > 0, out, stride);
+            for lane in 0..INT_LANES {
+                let mut acc = [isa.zero_rows(); T];
+                for _ in 0..deal.count(lane) {
+                    unroll!(part < 2, max 4, {
+                        if part < GROUP / SCALED {
+                            let ints = dots::<I, T, SCALED>(isa, w.add(part * 4 * 64), x, part);
+                            let s = isa.load_rows(scales.add(part * plane));
                             unroll!(t < T, max 14, {
-                                let sum = sum::<I, SCALED>(isa, x.add(4 * t), T, part);
-                                acc[t] = isa.fma_rows(acc[t], m, sum);
+                                let dx = isa.splat_row(x.add(PanelGroup::scale(T) + 4 * t));
+                                let v = isa.mul_rows(isa.to_floats(ints[t]), dx);
+                                acc[t] = isa.fma_rows(acc[t], v, s);
                             });
+                            if MINS {
+                                let m = isa.load_rows(mins.add(part * plane));
+                                unroll!(t < T, max 14, {
+                                    let sum = sum::<I, SCALED>(isa, x.add(4 * t), T, part);
+                                    acc[t] = isa.fma_rows(acc[t], m, sum);
+                                });
+                            }
                         }
-                    }
-                });
-                scales = scales.add(INT_ROWS);
-                mins = mins.wrapping_add(INT_ROWS);
-                w = w.add(GROUP * INT_ROWS);
-                x = x.add(PanelGroup::bytes(T));
+                    });
+                    scales = scales.add(INT_ROWS);
+                    mins = mins.wrapping_add(INT_ROWS);
+                    w = w.add(GROUP * INT_ROWS);
+                    x = x.add(PanelGroup::bytes(T));
+                }
+                totals.add(isa, acc);
             }
-            unroll!(t < T, max 14, { isa.store_rows(out.add(t * stride), acc[t]); });
+            unroll!(t < T, max 14, { isa.store_rows(out.add(t * stride), totals.sums[t]); });
+        }
+    }
+}
+
+/// Sums over lanes: kept beside each other, because the rows of the output often lie a multiple of
+/// 4096 bytes apart and would push each other out of the cache.
+pub(crate) struct Totals<I: Isa, const T: usize> {
+    pub sums: [I::RowFloats; T],
+    begun: bool,
+}
+
+impl<I: Isa, const T: usize> Totals<I, T> {
+    /// Begins with nothing, or with the sums at `out` if they are of earlier segments.
+    ///
+    /// # Safety
+    /// `out` must be valid for a vector of rows of each token, `stride` apart.
+    #[inline(always)]
+    pub unsafe fn new(isa: I, begun: bool, out: *const f32, stride: usize) -> Self {
+        let mut sums = [isa.zero_rows(); T];
+        if begun {
+            // SAFETY: as the caller vouches.
+            unroll!(t < T, max 14, { sums[t] = unsafe { isa.load_rows(out.add(t * stride)) } });
+        }
+        Self { sums, begun }
+    }
+
+    /// Adds the sums of the next lane.
+    #[inline(always)]
+    pub fn add(&mut self, isa: I, lane: [I::RowFloats; T]) {
+        if self.begun {
+            unroll!(t < T, max 14, { self.sums[t] = isa.add_rows(self.sums[t], lane[t]) });
+        } else {
+            self.sums = lane;
+            self.begun = true;
         }
     }
 }

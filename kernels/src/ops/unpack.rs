@@ -1,8 +1,8 @@
 //! Decoding quantized weights: to a panel, the form every format shares, and to F32.
 
 use super::UnpackJob;
-use crate::acts::{GROUP, UNIT};
-use crate::format::{Codes, QuantFormat};
+use crate::acts::{Deal, GROUP, INT_LANES, UNIT};
+use crate::format::QuantFormat;
 use crate::isa::{Isa, UNPACKED};
 
 const ROWS: usize = crate::kernels::INT_ROWS;
@@ -27,7 +27,7 @@ impl Rows {
         }
     }
 
-    /// Transposes to `[groups][ROWS]`; with two scales per 32 weights, those of the last 16 go to
+    /// Transposes to places `at` of `[groups][ROWS]`; with two scales per 32 weights, those of the last 16 go to
     /// a second such plane, `plane` values further on.
     ///
     /// # Safety
@@ -39,10 +39,11 @@ impl Rows {
         to: *mut f32,
         plane: usize,
         groups: usize,
+        at: &[usize; 8],
     ) {
         for (i, rows) in self.0.iter().enumerate().take(GROUP / F::GROUP) {
             // SAFETY: as the caller vouches.
-            unsafe { isa.turn(rows.as_ptr(), to.add(i * plane), groups) }
+            unsafe { isa.turn(rows.as_ptr(), to.add(i * plane), groups, at) }
         }
     }
 }
@@ -59,8 +60,10 @@ pub(crate) unsafe fn unpack<F: QuantFormat, I: Isa>(isa: I, job: &UnpackJob) {
     let (mut scales, mut mins) = (Rows::new(), Rows::new());
     let mut tail = [0u8; TAIL];
     let all_groups = job.cols / GROUP;
+    let deal = Deal::<INT_LANES>::new(all_groups);
     for first in (0..all_groups).step_by(8) {
         let groups = (all_groups - first).min(8);
+        let at = &deal.places(first / INT_LANES);
         for r in 0..job.rows {
             // SAFETY: row `r` has `all_groups` groups here, and `groups` of them from `first`; an
             // incomplete unit is copied so that nothing past the row is read. Buffers have room
@@ -74,8 +77,10 @@ pub(crate) unsafe fn unpack<F: QuantFormat, I: Isa>(isa: I, job: &UnpackJob) {
                     core::ptr::copy_nonoverlapping(p, tail.as_mut_ptr(), bytes);
                     p = tail.as_ptr();
                 }
-                for half in 0..UNIT / 128 {
-                    let (low, high) = F::codes(isa, p, half);
+                for (half, (low, high)) in [F::codes::<I, 0>(isa, p), F::codes::<I, 1>(isa, p)]
+                    .into_iter()
+                    .enumerate()
+                {
                     let to = codes.as_mut_ptr().add(r * UNPACKED + half * 128);
                     isa.store_bytes(to, isa.add_bytes(low, bias::<F, I>()));
                     isa.store_bytes(to.add(64), isa.add_bytes(high, bias::<F, I>()));
@@ -86,13 +91,13 @@ pub(crate) unsafe fn unpack<F: QuantFormat, I: Isa>(isa: I, job: &UnpackJob) {
                 }
             }
         }
-        // SAFETY: the panel has room for groups `first..first + groups`.
+        // SAFETY: the panel has room for all groups, and `at` are places among them.
         unsafe {
-            isa.interleave(codes.as_ptr(), job.codes.add(first * GROUP * ROWS), groups);
+            isa.interleave(codes.as_ptr(), job.codes, groups, at);
             let plane = all_groups * ROWS;
-            scales.turn::<F, I>(isa, job.scales.add(first * ROWS), plane, groups);
+            scales.turn::<F, I>(isa, job.scales, plane, groups, at);
             if F::MINS {
-                mins.turn::<F, I>(isa, job.mins.add(first * ROWS), plane, groups);
+                mins.turn::<F, I>(isa, job.mins, plane, groups, at);
             }
         }
     }
@@ -102,15 +107,7 @@ pub(crate) unsafe fn unpack<F: QuantFormat, I: Isa>(isa: I, job: &UnpackJob) {
 /// instruction set wants unsigned weights.
 const fn bias<F: QuantFormat, I: Isa>() -> u8 {
     let shift: u8 = if I::UNSIGNED_WEIGHTS { 128 } else { 0 };
-    shift.wrapping_sub(offset::<F>())
-}
-
-/// The code that stands for zero.
-const fn offset<F: QuantFormat>() -> u8 {
-    match F::CODES {
-        Codes::Signed => 0,
-        Codes::Small { offset } => offset,
-    }
+    shift.wrapping_sub(F::CODES.offset())
 }
 
 /// Decodes whole blocks to F32: `scale * (code - offset)`, plus the minimum if there is one. The
@@ -131,14 +128,14 @@ pub(crate) fn dequantize<F: QuantFormat, I: Isa>(isa: I, bytes: &[u8], out: &mut
         // SAFETY: `p` is a unit, or the part of one that exists followed by zeros; the buffers
         // have the sizes of what is stored.
         unsafe {
-            for half in 0..2 {
-                let (low, high) = F::codes(isa, p, half);
+            let less = 0u8.wrapping_sub(F::CODES.offset());
+            for (half, (low, high)) in [F::codes::<I, 0>(isa, p), F::codes::<I, 1>(isa, p)]
+                .into_iter()
+                .enumerate()
+            {
                 let to = codes.as_mut_ptr().add(half * 128);
-                isa.store_bytes(to, isa.add_bytes(low, 0u8.wrapping_sub(offset::<F>())));
-                isa.store_bytes(
-                    to.add(64),
-                    isa.add_bytes(high, 0u8.wrapping_sub(offset::<F>())),
-                );
+                isa.store_bytes(to, isa.add_bytes(low, less));
+                isa.store_bytes(to.add(64), isa.add_bytes(high, less));
             }
             let (low, high) = F::scales(isa, p);
             isa.store_eight(scales[0].as_mut_ptr(), low);
