@@ -2,7 +2,7 @@
 
 use core::arch::x86_64::*;
 
-use super::x86::{
+use super::x86_parts::{
     codes32, fetch, gather8, keep8, less8, most32, pair, reduce8, runs, simd, sums32, turn16,
 };
 use super::{Isa, UNPACKED};
