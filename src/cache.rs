@@ -1,97 +1,112 @@
-//! The KV cache: keys and values of all positions, per layer `[KV heads, positions, head size]`.
+//! The KV cache: keys and values per layer and KV head, each a run of blocks (`KvShape`).
+//!
+//! A model whose layers all have a window keeps a ring: the window and the largest batch, so that
+//! a batch never overwrites what its own tokens see. What a batch wrote over is gone, which limits
+//! how far a session can go back ([`KvCache::keeps`]).
 
-use geb_kernels::float::{KvType, KvView};
-use half::f16;
-use half::slice::HalfFloatSliceExt;
+use geb_kernels::float::{KvHead, KvShape, KvType};
 
 use crate::error::{Error, Result};
 use crate::model::Config;
 
-/// Storage of one kind.
-enum Store {
-    F32(Vec<f32>),
-    F16(Vec<f16>),
-}
+/// Alignment of the cache: a cache line, so that no vector load crosses one.
+const ALIGN: usize = 64;
 
-/// Keys and values of one session.
+/// Keys and values of one session: `[layers][KV heads][keys, values]`.
 pub struct KvCache {
-    keys: Store,
-    values: Store,
+    data: Vec<u8>,
+    /// Bytes before the first aligned one.
+    skip: usize,
+    shape: KvShape,
     heads: usize,
-    head_size: usize,
-    positions: usize,
+    window: usize,
+    /// One past the highest position ever written since the cache was empty.
+    written: usize,
 }
 
 /// Zeroed memory straight from the system: pages are touched when a position is first written.
-fn zeroed<T: bytemuck::Zeroable>(len: usize) -> Result<Vec<T>> {
-    let needed = (len * size_of::<T>()) as u64;
+fn zeroed(len: usize) -> Result<Vec<u8>> {
     let failed = |()| Error::Memory {
         what: "KV cache".into(),
-        needed,
+        needed: len as u64,
         available: 0,
     };
     bytemuck::allocation::try_zeroed_vec(len).map_err(failed)
 }
 
-impl Store {
-    fn new(kv: KvType, len: usize) -> Result<Store> {
-        Ok(match kv {
-            KvType::F32 => Store::F32(zeroed(len)?),
-            KvType::F16 => Store::F16(zeroed(len)?),
-        })
-    }
+/// The shape of a head: the whole context, or a ring of the window and a batch if that is less.
+fn shape(c: &Config, kv: KvType, ctx: usize, batch: usize) -> KvShape {
+    let ring = c.window.saturating_add(batch);
+    KvShape::new(kv, c.head_size, ctx.min(ring))
+}
 
-    fn view(&self, at: usize, len: usize) -> KvView<'_> {
-        match self {
-            Store::F32(v) => KvView::F32(&v[at..at + len]),
-            Store::F16(v) => KvView::F16(&v[at..at + len]),
-        }
-    }
-
-    fn put(&mut self, at: usize, row: &[f32]) {
-        match self {
-            Store::F32(v) => v[at..at + row.len()].copy_from_slice(row),
-            Store::F16(v) => v[at..at + row.len()].convert_from_f32_slice(row),
-        }
-    }
+/// Bytes of one layer.
+fn layer_bytes(c: &Config, shape: KvShape) -> usize {
+    2 * c.head_count_kv * shape.head_bytes()
 }
 
 impl KvCache {
-    /// Bytes a cache of this shape takes.
-    pub fn bytes(c: &Config, kv: KvType, positions: usize) -> u64 {
-        let element = if kv == KvType::F32 { 4 } else { 2 };
-        2 * element * (c.block_count * c.kv_width()) as u64 * positions as u64
+    /// Bytes a cache for `ctx` positions takes, written in batches of at most `batch`.
+    pub fn bytes(c: &Config, kv: KvType, ctx: usize, batch: usize) -> u64 {
+        (c.block_count * layer_bytes(c, shape(c, kv, ctx, batch))) as u64
     }
 
-    /// An empty cache for `positions`, allocated once.
-    pub fn new(c: &Config, kv: KvType, positions: usize) -> Result<KvCache> {
-        let len = c.block_count * c.kv_width() * positions;
+    /// An empty cache for `ctx` positions, written in batches of at most `batch`; allocated once.
+    pub fn new(c: &Config, kv: KvType, ctx: usize, batch: usize) -> Result<KvCache> {
+        let shape = shape(c, kv, ctx, batch);
+        let data = zeroed(c.block_count * layer_bytes(c, shape) + ALIGN)?;
         Ok(KvCache {
-            keys: Store::new(kv, len)?,
-            values: Store::new(kv, len)?,
+            skip: data.as_ptr().align_offset(ALIGN).min(ALIGN),
+            data,
+            shape,
             heads: c.head_count_kv,
-            head_size: c.head_size,
-            positions,
+            window: c.window,
+            written: 0,
         })
     }
 
-    fn at(&self, layer: usize, head: usize, position: usize) -> usize {
-        ((layer * self.heads + head) * self.positions + position) * self.head_size
+    /// Type and layout of a head.
+    pub fn shape(&self) -> KvShape {
+        self.shape
+    }
+
+    /// Bytes of one position, all layers together.
+    pub fn position_bytes(&self) -> u64 {
+        ((self.data.len() - ALIGN) / self.shape.positions()) as u64
     }
 
     /// Keys and values of one head of one layer.
-    pub fn head(&self, layer: usize, head: usize) -> (KvView<'_>, KvView<'_>) {
-        let (at, len) = (self.at(layer, head, 0), self.positions * self.head_size);
-        (self.keys.view(at, len), self.values.view(at, len))
+    pub fn head(&self, layer: usize, head: usize) -> KvHead<'_> {
+        let bytes = self.shape.head_bytes();
+        let at = self.skip + (layer * self.heads + head) * 2 * bytes;
+        let (keys, values) = self.data[at..at + 2 * bytes].split_at(bytes);
+        KvHead::new(self.shape, keys, values)
     }
 
-    /// Stores one position of all heads: `k`, `v` are `[KV heads, head size]`.
-    pub fn put(&mut self, layer: usize, position: usize, k: &[f32], v: &[f32]) {
-        let d = self.head_size;
-        for head in 0..self.heads {
-            let at = self.at(layer, head, position);
-            self.keys.put(at, &k[head * d..(head + 1) * d]);
-            self.values.put(at, &v[head * d..(head + 1) * d]);
+    /// All heads of one layer: `[KV heads][keys, values]`, [`KvShape::head_bytes`] each.
+    pub fn layer_mut(&mut self, layer: usize) -> &mut [u8] {
+        let bytes = 2 * self.heads * self.shape.head_bytes();
+        let at = self.skip + layer * bytes;
+        &mut self.data[at..at + bytes]
+    }
+
+    /// To be called before the positions up to `end` are written.
+    pub fn will_write(&mut self, end: usize) {
+        self.written = self.written.max(end);
+    }
+
+    /// How many of the first `n` positions are left when the later ones are given up: all of them
+    /// or, when a ring has lost some that the next token would see, none.
+    ///
+    /// Going back by as many positions as the largest batch has is always exact, counted from the
+    /// highest position written since the cache was last empty.
+    pub fn keeps(&mut self, n: usize) -> usize {
+        let sees_from = (n + 1).saturating_sub(self.window);
+        let lost = self.written.saturating_sub(self.shape.positions());
+        let kept = if n > 0 && lost > sees_from { 0 } else { n };
+        if kept == 0 {
+            self.written = 0;
         }
+        kept
     }
 }

@@ -19,6 +19,7 @@ pub mod model;
 pub mod sampler;
 pub mod scales;
 pub mod session;
+pub mod speculate;
 pub mod threads;
 pub mod tokenizer;
 

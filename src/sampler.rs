@@ -237,7 +237,7 @@ impl Sampler {
 }
 
 /// The id of the largest logit, the lowest one of equals.
-fn argmax(logits: &[f32]) -> Result<u32> {
+pub(crate) fn argmax(logits: &[f32]) -> Result<u32> {
     let mut best = (0, f32::NEG_INFINITY);
     for (i, &logit) in logits.iter().enumerate() {
         if logit.is_nan() || logit == f32::INFINITY {

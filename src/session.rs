@@ -29,6 +29,8 @@ pub enum KvChoice {
     F32,
     /// 2 bytes per element.
     F16,
+    /// 8 bits and a scale per 32 elements of a head: 1.125 bytes per element.
+    Q8_0,
 }
 
 /// How to run a session.
@@ -76,7 +78,9 @@ pub struct Session {
     cache: KvCache,
     rope: RopeTable,
     buffers: Buffers,
+    /// Grows to the largest request; the last pass filled the first `wanted`.
     logits: Vec<f32>,
+    wanted: usize,
     tokens: Vec<u32>,
     ctx: usize,
     kv: KvType,
@@ -101,6 +105,7 @@ impl Session {
         let kv = match options.kv {
             KvChoice::F32 => KvType::F32,
             KvChoice::F16 => KvType::F16,
+            KvChoice::Q8_0 => KvType::Q8_0,
             KvChoice::Auto
                 if weights
                     .layers
@@ -112,7 +117,7 @@ impl Session {
             KvChoice::Auto => KvType::F16,
         };
         let batch = BATCH.min(ctx);
-        let needed = KvCache::bytes(c, kv, ctx) + Buffers::bytes(c, batch);
+        let needed = KvCache::bytes(c, kv, ctx, batch) + Buffers::bytes(c, batch);
         if let Some(available) = available_memory().filter(|a| needed > *a) {
             return Err(Error::Memory {
                 what: format!("context of {ctx} tokens"),
@@ -128,10 +133,11 @@ impl Session {
         Ok(Session {
             kernels,
             pool: Pool::new(threads)?,
-            cache: KvCache::new(c, kv, ctx)?,
+            cache: KvCache::new(c, kv, ctx, batch)?,
             rope: RopeTable::default(),
             buffers: Buffers::new(c, batch),
             logits: Vec::new(),
+            wanted: 0,
             tokens: Vec::new(),
             ctx,
             kv,
@@ -161,8 +167,13 @@ impl Session {
     }
 
     /// Keeps the first `n` tokens, so that a new prompt with the same beginning starts there.
+    ///
+    /// Going back by up to [`BATCH`] tokens, counted from the most ever held since the last reset,
+    /// keeps exactly `n`. A model with a sliding window may have given up the positions that an
+    /// older state needs: then nothing is kept. [`Session::pos`] tells.
     pub fn truncate(&mut self, n: usize) {
-        self.tokens.truncate(n);
+        let n = n.min(self.tokens.len());
+        self.tokens.truncate(self.cache.keeps(n));
     }
 
     /// Forgets everything.
@@ -182,6 +193,7 @@ impl Session {
     /// Bytes of weights, cache and buffers.
     pub fn memory(&self) -> SessionMemory {
         let c = self.model.config();
+        let batch = BATCH.min(self.ctx);
         SessionMemory {
             weights: self
                 .model
@@ -189,8 +201,8 @@ impl Session {
                 .tensors()
                 .map(|t| t.bytes().len() as u64)
                 .sum(),
-            kv: KvCache::bytes(c, self.kv, self.ctx),
-            scratch: Buffers::bytes(c, BATCH.min(self.ctx)),
+            kv: KvCache::bytes(c, self.kv, self.ctx, batch),
+            scratch: Buffers::bytes(c, batch),
         }
     }
 
@@ -202,6 +214,11 @@ impl Session {
     /// Threads in use.
     pub fn threads(&self) -> usize {
         self.pool.threads()
+    }
+
+    /// Bytes of one position in the KV cache, all layers together.
+    pub fn kv_position_bytes(&self) -> u64 {
+        self.cache.position_bytes()
     }
 
     /// Element type of the KV cache.
@@ -227,16 +244,13 @@ impl Session {
         want: Want,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<&[f32]> {
-        self.check(tokens)?;
-        let vocab = self.model.config().vocab;
-        let wanted = match want {
+        self.check(tokens, self.tokens.len())?;
+        let (vocab, layers) = (self.model.config().vocab, self.model.config().block_count);
+        self.want(match want {
             Want::None => 0,
             Want::Last => tokens.len().min(1),
             Want::All => tokens.len(),
-        };
-        self.logits.resize(wanted * vocab, 0.0);
-        self.rope
-            .extend(&self.model.freqs, self.tokens.len() + tokens.len());
+        });
         let mut done = 0;
         while done < tokens.len() {
             let batch = &tokens[done..tokens.len().min(done + BATCH.min(self.ctx))];
@@ -245,14 +259,65 @@ impl Session {
                 Want::Last if done + batch.len() == tokens.len() => 0..1,
                 _ => 0..0,
             };
-            self.batch(batch, rows.start * vocab..rows.end * vocab)?;
+            let logits = rows.start * vocab..rows.end * vocab;
+            self.pass(batch, self.tokens.len(), layers, logits)?;
+            self.tokens.extend_from_slice(batch);
             done += batch.len();
             progress(done, tokens.len());
         }
-        Ok(&self.logits)
+        Ok(self.logits())
     }
 
-    fn check(&self, tokens: &[u32]) -> Result<()> {
+    /// The logits of the last pass, as it returned them.
+    pub fn logits(&self) -> &[f32] {
+        &self.logits[..self.wanted]
+    }
+
+    /// Most tokens of a batch whose logits are, bit for bit, those of one token at a time.
+    pub fn exact_batch(&self) -> usize {
+        self.kernels.decode_tokens()
+    }
+
+    /// Evaluates `token`, `ahead` positions behind the end, with the first `layers` layers only, the
+    /// output norm and the output matrix (early exit, arXiv 2404.16710); returns its logits `[vocab]`.
+    ///
+    /// The tokens between the end and `token` must have gone the same way before. The session keeps
+    /// its length: what this leaves behind the end of the cache is written again by the next forward pass.
+    ///
+    /// # Errors
+    /// As [`Session::forward`], and [`Error::Request`] for a number of layers that the model has not.
+    pub fn exit_early(&mut self, token: u32, ahead: usize, layers: usize) -> Result<&[f32]> {
+        let first = self.tokens.len().saturating_add(ahead);
+        self.check_layers(layers)?;
+        self.check(&[token], first)?;
+        self.want(1);
+        self.pass(&[token], first, layers, 0..self.model.config().vocab)?;
+        Ok(self.logits())
+    }
+
+    /// Refuses an exit layer that this model has not.
+    pub(crate) fn check_layers(&self, layers: usize) -> Result<()> {
+        let count = self.model.config().block_count;
+        if (1..=count).contains(&layers) {
+            return Ok(());
+        }
+        Err(Error::Request {
+            what: "exit layer".into(),
+            value: layers.to_string(),
+            allowed: format!("1..={count}, the layers of the model"),
+        })
+    }
+
+    /// Makes room for the logits of `rows` tokens.
+    fn want(&mut self, rows: usize) {
+        self.wanted = rows * self.model.config().vocab;
+        if self.logits.len() < self.wanted {
+            self.logits.resize(self.wanted, 0.0);
+        }
+    }
+
+    /// Whether `tokens` can be evaluated from position `first` on.
+    fn check(&self, tokens: &[u32], first: usize) -> Result<()> {
         let vocab = self.model.config().vocab;
         let bad = |what: &str, value: String, allowed: String| {
             Err(Error::Request {
@@ -264,9 +329,9 @@ impl Session {
         if let Some(t) = tokens.iter().find(|t| **t as usize >= vocab) {
             return bad("token id", t.to_string(), format!("0..{vocab}"));
         }
-        let room = self.ctx - self.tokens.len();
+        let room = self.ctx.saturating_sub(first);
         if tokens.len() > room {
-            let value = format!("{} tokens after {}", tokens.len(), self.tokens.len());
+            let value = format!("{} tokens after {first}", tokens.len());
             return bad(
                 "prompt",
                 value,
@@ -276,7 +341,15 @@ impl Session {
         Ok(())
     }
 
-    fn batch(&mut self, tokens: &[u32], logits: std::ops::Range<usize>) -> Result<()> {
+    /// One batch at position `first` through the first `layers` layers.
+    fn pass(
+        &mut self,
+        tokens: &[u32],
+        first: usize,
+        layers: usize,
+        logits: std::ops::Range<usize>,
+    ) -> Result<()> {
+        self.rope.extend(&self.model.freqs, first + tokens.len());
         let Session {
             model,
             kernels,
@@ -287,7 +360,6 @@ impl Session {
             cancel,
             ..
         } = self;
-        let first = self.tokens.len();
         let out = &mut self.logits[logits];
         pool.run(|lead| {
             let cancel = cancel.as_deref();
@@ -298,6 +370,7 @@ impl Session {
                 cache,
                 rope,
                 first,
+                layers,
                 cancel,
             };
             pass.run(buffers, tokens, out)
@@ -312,7 +385,6 @@ impl Session {
                 value: out[i],
             });
         }
-        self.tokens.extend_from_slice(tokens);
         Ok(())
     }
 }
@@ -351,4 +423,138 @@ fn available_memory() -> Option<u64> {
     let number = |path: &str| read(path)?.trim().parse::<u64>().ok();
     let limit = number("/sys/fs/cgroup/memory.max").zip(number("/sys/fs/cgroup/memory.current"));
     Some(limit.map_or(free, |(max, used)| free.min(max.saturating_sub(used))))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::Dtype;
+    use crate::convert::{self, Options};
+    use crate::gguf::{GgufFile, Load};
+
+    const KV: [KvChoice; 3] = [KvChoice::F32, KvChoice::F16, KvChoice::Q8_0];
+
+    /// The fixture `mistral-swa`, window 9, with a longer context.
+    fn model() -> Arc<Model> {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/mistral-swa/hf");
+        for entry in std::fs::read_dir(&source).expect("fixture") {
+            let entry = entry.expect("entry");
+            std::fs::copy(entry.path(), dir.path().join(entry.file_name())).expect("copy");
+        }
+        let path = dir.path().join("config.json");
+        let config = std::fs::read_to_string(&path).expect("config");
+        let longer = config.replace(
+            "\"max_position_embeddings\": 128",
+            "\"max_position_embeddings\": 4096",
+        );
+        assert_ne!(config, longer);
+        std::fs::write(&path, longer).expect("config");
+        let out = dir.path().join("model.gguf");
+        let options = Options {
+            dtype: Dtype::F32,
+            ..Options::default()
+        };
+        convert::convert(dir.path(), &out, &options, &mut ()).expect("convert");
+        let file = GgufFile::open(&out, Load::Copy).expect("open");
+        Model::load(Arc::new(file)).expect("load")
+    }
+
+    fn session(model: &Arc<Model>, kv: KvChoice, ctx: usize) -> Session {
+        let options = SessionOptions {
+            kv,
+            ctx: Some(ctx),
+            threads: 2,
+            ..Default::default()
+        };
+        Session::new(model.clone(), &options).expect("session")
+    }
+
+    fn some_ids(model: &Model, n: usize) -> Vec<u32> {
+        let vocab = model.config().vocab;
+        (0..n).map(|i| (i * 7919 % vocab) as u32).collect()
+    }
+
+    /// Logits of `ids`, in batches of the given sizes (the last one repeats).
+    fn in_batches(session: &mut Session, ids: &[u32], sizes: &[usize]) -> Vec<f32> {
+        let (mut out, mut at) = (Vec::new(), 0);
+        for i in 0.. {
+            let n = sizes[i.min(sizes.len() - 1)].min(ids.len() - at);
+            if n == 0 {
+                break;
+            }
+            out.extend_from_slice(
+                session
+                    .forward(&ids[at..at + n], Want::All)
+                    .expect("forward"),
+            );
+            at += n;
+        }
+        out
+    }
+
+    #[test]
+    fn a_window_keeps_a_ring_that_changes_nothing() {
+        let model = model();
+        let ids = some_ids(&model, 1500);
+        for kv in KV {
+            let mut ring = session(&model, kv, 4096);
+            // 9 + 512 positions are 576 in whole blocks.
+            assert_eq!(ring.memory().kv, session(&model, kv, 576).memory().kv);
+            assert!(ring.memory().kv < session(&model, kv, 64).memory().kv * 10);
+            let mut whole = session(&model, kv, 4096);
+            whole.cache = KvCache::new(model.config(), whole.kv, 4096, 4096).expect("cache");
+            for sizes in [&[512][..], &[500, 1, 13, 300, 2, 64, 7, 450, 1]] {
+                ring.reset();
+                whole.reset();
+                let want = in_batches(&mut whole, &ids, sizes);
+                assert!(
+                    in_batches(&mut ring, &ids, sizes) == want,
+                    "{kv:?} {sizes:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn going_back_is_exact_or_starts_again() {
+        let model = model();
+        let vocab = model.config().vocab;
+        let ids = some_ids(&model, 1600);
+        let mut s = session(&model, KvChoice::Auto, 4096);
+        let all = in_batches(&mut s, &ids, &[1]);
+        for back in [1, 16, 64, 300, 512] {
+            let left = ids.len() - back;
+            s.truncate(left);
+            assert_eq!(s.pos(), left, "back by {back}");
+            let got = in_batches(&mut s, &ids[left..], &[1]);
+            assert!(got == all[left * vocab..], "back by {back}");
+        }
+        // Further back the window's positions are gone: nothing is kept rather than something wrong.
+        s.truncate(700);
+        assert_eq!(s.pos(), 0);
+        let got = in_batches(&mut s, &ids[..700], &[1]);
+        assert!(got == all[..700 * vocab]);
+        // The highest position counts, not the current one.
+        s.forward(&ids[700..1500], Want::None).expect("forward");
+        s.truncate(1000);
+        assert_eq!(s.pos(), 1000);
+        s.forward(&ids[1000..1002], Want::None).expect("forward");
+        s.truncate(900);
+        assert_eq!(s.pos(), 0);
+    }
+
+    #[test]
+    fn a_whole_context_goes_back_anywhere() {
+        let model = model();
+        let ids = some_ids(&model, 500);
+        let mut s = session(&model, KvChoice::Q8_0, 500);
+        let want = in_batches(&mut s, &ids, &[1]);
+        s.truncate(3);
+        assert_eq!(s.pos(), 3);
+        let got = in_batches(&mut s, &ids[3..], &[1]);
+        assert!(got == want[3 * model.config().vocab..]);
+    }
 }

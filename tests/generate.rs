@@ -1,44 +1,18 @@
 //! The generation loop and the evaluation on real (tiny) models.
 
-use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+mod common;
 
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use common::nano::{encode, session_with};
 use geb::Dtype;
-use geb::convert::{self, convert};
 use geb::eval::{Method, evaluate};
 use geb::generate::{Events, GenerateOptions, Generated, StopReason, generate};
-use geb::gguf::{GgufFile, Load};
-use geb::model::Model;
 use geb::sampler::SamplerOptions;
 use geb::session::{KvChoice, Session, SessionOptions, Want};
-use geb::tokenizer::{Encode, Tokenizer};
-
-/// geb-nano as a GGUF file of this type, made once per type.
-fn nano(dtype: Dtype) -> PathBuf {
-    static LOCK: OnceLock<std::sync::Mutex<()>> = OnceLock::new();
-    let _one_at_a_time = LOCK
-        .get_or_init(Default::default)
-        .lock()
-        .expect("no panic before");
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("generate-nano-{dtype}.gguf"));
-    if !path.exists() {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/geb-nano/hf");
-        let options = convert::Options {
-            dtype,
-            ..Default::default()
-        };
-        convert(&source, &path, &options, &mut ()).expect("geb-nano converts");
-    }
-    path
-}
-
-fn session_with(dtype: Dtype, options: &SessionOptions) -> Session {
-    let file = GgufFile::open(&nano(dtype), Load::Map).expect("own file");
-    let model = Model::load(Arc::new(file)).expect("own model");
-    Session::new(model, options).expect("session")
-}
+use geb::tokenizer::Tokenizer;
 
 fn session() -> (Session, Tokenizer) {
     let options = SessionOptions {
@@ -49,10 +23,6 @@ fn session() -> (Session, Tokenizer) {
     let session = session_with(Dtype::F32, &options);
     let tokenizer = Tokenizer::from_gguf(session.model().file()).expect("tokenizer");
     (session, tokenizer)
-}
-
-fn encode(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
-    tokenizer.encode(text, Encode::default()).expect("encodes")
 }
 
 fn greedy(max_tokens: usize) -> GenerateOptions {

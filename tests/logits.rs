@@ -313,3 +313,93 @@ fn requests_outside_their_range_are_refused_and_change_nothing() {
     ));
     assert_eq!(s.pos(), 0);
 }
+
+/// Any ids of a model, the same ones in every run.
+fn some_ids(model: &Model, n: usize) -> Vec<u32> {
+    let vocab = model.config().vocab;
+    (0..n).map(|i| (i * 7919 % vocab) as u32).collect()
+}
+
+fn nano(dtype: Dtype) -> Arc<Model> {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let out = dir.path().join("nano.gguf");
+    let options = Options {
+        dtype,
+        ..Options::default()
+    };
+    convert::convert(&root().join("assets/geb-nano/hf"), &out, &options, &mut ()).expect("convert");
+    let file = GgufFile::open(&out, Load::Copy).expect("open");
+    Model::load(Arc::new(file)).expect("load")
+}
+
+/// Logits of `ids`, in batches of the given sizes (the last one repeats).
+fn in_batches(session: &mut Session, ids: &[u32], sizes: &[usize]) -> Vec<f32> {
+    let (mut out, mut at) = (Vec::new(), 0);
+    for i in 0.. {
+        let n = sizes[i.min(sizes.len() - 1)].min(ids.len() - at);
+        if n == 0 {
+            break;
+        }
+        out.extend_from_slice(
+            session
+                .forward(&ids[at..at + n], Want::All)
+                .expect("forward"),
+        );
+        at += n;
+    }
+    out
+}
+
+/// What speculation relies on: a few tokens at once give the bits of the same tokens one by one.
+/// `firsts`: positions where the batches start, each followed by `tokens` tokens.
+fn small_batches_equal_single_tokens(
+    model: &Arc<Model>,
+    level: Level,
+    firsts: &[usize],
+    tokens: usize,
+) {
+    let last = firsts.iter().max().expect("a position");
+    let ids = some_ids(model, last + tokens);
+    for kv in [KvChoice::F32, KvChoice::F16, KvChoice::Q8_0] {
+        for threads in [1, 3] {
+            let options = SessionOptions {
+                level: Some(level),
+                threads,
+                kv,
+                ..Default::default()
+            };
+            let mut s = session(model, options);
+            s.forward(&ids[..*last], Want::None).expect("context");
+            for &first in firsts {
+                let ids = &ids[..first + tokens];
+                s.truncate(first);
+                let want = in_batches(&mut s, &ids[first..], &[1]);
+                for n in 2..=s.kernels().decode_tokens() {
+                    s.truncate(first);
+                    assert_eq!(s.pos(), first);
+                    let got = in_batches(&mut s, &ids[first..], &[n]);
+                    let name = format!("{} {kv:?} {threads} threads", level.name());
+                    assert!(got == want, "{name}: batches of {n} after {first}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn small_batches_give_the_bits_of_single_tokens() {
+    // The scalar level takes one token at a time, so there is nothing to compare.
+    let takes_several = |level: &Level| {
+        let kernels = geb_kernels::Kernels::for_level(*level);
+        kernels.is_some_and(|k| k.decode_tokens() > 1)
+    };
+    for level in Level::available().into_iter().filter(takes_several) {
+        for dtype in [Dtype::F32, Dtype::Q8_0, Dtype::Q4_0] {
+            // Over the ends of a block, of the first piece, and near the end of the context.
+            small_batches_equal_single_tokens(&nano(dtype), level, &[488, 245, 58], 18);
+        }
+        // The window ends inside the batch.
+        let model = model("mistral-swa", Dtype::F32);
+        small_batches_equal_single_tokens(&model, level, &[60, 3], 30);
+    }
+}

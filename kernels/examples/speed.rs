@@ -130,67 +130,14 @@ fn fill(k: &Kernels, kind: ActKind, tokens: usize) -> f64 {
     (x.len() * repeats) as f64 / seconds / 1e6
 }
 
-/// Peak of the widest int8 dot and F32 multiply-add of this machine, in GOP/s.
-#[cfg(target_arch = "x86_64")]
-mod peak {
-    use core::arch::x86_64::*;
-    use std::hint::black_box;
-
+/// GOP/s of the int8 and the F32 peak, and GB/s of reading, of the best level.
+fn limits(k: &Kernels) -> (f64, f64, f64) {
     const STEPS: usize = 4_000_000;
-
-    #[target_feature(enable = "avx512f,avx512vnni")]
-    pub fn int8() {
-        let x = _mm512_set1_epi8(black_box(3));
-        let mut acc = [x; 12];
-        for _ in 0..STEPS {
-            for a in &mut acc {
-                *a = _mm512_dpbusd_epi32(*a, x, x);
-            }
-        }
-        black_box(acc);
-    }
-
-    #[target_feature(enable = "avx512f")]
-    pub fn f32() {
-        let x = _mm512_set1_ps(black_box(1.0));
-        let mut acc = [x; 12];
-        for _ in 0..STEPS {
-            for a in &mut acc {
-                *a = _mm512_fmadd_ps(*a, x, x);
-            }
-        }
-        black_box(acc);
-    }
-
-    pub fn ops(per_lane: usize) -> f64 {
-        (STEPS * 12 * 16 * per_lane * 2) as f64
-    }
-}
-
-fn peaks() -> (f64, f64) {
-    #[cfg(target_arch = "x86_64")]
-    if Level::Avx512Vnni.is_available() {
-        // SAFETY: the level has all features of both functions.
-        let int8 = best(5, || unsafe { peak::int8() });
-        // SAFETY: as above.
-        let float = best(5, || unsafe { peak::f32() });
-        return (peak::ops(4) / int8 / 1e9, peak::ops(1) / float / 1e9);
-    }
-    (f64::NAN, f64::NAN)
-}
-
-fn bandwidth() -> f64 {
-    let data = vec![1u64; 50_000_000];
-    let seconds = best(3, || {
-        let sums = data.chunks_exact(16).fold([0u64; 16], |mut s, c| {
-            for (s, c) in s.iter_mut().zip(c) {
-                *s = s.wrapping_add(*c);
-            }
-            s
-        });
-        black_box(sums);
-    });
-    (data.len() * 8) as f64 / seconds / 1e9
+    let data = vec![1u8; 400_000_000];
+    let int8 = k.peak_int8(STEPS) as f64 / best(5, || _ = k.peak_int8(STEPS));
+    let float = k.peak_f32(STEPS) as f64 / best(5, || _ = k.peak_f32(STEPS));
+    let read = data.len() as f64 / best(3, || k.read(black_box(&data)));
+    (int8 / 1e9, float / 1e9, read / 1e9)
 }
 
 fn main() {
@@ -204,11 +151,8 @@ fn main() {
     let formats: Vec<&str> = Dtype::ALL.iter().map(|f| f.name()).collect();
     let (level_on, format_on) = (wants(&levels), wants(&formats));
     let op_on = wants(&["decode", "warm", "batch", "prefill", "quantize", "fill"]);
-    let (int8, float) = peaks();
-    println!(
-        "one core: int8 {int8:.0} GOP/s, F32 {float:.0} GFLOP/s, read {:.1} GB/s",
-        bandwidth()
-    );
+    let (int8, float, read) = limits(Kernels::best().unwrap());
+    println!("one core: int8 {int8:.0} GOP/s, F32 {float:.0} GFLOP/s, read {read:.1} GB/s");
     for level in Level::available() {
         let Some(k) = Kernels::for_level(level).filter(|_| level_on(level.name())) else {
             continue;

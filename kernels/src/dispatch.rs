@@ -6,14 +6,14 @@
 use crate::acts::ActKind;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use crate::float::Fused;
-use crate::float::{AttnQuery, AttnScratch, FloatOps, KvView, Plain};
+use crate::float::{AttnQuery, AttnScratch, FloatOps, KvHead, KvRows, KvShape, KvSide, Plain};
 use crate::format::{
     Blocks, FloatFormat, QuantFormat, float, grid, k6, k23, k45, q4, q5, q8, small, table,
 };
 use crate::kernels::{FormatOps, INT_ROWS, Kernels, Limits};
 use crate::level::Level;
-use crate::mat::MatMut;
 use crate::ops::{DecodeJob, FillJob, MultiplyJob, UnpackJob};
+use crate::peak::PeakOps;
 
 /// The formats, in terms of the two row constructors a level defines.
 macro_rules! formats {
@@ -147,13 +147,40 @@ macro_rules! level {
 
             $(#[target_feature(enable = $features)])?
             unsafe fn attend(
-                a: AttnQuery<'_>,
-                k: KvView<'_>,
-                v: KvView<'_>,
-                out: MatMut<'_>,
+                a: &AttnQuery<'_>,
+                kv: KvHead<'_>,
+                partial: &mut [f32],
                 scratch: &mut AttnScratch,
             ) {
-                crate::float::attend::<Token, $math>(TOKEN, a, k, v, out, scratch);
+                crate::float::attend::<Token, $math>(TOKEN, a, kv, partial, scratch);
+            }
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn merge(shape: KvShape, total: &mut [f32], piece: &[f32]) {
+                crate::float::merge::<$math>(shape, total, piece);
+            }
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn store(shape: KvShape, side: KvSide, rows: KvRows<'_>, out: &mut [u8]) {
+                crate::float::store(TOKEN, shape, side, rows, out);
+            }
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn peak_int8(steps: usize) -> u64 {
+                // SAFETY: the features are enabled here.
+                unsafe { crate::peak::int8(TOKEN, steps) }
+            }
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn peak_f32(steps: usize) -> u64 {
+                // SAFETY: the features are enabled here.
+                unsafe { crate::peak::f32(TOKEN, steps) }
+            }
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn read(bytes: &[u8]) {
+                // SAFETY: the features are enabled here.
+                unsafe { crate::peak::read(TOKEN, bytes) }
             }
 
             const fn quant_row<F: QuantFormat>() -> FormatOps {
@@ -202,7 +229,8 @@ macro_rules! level {
                 },
                 formats: formats!(float_row, quant_row),
                 fill,
-                float: FloatOps { rms_norm, add, silu_mul, rope, attend },
+                peak: PeakOps { int8: peak_int8, f32: peak_f32, read },
+                float: FloatOps { rms_norm, add, silu_mul, rope, attend, merge, store },
             };
         }
     };

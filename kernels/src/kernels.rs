@@ -50,6 +50,7 @@ pub struct Kernels {
     pub(crate) formats: &'static [FormatOps],
     pub(crate) fill: unsafe fn(&mut FillJob),
     pub(crate) float: crate::float::FloatOps,
+    pub(crate) peak: crate::peak::PeakOps,
 }
 
 /// Working memory of one thread: a decoded panel of weights. Grows once.

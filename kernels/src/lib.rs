@@ -40,6 +40,7 @@ pub mod level;
 pub mod mat;
 pub mod numbers;
 mod ops;
+mod peak;
 pub mod reference;
 pub mod team;
 

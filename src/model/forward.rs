@@ -13,7 +13,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use geb_kernels::float::{AttnQuery, merge_partials};
+use geb_kernels::float::{AttnQuery, KvRows, KvSide, SPLIT};
 use geb_kernels::mat::MatMut;
 use geb_kernels::team::Leader;
 use geb_kernels::{ActKind, Activations, Kernels};
@@ -25,9 +25,6 @@ use super::{Config, Model};
 use crate::cache::KvCache;
 use crate::error::{Error, Result};
 
-/// Positions one piece of a long decode attention covers; fixed, so that results do not depend on
-/// the thread count.
-const SPLIT: usize = 256;
 /// Up to this many rows a pass over rows stays on the leader.
 const SERIAL_ROWS: usize = 4;
 /// Query rows of one attention tile.
@@ -75,6 +72,8 @@ pub(crate) struct Pass<'a, 'l> {
     pub(crate) rope: &'a RopeTable,
     /// Position of the batch's first token.
     pub(crate) first: usize,
+    /// Layers to run; fewer than the model has for an early exit.
+    pub(crate) layers: usize,
     pub(crate) cancel: Option<&'a AtomicBool>,
 }
 
@@ -89,7 +88,7 @@ impl Pass<'_, '_> {
         let c = self.model.config();
         let (n, e) = (tokens.len(), c.embedding_length);
         self.embed(tokens, &mut b.x[..n * e]);
-        for l in 0..c.block_count {
+        for l in 0..self.layers {
             if self.cancel.is_some_and(|c| c.load(Ordering::Relaxed)) {
                 return Err(Error::Interrupted);
             }
@@ -142,15 +141,7 @@ impl Pass<'_, '_> {
             }
         };
         self.rotate(qkv, starts, strides, n);
-        for t in 0..n {
-            let at = |i: usize| starts[i] + t * strides[i];
-            self.cache.put(
-                l,
-                self.first + t,
-                &qkv[at(1)..at(1) + kw],
-                &qkv[at(2)..at(2) + kw],
-            );
-        }
+        self.store(l, qkv, starts, strides, n);
         let attn = &mut b.attn[..n * qw];
         self.attend(l, &qkv[starts[0]..], strides[0], attn, &mut b.pieces);
         self.project(&mut b.acts, attn, n, [(&layer.attn_output, &mut *h)]);
@@ -305,7 +296,32 @@ impl Pass<'_, '_> {
         }
     }
 
-    /// Attention of the batch over the cache; `out`: `[n, H d]`.
+    /// Writes the keys and values of the batch into the cache.
+    fn store(&mut self, l: usize, qkv: &[f32], starts: [usize; 3], strides: [usize; 3], n: usize) {
+        let (kernels, shape, first) = (self.kernels, self.cache.shape(), self.first);
+        self.cache.will_write(first + n);
+        let put = |i: usize, out: &mut [u8]| {
+            let (head, side) = (i / 2, i % 2);
+            let rows = KvRows {
+                x: &qkv[starts[1 + side] + head * shape.head_size()..],
+                stride: strides[1 + side],
+                tokens: n,
+                first,
+            };
+            kernels.store_kv(shape, [KvSide::Keys, KvSide::Values][side], rows, out);
+        };
+        let (layer, bytes) = (self.cache.layer_mut(l), shape.head_bytes());
+        if n <= SERIAL_ROWS {
+            for (i, out) in layer.chunks_exact_mut(bytes).enumerate() {
+                put(i, out);
+            }
+        } else {
+            self.lead.chunks_mut(layer, bytes, |i, out, _| put(i, out));
+        }
+    }
+
+    /// Attention of the batch over the cache; `out`: `[n, H d]`. How the work is cut does not
+    /// change a bit of it, so it is cut as suits the threads.
     fn attend(
         &mut self,
         l: usize,
@@ -316,68 +332,47 @@ impl Pass<'_, '_> {
     ) {
         let c = self.model.config();
         let (kernels, cache, first) = (self.kernels, &*self.cache, self.first);
-        let (d, group, width) = (c.head_size, c.group(), c.q_width());
+        let (columns, group, width) = (c.group() * c.head_size, c.group(), c.q_width());
         let n = out.len() / width;
         let end = first + n;
         let query = |head: usize, tokens: (usize, usize), positions: (usize, usize)| AttnQuery {
             q,
             stride,
-            column: head * group * d,
+            column: head * columns,
             heads: group,
-            head_size: d,
             tokens,
             first_position: first,
             positions,
             window: c.window,
             scale: c.attention_scale,
         };
-        let from = (first + 1).saturating_sub(c.window);
-        if n > 1 || end - from <= SPLIT {
+        let mut out = MatMut::new(out, n, width, width);
+        let start = (first + 1).saturating_sub(c.window) / SPLIT * SPLIT;
+        let (splits, heads) = ((end - start).div_ceil(SPLIT), c.head_count_kv);
+        if n > kernels.decode_tokens() || splits == 1 || self.lead.threads() == 1 {
             let tile = (TILE_ROWS / group).max(1);
-            let out = MatMut::new(out, n, width, width);
             self.lead
-                .blocks([out], (tile, group * d), |_, (t, col), block, local| {
-                    let head = col / (group * d);
-                    let (k, v) = cache.head(l, head);
+                .blocks([out], (tile, columns), |_, (t, column), block, local| {
+                    let head = column / columns;
                     let a = query(head, (t, t + block.rows()), (0, end));
-                    kernels.attend(a, k, v, block, &mut local.attention);
+                    kernels.attend(&a, cache.head(l, head), block, &mut local.attention);
                 });
             return;
         }
-        // One token over a long cache: pieces of positions, then a merge.
-        let (start, heads) = (from / SPLIT * SPLIT, c.head_count_kv);
-        let splits = (end - start).div_ceil(SPLIT);
-        let unit = group * (d + 2);
-        pieces.resize((splits * heads * unit).max(pieces.len()), 0.0);
-        let pieces = &mut pieces[..splits * heads * unit];
-        self.lead.chunks_mut(pieces, unit, |i, piece, local| {
-            let (s, head) = (i / heads, i % heads);
-            let (k, v) = cache.head(l, head);
-            let at = start + s * SPLIT;
-            let (rows, stats) = piece.split_at_mut(group * d);
-            let a = query(head, (0, 1), (at, (at + SPLIT).min(end)));
-            kernels.attend(
-                a,
-                k,
-                v,
-                MatMut::new(rows, 1, group * d, group * d),
-                &mut local.attention,
-            );
-            for (o, (max, sum)) in stats.chunks_exact_mut(2).zip(&local.attention.stats) {
-                o.copy_from_slice(&[*max, *sum]);
-            }
+        // Few tokens over a long cache: pieces of positions, then a merge.
+        let shape = cache.shape();
+        let each = query(0, (0, n), (0, end)).partial_len(shape);
+        pieces.resize((heads * splits * each).max(pieces.len()), 0.0);
+        let pieces = &mut pieces[..heads * splits * each];
+        self.lead.chunks_mut(pieces, each, |i, piece, local| {
+            let (head, at) = (i / splits, start + i % splits * SPLIT);
+            let a = query(head, (0, n), (at, (at + SPLIT).min(end)));
+            kernels.attend_partial(&a, cache.head(l, head), piece, &mut local.attention);
         });
-        let pieces = &*pieces;
-        for (h, out) in out.chunks_exact_mut(d).enumerate() {
-            let (head, g) = (h / group, h % group);
-            merge_partials(
-                (0..splits).map(|s| {
-                    let piece = &pieces[(s * heads + head) * unit..][..unit];
-                    let stat = group * d + 2 * g;
-                    (&piece[g * d..(g + 1) * d], (piece[stat], piece[stat + 1]))
-                }),
-                out,
-            );
+        for pieces in pieces.chunks_exact_mut(splits * each) {
+            let (block, rest) = out.split_cols(columns);
+            kernels.merge_partials(shape, pieces, each, block);
+            out = rest;
         }
     }
 }

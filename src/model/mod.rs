@@ -55,6 +55,20 @@ impl Model {
         &self.file.data()[m.range.clone()]
     }
 
+    /// Products of a weight and an activation per token in the layers: one per matrix element, the
+    /// embedding and output matrices not counted.
+    pub fn products_per_token(&self) -> u64 {
+        let ends = [
+            &self.weights.token_embd.range,
+            &self.weights.output.weight.range,
+        ];
+        let infos = self.file.tensors().map(|t| t.info());
+        infos
+            .filter(|t| t.dims.len() > 1 && !ends.contains(&&t.range))
+            .map(|t| t.elements())
+            .sum()
+    }
+
     /// Bytes of weights read to decode one token: everything but the embedding table,
     /// of which one row is read (all of it when it is the output matrix too).
     pub fn bytes_per_token(&self) -> u64 {

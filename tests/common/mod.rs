@@ -5,3 +5,4 @@ pub mod alloc;
 pub mod cases;
 pub mod gguf;
 pub mod mutate;
+pub mod nano;

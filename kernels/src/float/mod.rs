@@ -7,13 +7,17 @@
 
 mod attention;
 mod elementwise;
+mod kv;
+mod product;
 
 use crate::kernels::Kernels;
 use crate::mat::MatMut;
 
-pub(crate) use attention::attend;
-pub use attention::{AttnQuery, AttnScratch, KvType, KvView, merge_partials};
+pub use attention::{AttnQuery, AttnScratch, SPLIT};
+pub(crate) use attention::{attend, merge};
 pub(crate) use elementwise::{add, rms_norm, rope, silu_mul};
+pub(crate) use kv::store;
+pub use kv::{BLOCK, KvHead, KvRows, KvShape, KvSide, KvType};
 
 /// The float kernels of one level. All pointers require its features.
 pub(crate) struct FloatOps {
@@ -21,7 +25,9 @@ pub(crate) struct FloatOps {
     pub add: unsafe fn(&mut [f32], &[f32]),
     pub silu_mul: unsafe fn(&mut [f32], &[f32]),
     pub rope: unsafe fn(&mut [f32], &[f32], &[f32], bool),
-    pub attend: unsafe fn(AttnQuery<'_>, KvView<'_>, KvView<'_>, MatMut<'_>, &mut AttnScratch),
+    pub attend: unsafe fn(&AttnQuery<'_>, KvHead<'_>, &mut [f32], &mut AttnScratch),
+    pub merge: unsafe fn(KvShape, &mut [f32], &[f32]),
+    pub store: unsafe fn(KvShape, KvSide, KvRows<'_>, &mut [u8]),
 }
 
 // The kernels are safe code that checks its own slices; only the features need an argument.
@@ -53,18 +59,55 @@ impl Kernels {
         unsafe { (self.float.rope)(head, cos, sin, adjacent) }
     }
 
-    /// Attends one tile of tokens. `out`: `[tokens, heads * head_size]`; the softmax's
-    /// `(max, sum)` per row stay in `scratch.stats`. A row that sees nothing gets zeros.
+    /// Attends one tile of tokens over all positions of `query`. `out`: `[tokens, heads *
+    /// head_size]`. A row that sees nothing gets zeros.
     pub fn attend(
         &self,
-        query: AttnQuery<'_>,
-        keys: KvView<'_>,
-        values: KvView<'_>,
+        query: &AttnQuery<'_>,
+        kv: KvHead<'_>,
         out: MatMut<'_>,
         scratch: &mut AttnScratch,
     ) {
-        // SAFETY: `self` proves the features.
-        unsafe { (self.float.attend)(query, keys, values, out, scratch) }
+        let mut total = core::mem::take(&mut scratch.total);
+        total.resize(query.partial_len(kv.shape), 0.0);
+        self.attend_partial(query, kv, &mut total, scratch);
+        attention::finish(kv.shape, &total, out);
+        scratch.total = total;
+    }
+
+    /// The same for some of the positions, with the result still to be merged and normalised:
+    /// `partial` has [`AttnQuery::partial_len`] values. Merging the pieces of [`SPLIT`] positions
+    /// in order gives the bits of [`attend`](Self::attend).
+    pub fn attend_partial(
+        &self,
+        query: &AttnQuery<'_>,
+        kv: KvHead<'_>,
+        partial: &mut [f32],
+        scratch: &mut AttnScratch,
+    ) {
+        // SAFETY: `self` proves the features; the kernel checks its slices.
+        unsafe { (self.float.attend)(query, kv, partial, scratch) }
+    }
+
+    /// Merges the partial results of one tile, in the order of their positions, and normalises
+    /// them into `out`. `pieces` holds them one after the other; the first one becomes the total.
+    pub fn merge_partials(&self, shape: KvShape, pieces: &mut [f32], each: usize, out: MatMut<'_>) {
+        let (total, rest) = pieces.split_at_mut(each);
+        for piece in rest.chunks_exact(each) {
+            // SAFETY: as above.
+            unsafe { (self.float.merge)(shape, total, piece) }
+        }
+        attention::finish(shape, total, out);
+    }
+
+    /// Stores rows of one head in its cache; `out` has [`KvShape::head_bytes`].
+    ///
+    /// # Panics
+    /// If a length is wrong or `out` is not aligned to four bytes.
+    pub fn store_kv(&self, shape: KvShape, side: KvSide, rows: KvRows<'_>, out: &mut [u8]) {
+        assert_eq!(out.len(), shape.head_bytes(), "KV head: bytes");
+        // SAFETY: as above.
+        unsafe { (self.float.store)(shape, side, rows, out) }
     }
 }
 

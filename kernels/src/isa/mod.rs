@@ -98,8 +98,14 @@ pub(crate) unsafe trait Isa: Copy + 'static {
     unsafe fn load_lanes_f16(self, p: *const u8) -> Self::Lanes;
     /// 16 BF16, widened.
     unsafe fn load_lanes_bf16(self, p: *const u8) -> Self::Lanes;
+    /// 16 signed bytes, widened.
+    unsafe fn load_lanes_i8(self, p: *const u8) -> Self::Lanes;
+    /// The F32 at `p` in every lane.
+    unsafe fn splat_lanes(self, p: *const f32) -> Self::Lanes;
     /// Stores 16 F32.
     unsafe fn store_lanes(self, p: *mut f32, v: Self::Lanes);
+    /// `if b > a { b } else { a }`: a NaN in `b` is passed over.
+    fn larger_lanes(self, a: Self::Lanes, b: Self::Lanes) -> Self::Lanes;
     /// `a * b + acc`, rounded once.
     fn fma_lanes(self, acc: Self::Lanes, a: Self::Lanes, b: Self::Lanes) -> Self::Lanes;
     /// Sum of all lanes of both: `e[j] + (v[j] + v[j + 8])`, then halves of 4, 2 and 1.

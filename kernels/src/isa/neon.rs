@@ -235,10 +235,34 @@ macro_rules! token {
                 v
             }
             #[inline(always)]
+            unsafe fn load_lanes_i8(self, p: *const u8) -> Self::Lanes {
+                simd! {
+                    let b = vreinterpretq_s8_u8(vld1q_u8(p));
+                    let (low, high) = (vmovl_s8(vget_low_s8(b)), vmovl_high_s8(b));
+                    [
+                        vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))),
+                        vcvtq_f32_s32(vmovl_high_s16(low)),
+                        vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))),
+                        vcvtq_f32_s32(vmovl_high_s16(high)),
+                    ]
+                }
+            }
+            #[inline(always)]
+            unsafe fn splat_lanes(self, p: *const f32) -> Self::Lanes {
+                simd! { [vdupq_n_f32(p.read_unaligned()); 4] }
+            }
+            #[inline(always)]
             unsafe fn store_lanes(self, p: *mut f32, v: Self::Lanes) {
                 for q in 0..4 {
                     simd! { vst1q_u8(p.add(4 * q).cast(), vreinterpretq_u8_f32(v[q])) }
                 }
+            }
+            #[inline(always)]
+            fn larger_lanes(self, mut a: Self::Lanes, b: Self::Lanes) -> Self::Lanes {
+                for q in 0..4 {
+                    a[q] = simd! { vbslq_f32(vcgtq_f32(b[q], a[q]), b[q], a[q]) };
+                }
+                a
             }
             #[inline(always)]
             fn fma_lanes(

@@ -157,9 +157,30 @@ unsafe impl Isa for Scalar {
     }
 
     #[inline(always)]
+    unsafe fn load_lanes_i8(self, p: *const u8) -> [f32; 16] {
+        // SAFETY: the caller vouches for 16 bytes.
+        let bytes: [u8; 16] = unsafe { read(p) };
+        bytes.map(|b| f32::from(b as i8))
+    }
+
+    #[inline(always)]
+    unsafe fn splat_lanes(self, p: *const f32) -> [f32; 16] {
+        // SAFETY: the caller vouches for one value.
+        [unsafe { p.read_unaligned() }; 16]
+    }
+
+    #[inline(always)]
     unsafe fn store_lanes(self, p: *mut f32, v: [f32; 16]) {
         // SAFETY: the caller vouches for 16 values.
         unsafe { p.cast::<[f32; 16]>().write_unaligned(v) }
+    }
+
+    #[inline(always)]
+    fn larger_lanes(self, mut a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
+        for l in 0..16 {
+            a[l] = if b[l] > a[l] { b[l] } else { a[l] };
+        }
+        a
     }
 
     #[inline(always)]

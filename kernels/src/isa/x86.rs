@@ -131,11 +131,27 @@ macro_rules! common {
             }
         }
         #[inline(always)]
+        unsafe fn load_lanes_i8(self, p: *const u8) -> Self::Lanes {
+            simd! {
+                let low = _mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast()));
+                let high = _mm256_cvtepi8_epi32(_mm_loadl_epi64(p.add(8).cast()));
+                [_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high)]
+            }
+        }
+        #[inline(always)]
+        unsafe fn splat_lanes(self, p: *const f32) -> Self::Lanes {
+            simd! { [_mm256_set1_ps(p.read_unaligned()); 2] }
+        }
+        #[inline(always)]
         unsafe fn store_lanes(self, p: *mut f32, v: Self::Lanes) {
             simd! {
                 _mm256_storeu_ps(p, v[0]);
                 _mm256_storeu_ps(p.add(8), v[1]);
             }
+        }
+        #[inline(always)]
+        fn larger_lanes(self, a: Self::Lanes, b: Self::Lanes) -> Self::Lanes {
+            simd! { [_mm256_max_ps(b[0], a[0]), _mm256_max_ps(b[1], a[1])] }
         }
         #[inline(always)]
         fn fma_lanes(self, acc: Self::Lanes, a: Self::Lanes, b: Self::Lanes) -> Self::Lanes {

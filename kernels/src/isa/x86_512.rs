@@ -233,8 +233,20 @@ unsafe impl Isa for Avx512 {
         }
     }
     #[inline(always)]
+    unsafe fn load_lanes_i8(self, p: *const u8) -> __m512 {
+        simd! { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn splat_lanes(self, p: *const f32) -> __m512 {
+        simd! { _mm512_set1_ps(p.read_unaligned()) }
+    }
+    #[inline(always)]
     unsafe fn store_lanes(self, p: *mut f32, v: __m512) {
         simd! { _mm512_storeu_ps(p, v) }
+    }
+    #[inline(always)]
+    fn larger_lanes(self, a: __m512, b: __m512) -> __m512 {
+        simd! { _mm512_max_ps(b, a) }
     }
     #[inline(always)]
     fn fma_lanes(self, acc: __m512, a: __m512, b: __m512) -> __m512 {

@@ -24,7 +24,7 @@ use crate::isa::Isa;
 /// How far ahead of the weights being multiplied memory is asked for: two pages, because hardware
 /// prefetchers stop at the end of a page (measured on Zen 4: cold Q4_0 decode 20.7 instead of
 /// 15.6 GB/s on one thread; nearer, or into the first-level cache, is no better than nothing).
-pub(super) const AHEAD: usize = 8192;
+pub(crate) const AHEAD: usize = 8192;
 
 /// The power of two that is the offset of the codes the dot product sees, if they have one.
 const fn offset<F: QuantFormat, I: Isa>() -> Option<u32> {

@@ -30,7 +30,7 @@ const TINY: f32 = 7.888_609e-31;
 
 /// Quantizes 32 values; see [`crate::acts`] for the rules.
 #[inline(always)]
-fn quantize_group<I: Isa>(isa: I, x: &[f32; GROUP]) -> Group {
+pub(crate) fn quantize_group<I: Isa>(isa: I, x: &[f32; GROUP]) -> Group {
     // As integers the magnitudes order like the floats, with infinity and NaN on top.
     let max = f32::from_bits(isa.most(x));
     if (TINY..f32::INFINITY).contains(&max) {

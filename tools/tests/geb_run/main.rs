@@ -1,5 +1,6 @@
 //! `geb-run` as a user meets it: exit codes, streams, files, on tiny models made from fixtures.
 
+mod speculation;
 mod support;
 mod text;
 
@@ -181,6 +182,10 @@ fn bad_requests_are_usage_errors() {
             "never.safetensors",
         ],
         &["bench", "-p", "0", "-n", "0"],
+        &["bench", "--speculation", "-n", "1"],
+        &["generate", "-p", "x", "--draft", "y", "--exit-layer", "1"],
+        &["generate", "-p", "x", "--exit-layer", "99"],
+        &["generate", "-p", "x", "--draft-max", "0"],
     ] {
         let output = run_on_model(words);
         exits(&output, 2);
@@ -330,6 +335,18 @@ fn bench_reports_medians() {
     assert_eq!(value["prefill_all"].as_array().map(Vec::len), Some(3));
     let text = run_on_model(&["bench", "-p", "8", "-n", "4", "-r", "1"]);
     exits(&text, 0);
+    let deep = |kv: &str| {
+        let words = [
+            "bench", "-p", "8", "-n", "4", "-r", "1", "-d", "20", "--kv", kv, "--json",
+        ];
+        json(&run_on_model(&words))
+    };
+    let (half, code) = (deep("f16"), deep("q8_0"));
+    assert_eq!(half["depth_tokens"], 20);
+    assert_eq!(code["kv_type"], "q8_0");
+    let read = |v: &serde_json::Value| v["decode_bytes_per_token"].as_u64().expect("bytes");
+    assert!(read(&half) > read(&value));
+    assert_ne!(half["kv_bytes_per_position"], code["kv_bytes_per_position"]);
     assert!(stdout(&text).contains("tok/s"), "{}", stdout(&text));
 }
 

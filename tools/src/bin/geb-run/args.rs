@@ -103,6 +103,9 @@ pub enum KvHow {
     F32,
     /// 16-bit floats, half the memory
     F16,
+    /// 8 bits and a scale per 32 values, a quarter of the memory
+    #[value(name = "q8_0")]
+    Q8_0,
 }
 
 /// Threads, context, instruction set.
@@ -208,6 +211,52 @@ pub struct SamplingArgs {
     pub ignore_eos: bool,
 }
 
+/// `--lookup`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LookupWhen {
+    /// Where measured times promise a gain
+    Auto,
+    /// Whenever earlier text offers a continuation
+    On,
+    /// Never
+    Off,
+}
+
+/// Guessing tokens ahead; what is generated stays the same.
+#[derive(Debug, Args, Clone)]
+pub struct SpeculateArgs {
+    /// Guess the next tokens from earlier text; changes the speed, never the text
+    #[arg(
+        long,
+        value_name = "WHEN",
+        default_value = "auto",
+        help_heading = "Speed",
+        hide_short_help = true
+    )]
+    pub lookup: LookupWhen,
+    /// Guess with this smaller model of the same vocabulary
+    #[arg(
+        long,
+        value_name = "MODEL",
+        help_heading = "Speed",
+        hide_short_help = true
+    )]
+    pub draft: Option<String>,
+    /// Most tokens that --draft or --exit-layer guesses at once
+    #[arg(long, value_name = "N", default_value_t = 8, help_heading = "Speed", hide_short_help = true,
+          value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub draft_max: u32,
+    /// Guess with the first E layers of the model (for models trained for early exit)
+    #[arg(
+        long,
+        value_name = "E",
+        conflicts_with = "draft",
+        help_heading = "Speed",
+        hide_short_help = true
+    )]
+    pub exit_layer: Option<usize>,
+}
+
 /// `--chat-template`.
 #[derive(Debug, Args, Clone)]
 pub struct TemplateArgs {
@@ -270,6 +319,8 @@ pub struct ChatArgs {
     #[command(flatten)]
     pub sampling: SamplingArgs,
     #[command(flatten)]
+    pub speculate: SpeculateArgs,
+    #[command(flatten)]
     pub cpu: CpuArgs,
     #[command(flatten)]
     pub output: OutputArgs,
@@ -313,6 +364,8 @@ pub struct GenerateArgs {
     pub template: TemplateArgs,
     #[command(flatten)]
     pub sampling: SamplingArgs,
+    #[command(flatten)]
+    pub speculate: SpeculateArgs,
     #[command(flatten)]
     pub cpu: CpuArgs,
     #[command(flatten)]
@@ -403,7 +456,9 @@ const BENCH_EXAMPLES: &str = "\
 Examples:
   geb-run bench -m model.gguf
   geb-run bench -m model.gguf -p 512 -n 128 -t 4 -r 5 --json
-  geb-run bench --shape geb-1.3b --type q8_0     random weights, no download";
+  geb-run bench --shape geb-1.3b --type q8_0     random weights, no download
+  geb-run bench --limits                         what this machine can do at most
+  geb-run bench -m model.gguf --speculation      time with and without guessing ahead";
 
 /// `geb-run bench`.
 #[derive(Debug, Args)]
@@ -411,6 +466,9 @@ Examples:
 pub struct BenchArgs {
     #[command(flatten)]
     pub model: ModelArgs,
+    /// Measure the machine instead: memory bandwidth and arithmetic peaks of every level
+    #[arg(long, conflicts_with_all = ["model", "shape", "prompt", "decode"])]
+    pub limits: bool,
     /// Instead of a model: random weights of a known shape, made on the fly
     #[arg(long, value_name = "SHAPE", conflicts_with = "model")]
     pub shape: Option<crate::random_model::Shape>,
@@ -431,6 +489,15 @@ pub struct BenchArgs {
     /// Tokens to decode (0: no decode measurement)
     #[arg(short = 'n', long, value_name = "N", default_value_t = 128)]
     pub decode: usize,
+    /// Tokens in the cache before each measurement
+    #[arg(short, long, value_name = "N", default_value_t = 0)]
+    pub depth: usize,
+    /// Instead: generate -n tokens with and without guessing ahead, of a text that repeats itself
+    /// and of one that does not
+    #[arg(long, conflicts_with_all = ["shape", "prompt"])]
+    pub speculation: bool,
+    #[command(flatten)]
+    pub speculate: SpeculateArgs,
     /// Repetitions after one warm-up
     #[arg(short, long, value_name = "R", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub reps: u32,

@@ -5,7 +5,8 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use geb::chat::{ChatTemplate, Message};
-use geb::generate::{GenerateOptions, StopReason, Timings, generate};
+use geb::generate::{GenerateOptions, StopReason, Timings, generate_with};
+use geb::speculate::{Speculation, SpeculationStats};
 use geb::tokenizer::Tokenizer;
 
 use crate::args::{ChatArgs, OutputArgs};
@@ -16,6 +17,7 @@ use crate::interrupt::Interrupt;
 use crate::load::{self, Loaded, message};
 use crate::report::{self, Failure, Outcome, bytes, count, dim, note, rate};
 use crate::screen::{Screen, timing_line};
+use crate::speculate;
 
 /// Room for an answer that is kept free in the context before old turns are forgotten.
 const ANSWER_ROOM: usize = 256;
@@ -27,6 +29,7 @@ pub struct Chat {
     tokenizer: Tokenizer,
     template: ChatTemplate,
     options: GenerateOptions,
+    guesses: Speculation,
     output: OutputArgs,
     /// What the model is told first; not part of `messages`.
     pub system: Option<String>,
@@ -56,6 +59,8 @@ pub struct Totals {
     pub decode: Duration,
     /// Tokens after the first of each answer.
     decoded: usize,
+    /// Passes and guesses.
+    speculation: SpeculationStats,
 }
 
 impl Totals {
@@ -67,6 +72,7 @@ impl Totals {
         self.prefill += t.prefill;
         self.decode += t.decode;
         self.decoded += t.sampled_tokens.saturating_sub(1);
+        self.speculation.add(&t.speculation);
     }
 
     /// `prefill X tok/s, decode Y tok/s`.
@@ -105,6 +111,7 @@ pub fn run(args: &ChatArgs, interrupt: &Interrupt) -> Outcome {
         return Err(no_template(&opened));
     };
     let loaded = load::load(opened, &args.cpu, interrupt, started)?;
+    let guesses = speculate::sources(&args.speculate, &args.cpu, &loaded, interrupt)?;
     let (sampling, seed) = load::sampling(&args.sampling);
     let options = GenerateOptions {
         max_tokens: args.max_tokens,
@@ -118,6 +125,7 @@ pub fn run(args: &ChatArgs, interrupt: &Interrupt) -> Outcome {
         tokenizer,
         template,
         options,
+        guesses,
         output: args.output.clone(),
         system: args.template.system.clone(),
         messages: Vec::new(),
@@ -222,8 +230,9 @@ impl Chat {
         self.options.sampling.seed = self.seed.wrapping_add(self.totals.answers);
         let mut screen = Screen::new(false, &self.output);
         let (session, tokenizer) = (&mut self.loaded.session, &self.tokenizer);
-        let result =
-            interrupt.during(|| generate(session, tokenizer, &ids, &self.options, &mut screen));
+        let (guesses, options) = (&mut self.guesses, &self.options);
+        let result = interrupt
+            .during(|| generate_with(session, guesses, tokenizer, &ids, options, &mut screen));
         let finished = screen.finish();
         let result = result.map_err(|e| load::at(&self.loaded.opened.path, e))?;
         finished?;
@@ -293,11 +302,12 @@ impl Chat {
         let (session, t) = (&self.loaded.session, &self.totals);
         let memory = session.memory();
         format!(
-            "{} answers, {} tokens generated; {}\nprompt tokens: {} evaluated, {} reused from the cache\n\
+            "{} answers, {} tokens generated; {}; {}\nprompt tokens: {} evaluated, {} reused from the cache\n\
              context: {} of {} tokens; memory: weights {}, KV cache {}, scratch {}, peak {}\nseed {}",
             t.answers,
             t.generated,
             t.rates(),
+            speculate::line(&t.speculation).unwrap_or("no guesses".into()),
             t.evaluated,
             t.reused,
             session.pos(),

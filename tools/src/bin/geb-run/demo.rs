@@ -252,9 +252,9 @@ fn speeds(sessions: &mut [Session], rows: &mut [Row]) -> Outcome {
     for _ in 0..SPEED_ROUNDS {
         for (session, row) in sessions.iter_mut().zip(rows.iter_mut()) {
             row.prefill
-                .push(PREFILL_TOKENS, measure_prefill(session, PREFILL_TOKENS)?);
+                .push(PREFILL_TOKENS, measure_prefill(session, 0, PREFILL_TOKENS)?);
             row.decode
-                .push(DECODE_TOKENS, measure_decode(session, DECODE_TOKENS)?);
+                .push(DECODE_TOKENS, measure_decode(session, 0, DECODE_TOKENS)?);
         }
     }
     Ok(())

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use geb::generate::{GenerateOptions, Generated, StopReason, generate};
+use geb::generate::{GenerateOptions, Generated, StopReason, generate_with};
 use geb::tokenizer::{Encode, Tokenizer};
 use serde_json::json;
 
@@ -11,6 +11,7 @@ use crate::interrupt::Interrupt;
 use crate::load::{self, Loaded, Opened};
 use crate::report::{self, Failure, Outcome, dim, note};
 use crate::screen::{Screen, timing_line};
+use crate::speculate;
 
 /// Runs the command.
 pub fn run(args: &GenerateArgs, interrupt: &Interrupt) -> Outcome {
@@ -23,6 +24,7 @@ pub fn run(args: &GenerateArgs, interrupt: &Interrupt) -> Outcome {
     let tokenizer = load::tokenizer(&opened)?;
     let ids = prompt_ids(args, &opened, &tokenizer, &prompt)?;
     let mut loaded = load::load(opened, &args.cpu, interrupt, started)?;
+    let mut guesses = speculate::sources(&args.speculate, &args.cpu, &loaded, interrupt)?;
     let (sampling, seed) = load::sampling(&args.sampling);
     let options = GenerateOptions {
         max_tokens: args.max_tokens,
@@ -32,8 +34,17 @@ pub fn run(args: &GenerateArgs, interrupt: &Interrupt) -> Outcome {
         cancel: Some(interrupt.flag()),
     };
     let mut screen = Screen::new(args.json, &args.output);
-    let result =
-        interrupt.during(|| generate(&mut loaded.session, &tokenizer, &ids, &options, &mut screen));
+    let session = &mut loaded.session;
+    let result = interrupt.during(|| {
+        generate_with(
+            session,
+            &mut guesses,
+            &tokenizer,
+            &ids,
+            &options,
+            &mut screen,
+        )
+    });
     let finished = screen.finish();
     let result = result.map_err(|e| load::at(&loaded.opened.path, e))?;
     finished?;
@@ -133,6 +144,7 @@ fn to_json(loaded: &Loaded, prompt: &[u32], result: &Generated, seed: u64) -> se
             "decode_tokens": t.sampled_tokens,
             "decode_tok_s": t.decode_tok_s(),
         },
+        "speculation": speculate::to_json(&t.speculation),
         "peak_memory_bytes": report::peak_memory_bytes(),
         "threads": loaded.session.threads(),
         "isa": loaded.session.kernels().level().name(),

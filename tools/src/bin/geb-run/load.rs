@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use geb::chat::{ChatTemplate, Message};
 use geb::gguf::{GgufFile, Load};
+use geb::kernels::Kernels;
 use geb::model::Model;
 use geb::sampler::SamplerOptions;
 use geb::session::{KvChoice, Session, SessionOptions};
@@ -104,6 +105,7 @@ pub fn session_options(cpu: &CpuArgs, interrupt: &Interrupt) -> Outcome<SessionO
             KvHow::Auto => KvChoice::Auto,
             KvHow::F16 => KvChoice::F16,
             KvHow::F32 => KvChoice::F32,
+            KvHow::Q8_0 => KvChoice::Q8_0,
         },
         level,
         cancel: Some(interrupt.flag()),
@@ -123,6 +125,22 @@ fn isa_level(name: &str) -> Outcome<geb::kernels::level::Level> {
                 names.join(", ")
             ))
         })
+}
+
+/// The kernels the flags ask for: `--isa`, else the best of this machine.
+pub fn kernels(cpu: &CpuArgs) -> Outcome<&'static Kernels> {
+    match &cpu.isa {
+        Some(name) => Kernels::for_level(isa_level(name)?).ok_or_else(|| {
+            Failure::usage(format!("--isa {name}: this build has no kernels for it"))
+        }),
+        None => Kernels::best().map_err(Failure::usage),
+    }
+}
+
+/// Threads the flags ask for.
+pub fn threads(cpu: &CpuArgs) -> usize {
+    cpu.threads
+        .map_or_else(geb::threads::default_threads, |t| t as usize)
 }
 
 /// The tokenizer of the file.

@@ -6,6 +6,7 @@
 
 mod args;
 mod bench;
+mod bench_speculation;
 mod chat;
 mod commands;
 mod demo;
@@ -13,6 +14,7 @@ mod generate;
 mod input;
 mod inspect;
 mod interrupt;
+mod limits;
 mod load;
 mod logits;
 mod model_path;
@@ -21,6 +23,7 @@ mod pull;
 mod random_model;
 mod report;
 mod screen;
+mod speculate;
 mod tokenize;
 
 use std::ffi::OsString;

@@ -8,6 +8,7 @@ use geb::generate::{Events, Timings};
 use crate::args::OutputArgs;
 use crate::progress::Progress;
 use crate::report::{self, Failure, Outcome, rate, seconds};
+use crate::speculate;
 
 /// Receives generated text.
 pub struct Screen {
@@ -99,6 +100,7 @@ pub fn timing_line(load: Option<std::time::Duration>, t: &Timings) -> String {
     parts.push(format!("prefill {evaluated}{reused} at {speed} tok/s"));
     let speed = t.decode_tok_s().map_or("-".into(), rate);
     parts.push(format!("decode {} at {speed} tok/s", t.sampled_tokens));
+    parts.extend(speculate::line(&t.speculation));
     if let Some(ram) = report::peak_memory_bytes() {
         parts.push(format!("RAM {}", report::bytes(ram)));
     }

@@ -8,8 +8,12 @@
 //!         max_tokens reached, or no room in the context      -> stop `length`
 //!         evaluate the token
 //! ```
+//! Evaluating may mean reading a row that an earlier pass has computed along with others
+//! ([`crate::speculate`]); the loop is the same and so are its tokens.
 //! Cancelling (flag or callback) ends with `cancelled` and keeps what was generated. The loop knows
 //! nothing of chats, terminals or servers; they own the prompt and the callback.
+
+mod stop;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -19,7 +23,9 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, Result};
 use crate::sampler::{Sampler, SamplerOptions};
 use crate::session::{Session, Want};
+use crate::speculate::{Speculation, SpeculationStats};
 use crate::tokenizer::Tokenizer;
+pub use stop::StopScanner;
 
 /// What to generate and when to stop.
 #[derive(Clone, Debug)]
@@ -106,6 +112,8 @@ pub struct Timings {
     pub sampled_tokens: usize,
     /// From the first sampled token to the end.
     pub decode: Duration,
+    /// Passes and guesses while decoding.
+    pub speculation: SpeculationStats,
 }
 
 impl Timings {
@@ -152,6 +160,22 @@ pub fn generate(
     options: &GenerateOptions,
     events: &mut dyn Events,
 ) -> Result<Generated> {
+    let plain = &mut Speculation::off();
+    generate_with(session, plain, tokenizer, prompt, options, events)
+}
+
+/// As [`generate`], with the same result, faster where `speculation` guesses well.
+///
+/// # Errors
+/// As [`generate`].
+pub fn generate_with(
+    session: &mut Session,
+    speculation: &mut Speculation,
+    tokenizer: &Tokenizer,
+    prompt: &[u32],
+    options: &GenerateOptions,
+    events: &mut dyn Events,
+) -> Result<Generated> {
     let start = Instant::now();
     check(session, prompt, options)?;
     let mut run = Run {
@@ -172,7 +196,20 @@ pub fn generate(
     match run.prefill(session, prompt, events) {
         Err(Error::Interrupted) => run.out.reason = StopReason::Cancelled,
         Err(e) => return Err(e),
-        Ok(()) => run.decode(session, tokenizer, options, events, start)?,
+        Ok(()) => {
+            let held = prompt.len();
+            let mut ahead = Ahead {
+                session,
+                speculation,
+                held,
+            };
+            ahead.speculation.begin();
+            let done = run.decode(&mut ahead, tokenizer, options, events, start);
+            run.out.timings.speculation = ahead.speculation.stats();
+            // Guesses that were not used do not stay behind.
+            ahead.session.truncate(ahead.held);
+            done?;
+        }
     }
     Ok(run.out)
 }
@@ -201,6 +238,25 @@ fn check(session: &Session, prompt: &[u32], options: &GenerateOptions) -> Result
         );
     }
     Ok(())
+}
+
+/// The session while it decodes: it may hold more than the text.
+struct Ahead<'a> {
+    session: &'a mut Session,
+    speculation: &'a mut Speculation,
+    /// Tokens of the text that are evaluated.
+    held: usize,
+}
+
+impl Ahead<'_> {
+    /// Evaluates the last token of `history` if need be and copies the logits after it.
+    fn evaluate(&mut self, history: &[u32], wanted: usize, logits: &mut [f32]) -> Result<()> {
+        self.speculation.advance(self.session, history, wanted)?;
+        self.held = history.len();
+        let at = self.speculation.row() * logits.len();
+        logits.copy_from_slice(&self.session.logits()[at..at + logits.len()]);
+        Ok(())
+    }
 }
 
 /// The state of one generation.
@@ -241,7 +297,7 @@ impl Run {
     /// Samples until one of the reasons to stop applies.
     fn decode(
         &mut self,
-        session: &mut Session,
+        ahead: &mut Ahead<'_>,
         tokenizer: &Tokenizer,
         options: &GenerateOptions,
         events: &mut dyn Events,
@@ -275,12 +331,13 @@ impl Run {
             if let Some(reason) = self.emit(&piece, events) {
                 break reason;
             }
-            if self.out.ids.len() < options.max_tokens {
-                if session.pos() >= session.ctx() {
+            let wanted = options.max_tokens - self.out.ids.len();
+            if wanted > 0 {
+                if ahead.held >= ahead.session.ctx() {
                     break StopReason::Length;
                 }
-                match session.forward(&[id], Want::Last) {
-                    Ok(logits) => self.logits.copy_from_slice(logits),
+                match ahead.evaluate(&self.history, wanted, &mut self.logits) {
+                    Ok(()) => {}
                     Err(Error::Interrupted) => break StopReason::Cancelled,
                     Err(e) => return Err(e),
                 }
@@ -329,120 +386,9 @@ impl Run {
     }
 }
 
-/// Finds stop strings in streamed text, also when they span pieces.
-///
-/// Text that could be the beginning of a stop string is held back until it is decided.
-#[derive(Clone, Debug, Default)]
-pub struct StopScanner {
-    stops: Vec<String>,
-    held: String,
-}
-
-impl StopScanner {
-    /// A scanner for these strings; empty ones never match.
-    pub fn new(stops: &[String]) -> Self {
-        Self {
-            stops: stops.iter().filter(|s| !s.is_empty()).cloned().collect(),
-            held: String::new(),
-        }
-    }
-
-    /// Takes a piece; returns the text that is certain now, and whether a stop string is complete.
-    /// The earliest stop string wins; it and everything behind it is dropped.
-    pub fn push(&mut self, piece: &str) -> (String, bool) {
-        self.held.push_str(piece);
-        if let Some(at) = self
-            .stops
-            .iter()
-            .filter_map(|s| self.held.find(s.as_str()))
-            .min()
-        {
-            self.held.truncate(at);
-            return (std::mem::take(&mut self.held), true);
-        }
-        let keep = self
-            .stops
-            .iter()
-            .map(|s| overlap(&self.held, s))
-            .max()
-            .unwrap_or(0);
-        let rest = self.held.split_off(self.held.len() - keep);
-        (std::mem::replace(&mut self.held, rest), false)
-    }
-
-    /// What is still held back; nothing more comes.
-    pub fn finish(&mut self) -> String {
-        std::mem::take(&mut self.held)
-    }
-}
-
-/// Bytes of the longest end of `text` that is a proper beginning of `stop`.
-fn overlap(text: &str, stop: &str) -> usize {
-    let (text, stop) = (text.as_bytes(), stop.as_bytes());
-    // A match starts at a character of `stop`, so it also starts at a character of `text`.
-    (1..stop.len().min(text.len() + 1))
-        .rev()
-        .find(|&n| text.ends_with(&stop[..n]))
-        .unwrap_or(0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Pushes pieces; returns what came out and whether it stopped.
-    fn scan(stops: &[&str], pieces: &[&str]) -> (String, bool) {
-        let stops: Vec<String> = stops.iter().map(|s| (*s).to_owned()).collect();
-        let mut scanner = StopScanner::new(&stops);
-        let mut all = String::new();
-        for piece in pieces {
-            let (text, stopped) = scanner.push(piece);
-            all.push_str(&text);
-            if stopped {
-                return (all, true);
-            }
-        }
-        all.push_str(&scanner.finish());
-        (all, false)
-    }
-
-    #[test]
-    fn stop_strings_span_pieces() {
-        assert_eq!(
-            scan(&["User:"], &["Hi. Us", "er", ": x"]),
-            ("Hi. ".into(), true)
-        );
-        assert_eq!(
-            scan(&["User:"], &["Hi. Us", "ed", " car"]),
-            ("Hi. Used car".into(), false)
-        );
-        assert_eq!(scan(&["\n\n"], &["a\n", "\nb"]), ("a".into(), true));
-        assert_eq!(scan(&["\n\n"], &["a\n"]), ("a\n".into(), false));
-    }
-
-    #[test]
-    fn the_earliest_stop_string_wins() {
-        assert_eq!(scan(&["bc", "ab"], &["xabc"]), ("x".into(), true));
-        assert_eq!(scan(&["aab"], &["a", "a", "a", "b"]), ("a".into(), true));
-    }
-
-    #[test]
-    fn stop_strings_outside_ascii() {
-        assert_eq!(
-            scan(&["。神"], &["说。", "人。", "神"]),
-            ("说。人".into(), true)
-        );
-        // 神 and 祝 share their first bytes; half a character is never emitted.
-        assert_eq!(scan(&["神"], &["祝", "福"]), ("祝福".into(), false));
-    }
-
-    #[test]
-    fn text_is_held_back_only_as_long_as_needed() {
-        let mut scanner = StopScanner::new(&["END".into()]);
-        assert_eq!(scanner.push("aE"), ("a".into(), false));
-        assert_eq!(scanner.push("x"), ("Ex".into(), false));
-        assert_eq!(scanner.finish(), "");
-    }
 
     #[test]
     fn rates_need_time_and_tokens() {

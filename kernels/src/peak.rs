@@ -1,0 +1,152 @@
+//! What a core can do at most at a level: loops of nothing but the operation in question. They are
+//! the limits that speeds of products are compared with.
+
+use core::hint::black_box;
+
+use crate::isa::Isa;
+use crate::kernels::Kernels;
+
+/// Independent chains of operations, enough to hide the latency of every dot product.
+const CHAINS: usize = 12;
+
+/// The loops of one level.
+pub(crate) struct PeakOps {
+    pub int8: unsafe fn(usize) -> u64,
+    pub f32: unsafe fn(usize) -> u64,
+    pub read: unsafe fn(&[u8]),
+}
+
+/// Dot products of 8-bit integers; returns the operations done (a product and a sum are two).
+///
+/// # Safety
+/// The features of `I` must be enabled in the caller.
+#[inline(always)]
+pub(crate) unsafe fn int8<I: Isa>(isa: I, steps: usize) -> u64 {
+    let bytes = black_box([1u8; 128]);
+    // SAFETY: 64 bytes are a weights vector; broadcasts read four bytes each, below 4 * 28.
+    unsafe {
+        let weights = isa.load_weights(bytes.as_ptr());
+        let mut acc = [isa.zero_row_ints(); CHAINS];
+        for step in 0..steps {
+            // Other activations in every step and chain: otherwise a level without a dot
+            // instruction would multiply only once.
+            let x = bytes.as_ptr().add(4 * (step % 16));
+            for (i, acc) in acc.iter_mut().enumerate() {
+                *acc = isa.dot_rows(*acc, weights, x.add(4 * i));
+            }
+        }
+        black_box(&acc);
+    }
+    (steps * CHAINS * I::ROWS * 8) as u64
+}
+
+/// F32 multiply-adds; returns the operations done (a multiply-add is two).
+///
+/// # Safety
+/// The features of `I` must be enabled in the caller.
+#[inline(always)]
+pub(crate) unsafe fn f32<I: Isa>(isa: I, steps: usize) -> u64 {
+    let ones = black_box([1f32; 16]);
+    // SAFETY: 16 values are at least a vector of rows.
+    unsafe {
+        let one = isa.load_rows(ones.as_ptr());
+        let mut acc = [isa.zero_rows(); CHAINS];
+        for _ in 0..steps {
+            for acc in &mut acc {
+                *acc = isa.fma_rows(*acc, one, one);
+            }
+        }
+        black_box(&acc);
+    }
+    (steps * CHAINS * I::ROWS * 2) as u64
+}
+
+/// Reads every byte once.
+///
+/// # Safety
+/// The features of `I` must be enabled in the caller.
+#[inline(always)]
+pub(crate) unsafe fn read<I: Isa>(isa: I, bytes: &[u8]) {
+    let mut acc = [isa.zero_lanes(); 4];
+    for lines in bytes.as_chunks::<256>().0 {
+        let p = lines.as_ptr();
+        isa.prefetch(p.wrapping_add(crate::ops::decode::AHEAD), lines.len());
+        for (i, acc) in acc.iter_mut().enumerate() {
+            // SAFETY: four times 64 bytes are the 256 of the chunk.
+            unsafe {
+                let v = isa.load_lanes(p.add(64 * i).cast());
+                *acc = isa.fma_lanes(*acc, v, v);
+            }
+        }
+    }
+    black_box(&acc);
+}
+
+/// BF16 dot products; returns the operations done.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn bf16(steps: usize) -> u64 {
+    use core::arch::x86_64::*;
+    let one = black_box(_mm512_set1_epi32(0x3f80_3f80));
+    // SAFETY: any 64 bytes are 32 BF16 values.
+    let one = unsafe { core::mem::transmute::<__m512i, __m512bh>(one) };
+    let mut acc = [_mm512_setzero_ps(); CHAINS];
+    for _ in 0..steps {
+        for acc in &mut acc {
+            *acc = _mm512_dpbf16_ps(*acc, one, one);
+        }
+    }
+    black_box(acc);
+    (steps * CHAINS * 64) as u64
+}
+
+impl Kernels {
+    /// Runs `steps` rounds of independent 8-bit dot products; returns the operations done.
+    pub fn peak_int8(&self, steps: usize) -> u64 {
+        // SAFETY: `self` proves the features.
+        unsafe { (self.peak.int8)(steps) }
+    }
+
+    /// Runs `steps` rounds of independent F32 multiply-adds; returns the operations done.
+    pub fn peak_f32(&self, steps: usize) -> u64 {
+        // SAFETY: `self` proves the features.
+        unsafe { (self.peak.f32)(steps) }
+    }
+
+    /// Runs `steps` rounds of independent BF16 dot products; `None` where the machine (or the
+    /// level) has no such instruction. Returns the operations done.
+    pub fn peak_bf16(&self, steps: usize) -> Option<u64> {
+        #[cfg(target_arch = "x86_64")]
+        if self.level() == crate::Level::Avx512Vnni && is_x86_feature_detected!("avx512bf16") {
+            // SAFETY: the features have just been checked.
+            return Some(unsafe { bf16(steps) });
+        }
+        let _ = steps;
+        None
+    }
+
+    /// Reads `bytes` once with this level's loads, as fast as products read weights.
+    pub fn read(&self, bytes: &[u8]) {
+        // SAFETY: `self` proves the features.
+        unsafe { (self.peak.read)(bytes) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Level;
+
+    #[test]
+    fn loops_run_and_count() {
+        for k in Level::available()
+            .into_iter()
+            .filter_map(Kernels::for_level)
+        {
+            let (int8, f32) = (k.peak_int8(1), k.peak_f32(1));
+            assert!(int8 >= 4 * f32 && f32 > 0, "{}", k.level());
+            assert_eq!(k.peak_int8(3), 3 * int8);
+            k.read(&[1; 1000]);
+        }
+    }
+}
