@@ -5,19 +5,31 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use geb_kernels::dtype::Dtype;
-use geb_kernels::{Activations, Kernels, Level, MatMut, Scratch};
+use geb_kernels::{Activations, Kernels, Level, MatMut, Scratch, reference};
 
 const COLS: usize = 2048;
 const ROWS: usize = 5632;
 
-/// Weights between -0.5 and 0.5, quantized by the real quantizer.
+/// Weights between -0.5 and 0.5, quantized by the real quantizer if there is one.
 fn weights(kernels: &Kernels, dtype: Dtype) -> Vec<u8> {
+    if !kernels.writes(dtype) {
+        return sample(dtype, COLS).repeat(ROWS);
+    }
     let row: Vec<f32> = (0..COLS)
         .map(|i| (i * 7919 % 1009) as f32 / 1009.0 - 0.5)
         .collect();
     let mut bytes = vec![0; dtype.row_bytes(COLS).expect("whole blocks")];
     kernels.quantize(dtype, &row, &mut bytes);
     bytes.repeat(ROWS)
+}
+
+/// Blocks of a type that has no quantizer.
+fn sample(dtype: Dtype, weights: usize) -> Vec<u8> {
+    let mut state = 1u32;
+    reference::sample_blocks(dtype, weights, || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        state >> 16
+    })
 }
 
 fn products(c: &mut Criterion) {
@@ -71,9 +83,13 @@ fn blocks(c: &mut Criterion) {
         group
             .sample_size(10)
             .throughput(Throughput::Bytes(4 * x.len() as u64));
-        group.bench_function(format!("quantize {dtype}"), |b| {
-            b.iter(|| kernels.quantize(dtype, black_box(&x), &mut bytes));
-        });
+        if kernels.writes(dtype) {
+            group.bench_function(format!("quantize {dtype}"), |b| {
+                b.iter(|| kernels.quantize(dtype, black_box(&x), &mut bytes));
+            });
+        } else {
+            bytes = sample(dtype, x.len());
+        }
         group.bench_function(format!("dequantize {dtype}"), |b| {
             b.iter(|| kernels.dequantize(dtype, black_box(&bytes), &mut back));
         });

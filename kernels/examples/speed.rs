@@ -12,16 +12,8 @@
 use std::hint::black_box;
 
 use geb_kernels::dtype::Dtype;
-use geb_kernels::{ActKind, Activations, Kernels, Level, MatMut, Scratch};
+use geb_kernels::{ActKind, Activations, Kernels, Level, MatMut, Scratch, reference};
 
-const FORMATS: [Dtype; 6] = [
-    Dtype::F32,
-    Dtype::F16,
-    Dtype::BF16,
-    Dtype::Q8_0,
-    Dtype::Q4_0,
-    Dtype::Q4_1,
-];
 /// More than any cache.
 const COLD: usize = 200_000_000;
 /// Less than a second-level cache.
@@ -65,14 +57,26 @@ fn best(runs: usize, mut f: impl FnMut()) -> f64 {
         .fold(f64::INFINITY, f64::min)
 }
 
+/// A matrix of `rows` rows.
+fn weights(k: &Kernels, dtype: Dtype, rows: usize) -> Vec<u8> {
+    if k.writes(dtype) {
+        let mut bytes = vec![0; dtype.row_bytes(rows * *COLS).unwrap()];
+        k.quantize(dtype, &numbers(rows * *COLS), &mut bytes);
+        return bytes;
+    }
+    let mut state = 1u32;
+    reference::sample_blocks(dtype, rows * *COLS, || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        state >> 16
+    })
+}
+
 /// GB/s of weights. With few bytes the weights stay in the cache: the limit of the arithmetic.
 fn decode(k: &Kernels, dtype: Dtype, tokens: usize, bytes: usize) -> f64 {
     let row_bytes = dtype.row_bytes(*COLS).unwrap();
     let block_rows = 32;
     let rows = bytes.div_ceil(row_bytes * block_rows) * block_rows;
-    let mut block = vec![0; block_rows * row_bytes];
-    k.quantize(dtype, &numbers(block_rows * *COLS), &mut block);
-    let weights = block.repeat(rows / block_rows);
+    let weights = weights(k, dtype, block_rows).repeat(rows / block_rows);
     let x = numbers(tokens * *COLS);
     let mut acts = Activations::new();
     acts.reshape(k, k.act_kind(dtype), tokens, *COLS);
@@ -91,8 +95,7 @@ fn decode(k: &Kernels, dtype: Dtype, tokens: usize, bytes: usize) -> f64 {
 
 fn prefill(k: &Kernels, dtype: Dtype, tokens: usize) -> f64 {
     let rows = 2048;
-    let mut weights = vec![0; dtype.row_bytes(rows * *COLS).unwrap()];
-    k.quantize(dtype, &numbers(rows * *COLS), &mut weights);
+    let weights = weights(k, dtype, rows.min(64)).repeat(rows / rows.min(64));
     let x = numbers(tokens * *COLS);
     let mut acts = Activations::new();
     acts.reshape(k, k.act_kind(dtype), tokens, *COLS);
@@ -107,7 +110,7 @@ fn prefill(k: &Kernels, dtype: Dtype, tokens: usize) -> f64 {
 }
 
 fn quantize(k: &Kernels, dtype: Dtype) -> f64 {
-    let x = numbers(16 << 20);
+    let x = numbers(1 << 20);
     let mut out = vec![0; dtype.row_bytes(x.len()).unwrap()];
     let seconds = best(4, || k.quantize(dtype, black_box(&x), &mut out));
     (x.len() * 4) as f64 / seconds / 1e9
@@ -145,7 +148,7 @@ fn main() {
         move |name: &str| known.is_empty() || known.iter().any(|k| k.as_str() == name)
     };
     let levels: Vec<&str> = Level::ALL.iter().map(|l| l.name()).collect();
-    let formats: Vec<&str> = FORMATS.iter().map(|f| f.name()).collect();
+    let formats: Vec<&str> = Dtype::ALL.iter().map(|f| f.name()).collect();
     let (level_on, format_on) = (wants(&levels), wants(&formats));
     let op_on = wants(&["decode", "warm", "batch", "prefill", "quantize", "fill"]);
     let (int8, float, read) = limits(Kernels::best().unwrap());
@@ -163,8 +166,11 @@ fn main() {
                 );
             }
         }
-        for dtype in FORMATS.into_iter().filter(|f| format_on(f.name())) {
-            print!("{:<11} {:<5}", level.name(), dtype.name());
+        for &dtype in Dtype::ALL
+            .iter()
+            .filter(|f| k.supports(**f) && format_on(f.name()))
+        {
+            print!("{:<11} {:<7}", level.name(), dtype.name());
             if op_on("decode") {
                 print!("  decode {:5.1} GB/s", decode(k, dtype, 1, COLD));
             }
@@ -188,7 +194,7 @@ fn main() {
                     );
                 }
             }
-            if op_on("quantize") {
+            if op_on("quantize") && k.writes(dtype) {
                 print!("  quantize {:5.2} GB/s", quantize(k, dtype));
             }
             println!();

@@ -133,6 +133,8 @@ impl RowUnit {
     pub const CODE_SUM: usize = 352;
     /// The same for the first 16 codes of each group.
     pub const CODE_SUM_LOW: usize = 384;
+    /// And for the last 16.
+    pub const CODE_SUM_HIGH: usize = 416;
     pub const BYTES: usize = 448;
 }
 

@@ -7,7 +7,9 @@ use crate::acts::ActKind;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use crate::float::Fused;
 use crate::float::{AttnQuery, AttnScratch, FloatOps, KvHead, KvRows, KvShape, KvSide, Plain};
-use crate::format::{Blocks, FloatFormat, QuantFormat, float, q4, q8};
+use crate::format::{
+    Blocks, FloatFormat, QuantFormat, float, grid, k6, k23, k45, q4, q5, q8, small, table,
+};
 use crate::kernels::{FormatOps, INT_ROWS, Kernels, Limits};
 use crate::level::Level;
 use crate::ops::{DecodeJob, FillJob, MultiplyJob, UnpackJob};
@@ -23,6 +25,28 @@ macro_rules! formats {
             $quant::<q8::Q8_0>(),
             $quant::<q4::Q4_0>(),
             $quant::<q4::Q4_1>(),
+            $quant::<q5::Q5_0>(),
+            $quant::<q5::Q5_1>(),
+            $quant::<k23::Q2K>(),
+            $quant::<k23::Q3K>(),
+            $quant::<k45::Q4K>(),
+            $quant::<k45::Q5K>(),
+            $quant::<k6::Q6K>(),
+            $quant::<table::Iq4Nl>(),
+            $quant::<table::Iq4Xs>(),
+            $quant::<table::Mxfp4>(),
+            $quant::<table::Nvfp4>(),
+            $quant::<small::Tq1>(),
+            $quant::<small::Tq2>(),
+            $quant::<small::Q1>(),
+            $quant::<small::Q2>(),
+            $quant::<grid::Iq1S>(),
+            $quant::<grid::Iq1M>(),
+            $quant::<grid::Iq2Xxs>(),
+            $quant::<grid::Iq2Xs>(),
+            $quant::<grid::Iq2S>(),
+            $quant::<grid::Iq3Xxs>(),
+            $quant::<grid::Iq3S>(),
         ]
     };
 }
@@ -49,13 +73,18 @@ macro_rules! level {
             }
 
             $(#[target_feature(enable = $features)])?
-            unsafe fn dequantize<F: Blocks>(bytes: &[u8], out: &mut [f32]) {
+            unsafe fn dequantize<F: QuantFormat>(bytes: &[u8], out: &mut [f32]) {
+                ops::unpack::dequantize::<F, Token>(TOKEN, bytes, out);
+            }
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn dequantize_float<F: FloatFormat>(bytes: &[u8], out: &mut [f32]) {
                 F::dequantize(bytes, out);
             }
 
             $(#[target_feature(enable = $features)])?
-            unsafe fn quantize<F: Blocks>(x: &[f32], out: &mut [u8]) {
-                F::quantize(x, out);
+            unsafe fn quantize<F: Blocks>(x: &[f32], w: Option<&[f32]>, out: &mut [u8]) {
+                F::quantize(x, w, out);
             }
 
             $(#[target_feature(enable = $features)])?
@@ -71,9 +100,9 @@ macro_rules! level {
             }
 
             $(#[target_feature(enable = $features)])?
-            unsafe fn multiply<const MINS: bool>(job: &MultiplyJob) {
+            unsafe fn multiply<const SCALED: usize, const MINS: bool>(job: &MultiplyJob) {
                 // SAFETY: as above.
-                unsafe { ops::multiply::multiply::<Token, $int, 32, MINS>(TOKEN, job) }
+                unsafe { ops::multiply::multiply::<Token, $int, SCALED, MINS>(TOKEN, job) }
             }
 
             $(#[target_feature(enable = $features)])?
@@ -159,12 +188,18 @@ macro_rules! level {
                     dtype: F::DTYPE,
                     act: ActKind::Q8,
                     columns: 1,
-                    group: 32,
+                    group: F::GROUP,
+                    writes: F::WRITES,
                     dequantize: dequantize::<F>,
                     quantize: quantize::<F>,
                     decode: &[$(decode::<F, $t>),+],
                     unpack: unpack::<F>,
-                    multiply: if F::MINS { multiply::<true> } else { multiply::<false> },
+                    multiply: match (F::GROUP, F::MINS) {
+                        (32, false) => multiply::<32, false>,
+                        (32, true) => multiply::<32, true>,
+                        (_, false) => multiply::<16, false>,
+                        (_, true) => multiply::<16, true>,
+                    },
                 }
             }
 
@@ -174,7 +209,8 @@ macro_rules! level {
                     act: ActKind::F32,
                     columns: 1,
                     group: 1,
-                    dequantize: dequantize::<F>,
+                    writes: F::WRITES,
+                    dequantize: dequantize_float::<F>,
                     quantize: quantize::<F>,
                     decode: &[$(decode_float::<F, $t>),+],
                     unpack: unpack_float::<F>,

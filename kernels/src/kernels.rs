@@ -34,8 +34,10 @@ pub(crate) struct FormatOps {
     pub columns: usize,
     /// Weights per scale in a panel.
     pub group: usize,
+    /// Whether there is an encoder.
+    pub writes: bool,
     pub dequantize: unsafe fn(&[u8], &mut [f32]),
-    pub quantize: unsafe fn(&[f32], &mut [u8]),
+    pub quantize: unsafe fn(&[f32], Option<&[f32]>, &mut [u8]),
     /// By number of tokens, minus one.
     pub decode: &'static [unsafe fn(&DecodeJob)],
     pub unpack: unsafe fn(&UnpackJob),
@@ -176,12 +178,36 @@ impl Kernels {
         unsafe { (f.dequantize)(bytes, out) }
     }
 
-    /// Turns F32 into whole blocks, bit for bit as ggml's reference does for finite input.
+    /// Whether this type can be written: types whose codes index a grid are read only.
+    pub fn writes(&self, dtype: Dtype) -> bool {
+        self.find(dtype).is_some_and(|f| f.writes)
+    }
+
+    /// Turns F32 into whole blocks. Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, TQ1_0, TQ2_0, MXFP4 and plain
+    /// numbers come out bit for bit as ggml's reference makes them for finite input; the other
+    /// types are searched for the least squared error.
     ///
     /// # Panics
-    /// If `x.len()` is no whole number of blocks or `out` does not hold exactly those.
+    /// If `x.len()` is no whole number of blocks, `out` does not hold exactly those, or the type
+    /// cannot be written.
     pub fn quantize(&self, dtype: Dtype, x: &[f32], out: &mut [u8]) {
+        self.quantize_weighted(dtype, x, None, out);
+    }
+
+    /// Like [`quantize`](Self::quantize), with a weight of the squared error for each column of a
+    /// row. Types that are a formula, not a search, ignore it.
+    ///
+    /// # Panics
+    /// As `quantize`, and if `x.len()` is no multiple of the number of weights.
+    pub fn quantize_weighted(
+        &self,
+        dtype: Dtype,
+        x: &[f32],
+        importance: Option<&[f32]>,
+        out: &mut [u8],
+    ) {
         let f = self.format(dtype);
+        assert!(f.writes, "{dtype} cannot be written: ask writes() first");
         let need = dtype.row_bytes(x.len());
         assert_eq!(
             need,
@@ -189,8 +215,18 @@ impl Kernels {
             "{dtype}: bytes for {} weights",
             x.len()
         );
-        // SAFETY: `self` proves the features; the lengths agree, which is all the kernel asks.
-        unsafe { (f.quantize)(x, out) }
+        let Some(importance) = importance else {
+            // SAFETY: `self` proves the features; the lengths agree, which is all the kernel asks.
+            return unsafe { (f.quantize)(x, None, out) };
+        };
+        let cols = importance.len();
+        let row_bytes = dtype.row_bytes(cols).filter(|b| *b > 0);
+        let row_bytes = row_bytes.expect("importance: whole blocks of columns");
+        assert!(x.len().is_multiple_of(cols), "importance of {cols} columns");
+        for (x, out) in x.chunks(cols).zip(out.chunks_mut(row_bytes)) {
+            // SAFETY: as above; a row and its weights have the same length.
+            unsafe { (f.quantize)(x, Some(importance), out) }
+        }
     }
 
     /// Quantizes and packs tile `index` of `x`, the whole batch as `[tokens, cols]`.

@@ -38,6 +38,7 @@ mod isa;
 mod kernels;
 pub mod level;
 pub mod mat;
+pub mod numbers;
 mod ops;
 mod peak;
 pub mod reference;

@@ -4,6 +4,7 @@ use crate::acts::{ActKind, GROUP};
 use crate::dtype::Dtype;
 use crate::kernels::Kernels;
 use crate::level::Level;
+use crate::numbers::{Number, fields};
 
 /// Quantized activations of one token: codes, one scale per 32 columns.
 pub struct QuantizedRow {
@@ -64,6 +65,29 @@ pub fn seen_activations(kind: ActKind, x: &[f32]) -> Vec<f64> {
 pub fn dot(weights: &[f32], x: &[f64]) -> (f64, f64) {
     let terms = weights.iter().zip(x).map(|(&w, &x)| f64::from(w) * x);
     terms.fold((0.0, 0.0), |(sum, size), t| (sum + t, size + t.abs()))
+}
+
+/// Blocks of arbitrary bytes with finite scales of ordinary size, for every type: what tests and
+/// benchmarks use where there is no encoder. `next` gives random numbers.
+pub fn sample_blocks(dtype: Dtype, weights: usize, mut next: impl FnMut() -> u32) -> Vec<u8> {
+    let bytes = dtype.row_bytes(weights).expect("whole blocks");
+    let mut out: Vec<u8> = (0..bytes).map(|_| next() as u8).collect();
+    for block in out.chunks_exact_mut(dtype.block_bytes()) {
+        for &(at, number) in fields(dtype).unwrap_or_default() {
+            // Exponents of about 2^-8, both signs.
+            match number {
+                Number::E8M0 => block[at] = 115 + (block[at] & 7),
+                Number::F16 => block[at + 1] = block[at + 1] & 0x87 | 0x18,
+                Number::BF16 => block[at + 1] = block[at + 1] & 0x80 | 0x3c,
+                Number::F32 => block[at + 3] = block[at + 3] & 0x80 | 0x3c,
+                Number::F64 => block[at + 7] = block[at + 7] & 0x80 | 0x3f,
+            }
+        }
+        if dtype == Dtype::IQ1_M {
+            block[55] = block[55] & 0x0f | 0x10; // the high nibble of the scale
+        }
+    }
+    out
 }
 
 /// Decodes whole blocks with the portable definition.

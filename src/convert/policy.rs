@@ -12,6 +12,31 @@ pub const TARGETS: &[(Dtype, u32)] = &[
     (Dtype::Q8_0, 7),
     (Dtype::Q4_0, 2),
     (Dtype::Q4_1, 3),
+    (Dtype::Q5_0, 8),
+    (Dtype::Q5_1, 9),
+    (Dtype::Q2_K, 10),
+    (Dtype::Q3_K, 11),
+    (Dtype::Q4_K, 14),
+    (Dtype::Q5_K, 16),
+    (Dtype::Q6_K, 18),
+    (Dtype::IQ4_NL, 25),
+    (Dtype::IQ4_XS, 30),
+    (Dtype::TQ1_0, 36),
+    (Dtype::TQ2_0, 37),
+    (Dtype::MXFP4, 38),
+];
+
+/// What replaces a type whose blocks do not divide the row length: about as many bits, in blocks
+/// of 32. If those do not divide it either, F16 does.
+const FALLBACKS: &[(Dtype, Dtype)] = &[
+    (Dtype::Q2_K, Dtype::IQ4_NL),
+    (Dtype::Q3_K, Dtype::IQ4_NL),
+    (Dtype::IQ4_XS, Dtype::IQ4_NL),
+    (Dtype::Q4_K, Dtype::Q5_0),
+    (Dtype::Q5_K, Dtype::Q5_1),
+    (Dtype::Q6_K, Dtype::Q8_0),
+    (Dtype::TQ1_0, Dtype::Q4_0),
+    (Dtype::TQ2_0, Dtype::Q4_0),
 ];
 
 /// What the user asked for.
@@ -30,7 +55,7 @@ pub enum Reason {
     Base,
     /// Vectors and norms stay F32: they are small, and every runtime expects them so.
     Small,
-    /// The output matrix of a 4-bit file: its errors reach the logits undamped.
+    /// The output matrix of a file of few bits: its errors reach the logits undamped.
     Output,
     /// The row length is no multiple of the block length.
     Fallback,
@@ -93,14 +118,21 @@ impl Policy {
             return (Dtype::F32, Reason::Small);
         }
         let output = name == "output.weight" || (tied && name == "token_embd.weight");
-        let four_bit = matches!(self.base, Dtype::Q4_0 | Dtype::Q4_1);
-        let (want, reason) = match output && four_bit && !self.pure {
-            true => (Dtype::Q8_0, Reason::Output),
+        let better = match self.base {
+            Dtype::Q4_0 | Dtype::Q4_1 | Dtype::Q5_0 | Dtype::Q5_1 | Dtype::MXFP4 => Dtype::Q8_0,
+            base if self.quantized() && base != Dtype::Q8_0 => Dtype::Q6_K,
+            base => base,
+        };
+        let (want, reason) = match output && better != self.base && !self.pure {
+            true => (better, Reason::Output),
             false => (self.base, Reason::Base),
         };
-        match dims[0].is_multiple_of(want.block_len() as u64) {
-            true => (want, reason),
-            false => (Dtype::F16, Reason::Fallback),
+        let fits = |t: Dtype| dims[0].is_multiple_of(t.block_len() as u64);
+        let fallback = FALLBACKS.iter().find(|f| f.0 == want && fits(f.1));
+        match (fits(want), fallback) {
+            (true, _) => (want, reason),
+            (false, Some(f)) => (f.1, Reason::Fallback),
+            (false, None) => (Dtype::F16, Reason::Fallback),
         }
     }
 }
@@ -129,6 +161,21 @@ mod tests {
             pure.choose("output.weight", &[64, 100], false),
             (Dtype::Q4_0, Reason::Base)
         );
-        assert!(Policy::new(Dtype::Q6_K, false).is_err());
+        let k = Policy::new(Dtype::Q4_K, false).unwrap();
+        let cases: &[(&[u64], bool, Dtype)] = &[
+            (&[256, 64], false, Dtype::Q4_K),
+            (&[96, 64], false, Dtype::Q5_0),
+            (&[90, 64], false, Dtype::F16),
+            (&[512, 64], true, Dtype::Q6_K),
+            (&[96, 64], true, Dtype::Q8_0),
+        ];
+        for &(dims, tied, want) in cases {
+            assert_eq!(
+                k.choose("token_embd.weight", dims, tied).0,
+                want,
+                "{dims:?}"
+            );
+        }
+        assert!(Policy::new(Dtype::IQ2_XS, false).is_err());
     }
 }

@@ -37,14 +37,7 @@ impl Blocks for F32 {
     const DTYPE: Dtype = Dtype::F32;
 
     #[inline(always)]
-    fn dequantize(bytes: &[u8], out: &mut [f32]) {
-        for (b, v) in bytes.as_chunks::<4>().0.iter().zip(out) {
-            *v = f32::from_le_bytes(*b);
-        }
-    }
-
-    #[inline(always)]
-    fn quantize(x: &[f32], out: &mut [u8]) {
+    fn quantize(x: &[f32], _: Option<&[f32]>, out: &mut [u8]) {
         for (v, b) in x.iter().zip(out.as_chunks_mut::<4>().0) {
             *b = v.to_le_bytes();
         }
@@ -55,14 +48,7 @@ impl Blocks for F16 {
     const DTYPE: Dtype = Dtype::F16;
 
     #[inline(always)]
-    fn dequantize(bytes: &[u8], out: &mut [f32]) {
-        for (b, v) in bytes.as_chunks::<2>().0.iter().zip(out) {
-            *v = from_f16(u16::from_le_bytes(*b));
-        }
-    }
-
-    #[inline(always)]
-    fn quantize(x: &[f32], out: &mut [u8]) {
+    fn quantize(x: &[f32], _: Option<&[f32]>, out: &mut [u8]) {
         for (v, b) in x.iter().zip(out.as_chunks_mut::<2>().0) {
             *b = to_f16(*v).to_le_bytes();
         }
@@ -73,14 +59,7 @@ impl Blocks for Bf16 {
     const DTYPE: Dtype = Dtype::BF16;
 
     #[inline(always)]
-    fn dequantize(bytes: &[u8], out: &mut [f32]) {
-        for (b, v) in bytes.as_chunks::<2>().0.iter().zip(out) {
-            *v = f32::from_bits(bf16_bits(u16::from_le_bytes(*b)));
-        }
-    }
-
-    #[inline(always)]
-    fn quantize(x: &[f32], out: &mut [u8]) {
+    fn quantize(x: &[f32], _: Option<&[f32]>, out: &mut [u8]) {
         for (v, b) in x.iter().zip(out.as_chunks_mut::<2>().0) {
             *b = to_bf16(*v).to_le_bytes();
         }
@@ -88,6 +67,13 @@ impl Blocks for Bf16 {
 }
 
 impl FloatFormat for F32 {
+    #[inline(always)]
+    fn dequantize(bytes: &[u8], out: &mut [f32]) {
+        for (b, v) in bytes.as_chunks::<4>().0.iter().zip(out) {
+            *v = f32::from_le_bytes(*b);
+        }
+    }
+
     #[inline(always)]
     unsafe fn load<I: Isa>(isa: I, p: *const u8) -> I::Lanes {
         // SAFETY: the caller vouches for 64 bytes.
@@ -97,6 +83,13 @@ impl FloatFormat for F32 {
 
 impl FloatFormat for F16 {
     #[inline(always)]
+    fn dequantize(bytes: &[u8], out: &mut [f32]) {
+        for (b, v) in bytes.as_chunks::<2>().0.iter().zip(out) {
+            *v = from_f16(u16::from_le_bytes(*b));
+        }
+    }
+
+    #[inline(always)]
     unsafe fn load<I: Isa>(isa: I, p: *const u8) -> I::Lanes {
         // SAFETY: the caller vouches for 32 bytes.
         unsafe { isa.load_lanes_f16(p) }
@@ -104,6 +97,13 @@ impl FloatFormat for F16 {
 }
 
 impl FloatFormat for Bf16 {
+    #[inline(always)]
+    fn dequantize(bytes: &[u8], out: &mut [f32]) {
+        for (b, v) in bytes.as_chunks::<2>().0.iter().zip(out) {
+            *v = f32::from_bits(bf16_bits(u16::from_le_bytes(*b)));
+        }
+    }
+
     #[inline(always)]
     unsafe fn load<I: Isa>(isa: I, p: *const u8) -> I::Lanes {
         // SAFETY: the caller vouches for 32 bytes.

@@ -1,25 +1,52 @@
-//! Weight formats: where codes, scales and minimums lie in a block, and the scalar definitions of
-//! encoding and decoding. No intrinsics; a format is written in terms of [`Isa`] operations.
+//! Weight formats: where codes, scales and minimums lie in a block, and how blocks are made. No
+//! intrinsics; a format is written in terms of [`Isa`] operations.
 //!
 //! A quantized weight is `scale * (code - OFFSET)`, plus a minimum in some formats. Kernels walk
-//! rows in *units* of 256 weights: eight blocks of 32, or one K-quant super-block.
+//! rows in *units* of 256 weights: eight blocks of 32, or one K-quant super-block. A unit has
+//! eight groups of 32; if every 16 weights have a scale, a group has two.
+//!
+//! Layouts are facts of the GGUF format (`ggml-common.h`, PyPI `gguf` 0.19 `quants.py`).
 
 use crate::dtype::Dtype;
 use crate::isa::Isa;
 
+/// An array of a value for each index. Unlike `core::array::from_fn` always inlined, so that the code is
+/// compiled with the features of the level.
+macro_rules! array {
+    ($n:literal, $k:ident => $value:expr) => {{
+        let mut out = [Default::default(); $n];
+        for $k in 0..$n {
+            out[$k] = $value;
+        }
+        out
+    }};
+}
+
 pub(crate) mod encode;
 pub(crate) mod float;
+pub(crate) mod grid;
+pub(crate) mod k23;
+pub(crate) mod k45;
+pub(crate) mod k6;
 pub(crate) mod q4;
+pub(crate) mod q5;
 pub(crate) mod q8;
+mod search;
+pub(crate) mod small;
+pub(crate) mod table;
 
-/// Blocks as slices: the part of a format that quantizing and dequantizing need.
+/// What every format has.
 pub(crate) trait Blocks: Copy + 'static {
     const DTYPE: Dtype;
+    /// Whether `quantize` is there.
+    const WRITES: bool = true;
 
-    /// Decodes whole blocks. Lengths agree.
-    fn dequantize(bytes: &[u8], out: &mut [f32]);
-    /// Encodes whole blocks, as ggml's reference does. Lengths agree.
-    fn quantize(x: &[f32], out: &mut [u8]);
+    /// Encodes whole blocks, as ggml's reference does where that is a formula. `importance`, if
+    /// given, has a weight for the squared error of each value. Lengths agree.
+    fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+        let _ = (x, importance, out);
+        unreachable!("{} has no encoder", Self::DTYPE);
+    }
 }
 
 /// How the stored codes are to be read.
@@ -41,13 +68,15 @@ impl Codes {
     }
 }
 
-/// A format of integer codes with a scale per group of 32 weights.
+/// A format of integer codes with a scale per group of weights.
 pub(crate) trait QuantFormat: Blocks {
     /// Bytes of a unit of 256 weights.
     const UNIT_BYTES: usize = 256 / Self::DTYPE.block_len() * Self::DTYPE.block_bytes();
     const CODES: Codes;
+    /// Weights per scale: 32, or 16 (then `CODES` must be small).
+    const GROUP: usize = 32;
     /// Whether each group has a minimum that is added to its weights.
-    const MINS: bool;
+    const MINS: bool = false;
 
     /// Codes of groups `4 * HALF ..` of the unit at `p`: the first 16 weights of each of the four
     /// groups, and the last 16 of each.
@@ -56,19 +85,19 @@ pub(crate) trait QuantFormat: Blocks {
     /// `p` must be valid for `UNIT_BYTES`.
     unsafe fn codes<I: Isa, const HALF: usize>(isa: I, p: *const u8) -> (I::Bytes, I::Bytes);
 
-    /// The eight scales of the unit at `p`.
+    /// Scales of the unit at `p`: those of the first 16 weights of each group, and of the last 16.
     ///
     /// # Safety
     /// As for `codes`.
-    unsafe fn scales<I: Isa>(isa: I, p: *const u8) -> I::Eight;
+    unsafe fn scales<I: Isa>(isa: I, p: *const u8) -> (I::Eight, I::Eight);
 
-    /// The eight minimums of the unit at `p`; only called if `MINS`.
+    /// The minimums of the unit at `p`, like `scales`; only called if `MINS`.
     ///
     /// # Safety
     /// As for `codes`.
-    unsafe fn mins<I: Isa>(isa: I, p: *const u8) -> I::Eight {
+    unsafe fn mins<I: Isa>(isa: I, p: *const u8) -> (I::Eight, I::Eight) {
         let _ = p;
-        isa.zero_eight()
+        (isa.zero_eight(), isa.zero_eight())
     }
 }
 
@@ -81,4 +110,62 @@ pub(crate) trait FloatFormat: Blocks {
     /// # Safety
     /// `p` must be valid for `16 * BYTES`.
     unsafe fn load<I: Isa>(isa: I, p: *const u8) -> I::Lanes;
+
+    /// Decodes numbers. Lengths agree.
+    fn dequantize(bytes: &[u8], out: &mut [f32]);
+}
+
+/// `N` bytes at `p`.
+///
+/// # Safety
+/// `p` must be valid for `N` bytes.
+#[inline(always)]
+unsafe fn read<const N: usize>(p: *const u8) -> [u8; N] {
+    // SAFETY: byte arrays have no alignment; the caller vouches for the range.
+    unsafe { p.cast::<[u8; N]>().read() }
+}
+
+/// The F16 at `p`, widened.
+///
+/// # Safety
+/// `p` must be valid for two bytes.
+#[inline(always)]
+unsafe fn half_at(p: *const u8) -> f32 {
+    // SAFETY: as the caller vouches.
+    encode::from_f16(u16::from_le_bytes(unsafe { read(p) }))
+}
+
+/// The same scales for the first and the last 16 weights of each group.
+#[inline(always)]
+fn both<T: Copy>(eight: T) -> (T, T) {
+    (eight, eight)
+}
+
+/// `sixteen` numbers, one for every 16 weights in the order of the weights.
+#[inline(always)]
+fn sixteen<I: Isa>(isa: I, v: [f32; 16]) -> (I::Eight, I::Eight) {
+    let even: [f32; 8] = array!(8, g => v[2 * g]);
+    let odd: [f32; 8] = array!(8, g => v[2 * g + 1]);
+    // SAFETY: eight values each.
+    unsafe { (isa.load_eight(even.as_ptr()), isa.load_eight(odd.as_ptr())) }
+}
+
+/// Eight numbers, one for every group of 32.
+#[inline(always)]
+fn eight<I: Isa>(isa: I, v: [f32; 8]) -> (I::Eight, I::Eight) {
+    // SAFETY: eight values.
+    both(unsafe { isa.load_eight(v.as_ptr()) })
+}
+
+/// 128 codes in the order of the weights, as `QuantFormat::codes` wants them.
+#[inline(always)]
+fn in_order<I: Isa>(isa: I, codes: &[u8; 128]) -> (I::Bytes, I::Bytes) {
+    let p = codes.as_ptr();
+    // SAFETY: the last byte read is byte 16 + 96 + 15 of 128.
+    unsafe {
+        (
+            isa.load_at(p, [0, 32, 64, 96]),
+            isa.load_at(p.add(16), [0, 32, 64, 96]),
+        )
+    }
 }

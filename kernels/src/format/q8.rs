@@ -1,7 +1,7 @@
 //! Q8_0: an F16 scale and 32 signed bytes.
 
-use super::encode::{from_f16, most, to_f16, truncate};
-use super::{Blocks, Codes, QuantFormat};
+use super::encode::{most, to_f16, truncate};
+use super::{Blocks, Codes, QuantFormat, both};
 use crate::dtype::Dtype;
 use crate::isa::Isa;
 
@@ -24,18 +24,7 @@ impl Blocks for Q8_0 {
     const DTYPE: Dtype = Dtype::Q8_0;
 
     #[inline(always)]
-    fn dequantize(bytes: &[u8], out: &mut [f32]) {
-        let blocks = bytes.as_chunks::<BYTES>().0;
-        for (b, out) in blocks.iter().zip(out.as_chunks_mut::<BLOCK>().0) {
-            let d = from_f16(u16::from_le_bytes([b[0], b[1]]));
-            for (w, c) in out.iter_mut().zip(&b[2..]) {
-                *w = f32::from(*c as i8) * d;
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn quantize(x: &[f32], out: &mut [u8]) {
+    fn quantize(x: &[f32], _: Option<&[f32]>, out: &mut [u8]) {
         let blocks = out.as_chunks_mut::<BYTES>().0;
         for (x, b) in x.as_chunks::<BLOCK>().0.iter().zip(blocks) {
             let most = most(x, |v| v.to_bits() & 0x7fff_ffff);
@@ -51,7 +40,6 @@ impl Blocks for Q8_0 {
 
 impl QuantFormat for Q8_0 {
     const CODES: Codes = Codes::Signed;
-    const MINS: bool = false;
 
     #[inline(always)]
     unsafe fn codes<I: Isa, const HALF: usize>(isa: I, p: *const u8) -> (I::Bytes, I::Bytes) {
@@ -65,8 +53,8 @@ impl QuantFormat for Q8_0 {
     }
 
     #[inline(always)]
-    unsafe fn scales<I: Isa>(isa: I, p: *const u8) -> I::Eight {
+    unsafe fn scales<I: Isa>(isa: I, p: *const u8) -> (I::Eight, I::Eight) {
         // SAFETY: the caller vouches for the unit's eight blocks.
-        unsafe { isa.gather_f16::<BYTES, 0>(p) }
+        both(unsafe { isa.gather_f16::<BYTES, 0>(p) })
     }
 }

@@ -20,6 +20,8 @@ pub(crate) mod scalar;
 pub(crate) mod x86;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86_512;
+#[cfg(target_arch = "x86_64")]
+mod x86_parts;
 
 /// Bytes that one row of a decoded 256-weight unit takes in the unpacking buffer: per half 64
 /// bytes of "first 16 of each group", 64 of "last 16 of each group".
@@ -59,12 +61,18 @@ pub(crate) unsafe trait Isa: Copy + 'static {
         self,
         p: *const u8,
     ) -> Self::Bytes;
+    /// Four 16-byte runs at the given offsets from `p`.
+    unsafe fn load_at(self, p: *const u8, offsets: [usize; 4]) -> Self::Bytes;
     /// Stores 64 bytes.
     unsafe fn store_bytes(self, p: *mut u8, b: Self::Bytes);
-    /// Low four bits of each byte.
-    fn low_nibbles(self, b: Self::Bytes) -> Self::Bytes;
-    /// High four bits of each byte.
-    fn high_nibbles(self, b: Self::Bytes) -> Self::Bytes;
+    /// Shifts each byte of run `i` left by `by[i]` (right if negative), then keeps the bits of
+    /// `mask`, which must be bits that come from the byte itself.
+    fn shift_runs(self, b: Self::Bytes, by: [i32; 4], mask: u8) -> Self::Bytes;
+    fn or_bytes(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
+    /// `table[b]` for each byte, all below 16.
+    fn lookup(self, table: &[u8; 16], b: Self::Bytes) -> Self::Bytes;
+    /// Byte `k` is `value` where bit `k` is set, else 0.
+    fn spread_bits(self, bits: u64, value: u8) -> Self::Bytes;
     /// Adds `k` to each byte, wrapping.
     fn add_bytes(self, b: Self::Bytes, k: u8) -> Self::Bytes;
 
@@ -122,6 +130,7 @@ pub(crate) unsafe trait Isa: Copy + 'static {
             self.load_eight(values.as_ptr())
         }
     }
+    fn splat_eight(self, v: f32) -> Self::Eight;
     fn mul_eight(self, a: Self::Eight, b: Self::Eight) -> Self::Eight;
     /// `a * b + acc`, rounded once.
     fn fma_eight(self, acc: Self::Eight, a: Self::Eight, b: Self::Eight) -> Self::Eight;
@@ -146,6 +155,7 @@ pub(crate) unsafe trait Isa: Copy + 'static {
     unsafe fn store_rows(self, p: *mut f32, v: Self::RowFloats);
     /// The F32 at `p` in every lane.
     unsafe fn splat_row(self, p: *const u8) -> Self::RowFloats;
+    fn sub_rows(self, a: Self::RowFloats, b: Self::RowFloats) -> Self::RowFloats;
     fn add_rows(self, a: Self::RowFloats, b: Self::RowFloats) -> Self::RowFloats;
     fn mul_rows(self, a: Self::RowFloats, b: Self::RowFloats) -> Self::RowFloats;
     fn fma_rows(
@@ -154,6 +164,27 @@ pub(crate) unsafe trait Isa: Copy + 'static {
         a: Self::RowFloats,
         b: Self::RowFloats,
     ) -> Self::RowFloats;
+
+    /// Eight signed bytes as F32.
+    #[inline(always)]
+    fn widen(self, v: [u8; 8]) -> Self::Eight {
+        let mut wide = [0.0; 8];
+        for j in 0..8 {
+            wide[j] = f32::from(v[j] as i8);
+        }
+        // SAFETY: eight values.
+        unsafe { self.load_eight(wide.as_ptr()) }
+    }
+
+    /// Sixteen signed bytes as F32: those at even places, those at odd places.
+    #[inline(always)]
+    fn widen_pairs(self, v: [u8; 16]) -> (Self::Eight, Self::Eight) {
+        let (mut even, mut odd) = ([0; 8], [0; 8]);
+        for j in 0..8 {
+            (even[j], odd[j]) = (v[2 * j], v[2 * j + 1]);
+        }
+        (self.widen(even), self.widen(odd))
+    }
 
     /// The largest magnitude among 32 values, as bits.
     #[inline(always)]

@@ -100,24 +100,53 @@ macro_rules! token {
                 }
             }
             #[inline(always)]
+            unsafe fn load_at(self, p: *const u8, offsets: [usize; 4]) -> Self::Bytes {
+                let mut out = simd! { [vdupq_n_u8(0); 4] };
+                for q in 0..4 {
+                    out[q] = simd! { vld1q_u8(p.add(offsets[q])) };
+                }
+                out
+            }
+            #[inline(always)]
             unsafe fn store_bytes(self, p: *mut u8, b: Self::Bytes) {
                 for q in 0..4 {
                     simd! { vst1q_u8(p.add(16 * q), b[q]) }
                 }
             }
             #[inline(always)]
-            fn low_nibbles(self, mut b: Self::Bytes) -> Self::Bytes {
+            fn shift_runs(self, mut b: Self::Bytes, by: [i32; 4], mask: u8) -> Self::Bytes {
                 for q in 0..4 {
-                    b[q] = simd! { vandq_u8(b[q], vdupq_n_u8(15)) };
+                    b[q] = simd! {
+                        vandq_u8(vshlq_u8(b[q], vdupq_n_s8(by[q] as i8)), vdupq_n_u8(mask))
+                    };
                 }
                 b
             }
             #[inline(always)]
-            fn high_nibbles(self, mut b: Self::Bytes) -> Self::Bytes {
+            fn or_bytes(self, mut a: Self::Bytes, b: Self::Bytes) -> Self::Bytes {
                 for q in 0..4 {
-                    b[q] = simd! { vshrq_n_u8::<4>(b[q]) };
+                    a[q] = simd! { vorrq_u8(a[q], b[q]) };
+                }
+                a
+            }
+            #[inline(always)]
+            fn lookup(self, table: &[u8; 16], mut b: Self::Bytes) -> Self::Bytes {
+                for q in 0..4 {
+                    b[q] = simd! { vqtbl1q_u8(vld1q_u8(table.as_ptr()), b[q]) };
                 }
                 b
+            }
+            #[inline(always)]
+            fn spread_bits(self, bits: u64, value: u8) -> Self::Bytes {
+                let (b, mut out) = (bits.to_le_bytes(), simd! { [vdupq_n_u8(0); 4] });
+                for q in 0..4 {
+                    out[q] = simd! {
+                        let copies = vcombine_u8(vdup_n_u8(b[2 * q]), vdup_n_u8(b[2 * q + 1]));
+                        let bit = vreinterpretq_u8_u64(vdupq_n_u64(0x8040_2010_0804_0201));
+                        vandq_u8(vtstq_u8(copies, bit), vdupq_n_u8(value))
+                    };
+                }
+                out
             }
             #[inline(always)]
             fn add_bytes(self, mut b: Self::Bytes, k: u8) -> Self::Bytes {
@@ -296,6 +325,10 @@ macro_rules! token {
                 }
             }
             #[inline(always)]
+            fn splat_eight(self, v: f32) -> Self::Eight {
+                simd! { [vdupq_n_f32(v); 2] }
+            }
+            #[inline(always)]
             fn mul_eight(self, a: Self::Eight, b: Self::Eight) -> Self::Eight {
                 simd! { [vmulq_f32(a[0], b[0]), vmulq_f32(a[1], b[1])] }
             }
@@ -360,6 +393,10 @@ macro_rules! token {
             #[inline(always)]
             unsafe fn splat_row(self, p: *const u8) -> Self::RowFloats {
                 simd! { [vdupq_n_f32(p.cast::<f32>().read_unaligned()); 2] }
+            }
+            #[inline(always)]
+            fn sub_rows(self, a: Self::RowFloats, b: Self::RowFloats) -> Self::RowFloats {
+                simd! { [vsubq_f32(a[0], b[0]), vsubq_f32(a[1], b[1])] }
             }
             #[inline(always)]
             fn add_rows(self, a: Self::RowFloats, b: Self::RowFloats) -> Self::RowFloats {

@@ -46,19 +46,45 @@ unsafe impl Isa for Scalar {
     }
 
     #[inline(always)]
+    unsafe fn load_at(self, p: *const u8, offsets: [usize; 4]) -> [u8; 64] {
+        let mut out = [0; 64];
+        for (run, offset) in out.as_chunks_mut::<16>().0.iter_mut().zip(offsets) {
+            // SAFETY: the caller vouches for 16 bytes at each offset.
+            *run = unsafe { read(p.add(offset)) };
+        }
+        out
+    }
+
+    #[inline(always)]
     unsafe fn store_bytes(self, p: *mut u8, b: [u8; 64]) {
         // SAFETY: the caller vouches for 64 bytes.
         unsafe { p.cast::<[u8; 64]>().write(b) }
     }
 
     #[inline(always)]
-    fn low_nibbles(self, b: [u8; 64]) -> [u8; 64] {
-        map(b, |v| v & 15)
+    fn shift_runs(self, mut b: [u8; 64], by: [i32; 4], mask: u8) -> [u8; 64] {
+        for (run, by) in b.as_chunks_mut::<16>().0.iter_mut().zip(by) {
+            *run = map(*run, |v| {
+                let wide = u32::from(v) << 8;
+                ((if by < 0 { wide >> -by } else { wide << by }) >> 8) as u8 & mask
+            });
+        }
+        b
     }
 
     #[inline(always)]
-    fn high_nibbles(self, b: [u8; 64]) -> [u8; 64] {
-        map(b, |v| v >> 4)
+    fn or_bytes(self, a: [u8; 64], b: [u8; 64]) -> [u8; 64] {
+        core::array::from_fn(|k| a[k] | b[k])
+    }
+
+    #[inline(always)]
+    fn lookup(self, table: &[u8; 16], b: [u8; 64]) -> [u8; 64] {
+        map(b, |v| table[usize::from(v & 15)])
+    }
+
+    #[inline(always)]
+    fn spread_bits(self, bits: u64, value: u8) -> [u8; 64] {
+        core::array::from_fn(|k| if bits >> k & 1 == 1 { value } else { 0 })
     }
 
     #[inline(always)]
@@ -202,6 +228,11 @@ unsafe impl Isa for Scalar {
     }
 
     #[inline(always)]
+    fn splat_eight(self, v: f32) -> [f32; 8] {
+        [v; 8]
+    }
+
+    #[inline(always)]
     fn mul_eight(self, mut a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
         for j in 0..8 {
             a[j] *= b[j];
@@ -284,6 +315,14 @@ unsafe impl Isa for Scalar {
     unsafe fn splat_row(self, p: *const u8) -> [f32; 8] {
         // SAFETY: the caller vouches for 4 bytes.
         [f32::from_ne_bytes(unsafe { read(p) }); 8]
+    }
+
+    #[inline(always)]
+    fn sub_rows(self, mut a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
+        for r in 0..8 {
+            a[r] -= b[r];
+        }
+        a
     }
 
     #[inline(always)]

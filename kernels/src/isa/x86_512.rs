@@ -2,8 +2,8 @@
 
 use core::arch::x86_64::*;
 
-use super::x86::{
-    codes32, fetch, gather8, keep8, less8, most32, reduce8, runs, simd, sums32, turn16,
+use super::x86_parts::{
+    codes32, fetch, gather8, keep8, less8, most32, pair, reduce8, runs, simd, sums32, turn16,
 };
 use super::{Isa, UNPACKED};
 use crate::acts::GROUP;
@@ -121,6 +121,18 @@ unsafe fn transpose16(r: [__m512i; 16]) -> [__m512i; 16] {
     }
 }
 
+/// How far [`Isa::shift_runs`] shifts in the direction of `sign`.
+///
+/// # Safety
+/// Needs AVX-512 F.
+#[inline(always)]
+unsafe fn counts([p, q, r, s]: [i32; 4], sign: i32) -> __m512i {
+    let (p, q) = ((sign * p).max(0), (sign * q).max(0));
+    let (r, s) = ((sign * r).max(0), (sign * s).max(0));
+    // SAFETY: the caller vouches for AVX-512.
+    unsafe { _mm512_setr_epi32(p, p, p, p, q, q, q, q, r, r, r, r, s, s, s, s) }
+}
+
 // SAFETY: every method needs at most AVX-512 F, BW, VL, DQ, VNNI and F16C, and stays within
 // documented ranges.
 unsafe impl Isa for Avx512 {
@@ -157,16 +169,38 @@ unsafe impl Isa for Avx512 {
         }
     }
     #[inline(always)]
+    unsafe fn load_at(self, p: *const u8, [a, b, c, d]: [usize; 4]) -> __m512i {
+        simd! {
+            let low = _mm512_castsi256_si512(pair(p.add(a), p.add(b)));
+            _mm512_inserti64x4::<1>(low, pair(p.add(c), p.add(d)))
+        }
+    }
+    #[inline(always)]
     unsafe fn store_bytes(self, p: *mut u8, b: __m512i) {
         simd! { _mm512_storeu_si512(p.cast(), b) }
     }
     #[inline(always)]
-    fn low_nibbles(self, b: __m512i) -> __m512i {
-        simd! { _mm512_and_si512(b, _mm512_set1_epi8(15)) }
+    fn shift_runs(self, b: __m512i, by: [i32; 4], mask: u8) -> __m512i {
+        simd! {
+            let shifted = _mm512_srlv_epi32(b, counts(by, -1));
+            let shifted = _mm512_sllv_epi32(shifted, counts(by, 1));
+            _mm512_and_si512(shifted, _mm512_set1_epi8(mask as i8))
+        }
     }
     #[inline(always)]
-    fn high_nibbles(self, b: __m512i) -> __m512i {
-        simd! { self.low_nibbles(_mm512_srli_epi16::<4>(b)) }
+    fn or_bytes(self, a: __m512i, b: __m512i) -> __m512i {
+        simd! { _mm512_or_si512(a, b) }
+    }
+    #[inline(always)]
+    fn lookup(self, table: &[u8; 16], b: __m512i) -> __m512i {
+        simd! {
+            let table = _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()));
+            _mm512_shuffle_epi8(table, b)
+        }
+    }
+    #[inline(always)]
+    fn spread_bits(self, bits: u64, value: u8) -> __m512i {
+        simd! { _mm512_maskz_set1_epi8(bits, value as i8) }
     }
     #[inline(always)]
     fn add_bytes(self, b: __m512i, k: u8) -> __m512i {
@@ -283,6 +317,10 @@ unsafe impl Isa for Avx512 {
         simd! { keep8(v, n) }
     }
     #[inline(always)]
+    fn splat_eight(self, v: f32) -> __m256 {
+        simd! { _mm256_set1_ps(v) }
+    }
+    #[inline(always)]
     fn mul_eight(self, a: __m256, b: __m256) -> __m256 {
         simd! { _mm256_mul_ps(a, b) }
     }
@@ -351,6 +389,10 @@ unsafe impl Isa for Avx512 {
     #[inline(always)]
     unsafe fn splat_row(self, p: *const u8) -> __m512 {
         simd! { _mm512_set1_ps(p.cast::<f32>().read_unaligned()) }
+    }
+    #[inline(always)]
+    fn sub_rows(self, a: __m512, b: __m512) -> __m512 {
+        simd! { _mm512_sub_ps(a, b) }
     }
     #[inline(always)]
     fn add_rows(self, a: __m512, b: __m512) -> __m512 {

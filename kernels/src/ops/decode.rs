@@ -5,6 +5,7 @@
 //!     ints = dot of codes, one exact sum per group of 32      (8 lanes)
 //!     acc += (ints * token scales) * row scales
 //!     acc += row minimums * (token scales * token sums)
+//!     (with 16 weights to a scale: the same for the first 16 of every group, then for the last)
 //! out = sum of the lanes, first to last
 //! ```
 //!
@@ -14,6 +15,7 @@
 //! incomplete unit of a row is read with the beginning of the next row, whose groups are masked;
 //! only in the last rows it is copied first, so nothing is read past the matrix.
 
+use super::unpack::TAIL;
 use super::{DecodeJob, unroll};
 use crate::acts::{GROUP, INT_LANES, INT_SEGMENT, RowUnit, UNIT};
 use crate::format::{Codes, QuantFormat};
@@ -23,9 +25,6 @@ use crate::isa::Isa;
 /// prefetchers stop at the end of a page (measured on Zen 4: cold Q4_0 decode 20.7 instead of
 /// 15.6 GB/s on one thread; nearer, or into the first-level cache, is no better than nothing).
 pub(crate) const AHEAD: usize = 8192;
-
-/// Bytes of the buffer for an incomplete unit: the largest unit of any format (F32 has none).
-const TAIL: usize = 512;
 
 /// The power of two that is the offset of the codes the dot product sees, if they have one.
 const fn offset<F: QuantFormat, I: Isa>() -> Option<u32> {
@@ -39,6 +38,10 @@ const fn offset<F: QuantFormat, I: Isa>() -> Option<u32> {
     }
 }
 
+/// Sums of the first and the last 16 weights of four groups; if those have one scale, the second
+/// is the sum of all, and the first nothing.
+type Parts<I> = (<I as Isa>::Ints, <I as Isa>::Ints);
+
 /// Exact sums over four groups, of `T` tokens, offset not yet undone: lanes `4g..4g + 4` belong to group `g`.
 ///
 /// # Safety
@@ -49,27 +52,51 @@ unsafe fn half<F: QuantFormat, I: Isa, const T: usize, const HALF: usize>(
     w: *const u8,
     x: *const u8,
     tile_bytes: usize,
-) -> [I::Ints; T] {
+) -> [Parts<I>; T] {
+    const { assert!(F::GROUP == GROUP || !matches!(F::CODES, Codes::Signed)) };
     // SAFETY: see `unit`.
     unsafe {
         let (low, high) = F::codes::<I, HALF>(isa, w);
-        let mut sums = [isa.zero_ints(); T];
+        let mut sums = [(isa.zero_ints(), isa.zero_ints()); T];
         unroll!(t < T, max 4, {
             let x = x.add(t * tile_bytes);
             let codes = x.add(RowUnit::CODES + HALF * 128);
             let ints = isa.zero_ints();
-            sums[t] = match F::CODES {
+            sums[t].1 = match F::CODES {
                 Codes::Signed => {
                     let ints = isa.dot_signed(ints, low, codes);
                     isa.dot_signed(ints, high, codes.add(64))
                 }
-                Codes::Small { .. } => {
+                Codes::Small { .. } if F::GROUP == GROUP => {
                     let ints = isa.dot_small(ints, low, codes);
+                    isa.dot_small(ints, high, codes.add(64))
+                }
+                Codes::Small { .. } => {
+                    sums[t].0 = isa.dot_small(ints, low, codes);
                     isa.dot_small(ints, high, codes.add(64))
                 }
             };
         });
         sums
+    }
+}
+
+/// What [`Isa::sum_fours`] has to take away to undo the offset of the codes: `at` are their sums.
+#[inline(always)]
+fn less<F: QuantFormat, I: Isa>(at: *const i32) -> Option<(*const i32, u32)> {
+    match const { offset::<F, I>() } {
+        Some(by) => Some((at, by)),
+        None => None,
+    }
+}
+
+/// The first `groups` of each eight, zeros in place of the others.
+#[inline(always)]
+fn keep<I: Isa>(isa: I, (low, high): (I::Eight, I::Eight), groups: usize) -> (I::Eight, I::Eight) {
+    if groups < 8 {
+        (isa.keep_eight(low, groups), isa.keep_eight(high, groups))
+    } else {
+        (low, high)
     }
 }
 
@@ -89,34 +116,44 @@ unsafe fn unit<F: QuantFormat, I: Isa, const T: usize>(
 ) -> [I::Eight; T] {
     // SAFETY: the caller vouches for the unit and the activations; offsets are those of RowUnit.
     unsafe {
-        let keep = |v| {
-            if groups < 8 {
-                isa.keep_eight(v, groups)
-            } else {
-                v
-            }
-        };
         let first = half::<F, I, T, 0>(isa, w, x, tile_bytes);
         let second = if groups > 4 {
             half::<F, I, T, 1>(isa, w, x, tile_bytes)
         } else {
-            [isa.zero_ints(); T]
+            [(isa.zero_ints(), isa.zero_ints()); T]
         };
-        let scales = keep(F::scales(isa, w));
+        let scales = keep(isa, F::scales(isa, w), groups);
         let mins = if F::MINS {
-            keep(F::mins(isa, w))
+            keep(isa, F::mins(isa, w), groups)
         } else {
             scales
         };
         unroll!(t < T, max 4, {
             let x = x.add(t * tile_bytes);
             let token = isa.load_eight(x.add(RowUnit::SCALE).cast());
-            let offset = const { offset::<F, I>() }.map(|by| (x.add(RowUnit::CODE_SUM).cast(), by));
-            let sums = isa.sum_fours(first[t], second[t], offset);
-            acc[t] = isa.fma_eight(acc[t], isa.mul_eight(sums, token), scales);
-            if F::MINS {
-                let sum = isa.load_eight(x.add(RowUnit::SUM).cast());
-                acc[t] = isa.fma_eight(acc[t], mins, sum);
+            let whole = isa.load_eight(x.add(RowUnit::SUM).cast());
+            if F::GROUP == GROUP {
+                let at = x.add(RowUnit::CODE_SUM).cast();
+                let sums = isa.sum_fours(first[t].1, second[t].1, less::<F, I>(at));
+                acc[t] = isa.fma_eight(acc[t], isa.mul_eight(sums, token), scales.0);
+                if F::MINS {
+                    acc[t] = isa.fma_eight(acc[t], mins.0, whole);
+                }
+            } else {
+                let low = isa.load_eight(x.add(RowUnit::SUM_LOW).cast());
+                let at = x.add(RowUnit::CODE_SUM_LOW).cast();
+                let sums = isa.sum_fours(first[t].0, second[t].0, less::<F, I>(at));
+                acc[t] = isa.fma_eight(acc[t], isa.mul_eight(sums, token), scales.0);
+                if F::MINS {
+                    acc[t] = isa.fma_eight(acc[t], mins.0, low);
+                }
+                let at = x.add(RowUnit::CODE_SUM_HIGH).cast();
+                let sums = isa.sum_fours(first[t].1, second[t].1, less::<F, I>(at));
+                acc[t] = isa.fma_eight(acc[t], isa.mul_eight(sums, token), scales.1);
+                if F::MINS {
+                    let high = isa.fma_eight(whole, low, isa.splat_eight(-1.0));
+                    acc[t] = isa.fma_eight(acc[t], mins.1, high);
+                }
             }
         });
         acc
@@ -152,7 +189,7 @@ unsafe fn segment<F: QuantFormat, I: Isa, const T: usize>(
         if tail_groups > 0 {
             let mut buf = [0u8; TAIL];
             let mut w = w.add(units * F::UNIT_BYTES);
-            let bytes = tail_groups * (F::UNIT_BYTES / 8);
+            let bytes = tail_groups * F::UNIT_BYTES / 8;
             isa.prefetch(w.wrapping_add(AHEAD), bytes);
             if (job.rows - r - 1) * job.row_bytes + bytes < F::UNIT_BYTES {
                 core::ptr::copy_nonoverlapping(w, buf.as_mut_ptr(), bytes);

@@ -125,6 +125,11 @@ fn fill_rows<I: Isa>(isa: I, job: &mut FillJob<'_>) {
             put(unit, RowUnit::SCALE + 4 * g, q.scale.to_ne_bytes());
             put(unit, RowUnit::CODE_SUM + 4 * g, total.to_ne_bytes());
             put(unit, RowUnit::CODE_SUM_LOW + 4 * g, low.to_ne_bytes());
+            put(
+                unit,
+                RowUnit::CODE_SUM_HIGH + 4 * g,
+                (total - low).to_ne_bytes(),
+            );
             let (low, total) = (q.scale * low as f32, q.scale * total as f32);
             put(unit, RowUnit::SUM + 4 * g, total.to_ne_bytes());
             put(unit, RowUnit::SUM_LOW + 4 * g, low.to_ne_bytes());

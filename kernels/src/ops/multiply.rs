@@ -105,6 +105,8 @@ unsafe fn tile<I: Isa, const T: usize, const SCALED: usize, const MINS: bool>(
             let mut w = job.codes.add(row * 4);
             let mut scales = job.scales.add(row);
             let mut mins = job.mins.wrapping_add(row);
+            // With 16 weights to a scale, those of the last 16 lie in a second plane.
+            let plane = job.cols / GROUP * INT_ROWS;
             let mut totals = Totals::<I, T>::new(isa, job.first_col > 0, out, stride);
             for lane in 0..INT_LANES {
                 let mut acc = [isa.zero_rows(); T];
@@ -112,24 +114,23 @@ unsafe fn tile<I: Isa, const T: usize, const SCALED: usize, const MINS: bool>(
                     unroll!(part < 2, max 4, {
                         if part < GROUP / SCALED {
                             let ints = dots::<I, T, SCALED>(isa, w.add(part * 4 * 64), x, part);
-                            let s = isa.load_rows(scales);
+                            let s = isa.load_rows(scales.add(part * plane));
                             unroll!(t < T, max 14, {
                                 let dx = isa.splat_row(x.add(PanelGroup::scale(T) + 4 * t));
                                 let v = isa.mul_rows(isa.to_floats(ints[t]), dx);
                                 acc[t] = isa.fma_rows(acc[t], v, s);
                             });
-                            scales = scales.add(INT_ROWS);
+                            if MINS {
+                                let m = isa.load_rows(mins.add(part * plane));
+                                unroll!(t < T, max 14, {
+                                    let sum = sum::<I, SCALED>(isa, x.add(4 * t), T, part);
+                                    acc[t] = isa.fma_rows(acc[t], m, sum);
+                                });
+                            }
                         }
                     });
-                    if MINS {
-                        const { assert!(!MINS || SCALED == GROUP) };
-                        let m = isa.load_rows(mins);
-                        unroll!(t < T, max 14, {
-                            let sum = isa.splat_row(x.add(PanelGroup::sum(T) + 4 * t));
-                            acc[t] = isa.fma_rows(acc[t], m, sum);
-                        });
-                        mins = mins.add(INT_ROWS);
-                    }
+                    scales = scales.add(INT_ROWS);
+                    mins = mins.wrapping_add(INT_ROWS);
                     w = w.add(GROUP * INT_ROWS);
                     x = x.add(PanelGroup::bytes(T));
                 }
@@ -170,6 +171,31 @@ impl<I: Isa, const T: usize> Totals<I, T> {
         } else {
             self.sums = lane;
             self.begun = true;
+        }
+    }
+}
+
+/// Scale times sum of the `SCALED` codes of part `part` of a group, of the token at `x`.
+///
+/// # Safety
+/// As for [`tile`], for one group.
+#[inline(always)]
+unsafe fn sum<I: Isa, const SCALED: usize>(
+    isa: I,
+    x: *const u8,
+    tokens: usize,
+    part: usize,
+) -> I::RowFloats {
+    // SAFETY: the caller vouches for one group of the tile.
+    unsafe {
+        let whole = isa.splat_row(x.add(PanelGroup::sum(tokens)));
+        let low = isa.splat_row(x.add(PanelGroup::sum_low(tokens)));
+        if SCALED == GROUP {
+            whole
+        } else if part == 0 {
+            low
+        } else {
+            isa.sub_rows(whole, low)
         }
     }
 }

@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use geb::Dtype;
+use geb::convert::policy::TARGETS;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -41,20 +44,10 @@ pub enum Command {
     Probe(Probe),
 }
 
-/// Output types.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-#[value(rename_all = "snake_case")]
-#[allow(non_camel_case_types, missing_docs)]
-pub enum Type {
-    F32,
-    F16,
-    BF16,
-    #[value(name = "q8_0")]
-    Q8_0,
-    #[value(name = "q4_0")]
-    Q4_0,
-    #[value(name = "q4_1")]
-    Q4_1,
+/// One of [`TARGETS`], in small or capital letters.
+fn target() -> impl TypedValueParser<Value = Dtype> {
+    PossibleValuesParser::new(TARGETS.iter().map(|t| t.0.name()))
+        .try_map(|name| Dtype::from_name(&name).ok_or("not a type"))
 }
 
 /// Packing of GEB's key_value matrix.
@@ -97,8 +90,8 @@ pub struct Convert {
     #[arg(required_unless_present = "dry_run")]
     pub out: Option<PathBuf>,
     /// Type of the weights
-    #[arg(short = 't', long = "type", ignore_case = true, value_name = "TYPE")]
-    pub dtype: Type,
+    #[arg(short = 't', long = "type", ignore_case = true, value_name = "TYPE", value_parser = target())]
+    pub dtype: Dtype,
     /// Say what would be written, and write nothing
     #[arg(short = 'n', long)]
     pub dry_run: bool,

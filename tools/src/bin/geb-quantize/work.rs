@@ -10,7 +10,7 @@ use geb::convert::{self, GebLayout, Options, Progress};
 use geb::{Dtype, Error, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::args::{Convert, Kv, Mlp, Probe, Rope, Type};
+use crate::args::{Convert, Kv, Mlp, Probe, Rope};
 use crate::show;
 
 /// Longest probe text or template that is read.
@@ -18,14 +18,6 @@ const MAX_TEXT_BYTES: u64 = 16 << 20;
 
 impl Convert {
     fn options(&self) -> Result<Options> {
-        let dtype = match self.dtype {
-            Type::F32 => Dtype::F32,
-            Type::F16 => Dtype::F16,
-            Type::BF16 => Dtype::BF16,
-            Type::Q8_0 => Dtype::Q8_0,
-            Type::Q4_0 => Dtype::Q4_0,
-            Type::Q4_1 => Dtype::Q4_1,
-        };
         let layout = GebLayout {
             kv_interleaved: self.geb_kv == Kv::Interleaved,
             rope_full: matches!(self.geb_rope, Rope::FullHalf | Rope::FullInterleaved),
@@ -33,7 +25,7 @@ impl Convert {
             gate_first: self.geb_mlp == Mlp::GateUp,
         };
         Ok(Options {
-            dtype,
+            dtype: self.dtype,
             pure: self.pure,
             allow_requantize: self.allow_requantize,
             allow_nonfinite: self.allow_nonfinite,

@@ -12,7 +12,6 @@ use geb::Dtype;
 use geb::gguf::writer::{Fill, MetaValue, Plan, PlannedTensor, write_to};
 use geb::gguf::{GgufFile, Load};
 use geb::kernels::Kernels;
-use geb::scales::{self, Number};
 
 use crate::interrupt::Interrupt;
 use crate::load::Opened;
@@ -82,6 +81,8 @@ impl Shape {
 const DEVIATION: f64 = 0.02;
 /// Bytes of random blocks that are repeated, from changing starts, until a tensor is full.
 const POOL_BYTES: usize = 1 << 20;
+/// Random weights in the pool.
+const POOL_WEIGHTS: usize = 1 << 18;
 
 /// Writes the model and opens it. Without `save` it goes into the cache folder and loses its name at
 /// once: the space is freed when the program ends, however it ends.
@@ -94,7 +95,7 @@ pub fn make(
     let sizes = shape.sizes();
     let kernels = Kernels::best().map_err(Failure::usage)?;
     let plan = plan(&sizes, dtype, kernels)?;
-    let pool = pool(dtype, kernels)?;
+    let pool = pool(dtype, kernels);
     let dir = match save {
         Some(path) => path.parent().unwrap_or(Path::new("")).join("."),
         None => cache_dir()?,
@@ -167,10 +168,10 @@ fn plan(s: &Sizes, dtype: Dtype, kernels: &Kernels) -> Outcome<Plan> {
             .hint("take a type with blocks of 32, for example q8_0 or q4_0"));
         }
     }
-    if !kernels.supports(dtype) {
+    if !kernels.writes(dtype) {
         let known: Vec<&str> = Dtype::ALL
             .iter()
-            .filter(|t| kernels.supports(**t))
+            .filter(|t| kernels.writes(**t))
             .map(|t| t.name())
             .collect();
         return Err(Failure::usage(format!(
@@ -240,81 +241,17 @@ fn plan(s: &Sizes, dtype: Dtype, kernels: &Kernels) -> Outcome<Plan> {
     Ok(Plan { metadata, tensors })
 }
 
-/// About [`POOL_BYTES`] of random blocks, whole ones, with weights of mean 0 and [`DEVIATION`].
-fn pool(dtype: Dtype, kernels: &Kernels) -> Outcome<Vec<u8>> {
+/// About [`POOL_BYTES`] of blocks, whole ones, with weights of mean 0 and [`DEVIATION`]. The same
+/// [`POOL_WEIGHTS`] repeat: searching for the scales of more would take longer than it helps.
+fn pool(dtype: Dtype, kernels: &Kernels) -> Vec<u8> {
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
-    let blocks = POOL_BYTES / dtype.block_bytes();
-    if dtype.block_len() == 1 {
-        let range = DEVIATION * 3f64.sqrt();
-        let weights: Vec<f32> = (0..blocks)
-            .map(|_| ((random.unit() * 2.0 - 1.0) * range) as f32)
-            .collect();
-        let mut bytes = vec![0; blocks * dtype.block_bytes()];
-        kernels.quantize(dtype, &weights, &mut bytes);
-        return Ok(bytes);
-    }
-    let mut bytes: Vec<u8> = (0..blocks * dtype.block_bytes())
-        .map(|_| random.next() as u8)
+    let range = DEVIATION * 3f64.sqrt();
+    let weights: Vec<f32> = (0..POOL_WEIGHTS)
+        .map(|_| ((random.unit() * 2.0 - 1.0) * range) as f32)
         .collect();
-    // The weights are linear in the two numbers of a block: measure, then solve for mean 0.
-    const PROBE: f32 = 1.0 / 1024.0;
-    let ratio = {
-        let (mean0, _) = measure(dtype, kernels, &mut bytes, PROBE, 0.0)?;
-        let (mean1, _) = measure(dtype, kernels, &mut bytes, PROBE, PROBE)?;
-        if mean0 == mean1 {
-            0.0
-        } else {
-            (-mean0 / (mean1 - mean0)) as f32
-        }
-    };
-    let (_, deviation) = measure(dtype, kernels, &mut bytes, PROBE, PROBE * ratio)?;
-    let scale = (f64::from(PROBE) * DEVIATION / deviation.max(1e-9)) as f32;
-    set_scales(dtype, &mut bytes, scale, scale * ratio)?;
-    Ok(bytes)
-}
-
-/// Mean and standard deviation of the weights with these scales.
-fn measure(
-    dtype: Dtype,
-    kernels: &Kernels,
-    bytes: &mut [u8],
-    first: f32,
-    second: f32,
-) -> Outcome<(f64, f64)> {
-    set_scales(dtype, bytes, first, second)?;
-    let blocks = 256.min(bytes.len() / dtype.block_bytes());
-    let mut weights = vec![0f32; blocks * dtype.block_len()];
-    kernels.dequantize(dtype, &bytes[..blocks * dtype.block_bytes()], &mut weights);
-    let n = weights.len() as f64;
-    let mean = weights.iter().map(|&w| f64::from(w)).sum::<f64>() / n;
-    let variance = weights
-        .iter()
-        .map(|&w| (f64::from(w) - mean).powi(2))
-        .sum::<f64>()
-        / n;
-    Ok((mean, variance.sqrt()))
-}
-
-/// Writes the scale and the offset into every block.
-fn set_scales(dtype: Dtype, bytes: &mut [u8], first: f32, second: f32) -> Outcome {
-    let fields = scales::fields(dtype)
-        .ok_or_else(|| Failure::usage(format!("no random weights of type {dtype}")))?;
-    for block in bytes.chunks_exact_mut(dtype.block_bytes()) {
-        for (&(at, number), value) in fields.iter().zip([first, second]) {
-            match number {
-                Number::F16 => {
-                    block[at..at + 2].copy_from_slice(&half::f16::from_f32(value).to_le_bytes())
-                }
-                Number::F32 => block[at..at + 4].copy_from_slice(&value.to_le_bytes()),
-                // A power of two: exponent plus 127.
-                Number::E8M0 => {
-                    block[at] = (value.abs().log2().round() + 127.0).clamp(0.0, 254.0) as u8
-                }
-                Number::BF16 | Number::F64 => {}
-            }
-        }
-    }
-    Ok(())
+    let mut bytes = vec![0; POOL_WEIGHTS / dtype.block_len() * dtype.block_bytes()];
+    kernels.quantize(dtype, &weights, &mut bytes);
+    bytes.repeat(POOL_BYTES.div_ceil(bytes.len()))
 }
 
 /// xorshift64*: fast, and the same on every machine.
@@ -337,12 +274,13 @@ impl Random {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use geb::scales;
 
     #[test]
     fn random_weights_are_finite_and_centred() {
         let kernels = Kernels::best().expect("kernels");
-        for &dtype in Dtype::ALL.iter().filter(|t| kernels.supports(**t)) {
-            let bytes = pool(dtype, kernels).expect("pool");
+        for &dtype in Dtype::ALL.iter().filter(|t| kernels.writes(**t)) {
+            let bytes = pool(dtype, kernels);
             assert_eq!(scales::scan(dtype, &bytes), scales::Scan::Clean, "{dtype}");
             let blocks = bytes.len() / dtype.block_bytes();
             let mut weights = vec![0f32; blocks * dtype.block_len()];

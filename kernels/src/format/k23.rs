@@ -1,0 +1,207 @@
+//! Q2_K and Q3_K: 16 groups of 16; 2-bit codes, of which four share a byte: the weights `32 i ..`
+//! of each 128 at bit `2 i`.
+//!
+//! Q2_K: 16 bytes with a scale (low nibble) and a minimum (high nibble), the codes, then F16
+//! scales of both. Q3_K: third bits (bit `g` of byte `j`: weight `j` of group `g`), the codes, 16
+//! scales of 6 bits, an F16 scale of the scales.
+
+use super::search::{self, Encode, Integers};
+use super::{Blocks, Codes, QuantFormat, half_at, read};
+use crate::dtype::Dtype;
+use crate::isa::Isa;
+
+const Q2_K_CODES: usize = 16;
+const Q2_K_NUMBERS: usize = 80;
+const Q3_K_CODES: usize = 32;
+const Q3_K_SCALES: usize = 96;
+const Q3_K_SCALE: usize = 108;
+const _: () = assert!(Q2_K_NUMBERS + 4 == Dtype::Q2_K.block_bytes());
+const _: () = assert!(Q3_K_SCALE + 2 == Dtype::Q3_K.block_bytes());
+
+const LEVELS: Integers = Integers { low: -4, high: 3 };
+
+/// 2 bits, a scale and a minimum per 16.
+#[derive(Clone, Copy)]
+pub(crate) struct Q2K;
+
+/// 3 bits, a scale per 16.
+#[derive(Clone, Copy)]
+pub(crate) struct Q3K;
+
+/// 2-bit codes of half a block; `p` is where all codes start.
+///
+/// # Safety
+/// `p` must be valid for 64 bytes.
+#[inline(always)]
+pub(super) unsafe fn pairs<I: Isa, const HALF: usize>(
+    isa: I,
+    p: *const u8,
+) -> (I::Bytes, I::Bytes) {
+    const BY: [i32; 4] = [0, -2, -4, -6];
+    // SAFETY: 32 of the 64 bytes.
+    unsafe {
+        let p = p.add(32 * HALF);
+        let (low, high) = (isa.load_at(p, [0; 4]), isa.load_at(p, [16; 4]));
+        (isa.shift_runs(low, BY, 3), isa.shift_runs(high, BY, 3))
+    }
+}
+
+/// Writes the low two bits of 256 codes.
+pub(super) fn put_pairs(codes: &[u8; 256], out: &mut [u8]) {
+    for (codes, out) in codes
+        .as_chunks::<128>()
+        .0
+        .iter()
+        .zip(out.as_chunks_mut::<32>().0)
+    {
+        for j in 0..32 {
+            let bits = |i: usize| (codes[32 * i + j] & 3) << (2 * i);
+            out[j] = bits(0) | bits(1) | bits(2) | bits(3);
+        }
+    }
+}
+
+impl Blocks for Q2K {
+    const DTYPE: Dtype = Dtype::Q2_K;
+
+    #[inline(always)]
+    fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+        search::blocks::<Self, 256, 84>(x, importance, out);
+    }
+}
+
+impl Encode<256, 84> for Q2K {
+    #[inline(always)]
+    fn encode(x: &[f32; 256], w: &[f32; 256], b: &mut [u8; 84]) {
+        let mut codes = [0; 256];
+        let fit = search::affine::<16, 16>(x, w, 3, 15, &mut codes);
+        for j in 0..16 {
+            b[j] = fit.scales[j] | fit.mins[j] << 4;
+        }
+        put_pairs(&codes, &mut b[Q2_K_CODES..Q2_K_NUMBERS]);
+        b[80..82].copy_from_slice(&fit.d.to_le_bytes());
+        b[82..84].copy_from_slice(&fit.dmin.to_le_bytes());
+    }
+}
+
+impl QuantFormat for Q2K {
+    const CODES: Codes = Codes::Small { offset: 0 };
+    const GROUP: usize = 16;
+    const MINS: bool = true;
+
+    #[inline(always)]
+    unsafe fn codes<I: Isa, const HALF: usize>(isa: I, p: *const u8) -> (I::Bytes, I::Bytes) {
+        // SAFETY: bytes 16..80 of the block.
+        unsafe { pairs::<I, HALF>(isa, p.add(Q2_K_CODES)) }
+    }
+
+    #[inline(always)]
+    unsafe fn scales<I: Isa>(isa: I, p: *const u8) -> (I::Eight, I::Eight) {
+        // SAFETY: bytes 0..16 and 80..82 of the block.
+        unsafe {
+            let d = isa.splat_eight(half_at(p.add(Q2_K_NUMBERS)));
+            let b: [u8; 16] = read(p);
+            let (low, high) = isa.widen_pairs(array!(16, j => b[j] & 15));
+            (isa.mul_eight(low, d), isa.mul_eight(high, d))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn mins<I: Isa>(isa: I, p: *const u8) -> (I::Eight, I::Eight) {
+        // SAFETY: bytes 0..16 and 82..84 of the block.
+        unsafe {
+            let d = isa.splat_eight(-half_at(p.add(Q2_K_NUMBERS + 2)));
+            let b: [u8; 16] = read(p);
+            let (low, high) = isa.widen_pairs(array!(16, j => b[j] >> 4));
+            (isa.mul_eight(low, d), isa.mul_eight(high, d))
+        }
+    }
+}
+
+/// The scales of a Q3_K block as signed bytes. Their low four bits are the nibbles of bytes 0..8
+/// (all low ones first), their high two bits come from bytes 8..12; 32 stands for zero.
+#[inline(always)]
+fn unpack(b: [u8; 12]) -> [u8; 16] {
+    array!(16, j => {
+        let low: u8 = b[j % 8] >> (4 * (j / 8)) & 15;
+        let high = b[8 + j % 4] >> (2 * (j / 4)) & 3;
+        (low | high << 4).wrapping_sub(32)
+    })
+}
+
+/// The inverse of [`unpack`].
+fn pack(scales: [i32; 16]) -> [u8; 12] {
+    let v = scales.map(|s| (s + 32) as u8);
+    core::array::from_fn(|i| match i {
+        0..8 => v[i] & 15 | v[i + 8] << 4,
+        _ => (0..4).fold(0, |byte, k| byte | v[i - 8 + 4 * k] >> 4 << (2 * k)),
+    })
+}
+
+impl Blocks for Q3K {
+    const DTYPE: Dtype = Dtype::Q3_K;
+
+    #[inline(always)]
+    fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+        search::blocks::<Self, 256, 110>(x, importance, out);
+    }
+}
+
+impl Encode<256, 110> for Q3K {
+    #[inline(always)]
+    fn encode(x: &[f32; 256], w: &[f32; 256], b: &mut [u8; 110]) {
+        let mut codes = [0; 256];
+        let fit = search::symmetric::<16, 16, _>(x, w, LEVELS, 32, &mut codes);
+        for j in 0..32 {
+            let bit = |g: usize| codes[32 * g + j] >> 2 << g;
+            b[j] = (0..8).fold(0, |byte, g| byte | bit(g));
+        }
+        put_pairs(&codes, &mut b[Q3_K_CODES..Q3_K_SCALES]);
+        b[Q3_K_SCALES..Q3_K_SCALE].copy_from_slice(&pack(fit.scales));
+        b[Q3_K_SCALE..].copy_from_slice(&fit.d.to_le_bytes());
+    }
+}
+
+impl QuantFormat for Q3K {
+    const CODES: Codes = Codes::Small { offset: 4 };
+    const GROUP: usize = 16;
+
+    #[inline(always)]
+    unsafe fn codes<I: Isa, const HALF: usize>(isa: I, p: *const u8) -> (I::Bytes, I::Bytes) {
+        let by = if HALF == 0 {
+            [2, 1, 0, -1]
+        } else {
+            [-2, -3, -4, -5]
+        };
+        // SAFETY: bytes 0..96 of the block.
+        unsafe {
+            let (low, high) = pairs::<I, HALF>(isa, p.add(Q3_K_CODES));
+            let low_bits = isa.shift_runs(isa.load_at(p, [0; 4]), by, 4);
+            let high_bits = isa.shift_runs(isa.load_at(p, [16; 4]), by, 4);
+            (isa.or_bytes(low, low_bits), isa.or_bytes(high, high_bits))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn scales<I: Isa>(isa: I, p: *const u8) -> (I::Eight, I::Eight) {
+        // SAFETY: bytes 96..110 of the block.
+        unsafe {
+            let d = isa.splat_eight(half_at(p.add(Q3_K_SCALE)));
+            let (low, high) = isa.widen_pairs(unpack(read(p.add(Q3_K_SCALES))));
+            (isa.mul_eight(low, d), isa.mul_eight(high, d))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn six_bit_scales_survive_packing() {
+        for k in 0..64 {
+            let scales = core::array::from_fn(|j| (k + 11 * j as i32) % 64 - 32);
+            assert_eq!(unpack(pack(scales)).map(|b| i32::from(b as i8)), scales);
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! Q4_K and Q5_K: super-blocks of eight groups of 32 with 6-bit scales and minimums.
+//!
+//! Q4_K is F16 scale of the scales, F16 scale of the minimums, 12 bytes of 6-bit numbers, then 32
+//! bytes for every two groups: the first in the low, the second in the high nibbles. Q5_K has the
+//! fifth bits before the nibbles: bit `g` of byte `j` belongs to weight `j` of group `g`.
+
+use super::search::{self, Affine, Encode};
+use super::{Blocks, Codes, QuantFormat, both, half_at, read};
+use crate::dtype::Dtype;
+use crate::isa::Isa;
+
+const NUMBERS: usize = 4;
+const Q4_K_CODES: usize = 16;
+const Q5_K_BITS: usize = 16;
+const Q5_K_CODES: usize = 48;
+const _: () = assert!(Q4_K_CODES + 128 == Dtype::Q4_K.block_bytes());
+const _: () = assert!(Q5_K_CODES + 128 == Dtype::Q5_K.block_bytes());
+
+/// 4 bits, a scale and a minimum per 32.
+#[derive(Clone, Copy)]
+pub(crate) struct Q4K;
+
+/// 5 bits, a scale and a minimum per 32.
+#[derive(Clone, Copy)]
+pub(crate) struct Q5K;
+
+/// The 6-bit numbers as bytes: eight scales, eight minimums. Scales 0..4 and minimums 0..4 are the
+/// low six bits of bytes 0..8; the others are split between the nibbles of bytes 8..12 and the
+/// high two bits of bytes 0..8.
+#[inline(always)]
+fn unpack(b: [u8; 12]) -> ([u8; 8], [u8; 8]) {
+    let [b0, b1, b2, b3, b4, b5, b6, b7, n0, n1, n2, n3] = b;
+    let first = u64::from_le_bytes([b0, b1, b2, b3, b4, b5, b6, b7]);
+    let nibbles = u64::from(u32::from_le_bytes([n0, n1, n2, n3]));
+    let low = first & 0x3f3f_3f3f_3f3f_3f3f;
+    let high = first >> 2 & 0x3030_3030_3030_3030;
+    let scales = low & 0xffff_ffff | (nibbles & 0x0f0f_0f0f | high & 0xffff_ffff) << 32;
+    let mins = low >> 32 | (nibbles >> 4 & 0x0f0f_0f0f | high >> 32) << 32;
+    (scales.to_le_bytes(), mins.to_le_bytes())
+}
+
+/// The inverse of [`unpack`].
+fn pack(scales: [u8; 8], mins: [u8; 8]) -> [u8; 12] {
+    core::array::from_fn(|i| match i {
+        0..4 => scales[i] | scales[i + 4] >> 4 << 6,
+        4..8 => mins[i - 4] | mins[i] >> 4 << 6,
+        _ => scales[i - 4] & 15 | mins[i - 4] << 4,
+    })
+}
+
+/// # Safety
+/// `p` must be valid for 16 bytes.
+#[inline(always)]
+unsafe fn scales<I: Isa>(isa: I, p: *const u8) -> (I::Eight, I::Eight) {
+    // SAFETY: the first 16 bytes of the block.
+    unsafe {
+        let (scales, _) = unpack(read(p.add(NUMBERS)));
+        both(isa.mul_eight(isa.widen(scales), isa.splat_eight(half_at(p))))
+    }
+}
+
+/// # Safety
+/// `p` must be valid for 16 bytes.
+#[inline(always)]
+unsafe fn mins<I: Isa>(isa: I, p: *const u8) -> (I::Eight, I::Eight) {
+    // SAFETY: the first 16 bytes of the block.
+    unsafe {
+        let (_, mins) = unpack(read(p.add(NUMBERS)));
+        both(isa.mul_eight(isa.widen(mins), isa.splat_eight(-half_at(p.add(2)))))
+    }
+}
+
+/// Low four bits of the codes of half a block; `p` is where all nibbles start.
+///
+/// # Safety
+/// `p` must be valid for 128 bytes.
+#[inline(always)]
+unsafe fn nibbles<I: Isa, const HALF: usize>(isa: I, p: *const u8) -> (I::Bytes, I::Bytes) {
+    const BY: [i32; 4] = [0, -4, 0, -4];
+    // SAFETY: 64 of the 128 bytes.
+    unsafe {
+        let p = p.add(64 * HALF);
+        let low = isa.load_at(p, [0, 0, 32, 32]);
+        let high = isa.load_at(p, [16, 16, 48, 48]);
+        (isa.shift_runs(low, BY, 15), isa.shift_runs(high, BY, 15))
+    }
+}
+
+/// Writes the two F16 and the 6-bit numbers.
+fn put_numbers(fit: &Affine<8>, b: &mut [u8]) {
+    b[..2].copy_from_slice(&fit.d.to_le_bytes());
+    b[2..4].copy_from_slice(&fit.dmin.to_le_bytes());
+    b[4..16].copy_from_slice(&pack(fit.scales, fit.mins));
+}
+
+/// Writes the low nibbles of 256 codes.
+fn put_nibbles(codes: &[u8; 256], out: &mut [u8]) {
+    for (two, out) in codes
+        .as_chunks::<64>()
+        .0
+        .iter()
+        .zip(out.as_chunks_mut::<32>().0)
+    {
+        for j in 0..32 {
+            out[j] = two[j] & 15 | two[j + 32] << 4;
+        }
+    }
+}
+
+impl Blocks for Q4K {
+    const DTYPE: Dtype = Dtype::Q4_K;
+
+    #[inline(always)]
+    fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+        search::blocks::<Self, 256, 144>(x, importance, out);
+    }
+}
+
+impl Encode<256, 144> for Q4K {
+    #[inline(always)]
+    fn encode(x: &[f32; 256], w: &[f32; 256], b: &mut [u8; 144]) {
+        let mut codes = [0; 256];
+        put_numbers(&search::affine::<8, 32>(x, w, 15, 63, &mut codes), b);
+        put_nibbles(&codes, &mut b[Q4_K_CODES..]);
+    }
+}
+
+impl QuantFormat for Q4K {
+    const CODES: Codes = Codes::Small { offset: 0 };
+    const MINS: bool = true;
+
+    #[inline(always)]
+    unsafe fn codes<I: Isa, const HALF: usize>(isa: I, p: *const u8) -> (I::Bytes, I::Bytes) {
+        // SAFETY: the last 128 bytes of the block.
+        unsafe { nibbles::<I, HALF>(isa, p.add(Q4_K_CODES)) }
+    }
+
+    #[inline(always)]
+    unsafe fn scales<I: Isa>(isa: I, p: *const u8) -> (I::Eight, I::Eight) {
+        // SAFETY: the caller vouches for the block.
+        unsafe { scales(isa, p) }
+    }
+
+    #[inline(always)]
+    unsafe fn mins<I: Isa>(isa: I, p: *const u8) -> (I::Eight, I::Eight) {
+        // SAFETY: the caller vouches for the block.
+        unsafe { mins(isa, p) }
+    }
+}
+
+impl Blocks for Q5K {
+    const DTYPE: Dtype = Dtype::Q5_K;
+
+    #[inline(always)]
+    fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+        search::blocks::<Self, 256, 176>(x, importance, out);
+    }
+}
+
+impl Encode<256, 176> for Q5K {
+    #[inline(always)]
+    fn encode(x: &[f32; 256], w: &[f32; 256], b: &mut [u8; 176]) {
+        let mut codes = [0; 256];
+        put_numbers(&search::affine::<8, 32>(x, w, 31, 63, &mut codes), b);
+        for j in 0..32 {
+            let bit = |g: usize| codes[32 * g + j] >> 4 << g;
+            b[Q5_K_BITS + j] = (0..8).fold(0, |byte, g| byte | bit(g));
+        }
+        put_nibbles(&codes, &mut b[Q5_K_CODES..]);
+    }
+}
+
+impl QuantFormat for Q5K {
+    const CODES: Codes = Codes::Small { offset: 0 };
+    const MINS: bool = true;
+
+    #[inline(always)]
+    unsafe fn codes<I: Isa, const HALF: usize>(isa: I, p: *const u8) -> (I::Bytes, I::Bytes) {
+        let by = if HALF == 0 {
+            [4, 3, 2, 1]
+        } else {
+            [0, -1, -2, -3]
+        };
+        // SAFETY: bytes 16..48 and 48..176 of the block.
+        unsafe {
+            let (low, high) = nibbles::<I, HALF>(isa, p.add(Q5_K_CODES));
+            let bits = p.add(Q5_K_BITS);
+            let low_bits = isa.shift_runs(isa.load_at(bits, [0; 4]), by, 16);
+            let high_bits = isa.shift_runs(isa.load_at(bits, [16; 4]), by, 16);
+            (isa.or_bytes(low, low_bits), isa.or_bytes(high, high_bits))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn scales<I: Isa>(isa: I, p: *const u8) -> (I::Eight, I::Eight) {
+        // SAFETY: the caller vouches for the block.
+        unsafe { scales(isa, p) }
+    }
+
+    #[inline(always)]
+    unsafe fn mins<I: Isa>(isa: I, p: *const u8) -> (I::Eight, I::Eight) {
+        // SAFETY: the caller vouches for the block.
+        unsafe { mins(isa, p) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn six_bit_numbers_survive_packing() {
+        for k in 0..64 {
+            let scales = core::array::from_fn(|j| (k + 11 * j) as u8 & 63);
+            let mins = core::array::from_fn(|j| (5 * k + 7 * j) as u8 & 63);
+            assert_eq!(unpack(pack(scales, mins)), (scales, mins));
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Q6_K: 16 groups of 16 with signed 8-bit scales.
+//!
+//! Per 128 weights 64 bytes with the low four bits (weights 0..64 in the low, 64..128 in the high
+//! nibbles) and, after all of those, 32 bytes with the high two bits (weights `32 i ..` at bit
+//! `2 i`); then 16 scales, then an F16 scale of the scales.
+
+use super::search::{self, Encode, Integers};
+use super::{Blocks, Codes, QuantFormat, half_at, read};
+use crate::dtype::Dtype;
+use crate::isa::Isa;
+
+const BITS: usize = 128;
+const SCALES: usize = 192;
+const SCALE: usize = 208;
+const _: () = assert!(SCALE + 2 == Dtype::Q6_K.block_bytes());
+
+const LEVELS: Integers = Integers { low: -32, high: 31 };
+
+/// 6 bits, a scale per 16.
+#[derive(Clone, Copy)]
+pub(crate) struct Q6K;
+
+impl Blocks for Q6K {
+    const DTYPE: Dtype = Dtype::Q6_K;
+
+    #[inline(always)]
+    fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+        search::blocks::<Self, 256, 210>(x, importance, out);
+    }
+}
+
+impl Encode<256, 210> for Q6K {
+    #[inline(always)]
+    fn encode(x: &[f32; 256], w: &[f32; 256], b: &mut [u8; 210]) {
+        let mut codes = [0; 256];
+        let fit = search::symmetric::<16, 16, _>(x, w, LEVELS, 128, &mut codes);
+        for (half, codes) in codes.as_chunks::<128>().0.iter().enumerate() {
+            for j in 0..64 {
+                b[64 * half + j] = codes[j] & 15 | codes[j + 64] << 4;
+            }
+            for j in 0..32 {
+                let bits = |i: usize| codes[32 * i + j] >> 4 << (2 * i);
+                b[BITS + 32 * half + j] = bits(0) | bits(1) | bits(2) | bits(3);
+            }
+        }
+        for (b, s) in b[SCALES..SCALE].iter_mut().zip(fit.scales) {
+            *b = s as u8;
+        }
+        b[SCALE..].copy_from_slice(&fit.d.to_le_bytes());
+    }
+}
+
+/// 16 codes of each of four groups.
+///
+/// # Safety
+/// `nibbles` must be valid for 48 bytes, `bits` for 16.
+#[inline(always)]
+unsafe fn codes<I: Isa>(isa: I, nibbles: *const u8, bits: *const u8) -> I::Bytes {
+    // SAFETY: exactly the ranges the caller vouches for.
+    unsafe {
+        let low = isa.load_at(nibbles, [0, 32, 0, 32]);
+        let high = isa.load_at(bits, [0; 4]);
+        isa.or_bytes(
+            isa.shift_runs(low, [0, 0, -4, -4], 0x0f),
+            isa.shift_runs(high, [4, 2, 0, -2], 0x30),
+        )
+    }
+}
+
+impl QuantFormat for Q6K {
+    const CODES: Codes = Codes::Small { offset: 32 };
+    const GROUP: usize = 16;
+
+    #[inline(always)]
+    unsafe fn codes<I: Isa, const HALF: usize>(isa: I, p: *const u8) -> (I::Bytes, I::Bytes) {
+        // SAFETY: 64 of the first 128 bytes, 32 of the next 64.
+        unsafe {
+            let (nibbles, bits) = (p.add(64 * HALF), p.add(BITS + 32 * HALF));
+            (
+                codes(isa, nibbles, bits),
+                codes(isa, nibbles.add(16), bits.add(16)),
+            )
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn scales<I: Isa>(isa: I, p: *const u8) -> (I::Eight, I::Eight) {
+        // SAFETY: the last 18 bytes of the block.
+        unsafe {
+            let d = isa.splat_eight(half_at(p.add(SCALE)));
+            let (low, high) = isa.widen_pairs(read(p.add(SCALES)));
+            (isa.mul_eight(low, d), isa.mul_eight(high, d))
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! Q5_0 and Q5_1: like Q4_0 and Q4_1, with the fifth bits of the 32 weights as a word before the
+//! nibbles.
+
+use super::encode::{code, largest, range, to_f16};
+use super::q4::{nibbles, pack};
+use super::{Blocks, Codes, QuantFormat, both, read};
+use crate::dtype::Dtype;
+use crate::isa::Isa;
+
+const BLOCK: usize = 32;
+const Q5_0_BYTES: usize = 2 + 4 + BLOCK / 2;
+const Q5_1_BYTES: usize = 4 + 4 + BLOCK / 2;
+const _: () = assert!(Q5_0_BYTES == Dtype::Q5_0.block_bytes());
+const _: () = assert!(Q5_1_BYTES == Dtype::Q5_1.block_bytes());
+
+/// 5 bits, one scale, codes minus 16.
+#[derive(Clone, Copy)]
+pub(crate) struct Q5_0;
+
+/// 5 bits, a scale and a minimum.
+#[derive(Clone, Copy)]
+pub(crate) struct Q5_1;
+
+/// Codes of blocks `4 * HALF ..` of the eight at `p`, whose words of fifth bits are at byte `AT`,
+/// the nibbles at byte `NEXT`.
+///
+/// # Safety
+/// `p` must be valid for eight blocks of `BYTES`.
+#[inline(always)]
+unsafe fn codes<
+    I: Isa,
+    const BYTES: usize,
+    const AT: usize,
+    const NEXT: usize,
+    const HALF: usize,
+>(
+    isa: I,
+    p: *const u8,
+) -> (I::Bytes, I::Bytes) {
+    const { assert!(NEXT == AT + 4) };
+    // SAFETY: the caller vouches for the blocks.
+    unsafe {
+        let (low, high) = nibbles::<I, BYTES, NEXT, HALF>(isa, p);
+        let (mut first, mut last) = (0, 0);
+        for i in 0..4 {
+            let bits = u32::from_le_bytes(read(p.add((4 * HALF + i) * BYTES + AT)));
+            first |= u64::from(bits & 0xffff) << (16 * i);
+            last |= u64::from(bits >> 16) << (16 * i);
+        }
+        (
+            isa.or_bytes(low, isa.spread_bits(first, 16)),
+            isa.or_bytes(high, isa.spread_bits(last, 16)),
+        )
+    }
+}
+
+/// Writes fifth bits and nibbles.
+#[inline(always)]
+fn put(codes: &[u8; BLOCK], out: &mut [u8]) {
+    for (codes, byte) in codes.as_chunks::<8>().0.iter().zip(&mut out[..4]) {
+        *byte = (0..8).fold(0, |bits, k| bits | codes[k] >> 4 << k);
+    }
+    pack(codes, &mut out[4..]);
+}
+
+impl Blocks for Q5_0 {
+    const DTYPE: Dtype = Dtype::Q5_0;
+
+    #[inline(always)]
+    fn quantize(x: &[f32], _: Option<&[f32]>, out: &mut [u8]) {
+        let blocks = out.as_chunks_mut::<Q5_0_BYTES>().0;
+        for (x, b) in x.as_chunks::<BLOCK>().0.iter().zip(blocks) {
+            let d = largest(x) / -16.0;
+            let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+            b[..2].copy_from_slice(&to_f16(d).to_le_bytes());
+            put(
+                &array!(32, k => code(x[k] * inverse + 16.5, 31)),
+                &mut b[2..],
+            );
+        }
+    }
+}
+
+impl QuantFormat for Q5_0 {
+    const CODES: Codes = Codes::Small { offset: 16 };
+
+    #[inline(always)]
+    unsafe fn codes<I: Isa, const HALF: usize>(isa: I, p: *const u8) -> (I::Bytes, I::Bytes) {
+        // SAFETY: the caller vouches for the unit's eight blocks.
+        unsafe { codes::<I, Q5_0_BYTES, 2, 6, HALF>(isa, p) }
+    }
+
+    #[inline(always)]
+    unsafe fn scales<I: Isa>(isa: I, p: *const u8) -> (I::Eight, I::Eight) {
+        // SAFETY: the first two bytes of each of the unit's eight blocks.
+        both(unsafe { isa.gather_f16::<Q5_0_BYTES, 0>(p) })
+    }
+}
+
+impl Blocks for Q5_1 {
+    const DTYPE: Dtype = Dtype::Q5_1;
+
+    #[inline(always)]
+    fn quantize(x: &[f32], _: Option<&[f32]>, out: &mut [u8]) {
+        let blocks = out.as_chunks_mut::<Q5_1_BYTES>().0;
+        for (x, b) in x.as_chunks::<BLOCK>().0.iter().zip(blocks) {
+            let (min, max) = range(x);
+            let d = (max - min) / 31.0;
+            let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+            b[..2].copy_from_slice(&to_f16(d).to_le_bytes());
+            b[2..4].copy_from_slice(&to_f16(min).to_le_bytes());
+            put(
+                &array!(32, k => code((x[k] - min) * inverse + 0.5, 31)),
+                &mut b[4..],
+            );
+        }
+    }
+}
+
+impl QuantFormat for Q5_1 {
+    const CODES: Codes = Codes::Small { offset: 0 };
+    const MINS: bool = true;
+
+    #[inline(always)]
+    unsafe fn codes<I: Isa, const HALF: usize>(isa: I, p: *const u8) -> (I::Bytes, I::Bytes) {
+        // SAFETY: the caller vouches for the unit's eight blocks.
+        unsafe { codes::<I, Q5_1_BYTES, 4, 8, HALF>(isa, p) }
+    }
+
+    #[inline(always)]
+    unsafe fn scales<I: Isa>(isa: I, p: *const u8) -> (I::Eight, I::Eight) {
+        // SAFETY: the first two bytes of each of the unit's eight blocks.
+        both(unsafe { isa.gather_f16::<Q5_1_BYTES, 0>(p) })
+    }
+
+    #[inline(always)]
+    unsafe fn mins<I: Isa>(isa: I, p: *const u8) -> (I::Eight, I::Eight) {
+        // SAFETY: bytes 2..4 of each of the unit's eight blocks.
+        both(unsafe { isa.gather_f16::<Q5_1_BYTES, 2>(p) })
+    }
+}
