@@ -49,7 +49,18 @@ def cpu_times():
 def geb(binary, model, a, env):
     r = json.loads(out(binary, "bench", "-m", model, "-p", a.prefill, "-n", a.decode, "-t", a.threads, "-r", 1,
                        "--json", env=env))
-    return r["prefill_tok_s"], r["decode_tok_s"]
+    return r["prefill_tok_s"], r["decode_tok_s"], r["prefill_share"] or 0, r["decode_share"] or 0, r["decode_gb_s"]
+
+
+def limits(binary, a, env):
+    """One line: what the machine can do at most, as measured in this run."""
+    r = json.loads(out(binary, "bench", "--limits", "-t", a.threads, "-r", 5, "--json", env=env))
+    peaks = [f"int8 {r['int8_gops']:.0f} GOP/s", f"F32 {r['f32_gflops']:.0f} GFLOP/s"]
+    if r["bf16_gflops"]:
+        peaks.insert(1, f"BF16 {r['bf16_gflops']:.0f} GFLOP/s")
+    return (f"Limits with {r['threads']} threads at {r['isa']}: {', '.join(peaks)}, reading {r['read_gb_s']:.1f} GB/s "
+            f"({r['read_small_gb_s']:.1f} in small pages, {r['read_huge_gb_s']:.1f} in huge pages, "
+            f"{r['read_mapped_gb_s']:.1f} from a mapped file).")
 
 
 def peer(binary, model, a):
@@ -64,7 +75,7 @@ def main():
     ap.add_argument("--threads", type=int, default=os.cpu_count())
     ap.add_argument("--prefill", type=int, default=512)
     ap.add_argument("--decode", type=int, default=128)
-    ap.add_argument("--types", default="f32,q8_0,q4_0", help="types of the GEB-1.3B-shaped files")
+    ap.add_argument("--types", default="f32,bf16,q8_0,q4_0,q4_k", help="types of the GEB-1.3B-shaped files")
     ap.add_argument("--model", action="append", default=[], help="further GGUF files, for example SmolLM2")
     ap.add_argument("--llama-bench", help="an existing native build of llama-bench")
     ap.add_argument("--isa", help="lower our instruction level (GEB_ISA)")
@@ -80,7 +91,9 @@ def main():
         if not path.exists():
             sh(ours, "bench", "--shape", "geb-1.3b", "--type", t, "--save", path, "-p", 0, "-n", 1, "-r", 1)
         models.append(path)
-    lines = ["| model | prefill geb | llama.cpp | ratio | decode geb | llama.cpp | ratio |", "|---|---|---|---|---|---|---|"]
+    lines = ["| model | prefill geb | of the peak | llama.cpp | ratio | decode geb | GB/s | of reading | llama.cpp | ratio |",
+             "|---|---|---|---|---|---|---|---|---|---|"]
+    before = limits(ours, a, env)
     t0 = cpu_times()
     for m in models:
         got = {"a": [], "b": []}
@@ -88,9 +101,10 @@ def main():
             for which in ("ab" if i % 2 == 0 else "ba"):
                 got[which].append(geb(ours, m, a, env) if which == "a" else peer(theirs, m, a))
             print(f"{m.name} round {i + 1}/{a.rounds}: geb {got['a'][-1]} llama.cpp {got['b'][-1]}", file=sys.stderr)
-        med = {k: [statistics.median(x[j] for x in v) for j in (0, 1)] for k, v in got.items()}
-        (gp, gd), (lp, ld) = med["a"], med["b"]
-        lines.append(f"| {m.stem} | {gp:.1f} | {lp:.1f} | **{gp / lp:.2f}** | {gd:.2f} | {ld:.2f} | **{gd / ld:.2f}** |")
+        med = {k: [statistics.median(x) for x in zip(*v)] for k, v in got.items()}
+        (gp, gd, ps, ds, gb), (lp, ld) = med["a"], med["b"]
+        lines.append(f"| {m.stem} | {gp:.1f} | {100 * ps:.0f} % | {lp:.1f} | **{gp / lp:.2f}** "
+                     f"| {gd:.2f} | {gb:.1f} | {100 * ds:.0f} % | {ld:.2f} | **{gd / ld:.2f}** |")
     t1 = cpu_times()
     steal = 100 * (t1[1] - t0[1]) / max(1, t1[0] - t0[0])
     version = out(ours, "--version").strip().splitlines()
@@ -98,7 +112,8 @@ def main():
     head = (f"Tokens per second, median of {a.rounds} interleaved rounds, {a.threads} threads, prefill {a.prefill}, "
             f"decode {a.decode}; {cpu}, {os.cpu_count()} cores; {' '.join(version)}"
             f"{', GEB_ISA=' + a.isa if a.isa else ''}; llama.cpp of llama-cpp-python {PEER}, native build; "
-            f"{time.strftime('%Y-%m-%d')}, steal {steal:.1f} %.")
+            f"{time.strftime('%Y-%m-%d')}, steal {steal:.1f} %.\n"
+            f"Before the rounds: {before}\nAfter them: {limits(ours, a, env)}")
     text = head + "\n\n" + "\n".join(lines) + "\n"
     print(text)
     if a.out:
