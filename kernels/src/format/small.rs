@@ -44,7 +44,7 @@ const POWERS: [u8; 5] = [1, 3, 9, 27, 81];
 #[inline(always)]
 fn digits(bytes: &[u8], k: usize, out: &mut [u8]) {
     for (b, out) in bytes.iter().zip(out) {
-        *out = (u16::from(b.wrapping_mul(POWERS[k])) * 3 >> 8) as u8;
+        *out = ((u16::from(b.wrapping_mul(POWERS[k])) * 3) >> 8) as u8;
     }
 }
 

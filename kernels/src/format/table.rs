@@ -156,7 +156,7 @@ impl QuantFormat for Iq4Xs {
         unsafe {
             let high = u16::from_le_bytes(read(p.add(2)));
             let low = u32::from_le_bytes(read(p.add(IQ4_XS_SCALES)));
-            let scale = |g: usize| (low >> (4 * g) & 15) as u8 | (high >> (2 * g) & 3) as u8 * 16;
+            let scale = |g: usize| (low >> (4 * g) & 15) as u8 | ((high >> (2 * g) & 3) << 4) as u8;
             let scales = array!(8, g => scale(g).wrapping_sub(32));
             both(isa.mul_eight(isa.widen(scales), isa.splat_eight(half_at(p))))
         }

@@ -84,10 +84,7 @@ unsafe fn half<F: QuantFormat, I: Isa, const T: usize, const HALF: usize>(
 /// What [`Isa::sum_fours`] has to take away to undo the offset of the codes: `at` are their sums.
 #[inline(always)]
 fn less<F: QuantFormat, I: Isa>(at: *const i32) -> Option<(*const i32, u32)> {
-    match const { offset::<F, I>() } {
-        Some(by) => Some((at, by)),
-        None => None,
-    }
+    const { offset::<F, I>() }.map(|by| (at, by))
 }
 
 /// The first `groups` of each eight, zeros in place of the others.
