@@ -38,7 +38,7 @@ pub(crate) struct FormatOps {
     pub writes: bool,
     pub dequantize: unsafe fn(&[u8], &mut [f32]),
     pub quantize: unsafe fn(&[f32], Option<&[f32]>, &mut [u8]),
-    /// By number of tokens, minus one.
+    /// By number of tokens, minus one; with more tokens, several passes.
     pub decode: &'static [unsafe fn(&DecodeJob)],
     pub unpack: unsafe fn(&UnpackJob),
     pub multiply: unsafe fn(&MultiplyJob),
@@ -302,21 +302,33 @@ impl Kernels {
         );
         match shape.layout {
             Layout::Rows => {
-                let job = DecodeJob {
-                    weights: weights.as_ptr(),
-                    row_bytes,
-                    rows: out.cols(),
-                    cols: cols.div_ceil(f.columns),
-                    acts: acts.bytes().as_ptr(),
-                    tile_bytes: shape.tile_bytes,
-                    out: out.as_mut_ptr(),
-                    stride: out.stride(),
+                // If a kernel takes fewer tokens, rows stay in the cache for the next ones.
+                let most = f.decode.len();
+                let step = if shape.tokens > most {
+                    INT_ROWS
+                } else {
+                    out.cols().max(1)
                 };
-                let kernel = f.decode[shape.tokens - 1];
-                // SAFETY: `self` proves the features. The asserts above show that `weights` has
-                // `rows * row_bytes` bytes, `acts` one tile per token in the layout of this
-                // kind, and `out` a `[tokens, rows]` view that we hold exclusively.
-                unsafe { kernel(&job) }
+                for row in (0..out.cols()).step_by(step) {
+                    for first in (0..shape.tokens).step_by(most) {
+                        let job = DecodeJob {
+                            weights: weights[row * row_bytes..].as_ptr(),
+                            row_bytes,
+                            rows: step.min(out.cols() - row),
+                            cols: cols.div_ceil(f.columns),
+                            acts: acts.bytes()[first * shape.tile_bytes..].as_ptr(),
+                            tile_bytes: shape.tile_bytes,
+                            out: out.as_mut_ptr().wrapping_add(first * out.stride() + row),
+                            stride: out.stride(),
+                        };
+                        let kernel = f.decode[most.min(shape.tokens - first) - 1];
+                        // SAFETY: `self` proves the features. The asserts above show that
+                        // `weights` has `row_bytes` bytes per row, `acts` one tile per token in the
+                        // layout of this kind, and `out` a `[tokens, rows]` view that we hold
+                        // exclusively; rows from `row` and tokens from `first` on lie in them.
+                        unsafe { kernel(&job) }
+                    }
+                }
             }
             Layout::Panel => self.mat_mul_panels(f, weights, row_bytes, acts, out, scratch),
         }

@@ -10,6 +10,7 @@ use crate::kernels::Kernels;
 const CHAINS: usize = 12;
 
 /// The loops of one level.
+#[derive(Clone, Copy)]
 pub(crate) struct PeakOps {
     pub int8: unsafe fn(usize) -> u64,
     pub f32: unsafe fn(usize) -> u64,

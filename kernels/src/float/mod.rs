@@ -20,6 +20,7 @@ pub(crate) use kv::store;
 pub use kv::{BLOCK, KvHead, KvRows, KvShape, KvSide, KvType};
 
 /// The float kernels of one level. All pointers require its features.
+#[derive(Clone, Copy)]
 pub(crate) struct FloatOps {
     pub rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
     pub add: unsafe fn(&mut [f32], &[f32]),
