@@ -49,16 +49,23 @@ def cpu_times():
 def geb(binary, model, a, env):
     r = json.loads(out(binary, "bench", "-m", model, "-p", a.prefill, "-n", a.decode, "-t", a.threads, "-r", 1,
                        "--json", env=env))
-    return r["prefill_tok_s"], r["decode_tok_s"], r["prefill_share"] or 0, r["decode_share"] or 0, r["decode_gb_s"]
+    return r["prefill_tok_s"], r["decode_tok_s"], r["prefill_gops"], r["decode_gb_s"], r
+
+
+def peak(rounds, line):
+    """The largest limits measured in any round or beside them: single measurements suffer from neighbours."""
+    best = {k: max(r[k] or 0 for r in rounds + line) for k in ("int8_gops", "bf16_gflops", "f32_gflops", "read_gb_s")}
+    by_type = {"F32": "f32_gflops", "F16": "f32_gflops", "BF16": "bf16_gflops" if best["bf16_gflops"] else "f32_gflops"}
+    return best[by_type.get(rounds[0]["type"], "int8_gops")], best["read_gb_s"]
 
 
 def limits(binary, a, env):
-    """One line: what the machine can do at most, as measured in this run."""
+    """What the machine can do at most, measured beside the rounds, and a line that says so."""
     r = json.loads(out(binary, "bench", "--limits", "-t", a.threads, "-r", 5, "--json", env=env))
     peaks = [f"int8 {r['int8_gops']:.0f} GOP/s", f"F32 {r['f32_gflops']:.0f} GFLOP/s"]
     if r["bf16_gflops"]:
         peaks.insert(1, f"BF16 {r['bf16_gflops']:.0f} GFLOP/s")
-    return (f"Limits with {r['threads']} threads at {r['isa']}: {', '.join(peaks)}, reading {r['read_gb_s']:.1f} GB/s "
+    return r, (f"Limits with {r['threads']} threads at {r['isa']}: {', '.join(peaks)}, reading {r['read_gb_s']:.1f} GB/s "
             f"({r['read_small_gb_s']:.1f} in small pages, {r['read_huge_gb_s']:.1f} in huge pages, "
             f"{r['read_mapped_gb_s']:.1f} from a mapped file).")
 
@@ -100,11 +107,12 @@ def main():
         for i in range(a.rounds):
             for which in ("ab" if i % 2 == 0 else "ba"):
                 got[which].append(geb(ours, m, a, env) if which == "a" else peer(theirs, m, a))
-            print(f"{m.name} round {i + 1}/{a.rounds}: geb {got['a'][-1]} llama.cpp {got['b'][-1]}", file=sys.stderr)
-        med = {k: [statistics.median(x) for x in zip(*v)] for k, v in got.items()}
-        (gp, gd, ps, ds, gb), (lp, ld) = med["a"], med["b"]
-        lines.append(f"| {m.stem} | {gp:.1f} | {100 * ps:.0f} % | {lp:.1f} | **{gp / lp:.2f}** "
-                     f"| {gd:.2f} | {gb:.1f} | {100 * ds:.0f} % | {ld:.2f} | **{gd / ld:.2f}** |")
+            print(f"{m.name} round {i + 1}/{a.rounds}: geb {got['a'][-1][:4]} llama.cpp {got['b'][-1]}", file=sys.stderr)
+        med = {k: [statistics.median(x) for x in list(zip(*v))[:4]] for k, v in got.items()}
+        (gp, gd, gops, gb), (lp, ld) = med["a"], med["b"]
+        most, read = peak([r[-1] for r in got["a"]], [before[0]])
+        lines.append(f"| {m.stem} | {gp:.1f} | {100 * gops / most:.0f} % | {lp:.1f} | **{gp / lp:.2f}** "
+                     f"| {gd:.2f} | {gb:.1f} | {100 * gb / read:.0f} % | {ld:.2f} | **{gd / ld:.2f}** |")
     t1 = cpu_times()
     steal = 100 * (t1[1] - t0[1]) / max(1, t1[0] - t0[0])
     version = out(ours, "--version").strip().splitlines()
@@ -113,7 +121,7 @@ def main():
             f"decode {a.decode}; {cpu}, {os.cpu_count()} cores; {' '.join(version)}"
             f"{', GEB_ISA=' + a.isa if a.isa else ''}; llama.cpp of llama-cpp-python {PEER}, native build; "
             f"{time.strftime('%Y-%m-%d')}, steal {steal:.1f} %.\n"
-            f"Before the rounds: {before}\nAfter them: {limits(ours, a, env)}")
+            f"Before the rounds: {before[1]}\nAfter them: {limits(ours, a, env)[1]}")
     text = head + "\n\n" + "\n".join(lines) + "\n"
     print(text)
     if a.out:
