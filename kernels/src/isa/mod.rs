@@ -4,9 +4,11 @@
 //! products want different shapes:
 //!
 //! * *decode* works on 128 weights of one row: 64 + 64 bytes and sixteen 32-bit lanes. Lane `l`
-//!   always holds the sum over bytes `4l..4l+4`, on every level, and `reduce` is one fixed tree:
-//!   results are the same bits everywhere.
+//!   always holds the exact sum over bytes `4l..4l+4`, on every level; `sum_fours` makes one sum per
+//!   group of 32 of them.
 //! * *panel* works on one vector of rows (16 or 8), each lane an own output.
+//!
+//! Both add floats in the one order of [`crate::acts`], so results are the same bits everywhere.
 //!
 //! A value of an `Isa` type is a token: it exists only where the features do.
 
