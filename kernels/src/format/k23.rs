@@ -6,7 +6,7 @@
 //! scales of 6 bits, an F16 scale of the scales.
 
 use super::search::{self, Encode, Integers};
-use super::{Blocks, Codes, QuantFormat, half_at, read};
+use super::{Blocks, Codes, QuantFormat, read};
 use crate::dtype::Dtype;
 use crate::isa::Isa;
 
@@ -17,6 +17,9 @@ const Q3_K_SCALES: usize = 96;
 const Q3_K_SCALE: usize = 108;
 const _: () = assert!(Q2_K_NUMBERS + 4 == Dtype::Q2_K.block_bytes());
 const _: () = assert!(Q3_K_SCALE + 2 == Dtype::Q3_K.block_bytes());
+
+/// The low half of each of 16 bytes.
+const LOW_NIBBLES: u128 = u128::MAX / 255 * 15;
 
 const LEVELS: Integers = Integers { low: -4, high: 3 };
 
@@ -99,9 +102,9 @@ impl QuantFormat for Q2K {
     unsafe fn scales<I: Isa>(isa: I, p: *const u8) -> (I::Eight, I::Eight) {
         // SAFETY: bytes 0..16 and 80..82 of the block.
         unsafe {
-            let d = isa.splat_eight(half_at(p.add(Q2_K_NUMBERS)));
-            let b: [u8; 16] = read(p);
-            let (low, high) = isa.widen_pairs(array!(16, j => b[j] & 15));
+            let d = isa.splat_f16(p.add(Q2_K_NUMBERS));
+            let scales = u128::from_le_bytes(read(p)) & LOW_NIBBLES;
+            let (low, high) = isa.widen_pairs(scales.to_le_bytes());
             (isa.mul_eight(low, d), isa.mul_eight(high, d))
         }
     }
@@ -110,9 +113,12 @@ impl QuantFormat for Q2K {
     unsafe fn mins<I: Isa>(isa: I, p: *const u8) -> (I::Eight, I::Eight) {
         // SAFETY: bytes 0..16 and 82..84 of the block.
         unsafe {
-            let d = isa.splat_eight(-half_at(p.add(Q2_K_NUMBERS + 2)));
-            let b: [u8; 16] = read(p);
-            let (low, high) = isa.widen_pairs(array!(16, j => b[j] >> 4));
+            let d = isa.mul_eight(
+                isa.splat_f16(p.add(Q2_K_NUMBERS + 2)),
+                isa.splat_eight(-1.0),
+            );
+            let mins = u128::from_le_bytes(read(p)) >> 4 & LOW_NIBBLES;
+            let (low, high) = isa.widen_pairs(mins.to_le_bytes());
             (isa.mul_eight(low, d), isa.mul_eight(high, d))
         }
     }
@@ -122,11 +128,16 @@ impl QuantFormat for Q2K {
 /// (all low ones first), their high two bits come from bytes 8..12; 32 stands for zero.
 #[inline(always)]
 fn unpack(b: [u8; 12]) -> [u8; 16] {
-    array!(16, j => {
-        let low: u8 = b[j % 8] >> (4 * (j / 8)) & 15;
-        let high = b[8 + j % 4] >> (2 * (j / 4)) & 3;
-        (low | high << 4).wrapping_sub(32)
-    })
+    let all = u128::from_le_bytes([
+        b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7], b[8], b[9], b[10], b[11], 0, 0, 0, 0,
+    ]);
+    let (nibbles, pairs) = (all & u128::from(u64::MAX), all >> 64);
+    let low = (nibbles | nibbles << 60) & LOW_NIBBLES;
+    let pairs = pairs | pairs << 30 | pairs << 60 | pairs << 90;
+    let high = (pairs & (LOW_NIBBLES / 5)) << 4;
+    // Minus 32: the sixth bit becomes the sign.
+    let sign = !high & (LOW_NIBBLES / 15) << 5;
+    (low | high & (LOW_NIBBLES / 15) << 4 | sign | sign << 1 | sign << 2).to_le_bytes()
 }
 
 /// The inverse of [`unpack`].
@@ -186,7 +197,7 @@ impl QuantFormat for Q3K {
     unsafe fn scales<I: Isa>(isa: I, p: *const u8) -> (I::Eight, I::Eight) {
         // SAFETY: bytes 96..110 of the block.
         unsafe {
-            let d = isa.splat_eight(half_at(p.add(Q3_K_SCALE)));
+            let d = isa.splat_f16(p.add(Q3_K_SCALE));
             let (low, high) = isa.widen_pairs(unpack(read(p.add(Q3_K_SCALES))));
             (isa.mul_eight(low, d), isa.mul_eight(high, d))
         }

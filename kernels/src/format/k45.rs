@@ -5,7 +5,7 @@
 //! fifth bits before the nibbles: bit `g` of byte `j` belongs to weight `j` of group `g`.
 
 use super::search::{self, Affine, Encode};
-use super::{Blocks, Codes, QuantFormat, both, half_at, read};
+use super::{Blocks, Codes, QuantFormat, both, read};
 use crate::dtype::Dtype;
 use crate::isa::Isa;
 
@@ -55,7 +55,7 @@ unsafe fn scales<I: Isa>(isa: I, p: *const u8) -> (I::Eight, I::Eight) {
     // SAFETY: the first 16 bytes of the block.
     unsafe {
         let (scales, _) = unpack(read(p.add(NUMBERS)));
-        both(isa.mul_eight(isa.widen(scales), isa.splat_eight(half_at(p))))
+        both(isa.mul_eight(isa.widen(scales), isa.splat_f16(p)))
     }
 }
 
@@ -66,7 +66,8 @@ unsafe fn mins<I: Isa>(isa: I, p: *const u8) -> (I::Eight, I::Eight) {
     // SAFETY: the first 16 bytes of the block.
     unsafe {
         let (_, mins) = unpack(read(p.add(NUMBERS)));
-        both(isa.mul_eight(isa.widen(mins), isa.splat_eight(-half_at(p.add(2)))))
+        let less = isa.mul_eight(isa.splat_f16(p.add(2)), isa.splat_eight(-1.0));
+        both(isa.mul_eight(isa.widen(mins), less))
     }
 }
 
@@ -79,9 +80,9 @@ unsafe fn nibbles<I: Isa, const HALF: usize>(isa: I, p: *const u8) -> (I::Bytes,
     const BY: [i32; 4] = [0, -4, 0, -4];
     // SAFETY: 64 of the 128 bytes.
     unsafe {
-        let p = p.add(64 * HALF);
-        let low = isa.load_at(p, [0, 0, 32, 32]);
-        let high = isa.load_at(p, [16, 16, 48, 48]);
+        let packed = isa.load_at(p.add(64 * HALF), [0, 16, 32, 48]);
+        let low = isa.pick_runs(packed, [0, 0, 2, 2]);
+        let high = isa.pick_runs(packed, [1, 1, 3, 3]);
         (isa.shift_runs(low, BY, 15), isa.shift_runs(high, BY, 15))
     }
 }

@@ -5,7 +5,7 @@
 //! `2 i`); then 16 scales, then an F16 scale of the scales.
 
 use super::search::{self, Encode, Integers};
-use super::{Blocks, Codes, QuantFormat, half_at, read};
+use super::{Blocks, Codes, QuantFormat, read};
 use crate::dtype::Dtype;
 use crate::isa::Isa;
 
@@ -50,21 +50,13 @@ impl Encode<256, 210> for Q6K {
     }
 }
 
-/// 16 codes of each of four groups.
-///
-/// # Safety
-/// `nibbles` must be valid for 48 bytes, `bits` for 16.
+/// Codes of 16 weights of each of four groups, from their nibbles and high bits.
 #[inline(always)]
-unsafe fn codes<I: Isa>(isa: I, nibbles: *const u8, bits: *const u8) -> I::Bytes {
-    // SAFETY: exactly the ranges the caller vouches for.
-    unsafe {
-        let low = isa.load_at(nibbles, [0, 32, 0, 32]);
-        let high = isa.load_at(bits, [0; 4]);
-        isa.or_bytes(
-            isa.shift_runs(low, [0, 0, -4, -4], 0x0f),
-            isa.shift_runs(high, [4, 2, 0, -2], 0x30),
-        )
-    }
+fn join<I: Isa>(isa: I, nibbles: I::Bytes, bits: I::Bytes) -> I::Bytes {
+    isa.or_bytes(
+        isa.shift_runs(nibbles, [0, 0, -4, -4], 0x0f),
+        isa.shift_runs(bits, [4, 2, 0, -2], 0x30),
+    )
 }
 
 impl QuantFormat for Q6K {
@@ -75,10 +67,19 @@ impl QuantFormat for Q6K {
     unsafe fn codes<I: Isa, const HALF: usize>(isa: I, p: *const u8) -> (I::Bytes, I::Bytes) {
         // SAFETY: 64 of the first 128 bytes, 32 of the next 64.
         unsafe {
-            let (nibbles, bits) = (p.add(64 * HALF), p.add(BITS + 32 * HALF));
+            let bits = p.add(BITS + 32 * HALF);
+            let nibbles = isa.load_at(p.add(64 * HALF), [0, 16, 32, 48]);
             (
-                codes(isa, nibbles, bits),
-                codes(isa, nibbles.add(16), bits.add(16)),
+                join(
+                    isa,
+                    isa.pick_runs(nibbles, [0, 2, 0, 2]),
+                    isa.load_at(bits, [0; 4]),
+                ),
+                join(
+                    isa,
+                    isa.pick_runs(nibbles, [1, 3, 1, 3]),
+                    isa.load_at(bits, [16; 4]),
+                ),
             )
         }
     }
@@ -87,7 +88,7 @@ impl QuantFormat for Q6K {
     unsafe fn scales<I: Isa>(isa: I, p: *const u8) -> (I::Eight, I::Eight) {
         // SAFETY: the last 18 bytes of the block.
         unsafe {
-            let d = isa.splat_eight(half_at(p.add(SCALE)));
+            let d = isa.splat_f16(p.add(SCALE));
             let (low, high) = isa.widen_pairs(read(p.add(SCALES)));
             (isa.mul_eight(low, d), isa.mul_eight(high, d))
         }

@@ -114,7 +114,7 @@ impl QuantFormat for Tq1 {
     #[inline(always)]
     unsafe fn scales<I: Isa>(isa: I, p: *const u8) -> (I::Eight, I::Eight) {
         // SAFETY: the last two bytes of the block.
-        both(isa.splat_eight(unsafe { half_at(p.add(TQ1_0_SCALE)) }))
+        both(unsafe { isa.splat_f16(p.add(TQ1_0_SCALE)) })
     }
 }
 
@@ -144,7 +144,7 @@ impl QuantFormat for Tq2 {
     #[inline(always)]
     unsafe fn scales<I: Isa>(isa: I, p: *const u8) -> (I::Eight, I::Eight) {
         // SAFETY: the last two bytes of the block.
-        both(isa.splat_eight(unsafe { half_at(p.add(TQ2_0_SCALE)) }))
+        both(unsafe { isa.splat_f16(p.add(TQ2_0_SCALE)) })
     }
 }
 

@@ -5,7 +5,7 @@
 
 use super::encode::{from_f16, most, to_f16};
 use super::search::{self, Curve, Encode};
-use super::{Blocks, Codes, QuantFormat, both, eight, half_at, in_order, read, sixteen};
+use super::{Blocks, Codes, QuantFormat, both, eight, in_order, read, sixteen};
 use crate::dtype::Dtype;
 use crate::isa::Isa;
 
@@ -154,11 +154,20 @@ impl QuantFormat for Iq4Xs {
     unsafe fn scales<I: Isa>(isa: I, p: *const u8) -> (I::Eight, I::Eight) {
         // SAFETY: the first eight bytes of the block.
         unsafe {
-            let high = u16::from_le_bytes(read(p.add(2)));
-            let low = u32::from_le_bytes(read(p.add(IQ4_XS_SCALES)));
-            let scale = |g: usize| (low >> (4 * g) & 15) as u8 | ((high >> (2 * g) & 3) << 4) as u8;
-            let scales = array!(8, g => scale(g).wrapping_sub(32));
-            both(isa.mul_eight(isa.widen(scales), isa.splat_eight(half_at(p))))
+            // Nibbles and pairs of bits, spread to a byte each.
+            let low = u64::from(u32::from_le_bytes(read(p.add(IQ4_XS_SCALES))));
+            let low = (low | low << 16) & 0xffff_0000_ffff;
+            let low = (low | low << 8) & 0x00ff_00ff_00ff_00ff;
+            let low = (low | low << 4) & 0x0f0f_0f0f_0f0f_0f0f;
+            let high = u64::from(u16::from_le_bytes(read(p.add(2))));
+            let high = (high | high << 24) & 0xff_0000_00ff;
+            let high = (high | high << 12) & 0x000f_000f_000f_000f;
+            let high = (high | high << 6) & 0x0303_0303_0303_0303;
+            // Minus 32: the sixth bit becomes the sign.
+            let sign = (!high & 0x0202_0202_0202_0202) << 4;
+            let high = (high & 0x0101_0101_0101_0101) << 4;
+            let scales = (low | high | sign | sign << 1 | sign << 2).to_le_bytes();
+            both(isa.mul_eight(isa.widen(scales), isa.splat_f16(p)))
         }
     }
 }

@@ -13,7 +13,7 @@
 //! A value of an `Isa` type is a token: it exists only where the features do.
 
 use crate::acts::{GROUP, UNIT};
-use crate::format::encode::most;
+use crate::format::encode::{from_f16, most};
 
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod neon;
@@ -65,6 +65,8 @@ pub(crate) unsafe trait Isa: Copy + 'static {
     ) -> Self::Bytes;
     /// Four 16-byte runs at the given offsets from `p`.
     unsafe fn load_at(self, p: *const u8, offsets: [usize; 4]) -> Self::Bytes;
+    /// Runs of 16 bytes: run `from[i]` becomes run `i`.
+    fn pick_runs(self, b: Self::Bytes, from: [usize; 4]) -> Self::Bytes;
     /// Stores 64 bytes.
     unsafe fn store_bytes(self, p: *mut u8, b: Self::Bytes);
     /// Shifts each byte of run `i` left by `by[i]` (right if negative), then keeps the bits of
@@ -133,6 +135,13 @@ pub(crate) unsafe trait Isa: Copy + 'static {
         }
     }
     fn splat_eight(self, v: f32) -> Self::Eight;
+    /// The F16 at `p`, widened, in every lane.
+    #[inline(always)]
+    unsafe fn splat_f16(self, p: *const u8) -> Self::Eight {
+        // SAFETY: the caller vouches for two bytes; a byte array has no alignment.
+        let half = unsafe { p.cast::<[u8; 2]>().read() };
+        self.splat_eight(from_f16(u16::from_le_bytes(half)))
+    }
     fn mul_eight(self, a: Self::Eight, b: Self::Eight) -> Self::Eight;
     /// `a * b + acc`, rounded once.
     fn fma_eight(self, acc: Self::Eight, a: Self::Eight, b: Self::Eight) -> Self::Eight;

@@ -108,6 +108,10 @@ macro_rules! token {
                 out
             }
             #[inline(always)]
+            fn pick_runs(self, b: Self::Bytes, [p, q, r, s]: [usize; 4]) -> Self::Bytes {
+                [b[p], b[q], b[r], b[s]]
+            }
+            #[inline(always)]
             unsafe fn store_bytes(self, p: *mut u8, b: Self::Bytes) {
                 for q in 0..4 {
                     simd! { vst1q_u8(p.add(16 * q), b[q]) }

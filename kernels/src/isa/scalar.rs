@@ -56,6 +56,15 @@ unsafe impl Isa for Scalar {
     }
 
     #[inline(always)]
+    fn pick_runs(self, b: [u8; 64], from: [usize; 4]) -> [u8; 64] {
+        let mut out = [0; 64];
+        for (run, from) in out.as_chunks_mut::<16>().0.iter_mut().zip(from) {
+            *run = b.as_chunks().0[from];
+        }
+        out
+    }
+
+    #[inline(always)]
     unsafe fn store_bytes(self, p: *mut u8, b: [u8; 64]) {
         // SAFETY: the caller vouches for 64 bytes.
         unsafe { p.cast::<[u8; 64]>().write(b) }

@@ -43,6 +43,10 @@ macro_rules! common {
             simd! { [pair(p.add(a), p.add(b)), pair(p.add(c), p.add(d))] }
         }
         #[inline(always)]
+        fn pick_runs(self, v: Self::Bytes, [a, b, c, d]: [usize; 4]) -> Self::Bytes {
+            simd! { [run_pair(v, a, b), run_pair(v, c, d)] }
+        }
+        #[inline(always)]
         unsafe fn store_bytes(self, p: *mut u8, b: Self::Bytes) {
             simd! {
                 _mm256_storeu_si256(p.cast(), b[0]);
@@ -185,6 +189,18 @@ macro_rules! common {
         #[inline(always)]
         fn splat_eight(self, v: f32) -> __m256 {
             simd! { _mm256_set1_ps(v) }
+        }
+        #[inline(always)]
+        unsafe fn splat_f16(self, p: *const u8) -> __m256 {
+            simd! { splat_half8(p) }
+        }
+        #[inline(always)]
+        fn widen(self, v: [u8; 8]) -> __m256 {
+            simd! { widen8(v) }
+        }
+        #[inline(always)]
+        fn widen_pairs(self, v: [u8; 16]) -> (__m256, __m256) {
+            simd! { widen_pairs16(v) }
         }
         #[inline(always)]
         fn mul_eight(self, a: __m256, b: __m256) -> __m256 {

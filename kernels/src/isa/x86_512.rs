@@ -3,7 +3,8 @@
 use core::arch::x86_64::*;
 
 use super::x86_parts::{
-    codes32, fetch, gather8, keep8, less8, most32, pair, reduce8, runs, simd, sums32, turn16,
+    codes32, fetch, gather8, keep8, less8, most32, pair, reduce8, runs, simd, splat_half8, sums32,
+    turn16, widen_pairs16, widen8,
 };
 use super::{Isa, UNPACKED};
 use crate::acts::GROUP;
@@ -171,8 +172,23 @@ unsafe impl Isa for Avx512 {
     #[inline(always)]
     unsafe fn load_at(self, p: *const u8, [a, b, c, d]: [usize; 4]) -> __m512i {
         simd! {
+            // Offsets are constants where this is inlined.
+            if b == a && c == a && d == a {
+                return _mm512_broadcast_i32x4(_mm_loadu_si128(p.add(a).cast()));
+            }
+            if b == a + 16 && c == a + 32 && d == a + 48 {
+                return _mm512_loadu_si512(p.add(a).cast());
+            }
             let low = _mm512_castsi256_si512(pair(p.add(a), p.add(b)));
             _mm512_inserti64x4::<1>(low, pair(p.add(c), p.add(d)))
+        }
+    }
+    #[inline(always)]
+    fn pick_runs(self, v: __m512i, [a, b, c, d]: [usize; 4]) -> __m512i {
+        let [a, b, c, d] = [2 * a as i64, 2 * b as i64, 2 * c as i64, 2 * d as i64];
+        simd! {
+            let from = _mm512_setr_epi64(a, a + 1, b, b + 1, c, c + 1, d, d + 1);
+            _mm512_permutexvar_epi64(from, v)
         }
     }
     #[inline(always)]
@@ -319,6 +335,18 @@ unsafe impl Isa for Avx512 {
     #[inline(always)]
     fn splat_eight(self, v: f32) -> __m256 {
         simd! { _mm256_set1_ps(v) }
+    }
+    #[inline(always)]
+    unsafe fn splat_f16(self, p: *const u8) -> __m256 {
+        simd! { splat_half8(p) }
+    }
+    #[inline(always)]
+    fn widen(self, v: [u8; 8]) -> __m256 {
+        simd! { widen8(v) }
+    }
+    #[inline(always)]
+    fn widen_pairs(self, v: [u8; 16]) -> (__m256, __m256) {
+        simd! { widen_pairs16(v) }
     }
     #[inline(always)]
     fn mul_eight(self, a: __m256, b: __m256) -> __m256 {

@@ -44,6 +44,65 @@ pub(super) unsafe fn gather8(p: *const u8, stride: usize) -> __m128i {
     }
 }
 
+/// The F16 at `p` in every lane, widened.
+///
+/// # Safety
+/// Needs AVX and F16C; two bytes must be readable.
+#[inline(always)]
+pub(super) unsafe fn splat_half8(p: *const u8) -> __m256 {
+    // SAFETY: as the caller vouches.
+    unsafe { _mm256_cvtph_ps(_mm_set1_epi16(half_at(p, 0) as i16)) }
+}
+
+/// See [`Isa::widen`].
+///
+/// # Safety
+/// Needs AVX2.
+#[inline(always)]
+pub(super) unsafe fn widen8(v: [u8; 8]) -> __m256 {
+    // SAFETY: as the caller vouches.
+    unsafe {
+        let bytes = _mm_cvtsi64_si128(i64::from_le_bytes(v));
+        _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes))
+    }
+}
+
+/// See [`Isa::widen_pairs`].
+///
+/// # Safety
+/// Needs AVX2.
+#[inline(always)]
+pub(super) unsafe fn widen_pairs16(v: [u8; 16]) -> (__m256, __m256) {
+    // SAFETY: as the caller vouches; the load covers the array.
+    unsafe {
+        let v = _mm_loadu_si128(v.as_ptr().cast());
+        let even = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, -1, -1, -1, -1, -1, -1, -1, -1);
+        let odd = _mm_setr_epi8(1, 3, 5, 7, 9, 11, 13, 15, -1, -1, -1, -1, -1, -1, -1, -1);
+        (
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_shuffle_epi8(v, even))),
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_shuffle_epi8(v, odd))),
+        )
+    }
+}
+
+/// Runs of 16 bytes `a` and `b` of four, side by side.
+///
+/// # Safety
+/// Needs AVX2.
+#[inline(always)]
+pub(super) unsafe fn run_pair(v: [__m256i; 2], a: usize, b: usize) -> __m256i {
+    // SAFETY: the caller vouches for AVX2.
+    unsafe {
+        let runs = [
+            _mm256_castsi256_si128(v[0]),
+            _mm256_extracti128_si256::<1>(v[0]),
+            _mm256_castsi256_si128(v[1]),
+            _mm256_extracti128_si256::<1>(v[1]),
+        ];
+        _mm256_set_m128i(runs[b], runs[a])
+    }
+}
+
 /// 64 bytes as two vectors.
 ///
 /// # Safety
