@@ -46,17 +46,11 @@ def cpu_times():
     return sum(fields), fields[7]  # total, stolen by the hypervisor
 
 
-def geb(binary, model, a, env):
-    r = json.loads(out(binary, "bench", "-m", model, "-p", a.prefill, "-n", a.decode, "-t", a.threads, "-r", 1,
-                       "--json", env=env))
-    return r["prefill_tok_s"], r["decode_tok_s"], r["prefill_gops"], r["decode_gb_s"], r
-
-
-def peak(rounds, line):
-    """The largest limits measured in any round or beside them: single measurements suffer from neighbours."""
-    best = {k: max(r[k] or 0 for r in rounds + line) for k in ("int8_gops", "bf16_gflops", "f32_gflops", "read_gb_s")}
-    by_type = {"F32": "f32_gflops", "F16": "f32_gflops", "BF16": "bf16_gflops" if best["bf16_gflops"] else "f32_gflops"}
-    return best[by_type.get(rounds[0]["type"], "int8_gops")], best["read_gb_s"]
+def geb(binary, model, what, n, a, env):
+    """Tokens per second and the share of what this machine could do in the same minute."""
+    r = json.loads(out(binary, "bench", "-m", model, "-p", n if what == "prefill" else 0,
+                       "-n", n if what == "decode" else 0, "-t", a.threads, "-r", 1, "--json", env=env))
+    return r[what + "_tok_s"], r[what + "_share"], r["decode_gb_s"] if what == "decode" else None
 
 
 def limits(binary, a, env):
@@ -65,15 +59,32 @@ def limits(binary, a, env):
     peaks = [f"int8 {r['int8_gops']:.0f} GOP/s", f"F32 {r['f32_gflops']:.0f} GFLOP/s"]
     if r["bf16_gflops"]:
         peaks.insert(1, f"BF16 {r['bf16_gflops']:.0f} GFLOP/s")
-    return r, (f"Limits with {r['threads']} threads at {r['isa']}: {', '.join(peaks)}, reading {r['read_gb_s']:.1f} GB/s "
+    return (f"Limits with {r['threads']} threads at {r['isa']}: {', '.join(peaks)}, reading {r['read_gb_s']:.1f} GB/s "
             f"({r['read_small_gb_s']:.1f} in small pages, {r['read_huge_gb_s']:.1f} in huge pages, "
             f"{r['read_mapped_gb_s']:.1f} from a mapped file).")
 
 
-def peer(binary, model, a):
-    rows = json.loads(out(binary, "-m", model, "-p", a.prefill, "-n", a.decode, "-t", a.threads, "-r", 1, "-o", "json"))
-    by = {("p" if r["n_gen"] == 0 else "d"): r["avg_ts"] for r in rows}
-    return by["p"], by["d"]
+def peer(binary, model, what, n, a):
+    row, = json.loads(out(binary, "-m", model, "-p", n if what == "prefill" else 0,
+                          "-n", n if what == "decode" else 0, "-t", a.threads, "-r", 1, "-o", "json"))
+    return row["avg_ts"]
+
+
+def duel(ours, theirs, model, what, n, rounds, a, env):
+    """Rounds A B, B A, A B ...; the ratio is the median of the rounds' ratios, so slow minutes cancel."""
+    mine, other = [], []
+    for i in range(rounds):
+        for which in ("ab" if i % 2 == 0 else "ba"):
+            if which == "a":
+                mine.append(geb(ours, model, what, n, a, env))
+            else:
+                other.append(peer(theirs, model, what, n, a))
+        print(f"{model.name} {what} {i + 1}/{rounds}: geb {mine[-1][0]:.2f} ({mine[-1][1]:.0%} of the limit), "
+              f"llama.cpp {other[-1]:.2f}", file=sys.stderr)
+    ratios = sorted(m[0] / o for m, o in zip(mine, other))
+    median = lambda k: statistics.median(m[k] for m in mine)
+    spread = f"{ratios[0]:.2f}–{ratios[-1]:.2f}"
+    return median(0), median(1), median(2) if what == "decode" else None, statistics.median(other), statistics.median(ratios), spread
 
 
 def main():
@@ -81,7 +92,7 @@ def main():
     ap.add_argument("--rounds", type=int, default=5)
     ap.add_argument("--threads", type=int, default=os.cpu_count())
     ap.add_argument("--prefill", type=int, default=512)
-    ap.add_argument("--decode", type=int, default=128)
+    ap.add_argument("--decode", type=int, default=32)
     ap.add_argument("--types", default="f32,bf16,q8_0,q4_0,q4_k", help="types of the GEB-1.3B-shaped files")
     ap.add_argument("--model", action="append", default=[], help="further GGUF files, for example SmolLM2")
     ap.add_argument("--llama-bench", help="an existing native build of llama-bench")
@@ -103,25 +114,20 @@ def main():
     before = limits(ours, a, env)
     t0 = cpu_times()
     for m in models:
-        got = {"a": [], "b": []}
-        for i in range(a.rounds):
-            for which in ("ab" if i % 2 == 0 else "ba"):
-                got[which].append(geb(ours, m, a, env) if which == "a" else peer(theirs, m, a))
-            print(f"{m.name} round {i + 1}/{a.rounds}: geb {got['a'][-1][:4]} llama.cpp {got['b'][-1]}", file=sys.stderr)
-        med = {k: [statistics.median(x) for x in list(zip(*v))[:4]] for k, v in got.items()}
-        (gp, gd, gops, gb), (lp, ld) = med["a"], med["b"]
-        most, read = peak([r[-1] for r in got["a"]], [before[0]])
-        lines.append(f"| {m.stem} | {gp:.1f} | {100 * gops / most:.0f} % | {lp:.1f} | **{gp / lp:.2f}** "
-                     f"| {gd:.2f} | {gb:.1f} | {100 * gb / read:.0f} % | {ld:.2f} | **{gd / ld:.2f}** |")
+        p = duel(ours, theirs, m, "prefill", a.prefill, a.rounds, a, env)
+        d = duel(ours, theirs, m, "decode", a.decode, 2 * a.rounds, a, env)
+        lines.append(f"| {m.stem} | {p[0]:.1f} | {p[1]:.0%} | {p[3]:.1f} | **{p[4]:.2f}** ({p[5]}) "
+                     f"| {d[0]:.2f} | {d[2]:.1f} | {d[1]:.0%} | {d[3]:.2f} | **{d[4]:.2f}** ({d[5]}) |")
     t1 = cpu_times()
     steal = 100 * (t1[1] - t0[1]) / max(1, t1[0] - t0[0])
     version = out(ours, "--version").strip().splitlines()
     cpu = next((l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")), platform.machine())
-    head = (f"Tokens per second, median of {a.rounds} interleaved rounds, {a.threads} threads, prefill {a.prefill}, "
-            f"decode {a.decode}; {cpu}, {os.cpu_count()} cores; {' '.join(version)}"
+    head = (f"Tokens per second, medians of {a.rounds} interleaved rounds of prefill {a.prefill} and {2 * a.rounds} of "
+            f"decode {a.decode}, {a.threads} threads; ratios are medians of the rounds' ratios (smallest to largest); shares are of "
+            f"limits measured in the same round; {cpu}, {os.cpu_count()} cores; {' '.join(version)}"
             f"{', GEB_ISA=' + a.isa if a.isa else ''}; llama.cpp of llama-cpp-python {PEER}, native build; "
             f"{time.strftime('%Y-%m-%d')}, steal {steal:.1f} %.\n"
-            f"Before the rounds: {before[1]}\nAfter them: {limits(ours, a, env)[1]}")
+            f"Before the rounds: {before}\nAfter them: {limits(ours, a, env)}")
     text = head + "\n\n" + "\n".join(lines) + "\n"
     print(text)
     if a.out:

@@ -3,6 +3,7 @@
 
 mod chatglm;
 mod llama;
+mod qwen2;
 
 /// How the elements of a head are paired for rotation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,7 +26,7 @@ pub struct Arch {
 }
 
 /// All architectures this program runs.
-pub const REGISTRY: &[&Arch] = &[&llama::ARCH, &chatglm::ARCH];
+pub const REGISTRY: &[&Arch] = &[&llama::ARCH, &chatglm::ARCH, &qwen2::ARCH];
 
 impl Arch {
     /// Looks an architecture up by its GGUF name.
