@@ -36,7 +36,7 @@ fn zeroed(len: usize) -> Result<Vec<u8>> {
 
 /// The shape of a head: the whole context, or a ring of the window and a batch if that is less.
 fn shape(c: &Config, kv: KvType, ctx: usize, batch: usize) -> KvShape {
-    let ring = c.window.saturating_add(batch);
+    let ring = c.widest_window().saturating_add(batch);
     KvShape::new(kv, c.head_size, ctx.min(ring))
 }
 
@@ -60,7 +60,7 @@ impl KvCache {
             data,
             shape,
             heads: c.head_count_kv,
-            window: c.window,
+            window: c.widest_window(),
             written: 0,
         })
     }

@@ -11,7 +11,7 @@ use crate::cache::KvCache;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::forward::{Buffers, Pass};
-use crate::model::rope::RopeTable;
+use crate::model::rope::Ropes;
 use crate::threads::{self, Pool};
 
 /// Tokens of one batch: enough to fill the prefill tiles, few enough to stay in the caches.
@@ -78,7 +78,7 @@ pub struct Session {
     kernels: &'static Kernels,
     pool: Pool,
     cache: KvCache,
-    rope: RopeTable,
+    ropes: Ropes,
     buffers: Buffers,
     /// Grows to the largest request; the last pass filled the first `wanted`.
     logits: Vec<f32>,
@@ -136,7 +136,7 @@ impl Session {
             kernels,
             pool: Pool::new(threads)?,
             cache: KvCache::new(c, kv, ctx, batch)?,
-            rope: RopeTable::default(),
+            ropes: Ropes::new(c, weights, ctx),
             buffers: Buffers::new(c, batch),
             logits: Vec::new(),
             wanted: 0,
@@ -352,13 +352,13 @@ impl Session {
         layers: usize,
         logits: std::ops::Range<usize>,
     ) -> Result<()> {
-        self.rope.extend(&self.model.freqs, first + tokens.len());
+        self.ropes.extend(first + tokens.len());
         let Session {
             model,
             kernels,
             pool,
             cache,
-            rope,
+            ropes,
             buffers,
             cancel,
             ..
@@ -371,7 +371,7 @@ impl Session {
                 kernels,
                 lead,
                 cache,
-                rope,
+                ropes,
                 first,
                 layers,
                 cancel,

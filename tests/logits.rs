@@ -7,12 +7,13 @@ use std::sync::Arc;
 use geb::convert::{self, GebLayout, Options};
 use geb::gguf::{GgufFile, Load};
 use geb::model::Model;
+use geb::model::arch::REGISTRY;
 use geb::session::{KvChoice, Session, SessionOptions, Want};
 use geb::{Dtype, Error};
 use geb_kernels::Level;
 use safetensors::SafeTensors;
 
-const CASES: [&str; 7] = [
+const CASES: [&str; 16] = [
     "llama",
     "llama-tied-bf16",
     "llama3",
@@ -20,6 +21,15 @@ const CASES: [&str; 7] = [
     "mistral-swa",
     "geb",
     "geb-alt",
+    "qwen2",
+    "qwen3",
+    "phi3",
+    "phi3-longrope",
+    "phi3-longrope-short",
+    "minicpm",
+    "olmo",
+    "olmo2",
+    "gemma3",
 ];
 
 fn root() -> PathBuf {
@@ -61,6 +71,9 @@ struct Expected {
     ids: Vec<u32>,
     logits: Vec<f32>,
     greedy: Vec<u32>,
+    architecture: String,
+    /// Context of the run, where it decides (long and short rotation factors).
+    ctx: Option<usize>,
 }
 
 fn expected(case: &str) -> Expected {
@@ -68,7 +81,7 @@ fn expected(case: &str) -> Expected {
         .join("tests/fixtures")
         .join(case)
         .join("expected.safetensors");
-    let bytes = std::fs::read(path).expect("a file of the repository");
+    let bytes = std::fs::read(&path).expect("a file of the repository");
     let file = SafeTensors::deserialize(&bytes).expect("safetensors");
     let ids = |name: &str| -> Vec<u32> {
         let view = file.tensor(name).expect("tensor");
@@ -81,10 +94,15 @@ fn expected(case: &str) -> Expected {
     let view = file.tensor("logits").expect("logits");
     let (chunks, _) = view.data().as_chunks::<4>();
     let logits = chunks.iter().map(|c| f32::from_le_bytes(*c)).collect();
+    let text =
+        std::fs::read_to_string(path.with_extension("json")).expect("a file of the repository");
+    let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     Expected {
         ids: ids("input_ids"),
         logits,
         greedy: ids("greedy_ids"),
+        architecture: json["gguf_architecture"].as_str().expect("a name").into(),
+        ctx: json["run"]["n_ctx"].as_u64().map(|n| n as usize),
     }
 }
 
@@ -113,6 +131,15 @@ fn greedy(session: &mut Session, prompt: &[u32], n: usize) -> Vec<u32> {
 }
 
 #[test]
+fn every_architecture_has_a_reference() {
+    let checked: Vec<_> = CASES.map(|case| expected(case).architecture).into();
+    for arch in REGISTRY {
+        let name = arch.name;
+        assert!(checked.iter().any(|c| c == name), "{name}: no case");
+    }
+}
+
+#[test]
 fn f32_logits_and_greedy_ids_equal_the_reference_on_every_level() {
     for case in CASES {
         let (model, want) = (model(case, Dtype::F32), expected(case));
@@ -122,6 +149,7 @@ fn f32_logits_and_greedy_ids_equal_the_reference_on_every_level() {
                 SessionOptions {
                     level: Some(level),
                     threads: 2,
+                    ctx: want.ctx,
                     ..Default::default()
                 },
             );

@@ -142,6 +142,21 @@ macro_rules! level {
             }
 
             $(#[target_feature(enable = $features)])?
+            unsafe fn gelu_mul(gate: &mut [f32], up: &[f32]) {
+                crate::float::gelu_mul::<$math>(gate, up);
+            }
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn rms_norm_each(x: &mut [f32], weight: &[f32], eps: f32) {
+                crate::float::rms_norm_each::<$math>(x, weight, eps);
+            }
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn layer_norm(x: &[f32], affine: [&[f32]; 2], eps: f32, out: &mut [f32]) {
+                crate::float::layer_norm::<$math>(x, affine, eps, out);
+            }
+
+            $(#[target_feature(enable = $features)])?
             unsafe fn rope(head: &mut [f32], cos: &[f32], sin: &[f32], adjacent: bool) {
                 crate::float::rope::<$math>(head, cos, sin, adjacent);
             }
@@ -237,7 +252,9 @@ macro_rules! level {
                 formats: formats!(float_row, quant_row, rare_row),
                 fill,
                 peak: PeakOps { int8: peak_int8, f32: peak_f32, read },
-                float: FloatOps { rms_norm, add, silu_mul, rope, attend, merge, store },
+                float: FloatOps {
+                    rms_norm, rms_norm_each, layer_norm, add, silu_mul, gelu_mul, rope, attend, merge, store,
+                },
             };
         }
     };

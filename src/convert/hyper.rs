@@ -4,23 +4,16 @@
 use serde_json::Value;
 
 use super::folder::{Fields, bad, short};
+use super::fronts::{FRONTS, Family, Front};
+use super::names::GebLayout;
 use crate::error::{Error, Result};
 use crate::gguf::writer::MetaValue;
 use crate::limits;
 
 const FILE: &str = "config.json";
 
-/// Which front end reads the checkpoint.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Family {
-    /// `LlamaForCausalLM` and `MistralForCausalLM`.
-    Llama,
-    /// GEB-1.3B (`model_type` geblm).
-    Geb,
-}
-
 /// How positions are stretched beyond the trained context.
-#[derive(Clone, Copy, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub enum RopeScaling {
     /// All angles divided by `factor`.
     Linear {
@@ -38,6 +31,17 @@ pub enum RopeScaling {
         /// Context before stretching.
         original: f64,
     },
+    /// LongRoPE: becomes the tensors `rope_factors_long.weight` and `rope_factors_short.weight`.
+    Long {
+        /// Divisors per pair for runs longer than `original`.
+        long: Vec<f32>,
+        /// And for others.
+        short: Vec<f32>,
+        /// Context before stretching.
+        original: u32,
+        /// Multiplies cosine and sine.
+        attn_factor: f32,
+    },
     /// YaRN, left to the runtime.
     Yarn {
         /// The divisor.
@@ -50,8 +54,8 @@ pub enum RopeScaling {
 /// Hyperparameters of a checkpoint.
 #[derive(Clone, Debug)]
 pub struct Hyper {
-    /// Front end.
-    pub family: Family,
+    /// The family.
+    pub front: &'static Front,
     /// Layers.
     pub layers: usize,
     /// Width of the model, `embedding_length`.
@@ -80,6 +84,10 @@ pub struct Hyper {
     pub window: Option<u32>,
     /// Whether the output matrix is the embedding.
     pub tied: bool,
+    /// Rotated elements of a head.
+    pub rotary: usize,
+    /// Keys that only some families have.
+    pub more: Vec<(&'static str, MetaValue)>,
 }
 
 impl Hyper {
@@ -96,7 +104,7 @@ impl Hyper {
             file: FILE,
             value: config,
         };
-        let family = family(&c)?;
+        let front = front(&c)?;
         let width = 1..=limits::MAX_WIDTH;
         let layers = c.need_uint(
             &["num_hidden_layers", "n_layer", "num_layers"],
@@ -120,8 +128,17 @@ impl Hyper {
             "n_positions",
             "max_length",
         ];
+        let context = c.need_uint(&context_names, 1..=limits::MAX_CONTEXT)?;
+        let share = c
+            .float(&["partial_rotary_factor"], 0.01..=1.0)?
+            .unwrap_or(1.0);
+        let rotary = (share * head_dim as f64) as usize;
+        if rotary == 0 || !rotary.is_multiple_of(2) {
+            let allowed = format!("a share of {head_dim} that is an even number");
+            return Err(bad(FILE, "partial_rotary_factor", share, allowed));
+        }
         let hyper = Hyper {
-            family,
+            front,
             layers: layers as usize,
             width: e as usize,
             ffn: ffn as usize,
@@ -133,21 +150,27 @@ impl Hyper {
                 &["padded_vocab_size", "vocab_size"],
                 1..=limits::MAX_VOCAB as u64,
             )? as usize,
-            context: c.need_uint(&context_names, 1..=limits::MAX_CONTEXT)?,
+            context,
             eps: c
                 .float(
-                    &["rms_norm_eps", "norm_eps", "layernorm_epsilon"],
+                    &[
+                        "rms_norm_eps",
+                        "norm_eps",
+                        "layernorm_epsilon",
+                        "layer_norm_eps",
+                    ],
                     0.0..=1.0,
                 )?
                 .unwrap_or(1e-5) as f32,
             rope_base: rope_base(&c)?,
-            scaling: rope_scaling(&c)?,
-            window: if family == Family::Llama {
-                window(&c)?
-            } else {
-                None
+            scaling: rope_scaling(&c, context)?,
+            window: match front.family {
+                Family::Llama | Family::Phi3 | Family::Gemma3 => window(&c)?,
+                _ => None,
             },
-            tied: c.bool("tie_word_embeddings")?.unwrap_or(false),
+            tied: c.bool("tie_word_embeddings")?.unwrap_or(front.tied),
+            rotary,
+            more: more(&c, front.family, [e as f64, head_dim as f64, layers as f64])?,
         };
         hyper.check_graph(&c)?;
         Ok(hyper)
@@ -155,16 +178,31 @@ impl Hyper {
 
     /// Refuses what the llama graph cannot express.
     fn check_graph(&self, c: &Fields<'_>) -> Result<()> {
-        if let Some(act) = c.str(&["hidden_act"])?
-            && !matches!(act, "silu" | "swish")
+        let gemma = self.front.family == Family::Gemma3;
+        let names: &[&'static str] = match gemma {
+            true => &["hidden_activation", "hidden_act"],
+            false => &["hidden_act"],
+        };
+        let known: &[&str] = match gemma {
+            true => &["gelu_pytorch_tanh"],
+            false => &["silu", "swish"],
+        };
+        if let Some(act) = c.str(names)?
+            && !known.contains(&act)
         {
             return Err(Error::Unsupported {
                 what: "activation",
                 value: act.into(),
-                known: "silu".into(),
+                known: known[0].into(),
             });
         }
-        if self.family == Family::Geb
+        if matches!(self.front.family, Family::Qwen2 | Family::Qwen3)
+            && c.bool("use_sliding_window")? == Some(true)
+        {
+            let allowed = "false (a window in some of the layers is not supported)";
+            return Err(bad(FILE, "use_sliding_window", "true", allowed));
+        }
+        if self.front.family == Family::Geb
             && c.bool("apply_residual_connection_post_layernorm")? == Some(true)
         {
             let allowed = "false (residual connections around the norms)";
@@ -175,7 +213,7 @@ impl Hyper {
                 allowed,
             ));
         }
-        if self.family == Family::Geb && c.bool("post_layer_norm")? == Some(false) {
+        if self.front.family == Family::Geb && c.bool("post_layer_norm")? == Some(false) {
             return Err(bad(
                 FILE,
                 "post_layer_norm",
@@ -186,8 +224,21 @@ impl Hyper {
         Ok(())
     }
 
-    /// The keys of architecture `arch`, with rotary width `rope_dims`.
-    pub fn metadata(&self, arch: &str, rope_dims: usize, rows: usize) -> Vec<(String, MetaValue)> {
+    /// `general.architecture` of the file.
+    pub fn architecture(&self, layout: &GebLayout) -> &'static str {
+        match self.front.family {
+            Family::Geb => layout.architecture(),
+            _ => self.front.architecture,
+        }
+    }
+
+    /// The keys of the architecture; `rows` of the embedding.
+    pub fn metadata(&self, layout: &GebLayout, rows: usize) -> Vec<(String, MetaValue)> {
+        let arch = self.architecture(layout);
+        let rope_dims = match self.front.family {
+            Family::Geb => layout.rope_dims(self.head_dim),
+            _ => self.rotary,
+        };
         let u = |v: usize| MetaValue::U32(v as u32);
         let mut out = Vec::new();
         let mut key = |name: &str, value: MetaValue| out.push((format!("{arch}.{name}"), value));
@@ -197,7 +248,11 @@ impl Hyper {
         key("feed_forward_length", u(self.ffn));
         key("attention.head_count", u(self.heads));
         key("attention.head_count_kv", u(self.kv_heads));
-        key("attention.layer_norm_rms_epsilon", MetaValue::F32(self.eps));
+        let epsilon = match self.front.layer_norm {
+            true => "attention.layer_norm_epsilon",
+            false => "attention.layer_norm_rms_epsilon",
+        };
+        key(epsilon, MetaValue::F32(self.eps));
         if self.head_dim_given || self.head_dim * self.heads != self.width {
             key("attention.key_length", u(self.head_dim));
             key("attention.value_length", u(self.head_dim));
@@ -208,6 +263,17 @@ impl Hyper {
         key("rope.dimension_count", u(rope_dims));
         key("rope.freq_base", MetaValue::F32(self.rope_base));
         match self.scaling {
+            Some(RopeScaling::Long {
+                original,
+                attn_factor,
+                ..
+            }) => {
+                key(
+                    "rope.scaling.original_context_length",
+                    MetaValue::U32(original),
+                );
+                key("rope.scaling.attn_factor", MetaValue::F32(attn_factor));
+            }
             Some(RopeScaling::Linear { factor }) => {
                 key("rope.scaling.type", MetaValue::Str("linear".into()));
                 key("rope.scaling.factor", MetaValue::F32(factor));
@@ -223,7 +289,25 @@ impl Hyper {
             Some(RopeScaling::Llama3 { .. }) | None => {}
         }
         key("vocab_size", u(rows));
+        for (name, value) in &self.more {
+            key(name, value.clone());
+        }
         out
+    }
+
+    /// Tensors made from the configuration: divisors of the rotation angles.
+    pub fn factors(&self) -> Vec<(&'static str, Vec<f32>)> {
+        match &self.scaling {
+            Some(RopeScaling::Long { long, short, .. }) => vec![
+                ("rope_factors_long.weight", long.clone()),
+                ("rope_factors_short.weight", short.clone()),
+            ],
+            _ => self
+                .rope_factors()
+                .map(|f| ("rope_freqs.weight", f))
+                .into_iter()
+                .collect(),
+        }
     }
 
     /// `rope_freqs.weight`: one divisor per pair, for Llama 3 scaling.
@@ -231,13 +315,13 @@ impl Hyper {
     /// With wavelength λ = 2π·base^(2i/d): 1 when λ < original/high, `factor` when
     /// λ > original/low, and 1/((1−s)/factor + s), s = (original/λ − low)/(high − low) between
     /// (Hugging Face `transformers`, `modeling_rope_utils`).
-    pub fn rope_factors(&self) -> Option<Vec<f32>> {
-        let Some(RopeScaling::Llama3 {
+    fn rope_factors(&self) -> Option<Vec<f32>> {
+        let &Some(RopeScaling::Llama3 {
             factor,
             low,
             high,
             original,
-        }) = self.scaling
+        }) = &self.scaling
         else {
             return None;
         };
@@ -300,8 +384,65 @@ fn heads(c: &Fields<'_>, e: u64) -> Result<(u64, u64, u64, bool)> {
     Ok((heads, kv, head_dim, given.is_some()))
 }
 
+/// Keys of single families. `sizes`: width, head and layers.
+fn more(
+    c: &Fields<'_>,
+    family: Family,
+    [width, head, layers]: [f64; 3],
+) -> Result<Vec<(&'static str, MetaValue)>> {
+    let range = 1e-6..=1e6;
+    let float = |names: &[&'static str]| c.float(names, range.clone());
+    let mut out = Vec::new();
+    let mut put = |key, v: f64| out.push((key, MetaValue::F32(v as f32)));
+    match family {
+        Family::MiniCpm => {
+            put("embedding_scale", float(&["scale_emb"])?.unwrap_or(1.0));
+            let depth = float(&["scale_depth"])?;
+            put("residual_scale", depth.map_or(1.0, |d| d / layers.sqrt()));
+            let base = float(&["dim_model_base"])?;
+            put("logit_scale", base.map_or(1.0, |b| width / b));
+        }
+        Family::Olmo => {
+            if let Some(clamp) = float(&["clip_qkv"])? {
+                put("attention.clamp_kqv", clamp);
+            }
+        }
+        Family::Gemma3 => {
+            if let Some(base) = c.float(&["rope_local_base_freq"], 1.0..=1e12)? {
+                put("rope.freq_base_swa", base);
+            }
+            let scalar = float(&["query_pre_attn_scalar"])?;
+            if let Some(scalar) = scalar.filter(|s| *s != head) {
+                put("attention.scale", 1.0 / scalar.sqrt());
+            }
+            if let Some(cap) = float(&["final_logit_softcapping"])? {
+                put("final_logit_softcapping", cap);
+            }
+            out.extend(slides(c)?);
+        }
+        _ => {}
+    }
+    Ok(out)
+}
+
+/// Which layers of Gemma have a window, unless it is five of every six.
+fn slides(c: &Fields<'_>) -> Result<Option<(&'static str, MetaValue)>> {
+    let Some(types) = c.value.get("layer_types").and_then(Value::as_array) else {
+        let every = c.uint(&["sliding_window_pattern"], 1..=limits::MAX_LAYERS)?;
+        let key = "attention.sliding_window_pattern";
+        return Ok(every
+            .filter(|n| *n != 6)
+            .map(|n| (key, MetaValue::U32(n as u32))));
+    };
+    let sliding = |t: &Value| t.as_str() == Some("sliding_attention");
+    let slides: Vec<bool> = types.iter().map(sliding).collect();
+    let usual = (0..slides.len()).all(|l| slides[l] == (l % 6 < 5));
+    let pattern = MetaValue::Bools(slides);
+    Ok((!usual).then_some(("attention.sliding_window_pattern", pattern)))
+}
+
 /// `architectures[0]`, else `model_type`, else `auto_map`.
-fn family(c: &Fields<'_>) -> Result<Family> {
+fn front(c: &Fields<'_>) -> Result<&'static Front> {
     let class = c
         .value
         .get("architectures")
@@ -313,17 +454,24 @@ fn family(c: &Fields<'_>) -> Result<Family> {
         .get("auto_map")
         .map(Value::to_string)
         .unwrap_or_default();
-    let known = match (class, model_type) {
-        (Some("LlamaForCausalLM" | "MistralForCausalLM"), _) => Some(Family::Llama),
-        (Some("GEBForCausalLM"), _) | (None, Some("geblm")) => Some(Family::Geb),
-        (None, Some("llama" | "mistral")) => Some(Family::Llama),
-        (None, _) if auto.contains("GEBForCausalLM") => Some(Family::Geb),
-        _ => None,
+    let known = FRONTS.iter().find(|f| match (class, model_type) {
+        (Some(class), _) => f.classes.contains(&class),
+        (None, Some(t)) if f.types.contains(&t) => true,
+        (None, _) => f.classes.iter().any(|class| auto.contains(class)),
+    });
+    let all = |names: fn(&Front) -> &'static [&'static str]| {
+        let names: Vec<_> = FRONTS.iter().flat_map(names).copied().collect();
+        names.join(", ")
     };
     known.ok_or_else(|| Error::Unsupported {
         what: "architecture",
-        value: class.or(model_type).unwrap_or("absent").chars().take(80).collect(),
-        known: "LlamaForCausalLM, MistralForCausalLM, GEBForCausalLM (model_type llama, mistral, geblm)".into(),
+        value: class
+            .or(model_type)
+            .unwrap_or("absent")
+            .chars()
+            .take(80)
+            .collect(),
+        known: format!("{} (model_type {})", all(|f| f.classes), all(|f| f.types)),
     })
 }
 
@@ -339,7 +487,7 @@ fn rope_base(c: &Fields<'_>) -> Result<f32> {
     Ok(base.unwrap_or(10000.0) as f32)
 }
 
-fn rope_scaling(c: &Fields<'_>) -> Result<Option<RopeScaling>> {
+fn rope_scaling(c: &Fields<'_>, context: u64) -> Result<Option<RopeScaling>> {
     let Some(s) = c
         .object("rope_scaling")
         .or_else(|| c.object("rope_parameters"))
@@ -386,6 +534,31 @@ fn rope_scaling(c: &Fields<'_>) -> Result<Option<RopeScaling>> {
                 original: original()? as f64,
             }))
         }
+        Some(kind @ ("longrope" | "su")) => {
+            let factors = |name: &'static str| {
+                let values = s.value.get(name).and_then(Value::as_array);
+                let values =
+                    values.map(|v| v.iter().map(Value::as_f64).collect::<Option<Vec<_>>>());
+                let good = |v: &Vec<f64>| v.iter().all(|f| (1e-3..=1e6).contains(f));
+                match values.flatten().filter(good) {
+                    Some(v) => Ok(v.into_iter().map(|f| f as f32).collect()),
+                    None => Err(bad(FILE, name, kind, "an array of numbers")),
+                }
+            };
+            let original = original()?;
+            let stretch = context as f64 / original as f64;
+            let usual = match stretch > 1.0 {
+                true => (1.0 + stretch.ln() / (original as f64).ln()).sqrt(),
+                false => 1.0,
+            };
+            let given = s.float(&["attention_factor"], 1e-3..=1e3)?;
+            Ok(Some(RopeScaling::Long {
+                long: factors("long_factor")?,
+                short: factors("short_factor")?,
+                original: original as u32,
+                attn_factor: given.unwrap_or(usual) as f32,
+            }))
+        }
         Some("yarn") => Ok(Some(RopeScaling::Yarn {
             factor: factor()? as f32,
             original: original()? as u32,
@@ -393,21 +566,21 @@ fn rope_scaling(c: &Fields<'_>) -> Result<Option<RopeScaling>> {
         Some(other) => Err(Error::Unsupported {
             what: "rope scaling",
             value: other.chars().take(80).collect(),
-            known: "linear, llama3, yarn".into(),
+            known: "linear, llama3, longrope, yarn".into(),
         }),
     }
 }
 
-/// The window of Mistral models; the llama class of Hugging Face ignores the key.
+/// The window; the llama class of Hugging Face ignores the key.
 fn window(c: &Fields<'_>) -> Result<Option<u32>> {
     let class = c
         .value
         .get("architectures")
         .and_then(|a| a.get(0))
         .and_then(Value::as_str);
-    let mistral = class == Some("MistralForCausalLM")
-        || (class.is_none() && c.str(&["model_type"])? == Some("mistral"));
-    if !mistral || c.bool("use_sliding_window")? == Some(false) {
+    let llama = class == Some("LlamaForCausalLM")
+        || (class.is_none() && c.str(&["model_type"])? == Some("llama"));
+    if llama || c.bool("use_sliding_window")? == Some(false) {
         return Ok(None);
     }
     if let Some((_, v)) = c.get(&["sliding_window"])
@@ -426,7 +599,7 @@ mod tests {
 
     fn llama31(head_dim: usize, factor: f64) -> Hyper {
         Hyper {
-            family: Family::Llama,
+            front: &FRONTS[0],
             layers: 1,
             width: head_dim,
             ffn: 1,
@@ -446,6 +619,8 @@ mod tests {
             }),
             window: None,
             tied: false,
+            rotary: head_dim,
+            more: Vec::new(),
         }
     }
 

@@ -11,6 +11,7 @@
 mod bpe;
 pub mod checkpoint;
 mod folder;
+pub mod fronts;
 pub mod hyper;
 pub mod names;
 mod pickle;

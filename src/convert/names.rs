@@ -1,10 +1,9 @@
-//! Architectures as tables: which GGUF tensor is made of which rows of which checkpoint tensors.
-//!
-//! A table line is a GGUF stem, its shape in symbols and its parts. [`outputs`] walks the table,
+//! From a checkpoint's tensors to those of the file. [`outputs`] walks the table of the family,
 //! finds the tensors, checks every shape and reports all problems at once.
 
 use super::checkpoint::Checkpoint;
-use super::hyper::{Family, Hyper};
+use super::fronts::{Dim, Family, GEB_PARTIAL, Line, Rows};
+use super::hyper::Hyper;
 use super::rows::{Part, RowMap};
 use crate::error::{Error, Result};
 
@@ -87,121 +86,6 @@ impl GebLayout {
     }
 }
 
-/// A dimension in symbols.
-#[derive(Clone, Copy, Debug)]
-enum Dim {
-    Vocab,
-    Width,
-    Ffn,
-    /// All query heads.
-    Q,
-    /// All key (or value) heads.
-    Kv,
-    /// Queries, keys and values.
-    Qkv,
-    Ffn2,
-}
-
-/// Which rows of a source tensor, and in which order.
-#[derive(Clone, Copy, Debug)]
-enum Rows {
-    All,
-    /// Heads reordered for interleaved rotation.
-    Rotary,
-    /// Keys of GEB's packed matrix, reordered.
-    GebKey,
-    /// Values of GEB's packed matrix.
-    GebValue,
-    GebGate,
-    GebUp,
-}
-
-/// One line of a table: GGUF stem (`{}` = layer), shape, sources (`{}` = layer).
-struct Line {
-    gguf: &'static str,
-    shape: &'static [Dim],
-    parts: &'static [(&'static str, Rows)],
-}
-
-macro_rules! lines {
-    ($($gguf:literal [$($dim:ident),+] = $($hf:literal $rows:ident),+;)*) => {
-        &[$(Line { gguf: $gguf, shape: &[$(Dim::$dim),+], parts: &[$(($hf, Rows::$rows)),+] },)*]
-    };
-}
-
-/// Stems of one architecture: before the layers, per layer, after the layers.
-struct Table {
-    first: &'static [Line],
-    layer: &'static [Line],
-    last: &'static [Line],
-    /// Ends of names that hold no weights of the graph.
-    skip: &'static [&'static str],
-}
-
-const LLAMA: Table = Table {
-    first: lines! { "token_embd" [Vocab, Width] = "model.embed_tokens" All; },
-    layer: lines! {
-        "blk.{}.attn_norm" [Width] = "model.layers.{}.input_layernorm" All;
-        "blk.{}.attn_q" [Q, Width] = "model.layers.{}.self_attn.q_proj" Rotary;
-        "blk.{}.attn_k" [Kv, Width] = "model.layers.{}.self_attn.k_proj" Rotary;
-        "blk.{}.attn_v" [Kv, Width] = "model.layers.{}.self_attn.v_proj" All;
-        "blk.{}.attn_output" [Width, Q] = "model.layers.{}.self_attn.o_proj" All;
-        "blk.{}.ffn_norm" [Width] = "model.layers.{}.post_attention_layernorm" All;
-        "blk.{}.ffn_gate" [Ffn, Width] = "model.layers.{}.mlp.gate_proj" All;
-        "blk.{}.ffn_up" [Ffn, Width] = "model.layers.{}.mlp.up_proj" All;
-        "blk.{}.ffn_down" [Width, Ffn] = "model.layers.{}.mlp.down_proj" All;
-    },
-    last: lines! {
-        "output_norm" [Width] = "model.norm" All;
-        "output" [Vocab, Width] = "lm_head" All;
-    },
-    skip: &[".rotary_emb.inv_freq"],
-};
-
-const GEB_FIRST: &[Line] =
-    lines! { "token_embd" [Vocab, Width] = "transformer.embedding.word_embeddings" All; };
-const GEB_LAST: &[Line] = lines! {
-    "output_norm" [Width] = "transformer.encoder.final_layernorm" All;
-    "output" [Vocab, Width] = "transformer.output_layer" All;
-};
-const GEB_SKIP: &[&str] = &["rotary_pos_emb.inv_freq"];
-
-/// GEB with whole heads rotated: the llama graph.
-const GEB: Table = Table {
-    first: GEB_FIRST,
-    layer: lines! {
-        "blk.{}.attn_norm" [Width] = "transformer.encoder.layers.{}.input_layernorm" All;
-        "blk.{}.attn_q" [Q, Width] = "transformer.encoder.layers.{}.self_attention.query" Rotary;
-        "blk.{}.attn_k" [Kv, Width] = "transformer.encoder.layers.{}.self_attention.key_value" GebKey;
-        "blk.{}.attn_v" [Kv, Width] = "transformer.encoder.layers.{}.self_attention.key_value" GebValue;
-        "blk.{}.attn_output" [Width, Q] = "transformer.encoder.layers.{}.self_attention.dense" All;
-        "blk.{}.ffn_norm" [Width] = "transformer.encoder.layers.{}.post_attention_layernorm" All;
-        "blk.{}.ffn_gate" [Ffn, Width] = "transformer.encoder.layers.{}.mlp.dense_h_to_4h" GebGate;
-        "blk.{}.ffn_up" [Ffn, Width] = "transformer.encoder.layers.{}.mlp.dense_h_to_4h" GebUp;
-        "blk.{}.ffn_down" [Width, Ffn] = "transformer.encoder.layers.{}.mlp.dense_4h_to_h" All;
-    },
-    last: GEB_LAST,
-    skip: GEB_SKIP,
-};
-
-/// GEB with a part of each head rotated: the chatglm graph, with its fused matrices.
-const GEB_PARTIAL: Table = Table {
-    first: GEB_FIRST,
-    layer: lines! {
-        "blk.{}.attn_norm" [Width] = "transformer.encoder.layers.{}.input_layernorm" All;
-        "blk.{}.attn_qkv" [Qkv, Width] = "transformer.encoder.layers.{}.self_attention.query" Rotary,
-            "transformer.encoder.layers.{}.self_attention.key_value" GebKey,
-            "transformer.encoder.layers.{}.self_attention.key_value" GebValue;
-        "blk.{}.attn_output" [Width, Q] = "transformer.encoder.layers.{}.self_attention.dense" All;
-        "blk.{}.ffn_norm" [Width] = "transformer.encoder.layers.{}.post_attention_layernorm" All;
-        "blk.{}.ffn_up" [Ffn2, Width] = "transformer.encoder.layers.{}.mlp.dense_h_to_4h" GebGate,
-            "transformer.encoder.layers.{}.mlp.dense_h_to_4h" GebUp;
-        "blk.{}.ffn_down" [Width, Ffn] = "transformer.encoder.layers.{}.mlp.dense_4h_to_h" All;
-    },
-    last: GEB_LAST,
-    skip: GEB_SKIP,
-};
-
 /// An output tensor before its type is chosen.
 #[derive(Clone, Debug)]
 pub struct Output {
@@ -211,6 +95,8 @@ pub struct Output {
     pub dims: Vec<u64>,
     /// Rows it is made of, in order.
     pub parts: Vec<Part>,
+    /// Added to every value.
+    pub offset: f32,
 }
 
 /// Everything the tables need to know.
@@ -226,9 +112,9 @@ struct Walk<'a> {
 
 /// Rows of the embedding matrix, which decide the length of the token list.
 pub fn vocab_rows(checkpoint: &Checkpoint, hyper: &Hyper) -> Result<usize> {
-    let name = match hyper.family {
-        Family::Llama => "model.embed_tokens.weight",
+    let name = match hyper.front.family {
         Family::Geb => "transformer.embedding.word_embeddings.weight",
+        _ => "model.embed_tokens.weight",
     };
     match checkpoint.find(name).map(|i| &checkpoint.tensors()[i]) {
         Some(t) if t.shape.len() == 2 && t.rows() <= crate::limits::MAX_VOCAB => Ok(t.rows()),
@@ -245,10 +131,9 @@ pub fn vocab_rows(checkpoint: &Checkpoint, hyper: &Hyper) -> Result<usize> {
 /// # Errors
 /// [`Error::Tensors`] lists every missing, unknown and misshapen tensor.
 pub fn outputs(checkpoint: &Checkpoint, hyper: &Hyper, layout: &GebLayout) -> Result<Vec<Output>> {
-    let table = match hyper.family {
-        Family::Llama => &LLAMA,
-        Family::Geb if layout.rope_full => &GEB,
-        Family::Geb => &GEB_PARTIAL,
+    let table = match hyper.front.family {
+        Family::Geb if !layout.rope_full => &GEB_PARTIAL,
+        _ => hyper.front.table,
     };
     let mut walk = Walk {
         checkpoint,
@@ -263,7 +148,7 @@ pub fn outputs(checkpoint: &Checkpoint, hyper: &Hyper, layout: &GebLayout) -> Re
         walk.line(line, 0);
     }
     for layer in 0..hyper.layers {
-        for line in table.layer {
+        for line in table.layer.iter().copied().flatten() {
             walk.line(line, layer);
         }
     }
@@ -294,6 +179,7 @@ impl Walk<'_> {
         match dim {
             Dim::Vocab => self.vocab_rows,
             Dim::Width => h.width as u64,
+            Dim::Head => h.head_dim as u64,
             Dim::Ffn => h.ffn as u64,
             Dim::Q => q as u64,
             Dim::Kv => kv as u64,
@@ -315,12 +201,12 @@ impl Walk<'_> {
 
     fn row_map(&self, rows: Rows, n: usize) -> RowMap {
         let (h, all) = (self.hyper, RowMap::Span(0..n));
-        let (rotary, permute) = match h.family {
-            Family::Llama => (h.head_dim, true),
+        let (rotary, permute) = match h.front.family {
             Family::Geb => (
                 self.layout.rope_dims(h.head_dim),
                 self.layout.rope_half_split,
             ),
+            _ => (h.head_dim, h.front.permuted),
         };
         let heads = |map: RowMap| {
             if permute {
@@ -408,6 +294,11 @@ impl Walk<'_> {
             name: format!("{gguf}.{suffix}"),
             dims,
             parts,
+            offset: if gguf.ends_with("norm") {
+                self.hyper.front.norm_offset
+            } else {
+                0.0
+            },
         });
     }
 }

@@ -8,7 +8,8 @@ use sha2::{Digest, Sha256};
 
 use super::checkpoint::{Checkpoint, Elem, float_type};
 use super::folder::{Folder, bad, hex};
-use super::hyper::{Family, Hyper};
+use super::fronts::Family;
+use super::hyper::Hyper;
 use super::names::{self, Output};
 use super::policy::{Policy, Reason};
 use super::report::{Report, TensorReport};
@@ -85,22 +86,16 @@ impl Prepared {
         let vocab = vocab::read(
             &folder,
             &config,
-            hyper.family,
+            hyper.front.family,
             rows,
             options.chat_template.as_deref(),
         )?;
         let items = items(&checkpoint, outputs, &hyper, policy)?;
 
-        let (architecture, rope_dims) = match hyper.family {
-            Family::Llama => ("llama", hyper.head_dim),
-            Family::Geb => (
-                options.layout.architecture(),
-                options.layout.rope_dims(hyper.head_dim),
-            ),
-        };
+        let architecture = hyper.architecture(&options.layout);
         let elements: u64 = items.iter().map(|i| i.dims.iter().product::<u64>()).sum();
         let mut metadata = general(&folder, &config, architecture, elements, policy);
-        metadata.extend(hyper.metadata(architecture, rope_dims, rows));
+        metadata.extend(hyper.metadata(&options.layout, rows));
         metadata.extend(vocab.metadata());
         let mut hashes = folder.hashes();
         if options.hash_source {
@@ -111,7 +106,7 @@ impl Prepared {
             );
         }
         metadata.extend(provenance(
-            recipe(options, policy, Some(hyper.family)),
+            recipe(options, policy, Some(hyper.front.family)),
             hashes,
         ));
         let sources = checkpoint
@@ -298,12 +293,19 @@ fn items(
             from,
             dtype,
             reason,
-            source: Source::Rows(output.parts),
+            source: match output.offset {
+                0.0 => Source::Rows(output.parts),
+                offset => Source::Values(shifted(checkpoint, &output.parts, offset)?),
+            },
         });
     }
-    if let Some(factors) = hyper.rope_factors() {
+    for (name, factors) in hyper.factors() {
+        if factors.len() * 2 != hyper.rotary {
+            let allowed = format!("{}, one for each pair of a head", hyper.rotary / 2);
+            return Err(bad("config.json", name, factors.len(), allowed));
+        }
         let item = Item {
-            name: "rope_freqs.weight".into(),
+            name: name.into(),
             dims: vec![factors.len() as u64],
             from: Dtype::F32,
             dtype: Dtype::F32,
@@ -313,6 +315,18 @@ fn items(
         items.insert(1.min(items.len()), item);
     }
     Ok(items)
+}
+
+/// The values of a vector with `offset` added.
+fn shifted(checkpoint: &Checkpoint, parts: &[Part], offset: f32) -> Result<Vec<f32>> {
+    let mut out = Vec::new();
+    for part in parts {
+        let t = &checkpoint.tensors()[part.tensor];
+        let mut values = vec![0.0; t.rows() * t.cols()];
+        super::kernels()?.dequantize(float_type(t)?, checkpoint.bytes(part.tensor), &mut values);
+        out.extend(values.iter().map(|v| v + offset));
+    }
+    Ok(out)
 }
 
 /// The tensors of a GGUF file with new types.

@@ -6,7 +6,7 @@
 use serde_json::Value;
 
 use super::folder::{Folder, bad, kind, short};
-use super::hyper::Family;
+use super::fronts::Family;
 use super::vocab::{Sources, Vocab};
 use crate::error::Result;
 use crate::limits;

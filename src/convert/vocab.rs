@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use serde_json::Value;
 
 use super::folder::{Fields, Folder, bad, kind, short};
-use super::hyper::Family;
+use super::fronts::Family;
 use super::{bpe, spm, templates};
 use crate::error::Result;
 use crate::gguf::writer::MetaValue;

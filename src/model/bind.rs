@@ -4,7 +4,9 @@ use geb_kernels::dtype::Dtype;
 use geb_kernels::{Kernels, Level};
 use std::ops::Range;
 
+use super::arch::{NormKind, NormPlace, QkNorm};
 use super::config::Config;
+use super::rope::ScalingKind;
 use crate::error::{Error, Result};
 use crate::gguf::GgufFile;
 
@@ -48,21 +50,38 @@ pub enum GateUp {
     Split([Linear; 2]),
 }
 
+/// A norm of the residual stream.
+#[derive(Clone, Debug)]
+pub enum Norm {
+    /// None at this place.
+    None,
+    /// RMSNorm with weights `[E]`.
+    Rms(Vec<f32>),
+    /// LayerNorm with weights and biases `[E]`.
+    Layer(Vec<f32>, Vec<f32>),
+}
+
 /// Weights of one layer.
 #[derive(Clone, Debug)]
 pub struct Layer {
-    /// Norm before attention, `[E]`.
-    pub attn_norm: Vec<f32>,
+    /// Norm before attention.
+    pub attn_norm: Norm,
     /// Projections into heads.
     pub qkv: Qkv,
+    /// RMSNorm weights of queries and of keys, `[d]` for each head or `[H d]` and `[K d]` for all.
+    pub qk_norm: Option<[Vec<f32>; 2]>,
     /// Projection back, `[E, H d]`.
     pub attn_output: Linear,
-    /// Norm before the feed-forward layer, `[E]`.
-    pub ffn_norm: Vec<f32>,
+    /// RMSNorm weights of what attention adds, `[E]`.
+    pub post_attention_norm: Option<Vec<f32>>,
+    /// Norm before the feed-forward layer.
+    pub ffn_norm: Norm,
     /// Gate and up.
     pub gate_up: GateUp,
     /// Down, `[E, F]`.
     pub ffn_down: Linear,
+    /// RMSNorm weights of what the feed-forward layer adds, `[E]`.
+    pub post_ffw_norm: Option<Vec<f32>>,
 }
 
 /// All weights.
@@ -70,12 +89,16 @@ pub struct Layer {
 pub struct Weights {
     /// Embedding table, `[V, E]`.
     pub token_embd: QMatrix,
-    /// Norm before the output, `[E]`.
-    pub output_norm: Vec<f32>,
+    /// Norm before the output.
+    pub output_norm: Norm,
     /// Vocabulary projection, `[V, E]`; the embedding table when the file has none.
     pub output: Linear,
     /// Divisors of the rotation frequencies, `[r / 2]`.
     pub rope_freqs: Option<Vec<f32>>,
+    /// The divisors for runs longer than the original context (LongRoPE).
+    pub rope_factors_long: Option<Vec<f32>>,
+    /// The divisors for other runs.
+    pub rope_factors_short: Option<Vec<f32>>,
     /// The layers.
     pub layers: Vec<Layer>,
 }
@@ -171,6 +194,29 @@ impl Binder<'_> {
         Linear { weight, bias }
     }
 
+    /// A norm of the architecture's kind, if it has one at this place.
+    fn norm(&mut self, c: &Config, name: String, here: bool) -> Norm {
+        let e = c.embedding_length;
+        match c.arch.norm {
+            _ if !here => Norm::None,
+            NormKind::Rms => Norm::Rms(self.vector(format!("{name}.weight"), e)),
+            NormKind::BareLayer => Norm::Layer(vec![1.0; e], vec![0.0; e]),
+        }
+    }
+
+    /// Divisors of rotation angles, one per pair.
+    fn factors(&mut self, c: &Config, name: &str) -> Option<Vec<f32>> {
+        let name = name.to_owned();
+        if !self.has(&name) {
+            return None;
+        }
+        let factors = self.vector(name.clone(), c.rope_dimension_count / 2);
+        if factors.contains(&0.0) {
+            self.problems.push(format!("  {name}: contains 0"));
+        }
+        Some(factors)
+    }
+
     fn layer(&mut self, c: &Config, n: usize) -> Layer {
         let (e, f, q, kv) = (
             c.embedding_length,
@@ -179,8 +225,18 @@ impl Binder<'_> {
             c.kv_width(),
         );
         let name = |role: &str| format!("blk.{n}.{role}");
+        let (before, after) = match c.arch.norm_place {
+            NormPlace::Before => (true, false),
+            NormPlace::After => (false, true),
+            NormPlace::Both => (true, true),
+        };
+        let qk_norm = match c.arch.qk_norm {
+            QkNorm::None => None,
+            QkNorm::Head => Some([c.head_size; 2]),
+            QkNorm::Width => Some([q, kv]),
+        };
         Layer {
-            attn_norm: self.vector(name("attn_norm.weight"), e),
+            attn_norm: self.norm(c, name("attn_norm"), before),
             qkv: if self.has(&name("attn_qkv.weight")) {
                 Qkv::Fused(self.linear(&name("attn_qkv"), q + 2 * kv, e))
             } else {
@@ -190,8 +246,15 @@ impl Binder<'_> {
                     self.linear(&name("attn_v"), kv, e),
                 ])
             },
+            qk_norm: qk_norm.map(|[q, k]| {
+                [
+                    self.vector(name("attn_q_norm.weight"), q),
+                    self.vector(name("attn_k_norm.weight"), k),
+                ]
+            }),
             attn_output: self.linear(&name("attn_output"), e, q),
-            ffn_norm: self.vector(name("ffn_norm.weight"), e),
+            post_attention_norm: after.then(|| self.vector(name("post_attention_norm.weight"), e)),
+            ffn_norm: self.norm(c, name("ffn_norm"), before),
             gate_up: if self.has(&name("ffn_gate.weight")) {
                 GateUp::Split([
                     self.linear(&name("ffn_gate"), f, e),
@@ -201,6 +264,7 @@ impl Binder<'_> {
                 GateUp::Fused(self.linear(&name("ffn_up"), 2 * f, e))
             },
             ffn_down: self.linear(&name("ffn_down"), e, f),
+            post_ffw_norm: after.then(|| self.vector(name("post_ffw_norm.weight"), e)),
         }
     }
 }
@@ -216,7 +280,7 @@ pub fn bind(file: &GgufFile, config: &mut Config) -> Result<Weights> {
     let e = config.embedding_length;
     let token_embd = b.matrix("token_embd.weight".into(), 0, e);
     config.vocab = token_embd.rows;
-    let output_norm = b.vector("output_norm.weight".into(), e);
+    let output_norm = b.norm(config, "output_norm".into(), true);
     let output = if b.has("output.weight") {
         b.linear("output", config.vocab, e)
     } else {
@@ -225,12 +289,18 @@ pub fn bind(file: &GgufFile, config: &mut Config) -> Result<Weights> {
             bias: None,
         }
     };
-    let freqs = "rope_freqs.weight".to_owned();
-    let rope_freqs = b
-        .has(&freqs)
-        .then(|| b.vector(freqs, config.rope_dimension_count / 2));
-    if rope_freqs.as_ref().is_some_and(|f| f.contains(&0.0)) {
-        b.problems.push("  rope_freqs.weight: contains 0".into());
+    let [rope_freqs, rope_factors_long, rope_factors_short] = [
+        "rope_freqs.weight",
+        "rope_factors_long.weight",
+        "rope_factors_short.weight",
+    ]
+    .map(|name| b.factors(config, name));
+    if config.rope_scaling.kind == ScalingKind::LongRope
+        && rope_freqs.is_none()
+        && (rope_factors_long.is_none() || rope_factors_short.is_none())
+    {
+        let missing = "  rope_factors_long.weight, rope_factors_short.weight: missing";
+        b.problems.push(missing.into());
     }
     let layers = (0..config.block_count)
         .map(|n| b.layer(config, n))
@@ -257,6 +327,8 @@ pub fn bind(file: &GgufFile, config: &mut Config) -> Result<Weights> {
             output_norm,
             output,
             rope_freqs,
+            rope_factors_long,
+            rope_factors_short,
             layers,
         });
     }

@@ -1,9 +1,9 @@
 //! Hyperparameters: read once, range-checked, then plain numbers (rule 11).
 
-use super::arch::{Arch, REGISTRY};
+use super::arch::{Arch, NormKind, REGISTRY, Scalars};
 use super::rope::{RopeScaling, ScalingKind};
 use crate::error::{Error, Result};
-use crate::gguf::GgufFile;
+use crate::gguf::{GgufFile, Value, ValueType};
 use crate::limits;
 
 /// The numbers of a model.
@@ -25,16 +25,28 @@ pub struct Config {
     pub head_count_kv: usize,
     /// Elements of a head, d.
     pub head_size: usize,
-    /// Epsilon of the RMS norms.
-    pub rms_epsilon: f32,
+    /// Epsilon of the norms.
+    pub norm_epsilon: f32,
     /// Rotated elements of a head, r; even, at most d.
     pub rope_dimension_count: usize,
     /// Base of the rotation angles.
     pub rope_freq_base: f32,
     /// Stretching of the rotation.
     pub rope_scaling: RopeScaling,
-    /// A token sees itself and `window - 1` before it; `usize::MAX` means all.
-    pub window: usize,
+    /// Base of the rotation in layers with a window, if it is another one.
+    pub rope_freq_base_window: Option<f32>,
+    /// Per layer: a token sees itself and `window - 1` before it; `usize::MAX` means all.
+    pub windows: Vec<usize>,
+    /// Queries, keys and values are clamped to this magnitude.
+    pub clamp: Option<f32>,
+    /// Factor of the embeddings.
+    pub embedding_scale: f32,
+    /// Factor of what attention and feed-forward add.
+    pub residual_scale: f32,
+    /// Factor of the logits.
+    pub logit_scale: f32,
+    /// `s`: logits become `s tanh(logit / s)`.
+    pub logit_softcap: Option<f32>,
     /// Factor of the attention scores.
     pub attention_scale: f32,
     /// Vocabulary: rows of the embedding table, set when tensors are bound.
@@ -44,12 +56,12 @@ pub struct Config {
 /// Keys of one architecture in one file.
 struct Keys<'a> {
     file: &'a GgufFile,
-    prefix: &'static str,
+    arch: &'static Arch,
 }
 
 impl Keys<'_> {
     fn key(&self, suffix: &str) -> String {
-        format!("{}.{suffix}", self.prefix)
+        format!("{}.{suffix}", self.arch.name)
     }
 
     fn int(&self, suffix: &str, max: u64) -> Result<Option<usize>> {
@@ -97,10 +109,7 @@ impl Config {
                 .collect::<Vec<_>>()
                 .join(", "),
         })?;
-        let keys = Keys {
-            file,
-            prefix: arch.name,
-        };
+        let keys = Keys { file, arch };
         if let Some(experts) = file
             .int(&keys.key("expert_count"), 0..=65_536)?
             .filter(|n| *n > 0)
@@ -159,34 +168,50 @@ impl Config {
             return keys.bad("rope.dimension_count", rope_dimension_count, allowed);
         }
         let context_length = keys.required("context_length", limits::MAX_CONTEXT)?;
-        let window = file.int(
-            &keys.key("attention.sliding_window"),
-            0..=limits::MAX_CONTEXT,
-        )?;
+        let block_count = keys.required("block_count", limits::MAX_LAYERS)?;
+        let epsilon = match arch.norm {
+            NormKind::Rms => "attention.layer_norm_rms_epsilon",
+            NormKind::BareLayer => "attention.layer_norm_epsilon",
+        };
+        let [embedding_scale, residual_scale, logit_scale] =
+            scalars(&keys, embedding_length, block_count)?;
+        let optional = |suffix| {
+            keys.float(suffix, 0.0..=1e6)
+                .map(|v| v.filter(|v| *v > 0.0))
+        };
+        let base_window = keys.float("rope.freq_base_swa", 1.0..=1e12)?;
         Ok(Config {
             arch,
-            block_count: keys.required("block_count", limits::MAX_LAYERS)?,
+            block_count,
             context_length,
             embedding_length,
             feed_forward_length: keys.required("feed_forward_length", limits::MAX_WIDTH)?,
             head_count,
             head_count_kv,
             head_size,
-            rms_epsilon: GgufFile::require(
-                &keys.key("attention.layer_norm_rms_epsilon"),
-                keys.float("attention.layer_norm_rms_epsilon", 0.0..=1.0)?,
-            )?,
+            norm_epsilon: GgufFile::require(&keys.key(epsilon), keys.float(epsilon, 0.0..=1.0)?)?,
             rope_dimension_count,
             rope_freq_base: keys
                 .float("rope.freq_base", 1.0..=1e12)?
                 .unwrap_or(10_000.0),
             rope_scaling: rope_scaling(&keys, context_length)?,
-            window: window.filter(|w| *w > 0).map_or(usize::MAX, |w| w as usize),
+            rope_freq_base_window: base_window.or(arch.window_base),
+            windows: windows(&keys, block_count)?,
+            clamp: optional("attention.clamp_kqv")?,
+            embedding_scale,
+            residual_scale,
+            logit_scale,
+            logit_softcap: optional("final_logit_softcapping")?,
             attention_scale: keys
                 .float("attention.scale", 1e-6..=1e6)?
                 .unwrap_or(1.0 / (head_size as f32).sqrt()),
             vocab: 0,
         })
+    }
+
+    /// The most positions a token of any layer sees.
+    pub fn widest_window(&self) -> usize {
+        self.windows.iter().copied().max().unwrap_or(usize::MAX)
     }
 
     /// Query heads per KV head.
@@ -205,6 +230,53 @@ impl Config {
     }
 }
 
+/// Factors of embeddings, residual branches and logits.
+fn scalars(keys: &Keys<'_>, width: usize, layers: usize) -> Result<[f32; 3]> {
+    let (width, layers) = (width as f32, layers as f32);
+    let default = match keys.arch.scalars {
+        Scalars::Ones => [1.0; 3],
+        Scalars::RootWidth => [width.sqrt(), 1.0, 1.0],
+        Scalars::MiniCpm => [12.0, 1.4 / layers.sqrt(), 256.0 / width],
+    };
+    let range = 1e-6..=1e6;
+    let of = |suffix| keys.float(suffix, range.clone());
+    Ok([
+        of("embedding_scale")?.unwrap_or(default[0]),
+        of("residual_scale")?.unwrap_or(default[1]),
+        of("logit_scale")?.map_or(default[2], |s| 1.0 / s),
+    ])
+}
+
+/// What the tokens of each layer see.
+fn windows(keys: &Keys<'_>, layers: usize) -> Result<Vec<usize>> {
+    let file = keys.file;
+    let key = keys.key("attention.sliding_window");
+    let window = file.int(&key, 0..=limits::MAX_CONTEXT)?.unwrap_or(0) as usize;
+    let pattern = keys.key("attention.sliding_window_pattern");
+    if window == 0 {
+        return Ok(vec![usize::MAX; layers]);
+    }
+    if let Some(Value::Array(_)) = file.get(&pattern) {
+        let array = GgufFile::require(&pattern, file.array(&pattern, ValueType::Bool)?)?;
+        let slides: Vec<bool> = array.iter().map(|v| v == Value::Bool(true)).collect();
+        if slides.len() < layers {
+            return Err(Error::Key {
+                key: pattern,
+                value: format!("{} values", slides.len()),
+                allowed: format!("one for each of {layers} layers"),
+            });
+        }
+        let seen = |slides: &bool| if *slides { window } else { usize::MAX };
+        return Ok(slides[..layers].iter().map(seen).collect());
+    }
+    let every = keys
+        .int("attention.sliding_window_pattern", limits::MAX_LAYERS)?
+        .unwrap_or(keys.arch.full_every);
+    let full = |l: usize| every > 1 && (l + 1).is_multiple_of(every);
+    let seen = |l| if full(l) { usize::MAX } else { window };
+    Ok((0..layers).map(seen).collect())
+}
+
 fn rope_scaling(keys: &Keys<'_>, context_length: usize) -> Result<RopeScaling> {
     let name = keys.file.str(&keys.key("rope.scaling.type"))?;
     let factor = match keys.float("rope.scaling.factor", 1e-6..=1e6)? {
@@ -215,11 +287,12 @@ fn rope_scaling(keys: &Keys<'_>, context_length: usize) -> Result<RopeScaling> {
         (Some("none"), _) | (None, None) => ScalingKind::None,
         (Some("linear"), _) | (None, Some(_)) => ScalingKind::Linear,
         (Some("yarn"), _) => ScalingKind::Yarn,
+        (Some("longrope"), _) => ScalingKind::LongRope,
         (Some(other), _) => {
             return Err(Error::Unsupported {
                 what: "rope scaling type",
                 value: other.to_owned(),
-                known: "none, linear, yarn (and rope_freqs.weight)".into(),
+                known: "none, linear, yarn, longrope (and rope_freqs.weight)".into(),
             });
         }
     };

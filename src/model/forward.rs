@@ -3,11 +3,12 @@
 //! ```text
 //! x = token_embd[tokens]
 //! for each layer:
-//!     h = norm(x);  q, k, v = W h;  rotate q, k;  store k, v
-//!     x += W_o attention(q)
-//!     h = norm(x);  x += W_down( silu(W_gate h) * W_up h )
+//!     h = norm(x);  q, k, v = W h;  norm and rotate q, k;  store k, v
+//!     x += norm(W_o attention(q))
+//!     h = norm(x);  x += norm(W_down( silu(W_gate h) * W_up h ))
 //! logits = W_out norm(x)
 //! ```
+//! Which of the norms there are, and factors, are the architecture's answers (`model/arch`).
 //! The leader runs this as sequential code; each product, and with many tokens each pass over
 //! rows, is a step of the team. Row passes of a single token stay on the leader.
 
@@ -18,9 +19,9 @@ use geb_kernels::mat::MatMut;
 use geb_kernels::team::Leader;
 use geb_kernels::{ActKind, Activations, Kernels};
 
-use super::arch::RopePairing;
-use super::bind::{GateUp, Layer, Linear, QMatrix, Qkv};
-use super::rope::RopeTable;
+use super::arch::{Gate, RopePairing};
+use super::bind::{GateUp, Layer, Linear, Norm, QMatrix, Qkv};
+use super::rope::Ropes;
 use super::{Config, Model};
 use crate::cache::KvCache;
 use crate::error::{Error, Result};
@@ -72,7 +73,7 @@ pub(crate) struct Pass<'a, 'l> {
     pub(crate) kernels: &'static Kernels,
     pub(crate) lead: &'a mut Leader<'l>,
     pub(crate) cache: &'a mut KvCache,
-    pub(crate) rope: &'a RopeTable,
+    pub(crate) ropes: &'a Ropes,
     /// Position of the batch's first token.
     pub(crate) first: usize,
     /// Layers to run; fewer than the model has for an early exit.
@@ -108,19 +109,35 @@ impl Pass<'_, '_> {
                 &mut b.acts,
                 h,
                 wanted,
-                [(&self.model.weights().output, logits)],
+                [(&self.model.weights().output, &mut *logits)],
             );
+            self.scale_logits(logits);
         }
         Ok(())
     }
 
+    fn scale_logits(&mut self, logits: &mut [f32]) {
+        let c = self.model.config();
+        if c.logit_scale != 1.0 {
+            self.rows(logits, c.vocab, |_, row| scale(row, c.logit_scale));
+        }
+        if let Some(cap) = c.logit_softcap {
+            let soften = |v: &mut f32| *v = cap * (*v / cap).tanh();
+            self.rows(logits, c.vocab, |_, row| row.iter_mut().for_each(soften));
+        }
+    }
+
     fn embed(&mut self, tokens: &[u32], x: &mut [f32]) {
         let (kernels, table) = (self.kernels, &self.model.weights().token_embd);
+        let factor = self.model.config().embedding_scale;
         let data = self.model.bytes(table);
         let row_bytes = data.len() / table.rows;
         self.rows(x, table.cols, |t, row| {
             let at = tokens[t] as usize * row_bytes;
             kernels.dequantize(table.dtype, &data[at..at + row_bytes], row);
+            if factor != 1.0 {
+                scale(row, factor);
+            }
         });
     }
 
@@ -143,12 +160,17 @@ impl Pass<'_, '_> {
                 ([0, n * qw, n * (qw + kw)], [qw, kw, kw])
             }
         };
-        self.rotate(qkv, starts, strides, n);
+        if let Some(limit) = c.clamp {
+            self.rows(qkv, qw + 2 * kw, |_, row| {
+                row.iter_mut().for_each(|v| *v = v.clamp(-limit, limit));
+            });
+        }
+        self.rotate(layer, l, qkv, (starts, strides));
         self.store(l, qkv, starts, strides, n);
         let attn = &mut b.attn[..n * qw];
         self.attend(l, &qkv[starts[0]..], strides[0], attn, &mut b.pieces);
         self.project(&mut b.acts, attn, n, [(&layer.attn_output, &mut *h)]);
-        self.add(&mut b.x[..n * e], h);
+        self.add(&mut b.x[..n * e], h, &layer.post_attention_norm);
     }
 
     fn feed_forward(&mut self, b: &mut Buffers, layer: &Layer, n: usize) {
@@ -157,17 +179,21 @@ impl Pass<'_, '_> {
         let h = &mut b.h[..n * e];
         self.norm(&b.x[..n * e], &layer.ffn_norm, h);
         let gate_up = &mut b.gate_up[..2 * n * f];
+        let gate = |g: &mut [f32], u: &[f32]| match c.arch.gate {
+            Gate::Silu => kernels.silu_mul(g, u),
+            Gate::Gelu => kernels.gelu_mul(g, u),
+        };
         match &layer.gate_up {
-            GateUp::Split([gate, up]) => {
+            GateUp::Split([w_gate, w_up]) => {
                 let (g, u) = gate_up.split_at_mut(n * f);
-                self.project(&mut b.acts, h, n, [(gate, &mut *g), (up, &mut *u)]);
-                self.rows(g, f, |t, g| kernels.silu_mul(g, &u[t * f..(t + 1) * f]));
+                self.project(&mut b.acts, h, n, [(w_gate, &mut *g), (w_up, &mut *u)]);
+                self.rows(g, f, |t, g| gate(g, &u[t * f..(t + 1) * f]));
             }
             GateUp::Fused(fused) => {
                 self.project(&mut b.acts, h, n, [(fused, &mut *gate_up)]);
                 self.rows(gate_up, 2 * f, |_, row| {
                     let (g, u) = row.split_at_mut(f);
-                    kernels.silu_mul(g, u);
+                    gate(g, u);
                 });
                 for t in 1..n {
                     gate_up.copy_within(2 * t * f..(2 * t + 1) * f, t * f);
@@ -180,7 +206,7 @@ impl Pass<'_, '_> {
             n,
             [(&layer.ffn_down, &mut *h)],
         );
-        self.add(&mut b.x[..n * e], h);
+        self.add(&mut b.x[..n * e], h, &layer.post_ffw_norm);
     }
 
     /// `out = W x + b` for matrices that share the input `x`: `[n, cols]`; outputs `[n, rows]`.
@@ -265,26 +291,54 @@ impl Pass<'_, '_> {
         });
     }
 
-    fn norm(&mut self, x: &[f32], weight: &[f32], out: &mut [f32]) {
-        let (kernels, eps, e) = (self.kernels, self.model.config().rms_epsilon, weight.len());
-        self.rows(out, e, |t, row| {
-            kernels.rms_norm(&x[t * e..(t + 1) * e], weight, eps, row)
-        });
+    fn norm(&mut self, x: &[f32], norm: &Norm, out: &mut [f32]) {
+        let (kernels, c) = (self.kernels, self.model.config());
+        let (eps, e) = (c.norm_epsilon, c.embedding_length);
+        let row = |t: usize| &x[t * e..(t + 1) * e];
+        match norm {
+            Norm::None => out.copy_from_slice(x),
+            Norm::Rms(weight) => {
+                self.rows(out, e, |t, out| kernels.rms_norm(row(t), weight, eps, out))
+            }
+            Norm::Layer(weight, bias) => self.rows(out, e, |t, out| {
+                kernels.layer_norm(row(t), [weight, bias], eps, out)
+            }),
+        }
     }
 
-    fn add(&mut self, x: &mut [f32], y: &[f32]) {
-        let (kernels, e) = (self.kernels, self.model.config().embedding_length);
+    /// Adds what attention or feed-forward made to the residual stream, after its norm.
+    fn add(&mut self, x: &mut [f32], y: &mut [f32], norm: &Option<Vec<f32>>) {
+        let (kernels, c) = (self.kernels, self.model.config());
+        let (e, factor) = (c.embedding_length, c.residual_scale);
+        if let Some(weight) = norm {
+            self.rows(y, e, |_, row| {
+                kernels.rms_norm_each(row, weight, c.norm_epsilon)
+            });
+        }
+        if factor != 1.0 {
+            self.rows(y, e, |_, row| scale(row, factor));
+        }
         self.rows(x, e, |t, row| kernels.add(row, &y[t * e..(t + 1) * e]));
     }
 
-    /// Rotates the q and k heads of every token in place.
-    fn rotate(&mut self, qkv: &mut [f32], starts: [usize; 3], strides: [usize; 3], n: usize) {
+    /// Norms (where the architecture does) and rotates the q and k heads of every token in place.
+    fn rotate(
+        &mut self,
+        layer: &Layer,
+        l: usize,
+        qkv: &mut [f32],
+        (starts, strides): ([usize; 3], [usize; 3]),
+    ) {
         let c = self.model.config();
-        let (kernels, rope, first) = (self.kernels, self.rope, self.first);
+        let (kernels, first) = (self.kernels, self.first);
+        let table = self.ropes.table(c.windows[l] != usize::MAX);
         let (d, pairs) = (c.head_size, c.rope_dimension_count / 2);
         let adjacent = c.arch.rope == RopePairing::Adjacent;
-        let turn = |t: usize, heads: &mut [f32]| {
-            let (cos, sin) = rope.at(first + t, pairs);
+        let turn = |t: usize, heads: &mut [f32], side: usize| {
+            if let Some(weights) = &layer.qk_norm {
+                kernels.rms_norm_each(heads, &weights[side], c.norm_epsilon);
+            }
+            let (cos, sin) = table.at(first + t, pairs);
             heads
                 .chunks_exact_mut(d)
                 .for_each(|head| kernels.rope(head, cos, sin, adjacent));
@@ -292,13 +346,16 @@ impl Pass<'_, '_> {
         let (qw, kw) = (c.q_width(), c.kv_width());
         if strides[0] > qw {
             // Fused rows hold q and k side by side.
-            self.rows(&mut qkv[..n * strides[0]], strides[0], |t, row| {
-                turn(t, &mut row[..qw + kw])
+            self.rows(qkv, strides[0], |t, row| {
+                let (q, rest) = row.split_at_mut(qw);
+                turn(t, q, 0);
+                turn(t, &mut rest[..kw], 1);
             });
         } else {
             let (q, rest) = qkv.split_at_mut(starts[1]);
-            self.rows(q, qw, turn);
-            self.rows(&mut rest[..n * kw], kw, turn);
+            self.rows(q, qw, |t, q| turn(t, q, 0));
+            let keys = starts[2] - starts[1];
+            self.rows(&mut rest[..keys], kw, |t, k| turn(t, k, 1));
         }
     }
 
@@ -349,11 +406,11 @@ impl Pass<'_, '_> {
             tokens,
             first_position: first,
             positions,
-            window: c.window,
+            window: c.windows[l],
             scale: c.attention_scale,
         };
         let mut out = MatMut::new(out, n, width, width);
-        let start = (first + 1).saturating_sub(c.window) / SPLIT * SPLIT;
+        let start = (first + 1).saturating_sub(c.windows[l]) / SPLIT * SPLIT;
         let (splits, heads) = ((end - start).div_ceil(SPLIT), c.head_count_kv);
         if n > kernels.decode_tokens() || splits == 1 || self.lead.threads() == 1 {
             let tile = (TILE_ROWS / group).max(1);
@@ -381,4 +438,8 @@ impl Pass<'_, '_> {
             out = rest;
         }
     }
+}
+
+fn scale(x: &mut [f32], factor: f32) {
+    x.iter_mut().for_each(|v| *v *= factor);
 }

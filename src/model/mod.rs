@@ -18,7 +18,6 @@ pub struct Model {
     file: Arc<GgufFile>,
     config: Config,
     weights: bind::Weights,
-    pub(crate) freqs: rope::RopeFreqs,
 }
 
 impl Model {
@@ -26,12 +25,10 @@ impl Model {
     pub fn load(file: Arc<GgufFile>) -> Result<Arc<Model>> {
         let mut config = Config::read(&file)?;
         let weights = bind::bind(&file, &mut config)?;
-        let freqs = rope::RopeFreqs::new(&config, weights.rope_freqs.as_deref());
         Ok(Arc::new(Model {
             file,
             config,
             weights,
-            freqs,
         }))
     }
 

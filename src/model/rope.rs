@@ -1,6 +1,7 @@
 //! Rotation angles (RoPE, arXiv 2104.09864): frequencies once per model, cosines and sines per
 //! position as a context grows.
 
+use super::bind::Weights;
 use super::config::Config;
 
 /// Kind of stretching.
@@ -10,6 +11,8 @@ pub enum ScalingKind {
     None,
     /// All angles divided by the factor.
     Linear,
+    /// Divisors per pair from tensors, chosen by the length of the run (arXiv 2402.13753).
+    LongRope,
     /// Fast pairs as trained, slow pairs divided, a ramp between (YaRN, arXiv 2309.00071).
     Yarn,
 }
@@ -31,6 +34,19 @@ pub struct RopeScaling {
     pub beta_slow: f32,
 }
 
+impl Default for RopeScaling {
+    fn default() -> Self {
+        RopeScaling {
+            kind: ScalingKind::None,
+            factor: 1.0,
+            original_context: f32::INFINITY,
+            attn_factor: 1.0,
+            beta_fast: 32.0,
+            beta_slow: 1.0,
+        }
+    }
+}
+
 /// Angle per position of each pair, and the factor of cosine and sine.
 #[derive(Clone, Debug)]
 pub struct RopeFreqs {
@@ -39,13 +55,9 @@ pub struct RopeFreqs {
 }
 
 impl RopeFreqs {
-    /// Frequencies of a model; `factors` is the tensor `rope_freqs.weight`, one divisor per pair.
-    pub fn new(c: &Config, factors: Option<&[f32]>) -> RopeFreqs {
-        let (r, base, s) = (
-            c.rope_dimension_count as f64,
-            f64::from(c.rope_freq_base),
-            c.rope_scaling,
-        );
+    /// Frequencies of `dims` rotated elements; `factors`: one divisor per pair.
+    pub fn new(dims: usize, base: f32, s: RopeScaling, factors: Option<&[f32]>) -> RopeFreqs {
+        let (r, base) = (dims as f64, f64::from(base));
         let factor = f64::from(s.factor);
         let turns = |beta: f32| {
             r * (f64::from(s.original_context) / (f64::from(beta) * std::f64::consts::TAU)).ln()
@@ -53,14 +65,14 @@ impl RopeFreqs {
         };
         let low = turns(s.beta_fast).floor().max(0.0);
         let high = turns(s.beta_slow).ceil().min(r - 1.0);
-        let per_position = (0..c.rope_dimension_count / 2)
+        let per_position = (0..dims / 2)
             .map(|i| {
                 let mut theta = base.powf(-2.0 * i as f64 / r);
                 if let Some(f) = factors {
                     theta /= f64::from(f[i]);
                 }
                 match s.kind {
-                    ScalingKind::None => theta,
+                    ScalingKind::None | ScalingKind::LongRope => theta,
                     ScalingKind::Linear => theta / factor,
                     ScalingKind::Yarn => {
                         let keep =
@@ -81,24 +93,66 @@ impl RopeFreqs {
             magnitude,
         }
     }
-
-    /// Rotated pairs per head.
-    pub fn pairs(&self) -> usize {
-        self.per_position.len()
-    }
 }
 
 /// Cosines and sines of the positions seen so far: `[positions, pairs]` each.
-#[derive(Default, Debug)]
+#[derive(Debug)]
 pub struct RopeTable {
+    freqs: RopeFreqs,
     cos: Vec<f32>,
     sin: Vec<f32>,
 }
 
+/// The tables of a model: of layers that see all positions and of those with a window.
+#[derive(Debug)]
+pub struct Ropes {
+    all: RopeTable,
+    window: Option<RopeTable>,
+}
+
+impl Ropes {
+    /// Empty tables for a run of `ctx` positions, which decides between the long and the short
+    /// factors of LongRoPE (arXiv 2402.13753).
+    pub fn new(c: &Config, weights: &Weights, ctx: usize) -> Ropes {
+        let long = ctx as f32 > c.rope_scaling.original_context;
+        let factors = [
+            &weights.rope_freqs,
+            [&weights.rope_factors_short, &weights.rope_factors_long][usize::from(long)],
+        ];
+        let factors = factors.into_iter().find_map(Option::as_deref);
+        let r = c.rope_dimension_count;
+        let table = |base, scaling, factors| RopeTable {
+            freqs: RopeFreqs::new(r, base, scaling, factors),
+            cos: Vec::new(),
+            sin: Vec::new(),
+        };
+        Ropes {
+            all: table(c.rope_freq_base, c.rope_scaling, factors),
+            window: c
+                .rope_freq_base_window
+                .map(|base| table(base, RopeScaling::default(), None)),
+        }
+    }
+
+    /// Extends the tables to `positions`.
+    pub fn extend(&mut self, positions: usize) {
+        self.all.extend(positions);
+        self.window.iter_mut().for_each(|w| w.extend(positions));
+    }
+
+    /// The table of a layer that has a window or sees all.
+    pub fn table(&self, windowed: bool) -> &RopeTable {
+        match &self.window {
+            Some(window) if windowed => window,
+            _ => &self.all,
+        }
+    }
+}
+
 impl RopeTable {
-    /// Extends the table to `positions`.
-    pub fn extend(&mut self, freqs: &RopeFreqs, positions: usize) {
-        let pairs = freqs.pairs().max(1);
+    fn extend(&mut self, positions: usize) {
+        let freqs = &self.freqs;
+        let pairs = freqs.per_position.len().max(1);
         for p in self.cos.len() / pairs..positions {
             for theta in &freqs.per_position {
                 let (sin, cos) = (p as f64 * theta).sin_cos();
@@ -118,27 +172,6 @@ impl RopeTable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::arch::Arch;
-
-    fn config(scaling: RopeScaling) -> Config {
-        Config {
-            arch: Arch::by_name("llama").expect("registered"),
-            block_count: 1,
-            context_length: 4096,
-            embedding_length: 128,
-            feed_forward_length: 1,
-            head_count: 1,
-            head_count_kv: 1,
-            head_size: 128,
-            rms_epsilon: 1e-5,
-            rope_dimension_count: 128,
-            rope_freq_base: 10_000.0,
-            rope_scaling: scaling,
-            window: usize::MAX,
-            attention_scale: 1.0,
-            vocab: 1,
-        }
-    }
 
     #[test]
     fn yarn_keeps_fast_pairs_and_divides_slow_ones() {
@@ -146,18 +179,10 @@ mod tests {
             kind: ScalingKind::Yarn,
             factor: 4.0,
             original_context: 4096.0,
-            attn_factor: 1.0,
-            beta_fast: 32.0,
-            beta_slow: 1.0,
+            ..Default::default()
         };
-        let yarn = RopeFreqs::new(&config(scaling), None);
-        let plain = RopeFreqs::new(
-            &config(RopeScaling {
-                kind: ScalingKind::None,
-                ..scaling
-            }),
-            None,
-        );
+        let yarn = RopeFreqs::new(128, 10_000.0, scaling, None);
+        let plain = RopeFreqs::new(128, 10_000.0, RopeScaling::default(), None);
         // low 20, high 46 for r = 128, base 10000, C 4096.
         for i in 0..64 {
             let ratio = plain.per_position[i] / yarn.per_position[i];

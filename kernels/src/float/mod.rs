@@ -15,7 +15,7 @@ use crate::mat::MatMut;
 
 pub use attention::{AttnQuery, AttnScratch, SPLIT};
 pub(crate) use attention::{attend, merge};
-pub(crate) use elementwise::{add, rms_norm, rope, silu_mul};
+pub(crate) use elementwise::{add, gelu_mul, layer_norm, rms_norm, rms_norm_each, rope, silu_mul};
 pub(crate) use kv::store;
 pub use kv::{BLOCK, KvHead, KvRows, KvShape, KvSide, KvType};
 
@@ -23,8 +23,11 @@ pub use kv::{BLOCK, KvHead, KvRows, KvShape, KvSide, KvType};
 #[derive(Clone, Copy)]
 pub(crate) struct FloatOps {
     pub rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
+    pub rms_norm_each: unsafe fn(&mut [f32], &[f32], f32),
+    pub layer_norm: unsafe fn(&[f32], [&[f32]; 2], f32, &mut [f32]),
     pub add: unsafe fn(&mut [f32], &[f32]),
     pub silu_mul: unsafe fn(&mut [f32], &[f32]),
+    pub gelu_mul: unsafe fn(&mut [f32], &[f32]),
     pub rope: unsafe fn(&mut [f32], &[f32], &[f32], bool),
     pub attend: unsafe fn(&AttnQuery<'_>, KvHead<'_>, &mut [f32], &mut AttnScratch),
     pub merge: unsafe fn(KvShape, &mut [f32], &[f32]),
@@ -39,6 +42,19 @@ impl Kernels {
         unsafe { (self.float.rms_norm)(x, weight, eps, out) }
     }
 
+    /// [`rms_norm`](Self::rms_norm) in place, for each `weight.len()` values of `x`.
+    pub fn rms_norm_each(&self, x: &mut [f32], weight: &[f32], eps: f32) {
+        // SAFETY: `self` proves the features.
+        unsafe { (self.float.rms_norm_each)(x, weight, eps) }
+    }
+
+    /// `out = (x - mean) / sqrt(variance + eps) * weight + bias` (LayerNorm, arXiv 1607.06450).
+    /// All slices `[width]`.
+    pub fn layer_norm(&self, x: &[f32], weight_bias: [&[f32]; 2], eps: f32, out: &mut [f32]) {
+        // SAFETY: `self` proves the features.
+        unsafe { (self.float.layer_norm)(x, weight_bias, eps, out) }
+    }
+
     /// `x += y`.
     pub fn add(&self, x: &mut [f32], y: &[f32]) {
         // SAFETY: `self` proves the features.
@@ -49,6 +65,12 @@ impl Kernels {
     pub fn silu_mul(&self, gate: &mut [f32], up: &[f32]) {
         // SAFETY: `self` proves the features.
         unsafe { (self.float.silu_mul)(gate, up) }
+    }
+
+    /// `gate = gelu(gate) * up`, the tanh form (arXiv 1606.08415).
+    pub fn gelu_mul(&self, gate: &mut [f32], up: &[f32]) {
+        // SAFETY: `self` proves the features.
+        unsafe { (self.float.gelu_mul)(gate, up) }
     }
 
     /// Rotates one head in place by the angles of one position (RoPE, arXiv 2104.09864).

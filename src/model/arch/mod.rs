@@ -2,16 +2,73 @@
 //! layer loop (`model/forward.rs`) serves them all. Nothing here contains a loop.
 
 mod chatglm;
+mod gemma3;
 mod llama;
+mod minicpm;
+mod olmo;
+mod olmo2;
+mod phi3;
 mod qwen2;
+mod qwen3;
 
 /// How the elements of a head are paired for rotation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RopePairing {
-    /// `(2i, 2i+1)`: llama and chatglm files.
+    /// `(2i, 2i+1)`.
     Adjacent,
     /// `(i, i + r/2)`.
     Half,
+}
+
+/// Formula of the norms.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NormKind {
+    /// RMSNorm with weights.
+    Rms,
+    /// LayerNorm without weights and biases.
+    BareLayer,
+}
+
+/// Where a layer norms: what goes into attention and feed-forward, what comes out, or both.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NormPlace {
+    /// `x + f(norm(x))`.
+    Before,
+    /// `x + norm(f(x))`.
+    After,
+    /// `x + norm(f(norm(x)))`.
+    Both,
+}
+
+/// RMSNorm of queries and keys before rotation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum QkNorm {
+    /// None.
+    None,
+    /// Each head on its own; weights `[d]` shared by the heads.
+    Head,
+    /// All heads of a token together; weights `[H d]` and `[K d]`.
+    Width,
+}
+
+/// Activation of the gate.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Gate {
+    /// SiLU.
+    Silu,
+    /// GELU, tanh form.
+    Gelu,
+}
+
+/// Factors of embedding, residual branches and logits where the file has no keys for them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Scalars {
+    /// All 1.
+    Ones,
+    /// Embeddings times the root of the width.
+    RootWidth,
+    /// 12; 1.4 / root of the layers; logits times 256 / width.
+    MiniCpm,
 }
 
 /// An architecture: what differs between the graphs of the family.
@@ -23,10 +80,35 @@ pub struct Arch {
     pub rope: RopePairing,
     /// Rotated share of a head when `rope.dimension_count` is absent: 1 / this.
     pub rope_divisor: usize,
+    /// Formula of the norms.
+    pub norm: NormKind,
+    /// Place of the norms.
+    pub norm_place: NormPlace,
+    /// Norm of queries and keys.
+    pub qk_norm: QkNorm,
+    /// Activation of the gate.
+    pub gate: Gate,
+    /// Default factors.
+    pub scalars: Scalars,
+    /// If the file does not say: every so many layers, the last one sees all positions and the
+    /// others a window; 1: a window, if there is one, holds for all layers.
+    pub full_every: usize,
+    /// Base of the rotation of layers with a window, if it is another one.
+    pub window_base: Option<f32>,
 }
 
 /// All architectures this program runs.
-pub const REGISTRY: &[&Arch] = &[&llama::ARCH, &chatglm::ARCH, &qwen2::ARCH];
+pub const REGISTRY: &[&Arch] = &[
+    &llama::ARCH,
+    &chatglm::ARCH,
+    &qwen2::ARCH,
+    &qwen3::ARCH,
+    &phi3::ARCH,
+    &gemma3::ARCH,
+    &minicpm::ARCH,
+    &olmo::ARCH,
+    &olmo2::ARCH,
+];
 
 impl Arch {
     /// Looks an architecture up by its GGUF name.

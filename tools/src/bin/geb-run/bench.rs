@@ -186,7 +186,7 @@ fn reach(session: &mut Session, ids: &[u32]) -> geb::Result<()> {
 
 /// Bytes one decoded token reads: the weights and, in the middle of the measurement, the cache.
 fn bytes_read(args: &BenchArgs, session: &Session) -> u64 {
-    let seen = (args.depth + 1 + args.decode / 2).min(session.model().config().window);
+    let seen = (args.depth + 1 + args.decode / 2).min(session.model().config().widest_window());
     session.model().bytes_per_token() + seen as u64 * session.kv_position_bytes()
 }
 

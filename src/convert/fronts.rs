@@ -1,0 +1,321 @@
+//! What the families of checkpoints look like: how they are recognised, which architecture they
+//! become, and which GGUF tensor is made of which rows of which checkpoint tensors.
+
+/// Which front end reads a checkpoint.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Family {
+    /// Llama, Mistral and everything that is stored like them.
+    Llama,
+    /// GEB-1.3B (`model_type` geblm).
+    Geb,
+    /// Qwen2, 2.5.
+    Qwen2,
+    /// Qwen3.
+    Qwen3,
+    /// Phi-3, 3.5, 4.
+    Phi3,
+    /// MiniCPM 1 and 2.
+    MiniCpm,
+    /// OLMo 1.
+    Olmo,
+    /// OLMo 2.
+    Olmo2,
+    /// Gemma 3, text.
+    Gemma3,
+}
+
+/// A family: what a front end needs to know before it reads numbers.
+#[derive(Debug)]
+pub struct Front {
+    /// Which one.
+    pub family: Family,
+    /// Values of `architectures[0]`.
+    pub classes: &'static [&'static str],
+    /// Values of `model_type`, looked at when there is no class.
+    pub types: &'static [&'static str],
+    /// GGUF architecture.
+    pub architecture: &'static str,
+    /// Heads of q and k are stored for pairs `(i, i + d/2)` and reordered for `(2i, 2i+1)`.
+    pub permuted: bool,
+    /// The norms of the reference are LayerNorm (another key for epsilon).
+    pub layer_norm: bool,
+    /// Added to the weights of norms: 1 where the reference multiplies by one plus them.
+    pub norm_offset: f32,
+    /// Whether the output matrix is the embedding when the configuration does not say.
+    pub tied: bool,
+    pub(super) table: &'static Table,
+}
+
+const LIKE_LLAMA: Front = Front {
+    family: Family::Llama,
+    classes: &["LlamaForCausalLM", "MistralForCausalLM"],
+    types: &["llama", "mistral"],
+    architecture: "llama",
+    permuted: true,
+    layer_norm: false,
+    norm_offset: 0.0,
+    tied: false,
+    table: &LLAMA,
+};
+
+/// All families.
+pub const FRONTS: &[Front] = &[
+    LIKE_LLAMA,
+    Front {
+        family: Family::Geb,
+        classes: &["GEBForCausalLM"],
+        types: &["geblm"],
+        table: &GEB,
+        ..LIKE_LLAMA
+    },
+    Front {
+        family: Family::Qwen2,
+        classes: &["Qwen2ForCausalLM"],
+        types: &["qwen2"],
+        architecture: "qwen2",
+        permuted: false,
+        ..LIKE_LLAMA
+    },
+    Front {
+        family: Family::Qwen3,
+        classes: &["Qwen3ForCausalLM"],
+        types: &["qwen3"],
+        architecture: "qwen3",
+        permuted: false,
+        table: &QWEN3,
+        ..LIKE_LLAMA
+    },
+    Front {
+        family: Family::Phi3,
+        classes: &["Phi3ForCausalLM"],
+        types: &["phi3"],
+        architecture: "phi3",
+        permuted: false,
+        table: &PHI3,
+        ..LIKE_LLAMA
+    },
+    Front {
+        family: Family::MiniCpm,
+        classes: &["MiniCPMForCausalLM"],
+        types: &["minicpm"],
+        architecture: "minicpm",
+        ..LIKE_LLAMA
+    },
+    Front {
+        family: Family::Olmo,
+        classes: &["OlmoForCausalLM"],
+        types: &["olmo"],
+        architecture: "olmo",
+        layer_norm: true,
+        table: &OLMO,
+        ..LIKE_LLAMA
+    },
+    Front {
+        family: Family::Olmo2,
+        classes: &["Olmo2ForCausalLM"],
+        types: &["olmo2"],
+        architecture: "olmo2",
+        permuted: false,
+        table: &OLMO2,
+        ..LIKE_LLAMA
+    },
+    Front {
+        family: Family::Gemma3,
+        classes: &["Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"],
+        types: &["gemma3_text", "gemma3"],
+        architecture: "gemma3",
+        permuted: false,
+        norm_offset: 1.0,
+        tied: true,
+        table: &GEMMA3,
+        ..LIKE_LLAMA
+    },
+];
+
+/// A dimension in symbols.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Dim {
+    Vocab,
+    Width,
+    /// One head.
+    Head,
+    Ffn,
+    /// All query heads.
+    Q,
+    /// All key (or value) heads.
+    Kv,
+    /// Queries, keys and values.
+    Qkv,
+    Ffn2,
+}
+
+/// Which rows of a source tensor, and in which order.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Rows {
+    All,
+    /// Heads reordered for interleaved rotation.
+    Rotary,
+    /// Keys of GEB's packed matrix, reordered.
+    GebKey,
+    /// Values of GEB's packed matrix.
+    GebValue,
+    GebGate,
+    GebUp,
+}
+
+/// One line of a table: GGUF stem (`{}` = layer), shape, sources (`{}` = layer).
+#[derive(Debug)]
+pub(super) struct Line {
+    pub gguf: &'static str,
+    pub shape: &'static [Dim],
+    pub parts: &'static [(&'static str, Rows)],
+}
+
+macro_rules! lines {
+    ($($gguf:literal [$($dim:ident),+] = $($hf:literal $rows:ident),+;)*) => {
+        &[$(Line { gguf: $gguf, shape: &[$(Dim::$dim),+], parts: &[$(($hf, Rows::$rows)),+] },)*]
+    };
+}
+
+/// Stems of one architecture: before the layers, per layer, after the layers.
+#[derive(Debug)]
+pub(super) struct Table {
+    pub first: &'static [Line],
+    /// In pieces that families share.
+    pub layer: &'static [&'static [Line]],
+    pub last: &'static [Line],
+    /// Ends of names that hold no weights of the graph.
+    pub skip: &'static [&'static str],
+}
+
+const EMBEDDING: &[Line] = lines! { "token_embd" [Vocab, Width] = "model.embed_tokens" All; };
+const OUTPUT: &[Line] = lines! { "output" [Vocab, Width] = "lm_head" All; };
+const NORM_AND_OUTPUT: &[Line] = lines! {
+    "output_norm" [Width] = "model.norm" All;
+    "output" [Vocab, Width] = "lm_head" All;
+};
+const ATTN_NORM: &[Line] =
+    lines! { "blk.{}.attn_norm" [Width] = "model.layers.{}.input_layernorm" All; };
+const QKV: &[Line] = lines! {
+    "blk.{}.attn_q" [Q, Width] = "model.layers.{}.self_attn.q_proj" Rotary;
+    "blk.{}.attn_k" [Kv, Width] = "model.layers.{}.self_attn.k_proj" Rotary;
+    "blk.{}.attn_v" [Kv, Width] = "model.layers.{}.self_attn.v_proj" All;
+};
+const QKV_FUSED: &[Line] =
+    lines! { "blk.{}.attn_qkv" [Qkv, Width] = "model.layers.{}.self_attn.qkv_proj" All; };
+const HEAD_NORMS: &[Line] = lines! {
+    "blk.{}.attn_q_norm" [Head] = "model.layers.{}.self_attn.q_norm" All;
+    "blk.{}.attn_k_norm" [Head] = "model.layers.{}.self_attn.k_norm" All;
+};
+const WIDE_NORMS: &[Line] = lines! {
+    "blk.{}.attn_q_norm" [Q] = "model.layers.{}.self_attn.q_norm" All;
+    "blk.{}.attn_k_norm" [Kv] = "model.layers.{}.self_attn.k_norm" All;
+};
+const ATTN_OUTPUT: &[Line] =
+    lines! { "blk.{}.attn_output" [Width, Q] = "model.layers.{}.self_attn.o_proj" All; };
+const FFN_NORM: &[Line] =
+    lines! { "blk.{}.ffn_norm" [Width] = "model.layers.{}.post_attention_layernorm" All; };
+const POST_ATTENTION_NORM: &[Line] = lines! {
+    "blk.{}.post_attention_norm" [Width] = "model.layers.{}.post_attention_layernorm" All;
+};
+const PRE_FFN_NORM: &[Line] =
+    lines! { "blk.{}.ffn_norm" [Width] = "model.layers.{}.pre_feedforward_layernorm" All; };
+const POST_FFN_NORM: &[Line] =
+    lines! { "blk.{}.post_ffw_norm" [Width] = "model.layers.{}.post_feedforward_layernorm" All; };
+const FFN: &[Line] = lines! {
+    "blk.{}.ffn_gate" [Ffn, Width] = "model.layers.{}.mlp.gate_proj" All;
+    "blk.{}.ffn_up" [Ffn, Width] = "model.layers.{}.mlp.up_proj" All;
+    "blk.{}.ffn_down" [Width, Ffn] = "model.layers.{}.mlp.down_proj" All;
+};
+const FFN_FUSED: &[Line] = lines! {
+    "blk.{}.ffn_up" [Ffn2, Width] = "model.layers.{}.mlp.gate_up_proj" All;
+    "blk.{}.ffn_down" [Width, Ffn] = "model.layers.{}.mlp.down_proj" All;
+};
+
+const LLAMA: Table = Table {
+    first: EMBEDDING,
+    layer: &[ATTN_NORM, QKV, ATTN_OUTPUT, FFN_NORM, FFN],
+    last: NORM_AND_OUTPUT,
+    skip: &[".rotary_emb.inv_freq"],
+};
+const QWEN3: Table = Table {
+    layer: &[ATTN_NORM, QKV, HEAD_NORMS, ATTN_OUTPUT, FFN_NORM, FFN],
+    ..LLAMA
+};
+const PHI3: Table = Table {
+    layer: &[ATTN_NORM, QKV_FUSED, ATTN_OUTPUT, FFN_NORM, FFN_FUSED],
+    ..LLAMA
+};
+const OLMO: Table = Table {
+    layer: &[QKV, ATTN_OUTPUT, FFN],
+    last: OUTPUT,
+    ..LLAMA
+};
+const OLMO2: Table = Table {
+    layer: &[
+        QKV,
+        WIDE_NORMS,
+        ATTN_OUTPUT,
+        POST_ATTENTION_NORM,
+        FFN,
+        POST_FFN_NORM,
+    ],
+    ..LLAMA
+};
+const GEMMA3: Table = Table {
+    layer: &[
+        ATTN_NORM,
+        QKV,
+        HEAD_NORMS,
+        ATTN_OUTPUT,
+        POST_ATTENTION_NORM,
+        PRE_FFN_NORM,
+        FFN,
+        POST_FFN_NORM,
+    ],
+    ..LLAMA
+};
+
+const GEB_FIRST: &[Line] =
+    lines! { "token_embd" [Vocab, Width] = "transformer.embedding.word_embeddings" All; };
+const GEB_LAST: &[Line] = lines! {
+    "output_norm" [Width] = "transformer.encoder.final_layernorm" All;
+    "output" [Vocab, Width] = "transformer.output_layer" All;
+};
+const GEB_SKIP: &[&str] = &["rotary_pos_emb.inv_freq"];
+
+/// GEB with whole heads rotated: the llama graph.
+const GEB: Table = Table {
+    first: GEB_FIRST,
+    layer: &[lines! {
+        "blk.{}.attn_norm" [Width] = "transformer.encoder.layers.{}.input_layernorm" All;
+        "blk.{}.attn_q" [Q, Width] = "transformer.encoder.layers.{}.self_attention.query" Rotary;
+        "blk.{}.attn_k" [Kv, Width] = "transformer.encoder.layers.{}.self_attention.key_value" GebKey;
+        "blk.{}.attn_v" [Kv, Width] = "transformer.encoder.layers.{}.self_attention.key_value" GebValue;
+        "blk.{}.attn_output" [Width, Q] = "transformer.encoder.layers.{}.self_attention.dense" All;
+        "blk.{}.ffn_norm" [Width] = "transformer.encoder.layers.{}.post_attention_layernorm" All;
+        "blk.{}.ffn_gate" [Ffn, Width] = "transformer.encoder.layers.{}.mlp.dense_h_to_4h" GebGate;
+        "blk.{}.ffn_up" [Ffn, Width] = "transformer.encoder.layers.{}.mlp.dense_h_to_4h" GebUp;
+        "blk.{}.ffn_down" [Width, Ffn] = "transformer.encoder.layers.{}.mlp.dense_4h_to_h" All;
+    }],
+    last: GEB_LAST,
+    skip: GEB_SKIP,
+};
+
+/// GEB with a part of each head rotated: the chatglm graph, with its fused matrices.
+pub(super) const GEB_PARTIAL: Table = Table {
+    first: GEB_FIRST,
+    layer: &[lines! {
+        "blk.{}.attn_norm" [Width] = "transformer.encoder.layers.{}.input_layernorm" All;
+        "blk.{}.attn_qkv" [Qkv, Width] = "transformer.encoder.layers.{}.self_attention.query" Rotary,
+            "transformer.encoder.layers.{}.self_attention.key_value" GebKey,
+            "transformer.encoder.layers.{}.self_attention.key_value" GebValue;
+        "blk.{}.attn_output" [Width, Q] = "transformer.encoder.layers.{}.self_attention.dense" All;
+        "blk.{}.ffn_norm" [Width] = "transformer.encoder.layers.{}.post_attention_layernorm" All;
+        "blk.{}.ffn_up" [Ffn2, Width] = "transformer.encoder.layers.{}.mlp.dense_h_to_4h" GebGate,
+            "transformer.encoder.layers.{}.mlp.dense_h_to_4h" GebUp;
+        "blk.{}.ffn_down" [Width, Ffn] = "transformer.encoder.layers.{}.mlp.dense_4h_to_h" All;
+    }],
+    last: GEB_LAST,
+    skip: GEB_SKIP,
+};

@@ -1,0 +1,12 @@
+//! OLMo 2 (arXiv 2501.00656): norms after attention and feed-forward instead of before, and over
+//! all queries and all keys of a token.
+
+use super::{Arch, NormPlace, QkNorm, RopePairing, llama};
+
+pub(super) const ARCH: Arch = Arch {
+    name: "olmo2",
+    rope: RopePairing::Half,
+    norm_place: NormPlace::After,
+    qk_norm: QkNorm::Width,
+    ..llama::ARCH
+};
