@@ -100,11 +100,16 @@ fn messages(value: &Value) -> Vec<Message> {
         .collect()
 }
 
+/// Further cases, which only the converter builds. Not `minicpm`: its reference puts a space before
+/// a user-defined token that begins a text, which GGUF runtimes do not.
+const CONVERTED: [&str; 6] = ["qwen2", "qwen3", "phi3", "olmo", "olmo2", "gemma3"];
+
 #[test]
 fn chats_equal_the_reference_and_contents_stay_plain() {
     let mut injections = 0;
-    for case in CASES {
-        for file in [gguf_of(case), converted(case)] {
+    for case in CASES.into_iter().chain(CONVERTED) {
+        let own = CASES.contains(&case).then(|| gguf_of(case));
+        for file in own.into_iter().chain([converted(case)]) {
             let tokenizer = Tokenizer::from_gguf(&file).expect("valid metadata");
             let template = ChatTemplate::from_gguf(&file)
                 .expect("valid")
@@ -148,7 +153,7 @@ fn chats_equal_the_reference_and_contents_stay_plain() {
             }
         }
     }
-    assert_eq!(injections, 2 * CASES.len());
+    assert_eq!(injections, 2 * CASES.len() + CONVERTED.len());
 }
 
 /// Templates that trim, split, move or change contents.

@@ -53,6 +53,8 @@ pub struct Tokenizer {
     special: Special,
     ids: SpecialIds,
     stop: Vec<u32>,
+    /// Special tokens that swallow the white space after them.
+    strips: Vec<u32>,
     add_bos: bool,
     add_eos: bool,
     warnings: Vec<String>,
@@ -107,6 +109,7 @@ impl Tokenizer {
             )?,
             add_eos: validate::add_token(file, "tokenizer.ggml.add_eos_token", ids.eos, false)?,
             special: Special::new(&vocab)?,
+            strips: special::strips(file, &vocab)?,
             vocab,
             engine,
             ids,
@@ -151,14 +154,21 @@ impl Tokenizer {
                 allowed: format!("at most {} bytes", limits::MAX_PROMPT_BYTES),
             });
         }
-        let mut pos = 0;
+        let (mut pos, mut strip) = (0, false);
+        let blank = |text: &str, strip: bool| match strip {
+            true => text.len() - text.trim_start().len(),
+            false => 0,
+        };
         for found in self.special.find_all(text, parse) {
+            let piece = &text[pos..found.range.start];
             self.engine
-                .encode(&self.vocab, &text[pos..found.range.start], out)?;
+                .encode(&self.vocab, &piece[blank(piece, strip)..], out)?;
             out.push(found.id);
-            pos = found.range.end;
+            (pos, strip) = (found.range.end, self.strips.contains(&found.id));
         }
-        self.engine.encode(&self.vocab, &text[pos..], out)
+        let piece = &text[pos..];
+        self.engine
+            .encode(&self.vocab, &piece[blank(piece, strip)..], out)
     }
 
     /// Byte ranges of the control tokens in `text`.

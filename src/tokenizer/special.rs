@@ -7,6 +7,7 @@ use aho_corasick::{AhoCorasick, Input, MatchKind};
 use super::validate::{SpecialIds, TOKENS};
 use super::vocab::{Kind, Vocab};
 use crate::error::{Error, Result};
+use crate::gguf::GgufFile;
 use crate::limits;
 
 /// Texts of tokens that end generation in some published family.
@@ -48,6 +49,21 @@ pub(super) fn stop_ids(vocab: &Vocab, ids: &SpecialIds) -> Vec<u32> {
     out.sort_unstable();
     out.dedup();
     out
+}
+
+/// Control tokens that swallow the white space after them: those of Phi-3's chats, whose tokenizer
+/// marks them `rstrip`. GGUF has no key for that, so the architecture decides.
+pub(super) fn strips(file: &GgufFile, vocab: &Vocab) -> Result<Vec<u32>> {
+    const NOT: [&str; 4] = ["<unk>", "<s>", "</s>", "<|endoftext|>"];
+    if file.str("general.architecture")? != Some("phi3") {
+        return Ok(Vec::new());
+    }
+    let special = |text: &str, kind| kind == Kind::Control && !NOT.contains(&text);
+    Ok(vocab
+        .iter()
+        .filter(|&(_, text, kind)| special(text, kind))
+        .map(|(id, ..)| id)
+        .collect())
 }
 
 /// Finds texts; of those that start at the same place the longest.
