@@ -8,10 +8,11 @@
 
 use super::encode::{most, to_f16, truncate};
 use super::k23::{pairs, put_pairs};
-use super::search::{self, Batch, Encode, Integers, LANES, Lanes, Search};
+use super::search::{self, Batch, Encode, Integers, Lanes, Search};
 use super::{Blocks, Codes, QuantFormat, both, eight, half_at, in_order, read};
 use crate::dtype::Dtype;
 use crate::isa::Isa;
+use crate::isa::wide::{LANES, Vector};
 
 const TQ1_0_LAST: usize = 48;
 const TQ1_0_SCALE: usize = 52;
@@ -65,21 +66,19 @@ fn ternary(x: &[f32; 256]) -> ([u8; 256], u16) {
 
 /// The same, searched for, for each of a batch of blocks.
 #[inline(always)]
-fn best_ternary(batch: &Batch<256>, best: bool) -> ([[u8; 256]; LANES], Lanes) {
+fn best_ternary<V: Vector>(batch: &Batch<256>, best: bool) -> ([[u8; 256]; LANES], [f32; LANES]) {
     let levels = Integers { low: -1, high: 1 };
-    let d = search::single(batch, levels, search::extreme(batch).abs(), best);
-    let mut codes = [[0; 256]; LANES];
-    search::encode(batch, d, levels, &mut codes);
-    (codes, d)
+    let d = search::single(batch, levels, search::extreme::<V, _>(batch).abs(), best);
+    (search::encode(batch, d, levels), d.store().0)
 }
 
 impl Blocks for Tq1 {
     const DTYPE: Dtype = Dtype::TQ1_0;
 
     #[inline(always)]
-    fn quantize(x: &[f32], search: Search, out: &mut [u8]) {
+    fn quantize<V: Vector>(x: &[f32], search: Search, out: &mut [u8]) {
         if !search.is_formula() {
-            return search::blocks::<Self, 256, 54>(x, search, out);
+            return search::blocks::<Self, V, 256, 54>(x, search, out);
         }
         let blocks = out.as_chunks_mut::<54>().0;
         for (x, b) in x.as_chunks::<256>().0.iter().zip(blocks) {
@@ -109,9 +108,9 @@ impl Encode<256, 54> for Tq1 {
     const GROUPS: usize = 1;
 
     #[inline(always)]
-    fn encode(batch: &Batch<256>, best: bool, blocks: &mut [[u8; 54]]) {
-        let (codes, d) = best_ternary(batch, best);
-        for ((b, codes), d) in blocks.iter_mut().zip(&codes).zip(d.0) {
+    fn encode<V: Vector>(batch: &Batch<256>, best: bool, blocks: &mut [[u8; 54]]) {
+        let (codes, d) = best_ternary::<V>(batch, best);
+        for ((b, codes), d) in blocks.iter_mut().zip(&codes).zip(d) {
             Self::put(codes, to_f16(d), b);
         }
     }
@@ -154,9 +153,9 @@ impl Blocks for Tq2 {
     const DTYPE: Dtype = Dtype::TQ2_0;
 
     #[inline(always)]
-    fn quantize(x: &[f32], search: Search, out: &mut [u8]) {
+    fn quantize<V: Vector>(x: &[f32], search: Search, out: &mut [u8]) {
         if !search.is_formula() {
-            return search::blocks::<Self, 256, 66>(x, search, out);
+            return search::blocks::<Self, V, 256, 66>(x, search, out);
         }
         let blocks = out.as_chunks_mut::<66>().0;
         for (x, b) in x.as_chunks::<256>().0.iter().zip(blocks) {
@@ -178,9 +177,9 @@ impl Encode<256, 66> for Tq2 {
     const GROUPS: usize = 1;
 
     #[inline(always)]
-    fn encode(batch: &Batch<256>, best: bool, blocks: &mut [[u8; 66]]) {
-        let (codes, d) = best_ternary(batch, best);
-        for ((b, codes), d) in blocks.iter_mut().zip(&codes).zip(d.0) {
+    fn encode<V: Vector>(batch: &Batch<256>, best: bool, blocks: &mut [[u8; 66]]) {
+        let (codes, d) = best_ternary::<V>(batch, best);
+        for ((b, codes), d) in blocks.iter_mut().zip(&codes).zip(d) {
             Self::put(codes, to_f16(d), b);
         }
     }
@@ -206,8 +205,8 @@ impl Blocks for Q1 {
     const DTYPE: Dtype = Dtype::Q1_0;
 
     #[inline(always)]
-    fn quantize(x: &[f32], search: Search, out: &mut [u8]) {
-        search::blocks::<Self, 128, BYTES>(x, search, out);
+    fn quantize<V: Vector>(x: &[f32], search: Search, out: &mut [u8]) {
+        search::blocks::<Self, V, 128, BYTES>(x, search, out);
     }
 }
 
@@ -215,18 +214,18 @@ impl Encode<128, BYTES> for Q1 {
     const GROUPS: usize = 1;
 
     #[inline(always)]
-    fn encode(batch: &Batch<128>, _: bool, blocks: &mut [[u8; BYTES]]) {
+    fn encode<V: Vector>(batch: &Batch<128>, _: bool, blocks: &mut [[u8; BYTES]]) {
         // Signs are the best codes for any scale, and this the best scale for them.
-        let (mut sum, mut weight, mut signs) = (Lanes::ZERO, Lanes::ZERO, batch.x);
-        for (x, w) in signs.iter_mut().zip(&batch.w) {
-            sum = sum + x.abs() * *w;
-            weight = weight + *w;
-            *x = x.less(Lanes::ZERO).pick(Lanes::ZERO, Lanes::all(1.0));
+        let (mut sum, mut weight, mut codes) = (V::zero(), V::zero(), [[0; 128]; LANES]);
+        for i in 0..128 {
+            let (x, w) = (V::load(&batch.x[i]), V::load(&batch.w[i]));
+            sum = sum + x.abs() * w;
+            weight = weight + w;
+            let sign = V::pick(x.less(V::zero()), V::zero(), V::all(1.0));
+            search::put_codes(sign, i, &mut codes);
         }
         let d = sum * weight.invert();
-        let mut codes = [[0; 128]; LANES];
-        search::codes(&signs, &mut codes);
-        for ((b, codes), d) in blocks.iter_mut().zip(&codes).zip(d.0) {
+        for ((b, codes), d) in blocks.iter_mut().zip(&codes).zip(d.store().0) {
             b[..2].copy_from_slice(&to_f16(d).to_le_bytes());
             for (codes, b) in codes.as_chunks::<8>().0.iter().zip(&mut b[2..]) {
                 *b = (0..8).fold(0, |byte, k| byte | codes[k] << k);
@@ -264,8 +263,8 @@ impl Blocks for Q2 {
     const DTYPE: Dtype = Dtype::Q2_0;
 
     #[inline(always)]
-    fn quantize(x: &[f32], search: Search, out: &mut [u8]) {
-        search::blocks::<Self, 64, BYTES>(x, search, out);
+    fn quantize<V: Vector>(x: &[f32], search: Search, out: &mut [u8]) {
+        search::blocks::<Self, V, 64, BYTES>(x, search, out);
     }
 }
 
@@ -273,12 +272,11 @@ impl Encode<64, BYTES> for Q2 {
     const GROUPS: usize = 1;
 
     #[inline(always)]
-    fn encode(batch: &Batch<64>, best: bool, blocks: &mut [[u8; BYTES]]) {
+    fn encode<V: Vector>(batch: &Batch<64>, best: bool, blocks: &mut [[u8; BYTES]]) {
         let levels = Integers { low: -1, high: 2 };
-        let d = search::single(batch, levels, Lanes::ZERO, best);
-        let mut codes = [[0; 64]; LANES];
-        search::encode(batch, d, levels, &mut codes);
-        for ((b, codes), d) in blocks.iter_mut().zip(&codes).zip(d.0) {
+        let d = search::single(batch, levels, V::zero(), best);
+        let codes = search::encode(batch, d, levels);
+        for ((b, codes), d) in blocks.iter_mut().zip(&codes).zip(d.store().0) {
             b[..2].copy_from_slice(&to_f16(d).to_le_bytes());
             for (c, b) in codes.as_chunks::<4>().0.iter().zip(&mut b[2..]) {
                 *b = c[0] | c[1] << 2 | c[2] << 4 | c[3] << 6;
