@@ -64,12 +64,41 @@ fn ternary(x: &[f32; 256]) -> ([u8; 256], u16) {
     (array!(256, k => code(x[k])), to_f16(d))
 }
 
-/// The same, searched for, for each of a batch of blocks.
+/// A format of codes 0..=2 and one scale per 256.
+trait Ternary<const BYTES: usize> {
+    fn put(codes: &[u8; 256], d: u16, b: &mut [u8; BYTES]);
+}
+
+impl<F: Ternary<BYTES>, const BYTES: usize> Encode<256, BYTES> for F {
+    const GROUPS: usize = 1;
+
+    #[inline(always)]
+    fn encode<V: Vector>(batch: &Batch<256>, best: bool, blocks: &mut [[u8; BYTES]]) {
+        let levels = Integers { low: -1, high: 1 };
+        let formula = search::extreme::<V, _>(batch).abs();
+        let d = search::single(batch, levels, formula, best);
+        let codes = search::encode(batch, d, levels);
+        for ((b, codes), d) in blocks.iter_mut().zip(&codes).zip(d.store().0) {
+            F::put(codes, to_f16(d), b);
+        }
+    }
+}
+
+/// Encodes by the formula, or searches.
 #[inline(always)]
-fn best_ternary<V: Vector>(batch: &Batch<256>, best: bool) -> ([[u8; 256]; LANES], [f32; LANES]) {
-    let levels = Integers { low: -1, high: 1 };
-    let d = search::single(batch, levels, search::extreme::<V, _>(batch).abs(), best);
-    (search::encode(batch, d, levels), d.store().0)
+fn ternary_blocks<F: Ternary<BYTES>, V: Vector, const BYTES: usize>(
+    x: &[f32],
+    search: Search,
+    out: &mut [u8],
+) {
+    if !search.is_formula() {
+        return search::blocks::<F, V, 256, BYTES>(x, search, out);
+    }
+    let blocks = out.as_chunks_mut::<BYTES>().0;
+    for (x, b) in x.as_chunks::<256>().0.iter().zip(blocks) {
+        let (codes, d) = ternary(x);
+        F::put(&codes, d, b);
+    }
 }
 
 impl Blocks for Tq1 {
@@ -77,18 +106,11 @@ impl Blocks for Tq1 {
 
     #[inline(always)]
     fn quantize<V: Vector>(x: &[f32], search: Search, out: &mut [u8]) {
-        if !search.is_formula() {
-            return search::blocks::<Self, V, 256, 54>(x, search, out);
-        }
-        let blocks = out.as_chunks_mut::<54>().0;
-        for (x, b) in x.as_chunks::<256>().0.iter().zip(blocks) {
-            let (codes, d) = ternary(x);
-            Self::put(&codes, d, b);
-        }
+        ternary_blocks::<Self, V, 54>(x, search, out);
     }
 }
 
-impl Tq1 {
+impl Ternary<54> for Tq1 {
     #[inline(always)]
     fn put(codes: &[u8; 256], d: u16, b: &mut [u8; 54]) {
         // (bytes, first weight, digits)
@@ -101,18 +123,6 @@ impl Tq1 {
             }
         }
         b[TQ1_0_SCALE..].copy_from_slice(&d.to_le_bytes());
-    }
-}
-
-impl Encode<256, 54> for Tq1 {
-    const GROUPS: usize = 1;
-
-    #[inline(always)]
-    fn encode<V: Vector>(batch: &Batch<256>, best: bool, blocks: &mut [[u8; 54]]) {
-        let (codes, d) = best_ternary::<V>(batch, best);
-        for ((b, codes), d) in blocks.iter_mut().zip(&codes).zip(d) {
-            Self::put(codes, to_f16(d), b);
-        }
     }
 }
 
@@ -154,34 +164,15 @@ impl Blocks for Tq2 {
 
     #[inline(always)]
     fn quantize<V: Vector>(x: &[f32], search: Search, out: &mut [u8]) {
-        if !search.is_formula() {
-            return search::blocks::<Self, V, 256, 66>(x, search, out);
-        }
-        let blocks = out.as_chunks_mut::<66>().0;
-        for (x, b) in x.as_chunks::<256>().0.iter().zip(blocks) {
-            let (codes, d) = ternary(x);
-            Self::put(&codes, d, b);
-        }
+        ternary_blocks::<Self, V, 66>(x, search, out);
     }
 }
 
-impl Tq2 {
+impl Ternary<66> for Tq2 {
     #[inline(always)]
     fn put(codes: &[u8; 256], d: u16, b: &mut [u8; 66]) {
         put_pairs(codes, &mut b[..TQ2_0_SCALE]);
         b[TQ2_0_SCALE..].copy_from_slice(&d.to_le_bytes());
-    }
-}
-
-impl Encode<256, 66> for Tq2 {
-    const GROUPS: usize = 1;
-
-    #[inline(always)]
-    fn encode<V: Vector>(batch: &Batch<256>, best: bool, blocks: &mut [[u8; 66]]) {
-        let (codes, d) = best_ternary::<V>(batch, best);
-        for ((b, codes), d) in blocks.iter_mut().zip(&codes).zip(d) {
-            Self::put(codes, to_f16(d), b);
-        }
     }
 }
 

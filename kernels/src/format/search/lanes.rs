@@ -88,6 +88,9 @@ impl<V: Vector> Lanes for V {}
 /// 1.5 * 2^23: the low bits of a sum with it are the other number as an integer.
 const MAGIC: f32 = 12_582_912.0;
 
+/// The least weight, 2^-53: a group of no importance is encoded like any other.
+const LEAST: f32 = f32::EPSILON * f32::EPSILON / 128.0;
+
 /// Values of sixteen groups of `N` and the weights of their squared errors.
 pub(in super::super) struct Batch<const N: usize> {
     pub x: [Row; N],
@@ -108,6 +111,9 @@ impl<const N: usize> Batch<N> {
             let groups = w.as_chunks::<N>().0;
             let groups = groups.iter().cycle().skip(first / N % groups.len());
             put(&mut batch.w, groups);
+            for v in batch.w.iter_mut().flat_map(|row| &mut row.0) {
+                *v = if *v > LEAST { *v } else { LEAST };
+            }
         }
         batch
     }

@@ -173,18 +173,20 @@ fn fit<V: Vector, const SIGNED: bool, const N: usize>(
         line: whole,
         least: V::all(f32::INFINITY),
     };
-    for k in -10..=10 {
+    for k in (-10..=10).step_by(if best { 1 } else { 2 }) {
         let scale = width / V::all(most + 0.1 * k as f32);
         found.suit::<SIGNED, N>(b, c, most, Line { scale, ..whole });
     }
     // Ranges that leave out a part at either end.
-    for k in 1..if best { 25 } else { 0 } {
-        let (below, above) = (0.08 * (k % 5) as f32, 0.08 * (k / 5) as f32);
+    let n = if best { 5 } else { 3 };
+    for k in 1..n * n {
+        let part = if best { 0.08 } else { 0.12 };
+        let (below, above) = (part * (k % n) as f32, part * (k / n) as f32);
         let mut from = Line {
             scale: width * V::all((1.0 - below - above) / most),
             min: whole.min - width * V::all(below),
         };
-        for _ in 0..3 {
+        for _ in 0..if best { 3 } else { 1 } {
             from = found.suit::<SIGNED, N>(b, c, most, from);
         }
     }

@@ -179,11 +179,16 @@ fn free<V: Vector, L: Levels, const N: usize>(b: &Batch<N>, levels: L, best: boo
     let (low, high) = levels.ends();
     let mut least = Least::none();
     // Around the scales that map the extreme value to an end of the levels.
-    let (first, last) = if best { (-40, 60) } else { (-9, 9) };
-    for k in first..=last {
+    let (first, last, by) = if best { (-40, 60, 1) } else { (-9, 9, 2) };
+    for k in (first..=last).step_by(by) {
         let shift = levels.step() * k as f32;
         least.suit(b, unit * V::all(low - shift), levels);
         least.suit(b, unit * V::all(high + shift), levels);
+    }
+    // The extreme value may be of no importance.
+    for part in [0.08, 0.16, 0.25, 0.37, 0.5] {
+        least.suit(b, unit * V::all(low * (1.0 + part)), levels);
+        least.suit(b, unit * V::all(high * (1.0 + part)), levels);
     }
     for _ in 0..if best { 4 } else { 2 } {
         least.suit(b, least.number.invert(), levels);
