@@ -19,12 +19,14 @@ pub(crate) use elementwise::{add, gelu_mul, layer_norm, rms_norm, rms_norm_each,
 pub(crate) use kv::store;
 pub use kv::{BLOCK, KvHead, KvRows, KvShape, KvSide, KvType};
 
+type LayerNorm = unsafe fn(&[f32], [&[f32]; 2], f32, &mut [f32]);
+
 /// The float kernels of one level. All pointers require its features.
 #[derive(Clone, Copy)]
 pub(crate) struct FloatOps {
     pub rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
     pub rms_norm_each: unsafe fn(&mut [f32], &[f32], f32),
-    pub layer_norm: unsafe fn(&[f32], [&[f32]; 2], f32, &mut [f32]),
+    pub layer_norm: LayerNorm,
     pub add: unsafe fn(&mut [f32], &[f32]),
     pub silu_mul: unsafe fn(&mut [f32], &[f32]),
     pub gelu_mul: unsafe fn(&mut [f32], &[f32]),

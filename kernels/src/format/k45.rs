@@ -4,10 +4,12 @@
 //! bytes for every two groups: the first in the low, the second in the high nibbles. Q5_K has the
 //! fifth bits before the nibbles: bit `g` of byte `j` belongs to weight `j` of group `g`.
 
-use super::search::{self, Affine, Encode};
+use super::encode::to_f16;
+use super::search::{self, Affine, Batch, Encode, Search};
 use super::{Blocks, Codes, QuantFormat, both, read};
 use crate::dtype::Dtype;
 use crate::isa::Isa;
+use crate::isa::wide::Vector;
 
 const NUMBERS: usize = 4;
 const Q4_K_CODES: usize = 16;
@@ -40,6 +42,7 @@ fn unpack(b: [u8; 12]) -> ([u8; 8], [u8; 8]) {
 }
 
 /// The inverse of [`unpack`].
+#[inline(always)]
 fn pack(scales: [u8; 8], mins: [u8; 8]) -> [u8; 12] {
     core::array::from_fn(|i| match i {
         0..4 => scales[i] | scales[i + 4] >> 4 << 6,
@@ -87,23 +90,28 @@ unsafe fn nibbles<I: Isa, const HALF: usize>(isa: I, p: *const u8) -> (I::Bytes,
     }
 }
 
-/// Writes the two F16 and the 6-bit numbers.
-fn put_numbers(fit: &Affine<8>, b: &mut [u8]) {
-    b[..2].copy_from_slice(&fit.d.to_le_bytes());
-    b[2..4].copy_from_slice(&fit.dmin.to_le_bytes());
-    b[4..16].copy_from_slice(&pack(fit.scales, fit.mins));
+/// Writes the two F16 and the 6-bit numbers of the block whose groups start at lane `first`.
+#[inline(always)]
+fn put_numbers<V: Vector>(fit: &Affine<V>, first: usize, b: &mut [u8]) {
+    b[..2].copy_from_slice(&to_f16(fit.d.store().0[first]).to_le_bytes());
+    b[2..4].copy_from_slice(&to_f16(fit.dmin.store().0[first]).to_le_bytes());
+    let (scales, mins) = (fit.scales.store().0, fit.mins.store().0);
+    let scales = array!(8, g => scales[first + g] as u8);
+    let mins = array!(8, g => mins[first + g] as u8);
+    b[4..16].copy_from_slice(&pack(scales, mins));
 }
 
 /// Writes the low nibbles of 256 codes.
-fn put_nibbles(codes: &[u8; 256], out: &mut [u8]) {
+#[inline(always)]
+fn put_nibbles(codes: &[[u8; 32]], out: &mut [u8]) {
     for (two, out) in codes
-        .as_chunks::<64>()
+        .as_chunks::<2>()
         .0
         .iter()
         .zip(out.as_chunks_mut::<32>().0)
     {
         for j in 0..32 {
-            out[j] = two[j] & 15 | two[j + 32] << 4;
+            out[j] = two[0][j] & 15 | two[1][j] << 4;
         }
     }
 }
@@ -112,17 +120,22 @@ impl Blocks for Q4K {
     const DTYPE: Dtype = Dtype::Q4_K;
 
     #[inline(always)]
-    fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-        search::blocks::<Self, 256, 144>(x, importance, out);
+    fn quantize<V: Vector>(x: &[f32], search: Search, out: &mut [u8]) {
+        search::blocks::<Self, V, 32, 144>(x, search, out);
     }
 }
 
-impl Encode<256, 144> for Q4K {
+impl Encode<32, 144> for Q4K {
+    const GROUPS: usize = 8;
+
     #[inline(always)]
-    fn encode(x: &[f32; 256], w: &[f32; 256], b: &mut [u8; 144]) {
-        let mut codes = [0; 256];
-        put_numbers(&search::affine::<8, 32>(x, w, 15, 63, &mut codes), b);
-        put_nibbles(&codes, &mut b[Q4_K_CODES..]);
+    fn encode<V: Vector>(batch: &Batch<32>, best: bool, blocks: &mut [[u8; 144]]) {
+        let fit = search::affine::<V, 8, 32>(batch, 15.0, 63.0, best);
+        let codes = fit.line().encode(batch, 15.0);
+        for (i, b) in blocks.iter_mut().enumerate() {
+            put_numbers(&fit, 8 * i, b);
+            put_nibbles(&codes[8 * i..8 * i + 8], &mut b[Q4_K_CODES..]);
+        }
     }
 }
 
@@ -153,21 +166,27 @@ impl Blocks for Q5K {
     const DTYPE: Dtype = Dtype::Q5_K;
 
     #[inline(always)]
-    fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-        search::blocks::<Self, 256, 176>(x, importance, out);
+    fn quantize<V: Vector>(x: &[f32], search: Search, out: &mut [u8]) {
+        search::blocks::<Self, V, 32, 176>(x, search, out);
     }
 }
 
-impl Encode<256, 176> for Q5K {
+impl Encode<32, 176> for Q5K {
+    const GROUPS: usize = 8;
+
     #[inline(always)]
-    fn encode(x: &[f32; 256], w: &[f32; 256], b: &mut [u8; 176]) {
-        let mut codes = [0; 256];
-        put_numbers(&search::affine::<8, 32>(x, w, 31, 63, &mut codes), b);
-        for j in 0..32 {
-            let bit = |g: usize| codes[32 * g + j] >> 4 << g;
-            b[Q5_K_BITS + j] = (0..8).fold(0, |byte, g| byte | bit(g));
+    fn encode<V: Vector>(batch: &Batch<32>, best: bool, blocks: &mut [[u8; 176]]) {
+        let fit = search::affine::<V, 8, 32>(batch, 31.0, 63.0, best);
+        let codes = fit.line().encode(batch, 31.0);
+        for (i, b) in blocks.iter_mut().enumerate() {
+            let codes = &codes[8 * i..8 * i + 8];
+            put_numbers(&fit, 8 * i, b);
+            for j in 0..32 {
+                let bit = |g: usize| codes[g][j] >> 4 << g;
+                b[Q5_K_BITS + j] = (0..8).fold(0, |byte, g| byte | bit(g));
+            }
+            put_nibbles(codes, &mut b[Q5_K_CODES..]);
         }
-        put_nibbles(&codes, &mut b[Q5_K_CODES..]);
     }
 }
 

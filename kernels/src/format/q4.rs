@@ -1,9 +1,11 @@
 //! Q4_0 and Q4_1: 16 bytes hold weights 0..16 in their low and 16..32 in their high nibbles.
 
 use super::encode::{code, largest, range, to_f16};
+use super::search::{self, Batch, Encode, Integers, Search};
 use super::{Blocks, Codes, QuantFormat, both};
 use crate::dtype::Dtype;
 use crate::isa::Isa;
+use crate::isa::wide::Vector;
 
 const BLOCK: usize = 32;
 const Q4_0_BYTES: usize = 2 + BLOCK / 2;
@@ -48,7 +50,10 @@ impl Blocks for Q4_0 {
     const DTYPE: Dtype = Dtype::Q4_0;
 
     #[inline(always)]
-    fn quantize(x: &[f32], _: Option<&[f32]>, out: &mut [u8]) {
+    fn quantize<V: Vector>(x: &[f32], search: Search, out: &mut [u8]) {
+        if !search.is_formula() {
+            return search::blocks::<Self, V, BLOCK, Q4_0_BYTES>(x, search, out);
+        }
         let blocks = out.as_chunks_mut::<Q4_0_BYTES>().0;
         for (x, b) in x.as_chunks::<BLOCK>().0.iter().zip(blocks) {
             let max = largest(x);
@@ -60,6 +65,22 @@ impl Blocks for Q4_0 {
                 *c = code(v * inverse + 8.5, 15);
             }
             pack(&codes, &mut b[2..]);
+        }
+    }
+}
+
+impl Encode<BLOCK, Q4_0_BYTES> for Q4_0 {
+    const GROUPS: usize = 1;
+
+    #[inline(always)]
+    fn encode<V: Vector>(batch: &Batch<BLOCK>, best: bool, blocks: &mut [[u8; Q4_0_BYTES]]) {
+        let levels = Integers { low: -8, high: 7 };
+        let formula = search::extreme::<V, _>(batch) * V::all(-1.0 / 8.0);
+        let d = search::single(batch, levels, formula, best);
+        let codes = search::encode(batch, d, levels);
+        for ((b, codes), d) in blocks.iter_mut().zip(&codes).zip(d.store().0) {
+            b[..2].copy_from_slice(&to_f16(d).to_le_bytes());
+            pack(codes, &mut b[2..]);
         }
     }
 }
@@ -84,7 +105,10 @@ impl Blocks for Q4_1 {
     const DTYPE: Dtype = Dtype::Q4_1;
 
     #[inline(always)]
-    fn quantize(x: &[f32], _: Option<&[f32]>, out: &mut [u8]) {
+    fn quantize<V: Vector>(x: &[f32], search: Search, out: &mut [u8]) {
+        if !search.is_formula() {
+            return search::blocks::<Self, V, BLOCK, Q4_1_BYTES>(x, search, out);
+        }
         let blocks = out.as_chunks_mut::<Q4_1_BYTES>().0;
         for (x, b) in x.as_chunks::<BLOCK>().0.iter().zip(blocks) {
             let (min, max) = range(x);
@@ -97,6 +121,22 @@ impl Blocks for Q4_1 {
                 *c = code((v - min) * inverse + 0.5, 15);
             }
             pack(&codes, &mut b[4..]);
+        }
+    }
+}
+
+impl Encode<BLOCK, Q4_1_BYTES> for Q4_1 {
+    const GROUPS: usize = 1;
+
+    #[inline(always)]
+    fn encode<V: Vector>(batch: &Batch<BLOCK>, best: bool, blocks: &mut [[u8; Q4_1_BYTES]]) {
+        let line = search::line::<V, BLOCK>(batch, 15.0, best);
+        let codes = line.encode(batch, 15.0);
+        let (d, min) = (line.scale.store().0, line.min.store().0);
+        for (i, (b, codes)) in blocks.iter_mut().zip(&codes).enumerate() {
+            b[..2].copy_from_slice(&to_f16(d[i]).to_le_bytes());
+            b[2..4].copy_from_slice(&to_f16(-min[i]).to_le_bytes());
+            pack(codes, &mut b[4..]);
         }
     }
 }

@@ -6,12 +6,13 @@
 //! Q1_0 is a scale and one bit per weight, Q2_0 a scale and four consecutive weights per byte
 //! (both as ggml decodes them; PyPI `gguf` 0.19 only knows their sizes).
 
-use super::encode::{from_f16, most, to_f16, truncate};
+use super::encode::{most, to_f16, truncate};
 use super::k23::{pairs, put_pairs};
-use super::search::{self, Encode, Integers};
+use super::search::{self, Batch, Encode, Integers, Lanes, Search};
 use super::{Blocks, Codes, QuantFormat, both, eight, half_at, in_order, read};
 use crate::dtype::Dtype;
 use crate::isa::Isa;
+use crate::isa::wide::{LANES, Vector};
 
 const TQ1_0_LAST: usize = 48;
 const TQ1_0_SCALE: usize = 52;
@@ -63,25 +64,65 @@ fn ternary(x: &[f32; 256]) -> ([u8; 256], u16) {
     (array!(256, k => code(x[k])), to_f16(d))
 }
 
+/// A format of codes 0..=2 and one scale per 256.
+trait Ternary<const BYTES: usize> {
+    fn put(codes: &[u8; 256], d: u16, b: &mut [u8; BYTES]);
+}
+
+impl<F: Ternary<BYTES>, const BYTES: usize> Encode<256, BYTES> for F {
+    const GROUPS: usize = 1;
+
+    #[inline(always)]
+    fn encode<V: Vector>(batch: &Batch<256>, best: bool, blocks: &mut [[u8; BYTES]]) {
+        let levels = Integers { low: -1, high: 1 };
+        let formula = search::extreme::<V, _>(batch).abs();
+        let d = search::single(batch, levels, formula, best);
+        let codes = search::encode(batch, d, levels);
+        for ((b, codes), d) in blocks.iter_mut().zip(&codes).zip(d.store().0) {
+            F::put(codes, to_f16(d), b);
+        }
+    }
+}
+
+/// Encodes by the formula, or searches.
+#[inline(always)]
+fn ternary_blocks<F: Ternary<BYTES>, V: Vector, const BYTES: usize>(
+    x: &[f32],
+    search: Search,
+    out: &mut [u8],
+) {
+    if !search.is_formula() {
+        return search::blocks::<F, V, 256, BYTES>(x, search, out);
+    }
+    let blocks = out.as_chunks_mut::<BYTES>().0;
+    for (x, b) in x.as_chunks::<256>().0.iter().zip(blocks) {
+        let (codes, d) = ternary(x);
+        F::put(&codes, d, b);
+    }
+}
+
 impl Blocks for Tq1 {
     const DTYPE: Dtype = Dtype::TQ1_0;
 
     #[inline(always)]
-    fn quantize(x: &[f32], _: Option<&[f32]>, out: &mut [u8]) {
-        let blocks = out.as_chunks_mut::<54>().0;
-        for (x, b) in x.as_chunks::<256>().0.iter().zip(blocks) {
-            let (codes, d) = ternary(x);
-            // (bytes, first weight, digits)
-            for (bytes, first, count) in [(0..32, 0, 5), (32..48, 160, 5), (48..52, 240, 4)] {
-                let n = bytes.len();
-                for (j, byte) in b[bytes].iter_mut().enumerate() {
-                    let digit = |k: usize| u16::from(codes[first + n * k + j]);
-                    let value = (0..5).fold(0, |v, k| 3 * v + if k < count { digit(k) } else { 0 });
-                    *byte = (value * 256).div_ceil(243) as u8;
-                }
+    fn quantize<V: Vector>(x: &[f32], search: Search, out: &mut [u8]) {
+        ternary_blocks::<Self, V, 54>(x, search, out);
+    }
+}
+
+impl Ternary<54> for Tq1 {
+    #[inline(always)]
+    fn put(codes: &[u8; 256], d: u16, b: &mut [u8; 54]) {
+        // (bytes, first weight, digits)
+        for (bytes, first, count) in [(0..32, 0, 5), (32..48, 160, 5), (48..52, 240, 4)] {
+            let n = bytes.len();
+            for (j, byte) in b[bytes].iter_mut().enumerate() {
+                let digit = |k: usize| u16::from(codes[first + n * k + j]);
+                let value = (0..5).fold(0, |v, k| 3 * v + if k < count { digit(k) } else { 0 });
+                *byte = (value * 256).div_ceil(243) as u8;
             }
-            b[TQ1_0_SCALE..].copy_from_slice(&d.to_le_bytes());
         }
+        b[TQ1_0_SCALE..].copy_from_slice(&d.to_le_bytes());
     }
 }
 
@@ -122,13 +163,16 @@ impl Blocks for Tq2 {
     const DTYPE: Dtype = Dtype::TQ2_0;
 
     #[inline(always)]
-    fn quantize(x: &[f32], _: Option<&[f32]>, out: &mut [u8]) {
-        let blocks = out.as_chunks_mut::<66>().0;
-        for (x, b) in x.as_chunks::<256>().0.iter().zip(blocks) {
-            let (codes, d) = ternary(x);
-            put_pairs(&codes, &mut b[..TQ2_0_SCALE]);
-            b[TQ2_0_SCALE..].copy_from_slice(&d.to_le_bytes());
-        }
+    fn quantize<V: Vector>(x: &[f32], search: Search, out: &mut [u8]) {
+        ternary_blocks::<Self, V, 66>(x, search, out);
+    }
+}
+
+impl Ternary<66> for Tq2 {
+    #[inline(always)]
+    fn put(codes: &[u8; 256], d: u16, b: &mut [u8; 66]) {
+        put_pairs(codes, &mut b[..TQ2_0_SCALE]);
+        b[TQ2_0_SCALE..].copy_from_slice(&d.to_le_bytes());
     }
 }
 
@@ -152,21 +196,31 @@ impl Blocks for Q1 {
     const DTYPE: Dtype = Dtype::Q1_0;
 
     #[inline(always)]
-    fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-        search::blocks::<Self, 128, BYTES>(x, importance, out);
+    fn quantize<V: Vector>(x: &[f32], search: Search, out: &mut [u8]) {
+        search::blocks::<Self, V, 128, BYTES>(x, search, out);
     }
 }
 
 impl Encode<128, BYTES> for Q1 {
+    const GROUPS: usize = 1;
+
     #[inline(always)]
-    fn encode(x: &[f32; 128], w: &[f32; 128], b: &mut [u8; BYTES]) {
+    fn encode<V: Vector>(batch: &Batch<128>, _: bool, blocks: &mut [[u8; BYTES]]) {
         // Signs are the best codes for any scale, and this the best scale for them.
-        let sum: f32 = x.iter().zip(w).map(|(x, w)| x.abs() * w).sum();
-        let weight: f32 = w.iter().sum();
-        let d = if weight > 0.0 { sum / weight } else { 0.0 };
-        b[..2].copy_from_slice(&to_f16(d).to_le_bytes());
-        for (x, b) in x.as_chunks::<8>().0.iter().zip(&mut b[2..]) {
-            *b = (0..8).fold(0, |byte, k| byte | u8::from(x[k] >= 0.0) << k);
+        let (mut sum, mut weight, mut codes) = (V::zero(), V::zero(), [[0; 128]; LANES]);
+        for i in 0..128 {
+            let (x, w) = (V::load(&batch.x[i]), V::load(&batch.w[i]));
+            sum = sum + x.abs() * w;
+            weight = weight + w;
+            let sign = V::pick(x.less(V::zero()), V::zero(), V::all(1.0));
+            search::put_codes(sign, i, &mut codes);
+        }
+        let d = sum * weight.invert();
+        for ((b, codes), d) in blocks.iter_mut().zip(&codes).zip(d.store().0) {
+            b[..2].copy_from_slice(&to_f16(d).to_le_bytes());
+            for (codes, b) in codes.as_chunks::<8>().0.iter().zip(&mut b[2..]) {
+                *b = (0..8).fold(0, |byte, k| byte | codes[k] << k);
+            }
         }
     }
 }
@@ -200,21 +254,24 @@ impl Blocks for Q2 {
     const DTYPE: Dtype = Dtype::Q2_0;
 
     #[inline(always)]
-    fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-        search::blocks::<Self, 64, BYTES>(x, importance, out);
+    fn quantize<V: Vector>(x: &[f32], search: Search, out: &mut [u8]) {
+        search::blocks::<Self, V, 64, BYTES>(x, search, out);
     }
 }
 
 impl Encode<64, BYTES> for Q2 {
+    const GROUPS: usize = 1;
+
     #[inline(always)]
-    fn encode(x: &[f32; 64], w: &[f32; 64], b: &mut [u8; BYTES]) {
+    fn encode<V: Vector>(batch: &Batch<64>, best: bool, blocks: &mut [[u8; BYTES]]) {
         let levels = Integers { low: -1, high: 2 };
-        let d = to_f16(search::scale(x, w, levels));
-        b[..2].copy_from_slice(&d.to_le_bytes());
-        let mut codes = [0; 64];
-        search::encode(x, from_f16(d), levels, &mut codes);
-        for (c, b) in codes.as_chunks::<4>().0.iter().zip(&mut b[2..]) {
-            *b = c[0] | c[1] << 2 | c[2] << 4 | c[3] << 6;
+        let d = search::single(batch, levels, V::zero(), best);
+        let codes = search::encode(batch, d, levels);
+        for ((b, codes), d) in blocks.iter_mut().zip(&codes).zip(d.store().0) {
+            b[..2].copy_from_slice(&to_f16(d).to_le_bytes());
+            for (c, b) in codes.as_chunks::<4>().0.iter().zip(&mut b[2..]) {
+                *b = c[0] | c[1] << 2 | c[2] << 4 | c[3] << 6;
+            }
         }
     }
 }
