@@ -10,6 +10,7 @@ mod bench_speculation;
 mod chat;
 mod commands;
 mod demo;
+mod eval;
 mod generate;
 mod input;
 mod inspect;
@@ -22,6 +23,7 @@ mod progress;
 mod pull;
 mod random_model;
 mod report;
+mod scores;
 mod screen;
 mod speculate;
 mod tokenize;
@@ -70,6 +72,8 @@ fn run(command: &Command) -> Outcome {
         Command::Tokenize(args) => tokenize::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Logits(args) => logits::run(args, &interrupt),
+        Command::Eval(args) => eval::run(args, &interrupt),
+        Command::Scores(args) => scores::run(args, &interrupt),
         Command::Bench(args) => bench::run(args, &interrupt),
         Command::Tune(args) => tune::run(args, &interrupt),
         Command::Pull(args) => pull::run(args),

@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+mod evaluate;
 mod measure;
 
+pub use evaluate::{CountHow, EvalArgs, EvalCommand, PerplexityArgs, ScoresArgs};
 pub use measure::{BenchArgs, DemoArgs, InspectArgs, LogitsArgs, TuneArgs};
 
 const STYLES: Styles = Styles::styled()
@@ -57,6 +59,10 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Write the raw logits of given tokens to a safetensors file
     Logits(LogitsArgs),
+    /// Judge a model: perplexity
+    Eval(EvalArgs),
+    /// Log-probability of every token of a text
+    Scores(ScoresArgs),
     /// Measure prefill and decode speed
     Bench(BenchArgs),
     /// Find and keep the best number of threads
@@ -69,8 +75,9 @@ pub enum Command {
 
 impl Command {
     /// Names accepted as the first word.
-    pub const NAMES: [&'static str; 9] = [
-        "chat", "generate", "tokenize", "inspect", "logits", "bench", "tune", "pull", "demo",
+    pub const NAMES: [&'static str; 11] = [
+        "chat", "generate", "tokenize", "inspect", "logits", "eval", "scores", "bench", "tune",
+        "pull", "demo",
     ];
 }
 
