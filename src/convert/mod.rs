@@ -40,14 +40,13 @@ pub use stream::Sums;
 use crate::error::{Error, Result};
 use crate::gguf::writer;
 use plan::Prepared;
+use policy::Policy;
 
 /// What to convert to, and how.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Base type of the weights.
-    pub dtype: Dtype,
-    /// The base type even for the output matrix.
-    pub pure: bool,
+    /// Which tensor gets which type.
+    pub policy: Policy,
     /// Accept a GGUF source whose weights are quantized already.
     pub allow_requantize: bool,
     /// Warn instead of failing about NaN and infinities; only for float output.
@@ -65,8 +64,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Options {
-            dtype: Dtype::Q8_0,
-            pure: false,
+            policy: Dtype::Q8_0.into(),
             allow_requantize: false,
             allow_nonfinite: false,
             layout: GebLayout::default(),

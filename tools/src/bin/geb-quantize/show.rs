@@ -149,7 +149,7 @@ pub fn report_json(report: &Report, options: &Options, written: bool) -> String 
         .collect();
     json_text(&json!({
         "written": written,
-        "type": options.dtype.name(),
+        "type": options.policy.mixture.name,
         "architecture": report.architecture,
         "file_bytes": report.file_bytes,
         "weights": report.elements(),

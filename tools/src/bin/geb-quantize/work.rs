@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use geb::convert::policy::Policy;
 use geb::convert::probe::{self as layout_probe, ProbeOptions};
 use geb::convert::{self, GebLayout, Options, Progress};
 use geb::{Dtype, Error, Result};
@@ -24,9 +25,16 @@ impl Convert {
             rope_half_split: matches!(self.geb_rope, Rope::FullHalf | Rope::PartHalf),
             gate_first: self.geb_mlp == Mlp::GateUp,
         };
-        Ok(Options {
-            dtype: self.dtype,
+        let policy = Policy {
             pure: self.pure,
+            output: self.output_type,
+            embedding: self.embedding_type,
+            overrides: self.tensor_type.clone(),
+            keep_f32: self.keep_f32.clone(),
+            ..self.policy.clone()
+        };
+        Ok(Options {
+            policy,
             allow_requantize: self.allow_requantize,
             allow_nonfinite: self.allow_nonfinite,
             layout,

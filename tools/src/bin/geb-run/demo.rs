@@ -207,7 +207,7 @@ fn quantize_all(
         let path = target.join(format!("geb-nano-{}.gguf", dtype.name()));
         let start = Instant::now();
         let options = convert::Options {
-            dtype,
+            policy: dtype.into(),
             threads: args.threads.map(|t| t as usize),
             ..Default::default()
         };
