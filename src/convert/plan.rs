@@ -7,18 +7,23 @@ use geb_kernels::dtype::Dtype;
 use sha2::{Digest, Sha256};
 
 use super::checkpoint::{Checkpoint, Elem, float_type};
-use super::folder::{Folder, bad, hex};
+use super::folder::{Folder, bad};
 use super::hyper::{Family, Hyper};
 use super::names::{self, Output};
 use super::policy::{Policy, Reason};
 use super::report::{Report, TensorReport};
 use super::rows::{Part, RowMap};
+use super::stream::Job;
 use super::vocab::{self, Vocab};
 use super::{Options, Source, verify};
 use crate::error::{Error, Result};
+use crate::gguf::journal::Identity;
+use crate::gguf::seal::hex;
 use crate::gguf::writer::{self, MetaValue, PlannedTensor};
-use crate::gguf::{GgufFile, Load};
-use crate::mmap;
+use crate::gguf::{GgufFile, Load, split};
+
+/// Key of the options that shaped the file.
+const RECIPE: &str = "geb.recipe";
 
 /// One tensor to be written.
 #[derive(Debug)]
@@ -127,23 +132,11 @@ impl Prepared {
     }
 
     fn read_gguf(path: &Path, options: &Options) -> Result<Prepared> {
-        let bytes = mmap::open(path, Load::Map)?;
-        let file = GgufFile::from_bytes(bytes.clone())?;
-        let name = path
-            .file_name()
-            .map(|n| n.to_string_lossy().into_owned())
-            .unwrap_or_default();
-        if file.int("split.count", 0..=65_535)?.unwrap_or(1) > 1 {
-            return Err(Error::Unsupported {
-                what: "GGUF source",
-                value: "one part of a split file".into(),
-                known: "single files".into(),
-            });
-        }
+        let file = GgufFile::open(path, Load::Map)?;
         let architecture =
             GgufFile::require("general.architecture", file.str("general.architecture")?)?
                 .to_owned();
-        let checkpoint = Checkpoint::from_gguf(&name, &file, bytes);
+        let checkpoint = Checkpoint::from_gguf(&file);
         let items = requantized(&checkpoint, options)?;
         let mut plan = writer::Plan::default();
         let dropped = [
@@ -177,7 +170,7 @@ impl Prepared {
             items,
             architecture,
             notes,
-            sources: vec![path.to_owned()],
+            sources: file.parts().map(|p| p.1.to_owned()).collect(),
             text: None,
         })
     }
@@ -189,10 +182,69 @@ impl Prepared {
             dtype: i.dtype,
             dims: i.dims.clone(),
         });
-        writer::Plan {
+        let mut plan = writer::Plan {
             metadata: self.metadata.clone(),
             tensors: tensors.collect(),
+        };
+        plan.reserve_hashes(1);
+        plan
+    }
+
+    /// The files to be written: one, or as many as the limit of their size asks for.
+    pub fn files(&self, out: &Path, options: &Options) -> Result<Vec<(PathBuf, writer::Plan)>> {
+        let plan = self.writer_plan();
+        let Some(max) = options.split_max else {
+            return Ok(vec![(out.to_owned(), plan)]);
+        };
+        let mut parts = split::cut(&plan, max)?;
+        let count = parts.len();
+        parts.iter_mut().for_each(|p| p.reserve_hashes(count));
+        let name = |(i, plan)| (split::part_path(out, i, count), plan);
+        Ok(parts.into_iter().enumerate().map(name).collect())
+    }
+
+    /// What decides the bytes of the files: a run with other facts is not continued. The sources
+    /// are known by name, size and time of change.
+    pub fn identity(&self, files: &[(PathBuf, writer::Plan)]) -> Result<Identity> {
+        let mut sources = Vec::new();
+        for path in &self.sources {
+            let meta = std::fs::metadata(path).map_err(Error::io(path))?;
+            let changed = meta.modified().map_err(Error::io(path))?;
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            sources.push(format!("{name} {} {changed:?}", meta.len()));
         }
+        sources.sort();
+        let mut plan = Sha256::new();
+        for (path, part) in files {
+            plan.update(path.file_name().unwrap_or_default().as_encoded_bytes());
+            plan.update(part.layout()?.header);
+        }
+        let recipe = self.metadata.iter().find(|(k, _)| k == RECIPE);
+        let recipe = recipe.map_or(String::new(), |(_, v)| format!("{v:?}"));
+        Ok(vec![
+            ("version", env!("CARGO_PKG_VERSION").into()),
+            ("recipe", recipe),
+            ("source", hex(&Sha256::digest(sources.join("\n")))),
+            ("plan", hex(&plan.finalize())),
+        ])
+    }
+
+    /// The work of the items with these numbers.
+    pub fn jobs(&self, items: &[usize], options: &Options) -> Result<Vec<Job<'_>>> {
+        let kernels = super::kernels()?;
+        let job = |&i: &usize| {
+            let item = &self.items[i];
+            Job {
+                checkpoint: &self.checkpoint,
+                kernels,
+                name: &item.name,
+                dims: &item.dims,
+                source: &item.source,
+                dtype: item.dtype,
+                allow_nonfinite: options.allow_nonfinite,
+            }
+        };
+        Ok(items.iter().map(job).collect())
     }
 
     /// A report without measurements.
@@ -250,7 +302,7 @@ impl Item {
         })
     }
 
-    fn source_bytes(&self, checkpoint: &Checkpoint) -> u64 {
+    pub fn source_bytes(&self, checkpoint: &Checkpoint) -> u64 {
         let Source::Rows(parts) = &self.source else {
             return 0;
         };
@@ -411,7 +463,7 @@ fn size_label(elements: u64) -> String {
 fn provenance(recipe: String, mut hashes: Vec<(String, String)>) -> Vec<(String, MetaValue)> {
     let mut out: Vec<(String, MetaValue)> = vec![
         ("geb.version".into(), env!("CARGO_PKG_VERSION").into()),
-        ("geb.recipe".into(), recipe.into()),
+        (RECIPE.into(), recipe.into()),
     ];
     if !hashes.is_empty() {
         hashes.sort();

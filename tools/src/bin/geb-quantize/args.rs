@@ -14,7 +14,9 @@ Examples:
   geb-quantize ./geb-1.3b geb-q4_k_m.gguf --type q4_k_m --tensor-type 'attn_[qk]=q5_k'
   geb-quantize ./geb-1.3b --type q4_0 --dry-run
   geb-quantize model-f16.gguf model-q8_0.gguf --type q8_0
+  geb-quantize ./geb-1.3b geb-q8_0.gguf --type q8_0 --resume --report errors.json
   geb-quantize probe ./geb-1.3b --text sample.txt
+  geb-quantize verify geb-q8_0.gguf
 
 Exit codes: 0 ok, 1 failure, 2 usage, 3 bad source, 4 unsupported source, 130 interrupted.";
 
@@ -27,7 +29,7 @@ Exit codes: 0 ok, 1 failure, 2 usage, 3 bad source, 4 unsupported source, 130 in
     after_help = EXAMPLES,
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
-    override_usage = "geb-quantize [OPTIONS] --type <TYPE> <SOURCE> <OUT>\n       geb-quantize probe [OPTIONS] <SOURCE> --text <FILE>"
+    override_usage = "geb-quantize [OPTIONS] --type <TYPE> <SOURCE> <OUT>\n       geb-quantize probe [OPTIONS] <SOURCE> --text <FILE>\n       geb-quantize verify <FILE>"
 )]
 pub struct Cli {
     /// What else to do.
@@ -43,6 +45,8 @@ pub struct Cli {
 pub enum Command {
     /// Find the layout of a GEB checkpoint: all 16 are run over a text, the least loss is right.
     Probe(Probe),
+    /// Compare the tensors of a file with the hashes that were stored when it was written.
+    Verify(Verify),
 }
 
 /// One of [`MIXTURES`], in small or capital letters.
@@ -129,6 +133,12 @@ pub struct Convert {
     /// Jinja chat template to store instead of the source's
     #[arg(long, value_name = "FILE")]
     pub chat_template: Option<PathBuf>,
+    /// Continue a run that was stopped, and leave this one so that it can be continued
+    #[arg(long)]
+    pub resume: bool,
+    /// Write parts of at most this size: OUT-00001-of-0000N.gguf (M and G are powers of 1000)
+    #[arg(long, value_name = "N(M|G)", value_parser = size)]
+    pub split_max_size: Option<u64>,
     /// Record the SHA-256 of the weight files as well
     #[arg(long)]
     pub hash_source: bool,
@@ -147,6 +157,9 @@ pub struct Convert {
     /// Do not quantize the tensors whose names match; repeatable
     #[arg(long, value_name = "REGEX", value_parser = regex, help_heading = "Types of single tensors")]
     pub keep_f32: Vec<Regex>,
+    /// Report as JSON, tensor by tensor, to a file
+    #[arg(long, value_name = "FILE.json", help_heading = "Output")]
+    pub report: Option<PathBuf>,
     /// Report as JSON on standard output
     #[arg(long, help_heading = "Output")]
     pub json: bool,
@@ -177,6 +190,25 @@ pub struct Convert {
         help_heading = "GEB checkpoints (see probe)"
     )]
     pub geb_mlp: Mlp,
+}
+
+/// `500M`, `2G`, or bytes.
+fn size(text: &str) -> Result<u64, String> {
+    let (digits, unit) = match text.strip_suffix(['M', 'G']) {
+        Some(digits) if text.ends_with('M') => (digits, 1_000_000),
+        Some(digits) => (digits, 1_000_000_000),
+        None => (text, 1),
+    };
+    let n = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(unit));
+    n.filter(|&n| n > 0)
+        .ok_or_else(|| "expected a number of bytes, or one with M or G, such as 500M".into())
+}
+
+/// A check of stored hashes.
+#[derive(Args, Debug)]
+pub struct Verify {
+    /// GGUF file, or any part of a split one
+    pub file: PathBuf,
 }
 
 /// A probe.

@@ -175,7 +175,7 @@ impl Made {
         let tensor_bytes: u64 = file.tensors().map(|t| t.bytes().len() as u64).sum();
         Row {
             dtype: self.dtype,
-            file_bytes: file.data().len() as u64,
+            file_bytes: file.file_bytes(),
             bits_per_weight: tensor_bytes as f64 * 8.0 / weights as f64,
             quantize: self.took,
             prefill: Rates::default(),
