@@ -108,16 +108,12 @@ impl Prepared {
         metadata.extend(vocab.metadata());
         let mut hashes = folder.hashes();
         if options.hash_source {
-            hashes.extend(
-                checkpoint
-                    .files()
-                    .map(|(name, data)| (name.to_owned(), hex(&Sha256::digest(data)))),
-            );
+            hashes.extend(checkpoint.hashes()?);
         }
         metadata.extend(provenance(recipe(options, Some(hyper.family)), hashes));
         let sources = checkpoint
-            .files()
-            .map(|f| folder.path(f.0))
+            .file_names()
+            .map(|f| folder.path(f))
             .chain(folder.hashes().iter().map(|f| folder.path(&f.0)))
             .collect();
         Ok(Prepared {
@@ -155,10 +151,7 @@ impl Prepared {
             plan.set_meta("tokenizer.chat_template", MetaValue::Str(template.clone()));
         }
         let hashes = match options.hash_source {
-            true => checkpoint
-                .files()
-                .map(|(name, data)| (name.to_owned(), hex(&Sha256::digest(data))))
-                .collect(),
+            true => checkpoint.hashes()?,
             false => Vec::new(),
         };
         let mut metadata = plan.metadata;

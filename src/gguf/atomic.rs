@@ -216,14 +216,18 @@ fn suffix_pid(name: &OsStr, prefix: &OsStr, suffix: &str) -> Option<u32> {
     std::str::from_utf8(rest).ok()?.parse().ok()
 }
 
+/// Whether another process with this id exists. The own id counts as gone: [`Busy`] rules out a
+/// second writer in this process.
+pub(super) fn alive(pid: u32) -> bool {
+    pid != std::process::id() && Path::new("/proc").join(pid.to_string()).exists()
+}
+
 /// A partial file is abandoned when nobody holds its lock and its process does not exist.
-/// Its own process id counts as gone: [`Busy`] rules out a second writer in this process.
 fn abandoned(path: &Path, pid: u32) -> bool {
-    let alive = pid != std::process::id() && Path::new("/proc").join(pid.to_string()).exists();
     let Ok(file) = OpenOptions::new().read(true).open(path) else {
         return false;
     };
-    !alive && !matches!(file.try_lock(), Err(TryLockError::WouldBlock))
+    !alive(pid) && !matches!(file.try_lock(), Err(TryLockError::WouldBlock))
 }
 
 /// Targets this process is writing now: two threads must not share one temporary name.

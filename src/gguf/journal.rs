@@ -16,6 +16,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use super::atomic::alive;
 use super::seal::{hex, unhex};
 use crate::error::{Error, Result};
 
@@ -65,12 +66,16 @@ impl Journal {
         Ok(journal)
     }
 
-    pub fn reopen(path: &Path, identity: &Identity) -> Found {
+    /// Opens what process `pid` left, if it does not use it any more.
+    pub fn reopen(path: &Path, pid: u32, identity: &Identity) -> Found {
         let Ok(mut file) = OpenOptions::new().read(true).write(true).open(path) else {
             return Found::Busy;
         };
-        if matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
-            return Found::Busy;
+        match file.try_lock() {
+            Ok(()) => {}
+            // Without locks, a process that lives may be the one.
+            Err(TryLockError::Error(_)) if !alive(pid) => {}
+            Err(_) => return Found::Busy,
         }
         let mut bytes = Vec::new();
         if (&mut file).take(MAX_BYTES).read_to_end(&mut bytes).is_err() {
@@ -155,7 +160,7 @@ mod tests {
     }
 
     fn found(path: &Path, version: &str) -> Found {
-        Journal::reopen(path, &identity(version))
+        Journal::reopen(path, u32::MAX, &identity(version))
     }
 
     #[test]

@@ -3,10 +3,11 @@
 //! `reader` is the cursor, `parse` and `shape` the rules in file order, `value` the metadata types,
 //! `file` an opened file, `split` one in parts; `meta` and `writer` plan and stream, `atomic` replaces
 //! a file whole, `output` a set of files with a `journal` of what is finished, `seal` stores and
-//! checks hashes.
+//! checks hashes, `flush` keeps the disk busy.
 
 mod atomic;
 mod file;
+mod flush;
 pub mod journal;
 mod meta;
 mod output;

@@ -14,12 +14,15 @@ use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::PathBuf;
 
 use super::atomic::{Busy, Target, Temp};
+use super::flush::Flusher;
 use super::journal::{Entry, Found, Identity, Journal, SUFFIX};
 use super::writer::{self, Layout, Plan};
 use super::{GgufFile, Load, seal};
 use crate::error::{Error, Result};
 
 const BUFFER_BYTES: usize = 1 << 20;
+/// From this size on, files are written to disk beside the work.
+const LARGE: u64 = 128 << 20;
 
 /// How a run that was killed may be continued.
 #[derive(Clone, Debug)]
@@ -47,6 +50,8 @@ pub struct Output {
     journal: Option<Journal>,
     sums: Vec<Option<[u8; 32]>>,
     notes: Vec<Option<String>>,
+    /// For large files.
+    flusher: Option<Flusher>,
     /// What became of the wish to continue, in one line.
     pub remark: Option<String>,
 }
@@ -109,6 +114,7 @@ impl Output {
             journal,
             sums: vec![None; first],
             notes: vec![None; first],
+            flusher: None,
             remark: None,
         };
         let claimed = entries.len();
@@ -188,6 +194,14 @@ impl Output {
         let _ = out.into_parts();
         let sum = result?;
         flushed?;
+        let bytes = part.layout.tensors[i].end - start;
+        if self.flusher.is_none() && part.layout.file_bytes > LARGE {
+            self.flusher = Some(Flusher::start().map_err(Error::io(path))?);
+        }
+        if let Some(flusher) = &mut self.flusher {
+            let asked = flusher.written(&part.temp.file, bytes);
+            asked.map_err(Error::io(path))?;
+        }
         self.sums[tensor] = Some(sum);
         match &mut self.journal {
             Some(journal) => journal.record(tensor, &sum, &note),
@@ -203,6 +217,10 @@ impl Output {
         let sums: Option<Vec<_>> = self.sums.iter().copied().collect();
         let sums = sums.ok_or_else(|| Error::Verify("a tensor was not written".into()))?;
         let set = seal::hash_of(sums.iter());
+        if let Some(flusher) = self.flusher.take() {
+            let path = &self.parts[0].target.path;
+            flusher.finish().map_err(Error::io(path))?;
+        }
         for part in &mut self.parts {
             part.complete(&sums, &set)?;
         }
@@ -302,7 +320,7 @@ struct Earlier {
 fn find(target: &Target, identity: &Identity) -> (Option<Earlier>, Option<String>) {
     let mut remark = None;
     for (pid, path) in target.leftovers(SUFFIX) {
-        match Journal::reopen(&path, identity) {
+        match Journal::reopen(&path, pid, identity) {
             Found::Same(journal, entries) => {
                 let earlier = Earlier {
                     pid,
