@@ -59,7 +59,7 @@ fn options(case: &str, dtype: Dtype) -> Options {
         _ => GebLayout::default(),
     };
     Options {
-        dtype,
+        policy: dtype.into(),
         layout,
         ..Options::default()
     }
@@ -243,7 +243,7 @@ fn metadata_of_special_cases() {
     let (file, report) = converted("llama-tied-bf16", Dtype::Q4_0);
     assert_eq!(
         file.tensor("token_embd.weight").unwrap().dtype(),
-        Dtype::Q8_0
+        Dtype::Q6_K
     );
     assert_eq!(report.tensors[0].reason, "output matrix");
     let (file, _) = converted("geb-alt", Dtype::F32);

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use geb::convert::{self, Options};
 use geb::gguf::writer::{Plan, write_file};
 use geb::gguf::{GgufFile, Load};
 use geb::{Dtype, Error, Result};
@@ -25,6 +26,10 @@ const TESTS: &[(&str, fn())] = &[
     ("order_of_syncs", order_of_syncs),
     ("kill_at_every_system_call", kill_at_every_system_call),
     ("kill_at_random_moments", kill_at_random_moments),
+    (
+        "continue_after_a_kill_at_every_write",
+        continue_after_a_kill_at_every_write,
+    ),
     ("errors_at_every_system_call", errors_at_every_system_call),
     ("truncated_while_mapped", truncated_while_mapped),
 ];
@@ -33,6 +38,7 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.first().map(String::as_str) {
         Some("write-probe") => return write_probe(Path::new(&args[1])),
+        Some("convert-probe") => return convert_probe(Path::new(&args[1]), &args[2]),
         Some("map-probe") => return map_probe(Path::new(&args[1]), &args[2]),
         Some("--list") => {
             TESTS.iter().for_each(|(name, _)| println!("{name}: test"));
@@ -77,6 +83,27 @@ fn fill(i: usize, out: &mut dyn Write) -> Result<()> {
 fn write_probe(path: &Path) -> ExitCode {
     match write_file(path, &plan(), &mut fill) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            let _ = writeln!(std::io::stderr(), "error: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A conversion that can be continued, to one file or several.
+fn convert_probe(path: &Path, max: &str) -> ExitCode {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/geb/hf");
+    let options = Options {
+        split_max: max.parse().ok(),
+        resume: true,
+        threads: Some(1),
+        ..Options::default()
+    };
+    match convert::convert(&source, path, &options, &mut ()) {
+        Ok(report) => {
+            println!("{}", report.notes.join("; "));
+            ExitCode::SUCCESS
+        }
         Err(e) => {
             let _ = writeln!(std::io::stderr(), "error: {e}");
             ExitCode::FAILURE
@@ -257,6 +284,61 @@ fn kill_at_every_system_call() {
     // Calls differ a little from run to run; nearly all must have been hit.
     assert!(kills >= runs * 9 / 10 && complete > 0);
     place.assert_recovers("at the end");
+}
+
+/// Whatever call that changes a file is the last, the next run ends with the same bytes.
+fn continue_after_a_kill_at_every_write() {
+    for max in ["none", "200000"] {
+        let whole = tempfile::tempdir().unwrap();
+        let run = |dir: &Path| {
+            let mut command = this_binary();
+            command
+                .arg("convert-probe")
+                .arg(dir.join("m.gguf"))
+                .arg(max);
+            command.output().unwrap()
+        };
+        assert!(run(whole.path()).status.success());
+        let want = contents(whole.path());
+        assert_eq!(want.len() > 1, max != "none");
+        let (mut kills, mut continued) = (0, 0);
+        for call in ["write", "ftruncate", "fsync", "rename", "unlink"] {
+            // Until a run gets through: then there is no such call any more.
+            for n in 1.. {
+                let dir = tempfile::tempdir().unwrap();
+                let inject = format!("inject={call}:signal=SIGKILL:when={n}");
+                let mut strace = Command::new("strace");
+                strace.args(["-f", "-qq", "-o", "/dev/null", "-e", &inject, "--"]);
+                strace
+                    .arg(std::env::current_exe().unwrap())
+                    .arg("convert-probe");
+                let Ok(out) = strace.arg(dir.path().join("m.gguf")).arg(max).output() else {
+                    assert!(std::env::var("CI").as_deref() != Ok("true"));
+                    return println!("NOT RUN: strace is not installed");
+                };
+                if out.status.success() {
+                    break;
+                }
+                kills += 1;
+                let out = run(dir.path());
+                let text = String::from_utf8_lossy(&out.stderr);
+                assert!(out.status.success(), "{call} {n}: {text}");
+                let said = String::from_utf8_lossy(&out.stdout).into_owned();
+                continued += usize::from(said.contains("continued: "));
+                assert!(contents(dir.path()) == want, "{call} {n}, parts of {max}");
+            }
+        }
+        println!("parts of {max}: {kills} kills, {continued} runs continued");
+        assert!(kills > 40 && continued > kills / 2);
+    }
+}
+
+/// Names and bytes of the files in a folder.
+fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let files = fs::read_dir(dir).unwrap().map(|e| e.unwrap());
+    files
+        .map(|e| (e.file_name().into(), fs::read(e.path()).unwrap()))
+        .collect()
 }
 
 fn kill_at_random_moments() {

@@ -470,8 +470,16 @@ fn damage_is_noticed() {
             }
             _ => fill(i, w),
         });
+        if at < layout.header.len() as u64 {
+            // The header is written last: what was there before does not matter.
+            result.unwrap();
+            let file = GgufFile::open(&old.path, Load::Map).unwrap();
+            assert!(file.data().starts_with(&layout.header), "byte {at}");
+            fs::write(&old.path, "old").unwrap();
+            continue;
+        }
         assert!(
-            matches!(result, Err(Error::Verify(_) | Error::Format { .. })),
+            matches!(result, Err(Error::Verify(_))),
             "byte {at}: {result:?}"
         );
         old.assert_intact();

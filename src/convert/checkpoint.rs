@@ -9,10 +9,12 @@ use std::ops::Range;
 use geb_kernels::dtype::Dtype;
 use serde::Deserialize;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use super::folder::{Fields, Folder, bad, kind, short};
 use super::torch;
 use crate::error::{Error, Result};
+use crate::gguf::seal::hex;
 use crate::gguf::{GgufFile, Load};
 use crate::limits;
 use crate::mmap::{self, Bytes};
@@ -88,31 +90,30 @@ impl Checkpoint {
         Err(bad(&folder.name(), "weights", "absent", known))
     }
 
-    /// The tensors of a GGUF file.
-    pub fn from_gguf(name: &str, file: &GgufFile, bytes: Bytes) -> Checkpoint {
-        let tensors: Vec<_> = file
-            .tensors()
-            .map(|t| {
-                let info = t.info();
-                SourceTensor {
+    /// The tensors of a GGUF file, of all its parts.
+    pub fn from_gguf(file: &GgufFile) -> Checkpoint {
+        let mut out = Checkpoint {
+            files: Vec::new(),
+            tensors: Vec::new(),
+            names: HashMap::new(),
+        };
+        for (n, (part, path)) in file.parts().enumerate() {
+            let name = path.file_name().unwrap_or_default();
+            let name = name.to_string_lossy().into_owned();
+            part.bytes().advise_sequential();
+            out.files.push((name, part.bytes().clone()));
+            for info in part.own_tensors() {
+                out.names.insert(info.name.clone(), out.tensors.len());
+                out.tensors.push(SourceTensor {
                     name: info.name.clone(),
                     elem: Elem::Float(info.dtype),
                     shape: info.dims.iter().rev().copied().collect(),
-                    file: 0,
+                    file: n,
                     range: info.range.clone(),
-                }
-            })
-            .collect();
-        let names = tensors
-            .iter()
-            .enumerate()
-            .map(|(i, t)| (t.name.clone(), i))
-            .collect();
-        Checkpoint {
-            files: vec![(name.to_owned(), bytes)],
-            tensors,
-            names,
+                });
+            }
         }
+        out
     }
 
     /// All tensors, in file order.
@@ -125,21 +126,47 @@ impl Checkpoint {
         self.names.get(name).copied()
     }
 
-    /// Bytes of a tensor, row after row.
-    pub fn bytes(&self, tensor: usize) -> &[u8] {
+    /// Copies bytes of a tensor, starting `at` bytes into it.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Verify`] when they do not lie in the tensor.
+    pub fn read(&self, tensor: usize, at: usize, out: &mut [u8]) -> Result<()> {
         let t = &self.tensors[tensor];
-        &self.files[t.file].1.as_ref()[t.range.clone()]
+        if at + out.len() > t.range.len() {
+            return Err(Error::Verify(format!("rows beyond the end of {}", t.name)));
+        }
+        let (name, bytes) = &self.files[t.file];
+        let read = bytes.read_at(t.range.start + at, out);
+        read.map_err(Error::io(name))
     }
 
-    /// The weight files: name and content.
-    pub fn files(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.files
-            .iter()
-            .map(|(name, bytes)| (name.as_str(), bytes.as_ref()))
+    /// Names of the weight files.
+    pub fn file_names(&self) -> impl Iterator<Item = &str> {
+        self.files.iter().map(|f| f.0.as_str())
+    }
+
+    /// The weight files and the SHA-256 of each.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn hashes(&self) -> Result<Vec<(String, String)>> {
+        let one = |(name, bytes): &(String, Bytes)| {
+            let mut sha = Sha256::new();
+            let mut piece = vec![0; 1 << 20];
+            let length = bytes.as_ref().len();
+            for at in (0..length).step_by(piece.len()) {
+                let piece = &mut piece[..(length - at).min(1 << 20)];
+                bytes.read_at(at, piece).map_err(Error::io(name))?;
+                sha.update(piece);
+            }
+            Ok((name.clone(), hex(&sha.finalize())))
+        };
+        self.files.iter().map(one).collect()
     }
 
     fn add_file(&mut self, folder: &Folder, name: &str) -> Result<()> {
         let bytes = mmap::open(&folder.path(name), Load::Map)?;
+        bytes.advise_sequential();
         let list = if name.ends_with(".safetensors") {
             safetensors(name, bytes.as_ref())?
         } else {

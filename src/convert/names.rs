@@ -95,8 +95,6 @@ pub struct Output {
     pub dims: Vec<u64>,
     /// Rows it is made of, in order.
     pub parts: Vec<Part>,
-    /// Added to every value.
-    pub offset: f32,
 }
 
 /// Everything the tables need to know.
@@ -287,6 +285,10 @@ impl Walk<'_> {
             parts.push(Part {
                 tensor: i,
                 rows: self.row_map(rows, n as usize),
+                offset: match gguf.ends_with("norm") {
+                    true => self.hyper.front.norm_offset,
+                    false => 0.0,
+                },
             });
         }
         let dims = cols.into_iter().chain([rows_out]).collect();
@@ -294,11 +296,6 @@ impl Walk<'_> {
             name: format!("{gguf}.{suffix}"),
             dims,
             parts,
-            offset: if gguf.ends_with("norm") {
-                self.hyper.front.norm_offset
-            } else {
-                0.0
-            },
         });
     }
 }

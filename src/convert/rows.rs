@@ -76,6 +76,8 @@ pub struct Part {
     pub tensor: usize,
     /// Its rows, in output order.
     pub rows: RowMap,
+    /// Added to every value.
+    pub offset: f32,
 }
 
 #[cfg(test)]

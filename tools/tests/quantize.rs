@@ -120,7 +120,7 @@ fn a_dry_run_writes_nothing() {
         .find(|l| l.starts_with("output.weight"))
         .unwrap();
     assert!(
-        line.contains("Q8_0") && line.contains("output matrix"),
+        line.contains("Q6_K") && line.contains("output matrix"),
         "{line}"
     );
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
@@ -285,4 +285,138 @@ fn an_interrupt_cleans_up() {
         }
         fs::write(&out, b"old").unwrap();
     }
+}
+
+#[test]
+fn mixtures_and_types_of_single_tensors() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("m.gguf");
+    let report = dir.path().join("errors.json");
+    let flags = [
+        "--type",
+        "q4_k",
+        "--tensor-type",
+        "attn_[qk]=q5_k",
+        "--embedding-type",
+        "q8_0",
+        "--keep-f32",
+        r"blk\.0\.ffn_up",
+        "--report",
+        report.to_str().unwrap(),
+    ];
+    let done = run(&nano(), &out, &flags);
+    assert!(
+        done.status.success(),
+        "{}",
+        String::from_utf8_lossy(&done.stderr)
+    );
+    let json: serde_json::Value = serde_json::from_slice(&fs::read(&report).unwrap()).unwrap();
+    assert_eq!(json["type"], "Q4_K_M");
+    let tensors = json["tensors"].as_array().unwrap();
+    let of = |name: &str| tensors.iter().find(|t| t["name"] == name).unwrap();
+    for (name, dtype) in [
+        ("token_embd.weight", "Q8_0"),
+        ("output.weight", "Q6_K"),
+        ("blk.0.attn_q.weight", "Q5_K"),
+        ("blk.0.attn_k.weight", "Q5_K"),
+        ("blk.0.attn_output.weight", "Q4_K"),
+        ("blk.0.ffn_up.weight", "F32"),
+        ("blk.0.attn_norm.weight", "F32"),
+    ] {
+        let t = of(name);
+        assert_eq!(t["to"], dtype, "{name}");
+        let exact = t["error"]["relative_rms"].as_f64().unwrap() == 0.0;
+        assert_eq!(exact, dtype == "F32", "{name}");
+        let worst = t["worst_block"]["rms"].as_f64().unwrap();
+        assert!((worst > 0.0) != exact, "{name}");
+    }
+    assert_eq!(of("blk.0.attn_q.weight")["bits_per_weight"], 5.5);
+    assert_eq!(of("blk.0.attn_q.weight")["reason"], "as asked");
+    for (flag, value, text) in [
+        (
+            "--tensor-type",
+            "attn_z=q8_0",
+            "--tensor-type is attn_z=Q8_0 (no matrix",
+        ),
+        (
+            "--keep-f32",
+            "attn_norm",
+            "--keep-f32 is attn_norm (no matrix",
+        ),
+    ] {
+        let failed = run(&nano(), &out, &["--type", "q4_0", flag, value]);
+        fails(&failed, 2, text);
+    }
+    for (flag, value) in [
+        ("--tensor-type", "attn_q=iq2_xs"),
+        ("--tensor-type", "attn_q"),
+        ("--tensor-type", "(=q8_0"),
+        ("--split-max-size", "2T"),
+        ("--split-max-size", "0"),
+    ] {
+        let failed = run(&nano(), &out, &["--type", "q4_0", flag, value]);
+        assert_eq!(failed.status.code(), Some(2), "{flag} {value}");
+    }
+}
+
+#[test]
+fn the_same_bytes_at_every_level_and_for_any_threads() {
+    let dir = tempfile::tempdir().unwrap();
+    for dtype in ["q4_k_m", "q3_k_l", "iq4_xs", "q5_1", "bf16"] {
+        let mut first: Option<Vec<u8>> = None;
+        let mut compared = 0;
+        for (level, threads) in [
+            ("scalar", "1"),
+            ("avx2", "3"),
+            ("avxvnni", "2"),
+            ("avx512vnni", "2"),
+            ("neon", "2"),
+            ("neondot", "2"),
+        ] {
+            let out = dir.path().join("m.gguf");
+            let mut command = quantize();
+            command.arg(nano()).arg(&out);
+            command.args(["--type", dtype, "--threads", threads]);
+            let done = command.env("GEB_ISA", level).output().unwrap();
+            if !done.status.success() {
+                // A level this machine does not have.
+                fails(&done, 2, "GEB_ISA");
+                continue;
+            }
+            let bytes = fs::read(&out).unwrap();
+            assert!(
+                *first.get_or_insert_with(|| bytes.clone()) == bytes,
+                "{dtype} {level}"
+            );
+            compared += 1;
+        }
+        assert!(compared > 1 || !cfg!(target_arch = "x86_64"), "{dtype}");
+    }
+}
+
+#[test]
+fn parts_hashes_and_their_check() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("m.gguf");
+    let flags = ["--type", "q8_0", "--split-max-size", "2M", "--resume"];
+    assert!(run(&nano(), &out, &flags).status.success());
+    assert!(!out.exists());
+    let first = dir.path().join("m-00001-of-00003.gguf");
+    let last = dir.path().join("m-00003-of-00003.gguf");
+    let verify = |file: &Path| quantize().arg("verify").arg(file).output().unwrap();
+    let done = verify(&first);
+    assert!(
+        done.status.success(),
+        "{}",
+        String::from_utf8_lossy(&done.stderr)
+    );
+    assert!(String::from_utf8_lossy(&done.stdout).ends_with(": as written\n"));
+    let mut bytes = fs::read(&last).unwrap();
+    let at = bytes.len() - 100;
+    bytes[at] ^= 1;
+    fs::write(&last, bytes).unwrap();
+    let text = "1 of 39 tensors are not what was written: output.weight";
+    fails(&verify(&first), 1, text);
+    fs::remove_file(&last).unwrap();
+    fails(&verify(&first), 1, "part 3 of 3 is missing");
 }

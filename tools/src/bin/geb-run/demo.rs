@@ -175,7 +175,7 @@ impl Made {
         let tensor_bytes: u64 = file.tensors().map(|t| t.bytes().len() as u64).sum();
         Row {
             dtype: self.dtype,
-            file_bytes: file.data().len() as u64,
+            file_bytes: file.file_bytes(),
             bits_per_weight: tensor_bytes as f64 * 8.0 / weights as f64,
             quantize: self.took,
             prefill: Rates::default(),
@@ -207,7 +207,7 @@ fn quantize_all(
         let path = target.join(format!("geb-nano-{}.gguf", dtype.name()));
         let start = Instant::now();
         let options = convert::Options {
-            dtype,
+            policy: dtype.into(),
             threads: args.threads.map(|t| t as usize),
             ..Default::default()
         };
