@@ -11,6 +11,7 @@ use crate::cache::KvCache;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::forward::{Buffers, Pass};
+use crate::model::inputs::InputStats;
 use crate::model::rope::RopeTable;
 use crate::threads::{self, Pool};
 
@@ -262,12 +263,29 @@ impl Session {
                 _ => 0..0,
             };
             let logits = rows.start * vocab..rows.end * vocab;
-            self.pass(batch, self.tokens.len(), layers, logits)?;
+            self.pass(batch, self.tokens.len(), layers, logits, None)?;
             self.tokens.extend_from_slice(batch);
             done += batch.len();
             progress(done, tokens.len());
         }
         Ok(self.logits())
+    }
+
+    /// Runs `tokens` from an empty cache through all layers, adding what goes into each linear layer
+    /// to `stats`; computes no logits and leaves the cache empty.
+    ///
+    /// # Errors
+    /// As [`Session::forward`], without those of logits.
+    pub fn observe(&mut self, tokens: &[u32], stats: &mut InputStats) -> Result<()> {
+        self.reset();
+        self.check(tokens, 0)?;
+        let layers = self.model.config().block_count;
+        for batch in tokens.chunks(BATCH.min(self.ctx)) {
+            self.pass(batch, self.tokens.len(), layers, 0..0, Some(stats))?;
+            self.tokens.extend_from_slice(batch);
+        }
+        self.reset();
+        Ok(())
     }
 
     /// The logits of the last pass, as it returned them.
@@ -294,7 +312,7 @@ impl Session {
         self.check_layers(layers)?;
         self.check(&[token], first)?;
         self.want(1);
-        self.pass(&[token], first, layers, 0..self.model.config().vocab)?;
+        self.pass(&[token], first, layers, 0..self.model.config().vocab, None)?;
         Ok(self.logits())
     }
 
@@ -351,6 +369,7 @@ impl Session {
         first: usize,
         layers: usize,
         logits: std::ops::Range<usize>,
+        inputs: Option<&mut InputStats>,
     ) -> Result<()> {
         self.rope.extend(&self.model.freqs, first + tokens.len());
         let Session {
@@ -375,6 +394,7 @@ impl Session {
                 first,
                 layers,
                 cancel,
+                inputs,
             };
             pass.run(buffers, tokens, out)
         })?;
@@ -412,7 +432,7 @@ fn choose_kernels(level: Option<Level>) -> Result<&'static Kernels> {
 }
 
 /// Memory this process may still take: `MemAvailable`, capped by the cgroup's limit.
-fn available_memory() -> Option<u64> {
+pub(crate) fn available_memory() -> Option<u64> {
     let read = |path: &str| std::fs::read_to_string(path).ok();
     let info = read("/proc/meminfo")?;
     let line = info.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;

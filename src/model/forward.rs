@@ -20,6 +20,7 @@ use geb_kernels::{ActKind, Activations, Kernels};
 
 use super::arch::RopePairing;
 use super::bind::{GateUp, Layer, Linear, QMatrix, Qkv};
+use super::inputs::InputStats;
 use super::rope::RopeTable;
 use super::{Config, Model};
 use crate::cache::KvCache;
@@ -78,6 +79,8 @@ pub(crate) struct Pass<'a, 'l> {
     /// Layers to run; fewer than the model has for an early exit.
     pub(crate) layers: usize,
     pub(crate) cancel: Option<&'a AtomicBool>,
+    /// Told the input of every linear layer.
+    pub(crate) inputs: Option<&'a mut InputStats>,
 }
 
 impl Pass<'_, '_> {
@@ -193,6 +196,9 @@ impl Pass<'_, '_> {
     ) {
         let kernels = self.kernels;
         let cols = outs[0].0.weight.cols;
+        if let Some(inputs) = self.inputs.as_deref_mut() {
+            inputs.add(&outs[0].0.weight, x, kernels, self.lead);
+        }
         let kind = |m: &QMatrix| kernels.act_kind(m.dtype);
         for (slot, want) in KINDS.into_iter().enumerate() {
             if outs.iter().any(|(w, _)| kind(&w.weight) == want) {

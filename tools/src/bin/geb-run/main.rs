@@ -11,6 +11,7 @@ mod chat;
 mod commands;
 mod demo;
 mod generate;
+mod imatrix;
 mod input;
 mod inspect;
 mod interrupt;
@@ -72,6 +73,7 @@ fn run(command: &Command) -> Outcome {
         Command::Logits(args) => logits::run(args, &interrupt),
         Command::Bench(args) => bench::run(args, &interrupt),
         Command::Tune(args) => tune::run(args, &interrupt),
+        Command::Imatrix(args) => imatrix::run(args, &interrupt),
         Command::Pull(args) => pull::run(args),
         Command::Demo(args) => demo::run(args, &interrupt),
     }

@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+mod calibrate;
 mod measure;
 
+pub use calibrate::ImatrixArgs;
 pub use measure::{BenchArgs, DemoArgs, InspectArgs, LogitsArgs, TuneArgs};
 
 const STYLES: Styles = Styles::styled()
@@ -61,6 +63,8 @@ pub enum Command {
     Bench(BenchArgs),
     /// Find and keep the best number of threads
     Tune(TuneArgs),
+    /// Collect an importance matrix for geb-quantize
+    Imatrix(ImatrixArgs),
     /// Download a model by name
     Pull(PullArgs),
     /// Quantize and compare a built-in model, no download needed
@@ -69,8 +73,9 @@ pub enum Command {
 
 impl Command {
     /// Names accepted as the first word.
-    pub const NAMES: [&'static str; 9] = [
-        "chat", "generate", "tokenize", "inspect", "logits", "bench", "tune", "pull", "demo",
+    pub const NAMES: [&'static str; 10] = [
+        "chat", "generate", "tokenize", "inspect", "logits", "bench", "tune", "imatrix", "pull",
+        "demo",
     ];
 }
 
