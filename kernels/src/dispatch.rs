@@ -7,6 +7,7 @@ use crate::acts::ActKind;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use crate::float::Fused;
 use crate::float::{AttnQuery, AttnScratch, FloatOps, KvHead, KvRows, KvShape, KvSide, Plain};
+use crate::format::search::Search;
 use crate::format::{
     Blocks, FloatFormat, QuantFormat, float, grid, k6, k23, k45, q4, q5, q8, small, table,
 };
@@ -84,8 +85,8 @@ macro_rules! level {
             }
 
             $(#[target_feature(enable = $features)])?
-            unsafe fn quantize<F: Blocks>(x: &[f32], w: Option<&[f32]>, out: &mut [u8]) {
-                F::quantize(x, w, out);
+            unsafe fn quantize<F: Blocks>(x: &[f32], search: Search, out: &mut [u8]) {
+                F::quantize(x, search, out);
             }
 
             $(#[target_feature(enable = $features)])?

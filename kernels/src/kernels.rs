@@ -4,6 +4,7 @@ use crate::acts::{ActKind, ActShape, Activations, FLOAT_SEGMENT, INT_SEGMENT, La
 use crate::aligned::AlignedBuf;
 use crate::dispatch;
 use crate::dtype::Dtype;
+use crate::format::search::Search;
 use crate::level::Level;
 use crate::mat::MatMut;
 use crate::ops::{DecodeJob, FillJob, MultiplyJob, UnpackJob};
@@ -37,7 +38,7 @@ pub(crate) struct FormatOps {
     /// Whether there is an encoder.
     pub writes: bool,
     pub dequantize: unsafe fn(&[u8], &mut [f32]),
-    pub quantize: unsafe fn(&[f32], Option<&[f32]>, &mut [u8]),
+    pub quantize: unsafe fn(&[f32], Search, &mut [u8]),
     /// By number of tokens, minus one; with more tokens, several passes.
     pub decode: &'static [unsafe fn(&DecodeJob)],
     pub unpack: unsafe fn(&UnpackJob),
@@ -191,21 +192,15 @@ impl Kernels {
     /// If `x.len()` is no whole number of blocks, `out` does not hold exactly those, or the type
     /// cannot be written.
     pub fn quantize(&self, dtype: Dtype, x: &[f32], out: &mut [u8]) {
-        self.quantize_weighted(dtype, x, None, out);
+        self.quantize_with(dtype, x, Search::default(), out);
     }
 
-    /// Like [`quantize`](Self::quantize), with a weight of the squared error for each column of a
-    /// row. Types that are a formula, not a search, ignore it.
+    /// Like [`quantize`](Self::quantize), choosing scales and codes as `search` says: the sum of
+    /// `importance[c] * (x[r][c] - decoded[r][c])^2` is to be least. Plain numbers have no choice.
     ///
     /// # Panics
-    /// As `quantize`, and if `x.len()` is no multiple of the number of weights.
-    pub fn quantize_weighted(
-        &self,
-        dtype: Dtype,
-        x: &[f32],
-        importance: Option<&[f32]>,
-        out: &mut [u8],
-    ) {
+    /// As `quantize`, and if `importance` is not of whole blocks, or `x` not of whole rows of it.
+    pub fn quantize_with(&self, dtype: Dtype, x: &[f32], search: Search, out: &mut [u8]) {
         let f = self.format(dtype);
         assert!(f.writes, "{dtype} cannot be written: ask writes() first");
         let need = dtype.row_bytes(x.len());
@@ -215,9 +210,9 @@ impl Kernels {
             "{dtype}: bytes for {} weights",
             x.len()
         );
-        let Some(importance) = importance else {
+        let Some(importance) = search.importance else {
             // SAFETY: `self` proves the features; the lengths agree, which is all the kernel asks.
-            return unsafe { (f.quantize)(x, None, out) };
+            return unsafe { (f.quantize)(x, search, out) };
         };
         let cols = importance.len();
         let row_bytes = dtype.row_bytes(cols).filter(|b| *b > 0);
@@ -225,7 +220,7 @@ impl Kernels {
         assert!(x.len().is_multiple_of(cols), "importance of {cols} columns");
         for (x, out) in x.chunks(cols).zip(out.chunks_mut(row_bytes)) {
             // SAFETY: as above; a row and its weights have the same length.
-            unsafe { (f.quantize)(x, Some(importance), out) }
+            unsafe { (f.quantize)(x, search, out) }
         }
     }
 

@@ -45,6 +45,7 @@ pub mod reference;
 pub mod team;
 
 pub use acts::{ActKind, ActShape, Activations, GROUP};
+pub use format::search::{Effort, Search};
 pub use kernels::{Kernels, Scratch};
 pub use level::Level;
 pub use mat::MatMut;

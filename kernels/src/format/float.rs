@@ -1,6 +1,7 @@
 //! F32, F16 and BF16: plain numbers, little-endian as in the file.
 
 use super::encode::{from_f16, to_f16};
+use super::search::Search;
 use super::{Blocks, FloatFormat};
 use crate::dtype::Dtype;
 use crate::isa::Isa;
@@ -37,7 +38,7 @@ impl Blocks for F32 {
     const DTYPE: Dtype = Dtype::F32;
 
     #[inline(always)]
-    fn quantize(x: &[f32], _: Option<&[f32]>, out: &mut [u8]) {
+    fn quantize(x: &[f32], _: Search, out: &mut [u8]) {
         for (v, b) in x.iter().zip(out.as_chunks_mut::<4>().0) {
             *b = v.to_le_bytes();
         }
@@ -48,7 +49,7 @@ impl Blocks for F16 {
     const DTYPE: Dtype = Dtype::F16;
 
     #[inline(always)]
-    fn quantize(x: &[f32], _: Option<&[f32]>, out: &mut [u8]) {
+    fn quantize(x: &[f32], _: Search, out: &mut [u8]) {
         for (v, b) in x.iter().zip(out.as_chunks_mut::<2>().0) {
             *b = to_f16(*v).to_le_bytes();
         }
@@ -59,7 +60,7 @@ impl Blocks for Bf16 {
     const DTYPE: Dtype = Dtype::BF16;
 
     #[inline(always)]
-    fn quantize(x: &[f32], _: Option<&[f32]>, out: &mut [u8]) {
+    fn quantize(x: &[f32], _: Search, out: &mut [u8]) {
         for (v, b) in x.iter().zip(out.as_chunks_mut::<2>().0) {
             *b = to_bf16(*v).to_le_bytes();
         }

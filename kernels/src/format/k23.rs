@@ -5,7 +5,7 @@
 //! scales of both. Q3_K: third bits (bit `g` of byte `j`: weight `j` of group `g`), the codes, 16
 //! scales of 6 bits, an F16 scale of the scales.
 
-use super::search::{self, Encode, Integers};
+use super::search::{self, Encode, Integers, Search};
 use super::{Blocks, Codes, QuantFormat, half_at, read};
 use crate::dtype::Dtype;
 use crate::isa::Isa;
@@ -65,8 +65,8 @@ impl Blocks for Q2K {
     const DTYPE: Dtype = Dtype::Q2_K;
 
     #[inline(always)]
-    fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-        search::blocks::<Self, 256, 84>(x, importance, out);
+    fn quantize(x: &[f32], search: Search, out: &mut [u8]) {
+        search::blocks::<Self, 256, 84>(x, search, out);
     }
 }
 
@@ -142,8 +142,8 @@ impl Blocks for Q3K {
     const DTYPE: Dtype = Dtype::Q3_K;
 
     #[inline(always)]
-    fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-        search::blocks::<Self, 256, 110>(x, importance, out);
+    fn quantize(x: &[f32], search: Search, out: &mut [u8]) {
+        search::blocks::<Self, 256, 110>(x, search, out);
     }
 }
 

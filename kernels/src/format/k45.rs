@@ -4,7 +4,7 @@
 //! bytes for every two groups: the first in the low, the second in the high nibbles. Q5_K has the
 //! fifth bits before the nibbles: bit `g` of byte `j` belongs to weight `j` of group `g`.
 
-use super::search::{self, Affine, Encode};
+use super::search::{self, Affine, Encode, Search};
 use super::{Blocks, Codes, QuantFormat, both, half_at, read};
 use crate::dtype::Dtype;
 use crate::isa::Isa;
@@ -111,8 +111,8 @@ impl Blocks for Q4K {
     const DTYPE: Dtype = Dtype::Q4_K;
 
     #[inline(always)]
-    fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-        search::blocks::<Self, 256, 144>(x, importance, out);
+    fn quantize(x: &[f32], search: Search, out: &mut [u8]) {
+        search::blocks::<Self, 256, 144>(x, search, out);
     }
 }
 
@@ -152,8 +152,8 @@ impl Blocks for Q5K {
     const DTYPE: Dtype = Dtype::Q5_K;
 
     #[inline(always)]
-    fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-        search::blocks::<Self, 256, 176>(x, importance, out);
+    fn quantize(x: &[f32], search: Search, out: &mut [u8]) {
+        search::blocks::<Self, 256, 176>(x, search, out);
     }
 }
 

@@ -4,7 +4,7 @@
 //! nibbles) and, after all of those, 32 bytes with the high two bits (weights `32 i ..` at bit
 //! `2 i`); then 16 scales, then an F16 scale of the scales.
 
-use super::search::{self, Encode, Integers};
+use super::search::{self, Encode, Integers, Search};
 use super::{Blocks, Codes, QuantFormat, half_at, read};
 use crate::dtype::Dtype;
 use crate::isa::Isa;
@@ -24,8 +24,8 @@ impl Blocks for Q6K {
     const DTYPE: Dtype = Dtype::Q6_K;
 
     #[inline(always)]
-    fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-        search::blocks::<Self, 256, 210>(x, importance, out);
+    fn quantize(x: &[f32], search: Search, out: &mut [u8]) {
+        search::blocks::<Self, 256, 210>(x, search, out);
     }
 }
 

@@ -9,6 +9,7 @@
 
 use crate::dtype::Dtype;
 use crate::isa::Isa;
+use search::Search;
 
 /// An array of a value for each index. Unlike `core::array::from_fn` always inlined, so that the code is
 /// compiled with the features of the level.
@@ -31,7 +32,7 @@ pub(crate) mod k6;
 pub(crate) mod q4;
 pub(crate) mod q5;
 pub(crate) mod q8;
-mod search;
+pub(crate) mod search;
 pub(crate) mod small;
 pub(crate) mod table;
 
@@ -41,10 +42,10 @@ pub(crate) trait Blocks: Copy + 'static {
     /// Whether `quantize` is there.
     const WRITES: bool = true;
 
-    /// Encodes whole blocks, as ggml's reference does where that is a formula. `importance`, if
-    /// given, has a weight for the squared error of each value. Lengths agree.
-    fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-        let _ = (x, importance, out);
+    /// Encodes whole blocks. The importance, if given, has a weight for the squared error of each
+    /// value. Lengths agree.
+    fn quantize(x: &[f32], search: Search, out: &mut [u8]) {
+        let _ = (x, search, out);
         unreachable!("{} has no encoder", Self::DTYPE);
     }
 }

@@ -1,6 +1,7 @@
 //! Q4_0 and Q4_1: 16 bytes hold weights 0..16 in their low and 16..32 in their high nibbles.
 
 use super::encode::{code, largest, range, to_f16};
+use super::search::Search;
 use super::{Blocks, Codes, QuantFormat, both};
 use crate::dtype::Dtype;
 use crate::isa::Isa;
@@ -48,7 +49,7 @@ impl Blocks for Q4_0 {
     const DTYPE: Dtype = Dtype::Q4_0;
 
     #[inline(always)]
-    fn quantize(x: &[f32], _: Option<&[f32]>, out: &mut [u8]) {
+    fn quantize(x: &[f32], _: Search, out: &mut [u8]) {
         let blocks = out.as_chunks_mut::<Q4_0_BYTES>().0;
         for (x, b) in x.as_chunks::<BLOCK>().0.iter().zip(blocks) {
             let max = largest(x);
@@ -84,7 +85,7 @@ impl Blocks for Q4_1 {
     const DTYPE: Dtype = Dtype::Q4_1;
 
     #[inline(always)]
-    fn quantize(x: &[f32], _: Option<&[f32]>, out: &mut [u8]) {
+    fn quantize(x: &[f32], _: Search, out: &mut [u8]) {
         let blocks = out.as_chunks_mut::<Q4_1_BYTES>().0;
         for (x, b) in x.as_chunks::<BLOCK>().0.iter().zip(blocks) {
             let (min, max) = range(x);

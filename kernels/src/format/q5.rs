@@ -3,6 +3,7 @@
 
 use super::encode::{code, largest, range, to_f16};
 use super::q4::{nibbles, pack};
+use super::search::Search;
 use super::{Blocks, Codes, QuantFormat, both, read};
 use crate::dtype::Dtype;
 use crate::isa::Isa;
@@ -67,7 +68,7 @@ impl Blocks for Q5_0 {
     const DTYPE: Dtype = Dtype::Q5_0;
 
     #[inline(always)]
-    fn quantize(x: &[f32], _: Option<&[f32]>, out: &mut [u8]) {
+    fn quantize(x: &[f32], _: Search, out: &mut [u8]) {
         let blocks = out.as_chunks_mut::<Q5_0_BYTES>().0;
         for (x, b) in x.as_chunks::<BLOCK>().0.iter().zip(blocks) {
             let d = largest(x) / -16.0;
@@ -101,7 +102,7 @@ impl Blocks for Q5_1 {
     const DTYPE: Dtype = Dtype::Q5_1;
 
     #[inline(always)]
-    fn quantize(x: &[f32], _: Option<&[f32]>, out: &mut [u8]) {
+    fn quantize(x: &[f32], _: Search, out: &mut [u8]) {
         let blocks = out.as_chunks_mut::<Q5_1_BYTES>().0;
         for (x, b) in x.as_chunks::<BLOCK>().0.iter().zip(blocks) {
             let (min, max) = range(x);

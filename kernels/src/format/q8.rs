@@ -1,6 +1,7 @@
 //! Q8_0: an F16 scale and 32 signed bytes.
 
 use super::encode::{most, to_f16, truncate};
+use super::search::Search;
 use super::{Blocks, Codes, QuantFormat, both};
 use crate::dtype::Dtype;
 use crate::isa::Isa;
@@ -24,7 +25,7 @@ impl Blocks for Q8_0 {
     const DTYPE: Dtype = Dtype::Q8_0;
 
     #[inline(always)]
-    fn quantize(x: &[f32], _: Option<&[f32]>, out: &mut [u8]) {
+    fn quantize(x: &[f32], _: Search, out: &mut [u8]) {
         let blocks = out.as_chunks_mut::<BYTES>().0;
         for (x, b) in x.as_chunks::<BLOCK>().0.iter().zip(blocks) {
             let most = most(x, |v| v.to_bits() & 0x7fff_ffff);

@@ -17,6 +17,30 @@
 
 use super::encode::{from_f16, to_f16};
 
+/// How hard an encoder looks for scales and codes. The format is the same, only the choice of
+/// numbers in it differs.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub enum Effort {
+    /// Types that are a formula in ggml come out bit for bit as there, unless importance is given;
+    /// all others as with `Fast`.
+    #[default]
+    Reference,
+    /// A quick search, for every type.
+    Fast,
+    /// A thorough search, several times slower. No block has a larger error than with `Fast`, and
+    /// none than with `Reference`.
+    Best,
+}
+
+/// What an encoder is to minimise, and how hard it tries.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Search<'a> {
+    /// How hard.
+    pub effort: Effort,
+    /// The weight of the squared error of each column of a row; all are equal if there is none.
+    pub importance: Option<&'a [f32]>,
+}
+
 /// The values codes stand for.
 pub(super) trait Levels: Copy {
     /// The least and the greatest value.
@@ -109,11 +133,16 @@ pub(super) trait Encode<const N: usize, const BYTES: usize> {
 #[inline(always)]
 pub(super) fn blocks<F: Encode<N, BYTES>, const N: usize, const BYTES: usize>(
     x: &[f32],
-    importance: Option<&[f32]>,
+    search: Search,
     out: &mut [u8],
 ) {
     let equal = [1.0; N];
-    let mut weights = importance.unwrap_or_default().as_chunks::<N>().0.iter();
+    let mut weights = search
+        .importance
+        .unwrap_or_default()
+        .as_chunks::<N>()
+        .0
+        .iter();
     for (x, b) in x
         .as_chunks::<N>()
         .0

@@ -8,7 +8,7 @@
 
 use super::encode::{from_f16, most, to_f16, truncate};
 use super::k23::{pairs, put_pairs};
-use super::search::{self, Encode, Integers};
+use super::search::{self, Encode, Integers, Search};
 use super::{Blocks, Codes, QuantFormat, both, eight, half_at, in_order, read};
 use crate::dtype::Dtype;
 use crate::isa::Isa;
@@ -67,7 +67,7 @@ impl Blocks for Tq1 {
     const DTYPE: Dtype = Dtype::TQ1_0;
 
     #[inline(always)]
-    fn quantize(x: &[f32], _: Option<&[f32]>, out: &mut [u8]) {
+    fn quantize(x: &[f32], _: Search, out: &mut [u8]) {
         let blocks = out.as_chunks_mut::<54>().0;
         for (x, b) in x.as_chunks::<256>().0.iter().zip(blocks) {
             let (codes, d) = ternary(x);
@@ -122,7 +122,7 @@ impl Blocks for Tq2 {
     const DTYPE: Dtype = Dtype::TQ2_0;
 
     #[inline(always)]
-    fn quantize(x: &[f32], _: Option<&[f32]>, out: &mut [u8]) {
+    fn quantize(x: &[f32], _: Search, out: &mut [u8]) {
         let blocks = out.as_chunks_mut::<66>().0;
         for (x, b) in x.as_chunks::<256>().0.iter().zip(blocks) {
             let (codes, d) = ternary(x);
@@ -152,8 +152,8 @@ impl Blocks for Q1 {
     const DTYPE: Dtype = Dtype::Q1_0;
 
     #[inline(always)]
-    fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-        search::blocks::<Self, 128, BYTES>(x, importance, out);
+    fn quantize(x: &[f32], search: Search, out: &mut [u8]) {
+        search::blocks::<Self, 128, BYTES>(x, search, out);
     }
 }
 
@@ -200,8 +200,8 @@ impl Blocks for Q2 {
     const DTYPE: Dtype = Dtype::Q2_0;
 
     #[inline(always)]
-    fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-        search::blocks::<Self, 64, BYTES>(x, importance, out);
+    fn quantize(x: &[f32], search: Search, out: &mut [u8]) {
+        search::blocks::<Self, 64, BYTES>(x, search, out);
     }
 }
 

@@ -4,7 +4,7 @@
 //! NVFP4 the same holds for 8 and 8 of each group of 16.
 
 use super::encode::{from_f16, most, to_f16};
-use super::search::{self, Curve, Encode};
+use super::search::{self, Curve, Encode, Search};
 use super::{Blocks, Codes, QuantFormat, both, eight, half_at, in_order, read, sixteen};
 use crate::dtype::Dtype;
 use crate::isa::Isa;
@@ -75,8 +75,8 @@ impl Blocks for Iq4Nl {
     const DTYPE: Dtype = Dtype::IQ4_NL;
 
     #[inline(always)]
-    fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-        search::blocks::<Self, 32, IQ4_NL_BYTES>(x, importance, out);
+    fn quantize(x: &[f32], search: Search, out: &mut [u8]) {
+        search::blocks::<Self, 32, IQ4_NL_BYTES>(x, search, out);
     }
 }
 
@@ -115,8 +115,8 @@ impl Blocks for Iq4Xs {
     const DTYPE: Dtype = Dtype::IQ4_XS;
 
     #[inline(always)]
-    fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-        search::blocks::<Self, 256, 136>(x, importance, out);
+    fn quantize(x: &[f32], search: Search, out: &mut [u8]) {
+        search::blocks::<Self, 256, 136>(x, search, out);
     }
 }
 
@@ -177,7 +177,7 @@ impl Blocks for Mxfp4 {
 
     /// As PyPI `gguf`: the largest magnitude decides the power of two, each code is the nearest.
     #[inline(always)]
-    fn quantize(x: &[f32], _: Option<&[f32]>, out: &mut [u8]) {
+    fn quantize(x: &[f32], _: Search, out: &mut [u8]) {
         let blocks = out.as_chunks_mut::<MXFP4_BYTES>().0;
         for (x, b) in x.as_chunks::<32>().0.iter().zip(blocks) {
             let max = f32::from_bits(most(x, |v| v.to_bits() & 0x7fff_ffff));
@@ -247,8 +247,8 @@ impl Blocks for Nvfp4 {
 
     /// Tries the scales around the one that maps the largest magnitude to the largest code.
     #[inline(always)]
-    fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-        search::blocks::<Self, 64, NVFP4_BYTES>(x, importance, out);
+    fn quantize(x: &[f32], search: Search, out: &mut [u8]) {
+        search::blocks::<Self, 64, NVFP4_BYTES>(x, search, out);
     }
 }
 
