@@ -167,7 +167,11 @@ impl Imatrix {
         let file = GgufFile::open(path, Load::Map)?;
         let texts = |key: &str| -> Result<Vec<String>> {
             let list = file.array(key, ValueType::Str)?;
-            let list = list.map(|a| a.strings().map(|s| String::from_utf8_lossy(s).into_owned()).collect());
+            let list = list.map(|a| {
+                a.strings()
+                    .map(|s| String::from_utf8_lossy(s).into_owned())
+                    .collect()
+            });
             Ok(list.unwrap_or_default())
         };
         let number = |key: &str| -> Result<u32> {
@@ -312,8 +316,7 @@ impl Imatrix {
         };
         let tensor = self.file.tensor(&field);
         let n = entry.cols as u64;
-        let tensor =
-            tensor.filter(|t| t.dtype() == Dtype::F32 && t.info().dims[..] == [n, n]);
+        let tensor = tensor.filter(|t| t.dtype() == Dtype::F32 && t.info().dims[..] == [n, n]);
         let tensor = tensor.ok_or_else(|| {
             let allowed = format!("F32 [{n}, {n}]");
             self.bad(&field, "absent or of another shape".into(), &allowed)

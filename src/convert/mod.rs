@@ -10,6 +10,8 @@
 
 mod bpe;
 pub mod checkpoint;
+mod cholesky;
+mod feedback;
 mod folder;
 pub mod hyper;
 pub mod names;
@@ -27,10 +29,10 @@ mod verify;
 pub mod vocab;
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use geb_kernels::Kernels;
 use geb_kernels::dtype::Dtype;
+use geb_kernels::{Effort, Kernels, Search};
 
 pub use names::GebLayout;
 pub use report::{Report, TensorReport, TypeRow};
@@ -39,6 +41,7 @@ pub use stream::Sums;
 
 use crate::error::{Error, Result};
 use crate::gguf::writer;
+use feedback::Feedback;
 use plan::Prepared;
 
 /// What to convert to, and how.
@@ -58,6 +61,11 @@ pub struct Options {
     pub chat_template: Option<String>,
     /// Record the SHA-256 of the weight files too (reads them once more).
     pub hash_source: bool,
+    /// Importance matrix that weights the errors of columns.
+    pub imatrix: Option<PathBuf>,
+    /// How hard to search. With `Best` and second moments in the importance matrix, errors of columns
+    /// make up for each other.
+    pub search: Effort,
     /// Threads; `None` = all that are available.
     pub threads: Option<usize>,
 }
@@ -72,6 +80,8 @@ impl Default for Options {
             layout: GebLayout::default(),
             chat_template: None,
             hash_source: false,
+            imatrix: None,
+            search: Effort::Reference,
             threads: None,
         }
     }
@@ -174,9 +184,26 @@ fn fill(
 ) -> Result<()> {
     let item = &prepared.items[i];
     progress.tensor(&item.name, item.from, item.dtype);
+    let quantized = item.dtype.block_len() > 1;
+    let matrix = prepared.imatrix.as_ref().filter(|_| quantized);
+    let moments = match matrix {
+        Some(m) if options.search == Effort::Best && Feedback::can(item.dtype) => {
+            m.covariance(&item.name)?
+        }
+        _ => None,
+    };
+    let feedback = moments
+        .map(|m| pool.install(|| Feedback::new(&m)))
+        .transpose()?;
+    let importance = matrix.and_then(|m| m.importance(&item.name));
     let job = stream::Job {
         checkpoint: &prepared.checkpoint,
         kernels: kernels()?,
+        search: Search {
+            effort: options.search,
+            importance: importance.as_deref(),
+        },
+        feedback: feedback.as_ref(),
         pool,
         name: &item.name,
         dims: &item.dims,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use geb_kernels::Effort;
 use geb_kernels::dtype::Dtype;
 use sha2::{Digest, Sha256};
 
@@ -15,6 +16,7 @@ use super::report::{Report, TensorReport};
 use super::rows::{Part, RowMap};
 use super::vocab::{self, Vocab};
 use super::{Options, Source, verify};
+use crate::calibrate::Imatrix;
 use crate::error::{Error, Result};
 use crate::gguf::writer::{self, MetaValue, PlannedTensor};
 use crate::gguf::{GgufFile, Load};
@@ -38,6 +40,8 @@ pub(super) struct Prepared {
     pub items: Vec<Item>,
     pub architecture: String,
     pub notes: Vec<String>,
+    /// What the columns of the matrices are multiplied with.
+    pub imatrix: Option<Imatrix>,
     /// The files that must not be overwritten.
     sources: Vec<PathBuf>,
     /// Folder and vocabulary of a checkpoint, for the comparison of tokenizers.
@@ -54,6 +58,9 @@ impl Prepared {
         } else {
             Self::read_gguf(source, options, &policy)?
         };
+        if let Some(path) = &options.imatrix {
+            prepared.weigh(path, options)?;
+        }
         let notes: Vec<String> = prepared.items.iter().filter_map(Item::note).collect();
         if notes.len() > 3 {
             prepared.notes.push(format!(
@@ -65,6 +72,45 @@ impl Prepared {
             prepared.notes.extend(notes);
         }
         Ok(prepared)
+    }
+
+    /// Takes an importance matrix that fits the tensors, and records it.
+    fn weigh(&mut self, path: &Path, options: &Options) -> Result<()> {
+        let matrix = Imatrix::open(path)?;
+        let tensors = self.items.iter().map(|i| (i.name.as_str(), &i.dims[..]));
+        let quantized = |name: &str| {
+            let mut items = self.items.iter();
+            items.any(|i| i.name == name && i.dtype.block_len() > 1)
+        };
+        // Llama.cpp collects the layers only.
+        matrix.check(tensors, |name, _| {
+            name.starts_with("blk.") && quantized(name)
+        })?;
+        if options.search == Effort::Best && !matrix.has_covariances() {
+            self.notes.push(
+                "no products of columns in the importance matrix (geb-run imatrix --covariance): \
+                 scales are searched block by block"
+                    .into(),
+            );
+        }
+        let number = |n: usize| MetaValue::U32(u32::try_from(n).unwrap_or(u32::MAX));
+        let mut keys: Vec<(&str, MetaValue)> =
+            vec![("quantize.imatrix.file", matrix.file_name().into())];
+        if let Some(name) = matrix.datasets().first() {
+            let name = name.rsplit(['/', '\\']).next().unwrap_or_default();
+            keys.push(("quantize.imatrix.dataset", name.into()));
+        }
+        keys.push(("quantize.imatrix.entries_count", number(matrix.len())));
+        keys.push((
+            "quantize.imatrix.chunks_count",
+            MetaValue::U32(matrix.chunks()),
+        ));
+        keys.push(("geb.imatrix.sha256", matrix.hash().into()));
+        self.metadata
+            .extend(keys.into_iter().map(|(key, value)| (key.into(), value)));
+        self.sources.push(path.to_owned());
+        self.imatrix = Some(matrix);
+        Ok(())
     }
 
     fn read_folder(dir: &Path, options: &Options, policy: &Policy) -> Result<Prepared> {
@@ -125,6 +171,7 @@ impl Prepared {
             items,
             architecture: architecture.into(),
             notes: vocab.notes.clone(),
+            imatrix: None,
             sources,
             text: Some((folder, vocab)),
         })
@@ -156,7 +203,8 @@ impl Prepared {
             "general.alignment",
         ];
         plan.copy_meta(&file, |key, _| {
-            !dropped.contains(&key) && !key.starts_with("geb.") && !key.starts_with("split.")
+            let prefixes = ["geb.", "split.", "quantize."];
+            !dropped.contains(&key) && !prefixes.iter().any(|p| key.starts_with(p))
         });
         plan.set_meta("general.file_type", MetaValue::U32(policy.file_type()));
         if policy.quantized() {
@@ -181,6 +229,7 @@ impl Prepared {
             items,
             architecture,
             notes,
+            imatrix: None,
             sources: vec![path.to_owned()],
             text: None,
         })
@@ -428,6 +477,11 @@ fn recipe(options: &Options, policy: &Policy, family: Option<Family>) -> String 
     if policy.pure {
         out.push_str("; pure");
     }
+    out.push_str(match options.search {
+        Effort::Reference => "",
+        Effort::Fast => "; search fast",
+        Effort::Best => "; search best",
+    });
     if family == Some(Family::Geb) {
         let l = &options.layout;
         out.push_str(&format!(

@@ -11,11 +11,12 @@
 
 use std::io::Write;
 
-use geb_kernels::Kernels;
 use geb_kernels::dtype::Dtype;
+use geb_kernels::{Kernels, Search};
 use rayon::prelude::*;
 
 use super::checkpoint::{Checkpoint, float_type};
+use super::feedback::Feedback;
 use super::rows::Part;
 use super::{Progress, Source};
 use crate::error::{Error, Result};
@@ -92,6 +93,9 @@ impl Sums {
 pub(super) struct Job<'a> {
     pub checkpoint: &'a Checkpoint,
     pub kernels: &'static Kernels,
+    pub search: Search<'a>,
+    /// Set when errors of columns make up for each other.
+    pub feedback: Option<&'a Feedback>,
     pub pool: &'a rayon::ThreadPool,
     pub name: &'a str,
     /// GGUF dimensions, contiguous first.
@@ -224,7 +228,10 @@ impl Job<'_> {
             .row_bytes(x.len())
             .ok_or_else(|| self.misfit(self.dtype))?;
         let mut bytes = vec![0u8; len];
-        self.kernels.quantize(self.dtype, x, &mut bytes);
+        match self.feedback {
+            Some(f) => f.encode(self.kernels, self.dtype, x, &mut bytes),
+            None => (self.kernels).quantize_with(self.dtype, x, self.search, &mut bytes),
+        }
         let mut y = vec![0f32; x.len()];
         self.kernels.dequantize(self.dtype, &bytes, &mut y);
         if let Some(at) = y

@@ -121,7 +121,7 @@ impl QuantFormat for Q2K {
 /// The scales of a Q3_K block as signed bytes. Their low four bits are the nibbles of bytes 0..8
 /// (all low ones first), their high two bits come from bytes 8..12; 32 stands for zero.
 #[inline(always)]
-fn unpack(b: [u8; 12]) -> [u8; 16] {
+pub(super) fn unpack(b: [u8; 12]) -> [u8; 16] {
     array!(16, j => {
         let low: u8 = b[j % 8] >> (4 * (j / 8)) & 15;
         let high = b[8 + j % 4] >> (2 * (j / 4)) & 3;

@@ -34,6 +34,7 @@ pub(crate) mod q5;
 pub(crate) mod q8;
 pub(crate) mod search;
 pub(crate) mod small;
+pub(crate) mod snap;
 pub(crate) mod table;
 
 /// What every format has.

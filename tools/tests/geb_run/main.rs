@@ -15,8 +15,8 @@ fn help_fits_one_screen_and_has_examples() {
     exits(&help, 0);
     assert!(stdout(&help).lines().count() <= 40, "{}", stdout(&help));
     for command in [
-        "", "chat", "generate", "tokenize", "inspect", "logits", "bench", "tune", "imatrix", "pull",
-        "demo",
+        "", "chat", "generate", "tokenize", "inspect", "logits", "bench", "tune", "imatrix",
+        "pull", "demo",
     ] {
         for flag in ["-h", "--help"] {
             let words: Vec<&str> = [command, flag]

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use geb::convert::probe::{self as layout_probe, ProbeOptions};
 use geb::convert::{self, GebLayout, Options, Progress};
+use geb::kernels::Effort;
 use geb::{Dtype, Error, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::args::{Convert, Kv, Mlp, Probe, Rope};
+use crate::args::{Convert, Kv, Mlp, Probe, Rope, Search};
 use crate::show;
 
 /// Longest probe text or template that is read.
@@ -32,6 +33,12 @@ impl Convert {
             layout,
             chat_template: self.chat_template.as_deref().map(read_text).transpose()?,
             hash_source: self.hash_source,
+            imatrix: self.imatrix.clone(),
+            search: match (self.search, &self.imatrix) {
+                (Some(Search::Best), _) => Effort::Best,
+                (Some(Search::Fast), _) | (None, Some(_)) => Effort::Fast,
+                (Some(Search::Reference), _) | (None, None) => Effort::Reference,
+            },
             threads: self
                 .threads
                 .map(usize::from)

@@ -40,16 +40,24 @@ pub fn run(args: &ImatrixArgs, interrupt: &Interrupt) -> Outcome {
     let first = start(args, &origin, &mut stats)?;
     if first > chunks.count {
         let (out, n) = (args.out.display(), chunks.count);
-        return Err(Failure::usage(format!("{out} has {first} chunks, asked for: {n}")));
+        return Err(Failure::usage(format!(
+            "{out} has {first} chunks, asked for: {n}"
+        )));
     }
     let mut saves = Saves::new(&args.out, &origin);
     let mut progress = Progress::new("imatrix", "chunks", &args.output);
     let done = interrupt.during(|| {
-        calibrate::collect(&mut session, &chunks, first, &mut stats, &mut |done, stats| {
-            progress.update(done, chunks.count);
-            saves.maybe(done, stats)?;
-            Ok(!interrupt.pressed())
-        })
+        calibrate::collect(
+            &mut session,
+            &chunks,
+            first,
+            &mut stats,
+            &mut |done, stats| {
+                progress.update(done, chunks.count);
+                saves.maybe(done, stats)?;
+                Ok(!interrupt.pressed())
+            },
+        )
     });
     progress.clear();
     let done = done.map_err(at)?;
