@@ -130,7 +130,13 @@ pub struct Covariance<'a> {
     cols: usize,
 }
 
-impl Covariance<'_> {
+impl<'a> Covariance<'a> {
+    /// Sums over `count` tokens, F32 little-endian `[cols, cols]`.
+    #[cfg(test)]
+    pub(crate) fn new(bytes: &'a [u8], count: f32, cols: usize) -> Covariance<'a> {
+        Covariance { bytes, count, cols }
+    }
+
     /// Columns.
     pub fn cols(&self) -> usize {
         self.cols

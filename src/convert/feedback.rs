@@ -230,3 +230,117 @@ impl Row<'_> {
         sum
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use geb_kernels::Level;
+
+    use super::*;
+
+    const COLS: usize = 320;
+
+    fn noise(i: usize) -> f32 {
+        let bits = (i as u32)
+            .wrapping_mul(0x9e37_79b9)
+            .rotate_left(13)
+            .wrapping_mul(0x85eb_ca6b);
+        (bits >> 8) as f32 / (1 << 23) as f32 - 1.0
+    }
+
+    /// Inputs whose columns depend on each other, and on 40 common causes.
+    fn moments(cols: usize, tokens: usize) -> Vec<u8> {
+        let x = |t: usize, c: usize| -> f32 {
+            let common: f32 = (0..40)
+                .map(|k| noise(t * 40 + k) * noise(7_777 + k * cols + c))
+                .sum();
+            common + 0.3 * noise(99_999 + t * cols + c)
+        };
+        let rows: Vec<Vec<f32>> = (0..tokens)
+            .map(|t| (0..cols).map(|c| x(t, c)).collect())
+            .collect();
+        let mut sums = vec![0f32; cols * cols];
+        for row in &rows {
+            for i in 0..cols {
+                for j in 0..cols {
+                    sums[i * cols + j] += row[i] * row[j];
+                }
+            }
+        }
+        sums.iter().flat_map(|v| v.to_le_bytes()).collect()
+    }
+
+    fn output_error(h: &Covariance<'_>, w: &[f32], q: &[f32]) -> f64 {
+        let d: Vec<f64> = w.iter().zip(q).map(|(w, q)| f64::from(w - q)).collect();
+        let n = d.len();
+        (0..n)
+            .map(|i| d[i] * (0..n).map(|j| f64::from(h.at(i, j)) * d[j]).sum::<f64>())
+            .sum()
+    }
+
+    /// For each type the error of the outputs is well below that of the search without feedback, and
+    /// rows do not see each other.
+    #[test]
+    fn feedback_lowers_the_error_of_outputs() {
+        let kernels = Kernels::for_level(Level::Scalar).expect("scalar");
+        for dtype in Dtype::ALL.iter().copied().filter(|t| Feedback::can(*t)) {
+            let cols = if dtype.block_len() == 256 { 512 } else { COLS };
+            let bytes = moments(cols, 600);
+            let h = Covariance::new(&bytes, 600.0, cols);
+            let feedback = Feedback::new(&h).expect("a factor");
+            let w: Vec<f32> = (0..3 * cols).map(|i| 0.1 * noise(31 * i)).collect();
+            let row_bytes = dtype.row_bytes(cols).expect("whole blocks");
+            let mut best = vec![0; 3 * row_bytes];
+            feedback.encode(kernels, dtype, &w, &mut best);
+            let mut alone = vec![0; row_bytes];
+            feedback.encode(kernels, dtype, &w[cols..2 * cols], &mut alone);
+            assert_eq!(alone, best[row_bytes..2 * row_bytes], "{dtype}");
+
+            let weights: Vec<f32> = (0..cols).map(|j| h.at(j, j)).collect();
+            let search = Search {
+                effort: Effort::Best,
+                importance: Some(&weights),
+            };
+            let mut plain = best.clone();
+            kernels.quantize_with(dtype, &w, search, &mut plain);
+            let error = |bytes: &[u8]| {
+                let mut q = vec![0.0; w.len()];
+                kernels.dequantize(dtype, bytes, &mut q);
+                let rows = w.chunks(cols).zip(q.chunks(cols));
+                rows.map(|(w, q)| output_error(&h, w, q)).sum::<f64>()
+            };
+            let (with, without) = (error(&best), error(&plain));
+            assert!(with < 0.7 * without, "{dtype}: {with} beside {without}");
+        }
+    }
+
+    /// What the walk adds up is the error of the outputs.
+    #[test]
+    fn the_factor_gives_the_error_of_outputs() {
+        let bytes = moments(64, 200);
+        let h = Covariance::new(&bytes, 200.0, 64);
+        let feedback = Feedback::new(&h).expect("a factor");
+        let d: Vec<f32> = (0..64).map(|i| noise(5 * i)).collect();
+        let group = &feedback.groups[0];
+        let mut sum = 0.0;
+        for j in 0..64 {
+            let before: f32 = (0..j).map(|i| d[i] * group.within[i * 64 + j]).sum();
+            sum += f64::from(feedback.weights[j]) * f64::from(before + d[j]).powi(2);
+        }
+        let mean: f32 = (0..64).map(|j| h.at(j, j)).sum::<f32>() / 64.0;
+        let damped: f32 = d.iter().map(|v| v * v * mean * DAMPING).sum();
+        let expected = output_error(&h, &d, &[0.0; 64]) + f64::from(damped);
+        assert!((sum / expected - 1.0).abs() < 1e-4, "{sum} {expected}");
+    }
+
+    #[test]
+    fn an_input_that_was_always_zero_does_no_harm() {
+        let kernels = Kernels::for_level(Level::Scalar).expect("scalar");
+        let bytes = vec![0; 4 * 64 * 64];
+        let feedback = Feedback::new(&Covariance::new(&bytes, 1.0, 64)).expect("a factor");
+        let w: Vec<f32> = (0..64).map(noise).collect();
+        let (mut out, mut q) = (vec![0; 36], vec![0.0; 64]);
+        feedback.encode(kernels, Dtype::Q4_0, &w, &mut out);
+        kernels.dequantize(Dtype::Q4_0, &out, &mut q);
+        assert!(w.iter().zip(&q).all(|(w, q)| (w - q).abs() < 0.2));
+    }
+}
