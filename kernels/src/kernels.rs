@@ -210,18 +210,14 @@ impl Kernels {
             "{dtype}: bytes for {} weights",
             x.len()
         );
-        let Some(importance) = search.importance else {
-            // SAFETY: `self` proves the features; the lengths agree, which is all the kernel asks.
-            return unsafe { (f.quantize)(x, search, out) };
-        };
-        let cols = importance.len();
-        let row_bytes = dtype.row_bytes(cols).filter(|b| *b > 0);
-        let row_bytes = row_bytes.expect("importance: whole blocks of columns");
-        assert!(x.len().is_multiple_of(cols), "importance of {cols} columns");
-        for (x, out) in x.chunks(cols).zip(out.chunks_mut(row_bytes)) {
-            // SAFETY: as above; a row and its weights have the same length.
-            unsafe { (f.quantize)(x, search, out) }
+        if let Some(importance) = search.importance {
+            let cols = importance.len();
+            let blocks = cols > 0 && cols.is_multiple_of(dtype.block_len());
+            assert!(blocks, "{dtype}: importance of {cols} columns");
+            assert!(x.len().is_multiple_of(cols), "importance of {cols} columns");
         }
+        // SAFETY: `self` proves the features; the lengths agree, which is all the kernel asks.
+        unsafe { (f.quantize)(x, search, out) }
     }
 
     /// Quantizes and packs tile `index` of `x`, the whole batch as `[tokens, cols]`.

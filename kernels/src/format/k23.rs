@@ -5,7 +5,8 @@
 //! scales of both. Q3_K: third bits (bit `g` of byte `j`: weight `j` of group `g`), the codes, 16
 //! scales of 6 bits, an F16 scale of the scales.
 
-use super::search::{self, Encode, Integers, Search};
+use super::encode::to_f16;
+use super::search::{self, Batch, Encode, Integers, LANES, Search};
 use super::{Blocks, Codes, QuantFormat, half_at, read};
 use crate::dtype::Dtype;
 use crate::isa::Isa;
@@ -47,7 +48,8 @@ pub(super) unsafe fn pairs<I: Isa, const HALF: usize>(
 }
 
 /// Writes the low two bits of 256 codes.
-pub(super) fn put_pairs(codes: &[u8; 256], out: &mut [u8]) {
+#[inline(always)]
+pub(super) fn put_pairs(codes: &[u8], out: &mut [u8]) {
     for (codes, out) in codes
         .as_chunks::<128>()
         .0
@@ -66,21 +68,26 @@ impl Blocks for Q2K {
 
     #[inline(always)]
     fn quantize(x: &[f32], search: Search, out: &mut [u8]) {
-        search::blocks::<Self, 256, 84>(x, search, out);
+        search::blocks::<Self, 16, 84>(x, search, out);
     }
 }
 
-impl Encode<256, 84> for Q2K {
+impl Encode<16, 84> for Q2K {
+    const GROUPS: usize = 16;
+
     #[inline(always)]
-    fn encode(x: &[f32; 256], w: &[f32; 256], b: &mut [u8; 84]) {
-        let mut codes = [0; 256];
-        let fit = search::affine::<16, 16>(x, w, 3, 15, &mut codes);
-        for j in 0..16 {
-            b[j] = fit.scales[j] | fit.mins[j] << 4;
+    fn encode(batch: &Batch<16>, best: bool, blocks: &mut [[u8; 84]]) {
+        let fit = search::affine::<16, 16>(batch, 3.0, 15.0, best);
+        let mut codes = [[0; 16]; LANES];
+        fit.line().encode(batch, 3.0, &mut codes);
+        for b in blocks {
+            for j in 0..16 {
+                b[j] = fit.scales.0[j] as u8 | (fit.mins.0[j] as u8) << 4;
+            }
+            put_pairs(codes.as_flattened(), &mut b[Q2_K_CODES..Q2_K_NUMBERS]);
+            b[80..82].copy_from_slice(&to_f16(fit.d.0[0]).to_le_bytes());
+            b[82..84].copy_from_slice(&to_f16(fit.dmin.0[0]).to_le_bytes());
         }
-        put_pairs(&codes, &mut b[Q2_K_CODES..Q2_K_NUMBERS]);
-        b[80..82].copy_from_slice(&fit.d.to_le_bytes());
-        b[82..84].copy_from_slice(&fit.dmin.to_le_bytes());
     }
 }
 
@@ -130,6 +137,7 @@ pub(super) fn unpack(b: [u8; 12]) -> [u8; 16] {
 }
 
 /// The inverse of [`unpack`].
+#[inline(always)]
 fn pack(scales: [i32; 16]) -> [u8; 12] {
     let v = scales.map(|s| (s + 32) as u8);
     core::array::from_fn(|i| match i {
@@ -143,22 +151,29 @@ impl Blocks for Q3K {
 
     #[inline(always)]
     fn quantize(x: &[f32], search: Search, out: &mut [u8]) {
-        search::blocks::<Self, 256, 110>(x, search, out);
+        search::blocks::<Self, 16, 110>(x, search, out);
     }
 }
 
-impl Encode<256, 110> for Q3K {
+impl Encode<16, 110> for Q3K {
+    const GROUPS: usize = 16;
+
     #[inline(always)]
-    fn encode(x: &[f32; 256], w: &[f32; 256], b: &mut [u8; 110]) {
-        let mut codes = [0; 256];
-        let fit = search::symmetric::<16, 16, _>(x, w, LEVELS, 32, &mut codes);
-        for j in 0..32 {
-            let bit = |g: usize| codes[32 * g + j] >> 2 << g;
-            b[j] = (0..8).fold(0, |byte, g| byte | bit(g));
+    fn encode(batch: &Batch<16>, best: bool, blocks: &mut [[u8; 110]]) {
+        let fit = search::symmetric::<16, 16, _>(batch, LEVELS, 32.0, best);
+        let mut codes = [[0; 16]; LANES];
+        fit.encode(batch, LEVELS, &mut codes);
+        let codes = codes.as_flattened();
+        for b in blocks {
+            for j in 0..32 {
+                let bit = |g: usize| codes[32 * g + j] >> 2 << g;
+                b[j] = (0..8).fold(0, |byte, g| byte | bit(g));
+            }
+            put_pairs(codes, &mut b[Q3_K_CODES..Q3_K_SCALES]);
+            let scales = array!(16, g => fit.scales.0[g] as i32);
+            b[Q3_K_SCALES..Q3_K_SCALE].copy_from_slice(&pack(scales));
+            b[Q3_K_SCALE..].copy_from_slice(&to_f16(fit.d.0[0]).to_le_bytes());
         }
-        put_pairs(&codes, &mut b[Q3_K_CODES..Q3_K_SCALES]);
-        b[Q3_K_SCALES..Q3_K_SCALE].copy_from_slice(&pack(fit.scales));
-        b[Q3_K_SCALE..].copy_from_slice(&fit.d.to_le_bytes());
     }
 }
 

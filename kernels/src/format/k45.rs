@@ -4,7 +4,8 @@
 //! bytes for every two groups: the first in the low, the second in the high nibbles. Q5_K has the
 //! fifth bits before the nibbles: bit `g` of byte `j` belongs to weight `j` of group `g`.
 
-use super::search::{self, Affine, Encode, Search};
+use super::encode::to_f16;
+use super::search::{self, Affine, Batch, Encode, LANES, Search};
 use super::{Blocks, Codes, QuantFormat, both, half_at, read};
 use crate::dtype::Dtype;
 use crate::isa::Isa;
@@ -40,6 +41,7 @@ pub(super) fn unpack(b: [u8; 12]) -> ([u8; 8], [u8; 8]) {
 }
 
 /// The inverse of [`unpack`].
+#[inline(always)]
 fn pack(scales: [u8; 8], mins: [u8; 8]) -> [u8; 12] {
     core::array::from_fn(|i| match i {
         0..4 => scales[i] | scales[i + 4] >> 4 << 6,
@@ -86,23 +88,27 @@ unsafe fn nibbles<I: Isa, const HALF: usize>(isa: I, p: *const u8) -> (I::Bytes,
     }
 }
 
-/// Writes the two F16 and the 6-bit numbers.
-fn put_numbers(fit: &Affine<8>, b: &mut [u8]) {
-    b[..2].copy_from_slice(&fit.d.to_le_bytes());
-    b[2..4].copy_from_slice(&fit.dmin.to_le_bytes());
-    b[4..16].copy_from_slice(&pack(fit.scales, fit.mins));
+/// Writes the two F16 and the 6-bit numbers of the block whose groups start at lane `first`.
+#[inline(always)]
+fn put_numbers(fit: &Affine, first: usize, b: &mut [u8]) {
+    b[..2].copy_from_slice(&to_f16(fit.d.0[first]).to_le_bytes());
+    b[2..4].copy_from_slice(&to_f16(fit.dmin.0[first]).to_le_bytes());
+    let scales = array!(8, g => fit.scales.0[first + g] as u8);
+    let mins = array!(8, g => fit.mins.0[first + g] as u8);
+    b[4..16].copy_from_slice(&pack(scales, mins));
 }
 
 /// Writes the low nibbles of 256 codes.
-fn put_nibbles(codes: &[u8; 256], out: &mut [u8]) {
+#[inline(always)]
+fn put_nibbles(codes: &[[u8; 32]], out: &mut [u8]) {
     for (two, out) in codes
-        .as_chunks::<64>()
+        .as_chunks::<2>()
         .0
         .iter()
         .zip(out.as_chunks_mut::<32>().0)
     {
         for j in 0..32 {
-            out[j] = two[j] & 15 | two[j + 32] << 4;
+            out[j] = two[0][j] & 15 | two[1][j] << 4;
         }
     }
 }
@@ -112,16 +118,22 @@ impl Blocks for Q4K {
 
     #[inline(always)]
     fn quantize(x: &[f32], search: Search, out: &mut [u8]) {
-        search::blocks::<Self, 256, 144>(x, search, out);
+        search::blocks::<Self, 32, 144>(x, search, out);
     }
 }
 
-impl Encode<256, 144> for Q4K {
+impl Encode<32, 144> for Q4K {
+    const GROUPS: usize = 8;
+
     #[inline(always)]
-    fn encode(x: &[f32; 256], w: &[f32; 256], b: &mut [u8; 144]) {
-        let mut codes = [0; 256];
-        put_numbers(&search::affine::<8, 32>(x, w, 15, 63, &mut codes), b);
-        put_nibbles(&codes, &mut b[Q4_K_CODES..]);
+    fn encode(batch: &Batch<32>, best: bool, blocks: &mut [[u8; 144]]) {
+        let fit = search::affine::<8, 32>(batch, 15.0, 63.0, best);
+        let mut codes = [[0; 32]; LANES];
+        fit.line().encode(batch, 15.0, &mut codes);
+        for (i, b) in blocks.iter_mut().enumerate() {
+            put_numbers(&fit, 8 * i, b);
+            put_nibbles(&codes[8 * i..8 * i + 8], &mut b[Q4_K_CODES..]);
+        }
     }
 }
 
@@ -153,20 +165,27 @@ impl Blocks for Q5K {
 
     #[inline(always)]
     fn quantize(x: &[f32], search: Search, out: &mut [u8]) {
-        search::blocks::<Self, 256, 176>(x, search, out);
+        search::blocks::<Self, 32, 176>(x, search, out);
     }
 }
 
-impl Encode<256, 176> for Q5K {
+impl Encode<32, 176> for Q5K {
+    const GROUPS: usize = 8;
+
     #[inline(always)]
-    fn encode(x: &[f32; 256], w: &[f32; 256], b: &mut [u8; 176]) {
-        let mut codes = [0; 256];
-        put_numbers(&search::affine::<8, 32>(x, w, 31, 63, &mut codes), b);
-        for j in 0..32 {
-            let bit = |g: usize| codes[32 * g + j] >> 4 << g;
-            b[Q5_K_BITS + j] = (0..8).fold(0, |byte, g| byte | bit(g));
+    fn encode(batch: &Batch<32>, best: bool, blocks: &mut [[u8; 176]]) {
+        let fit = search::affine::<8, 32>(batch, 31.0, 63.0, best);
+        let mut codes = [[0; 32]; LANES];
+        fit.line().encode(batch, 31.0, &mut codes);
+        for (i, b) in blocks.iter_mut().enumerate() {
+            let codes = &codes[8 * i..8 * i + 8];
+            put_numbers(&fit, 8 * i, b);
+            for j in 0..32 {
+                let bit = |g: usize| codes[g][j] >> 4 << g;
+                b[Q5_K_BITS + j] = (0..8).fold(0, |byte, g| byte | bit(g));
+            }
+            put_nibbles(codes, &mut b[Q5_K_CODES..]);
         }
-        put_nibbles(&codes, &mut b[Q5_K_CODES..]);
     }
 }
 

@@ -4,7 +4,8 @@
 //! nibbles) and, after all of those, 32 bytes with the high two bits (weights `32 i ..` at bit
 //! `2 i`); then 16 scales, then an F16 scale of the scales.
 
-use super::search::{self, Encode, Integers, Search};
+use super::encode::to_f16;
+use super::search::{self, Batch, Encode, Integers, LANES, Search};
 use super::{Blocks, Codes, QuantFormat, half_at, read};
 use crate::dtype::Dtype;
 use crate::isa::Isa;
@@ -25,28 +26,33 @@ impl Blocks for Q6K {
 
     #[inline(always)]
     fn quantize(x: &[f32], search: Search, out: &mut [u8]) {
-        search::blocks::<Self, 256, 210>(x, search, out);
+        search::blocks::<Self, 16, 210>(x, search, out);
     }
 }
 
-impl Encode<256, 210> for Q6K {
+impl Encode<16, 210> for Q6K {
+    const GROUPS: usize = 16;
+
     #[inline(always)]
-    fn encode(x: &[f32; 256], w: &[f32; 256], b: &mut [u8; 210]) {
-        let mut codes = [0; 256];
-        let fit = search::symmetric::<16, 16, _>(x, w, LEVELS, 128, &mut codes);
-        for (half, codes) in codes.as_chunks::<128>().0.iter().enumerate() {
-            for j in 0..64 {
-                b[64 * half + j] = codes[j] & 15 | codes[j + 64] << 4;
+    fn encode(batch: &Batch<16>, best: bool, blocks: &mut [[u8; 210]]) {
+        let fit = search::symmetric::<16, 16, _>(batch, LEVELS, 128.0, best);
+        let mut codes = [[0; 16]; LANES];
+        fit.encode(batch, LEVELS, &mut codes);
+        for b in blocks {
+            for (half, codes) in codes.as_flattened().as_chunks::<128>().0.iter().enumerate() {
+                for j in 0..64 {
+                    b[64 * half + j] = codes[j] & 15 | codes[j + 64] << 4;
+                }
+                for j in 0..32 {
+                    let bits = |i: usize| codes[32 * i + j] >> 4 << (2 * i);
+                    b[BITS + 32 * half + j] = bits(0) | bits(1) | bits(2) | bits(3);
+                }
             }
-            for j in 0..32 {
-                let bits = |i: usize| codes[32 * i + j] >> 4 << (2 * i);
-                b[BITS + 32 * half + j] = bits(0) | bits(1) | bits(2) | bits(3);
+            for (b, s) in b[SCALES..SCALE].iter_mut().zip(fit.scales.0) {
+                *b = s as i8 as u8;
             }
+            b[SCALE..].copy_from_slice(&to_f16(fit.d.0[0]).to_le_bytes());
         }
-        for (b, s) in b[SCALES..SCALE].iter_mut().zip(fit.scales) {
-            *b = s as u8;
-        }
-        b[SCALE..].copy_from_slice(&fit.d.to_le_bytes());
     }
 }
 

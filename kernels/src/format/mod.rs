@@ -43,8 +43,8 @@ pub(crate) trait Blocks: Copy + 'static {
     /// Whether `quantize` is there.
     const WRITES: bool = true;
 
-    /// Encodes whole blocks. The importance, if given, has a weight for the squared error of each
-    /// value. Lengths agree.
+    /// Encodes whole blocks. The importance, if given, is that of a row of whole blocks, and `x` are
+    /// whole rows. Lengths agree.
     fn quantize(x: &[f32], search: Search, out: &mut [u8]) {
         let _ = (x, search, out);
         unreachable!("{} has no encoder", Self::DTYPE);

@@ -1,7 +1,7 @@
 //! Q8_0: an F16 scale and 32 signed bytes.
 
 use super::encode::{most, to_f16, truncate};
-use super::search::Search;
+use super::search::{self, Batch, Encode, Integers, LANES, Lanes, Search};
 use super::{Blocks, Codes, QuantFormat, both};
 use crate::dtype::Dtype;
 use crate::isa::Isa;
@@ -25,7 +25,10 @@ impl Blocks for Q8_0 {
     const DTYPE: Dtype = Dtype::Q8_0;
 
     #[inline(always)]
-    fn quantize(x: &[f32], _: Search, out: &mut [u8]) {
+    fn quantize(x: &[f32], search: Search, out: &mut [u8]) {
+        if !search.is_formula() {
+            return search::blocks::<Self, BLOCK, BYTES>(x, search, out);
+        }
         let blocks = out.as_chunks_mut::<BYTES>().0;
         for (x, b) in x.as_chunks::<BLOCK>().0.iter().zip(blocks) {
             let most = most(x, |v| v.to_bits() & 0x7fff_ffff);
@@ -34,6 +37,28 @@ impl Blocks for Q8_0 {
             b[..2].copy_from_slice(&to_f16(d).to_le_bytes());
             for (c, v) in b[2..].iter_mut().zip(x) {
                 *c = round_away(v * inverse) as u8;
+            }
+        }
+    }
+}
+
+impl Encode<BLOCK, BYTES> for Q8_0 {
+    const GROUPS: usize = 1;
+
+    #[inline(always)]
+    fn encode(batch: &Batch<BLOCK>, best: bool, blocks: &mut [[u8; BYTES]]) {
+        let levels = Integers {
+            low: -127,
+            high: 127,
+        };
+        let formula = search::extreme(batch).abs() / Lanes::all(127.0);
+        let d = search::single(batch, levels, formula, best);
+        let mut codes = [[0; BLOCK]; LANES];
+        search::encode(batch, d, levels, &mut codes);
+        for ((b, codes), d) in blocks.iter_mut().zip(&codes).zip(d.0) {
+            b[..2].copy_from_slice(&to_f16(d).to_le_bytes());
+            for (b, c) in b[2..].iter_mut().zip(codes) {
+                *b = c.wrapping_sub(127);
             }
         }
     }

@@ -6,9 +6,9 @@
 //! Q1_0 is a scale and one bit per weight, Q2_0 a scale and four consecutive weights per byte
 //! (both as ggml decodes them; PyPI `gguf` 0.19 only knows their sizes).
 
-use super::encode::{from_f16, most, to_f16, truncate};
+use super::encode::{most, to_f16, truncate};
 use super::k23::{pairs, put_pairs};
-use super::search::{self, Encode, Integers, Search};
+use super::search::{self, Batch, Encode, Integers, LANES, Lanes, Search};
 use super::{Blocks, Codes, QuantFormat, both, eight, half_at, in_order, read};
 use crate::dtype::Dtype;
 use crate::isa::Isa;
@@ -63,24 +63,56 @@ fn ternary(x: &[f32; 256]) -> ([u8; 256], u16) {
     (array!(256, k => code(x[k])), to_f16(d))
 }
 
+/// The same, searched for, for each of a batch of blocks.
+#[inline(always)]
+fn best_ternary(batch: &Batch<256>, best: bool) -> ([[u8; 256]; LANES], Lanes) {
+    let levels = Integers { low: -1, high: 1 };
+    let d = search::single(batch, levels, search::extreme(batch).abs(), best);
+    let mut codes = [[0; 256]; LANES];
+    search::encode(batch, d, levels, &mut codes);
+    (codes, d)
+}
+
 impl Blocks for Tq1 {
     const DTYPE: Dtype = Dtype::TQ1_0;
 
     #[inline(always)]
-    fn quantize(x: &[f32], _: Search, out: &mut [u8]) {
+    fn quantize(x: &[f32], search: Search, out: &mut [u8]) {
+        if !search.is_formula() {
+            return search::blocks::<Self, 256, 54>(x, search, out);
+        }
         let blocks = out.as_chunks_mut::<54>().0;
         for (x, b) in x.as_chunks::<256>().0.iter().zip(blocks) {
             let (codes, d) = ternary(x);
-            // (bytes, first weight, digits)
-            for (bytes, first, count) in [(0..32, 0, 5), (32..48, 160, 5), (48..52, 240, 4)] {
-                let n = bytes.len();
-                for (j, byte) in b[bytes].iter_mut().enumerate() {
-                    let digit = |k: usize| u16::from(codes[first + n * k + j]);
-                    let value = (0..5).fold(0, |v, k| 3 * v + if k < count { digit(k) } else { 0 });
-                    *byte = (value * 256).div_ceil(243) as u8;
-                }
+            Self::put(&codes, d, b);
+        }
+    }
+}
+
+impl Tq1 {
+    #[inline(always)]
+    fn put(codes: &[u8; 256], d: u16, b: &mut [u8; 54]) {
+        // (bytes, first weight, digits)
+        for (bytes, first, count) in [(0..32, 0, 5), (32..48, 160, 5), (48..52, 240, 4)] {
+            let n = bytes.len();
+            for (j, byte) in b[bytes].iter_mut().enumerate() {
+                let digit = |k: usize| u16::from(codes[first + n * k + j]);
+                let value = (0..5).fold(0, |v, k| 3 * v + if k < count { digit(k) } else { 0 });
+                *byte = (value * 256).div_ceil(243) as u8;
             }
-            b[TQ1_0_SCALE..].copy_from_slice(&d.to_le_bytes());
+        }
+        b[TQ1_0_SCALE..].copy_from_slice(&d.to_le_bytes());
+    }
+}
+
+impl Encode<256, 54> for Tq1 {
+    const GROUPS: usize = 1;
+
+    #[inline(always)]
+    fn encode(batch: &Batch<256>, best: bool, blocks: &mut [[u8; 54]]) {
+        let (codes, d) = best_ternary(batch, best);
+        for ((b, codes), d) in blocks.iter_mut().zip(&codes).zip(d.0) {
+            Self::put(codes, to_f16(d), b);
         }
     }
 }
@@ -122,12 +154,34 @@ impl Blocks for Tq2 {
     const DTYPE: Dtype = Dtype::TQ2_0;
 
     #[inline(always)]
-    fn quantize(x: &[f32], _: Search, out: &mut [u8]) {
+    fn quantize(x: &[f32], search: Search, out: &mut [u8]) {
+        if !search.is_formula() {
+            return search::blocks::<Self, 256, 66>(x, search, out);
+        }
         let blocks = out.as_chunks_mut::<66>().0;
         for (x, b) in x.as_chunks::<256>().0.iter().zip(blocks) {
             let (codes, d) = ternary(x);
-            put_pairs(&codes, &mut b[..TQ2_0_SCALE]);
-            b[TQ2_0_SCALE..].copy_from_slice(&d.to_le_bytes());
+            Self::put(&codes, d, b);
+        }
+    }
+}
+
+impl Tq2 {
+    #[inline(always)]
+    fn put(codes: &[u8; 256], d: u16, b: &mut [u8; 66]) {
+        put_pairs(codes, &mut b[..TQ2_0_SCALE]);
+        b[TQ2_0_SCALE..].copy_from_slice(&d.to_le_bytes());
+    }
+}
+
+impl Encode<256, 66> for Tq2 {
+    const GROUPS: usize = 1;
+
+    #[inline(always)]
+    fn encode(batch: &Batch<256>, best: bool, blocks: &mut [[u8; 66]]) {
+        let (codes, d) = best_ternary(batch, best);
+        for ((b, codes), d) in blocks.iter_mut().zip(&codes).zip(d.0) {
+            Self::put(codes, to_f16(d), b);
         }
     }
 }
@@ -158,15 +212,25 @@ impl Blocks for Q1 {
 }
 
 impl Encode<128, BYTES> for Q1 {
+    const GROUPS: usize = 1;
+
     #[inline(always)]
-    fn encode(x: &[f32; 128], w: &[f32; 128], b: &mut [u8; BYTES]) {
+    fn encode(batch: &Batch<128>, _: bool, blocks: &mut [[u8; BYTES]]) {
         // Signs are the best codes for any scale, and this the best scale for them.
-        let sum: f32 = x.iter().zip(w).map(|(x, w)| x.abs() * w).sum();
-        let weight: f32 = w.iter().sum();
-        let d = if weight > 0.0 { sum / weight } else { 0.0 };
-        b[..2].copy_from_slice(&to_f16(d).to_le_bytes());
-        for (x, b) in x.as_chunks::<8>().0.iter().zip(&mut b[2..]) {
-            *b = (0..8).fold(0, |byte, k| byte | u8::from(x[k] >= 0.0) << k);
+        let (mut sum, mut weight, mut signs) = (Lanes::ZERO, Lanes::ZERO, batch.x);
+        for (x, w) in signs.iter_mut().zip(&batch.w) {
+            sum = sum + x.abs() * *w;
+            weight = weight + *w;
+            *x = x.less(Lanes::ZERO).pick(Lanes::ZERO, Lanes::all(1.0));
+        }
+        let d = sum * weight.invert();
+        let mut codes = [[0; 128]; LANES];
+        search::codes(&signs, &mut codes);
+        for ((b, codes), d) in blocks.iter_mut().zip(&codes).zip(d.0) {
+            b[..2].copy_from_slice(&to_f16(d).to_le_bytes());
+            for (codes, b) in codes.as_chunks::<8>().0.iter().zip(&mut b[2..]) {
+                *b = (0..8).fold(0, |byte, k| byte | codes[k] << k);
+            }
         }
     }
 }
@@ -206,15 +270,19 @@ impl Blocks for Q2 {
 }
 
 impl Encode<64, BYTES> for Q2 {
+    const GROUPS: usize = 1;
+
     #[inline(always)]
-    fn encode(x: &[f32; 64], w: &[f32; 64], b: &mut [u8; BYTES]) {
+    fn encode(batch: &Batch<64>, best: bool, blocks: &mut [[u8; BYTES]]) {
         let levels = Integers { low: -1, high: 2 };
-        let d = to_f16(search::scale(x, w, levels));
-        b[..2].copy_from_slice(&d.to_le_bytes());
-        let mut codes = [0; 64];
-        search::encode(x, from_f16(d), levels, &mut codes);
-        for (c, b) in codes.as_chunks::<4>().0.iter().zip(&mut b[2..]) {
-            *b = c[0] | c[1] << 2 | c[2] << 4 | c[3] << 6;
+        let d = search::single(batch, levels, Lanes::ZERO, best);
+        let mut codes = [[0; 64]; LANES];
+        search::encode(batch, d, levels, &mut codes);
+        for ((b, codes), d) in blocks.iter_mut().zip(&codes).zip(d.0) {
+            b[..2].copy_from_slice(&to_f16(d).to_le_bytes());
+            for (c, b) in codes.as_chunks::<4>().0.iter().zip(&mut b[2..]) {
+                *b = c[0] | c[1] << 2 | c[2] << 4 | c[3] << 6;
+            }
         }
     }
 }

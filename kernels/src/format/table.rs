@@ -3,8 +3,8 @@
 //! Nibbles lie as in Q4_0: weights 0..16 of a group of 32 in the low, 16..32 in the high ones. In
 //! NVFP4 the same holds for 8 and 8 of each group of 16.
 
-use super::encode::{from_f16, most, to_f16};
-use super::search::{self, Curve, Encode, Search};
+use super::encode::{most, to_f16};
+use super::search::{self, Batch, Curve, Encode, LANES, Lanes, Search};
 use super::{Blocks, Codes, QuantFormat, both, eight, half_at, in_order, read, sixteen};
 use crate::dtype::Dtype;
 use crate::isa::Isa;
@@ -26,6 +26,10 @@ pub(super) const CURVE: [i8; 16] = [
 
 /// What 4-bit floats stand for, times two: sign, two bits of exponent, one of fraction.
 const FLOATS: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+
+/// The values of `FLOATS` in rising order, and their codes.
+const RISING: [i8; 16] = [-12, -12, -8, -6, -4, -3, -2, -1, 0, 1, 2, 3, 4, 6, 8, 12];
+const RISING_CODES: [u8; 16] = [15, 15, 14, 13, 12, 11, 10, 9, 0, 1, 2, 3, 4, 5, 6, 7];
 
 /// `FLOATS` plus 16.
 const SHIFTED: [u8; 16] = shifted();
@@ -64,6 +68,7 @@ fn lookup<I: Isa>(isa: I, table: &[u8; 16], packed: I::Bytes) -> (I::Bytes, I::B
     )
 }
 
+#[inline(always)]
 fn put_nibbles(codes: &[u8], out: &mut [u8]) {
     let (low, high) = codes.split_at(codes.len() / 2);
     for ((out, low), high) in out.iter_mut().zip(low).zip(high) {
@@ -81,14 +86,18 @@ impl Blocks for Iq4Nl {
 }
 
 impl Encode<32, IQ4_NL_BYTES> for Iq4Nl {
+    const GROUPS: usize = 1;
+
     #[inline(always)]
-    fn encode(x: &[f32; 32], w: &[f32; 32], b: &mut [u8; IQ4_NL_BYTES]) {
+    fn encode(batch: &Batch<32>, best: bool, blocks: &mut [[u8; IQ4_NL_BYTES]]) {
         let levels = Curve(&CURVE);
-        let d = to_f16(search::scale(x, w, levels));
-        b[..2].copy_from_slice(&d.to_le_bytes());
-        let mut codes = [0; 32];
-        search::encode(x, from_f16(d), levels, &mut codes);
-        put_nibbles(&codes, &mut b[2..]);
+        let d = search::single(batch, levels, Lanes::ZERO, best);
+        let mut codes = [[0; 32]; LANES];
+        search::encode(batch, d, levels, &mut codes);
+        for ((b, codes), d) in blocks.iter_mut().zip(&codes).zip(d.0) {
+            b[..2].copy_from_slice(&to_f16(d).to_le_bytes());
+            put_nibbles(codes, &mut b[2..]);
+        }
     }
 }
 
@@ -116,25 +125,31 @@ impl Blocks for Iq4Xs {
 
     #[inline(always)]
     fn quantize(x: &[f32], search: Search, out: &mut [u8]) {
-        search::blocks::<Self, 256, 136>(x, search, out);
+        search::blocks::<Self, 32, 136>(x, search, out);
     }
 }
 
-impl Encode<256, 136> for Iq4Xs {
+impl Encode<32, 136> for Iq4Xs {
+    const GROUPS: usize = 8;
+
     #[inline(always)]
-    fn encode(x: &[f32; 256], w: &[f32; 256], b: &mut [u8; 136]) {
-        let mut codes = [0; 256];
-        let fit = search::symmetric::<8, 32, _>(x, w, Curve(&CURVE), 32, &mut codes);
-        b[..2].copy_from_slice(&fit.d.to_le_bytes());
-        let v = fit.scales.map(|s| (s + 32) as u16);
-        let high = (0..8).fold(0, |bits, g| bits | v[g] >> 4 << (2 * g));
-        b[2..4].copy_from_slice(&high.to_le_bytes());
-        for i in 0..4 {
-            b[IQ4_XS_SCALES + i] = (v[2 * i] & 15 | (v[2 * i + 1] & 15) << 4) as u8;
-        }
-        let groups = b[IQ4_XS_CODES..].as_chunks_mut::<16>().0;
-        for (codes, out) in codes.as_chunks::<32>().0.iter().zip(groups) {
-            put_nibbles(codes, out);
+    fn encode(batch: &Batch<32>, best: bool, blocks: &mut [[u8; 136]]) {
+        let levels = Curve(&CURVE);
+        let fit = search::symmetric::<8, 32, _>(batch, levels, 32.0, best);
+        let mut codes = [[0; 32]; LANES];
+        fit.encode(batch, levels, &mut codes);
+        for (i, b) in blocks.iter_mut().enumerate() {
+            b[..2].copy_from_slice(&to_f16(fit.d.0[8 * i]).to_le_bytes());
+            let v: [u16; 8] = array!(8, g => (fit.scales.0[8 * i + g] + 32.0) as u16);
+            let high = (0..8).fold(0, |bits, g| bits | v[g] >> 4 << (2 * g));
+            b[2..4].copy_from_slice(&high.to_le_bytes());
+            for k in 0..4 {
+                b[IQ4_XS_SCALES + k] = (v[2 * k] & 15 | (v[2 * k + 1] & 15) << 4) as u8;
+            }
+            let groups = b[IQ4_XS_CODES..].as_chunks_mut::<16>().0;
+            for (codes, out) in codes[8 * i..].iter().zip(groups) {
+                put_nibbles(codes, out);
+            }
         }
     }
 }
@@ -177,7 +192,10 @@ impl Blocks for Mxfp4 {
 
     /// As PyPI `gguf`: the largest magnitude decides the power of two, each code is the nearest.
     #[inline(always)]
-    fn quantize(x: &[f32], _: Search, out: &mut [u8]) {
+    fn quantize(x: &[f32], search: Search, out: &mut [u8]) {
+        if !search.is_formula() {
+            return search::blocks::<Self, 32, MXFP4_BYTES>(x, search, out);
+        }
         let blocks = out.as_chunks_mut::<MXFP4_BYTES>().0;
         for (x, b) in x.as_chunks::<32>().0.iter().zip(blocks) {
             let max = f32::from_bits(most(x, |v| v.to_bits() & 0x7fff_ffff));
@@ -206,6 +224,37 @@ fn nearest_floats(x: &[f32], d: f32, codes: &mut [u8]) {
             }
         }
     }
+}
+
+impl Encode<32, MXFP4_BYTES> for Mxfp4 {
+    const GROUPS: usize = 1;
+
+    #[inline(always)]
+    fn encode(batch: &Batch<32>, best: bool, blocks: &mut [[u8; MXFP4_BYTES]]) {
+        let levels = Curve(&RISING);
+        let power = |max: f32| (max.to_bits() >> 23 & 255) as f32 - 2.0;
+        let formula = search::extreme(batch).map(power);
+        let around = if best { 3 } else { 1 };
+        let powers = (-around..=around).map(|k| (formula + Lanes::all(k as f32)).clamp(0.0, 254.0));
+        let scale = |e: f32| half_power(e as u8);
+        let power = search::choose(batch, levels, powers, scale);
+        let mut codes = [[0; 32]; LANES];
+        search::encode(batch, power.map(scale), levels, &mut codes);
+        for ((b, codes), power) in blocks.iter_mut().zip(&codes).zip(power.0) {
+            b[0] = power as u8;
+            put_nibbles(&float_codes(codes), &mut b[1..]);
+        }
+    }
+}
+
+/// Codes of places in `RISING`.
+#[inline(always)]
+fn float_codes<const N: usize>(places: &[u8; N]) -> [u8; N] {
+    let mut codes = *places;
+    for c in &mut codes {
+        *c = RISING_CODES[usize::from(*c & 15)];
+    }
+    codes
 }
 
 impl QuantFormat for Mxfp4 {
@@ -242,38 +291,46 @@ fn half_float(b: u8) -> f32 {
     }
 }
 
+/// The byte whose [`half_float`] is about `v`.
+#[inline(always)]
+fn nearest_half_float(v: f32) -> f32 {
+    let normal = (v.to_bits() >> 20) as f32 - (119 * 8) as f32;
+    if normal < 8.0 { v * 1024.0 } else { normal }
+        .clamp(0.0, 126.0)
+        .floor()
+}
+
 impl Blocks for Nvfp4 {
     const DTYPE: Dtype = Dtype::NVFP4;
 
     /// Tries the scales around the one that maps the largest magnitude to the largest code.
     #[inline(always)]
     fn quantize(x: &[f32], search: Search, out: &mut [u8]) {
-        search::blocks::<Self, 64, NVFP4_BYTES>(x, search, out);
+        search::blocks::<Self, 16, NVFP4_BYTES>(x, search, out);
     }
 }
 
-impl Encode<64, NVFP4_BYTES> for Nvfp4 {
+impl Encode<16, NVFP4_BYTES> for Nvfp4 {
+    const GROUPS: usize = 4;
+
     #[inline(always)]
-    fn encode(x: &[f32; 64], w: &[f32; 64], b: &mut [u8; NVFP4_BYTES]) {
-        let (scales, packed) = b.split_at_mut(4);
-        for i in 0..4 {
-            let (x, w) = (&x[16 * i..][..16], &w[16 * i..][..16]);
-            let max = x.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-            let first = (0..126)
-                .find(|&b| 12.0 * half_float(b) >= max)
-                .unwrap_or(126u8);
-            let mut best = f32::INFINITY;
-            for scale in first.saturating_sub(8)..=(first + 2).min(126) {
-                let (d, mut codes) = (half_float(scale), [0; 16]);
-                nearest_floats(x, d, &mut codes);
-                let error = (0..16).fold(0.0, |sum, k| {
-                    let e = d * f32::from(FLOATS[usize::from(codes[k])]) - x[k];
-                    sum + w[k] * e * e
-                });
-                if error < best {
-                    (best, scales[i]) = (error, scale);
-                    put_nibbles(&codes, &mut packed[8 * i..8 * i + 8]);
-                }
+    fn encode(batch: &Batch<16>, best: bool, blocks: &mut [[u8; NVFP4_BYTES]]) {
+        let levels = Curve(&RISING);
+        let formula = search::extreme(batch).map(|max| nearest_half_float(max.abs() / 12.0));
+        let (below, above) = if best { (16, 4) } else { (8, 2) };
+        let numbers = (-below..=above).map(|k| (formula + Lanes::all(k as f32)).clamp(0.0, 126.0));
+        let scale = |b: f32| half_float(b as u8);
+        let number = search::choose(batch, levels, numbers, scale);
+        let mut codes = [[0; 16]; LANES];
+        search::encode(batch, number.map(scale), levels, &mut codes);
+        for (i, b) in blocks.iter_mut().enumerate() {
+            let (scales, packed) = b.split_at_mut(4);
+            for j in 0..4 {
+                scales[j] = number.0[4 * i + j] as u8;
+                put_nibbles(
+                    &float_codes(&codes[4 * i + j]),
+                    &mut packed[8 * j..8 * j + 8],
+                );
             }
         }
     }
