@@ -121,111 +121,130 @@ impl Feedback {
         let n = self.cols;
         let rows = x.len() / n;
         let row_bytes = out.len() / rows.max(1);
+        let (len, block) = (dtype.block_len(), dtype.block_bytes());
         let mut errors = vec![0f32; rows * n];
         let (mut acts, mut scratch) = (Activations::default(), Scratch::new());
         for group in &self.groups {
             let (first, width) = (group.first, group.width);
             let mut targets = vec![0f32; rows * width];
             if first > 0 {
-                let known: Vec<f32> = errors
-                    .chunks_exact(n)
-                    .flat_map(|row| &row[..first])
-                    .copied()
-                    .collect();
                 acts.reshape(kernels, ActKind::F32, rows, first);
-                acts.fill(kernels, &known);
-                let block = MatMut::new(&mut targets, rows, width, width);
+                acts.fill(kernels, &cut(&errors, n, 0, first));
+                let out = MatMut::new(&mut targets, rows, width, width);
                 let weights = bytemuck::cast_slice(&group.before);
-                kernels.mat_mul(Dtype::F32, weights, first, &acts, block, &mut scratch);
+                kernels.mat_mul(Dtype::F32, weights, first, &acts, out, &mut scratch);
             }
-            let at = dtype.row_bytes(first).unwrap_or(0);
-            let bytes = dtype.row_bytes(width).unwrap_or(0);
-            for row in 0..rows {
-                let x = &x[row * n + first..][..width];
-                let targets = &mut targets[row * width..][..width];
-                targets.iter_mut().zip(x).for_each(|(t, x)| *t += x);
-                let job = Row {
+            for (targets, x) in targets.chunks_exact_mut(width).zip(x.chunks_exact(n)) {
+                targets
+                    .iter_mut()
+                    .zip(&x[first..])
+                    .for_each(|(t, x)| *t += x);
+            }
+            for at in (0..width).step_by(len) {
+                let job = Columns {
                     kernels,
                     dtype,
                     group,
-                    weights: &self.weights[first..first + width],
-                    x,
+                    at,
+                    weights: self.weights[first + at..][..len].repeat(rows),
                 };
-                let errors = &mut errors[row * n + first..][..width];
-                job.run(targets, errors, &mut out[row * row_bytes + at..][..bytes]);
+                let (bytes, made) = job.run(&mut targets, &cut(x, n, first + at, len));
+                let skip = dtype.row_bytes(first + at).unwrap_or(0);
+                for (out, b) in out
+                    .chunks_exact_mut(row_bytes)
+                    .zip(bytes.chunks_exact(block))
+                {
+                    out[skip..skip + block].copy_from_slice(b);
+                }
+                for (errors, made) in errors.chunks_exact_mut(n).zip(made.chunks_exact(len)) {
+                    errors[first + at..][..len].copy_from_slice(made);
+                }
             }
         }
     }
 }
 
-/// One row in the columns of a group.
-struct Row<'a> {
+/// Columns `at .. at + len` of rows of `n`.
+fn cut(x: &[f32], n: usize, at: usize, len: usize) -> Vec<f32> {
+    let rows = x.chunks_exact(n).flat_map(|row| &row[at..at + len]);
+    rows.copied().collect()
+}
+
+/// The columns of one block, in many rows.
+struct Columns<'a> {
     kernels: &'static Kernels,
     dtype: Dtype,
     group: &'a Group,
-    weights: &'a [f32],
-    x: &'a [f32],
+    /// First column, from that of the group.
+    at: usize,
+    /// `R[j][j]^2`, once for each row.
+    weights: Vec<f32>,
 }
 
-impl Row<'_> {
-    fn run(&self, targets: &mut [f32], errors: &mut [f32], out: &mut [u8]) {
-        let (len, width) = (self.dtype.block_len(), self.group.width);
-        for (at, out) in (0..width)
-            .step_by(len)
-            .zip(out.chunks_exact_mut(self.dtype.block_bytes()))
+impl Columns<'_> {
+    /// Quantizes the block of every row: the best of a few scales. `targets`, `[rows, width]`, learn of
+    /// the errors; `x` are the weights, `[rows, len]`. Returns blocks and errors.
+    fn run(&self, targets: &mut [f32], x: &[f32]) -> (Vec<u8>, Vec<f32>) {
+        let (len, size) = (self.dtype.block_len(), self.dtype.block_bytes());
+        let (at, width) = (self.at, self.group.width);
+        let rows = x.len() / len;
+        let start = cut(targets, width, at, len);
+        let (mut wanted, mut made) = (start.clone(), vec![0f32; len]);
+        let (mut bytes, mut errors) = (vec![0; rows * size], vec![0f32; rows * len]);
+        let mut tried = bytes.clone();
+        let mut least = vec![f64::INFINITY; rows];
+        for _ in 0..ROUNDS {
+            let search = Search {
+                effort: Effort::Fast,
+                importance: Some(&self.weights),
+            };
+            self.kernels
+                .quantize_with(self.dtype, &wanted, search, &mut tried);
+            for row in 0..rows {
+                let (part, block) = (row * len..row * len + len, row * size..row * size + size);
+                let Some(mut grid) = Grid::of(self.dtype, &tried[block.clone()]) else {
+                    continue;
+                };
+                let wanted = &mut wanted[part.clone()];
+                wanted.copy_from_slice(&start[part.clone()]);
+                let error = self.walk(wanted, &x[part.clone()], &mut made, &mut grid);
+                if error < least[row] {
+                    least[row] = error;
+                    bytes[block.clone()].copy_from_slice(&tried[block.clone()]);
+                    grid.put(&mut bytes[block]);
+                    errors[part].copy_from_slice(&made);
+                }
+            }
+        }
+        for (targets, errors) in targets
+            .chunks_exact_mut(width)
+            .zip(errors.chunks_exact(len))
         {
-            let errors = &mut errors[at..at + len];
-            self.block(at, &targets[at..at + len], errors, out);
-            let (_, rest) = targets.split_at_mut(at + len);
+            let rest = &mut targets[at + len..];
             for (i, e) in errors.iter().enumerate() {
                 let row = &self.group.within[(at + i) * width..][at + len..width];
                 rest.iter_mut().zip(row).for_each(|(t, r)| *t += e * r);
             }
         }
+        (bytes, errors)
     }
 
-    /// Quantizes the block of columns `at ..`: the best of a few scales.
-    fn block(&self, at: usize, targets: &[f32], errors: &mut [f32], out: &mut [u8]) {
-        let weights = &self.weights[at..at + targets.len()];
-        let mut least = f64::INFINITY;
-        let mut wanted = targets.to_vec();
-        let mut made = errors.to_vec();
-        let mut bytes = vec![0; out.len()];
-        for _ in 0..ROUNDS {
-            let search = Search {
-                effort: Effort::Fast,
-                importance: Some(weights),
-            };
-            self.kernels
-                .quantize_with(self.dtype, &wanted, search, &mut bytes);
-            let Some(mut grid) = Grid::of(self.dtype, &bytes) else {
-                return;
-            };
-            wanted.copy_from_slice(targets);
-            let error = self.walk(at, &mut wanted, &mut made, &mut grid);
-            if error < least {
-                least = error;
-                grid.put(&mut bytes);
-                out.copy_from_slice(&bytes);
-                errors.copy_from_slice(&made);
-            }
-        }
-    }
-
-    /// Column by column: `targets` become those that were reached, `errors` are `w - q`. Returns the
+    /// Column by column: `targets` become those that were reached, `errors` are `x - q`. Returns the
     /// error of the outputs.
-    fn walk(&self, at: usize, targets: &mut [f32], errors: &mut [f32], grid: &mut Grid) -> f64 {
-        let width = self.group.width;
+    fn walk(&self, targets: &mut [f32], x: &[f32], errors: &mut [f32], grid: &mut Grid) -> f64 {
+        let (at, width) = (self.at, self.group.width);
         let mut sum = 0.0;
         for j in 0..targets.len() {
             let q = grid.snap(j, targets[j]);
             let miss = f64::from(targets[j] - q);
-            sum += f64::from(self.weights[at + j]) * miss * miss;
-            let error = self.x[at + j] - q;
-            errors[j] = error;
+            sum += f64::from(self.weights[j]) * miss * miss;
+            errors[j] = x[j] - q;
             let after = &mut targets[j + 1..];
             let row = &self.group.within[(at + j) * width + at + j + 1..];
-            after.iter_mut().zip(row).for_each(|(t, r)| *t += error * r);
+            after
+                .iter_mut()
+                .zip(row)
+                .for_each(|(t, r)| *t += errors[j] * r);
         }
         sum
     }

@@ -102,6 +102,11 @@ impl Pass<'_, '_> {
             self.attention(b, layer, l, n);
             self.feed_forward(b, layer, n);
         }
+        if self.inputs.is_some() {
+            let (h, weights) = (&mut b.h[..n * e], self.model.weights());
+            self.norm(&b.x[..n * e], &weights.output_norm, h);
+            self.observe(&weights.output.weight, h);
+        }
         let wanted = logits.len() / c.vocab;
         if wanted > 0 {
             let x = &b.x[(n - wanted) * e..n * e];
@@ -186,6 +191,13 @@ impl Pass<'_, '_> {
         self.add(&mut b.x[..n * e], h);
     }
 
+    /// Tells the collector of statistics, if there is one, what `weight` is multiplied with.
+    fn observe(&mut self, weight: &QMatrix, x: &[f32]) {
+        if let Some(inputs) = self.inputs.as_deref_mut() {
+            inputs.add(weight, x, self.kernels, self.lead);
+        }
+    }
+
     /// `out = W x + b` for matrices that share the input `x`: `[n, cols]`; outputs `[n, rows]`.
     fn project<const N: usize>(
         &mut self,
@@ -196,9 +208,7 @@ impl Pass<'_, '_> {
     ) {
         let kernels = self.kernels;
         let cols = outs[0].0.weight.cols;
-        if let Some(inputs) = self.inputs.as_deref_mut() {
-            inputs.add(&outs[0].0.weight, x, kernels, self.lead);
-        }
+        self.observe(&outs[0].0.weight, x);
         let kind = |m: &QMatrix| kernels.act_kind(m.dtype);
         for (slot, want) in KINDS.into_iter().enumerate() {
             if outs.iter().any(|(w, _)| kind(&w.weight) == want) {

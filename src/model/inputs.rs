@@ -39,7 +39,7 @@ pub struct Input {
     chunk: (Vec<f64>, u64),
 }
 
-/// The sums of all inputs of a model's layers.
+/// The sums of all inputs of a model's layers and of its output matrix.
 pub struct InputStats {
     inputs: Vec<Input>,
     /// Where the bytes of a weight start, and which input it reads.
@@ -51,7 +51,7 @@ pub struct InputStats {
 }
 
 impl InputStats {
-    /// Zeros for each input of the layers of `model`; `covariance` asks for second moments too.
+    /// Zeros for each input of a matrix of `model`; `covariance` asks for second moments too.
     ///
     /// # Errors
     /// [`Error::Memory`] when they do not fit.
@@ -104,6 +104,7 @@ impl InputStats {
             }
             add(std::slice::from_ref(&layer.ffn_down));
         }
+        add(std::slice::from_ref(&model.weights().output));
         Ok(stats)
     }
 
@@ -118,7 +119,7 @@ impl InputStats {
         ];
         let one = |n: usize| (12 * n + if covariance { 4 * n * n } else { 0 }) as u64;
         let layer: u64 = widths.into_iter().map(one).sum();
-        layer * c.block_count as u64
+        layer * c.block_count as u64 + one(c.embedding_length)
     }
 
     /// The inputs, in the order of the layers.
