@@ -57,6 +57,18 @@ pub enum Error {
         /// What would have been accepted.
         allowed: String,
     },
+    /// An importance matrix is malformed or of another model.
+    #[error("bad importance matrix: {file}: {field} is {value}, allowed: {allowed}")]
+    Imatrix {
+        /// Name of the file.
+        file: String,
+        /// The key or tensor.
+        field: String,
+        /// What the file says.
+        value: String,
+        /// What would have been accepted.
+        allowed: String,
+    },
     /// A valid file that this program cannot run or convert.
     #[error("unsupported {what}: {value}; known: {known}")]
     Unsupported {
@@ -128,6 +140,7 @@ impl Error {
             | Self::Key { .. }
             | Self::Tensors(_)
             | Self::Checkpoint { .. }
+            | Self::Imatrix { .. }
             | Self::NonFinite { .. } => 3,
             Self::Type { .. } | Self::Unsupported { .. } | Self::Template(_) => 4,
             Self::Memory { .. } => 5,

@@ -7,6 +7,7 @@
 #![deny(unsafe_code)]
 
 pub mod cache;
+pub mod calibrate;
 pub mod chat;
 pub mod convert;
 pub mod cpus;

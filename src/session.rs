@@ -13,6 +13,7 @@ use crate::cpus::available_memory;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::forward::{Buffers, Pass};
+use crate::model::inputs::InputStats;
 use crate::model::rope::Ropes;
 use crate::threads::{self, Pool};
 
@@ -268,7 +269,7 @@ impl Session {
                 _ => 0..0,
             };
             let logits = rows.start * vocab..rows.end * vocab;
-            self.pass(batch, self.tokens.len(), layers, logits)?;
+            self.pass(batch, self.tokens.len(), layers, logits, None)?;
             self.tokens.extend_from_slice(batch);
             self.batch = batch.len();
             done += batch.len();
@@ -294,12 +295,29 @@ impl Session {
         let first = self.tokens.len() - self.batch;
         self.want(rows.len());
         let logits = 0..self.wanted;
-        self.team(first, 0, logits, |pass, buffers, out| {
+        self.team(first, 0, logits, None, |pass, buffers, out| {
             pass.head(buffers, rows.start, out);
             Ok(())
         })?;
         self.finite(0..self.wanted, first + rows.start)?;
         Ok(self.logits())
+    }
+
+    /// Runs `tokens` from an empty cache through all layers, adding what goes into each linear layer
+    /// to `stats`; computes no logits and leaves the cache empty.
+    ///
+    /// # Errors
+    /// As [`Session::forward`], without those of logits.
+    pub fn observe(&mut self, tokens: &[u32], stats: &mut InputStats) -> Result<()> {
+        self.reset();
+        self.check(tokens, 0)?;
+        let layers = self.model.config().block_count;
+        for batch in tokens.chunks(BATCH.min(self.ctx)) {
+            self.pass(batch, self.tokens.len(), layers, 0..0, Some(stats))?;
+            self.tokens.extend_from_slice(batch);
+        }
+        self.reset();
+        Ok(())
     }
 
     /// The logits of the last pass, as it returned them.
@@ -326,7 +344,7 @@ impl Session {
         self.check_layers(layers)?;
         self.check(&[token], first)?;
         self.want(1);
-        self.pass(&[token], first, layers, 0..self.model.config().vocab)?;
+        self.pass(&[token], first, layers, 0..self.model.config().vocab, None)?;
         Ok(self.logits())
     }
 
@@ -383,13 +401,18 @@ impl Session {
         first: usize,
         layers: usize,
         logits: Range<usize>,
+        inputs: Option<&mut InputStats>,
     ) -> Result<()> {
         self.ropes.extend(first + tokens.len());
         self.batch = 0;
         let rows = logits.len() / self.model.config().vocab;
-        self.team(first, layers, logits.clone(), |pass, buffers, out| {
-            pass.run(buffers, tokens, out)
-        })?;
+        self.team(
+            first,
+            layers,
+            logits.clone(),
+            inputs,
+            |pass, buffers, out| pass.run(buffers, tokens, out),
+        )?;
         self.finite(logits, first + tokens.len() - rows)
     }
 
@@ -399,6 +422,7 @@ impl Session {
         first: usize,
         layers: usize,
         logits: Range<usize>,
+        inputs: Option<&mut InputStats>,
         f: impl FnOnce(&mut Pass<'_, '_>, &mut Buffers, &mut [f32]) -> Result<()> + Send,
     ) -> Result<()> {
         let Session {
@@ -423,6 +447,7 @@ impl Session {
                 first,
                 layers,
                 cancel,
+                inputs,
             };
             f(&mut pass, buffers, out)
         })

@@ -46,6 +46,7 @@ pub mod team;
 
 pub use acts::{ActKind, ActShape, Activations, GROUP};
 pub use format::search::{Effort, Search};
+pub use format::snap::Grid;
 pub use kernels::{Kernels, Scratch};
 pub use level::Level;
 pub use mat::MatMut;

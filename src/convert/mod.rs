@@ -11,6 +11,8 @@
 
 mod bpe;
 pub mod checkpoint;
+mod cholesky;
+mod feedback;
 mod folder;
 pub mod fronts;
 pub mod hyper;
@@ -30,10 +32,10 @@ pub mod torch;
 mod verify;
 pub mod vocab;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use geb_kernels::Kernels;
 use geb_kernels::dtype::Dtype;
+use geb_kernels::{Effort, Kernels};
 
 pub use names::GebLayout;
 pub use report::{Report, TensorReport, TypeRow};
@@ -64,6 +66,11 @@ pub struct Options {
     pub split_max: Option<u64>,
     /// Continue a run that was stopped, and leave this one so that it can be continued.
     pub resume: bool,
+    /// Importance matrix that weights the errors of columns.
+    pub imatrix: Option<PathBuf>,
+    /// How hard to search. With `Best` and second moments in the importance matrix, errors of columns
+    /// make up for each other.
+    pub search: Effort,
     /// Threads; `None` = all that are available.
     pub threads: Option<usize>,
 }
@@ -79,6 +86,8 @@ impl Default for Options {
             hash_source: false,
             split_max: None,
             resume: false,
+            imatrix: None,
+            search: Effort::Reference,
             threads: None,
         }
     }

@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use geb_kernels::Effort;
 use geb_kernels::dtype::Dtype;
 use sha2::{Digest, Sha256};
 
 use super::checkpoint::{Checkpoint, Elem, float_type};
+use super::feedback::{Feedback, Shared};
 use super::folder::{Folder, bad};
 use super::fronts::Family;
 use super::hyper::Hyper;
@@ -17,6 +20,7 @@ use super::rows::{Part, RowMap};
 use super::stream::Job;
 use super::vocab::{self, Vocab};
 use super::{Options, Source, verify};
+use crate::calibrate::Imatrix;
 use crate::error::{Error, Result};
 use crate::gguf::journal::Identity;
 use crate::gguf::seal::hex;
@@ -44,6 +48,8 @@ pub(super) struct Prepared {
     pub items: Vec<Item>,
     pub architecture: String,
     pub notes: Vec<String>,
+    /// What the columns of the matrices are multiplied with.
+    pub imatrix: Option<Imatrix>,
     /// The files that must not be overwritten.
     sources: Vec<PathBuf>,
     /// Folder and vocabulary of a checkpoint, for the comparison of tokenizers.
@@ -60,6 +66,9 @@ impl Prepared {
             Self::read_gguf(source, options)?
         };
         assign(&mut prepared.items, &options.policy, &prepared.metadata)?;
+        if let Some(path) = &options.imatrix {
+            prepared.weigh(path, options)?;
+        }
         let notes: Vec<String> = prepared.items.iter().filter_map(Item::note).collect();
         if notes.len() > 3 {
             prepared.notes.push(format!(
@@ -70,6 +79,45 @@ impl Prepared {
             prepared.notes.extend(notes);
         }
         Ok(prepared)
+    }
+
+    /// Takes an importance matrix that fits the tensors, and records it.
+    fn weigh(&mut self, path: &Path, options: &Options) -> Result<()> {
+        let matrix = Imatrix::open(path)?;
+        let tensors = self.items.iter().map(|i| (i.name.as_str(), &i.dims[..]));
+        let quantized = |name: &str| {
+            let mut items = self.items.iter();
+            items.any(|i| i.name == name && i.dtype.block_len() > 1)
+        };
+        // Llama.cpp collects the layers only.
+        matrix.check(tensors, |name, _| {
+            name.starts_with("blk.") && quantized(name)
+        })?;
+        if options.search == Effort::Best && !matrix.has_covariances() {
+            self.notes.push(
+                "no products of columns in the importance matrix (geb-run imatrix --covariance): \
+                 scales are searched block by block"
+                    .into(),
+            );
+        }
+        let number = |n: usize| MetaValue::U32(u32::try_from(n).unwrap_or(u32::MAX));
+        let mut keys: Vec<(&str, MetaValue)> =
+            vec![("quantize.imatrix.file", matrix.file_name().into())];
+        if let Some(name) = matrix.datasets().first() {
+            let name = name.rsplit(['/', '\\']).next().unwrap_or_default();
+            keys.push(("quantize.imatrix.dataset", name.into()));
+        }
+        keys.push(("quantize.imatrix.entries_count", number(matrix.len())));
+        keys.push((
+            "quantize.imatrix.chunks_count",
+            MetaValue::U32(matrix.chunks()),
+        ));
+        keys.push(("geb.imatrix.sha256", matrix.hash().into()));
+        self.metadata
+            .extend(keys.into_iter().map(|(key, value)| (key.into(), value)));
+        self.sources.push(path.to_owned());
+        self.imatrix = Some(matrix);
+        Ok(())
     }
 
     fn read_folder(dir: &Path, options: &Options) -> Result<Prepared> {
@@ -120,6 +168,7 @@ impl Prepared {
             items,
             architecture: architecture.into(),
             notes: vocab.notes.clone(),
+            imatrix: None,
             sources,
             text: Some((folder, vocab)),
         })
@@ -139,7 +188,8 @@ impl Prepared {
             "general.alignment",
         ];
         plan.copy_meta(&file, |key, _| {
-            !dropped.contains(&key) && !key.starts_with("geb.") && !key.starts_with("split.")
+            let prefixes = ["geb.", "split.", "quantize."];
+            !dropped.contains(&key) && !prefixes.iter().any(|p| key.starts_with(p))
         });
         plan.set_meta("general.file_type", options.policy.mixture.file_type);
         if options.policy.quantized() {
@@ -161,6 +211,7 @@ impl Prepared {
             items,
             architecture,
             notes,
+            imatrix: None,
             sources: file.parts().map(|p| p.1.to_owned()).collect(),
             text: None,
         })
@@ -223,19 +274,38 @@ impl Prepared {
     /// The work of the items with these numbers.
     pub fn jobs(&self, items: &[usize], options: &Options) -> Result<Vec<Job<'_>>> {
         let kernels = super::kernels()?;
-        let job = |&i: &usize| {
+        let mut jobs: Vec<Job<'_>> = Vec::with_capacity(items.len());
+        for &i in items {
             let item = &self.items[i];
-            Job {
+            let matrix = self.imatrix.as_ref();
+            let matrix = matrix.filter(|_| item.dtype.block_len() > 1);
+            let mut job = Job {
                 checkpoint: &self.checkpoint,
                 kernels,
+                effort: options.search,
+                importance: matrix.and_then(|m| m.importance(&item.name)),
+                feedback: None,
                 name: &item.name,
                 dims: &item.dims,
                 source: &item.source,
                 dtype: item.dtype,
                 allow_nonfinite: options.allow_nonfinite,
+            };
+            if let Some(m) = matrix
+                && options.search == Effort::Best
+                && Feedback::can(item.dtype)
+                && m.moments(&item.name).is_some()
+            {
+                // q, k and v have one input, as have gate and up.
+                let same = |j: &&Job<'_>| m.moments(j.name) == m.moments(&item.name);
+                let before = jobs.last().filter(same).and_then(|j| j.feedback.clone());
+                let shared = before.unwrap_or_else(|| Arc::new(Shared::new(m)));
+                shared.expect(job.units().len());
+                job.feedback = Some(shared);
             }
-        };
-        Ok(items.iter().map(job).collect())
+            jobs.push(job);
+        }
+        Ok(jobs)
     }
 
     /// A report without measurements.
@@ -474,6 +544,11 @@ fn provenance(recipe: String, mut hashes: Vec<(String, String)>) -> Vec<(String,
 /// The options that shaped the file, in one line.
 fn recipe(options: &Options, family: Option<Family>) -> String {
     let mut out = options.policy.to_string();
+    out.push_str(match options.search {
+        Effort::Reference => "",
+        Effort::Fast => "; search fast",
+        Effort::Best => "; search best",
+    });
     if family == Some(Family::Geb) {
         let l = &options.layout;
         out.push_str(&format!(

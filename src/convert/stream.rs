@@ -8,12 +8,14 @@
 //! the units, so the report and the bytes do not depend on the number of threads.
 
 use std::ops::Range;
+use std::sync::Arc;
 
-use geb_kernels::Kernels;
 use geb_kernels::dtype::Dtype;
+use geb_kernels::{Effort, Kernels, Search};
 
 use super::Source;
 use super::checkpoint::{Checkpoint, float_type};
+use super::feedback::Shared;
 use super::rows::Part;
 use super::sums::{Outcome, Sums};
 use crate::error::{Error, Result};
@@ -27,6 +29,11 @@ const PLAIN_BLOCK: usize = 32;
 pub(super) struct Job<'a> {
     pub checkpoint: &'a Checkpoint,
     pub kernels: &'static Kernels,
+    pub effort: Effort,
+    /// A weight for the squared errors of each column.
+    pub importance: Option<Vec<f32>>,
+    /// Set when errors of columns make up for each other.
+    pub feedback: Option<Arc<Shared<'a>>>,
     pub name: &'a str,
     /// GGUF dimensions, contiguous first.
     pub dims: &'a [u64],
@@ -229,7 +236,14 @@ impl Job<'_> {
         let len = self.dtype.row_bytes(x.len());
         let len = len.ok_or_else(|| self.misfit(self.dtype))?;
         let mut bytes = vec![0u8; len];
-        self.kernels.quantize(self.dtype, x, &mut bytes);
+        let search = Search {
+            effort: self.effort,
+            importance: self.importance.as_deref(),
+        };
+        match &self.feedback {
+            Some(f) => (f.get(self.name)?).encode(self.kernels, self.dtype, x, &mut bytes),
+            None => (self.kernels).quantize_with(self.dtype, x, search, &mut bytes),
+        }
         y.resize(x.len(), 0.0);
         self.kernels.dequantize(self.dtype, &bytes, y);
         let overflow = |(y, x): (&f32, &f32)| !y.is_finite() && x.is_finite();

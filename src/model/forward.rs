@@ -21,6 +21,7 @@ use geb_kernels::{ActKind, Activations, Kernels};
 
 use super::arch::{Gate, RopePairing};
 use super::bind::{GateUp, Layer, Linear, Norm, QMatrix, Qkv};
+use super::inputs::InputStats;
 use super::rope::Ropes;
 use super::{Config, Model};
 use crate::cache::KvCache;
@@ -79,6 +80,8 @@ pub(crate) struct Pass<'a, 'l> {
     /// Layers to run; fewer than the model has for an early exit.
     pub(crate) layers: usize,
     pub(crate) cancel: Option<&'a AtomicBool>,
+    /// Told the input of every linear layer.
+    pub(crate) inputs: Option<&'a mut InputStats>,
 }
 
 impl Pass<'_, '_> {
@@ -99,6 +102,11 @@ impl Pass<'_, '_> {
             let layer = &self.model.weights().layers[l];
             self.attention(b, layer, l, n);
             self.feed_forward(b, layer, n);
+        }
+        if self.inputs.is_some() {
+            let (h, weights) = (&mut b.h[..n * e], self.model.weights());
+            self.norm(&b.x[..n * e], &weights.output_norm, h);
+            self.observe(&weights.output.weight, h);
         }
         let wanted = logits.len() / c.vocab;
         self.head(b, n - wanted, logits);
@@ -212,6 +220,13 @@ impl Pass<'_, '_> {
         self.add(&mut b.x[..n * e], h, &layer.post_ffw_norm);
     }
 
+    /// Tells the collector of statistics, if there is one, what `weight` is multiplied with.
+    fn observe(&mut self, weight: &QMatrix, x: &[f32]) {
+        if let Some(inputs) = self.inputs.as_deref_mut() {
+            inputs.add(weight, x, self.kernels, self.lead);
+        }
+    }
+
     /// `out = W x + b` for matrices that share the input `x`: `[n, cols]`; outputs `[n, rows]`.
     fn project<const N: usize>(
         &mut self,
@@ -222,6 +237,7 @@ impl Pass<'_, '_> {
     ) {
         let kernels = self.kernels;
         let cols = outs[0].0.weight.cols;
+        self.observe(&outs[0].0.weight, x);
         let kind = |m: &QMatrix| kernels.act_kind(m.dtype);
         for (slot, want) in KINDS.into_iter().enumerate() {
             if outs.iter().any(|(w, _)| kind(&w.weight) == want) {

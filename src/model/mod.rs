@@ -4,6 +4,7 @@ pub mod arch;
 pub mod bind;
 mod config;
 pub(crate) mod forward;
+pub mod inputs;
 pub(crate) mod rope;
 
 use std::sync::Arc;

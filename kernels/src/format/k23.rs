@@ -135,7 +135,7 @@ impl QuantFormat for Q2K {
 /// The scales of a Q3_K block as signed bytes. Their low four bits are the nibbles of bytes 0..8
 /// (all low ones first), their high two bits come from bytes 8..12; 32 stands for zero.
 #[inline(always)]
-fn unpack(b: [u8; 12]) -> [u8; 16] {
+pub(super) fn unpack(b: [u8; 12]) -> [u8; 16] {
     let all = u128::from_le_bytes([
         b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7], b[8], b[9], b[10], b[11], 0, 0, 0, 0,
     ]);

@@ -30,7 +30,7 @@ pub(crate) struct Q5K;
 /// low six bits of bytes 0..8; the others are split between the nibbles of bytes 8..12 and the
 /// high two bits of bytes 0..8.
 #[inline(always)]
-fn unpack(b: [u8; 12]) -> ([u8; 8], [u8; 8]) {
+pub(super) fn unpack(b: [u8; 12]) -> ([u8; 8], [u8; 8]) {
     let [b0, b1, b2, b3, b4, b5, b6, b7, n0, n1, n2, n3] = b;
     let first = u64::from_le_bytes([b0, b1, b2, b3, b4, b5, b6, b7]);
     let nibbles = u64::from(u32::from_le_bytes([n0, n1, n2, n3]));

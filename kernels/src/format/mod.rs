@@ -35,6 +35,7 @@ pub(crate) mod q5;
 pub(crate) mod q8;
 pub(crate) mod search;
 pub(crate) mod small;
+pub(crate) mod snap;
 pub(crate) mod table;
 
 /// What every format has.

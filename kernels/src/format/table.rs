@@ -21,7 +21,7 @@ const _: () = assert!(MXFP4_BYTES == Dtype::MXFP4.block_bytes());
 const _: () = assert!(NVFP4_BYTES == Dtype::NVFP4.block_bytes());
 
 /// What the codes of IQ4 types stand for.
-const CURVE: [i8; 16] = [
+pub(super) const CURVE: [i8; 16] = [
     -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113,
 ];
 

@@ -1,6 +1,7 @@
 //! `geb-run` as a user meets it: exit codes, streams, files, on tiny models made from fixtures.
 
 mod evaluate;
+mod imatrix;
 mod speculation;
 mod support;
 mod text;
@@ -17,7 +18,7 @@ fn help_fits_one_screen_and_has_examples() {
     assert!(stdout(&help).lines().count() <= 40, "{}", stdout(&help));
     for command in [
         "", "chat", "generate", "tokenize", "inspect", "logits", "eval", "scores", "bench", "tune",
-        "pull", "demo",
+        "imatrix", "pull", "demo",
     ] {
         for flag in ["-h", "--help"] {
             let words: Vec<&str> = [command, flag]

@@ -15,6 +15,7 @@ Examples:
   geb-quantize ./geb-1.3b --type q4_0 --dry-run
   geb-quantize model-f16.gguf model-q8_0.gguf --type q8_0
   geb-quantize ./geb-1.3b geb-q8_0.gguf --type q8_0 --resume --report errors.json
+  geb-quantize model-f16.gguf model-q4_k.gguf --type q4_k --imatrix model.imatrix.gguf --search best
   geb-quantize probe ./geb-1.3b --text sample.txt
   geb-quantize verify geb-q8_0.gguf
 
@@ -107,6 +108,18 @@ pub enum Mlp {
     UpGate,
 }
 
+/// `--search`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Search {
+    /// as the reference quantizers where they are a formula
+    Reference,
+    /// search scales, block by block
+    Fast,
+    /// search longer; with an importance matrix made with --covariance the error of each column is
+    /// made up for by those after it
+    Best,
+}
+
 /// A conversion.
 #[derive(Args, Debug)]
 pub struct Convert {
@@ -124,6 +137,12 @@ pub struct Convert {
     /// Threads [default: all that are available]
     #[arg(long, value_name = "N", env = "GEB_THREADS", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
+    /// Importance matrix (geb-run imatrix, or llama.cpp's): errors of columns count by what they meet
+    #[arg(long, value_name = "FILE")]
+    pub imatrix: Option<PathBuf>,
+    /// How hard to search for scales and codes [default: fast with --imatrix, else reference]
+    #[arg(long, value_enum, value_name = "HOW")]
+    pub search: Option<Search>,
     /// Accept a GGUF source that is quantized already (a loss on top of a loss)
     #[arg(long)]
     pub allow_requantize: bool,

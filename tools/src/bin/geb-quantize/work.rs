@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use geb::convert::policy::Policy;
 use geb::convert::probe::{self as layout_probe, ProbeOptions};
 use geb::convert::{self, GebLayout, Options, Progress};
+use geb::kernels::Effort;
 use geb::{Dtype, Error, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::args::{Convert, Kv, Mlp, Probe, Rope, Verify};
+use crate::args::{Convert, Kv, Mlp, Probe, Rope, Search, Verify};
 use crate::show;
 
 /// Longest probe text or template that is read.
@@ -43,6 +44,12 @@ impl Convert {
             hash_source: self.hash_source,
             split_max: self.split_max_size,
             resume: self.resume,
+            imatrix: self.imatrix.clone(),
+            search: match (self.search, &self.imatrix) {
+                (Some(Search::Best), _) => Effort::Best,
+                (Some(Search::Fast), _) | (None, Some(_)) => Effort::Fast,
+                (Some(Search::Reference), _) | (None, None) => Effort::Reference,
+            },
             threads: self
                 .threads
                 .map(usize::from)

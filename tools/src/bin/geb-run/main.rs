@@ -12,6 +12,7 @@ mod commands;
 mod demo;
 mod eval;
 mod generate;
+mod imatrix;
 mod input;
 mod inspect;
 mod interrupt;
@@ -76,6 +77,7 @@ fn run(command: &Command) -> Outcome {
         Command::Scores(args) => scores::run(args, &interrupt),
         Command::Bench(args) => bench::run(args, &interrupt),
         Command::Tune(args) => tune::run(args, &interrupt),
+        Command::Imatrix(args) => imatrix::run(args, &interrupt),
         Command::Pull(args) => pull::run(args),
         Command::Demo(args) => demo::run(args, &interrupt),
     }

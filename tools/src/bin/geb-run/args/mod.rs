@@ -6,9 +6,11 @@ use std::path::PathBuf;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+mod calibrate;
 mod evaluate;
 mod measure;
 
+pub use calibrate::ImatrixArgs;
 pub use evaluate::{CountHow, EvalArgs, EvalCommand, PerplexityArgs, ScoresArgs};
 pub use measure::{BenchArgs, DemoArgs, InspectArgs, LogitsArgs, TuneArgs};
 
@@ -67,6 +69,8 @@ pub enum Command {
     Bench(BenchArgs),
     /// Find and keep the best number of threads
     Tune(TuneArgs),
+    /// Collect an importance matrix for geb-quantize
+    Imatrix(ImatrixArgs),
     /// Download a model by name
     Pull(PullArgs),
     /// Quantize and compare a built-in model, no download needed
@@ -75,9 +79,9 @@ pub enum Command {
 
 impl Command {
     /// Names accepted as the first word.
-    pub const NAMES: [&'static str; 11] = [
+    pub const NAMES: [&'static str; 12] = [
         "chat", "generate", "tokenize", "inspect", "logits", "eval", "scores", "bench", "tune",
-        "pull", "demo",
+        "imatrix", "pull", "demo",
     ];
 }
 

@@ -1,0 +1,219 @@
+//! Statistics of what goes into the linear layers, for calibration.
+//!
+//! For each distinct input (query, key and value share one, gate and up share one) with columns
+//! `x[t]`: `sum over t of x[t][c]^2`, and if asked for `sum over t of x[t][i] x[t][j]`. Both are sums over
+//! tokens in order, formed in F64 (squares) or by the float product (which adds in one order), and
+//! rounded to F32 once per chunk or batch: neither threads nor instruction levels change a bit, and
+//! a state read back from a file goes on exactly where it stopped.
+
+use std::collections::HashMap;
+
+use geb_kernels::dtype::Dtype;
+use geb_kernels::mat::MatMut;
+use geb_kernels::team::Leader;
+use geb_kernels::{ActKind, Activations, Kernels};
+
+use super::Model;
+use super::bind::{GateUp, Linear, QMatrix, Qkv};
+use crate::cpus::available_memory;
+use crate::error::{Error, Result};
+
+/// Columns of the second moments that are computed at a time.
+const PANEL: usize = 256;
+/// Outputs of one claim of a thread.
+const STEP: usize = 16;
+
+/// The sums of one input.
+pub struct Input {
+    /// The tensors that read it; the first one names it.
+    pub names: Vec<String>,
+    /// Columns.
+    pub cols: usize,
+    /// Tokens seen.
+    pub tokens: u64,
+    /// Sums of squares, `[cols]`.
+    pub squares: Vec<f32>,
+    /// Second moments, `[cols, cols]`, symmetric; empty if not asked for.
+    pub moments: Vec<f32>,
+    /// Squares and tokens of the chunk that is being added.
+    chunk: (Vec<f64>, u64),
+}
+
+/// The sums of all inputs of a model's layers and of its output matrix.
+pub struct InputStats {
+    inputs: Vec<Input>,
+    /// Where the bytes of a weight start, and which input it reads.
+    readers: HashMap<usize, usize>,
+    /// A batch with tokens as columns, and products of a panel.
+    turned: Vec<f32>,
+    product: Vec<f32>,
+    acts: Activations,
+}
+
+impl InputStats {
+    /// Zeros for each input of a matrix of `model`; `covariance` asks for second moments too.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] when they do not fit.
+    pub fn new(model: &Model, covariance: bool) -> Result<InputStats> {
+        let needed = Self::bytes(model, covariance);
+        if let Some(available) = available_memory().filter(|a| needed > *a) {
+            return Err(Error::Memory {
+                what: "statistics of all inputs".into(),
+                needed,
+                available,
+            });
+        }
+        let names: HashMap<usize, String> = model
+            .file()
+            .tensors()
+            .map(|t| (t.info().range.start, t.info().name.clone()))
+            .collect();
+        let mut stats = InputStats {
+            inputs: Vec::new(),
+            readers: HashMap::new(),
+            turned: Vec::new(),
+            product: Vec::new(),
+            acts: Activations::default(),
+        };
+        let mut add = |weights: &[Linear]| {
+            let cols = weights.first().map_or(0, |w| w.weight.cols);
+            let mut of = Vec::new();
+            for start in weights.iter().map(|w| w.weight.range.start) {
+                stats.readers.insert(start, stats.inputs.len());
+                of.extend(names.get(&start).cloned());
+            }
+            stats.inputs.push(Input {
+                names: of,
+                cols,
+                tokens: 0,
+                squares: vec![0.0; cols],
+                moments: vec![0.0; if covariance { cols * cols } else { 0 }],
+                chunk: (vec![0.0; cols], 0),
+            });
+        };
+        for layer in &model.weights().layers {
+            match &layer.qkv {
+                Qkv::Fused(w) => add(std::slice::from_ref(w)),
+                Qkv::Split(w) => add(w),
+            }
+            add(std::slice::from_ref(&layer.attn_output));
+            match &layer.gate_up {
+                GateUp::Fused(w) => add(std::slice::from_ref(w)),
+                GateUp::Split(w) => add(w),
+            }
+            add(std::slice::from_ref(&layer.ffn_down));
+        }
+        add(std::slice::from_ref(&model.weights().output));
+        Ok(stats)
+    }
+
+    /// Bytes that [`InputStats::new`] takes for `model`.
+    pub fn bytes(model: &Model, covariance: bool) -> u64 {
+        let c = model.config();
+        let widths = [
+            c.embedding_length,
+            c.q_width(),
+            c.embedding_length,
+            c.feed_forward_length,
+        ];
+        let one = |n: usize| (12 * n + if covariance { 4 * n * n } else { 0 }) as u64;
+        let layer: u64 = widths.into_iter().map(one).sum();
+        layer * c.block_count as u64 + one(c.embedding_length)
+    }
+
+    /// The inputs, in the order of the layers.
+    pub fn inputs(&self) -> &[Input] {
+        &self.inputs
+    }
+
+    /// The inputs, to continue from sums read from a file.
+    pub fn inputs_mut(&mut self) -> &mut [Input] {
+        &mut self.inputs
+    }
+
+    /// Ends a chunk: its squares join the sums.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] naming the tensor.
+    pub fn end_chunk(&mut self) -> Result<()> {
+        for input in &mut self.inputs {
+            let (squares, tokens) = &mut input.chunk;
+            for (sum, part) in input.squares.iter_mut().zip(squares) {
+                *sum = (f64::from(*sum) + *part) as f32;
+                *part = 0.0;
+            }
+            input.tokens += std::mem::take(tokens);
+            for values in [&input.squares, &input.moments] {
+                if let Some(i) = values.iter().position(|v| !v.is_finite()) {
+                    let name = input.names.first().map_or("", String::as_str);
+                    return Err(Error::NonFinite {
+                        what: format!("statistics of the input of {name}"),
+                        index: i as u64,
+                        value: values[i],
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a batch `x`, `[tokens, cols]`, that `weight` is about to be multiplied with.
+    pub(super) fn add(
+        &mut self,
+        weight: &QMatrix,
+        x: &[f32],
+        kernels: &'static Kernels,
+        lead: &mut Leader<'_>,
+    ) {
+        let Some(&at) = self.readers.get(&weight.range.start) else {
+            return;
+        };
+        let input = &mut self.inputs[at];
+        let (cols, n) = (input.cols, x.len() / input.cols);
+        input.chunk.1 += n as u64;
+        lead.chunks_mut(&mut input.chunk.0, 64, |i, sums, _| {
+            for row in x.chunks_exact(cols) {
+                for (sum, x) in sums.iter_mut().zip(&row[64 * i..]) {
+                    *sum += f64::from(*x) * f64::from(*x);
+                }
+            }
+        });
+        if input.moments.is_empty() {
+            return;
+        }
+        self.turned.resize(cols * n, 0.0);
+        lead.chunks_mut(&mut self.turned, n, |c, column, _| {
+            for (t, v) in column.iter_mut().enumerate() {
+                *v = x[t * cols + c];
+            }
+        });
+        let turned = &self.turned[..];
+        self.acts.reshape(kernels, ActKind::F32, cols, n);
+        let (shape, bytes) = (self.acts.shape(), self.acts.tile_bytes());
+        lead.chunks_mut(self.acts.bytes_mut(), bytes, |i, tile, _| {
+            kernels.fill_tile(shape, i, turned, tile)
+        });
+        let (acts, weights): (_, &[u8]) = (&self.acts, bytemuck::cast_slice(turned));
+        self.product.resize(cols * PANEL.min(cols), 0.0);
+        for first in (0..cols).step_by(PANEL) {
+            let width = PANEL.min(cols - first);
+            let product = &mut self.product[..cols * width];
+            let out = MatMut::new(product, cols, width, width);
+            lead.blocks([out], (cols, STEP), |_, (_, c), block, local| {
+                let rows = 4 * n * (first + c)..4 * n * (first + c + block.cols());
+                let part = &weights[rows];
+                kernels.mat_mul(Dtype::F32, part, n, acts, block, &mut local.panel);
+            });
+            let product = &*product;
+            lead.chunks_mut(&mut input.moments, cols * STEP, |i, rows, _| {
+                let products = product[i * STEP * width..].chunks_exact(width);
+                for (row, product) in rows.chunks_exact_mut(cols).zip(products) {
+                    for (sum, p) in row[first..].iter_mut().zip(product) {
+                        *sum += p;
+                    }
+                }
+            });
+        }
+    }
+}
