@@ -24,6 +24,8 @@ pub const SET_HASH: &str = "geb.split.sha256";
 
 /// Bytes read at a time.
 const PIECE: usize = 1 << 18;
+/// Bytes from which on several threads hash.
+const PARALLEL: u64 = 16 << 20;
 
 /// Lower-case hex digits.
 pub fn hex(bytes: &[u8]) -> String {
@@ -78,7 +80,7 @@ pub(crate) fn hash_of<'a>(sums: impl Iterator<Item = &'a [u8; 32]>) -> [u8; 32] 
     sha.finalize().into()
 }
 
-/// SHA-256 of ranges of a file, in parallel. The file is read, not mapped: what has been hashed
+/// SHA-256 of ranges of a file. The file is read, not mapped: what has been hashed
 /// does not stay in the memory of this process, and a file cut meanwhile is an error.
 ///
 /// # Errors
@@ -98,7 +100,12 @@ pub(super) fn hash_ranges(path: &Path, ranges: &[Range<u64>]) -> Result<Vec<[u8;
         }
         Ok(sha.finalize().into())
     };
-    let sums: std::io::Result<Vec<_>> = ranges.par_iter().map(one).collect();
+    // Threads are not worth starting for a small file.
+    let bytes: u64 = ranges.iter().map(|r| r.end - r.start).sum();
+    let sums: std::io::Result<Vec<_>> = match bytes {
+        ..PARALLEL => ranges.iter().map(one).collect(),
+        _ => ranges.par_iter().map(one).collect(),
+    };
     sums.map_err(Error::io(path))
 }
 

@@ -1,11 +1,10 @@
 use super::*;
 
-/// A model of `layers` layers, untied, with the usual tensors.
-fn model(
-    layers: usize,
-    heads: u32,
-    kv: u32,
-) -> (Vec<(String, Vec<u64>)>, Vec<(String, MetaValue)>) {
+/// Names and dimensions.
+type Tensors = Vec<(String, Vec<u64>)>;
+
+/// A model of `layers` layers, untied, with the usual tensors, and its metadata.
+fn model(layers: usize, heads: u32, kv: u32) -> (Tensors, Vec<(String, MetaValue)>) {
     let mut tensors = vec![
         (EMBEDDING.to_owned(), vec![512, 1000]),
         (OUTPUT.to_owned(), vec![512, 1000]),
