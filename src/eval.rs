@@ -11,6 +11,7 @@
 //! are kept: `KL(P || Q) = Σ p (log p - log q)` with P the first model.
 
 pub mod choice;
+pub mod needle;
 
 use crate::error::{Error, Result};
 use crate::session::{Session, Want};

@@ -204,7 +204,7 @@ impl Solver<'_> {
 
 /// Log-likelihood of the continuation of `prompt`, nats. What the session holds of the prompt
 /// already is not evaluated again.
-fn likelihood(session: &mut Session, prompt: &Prompt) -> Result<f64> {
+pub(crate) fn likelihood(session: &mut Session, prompt: &Prompt) -> Result<f64> {
     let (threads, targets) = (session.threads(), prompt.targets());
     let logits = targets_logits(session, prompt)?;
     let vocab = logits.len() / targets.len();
@@ -224,7 +224,7 @@ fn likelihood(session: &mut Session, prompt: &Prompt) -> Result<f64> {
 }
 
 /// Logits that predict the targets of `prompt`, `[targets, vocab]`.
-pub(crate) fn targets_logits<'s>(session: &'s mut Session, prompt: &Prompt) -> Result<&'s [f32]> {
+fn targets_logits<'s>(session: &'s mut Session, prompt: &Prompt) -> Result<&'s [f32]> {
     let (inputs, rows) = (prompt.inputs(), prompt.targets().len());
     let vocab = session.model().config().vocab;
     // Letters: the same logits answer for every candidate.
@@ -244,8 +244,13 @@ pub(crate) fn targets_logits<'s>(session: &'s mut Session, prompt: &Prompt) -> R
     session.forward(&inputs[first..], Want::All)
 }
 
+/// The most probable token of one row; the first of equals.
+pub(crate) fn argmax(row: &[f32]) -> usize {
+    highest(row.iter().map(|x| f64::from(*x)))
+}
+
 /// log softmax of one row at `target`, in F64.
-pub(crate) fn log_prob(row: &[f32], target: usize) -> f64 {
+fn log_prob(row: &[f32], target: usize) -> f64 {
     let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = row.iter().map(|x| f64::from(x - top).exp()).sum();
     f64::from(row[target]) - f64::from(top) - sum.ln()

@@ -8,6 +8,7 @@ mod args;
 mod bench;
 mod bench_speculation;
 mod chat;
+mod choice;
 mod commands;
 mod demo;
 mod generate;
@@ -18,6 +19,7 @@ mod limits;
 mod load;
 mod logits;
 mod model_path;
+mod needle;
 mod progress;
 mod pull;
 mod random_model;
@@ -31,7 +33,7 @@ use std::ffi::OsString;
 
 use clap::{CommandFactory, FromArgMatches};
 
-use args::{Cli, Command};
+use args::{Cli, Command, EvalCommand};
 use interrupt::Interrupt;
 use report::Outcome;
 
@@ -70,6 +72,10 @@ fn run(command: &Command) -> Outcome {
         Command::Tokenize(args) => tokenize::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Logits(args) => logits::run(args, &interrupt),
+        Command::Eval(args) => match &args.what {
+            EvalCommand::Choice(args) => choice::run(args, &interrupt),
+            EvalCommand::Needle(args) => needle::run(args, &interrupt),
+        },
         Command::Bench(args) => bench::run(args, &interrupt),
         Command::Tune(args) => tune::run(args, &interrupt),
         Command::Pull(args) => pull::run(args),

@@ -6,9 +6,13 @@ use std::path::PathBuf;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+mod evaluate;
 mod measure;
+mod tasks;
 
+pub use evaluate::{EvalArgs, EvalCommand};
 pub use measure::{BenchArgs, DemoArgs, InspectArgs, LogitsArgs, TuneArgs};
+pub use tasks::{ChoiceArgs, NeedleArgs};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -57,6 +61,8 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Write the raw logits of given tokens to a safetensors file
     Logits(LogitsArgs),
+    /// Evaluate a model on questions and long contexts
+    Eval(EvalArgs),
     /// Measure prefill and decode speed
     Bench(BenchArgs),
     /// Find and keep the best number of threads
@@ -69,8 +75,9 @@ pub enum Command {
 
 impl Command {
     /// Names accepted as the first word.
-    pub const NAMES: [&'static str; 9] = [
-        "chat", "generate", "tokenize", "inspect", "logits", "bench", "tune", "pull", "demo",
+    pub const NAMES: [&'static str; 10] = [
+        "chat", "generate", "tokenize", "inspect", "logits", "eval", "bench", "tune", "pull",
+        "demo",
     ];
 }
 
