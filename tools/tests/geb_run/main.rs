@@ -2,6 +2,7 @@
 
 mod speculation;
 mod support;
+mod tasks;
 mod text;
 
 use std::io::{BufRead, BufReader, Read, Write};
