@@ -1,5 +1,6 @@
 //! `geb-run` as a user meets it: exit codes, streams, files, on tiny models made from fixtures.
 
+mod evaluate;
 mod speculation;
 mod support;
 mod tasks;
@@ -16,7 +17,8 @@ fn help_fits_one_screen_and_has_examples() {
     exits(&help, 0);
     assert!(stdout(&help).lines().count() <= 40, "{}", stdout(&help));
     for command in [
-        "", "chat", "generate", "tokenize", "inspect", "logits", "bench", "tune", "pull", "demo",
+        "", "chat", "generate", "tokenize", "inspect", "logits", "eval", "scores", "bench", "tune",
+        "pull", "demo",
     ] {
         for flag in ["-h", "--help"] {
             let words: Vec<&str> = [command, flag]

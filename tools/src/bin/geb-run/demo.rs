@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use geb::Dtype;
 use geb::convert;
-use geb::eval::{Method, Score, evaluate};
+use geb::eval::{Method, Report, evaluate};
 use geb::generate::{GenerateOptions, generate};
 use geb::gguf::{GgufFile, Load};
 use geb::model::Model;
@@ -84,7 +84,7 @@ struct Row {
     prefill: Rates,
     decode: Rates,
     /// Per language.
-    scores: Vec<Score>,
+    reports: Vec<Report>,
     samples: Vec<String>,
 }
 
@@ -140,13 +140,13 @@ fn demo(args: &DemoArgs, interrupt: &Interrupt) -> Outcome {
             "windows",
             &args.output,
         );
-        let scores = evaluate(&mut sessions, &ids, &method, &mut |done, total| {
+        let reports = evaluate(&mut sessions, &ids, &method, &mut |done, total| {
             progress.update(done, total);
             !interrupt.pressed()
         })?;
         rows.iter_mut()
-            .zip(scores)
-            .for_each(|(row, score)| row.scores.push(score));
+            .zip(reports)
+            .for_each(|(row, report)| row.reports.push(report));
     }
     speeds(&mut sessions, &mut rows)?;
     for (row, session) in rows.iter_mut().zip(&mut sessions) {
@@ -180,7 +180,7 @@ impl Made {
             quantize: self.took,
             prefill: Rates::default(),
             decode: Rates::default(),
-            scores: Vec::new(),
+            reports: Vec::new(),
             samples: Vec::new(),
         }
     }
@@ -286,6 +286,19 @@ fn sample(session: &mut Session, tokenizer: &Tokenizer, prompt: &str) -> Outcome
     Ok(result.text.replace('\n', " "))
 }
 
+/// Mean KL divergence from the base, 0 for itself.
+fn mean_kl(report: &Report) -> f64 {
+    report
+        .against_base
+        .as_ref()
+        .map_or(0.0, |d| d.kl.mean.value)
+}
+
+/// Share of tokens whose most probable successor is that of the base, 1 for itself.
+fn top1(report: &Report) -> f64 {
+    report.against_base.as_ref().map_or(1.0, |d| d.top1.value)
+}
+
 fn to_text(rows: &[Row], windows: &[usize], session: &Session) -> String {
     let head = [
         "type",
@@ -309,13 +322,10 @@ fn to_text(rows: &[Row], windows: &[usize], session: &Session) -> String {
             row.prefill.median().map_or("-".into(), rate),
             row.decode.median().map_or("-".into(), rate),
         ];
-        line.extend(row.scores.iter().map(|s| format!("{:.3}", s.perplexity())));
-        line.extend(row.scores.iter().map(|s| format!("{:.5}", s.mean_kl())));
-        line.extend(
-            row.scores
-                .iter()
-                .map(|s| format!("{:.1} %", s.top1_agreement() * 100.0)),
-        );
+        let each = |f: fn(&Report) -> String| row.reports.iter().map(f).collect::<Vec<_>>();
+        line.extend(each(|r| format!("{:.3}", r.perplexity.value)));
+        line.extend(each(|r| format!("{:.5}", mean_kl(r))));
+        line.extend(each(|r| format!("{:.1} %", top1(r) * 100.0)));
         lines.push(line);
     }
     let mut text = format!("\n{}", table(&lines));
@@ -354,15 +364,15 @@ fn expected() -> [Option<f64>; 2] {
 fn to_json(rows: &[Row], windows: &[usize], session: &Session) -> Value {
     let row_json = |row: &Row| {
         let languages = TEXTS.iter().enumerate().map(|(i, language)| {
-            let s = &row.scores[i];
+            let r = &row.reports[i];
             let value = json!({
-                "perplexity": s.perplexity(),
-                "perplexity_error": s.perplexity_error(),
-                "mean_nll": s.mean_nll(),
-                "tokens": s.tokens,
-                "mean_kl": s.mean_kl(),
-                "max_kl": s.kl_max,
-                "top1_agreement": s.top1_agreement(),
+                "perplexity": r.perplexity.value,
+                "perplexity_error": r.perplexity.error,
+                "mean_nll": r.nll.value,
+                "tokens": r.tokens,
+                "mean_kl": mean_kl(r),
+                "max_kl": r.against_base.as_ref().map_or(0.0, |d| d.kl.max),
+                "top1_agreement": top1(r),
                 "sample": { "prompt": language.prompt, "text": row.samples[i] },
             });
             (language.code.to_owned(), value)

@@ -11,6 +11,7 @@ mod chat;
 mod choice;
 mod commands;
 mod demo;
+mod eval;
 mod generate;
 mod input;
 mod inspect;
@@ -24,6 +25,7 @@ mod progress;
 mod pull;
 mod random_model;
 mod report;
+mod scores;
 mod screen;
 mod speculate;
 mod tokenize;
@@ -33,7 +35,7 @@ use std::ffi::OsString;
 
 use clap::{CommandFactory, FromArgMatches};
 
-use args::{Cli, Command, EvalCommand};
+use args::{Cli, Command};
 use interrupt::Interrupt;
 use report::Outcome;
 
@@ -72,10 +74,8 @@ fn run(command: &Command) -> Outcome {
         Command::Tokenize(args) => tokenize::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Logits(args) => logits::run(args, &interrupt),
-        Command::Eval(args) => match &args.what {
-            EvalCommand::Choice(args) => choice::run(args, &interrupt),
-            EvalCommand::Needle(args) => needle::run(args, &interrupt),
-        },
+        Command::Eval(args) => eval::run(args, &interrupt),
+        Command::Scores(args) => scores::run(args, &interrupt),
         Command::Bench(args) => bench::run(args, &interrupt),
         Command::Tune(args) => tune::run(args, &interrupt),
         Command::Pull(args) => pull::run(args),

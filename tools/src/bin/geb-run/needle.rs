@@ -13,8 +13,6 @@ use crate::report::{Failure, Outcome, colour_on, out, out_line, seconds};
 
 /// Shortest prompt of the default grid.
 const SHORTEST: usize = 512;
-/// Most bytes of a filler text.
-const MAX_TEXT_BYTES: usize = 64 << 20;
 
 /// Prompts of one length and depth.
 struct Cell {
@@ -92,7 +90,7 @@ fn plan(args: &NeedleArgs, ctx: usize) -> Outcome<Plan> {
         depths: depths.iter().map(|d| f64::from(*d) / 100.0).collect(),
         needles: args.needles,
         haystack: text
-            .map(|p| load::read_text(p, MAX_TEXT_BYTES))
+            .map(|p| load::read_text(p, geb::limits::MAX_TEXT_BYTES))
             .transpose()?,
     })
 }

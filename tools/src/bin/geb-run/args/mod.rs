@@ -10,7 +10,7 @@ mod evaluate;
 mod measure;
 mod tasks;
 
-pub use evaluate::{EvalArgs, EvalCommand};
+pub use evaluate::{CountHow, EvalArgs, EvalCommand, PerplexityArgs, ScoresArgs};
 pub use measure::{BenchArgs, DemoArgs, InspectArgs, LogitsArgs, TuneArgs};
 pub use tasks::{ChoiceArgs, NeedleArgs};
 
@@ -61,8 +61,10 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Write the raw logits of given tokens to a safetensors file
     Logits(LogitsArgs),
-    /// Evaluate a model on questions and long contexts
+    /// Judge a model: perplexity, questions, long contexts
     Eval(EvalArgs),
+    /// Log-probability of every token of a text
+    Scores(ScoresArgs),
     /// Measure prefill and decode speed
     Bench(BenchArgs),
     /// Find and keep the best number of threads
@@ -75,9 +77,9 @@ pub enum Command {
 
 impl Command {
     /// Names accepted as the first word.
-    pub const NAMES: [&'static str; 10] = [
-        "chat", "generate", "tokenize", "inspect", "logits", "eval", "bench", "tune", "pull",
-        "demo",
+    pub const NAMES: [&'static str; 11] = [
+        "chat", "generate", "tokenize", "inspect", "logits", "eval", "scores", "bench", "tune",
+        "pull", "demo",
     ];
 }
 
