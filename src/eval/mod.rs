@@ -8,9 +8,12 @@
 //! same bits.
 //!
 //! [`Scores`] gives the log-probabilities of single tokens. Neither knows files or terminals.
+//! [`choice`] answers questions from local data sets, [`needle`] looks how far back a model reads.
 
 mod bits;
+pub mod choice;
 mod method;
+pub mod needle;
 mod report;
 mod rows;
 mod scores;

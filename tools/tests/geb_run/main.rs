@@ -4,6 +4,7 @@ mod evaluate;
 mod imatrix;
 mod speculation;
 mod support;
+mod tasks;
 mod text;
 
 use std::io::{BufRead, BufReader, Read, Write};
