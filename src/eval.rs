@@ -10,6 +10,8 @@
 //! In lockstep all models see the same few positions at a time, so that no logits of a whole window
 //! are kept: `KL(P || Q) = Σ p (log p - log q)` with P the first model.
 
+pub mod weights;
+
 use crate::error::{Error, Result};
 use crate::session::{Session, Want};
 

@@ -9,6 +9,8 @@ mod bench;
 mod bench_speculation;
 mod chat;
 mod commands;
+mod compare;
+mod cpu_share;
 mod demo;
 mod generate;
 mod input;
@@ -71,6 +73,7 @@ fn run(command: &Command) -> Outcome {
         Command::Inspect(args) => inspect::run(args),
         Command::Logits(args) => logits::run(args, &interrupt),
         Command::Bench(args) => bench::run(args, &interrupt),
+        Command::Compare(args) => compare::run(args, &interrupt),
         Command::Tune(args) => tune::run(args, &interrupt),
         Command::Pull(args) => pull::run(args),
         Command::Demo(args) => demo::run(args, &interrupt),

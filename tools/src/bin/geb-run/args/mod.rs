@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+mod compare;
 mod measure;
 
+pub use compare::{CompareArgs, GateArgs, WriteArgs};
 pub use measure::{BenchArgs, DemoArgs, InspectArgs, LogitsArgs, TuneArgs};
 
 const STYLES: Styles = Styles::styled()
@@ -59,6 +61,8 @@ pub enum Command {
     Logits(LogitsArgs),
     /// Measure prefill and decode speed
     Bench(BenchArgs),
+    /// Compare types and files: size, speed, accuracy
+    Compare(CompareArgs),
     /// Find and keep the best number of threads
     Tune(TuneArgs),
     /// Download a model by name
@@ -69,8 +73,9 @@ pub enum Command {
 
 impl Command {
     /// Names accepted as the first word.
-    pub const NAMES: [&'static str; 9] = [
-        "chat", "generate", "tokenize", "inspect", "logits", "bench", "tune", "pull", "demo",
+    pub const NAMES: [&'static str; 10] = [
+        "chat", "generate", "tokenize", "inspect", "logits", "bench", "compare", "tune", "pull",
+        "demo",
     ];
 }
 
