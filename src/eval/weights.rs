@@ -11,6 +11,9 @@ use crate::gguf::{GgufFile, TensorView};
 /// Weights of a block whose error is watched: the least block length of the quantized types.
 pub const BLOCK: usize = 32;
 
+/// A block with so many times the mean square error stands out.
+pub const EVIDENT: f64 = 4.0;
+
 /// The difference of one tensor.
 #[derive(Clone, Debug)]
 pub struct TensorError {
@@ -24,8 +27,9 @@ pub struct TensorError {
     pub xx: f64,
     /// Σ (x − y)².
     pub dd: f64,
-    /// Largest ‖x − y‖ / ‖x‖ of [`BLOCK`] weights among the blocks at least as large as the mean
-    /// one. Small blocks are left out: coarse types rightly spend nothing on them.
+    /// Largest ‖x − y‖ / ‖x‖ of [`BLOCK`] weights, among the blocks whose ‖x − y‖² is at least
+    /// [`EVIDENT`] times the mean one. The others are left out: of a block that is small beside its
+    /// neighbours, coarse types rightly keep little.
     pub worst: f64,
     /// Index of the first weight of that block.
     pub worst_at: u64,
@@ -107,12 +111,12 @@ fn tensor(kernels: &Kernels, base: &TensorView<'_>, other: &TensorView<'_>) -> T
             blocks.push([size as f32, difference as f32]);
         }
     }
-    let mean = (xx / blocks.len().max(1) as f64) as f32;
-    let large = blocks
+    let least = (EVIDENT * dd / blocks.len().max(1) as f64) as f32;
+    let evident = blocks
         .iter()
         .enumerate()
-        .filter(|(_, b)| b[0] >= mean && b[0] > 0.0);
-    let (block, worst) = large
+        .filter(|(_, b)| b[1] >= least && b[0] > 0.0);
+    let (block, worst) = evident
         .map(|(i, b)| (i, f64::from(b[1] / b[0])))
         .max_by(|a, b| a.1.total_cmp(&b.1))
         .unwrap_or_default();
@@ -164,6 +168,7 @@ mod tests {
         let good = run(&bytes);
         assert!(good.relative() > 0.0 && good.relative() < 0.01, "{good:?}");
         assert!(good.worst < 0.02, "{good:?}");
+
         // Exponent of the fourth block's scale (half precision, little-endian).
         bytes[3 * 34 + 1] += 4;
         let bad = run(&bytes);

@@ -33,10 +33,17 @@ impl CpuTimes {
     fn parse(machine: &str, process: &str) -> Option<CpuTimes> {
         let line = machine.lines().find_map(|l| l.strip_prefix("cpu "))?;
         // user nice system idle iowait irq softirq steal; the guests are part of user and nice.
-        let t: Vec<u64> = line.split_whitespace().take(8).map_while(|n| n.parse().ok()).collect();
+        let t: Vec<u64> = line
+            .split_whitespace()
+            .take(8)
+            .map_while(|n| n.parse().ok())
+            .collect();
         // The name, in parentheses, may hold anything; utime and stime are fields 14 and 15.
         let (_, fields) = process.rsplit_once(')')?;
-        let mut times = fields.split_whitespace().skip(11).map_while(|n| n.parse::<u64>().ok());
+        let mut times = fields
+            .split_whitespace()
+            .skip(11)
+            .map_while(|n| n.parse::<u64>().ok());
         Some(CpuTimes {
             all: t.iter().sum(),
             idle: t.get(3)? + t.get(4)?,
@@ -69,7 +76,13 @@ mod tests {
         let end = at("cpu  150 0 20 820 20 0 0 20 9 0\n", 80);
         // 100 ticks: 20 idle, 20 stolen, 40 own, 20 others.
         let share = end.since(&start).expect("time passed");
-        assert_eq!(share, CpuShare { others: 0.2, stolen: 0.2 });
+        assert_eq!(
+            share,
+            CpuShare {
+                others: 0.2,
+                stolen: 0.2
+            }
+        );
         assert_eq!(start.since(&start), None);
         assert_eq!(CpuTimes::parse("cpu  1 2", "7 (a) R"), None);
     }

@@ -33,7 +33,11 @@ pub fn run(path: &std::path::Path, kv: &str, threads: usize, method: &Method) ->
         .arg("-m")
         .arg(path)
         .args(["--json", "--quiet", "--kv", kv])
-        .args(numbers.iter().flat_map(|(k, n)| [(*k).to_owned(), n.to_string()]))
+        .args(
+            numbers
+                .iter()
+                .flat_map(|(k, n)| [(*k).to_owned(), n.to_string()]),
+        )
         .stdin(Stdio::null())
         .stderr(Stdio::null())
         .output();

@@ -67,7 +67,11 @@ impl Maker<'_> {
     /// The candidates, made from `source` (what was typed as the base) where they are types.
     pub fn candidates(&self, source: &Path, typed: &[String]) -> Outcome<Vec<Candidate>> {
         let default = DEFAULT.map(str::to_owned);
-        let typed = if typed.is_empty() { &default[..] } else { typed };
+        let typed = if typed.is_empty() {
+            &default[..]
+        } else {
+            typed
+        };
         // All names first: a wrong one is an error before the work.
         let meant = typed.iter().map(|t| meant(t));
         let meant = meant.collect::<Outcome<Vec<_>>>()?;
@@ -107,7 +111,10 @@ impl Maker<'_> {
                 .map_err(|e| Failure::new(e.to_string()).at(self.folder.display()))?;
             self.convert(source, &path, &name, &options)?;
         }
-        let command = format!("geb-quantize {} {name}.gguf --type {name}", source.display());
+        let command = format!(
+            "geb-quantize {} {name}.gguf --type {name}",
+            source.display()
+        );
         Ok(Candidate {
             name,
             path,
@@ -116,7 +123,13 @@ impl Maker<'_> {
     }
 
     /// Converts in any case.
-    pub fn convert(&self, source: &Path, path: &Path, name: &str, options: &convert::Options) -> Outcome {
+    pub fn convert(
+        &self,
+        source: &Path,
+        path: &Path,
+        name: &str,
+        options: &convert::Options,
+    ) -> Outcome {
         let started = std::time::Instant::now();
         let mut shown = Shown {
             bar: Progress::new(format!("quantizing to {name}"), "MB", self.output),
@@ -204,10 +217,13 @@ fn meant(typed: &str) -> Outcome<Typed> {
     }
     match Dtype::from_name(typed).filter(|t| TARGETS.iter().any(|x| x.0 == *t)) {
         Some(dtype) => Ok(Typed::Type(dtype)),
-        None => model_path::resolve(Some(typed)).map(Typed::File).map_err(|f| {
-            let types: Vec<String> = TARGETS.iter().map(|t| t.0.name().to_lowercase()).collect();
-            f.hint(format!("give a GGUF file or a type: {}", types.join(", ")))
-        }),
+        None => model_path::resolve(Some(typed))
+            .map(Typed::File)
+            .map_err(|f| {
+                let types: Vec<String> =
+                    TARGETS.iter().map(|t| t.0.name().to_lowercase()).collect();
+                f.hint(format!("give a GGUF file or a type: {}", types.join(", ")))
+            }),
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use minijinja::{AutoEscape, Environment, context};
+use minijinja::value::Serde;
+use minijinja::{AutoEscape, Environment};
 use serde::Serialize;
 
 use super::plot::{Axis, Plot, Point, Series, mark};
@@ -11,6 +12,15 @@ use super::table;
 use crate::report::{Failure, Outcome};
 
 const PAGE: &str = include_str!("page.html");
+
+/// What the template sees.
+#[derive(Serialize)]
+struct Seen<'a> {
+    c: &'a Comparison,
+    machine: String,
+    groups: Vec<Group>,
+    tables: Vec<Shown>,
+}
 
 /// Plots with one legend.
 #[derive(Serialize)]
@@ -48,12 +58,14 @@ pub fn page(c: &Comparison) -> Outcome<String> {
     env.set_auto_escape_callback(|_| AutoEscape::Html);
     let failed = |e: minijinja::Error| Failure::new(format!("report: {e:#}"));
     env.add_template("page", PAGE).map_err(failed)?;
-    let tables: Vec<Shown> = table::tables(c).into_iter().map(shown).collect();
-    let groups = [trade_offs(c), positions(c), weights(c)];
+    let seen = Seen {
+        c,
+        machine: table::machine(c),
+        groups: vec![trade_offs(c), positions(c), weights(c)],
+        tables: table::tables(c).into_iter().map(shown).collect(),
+    };
     let page = env.get_template("page").map_err(failed)?;
-    let machine = table::machine(c);
-    page.render(context! { c, machine, tables, groups => groups.as_slice() })
-        .map_err(failed)
+    page.render(Serde(&seen)).map_err(failed)
 }
 
 /// The title up to the first mark of its details.
@@ -122,18 +134,27 @@ fn trade_offs(c: &Comparison) -> Group {
     };
     let size = Plot {
         title: "Size against divergence".into(),
-        x: Axis { title: "file, MB".into(), log: true },
+        x: Axis {
+            title: "file, MB".into(),
+            log: true,
+        },
         y: kl_axis(false),
         series: series(&|r| Some((r.bytes as f64 / 1e6, None))),
     };
-    let mut plots = vec![figure(size, "Lower and further to the left is better. Bars: standard error.")];
+    let mut plots = vec![figure(
+        size,
+        "Lower and further to the left is better. Bars: standard error.",
+    )];
     let lanes = c.rows.first().map_or(0, |r| r.speed.len());
     let best = (0..lanes).max_by_key(|i| c.rows[0].speed[*i].threads);
     if let Some(lane) = best {
         let threads = c.rows[0].speed[lane].threads;
         let speed = Plot {
             title: format!("Decoding speed against divergence, {threads} threads"),
-            x: Axis { title: "decode, times the base".into(), log: false },
+            x: Axis {
+                title: "decode, times the base".into(),
+                log: false,
+            },
             y: kl_axis(false),
             series: series(&|r| {
                 let s = r.speed.get(lane)?.decode_ratio;
@@ -157,7 +178,10 @@ fn trade_offs(c: &Comparison) -> Group {
 fn positions(c: &Comparison) -> Group {
     let plot = |(i, text): (usize, &super::result::TextInfo)| Plot {
         title: format!("By position, {}", text.name),
-        x: Axis { title: "position in the window, tokens".into(), log: false },
+        x: Axis {
+            title: "position in the window, tokens".into(),
+            log: false,
+        },
         y: kl_axis(false),
         series: candidates(c)
             .filter_map(|(style, row)| {
@@ -180,7 +204,10 @@ fn positions(c: &Comparison) -> Group {
         title: "Divergence along the window".into(),
         legend: legend(candidates(c).map(|(i, r)| (i, r.name.clone()))),
         small: false,
-        plots: plots.map(|p| figure(p, "")).filter(|f| !f.svg.is_empty()).collect(),
+        plots: plots
+            .map(|p| figure(p, ""))
+            .filter(|f| !f.svg.is_empty())
+            .collect(),
     }
 }
 
@@ -218,13 +245,25 @@ fn weights(c: &Comparison) -> Group {
     }
     let plots = groups.into_iter().map(|(group, series)| Plot {
         title: group.to_owned(),
-        x: Axis { title: "layer".into(), log: false },
-        y: Axis { title: "error of the weights, %".into(), log: true },
+        x: Axis {
+            title: "layer".into(),
+            log: false,
+        },
+        y: Axis {
+            title: "error of the weights, %".into(),
+            log: true,
+        },
         series,
     });
-    let mut plots: Vec<Figure> = plots.map(|p| figure(p, "")).filter(|f| !f.svg.is_empty()).collect();
+    let mut plots: Vec<Figure> = plots
+        .map(|p| figure(p, ""))
+        .filter(|f| !f.svg.is_empty())
+        .collect();
     if let Some(last) = plots.last_mut() {
-        last.caption = format!("Root mean square relative to the base. Outside the layers: {}.", others.join(", "));
+        last.caption = format!(
+            "Root mean square relative to the base. Outside the layers: {}.",
+            others.join(", ")
+        );
     }
     Group {
         title: "Error of the weights by layer".into(),

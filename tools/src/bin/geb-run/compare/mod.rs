@@ -58,12 +58,10 @@ pub struct Plan<'a> {
     pub speed: rounds::Method,
     /// Name, file and content.
     pub texts: Vec<(String, String, String)>,
-    /// Tokens of a window.
-    pub window: usize,
-    /// Most windows of a text.
-    pub windows: Option<usize>,
-    /// As llama.cpp counts: without the middle of a window, and with BOS where the model wants it.
-    pub as_llama_cpp: bool,
+    /// Windows of the texts.
+    pub method: Method,
+    /// Whether a window begins with BOS where the model wants it.
+    pub bos: bool,
     /// What the rows must reach.
     pub gates: &'a GateArgs,
     /// What is said.
@@ -102,13 +100,15 @@ pub fn run(args: &CompareArgs, interrupt: &Interrupt) -> Outcome {
             rounds: args.speed.rounds as usize,
         },
         texts,
-        window: args.window as usize,
-        windows: args.windows.map(|n| n as usize),
-        as_llama_cpp: true,
+        method: Method {
+            max_windows: args.windows.map(|n| n as usize),
+            ..Method::llama_cpp(args.window as usize, None)
+        },
+        bos: true,
         gates: &args.gates,
         output: &args.output,
     };
-    let mut store = Store::new(&folder, &plan.paths(), &plan.method())?;
+    let mut store = Store::new(&folder, &plan.paths(), &plan.recipe())?;
     let before = if args.resume { store.load()? } else { None };
     if args.resume && before.is_none() {
         note("nothing to resume: this command has not been stopped before; starting");
@@ -130,17 +130,26 @@ fn gate(c: &Comparison) -> Outcome {
     if c.missed.is_empty() {
         return Ok(());
     }
-    let missed: Vec<String> = c.missed.iter().map(|m| format!("{}: {}", m.row, m.what)).collect();
+    let missed: Vec<String> = c
+        .missed
+        .iter()
+        .map(|m| format!("{}: {}", m.row, m.what))
+        .collect();
     Err(Failure {
         code: 7,
-        ..Failure::new(format!("gate missed: {}", missed.join("\n       gate missed: ")))
+        ..Failure::new(format!(
+            "gate missed: {}",
+            missed.join("\n       gate missed: ")
+        ))
     })
 }
 
 /// The table to stdout, unless one of the other forms goes there.
 fn write(c: &Comparison, to: &WriteArgs) -> Outcome {
     let json = |c: &Comparison| {
-        serde_json::to_string_pretty(c).map(|t| t + "\n").map_err(|e| Failure::new(e.to_string()))
+        serde_json::to_string_pretty(c)
+            .map(|t| t + "\n")
+            .map_err(|e| Failure::new(e.to_string()))
     };
     let mut table = true;
     type Form = (Option<PathBuf>, Outcome<String>);
@@ -176,11 +185,11 @@ impl Plan<'_> {
     }
 
     /// What decides the numbers beside the files.
-    fn method(&self) -> String {
+    fn recipe(&self) -> String {
         let texts: Vec<&str> = self.texts.iter().map(|t| t.2.as_str()).collect();
         format!(
-            "{:?} {:?} {:?} {} {:?} {texts:?}",
-            self.kv, self.threads, self.speed, self.window, self.windows
+            "{:?} {:?} {:?} {:?} {texts:?}",
+            self.kv, self.threads, self.speed, self.method
         )
     }
 
@@ -188,7 +197,9 @@ impl Plan<'_> {
     fn rows(&self) -> Vec<(usize, KvHow)> {
         let kv = |i: usize| self.kv.iter().map(move |kv| (i, *kv));
         let candidates = (1..=self.candidates.len()).flat_map(kv);
-        std::iter::once((0, KvHow::Auto)).chain(candidates).collect()
+        std::iter::once((0, KvHow::Auto))
+            .chain(candidates)
+            .collect()
     }
 
     fn file(&self, i: usize) -> &Candidate {
@@ -233,9 +244,17 @@ impl Bench {
         }
         let widest = widest.min(threads.len() - 1);
         let speed_ctx = plan.speed.prompt.max(plan.speed.decode + 1);
-        let text_ctx = if plan.texts.is_empty() { 0 } else { plan.window };
+        let text_ctx = if plan.texts.is_empty() {
+            0
+        } else {
+            plan.method.window
+        };
         let lane = |(i, threads): (usize, usize)| {
-            let ctx = if i == widest { speed_ctx.max(text_ctx) } else { speed_ctx };
+            let ctx = if i == widest {
+                speed_ctx.max(text_ctx)
+            } else {
+                speed_ctx
+            };
             let session = |(file, kv): (usize, KvHow)| {
                 let options = SessionOptions {
                     threads,
@@ -270,7 +289,8 @@ impl Bench {
         };
         let mut first: Option<(Vec<u32>, Option<u32>)> = None;
         for opened in &self.opened {
-            let tokenizer = Tokenizer::from_gguf(&opened.file).map_err(|e| load::at(&opened.path, e))?;
+            let tokenizer =
+                Tokenizer::from_gguf(&opened.file).map_err(|e| load::at(&opened.path, e))?;
             let ids = tokenizer.encode(text, options)?;
             let bos = tokenizer.bos().filter(|_| tokenizer.add_bos());
             match &first {
@@ -278,7 +298,11 @@ impl Bench {
                 Some((base, _)) if *base == ids => {}
                 Some((base, _)) => {
                     let at = base.iter().zip(&ids).take_while(|(a, b)| a == b).count();
-                    let what = format!("{} tokens of the text, the base has {}; they differ from token {at} on", ids.len(), base.len());
+                    let what = format!(
+                        "{} tokens of the text, the base has {}; they differ from token {at} on",
+                        ids.len(),
+                        base.len()
+                    );
                     return Err(files::another_tokenizer(opened, &what));
                 }
             }
@@ -343,7 +367,15 @@ fn all(
     }
     let mut infos = Vec::new();
     for (i, (ids, bos)) in texts.iter().enumerate() {
-        infos.push(accuracy(plan, &mut bench, i, (ids, *bos), measured, store, interrupt)?);
+        infos.push(accuracy(
+            plan,
+            &mut bench,
+            i,
+            (ids, *bos),
+            measured,
+            store,
+            interrupt,
+        )?);
     }
     let mut c = assemble(plan, &bench, measured, infos, &weights);
     verdict::judge(&mut c, plan.gates);
@@ -365,11 +397,16 @@ fn speed(
         interrupt.check()?;
         let (file, kv) = rows[measured.alone.len()];
         let path = &plan.file(file).path;
-        measured.alone.push(alone::run(path, kv_name(kv), threads, &plan.speed));
+        measured
+            .alone
+            .push(alone::run(path, kv_name(kv), threads, &plan.speed));
         progress.update(measured.alone.len(), rows.len());
     }
     drop(progress);
-    let (mut progress, total) = (Progress::new("speed", "rounds", plan.output), plan.speed.rounds);
+    let (mut progress, total) = (
+        Progress::new("speed", "rounds", plan.output),
+        plan.speed.rounds,
+    );
     if measured.times.done() < total {
         measured.times.warm_up(&plan.speed, &mut bench.lanes)?;
     }
@@ -392,12 +429,10 @@ fn accuracy(
     interrupt: &Interrupt,
 ) -> Outcome<TextInfo> {
     let (name, file, _) = &plan.texts[i];
-    let mut method = if plan.as_llama_cpp {
-        Method::llama_cpp(plan.window, bos)
-    } else {
-        Method::default()
+    let method = Method {
+        bos: bos.filter(|_| plan.bos),
+        ..plan.method
     };
-    method.max_windows = plan.windows;
     let sessions = &mut bench.lanes[bench.widest].sessions;
     match measured.texts.get(i) {
         Some(run) => run.check(sessions, ids, &method)?,
@@ -439,7 +474,13 @@ fn weight_errors(
     let (kernels, flag) = (lane.sessions[0].kernels(), interrupt.flag());
     let compared = others.iter().enumerate().map(|(i, other)| {
         progress.update(i, others.len());
-        Ok(weights::compare(kernels, &base.file, &other.file, lane.threads, &flag)?)
+        Ok(weights::compare(
+            kernels,
+            &base.file,
+            &other.file,
+            lane.threads,
+            &flag,
+        )?)
     });
     compared.collect()
 }
@@ -456,7 +497,11 @@ fn assemble(
     let rows = plan.rows().into_iter().enumerate().map(|(r, (i, kv))| {
         let (candidate, opened) = (plan.file(i), &bench.opened[i]);
         let several = plan.kv.len() > 1 && r > 0;
-        let cache = if several { format!(" kv {}", kv_name(kv)) } else { String::new() };
+        let cache = if several {
+            format!(" kv {}", kv_name(kv))
+        } else {
+            String::new()
+        };
         let alone = measured.alone.get(r).copied().unwrap_or_default();
         let errors = i.checked_sub(1).and_then(|i| weights.get(i));
         Row {
@@ -516,7 +561,9 @@ fn about(file: &GgufFile) -> Row {
 fn groups(errors: &[weights::TensorError]) -> Vec<GroupError> {
     let group = |e: &weights::TensorError| {
         let name = e.name.trim_end_matches(".weight");
-        let in_layer = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
+        let in_layer = name
+            .strip_prefix("blk.")
+            .and_then(|rest| rest.split_once('.'));
         let (layer, group) = match in_layer {
             Some((layer, group)) => (layer.parse().ok(), group),
             None => (None, name),

@@ -79,7 +79,12 @@ struct Scale {
 
 impl Scale {
     /// Covers `values`; a logarithmic axis leaves out those that are not positive.
-    fn new(axis: &Axis, values: impl Iterator<Item = f64>, start: f64, length: f64) -> Option<Scale> {
+    fn new(
+        axis: &Axis,
+        values: impl Iterator<Item = f64>,
+        start: f64,
+        length: f64,
+    ) -> Option<Scale> {
         let map = |v: f64| if axis.log { v.log10() } else { v };
         let (mut from, mut to) = (f64::INFINITY, f64::NEG_INFINITY);
         for v in values.map(map).filter(|v| v.is_finite()) {
@@ -92,12 +97,20 @@ impl Scale {
         if !axis.log {
             from = from.min(0.0);
         }
-        let margin = ((to - from) * 0.06).max(if axis.log { 0.04 } else { to.abs() * 1e-3 + 1e-12 });
+        let margin = ((to - from) * 0.06).max(if axis.log {
+            0.04
+        } else {
+            to.abs() * 1e-3 + 1e-12
+        });
         to += margin;
         if axis.log || from < 0.0 {
             from -= margin;
         }
-        let ticks = if axis.log { log_ticks(from, to) } else { linear_ticks(from, to) };
+        let ticks = if axis.log {
+            log_ticks(from, to)
+        } else {
+            linear_ticks(from, to)
+        };
         Some(Scale {
             log: axis.log,
             from,
@@ -124,7 +137,11 @@ impl Scale {
 fn linear_ticks(from: f64, to: f64) -> Vec<f64> {
     let step = round_up((to - from) / 5.0);
     let first = (from / step).ceil() as i64;
-    (first..).map(|i| i as f64 * step).take_while(|v| *v <= to).take(20).collect()
+    (first..)
+        .map(|i| i as f64 * step)
+        .take_while(|v| *v <= to)
+        .take(20)
+        .collect()
 }
 
 /// The next of 1, 2, 5, 10, …
@@ -164,7 +181,10 @@ fn tick_text(v: f64) -> String {
 
 /// Text safe inside SVG and HTML.
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
 }
 
 impl Plot {
@@ -173,7 +193,9 @@ impl Plot {
         let points = || self.series.iter().flat_map(|s| &s.points);
         let spread = |v: f64, bar: Option<(f64, f64)>| {
             let (a, b) = bar.unwrap_or((v, v));
-            [v, a, b].into_iter().filter(|w| *w > 0.2 * v || v <= 0.0)
+            [v, a, b]
+                .into_iter()
+                .filter(move |w| *w > 0.2 * v || v <= 0.0)
         };
         let x = points().flat_map(|p| spread(p.x, p.x_bar));
         let y = points().flat_map(|p| spread(p.y, p.y_bar));
@@ -199,16 +221,39 @@ impl Plot {
         let (bottom, right) = (HEIGHT - BOTTOM, WIDTH - RIGHT);
         for &t in &y.ticks {
             let at = y.at(t);
-            _ = writeln!(out, "<path class=\"grid\" d=\"M{LEFT} {at:.1}H{right}\"/><text class=\"tick\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>", LEFT - 6.0, at + 4.0, tick_text(t));
+            _ = writeln!(
+                out,
+                "<path class=\"grid\" d=\"M{LEFT} {at:.1}H{right}\"/><text class=\"tick\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
+                LEFT - 6.0,
+                at + 4.0,
+                tick_text(t)
+            );
         }
         for &t in &x.ticks {
             let at = x.at(t);
-            _ = writeln!(out, "<path class=\"grid\" d=\"M{at:.1} {TOP}V{bottom}\"/><text class=\"tick\" x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>", bottom + 16.0, tick_text(t));
+            _ = writeln!(
+                out,
+                "<path class=\"grid\" d=\"M{at:.1} {TOP}V{bottom}\"/><text class=\"tick\" x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
+                bottom + 16.0,
+                tick_text(t)
+            );
         }
         let (cx, cy) = ((LEFT + right) / 2.0, (TOP + bottom) / 2.0);
-        _ = writeln!(out, "<path class=\"axis\" d=\"M{LEFT} {TOP}V{bottom}H{right}\"/>");
-        _ = writeln!(out, "<text class=\"title\" x=\"{cx:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>", HEIGHT - 8.0, escape(&self.x.title));
-        _ = writeln!(out, "<text class=\"title\" transform=\"translate(13 {cy:.1}) rotate(-90)\" text-anchor=\"middle\">{}</text>", escape(&self.y.title));
+        _ = writeln!(
+            out,
+            "<path class=\"axis\" d=\"M{LEFT} {TOP}V{bottom}H{right}\"/>"
+        );
+        _ = writeln!(
+            out,
+            "<text class=\"title\" x=\"{cx:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
+            HEIGHT - 8.0,
+            escape(&self.x.title)
+        );
+        _ = writeln!(
+            out,
+            "<text class=\"title\" transform=\"translate(13 {cy:.1}) rotate(-90)\" text-anchor=\"middle\">{}</text>",
+            escape(&self.y.title)
+        );
     }
 
     /// Labels beside their points, moved apart where they would overlap.
@@ -222,7 +267,12 @@ impl Plot {
                 let places = [0.0, 1.0, -1.0, 2.0, -2.0, 3.0, -3.0]
                     .iter()
                     .flat_map(|k| sides.map(|left| [left, py + 4.0 + k * LINE * 0.9, width, LINE]));
-                let inside = |b: &[f64; 4]| b[0] >= LEFT && b[0] + b[2] <= WIDTH && b[1] >= TOP + 8.0 && b[1] < HEIGHT - BOTTOM;
+                let inside = |b: &[f64; 4]| {
+                    b[0] >= LEFT
+                        && b[0] + b[2] <= WIDTH
+                        && b[1] >= TOP + 8.0
+                        && b[1] < HEIGHT - BOTTOM
+                };
                 let free = |b: &[f64; 4]| {
                     placed.iter().all(|o| {
                         b[0] > o[0] + o[2] || o[0] > b[0] + b[2] || (b[1] - o[1]).abs() >= LINE
@@ -231,7 +281,11 @@ impl Plot {
                 let place = places.into_iter().find(|b| inside(b) && free(b));
                 let [left, base, ..] = place.unwrap_or([sides[0], py + 4.0, width, LINE]);
                 placed.push([left, base, width, LINE]);
-                _ = writeln!(out, "<text class=\"label\" x=\"{left:.1}\" y=\"{base:.1}\">{}</text>", escape(&p.label));
+                _ = writeln!(
+                    out,
+                    "<text class=\"label\" x=\"{left:.1}\" y=\"{base:.1}\">{}</text>",
+                    escape(&p.label)
+                );
             }
         }
     }
@@ -250,20 +304,47 @@ impl Series {
                 .map(|p| format!("{:.1} {:.1}", x.at(p.x), y.at(p.y)))
                 .collect();
             let dashes = ["", "6 3", "2 3", "8 3 2 3"][self.style / COLOURS % 4];
-            _ = writeln!(out, "<path class=\"line\" stroke-dasharray=\"{dashes}\" d=\"M{}\"/>", path.join("L"));
+            _ = writeln!(
+                out,
+                "<path class=\"line\" stroke-dasharray=\"{dashes}\" d=\"M{}\"/>",
+                path.join("L")
+            );
         }
         for p in self.shown(x, y) {
             let (px, py) = (x.at(p.x), y.at(p.y));
             if let Some((a, b)) = p.x_bar {
-                _ = writeln!(out, "<path class=\"bar\" d=\"M{:.1} {py:.1}H{:.1}\"/>", x.at(a), x.at(b));
+                _ = writeln!(
+                    out,
+                    "<path class=\"bar\" d=\"M{:.1} {py:.1}H{:.1}\"/>",
+                    x.at(a),
+                    x.at(b)
+                );
             }
             if let Some((a, b)) = p.y_bar {
-                _ = writeln!(out, "<path class=\"bar\" d=\"M{px:.1} {:.1}V{:.1}\"/>", y.at(a), y.at(b));
+                _ = writeln!(
+                    out,
+                    "<path class=\"bar\" d=\"M{px:.1} {:.1}V{:.1}\"/>",
+                    y.at(a),
+                    y.at(b)
+                );
             }
-            let name = if p.label.is_empty() { &self.name } else { &p.label };
-            let size = if self.line && self.points.len() > 12 { 1.8 } else { 4.0 };
+            let name = if p.label.is_empty() {
+                &self.name
+            } else {
+                &p.label
+            };
+            let size = if self.line && self.points.len() > 12 {
+                1.8
+            } else {
+                4.0
+            };
             let told = format!("{}: {} {:.4}, {} {:.4}", name, "x", p.x, "y", p.y);
-            _ = writeln!(out, "<path class=\"mark\" d=\"{}\"><title>{}</title></path>", mark(self.style, px, py, size), escape(&told));
+            _ = writeln!(
+                out,
+                "<path class=\"mark\" d=\"{}\"><title>{}</title></path>",
+                mark(self.style, px, py, size),
+                escape(&told)
+            );
         }
         out.push_str("</g>\n");
     }
@@ -276,7 +357,10 @@ pub fn mark(style: usize, x: f64, y: f64, r: f64) -> String {
             let a = std::f64::consts::TAU * (i as f64 / corners as f64 + turn);
             format!("{:.1} {:.1}", x + r * a.sin(), y - r * a.cos())
         };
-        format!("M{}Z", (0..corners).map(corner).collect::<Vec<_>>().join("L"))
+        format!(
+            "M{}Z",
+            (0..corners).map(corner).collect::<Vec<_>>().join("L")
+        )
     };
     match style % 6 {
         0 => polygon(24, 0.0, r),
@@ -297,11 +381,20 @@ mod tests {
         assert_eq!(linear_ticks(0.0, 10.3), [0.0, 5.0, 10.0]);
         assert_eq!(linear_ticks(0.0, 9.0), [0.0, 2.0, 4.0, 6.0, 8.0]);
         assert_eq!(log_ticks(-3.2, 0.1), [0.001, 0.01, 0.1, 1.0]);
-        for (from, to) in [(-4.0, -3.9), (0.0, 0.3), (0.0, 0.61), (-1.0, 1.4), (-9.0, 3.0)] {
+        for (from, to) in [
+            (-4.0, -3.9),
+            (0.0, 0.3),
+            (0.0, 0.61),
+            (-1.0, 1.4),
+            (-9.0, 3.0),
+        ] {
             let n = log_ticks(from, to).len();
             assert!((1..=8).contains(&n), "{from} {to}: {n}");
         }
-        assert_eq!([0.0, 0.002, 1.5, 1e-5, 250_000.0].map(tick_text), ["0", "0.002", "1.5", "1e-5", "250k"]);
+        assert_eq!(
+            [0.0, 0.002, 1.5, 1e-5, 250_000.0].map(tick_text),
+            ["0", "0.002", "1.5", "1e-5", "250k"]
+        );
     }
 
     #[test]
@@ -315,8 +408,14 @@ mod tests {
         };
         let plot = Plot {
             title: "size & loss".into(),
-            x: Axis { title: "size".into(), log: true },
-            y: Axis { title: "KL".into(), log: true },
+            x: Axis {
+                title: "size".into(),
+                log: true,
+            },
+            y: Axis {
+                title: "KL".into(),
+                log: true,
+            },
             series: vec![Series {
                 name: "t".into(),
                 style: 1,
@@ -328,10 +427,16 @@ mod tests {
         let svg = plot.svg();
         assert!(svg.contains("a&lt;b") && svg.contains("size &amp; loss") && !svg.contains("NaN"));
         assert_eq!(svg.matches("class=\"mark\"").count(), 2);
-        let tops: Vec<&str> = svg.lines().filter(|l| l.contains("class=\"label\"")).collect();
+        let tops: Vec<&str> = svg
+            .lines()
+            .filter(|l| l.contains("class=\"label\""))
+            .collect();
         assert_eq!(tops.len(), 2);
         assert_ne!(tops[0], tops[1]);
-        let none = Plot { series: Vec::new(), ..plot };
+        let none = Plot {
+            series: Vec::new(),
+            ..plot
+        };
         assert_eq!(none.svg(), "");
     }
 }

@@ -32,7 +32,8 @@ pub struct Measured {
 pub struct Store {
     /// `None`: nowhere.
     path: Option<PathBuf>,
-    saved: Instant,
+    /// When it was written last.
+    saved: Option<Instant>,
 }
 
 impl Store {
@@ -40,7 +41,7 @@ impl Store {
     pub fn none() -> Store {
         Store {
             path: None,
-            saved: Instant::now(),
+            saved: None,
         }
     }
 
@@ -56,7 +57,7 @@ impl Store {
         let key = hex(&hash.finalize());
         Ok(Store {
             path: Some(folder.join(format!("state-{}.json", &key[..16]))),
-            saved: Instant::now(),
+            saved: None,
         })
     }
 
@@ -78,7 +79,7 @@ impl Store {
 
     /// Writes `measured` if the last time is long enough ago.
     pub fn keep(&mut self, measured: &Measured) -> Outcome {
-        if self.saved.elapsed() < SAVE_EVERY {
+        if self.saved.is_some_and(|t| t.elapsed() < SAVE_EVERY) {
             return Ok(());
         }
         self.save(measured)
@@ -86,7 +87,7 @@ impl Store {
 
     /// Writes `measured`, atomically.
     pub fn save(&mut self, measured: &Measured) -> Outcome {
-        self.saved = Instant::now();
+        self.saved = Some(Instant::now());
         let Some(path) = &self.path else {
             return Ok(());
         };

@@ -32,8 +32,14 @@ fn seconds(s: f64) -> String {
 
 /// All tables of a comparison; those without measurements are left out.
 pub fn tables(c: &Comparison) -> Vec<Table> {
-    let threads: Vec<usize> = c.rows.first().map_or(Vec::new(), |r| r.speed.iter().map(|s| s.threads).collect());
-    let speed = threads.iter().enumerate().map(|(i, t)| speed_table(c, i, *t));
+    let threads: Vec<usize> = c
+        .rows
+        .first()
+        .map_or(Vec::new(), |r| r.speed.iter().map(|s| s.threads).collect());
+    let speed = threads
+        .iter()
+        .enumerate()
+        .map(|(i, t)| speed_table(c, i, *t));
     let texts = (0..c.texts.len()).map(|i| text_table(c, i));
     let tasks = (0..c.tasks.len()).map(|i| task_table(c, i));
     std::iter::once(size_table(c))
@@ -55,7 +61,15 @@ fn lines<const N: usize>(
 
 fn size_table(c: &Comparison) -> Table {
     let base = c.rows.first().map_or(0, |r| r.bytes) as f64;
-    let head = ["", "size", "smaller", "bits/weight", "peak memory", "load", "weight error"];
+    let head = [
+        "",
+        "size",
+        "smaller",
+        "bits/weight",
+        "peak memory",
+        "load",
+        "weight error",
+    ];
     let dash = || "-".to_owned();
     let row = |r: &Row| {
         Some([
@@ -83,10 +97,23 @@ pub fn mean_weight_error(row: &Row) -> Option<f64> {
 
 fn speed_table(c: &Comparison, i: usize, threads: usize) -> Table {
     let method = c.speed.as_ref().map_or(String::new(), |s| {
-        format!("; prompt of {}, {} decoded, median of {} rounds, ± half the distance of the quarters", s.prompt, s.decode, s.rounds)
+        format!(
+            "; prompt of {}, {} decoded, median of {} rounds, ± half the distance of the quarters",
+            s.prompt, s.decode, s.rounds
+        )
     });
-    let head = ["", "prefill tok/s", "to base", "decode tok/s", "to base", "first token", "GB/s", "of reading"];
-    let spread = |s: super::result::Spread| format!("{} ± {}", rate(s.median), rate((s.high - s.low) / 2.0));
+    let head = [
+        "",
+        "prefill tok/s",
+        "to base",
+        "decode tok/s",
+        "to base",
+        "first token",
+        "GB/s",
+        "of reading",
+    ];
+    let spread =
+        |s: super::result::Spread| format!("{} ± {}", rate(s.median), rate((s.high - s.low) / 2.0));
     let row = |r: &Row| {
         let s: &Speed = r.speed.get(i)?;
         Some([
@@ -97,7 +124,8 @@ fn speed_table(c: &Comparison, i: usize, threads: usize) -> Table {
             times(s.decode_ratio.median),
             seconds(s.first_token_s),
             format!("{:.1}", s.decode_gb_s),
-            s.decode_share.map_or("-".into(), |s| format!("{:.0} %", 100.0 * s)),
+            s.decode_share
+                .map_or("-".into(), |s| format!("{:.0} %", 100.0 * s)),
         ])
     };
     let plural = if threads == 1 { "" } else { "s" };
@@ -110,7 +138,17 @@ fn speed_table(c: &Comparison, i: usize, threads: usize) -> Table {
 fn text_table(c: &Comparison, i: usize) -> Table {
     let t = &c.texts[i];
     let head = [
-        "", "perplexity", "change", "mean KL", "median", "99 %", "max", "top-1 %", "top-5 %", "Δp %", "Δp 1 … 99 %",
+        "",
+        "perplexity",
+        "change",
+        "mean KL",
+        "median",
+        "99 %",
+        "max",
+        "top-1 %",
+        "top-5 %",
+        "Δp %",
+        "Δp 1 … 99 %",
     ];
     let row = |r: &Row| {
         let report = r.texts.get(i)?;
@@ -119,7 +157,9 @@ fn text_table(c: &Comparison, i: usize) -> Table {
         line[1] = pm(report.perplexity, 1.0);
         if let Some(d) = &report.against_base {
             let ratio = d.perplexity_ratio;
-            let error = ratio.error.map_or(String::new(), |e| format!(" ± {:.2}", 100.0 * e));
+            let error = ratio
+                .error
+                .map_or(String::new(), |e| format!(" ± {:.2}", 100.0 * e));
             line[2] = format!("{}{error}", signed_percent(ratio.value - 1.0));
             line[3] = pm(d.kl.mean, 1.0);
             line[4] = format!("{:.5}", d.kl.median.value);
@@ -144,7 +184,15 @@ fn text_table(c: &Comparison, i: usize) -> Table {
 
 fn task_table(c: &Comparison, i: usize) -> Table {
     let t = &c.tasks[i];
-    let head = ["", "right %", "95 %", "lost", "gained", "other wrong", "McNemar p"];
+    let head = [
+        "",
+        "right %",
+        "95 %",
+        "lost",
+        "gained",
+        "other wrong",
+        "McNemar p",
+    ];
     let row = |r: &Row| {
         let s = r.tasks.get(i)?;
         Some([
@@ -167,7 +215,11 @@ fn task_table(c: &Comparison, i: usize) -> Table {
 pub fn text(c: &Comparison) -> String {
     let mut out = format!("{}\n{}\n", c.title, machine(c));
     for table in tables(c) {
-        out.push_str(&format!("\n{}\n{}", table.title, report::table(&table.lines)));
+        out.push_str(&format!(
+            "\n{}\n{}",
+            table.title,
+            report::table(&table.lines)
+        ));
     }
     out.push('\n');
     for row in c.rows.iter().skip(1) {
@@ -182,7 +234,9 @@ pub fn text(c: &Comparison) -> String {
 /// One line about the machine.
 pub fn machine(c: &Comparison) -> String {
     let m = &c.machine;
-    let memory = m.memory_bytes.map_or(String::new(), |b| format!(", {} memory", bytes(b)));
+    let memory = m
+        .memory_bytes
+        .map_or(String::new(), |b| format!(", {} memory", bytes(b)));
     format!("{}, {}{memory}", m.cpu, m.isa)
 }
 
@@ -223,8 +277,12 @@ pub fn csv(c: &Comparison) -> String {
     column("name".into(), &|r| Some(r.name.clone()));
     column("kv".into(), &|r| Some(r.kv.clone()));
     column("bytes".into(), &|r| Some(r.bytes.to_string()));
-    column("bits_per_weight".into(), &|r| Some(r.bits_per_weight.to_string()));
-    column("peak_memory_bytes".into(), &|r| r.peak_memory_bytes.map(|n| n.to_string()));
+    column("bits_per_weight".into(), &|r| {
+        Some(r.bits_per_weight.to_string())
+    });
+    column("peak_memory_bytes".into(), &|r| {
+        r.peak_memory_bytes.map(|n| n.to_string())
+    });
     column("load_s".into(), &|r| r.load_s.map(|n| n.to_string()));
     column("pareto".into(), &|r| Some(r.pareto.to_string()));
     let lanes = c.rows.first().map_or(0, |r| r.speed.len());
@@ -240,18 +298,26 @@ pub fn csv(c: &Comparison) -> String {
             ("decode_gb_s", |s| s.decode_gb_s),
         ];
         for (name, get) in columns {
-            column(format!("{name}_t{t}"), &|r| Some(get(r.speed.get(i)?).to_string()));
+            column(format!("{name}_t{t}"), &|r| {
+                Some(get(r.speed.get(i)?).to_string())
+            });
         }
     }
     for (i, t) in c.texts.iter().enumerate() {
         let perplexity = |r: &Row| r.texts.get(i).map(|t: &Report| t.perplexity);
         let name = |what: &str| format!("{what}_{}", t.name);
-        column(name("perplexity"), &|r| Some(perplexity(r)?.value.to_string()));
-        column(name("perplexity_error"), &|r| Some(perplexity(r)?.error?.to_string()));
+        column(name("perplexity"), &|r| {
+            Some(perplexity(r)?.value.to_string())
+        });
+        column(name("perplexity_error"), &|r| {
+            Some(perplexity(r)?.error?.to_string())
+        });
         type Get = fn(&Divergence) -> f64;
         let columns: [(&str, Get); 10] = [
             ("perplexity_ratio", |d| d.perplexity_ratio.value),
-            ("perplexity_ratio_error", |d| d.perplexity_ratio.error.unwrap_or(f64::NAN)),
+            ("perplexity_ratio_error", |d| {
+                d.perplexity_ratio.error.unwrap_or(f64::NAN)
+            }),
             ("mean_kl", |d| d.kl.mean.value),
             ("mean_kl_error", |d| d.kl.mean.error.unwrap_or(f64::NAN)),
             ("median_kl", |d| d.kl.median.value),
@@ -266,8 +332,12 @@ pub fn csv(c: &Comparison) -> String {
         }
     }
     for (i, t) in c.tasks.iter().enumerate() {
-        column(format!("accuracy_{}", t.name), &|r| Some(r.tasks.get(i)?.accuracy.to_string()));
-        column(format!("mcnemar_p_{}", t.name), &|r| Some(r.tasks.get(i)?.mcnemar_p.to_string()));
+        column(format!("accuracy_{}", t.name), &|r| {
+            Some(r.tasks.get(i)?.accuracy.to_string())
+        });
+        column(format!("mcnemar_p_{}", t.name), &|r| {
+            Some(r.tasks.get(i)?.mcnemar_p.to_string())
+        });
     }
     let quote = |s: &String| {
         if s.contains([',', '"', '\n']) {

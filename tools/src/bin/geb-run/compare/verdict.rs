@@ -50,7 +50,10 @@ fn dominates(a: &Row, b: &Row) -> bool {
         worse |= a.decode.high < b.decode.low;
     }
     // The base has no divergence from itself.
-    let kl = |row: &Row, i: usize| row.divergence(i).map_or((0.0, 0.0), |d| (d.kl.mean.value, error(d.kl.mean)));
+    let kl = |row: &Row, i: usize| {
+        row.divergence(i)
+            .map_or((0.0, 0.0), |d| (d.kl.mean.value, error(d.kl.mean)))
+    };
     for i in 0..a.texts.len() {
         let ((a, a_error), (b, b_error)) = (kl(a, i), kl(b, i));
         better |= a < b - a_error.hypot(b_error);
@@ -91,7 +94,10 @@ fn warnings(c: &Comparison) -> Vec<String> {
 
 /// A ratio as people say it.
 pub fn times(ratio: f64) -> String {
-    format!("{}×", rate(ratio).trim_end_matches('0').trim_end_matches('.'))
+    format!(
+        "{}×",
+        rate(ratio).trim_end_matches('0').trim_end_matches('.')
+    )
 }
 
 /// A share in percent with a sign.
@@ -163,7 +169,11 @@ impl Loss {
         let least = change.value - SURE * error(change);
         if least <= 0.0 {
             let possible = change.value + SURE * error(change);
-            return if possible < NOTHING { Loss::None } else { Loss::Unknown };
+            return if possible < NOTHING {
+                Loss::None
+            } else {
+                Loss::Unknown
+            };
         }
         match change.value {
             d if d < 0.01 => Loss::Small,
@@ -176,7 +186,9 @@ impl Loss {
     fn words(self, change: Estimate) -> String {
         match self {
             Loss::None => "no measurable loss".into(),
-            Loss::Unknown if change.error.is_none() => "one window says nothing about the error".into(),
+            Loss::Unknown if change.error.is_none() => {
+                "one window says nothing about the error".into()
+            }
             Loss::Unknown => format!(
                 "no measurable loss, but too few tokens to exclude one of {}",
                 signed_percent(change.value + SURE * error(change)).trim_start_matches('+')
@@ -193,7 +205,9 @@ fn text_words(name: Option<&str>, d: &Divergence) -> String {
     let of = name.map_or(String::new(), |n| format!(" ({n})"));
     let change = change(d);
     let digits = change.error.map_or(2, |e| digits(100.0 * e).clamp(1, 3));
-    let error = change.error.map_or(String::new(), |e| format!(" ± {:.digits$}", 100.0 * e));
+    let error = change
+        .error
+        .map_or(String::new(), |e| format!(" ± {:.digits$}", 100.0 * e));
     format!(
         "top-1 agreement {:.1} %, perplexity {:+.digits$} %{error}{of}",
         100.0 * d.top1.value,
@@ -230,7 +244,11 @@ fn verdict(base: &Row, row: &Row, texts: &[String], tasks: &[String], gates: &Ga
     for (t, name) in row.tasks.iter().zip(tasks) {
         said.push_str(&format!("; {}", task_words(name, t)));
     }
-    if let Some(b) = row.worst_block.as_ref().filter(|b| b.error > gates.max_block_error) {
+    if let Some(b) = row
+        .worst_block
+        .as_ref()
+        .filter(|b| b.error > gates.max_block_error)
+    {
         said.push_str(&format!(
             "; DAMAGED? {} differs from the base by {:.0} % of its size at weight {}",
             b.tensor,
@@ -254,15 +272,21 @@ fn missed(row: &Row, texts: &[String], gates: &GateArgs) -> Vec<Missed> {
         let Some(d) = row.divergence(i) else { continue };
         let kl = d.kl.mean.value;
         if let Some(most) = gates.max_kld.filter(|most| above(kl, *most)) {
-            miss(format!("mean KL divergence {kl:.6} on {name}, --max-kld {most}"));
+            miss(format!(
+                "mean KL divergence {kl:.6} on {name}, --max-kld {most}"
+            ));
         }
         let top1 = 100.0 * d.top1.value;
         if let Some(least) = gates.min_top1.filter(|least| below(top1, *least)) {
-            miss(format!("top-1 agreement {top1:.2} % on {name}, --min-top1 {least}"));
+            miss(format!(
+                "top-1 agreement {top1:.2} % on {name}, --min-top1 {least}"
+            ));
         }
         let up = 100.0 * change(d).value;
         if let Some(most) = gates.max_ppl_increase.filter(|most| above(up, *most)) {
-            miss(format!("perplexity {up:+.3} % on {name}, --max-ppl-increase {most}"));
+            miss(format!(
+                "perplexity {up:+.3} % on {name}, --max-ppl-increase {most}"
+            ));
         }
     }
     for s in &row.speed {
@@ -274,7 +298,11 @@ fn missed(row: &Row, texts: &[String], gates: &GateArgs) -> Vec<Missed> {
             ));
         }
     }
-    if let Some(b) = row.worst_block.as_ref().filter(|b| above(b.error, gates.max_block_error)) {
+    if let Some(b) = row
+        .worst_block
+        .as_ref()
+        .filter(|b| above(b.error, gates.max_block_error))
+    {
         miss(format!(
             "32 weights of {} from {} on differ from the base by {:.0} % of their size: damaged, or of another model (--max-block-error {})",
             b.tensor,
@@ -402,7 +430,10 @@ mod tests {
         let base = row("f32", 3800, 0.0, estimate(0.0, 0.0), 1.0);
         let cases = [
             (estimate(0.0005, 0.0003), "no measurable loss"),
-            (estimate(0.0005, 0.01), "too few tokens to exclude one of 2.05 %"),
+            (
+                estimate(0.0005, 0.01),
+                "too few tokens to exclude one of 2.05 %",
+            ),
             (estimate(0.005, 0.001), "a small loss"),
             (estimate(0.02, 0.001), "a moderate loss"),
             (estimate(0.1, 0.01), "a heavy loss"),
@@ -447,7 +478,10 @@ mod tests {
             max_block_error: 0.8,
         };
         let count = |candidate: &Row, gates: &GateArgs| {
-            let mut c = comparison(vec![row("f32", 400, 0.0, estimate(0.0, 0.0), 1.0), candidate.clone()]);
+            let mut c = comparison(vec![
+                row("f32", 400, 0.0, estimate(0.0, 0.0), 1.0),
+                candidate.clone(),
+            ]);
             judge(&mut c, gates);
             c.missed.len()
         };
@@ -456,7 +490,10 @@ mod tests {
         candidate.worst_block = None;
         assert_eq!(count(&candidate, &gates()), 0);
         candidate.texts[0].against_base = Some(divergence(f64::NAN, estimate(0.0, 0.0)));
-        let one = GateArgs { max_kld: Some(1.0), ..gates() };
+        let one = GateArgs {
+            max_kld: Some(1.0),
+            ..gates()
+        };
         assert_eq!(count(&candidate, &one), 1);
     }
 }
