@@ -57,6 +57,20 @@ pub enum Error {
         /// What would have been accepted.
         allowed: String,
     },
+    /// A file of a data set is malformed.
+    #[error("bad data: {path}: line {line}: {field} is {value}, allowed: {allowed}", path = .path.display())]
+    Data {
+        /// The file.
+        path: PathBuf,
+        /// Where, from 1.
+        line: usize,
+        /// The field.
+        field: String,
+        /// What the file says.
+        value: String,
+        /// What would have been accepted.
+        allowed: String,
+    },
     /// A valid file that this program cannot run or convert.
     #[error("unsupported {what}: {value}; known: {known}")]
     Unsupported {
@@ -128,6 +142,7 @@ impl Error {
             | Self::Key { .. }
             | Self::Tensors(_)
             | Self::Checkpoint { .. }
+            | Self::Data { .. }
             | Self::NonFinite { .. } => 3,
             Self::Type { .. } | Self::Unsupported { .. } | Self::Template(_) => 4,
             Self::Memory { .. } => 5,

@@ -10,6 +10,7 @@
 //! In lockstep all models see the same few positions at a time, so that no logits of a whole window
 //! are kept: `KL(P || Q) = Σ p (log p - log q)` with P the first model.
 
+pub mod choice;
 pub mod weights;
 
 use crate::error::{Error, Result};

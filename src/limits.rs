@@ -85,3 +85,5 @@ pub const MAX_PICKLE_BYTES: u64 = 64 << 20;
 pub const MAX_CHECKPOINT_TENSORS: usize = 65_536;
 /// A JSON file of a checkpoint folder (`tokenizer.json` of large vocabularies is about 20 MB).
 pub const MAX_JSON_BYTES: u64 = 256 << 20;
+/// A file of a data set for evaluation; the largest published one has 50 MB.
+pub const MAX_DATA_FILE_BYTES: u64 = 256 << 20;
