@@ -108,6 +108,7 @@ pub fn run(args: &DemoArgs, interrupt: &Interrupt) -> Outcome {
             ..Method::default()
         },
         bos: false,
+        tasks: Vec::new(),
         gates: &GATES,
         output: &args.output,
     };

@@ -36,6 +36,13 @@ pub struct CompareArgs {
     /// Tokens of a window; the second half of each is counted
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(2..=65536))]
     pub window: u32,
+    /// Ask these questions too: mmlu, ceval, cmmlu, hellaswag, arc, winogrande or jsonl and a folder
+    /// of its files (may be repeated)
+    #[arg(long, value_name = "FORMAT:DIR")]
+    pub choice: Vec<String>,
+    /// At most N questions of a subject [default: all]
+    #[arg(long, value_name = "N", requires = "choice", value_parser = clap::value_parser!(u32).range(1..))]
+    pub choice_limit: Option<u32>,
     /// Types of the candidates' KV cache, each a row; BASE keeps its own
     #[arg(
         long,

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use geb::eval::TextRun;
+use geb::eval::choice::run::Record;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -26,6 +27,8 @@ pub struct Measured {
     pub alone: Vec<Alone>,
     /// Accuracy, per text.
     pub texts: Vec<TextRun>,
+    /// Answers, per task.
+    pub tasks: Vec<Vec<Record>>,
 }
 
 /// Where it is kept.
