@@ -38,17 +38,20 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         max_windows: rest.first().map(|n| n.parse()).transpose()?,
         ..Method::default()
     };
-    let scores = evaluate(&mut sessions, &ids, &method, &mut |_, _| true)?;
+    let reports = evaluate(&mut sessions, &ids, &method, &mut |_, _| true)?;
     println!("cache  perplexity        KL    largest  top-1");
-    for (session, s) in sessions.iter().zip(&scores) {
-        println!(
-            "{:6} {:10.4} {:9.6} {:10.6} {:5.2} %",
-            session.kv_type().name(),
-            s.perplexity(),
-            s.mean_kl(),
-            s.kl_max,
-            100.0 * s.top1_agreement()
-        );
+    for (session, report) in sessions.iter().zip(&reports) {
+        let name = session.kv_type().name();
+        print!("{name:6} {:10.4}", report.perplexity.value);
+        match &report.against_base {
+            None => println!(" the base"),
+            Some(d) => println!(
+                " {:9.6} {:10.6} {:5.2} %",
+                d.kl.mean.value,
+                d.kl.max,
+                100.0 * d.top1.value
+            ),
+        }
     }
     Ok(())
 }

@@ -69,6 +69,8 @@ pub const MAX_TAG_TOKENS: usize = 1_000;
 pub const MAX_ELIFS: usize = 256;
 /// Bytes of a prompt.
 pub const MAX_PROMPT_BYTES: usize = 1 << 20;
+/// Longest text that an evaluation encodes.
+pub const MAX_TEXT_BYTES: usize = 64 << 20;
 /// Layers of a model.
 pub const MAX_LAYERS: u64 = 1_024;
 /// Width of a model, of its feed-forward layers, and of all heads together.

@@ -1,5 +1,6 @@
 //! A conversation with a model: KV cache, threads, and the tokens seen so far.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -83,6 +84,8 @@ pub struct Session {
     /// Grows to the largest request; the last pass filled the first `wanted`.
     logits: Vec<f32>,
     wanted: usize,
+    /// Tokens whose last layer is still in the buffers: the last batch of `forward`.
+    batch: usize,
     tokens: Vec<u32>,
     ctx: usize,
     kv: KvType,
@@ -140,6 +143,7 @@ impl Session {
             buffers: Buffers::new(c, batch),
             logits: Vec::new(),
             wanted: 0,
+            batch: 0,
             tokens: Vec::new(),
             ctx,
             kv,
@@ -175,6 +179,7 @@ impl Session {
     /// older state needs: then nothing is kept. [`Session::pos`] tells.
     pub fn truncate(&mut self, n: usize) {
         let n = n.min(self.tokens.len());
+        self.batch = 0;
         self.tokens.truncate(self.cache.keeps(n));
     }
 
@@ -264,9 +269,35 @@ impl Session {
             let logits = rows.start * vocab..rows.end * vocab;
             self.pass(batch, self.tokens.len(), layers, logits)?;
             self.tokens.extend_from_slice(batch);
+            self.batch = batch.len();
             done += batch.len();
             progress(done, tokens.len());
         }
+        Ok(self.logits())
+    }
+
+    /// Logits `[rows, vocab]` of tokens `rows` of the last batch of [`Session::forward`]: those of the
+    /// last call, at most [`BATCH`] and the context. A caller that looks at many positions asks for
+    /// [`Want::None`] and then for a few rows at a time, so that it never holds all logits.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for rows that the last batch has not, [`Error::NonFinite`] for NaN logits.
+    pub fn head(&mut self, rows: Range<usize>) -> Result<&[f32]> {
+        if rows.start > rows.end || rows.end > self.batch {
+            return Err(Error::Request {
+                what: "rows of the last batch".into(),
+                value: format!("{rows:?}"),
+                allowed: format!("within 0..{}", self.batch),
+            });
+        }
+        let first = self.tokens.len() - self.batch;
+        self.want(rows.len());
+        let logits = 0..self.wanted;
+        self.team(first, 0, logits, |pass, buffers, out| {
+            pass.head(buffers, rows.start, out);
+            Ok(())
+        })?;
+        self.finite(0..self.wanted, first + rows.start)?;
         Ok(self.logits())
     }
 
@@ -350,9 +381,25 @@ impl Session {
         tokens: &[u32],
         first: usize,
         layers: usize,
-        logits: std::ops::Range<usize>,
+        logits: Range<usize>,
     ) -> Result<()> {
         self.rope.extend(&self.model.freqs, first + tokens.len());
+        self.batch = 0;
+        let rows = logits.len() / self.model.config().vocab;
+        self.team(first, layers, logits.clone(), |pass, buffers, out| {
+            pass.run(buffers, tokens, out)
+        })?;
+        self.finite(logits, first + tokens.len() - rows)
+    }
+
+    /// Calls `f` as the leader of the team with `self.logits[logits]`.
+    fn team(
+        &mut self,
+        first: usize,
+        layers: usize,
+        logits: Range<usize>,
+        f: impl FnOnce(&mut Pass<'_, '_>, &mut Buffers, &mut [f32]) -> Result<()> + Send,
+    ) -> Result<()> {
         let Session {
             model,
             kernels,
@@ -376,19 +423,22 @@ impl Session {
                 layers,
                 cancel,
             };
-            pass.run(buffers, tokens, out)
-        })?;
-        if let Some(i) = out.iter().position(|v| !v.is_finite()) {
-            let vocab = model.config().vocab;
-            let position = first + tokens.len() - out.len() / vocab + i / vocab;
-            let what = format!("logits of position {position}");
-            return Err(Error::NonFinite {
-                what,
-                index: (i % vocab) as u64,
-                value: out[i],
-            });
-        }
-        Ok(())
+            f(&mut pass, buffers, out)
+        })
+    }
+
+    /// Refuses logits that are not finite; the first row is that of `position`.
+    fn finite(&self, logits: Range<usize>, position: usize) -> Result<()> {
+        let out = &self.logits[logits];
+        let Some(i) = out.iter().position(|v| !v.is_finite()) else {
+            return Ok(());
+        };
+        let vocab = self.model.config().vocab;
+        Err(Error::NonFinite {
+            what: format!("logits of position {}", position + i / vocab),
+            index: (i % vocab) as u64,
+            value: out[i],
+        })
     }
 }
 

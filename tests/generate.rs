@@ -247,13 +247,14 @@ fn evaluation_agrees_with_the_definition() {
         window: 128,
         count_from: 50,
         max_windows: Some(2),
+        ..Method::default()
     };
     let mut calls = Vec::new();
     let mut progress = |done, total| {
         calls.push((done, total));
         true
     };
-    let scores = evaluate(&mut sessions, &ids, &method, &mut progress).expect("evaluates");
+    let reports = evaluate(&mut sessions, &ids, &method, &mut progress).expect("evaluates");
     assert_eq!(calls, [(1, 2), (2, 2)]);
 
     let softmax = |row: &[f32]| -> Vec<f64> {
@@ -285,21 +286,16 @@ fn evaluation_agrees_with_the_definition() {
             n += 1;
         }
     }
-    assert_eq!(scores[0].tokens, n);
+    assert_eq!(reports[0].tokens, n);
+    let n = n as f64;
     for m in [0, 1] {
-        assert!(
-            (scores[m].nll - nll[m]).abs() < 1e-3 * nll[m],
-            "{} {}",
-            scores[m].nll,
-            nll[m]
-        );
+        let (got, want) = (reports[m].nll.value, nll[m] / n);
+        assert!((got - want).abs() < 1e-6 * want, "{got} {want}");
     }
-    assert!(
-        (scores[1].kl - kl).abs() < 1e-2 * kl,
-        "{} {kl}",
-        scores[1].kl
-    );
-    assert_eq!((scores[0].kl, scores[0].top1_agreement()), (0.0, 1.0));
+    let against = reports[1].against_base.as_ref().expect("a candidate");
+    let (got, want) = (against.kl.mean.value, kl / n);
+    assert!((got - want).abs() < 1e-5 * want, "{got} {want}");
+    assert!(reports[0].against_base.is_none());
     let stopped = evaluate(&mut sessions, &ids, &method, &mut |_, _| false);
     assert!(matches!(stopped, Err(geb::Error::Interrupted)));
 }

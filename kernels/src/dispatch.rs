@@ -167,6 +167,16 @@ macro_rules! level {
             }
 
             $(#[target_feature(enable = $features)])?
+            unsafe fn exp_sum(x: &[f32], shift: f32) -> f64 {
+                crate::float::exp_sum::<$math>(x, shift)
+            }
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn divergence(p: &[f32], q: &[f32], log_sums: [f64; 2]) -> f64 {
+                crate::float::divergence::<$math>(p, q, log_sums)
+            }
+
+            $(#[target_feature(enable = $features)])?
             unsafe fn peak_int8(steps: usize) -> u64 {
                 // SAFETY: the features are enabled here.
                 unsafe { crate::peak::int8(TOKEN, steps) }
@@ -237,7 +247,9 @@ macro_rules! level {
                 formats: formats!(float_row, quant_row, rare_row),
                 fill,
                 peak: PeakOps { int8: peak_int8, f32: peak_f32, read },
-                float: FloatOps { rms_norm, add, silu_mul, rope, attend, merge, store },
+                float: FloatOps {
+                    rms_norm, add, silu_mul, rope, attend, merge, store, exp_sum, divergence,
+                },
             };
         }
     };

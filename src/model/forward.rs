@@ -100,18 +100,21 @@ impl Pass<'_, '_> {
             self.feed_forward(b, layer, n);
         }
         let wanted = logits.len() / c.vocab;
-        if wanted > 0 {
-            let x = &b.x[(n - wanted) * e..n * e];
-            let h = &mut b.h[..wanted * e];
-            self.norm(x, &self.model.weights().output_norm, h);
-            self.project(
-                &mut b.acts,
-                h,
-                wanted,
-                [(&self.model.weights().output, logits)],
-            );
-        }
+        self.head(b, n - wanted, logits);
         Ok(())
+    }
+
+    /// Writes the logits of tokens `from..` of the batch whose last layer is in `b`: `[tokens, vocab]`.
+    pub(crate) fn head(&mut self, b: &mut Buffers, from: usize, logits: &mut [f32]) {
+        let c = self.model.config();
+        let (n, e) = (logits.len() / c.vocab, c.embedding_length);
+        if n == 0 {
+            return;
+        }
+        let h = &mut b.h[..n * e];
+        let weights = self.model.weights();
+        self.norm(&b.x[from * e..(from + n) * e], &weights.output_norm, h);
+        self.project(&mut b.acts, h, n, [(&weights.output, logits)]);
     }
 
     fn embed(&mut self, tokens: &[u32], x: &mut [f32]) {

@@ -121,6 +121,13 @@ impl Tokenizer {
     /// [`Error::Request`] for a text over [`limits::MAX_PROMPT_BYTES`], or one that a
     /// vocabulary without byte and unknown tokens cannot express.
     pub fn encode(&self, text: &str, opts: Encode) -> Result<Vec<u32>> {
+        check_length(text, limits::MAX_PROMPT_BYTES)?;
+        self.encode_text(text, opts)
+    }
+
+    /// As [`Tokenizer::encode`], for a whole file: texts up to [`limits::MAX_TEXT_BYTES`].
+    pub fn encode_text(&self, text: &str, opts: Encode) -> Result<Vec<u32>> {
+        check_length(text, limits::MAX_TEXT_BYTES)?;
         let mut out = Vec::new();
         out.extend(self.ids.bos.filter(|_| opts.add_special && self.add_bos));
         let whole = 0..text.len();
@@ -129,7 +136,7 @@ impl Tokenizer {
         } else {
             &[]
         };
-        self.encode_parts(text, parse, &mut out)?;
+        self.encode_found(text, parse, &mut out)?;
         out.extend(self.ids.eos.filter(|_| opts.add_special && self.add_eos));
         Ok(out)
     }
@@ -144,13 +151,11 @@ impl Tokenizer {
         parse: &[Range<usize>],
         out: &mut Vec<u32>,
     ) -> Result<()> {
-        if text.len() > limits::MAX_PROMPT_BYTES {
-            return Err(Error::Request {
-                what: "prompt length".into(),
-                value: format!("{} bytes", text.len()),
-                allowed: format!("at most {} bytes", limits::MAX_PROMPT_BYTES),
-            });
-        }
+        check_length(text, limits::MAX_PROMPT_BYTES)?;
+        self.encode_found(text, parse, out)
+    }
+
+    fn encode_found(&self, text: &str, parse: &[Range<usize>], out: &mut Vec<u32>) -> Result<()> {
         let mut pos = 0;
         for found in self.special.find_all(text, parse) {
             self.engine
@@ -267,6 +272,17 @@ impl Tokenizer {
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
+}
+
+fn check_length(text: &str, limit: usize) -> Result<()> {
+    if text.len() <= limit {
+        return Ok(());
+    }
+    Err(Error::Request {
+        what: "prompt length".into(),
+        value: format!("{} bytes", text.len()),
+        allowed: format!("at most {limit} bytes"),
+    })
 }
 
 /// Texts of the special tokens under the names that chat templates use.

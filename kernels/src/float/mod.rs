@@ -8,6 +8,7 @@
 mod attention;
 mod elementwise;
 mod kv;
+mod likelihood;
 mod product;
 
 use crate::kernels::Kernels;
@@ -18,6 +19,7 @@ pub(crate) use attention::{attend, merge};
 pub(crate) use elementwise::{add, rms_norm, rope, silu_mul};
 pub(crate) use kv::store;
 pub use kv::{BLOCK, KvHead, KvRows, KvShape, KvSide, KvType};
+pub(crate) use likelihood::{divergence, exp_sum};
 
 /// The float kernels of one level. All pointers require its features.
 #[derive(Clone, Copy)]
@@ -29,6 +31,8 @@ pub(crate) struct FloatOps {
     pub attend: unsafe fn(&AttnQuery<'_>, KvHead<'_>, &mut [f32], &mut AttnScratch),
     pub merge: unsafe fn(KvShape, &mut [f32], &[f32]),
     pub store: unsafe fn(KvShape, KvSide, KvRows<'_>, &mut [u8]),
+    pub exp_sum: unsafe fn(&[f32], f32) -> f64,
+    pub divergence: unsafe fn(&[f32], &[f32], [f64; 2]) -> f64,
 }
 
 // The kernels are safe code that checks its own slices; only the features need an argument.
@@ -99,6 +103,24 @@ impl Kernels {
             unsafe { (self.float.merge)(shape, total, piece) }
         }
         attention::finish(shape, total, out);
+    }
+
+    /// `sum e^(x - shift)` of a row of logits, F64; relative error below 3e-7. With the largest
+    /// logit as `shift`, `shift + ln(sum)` is the logarithm of the softmax's denominator.
+    pub fn exp_sum(&self, x: &[f32], shift: f32) -> f64 {
+        // SAFETY: `self` proves the features.
+        unsafe { (self.float.exp_sum)(x, shift) }
+    }
+
+    /// Kullback-Leibler divergence KL(p || q) in nats between the softmax of two rows of logits;
+    /// `log_sums` are the logarithms of their denominators. Never below 0; small values keep their
+    /// digits (`float/likelihood.rs`).
+    ///
+    /// # Panics
+    /// If the rows differ in length.
+    pub fn divergence(&self, p: &[f32], q: &[f32], log_sums: [f64; 2]) -> f64 {
+        // SAFETY: `self` proves the features.
+        unsafe { (self.float.divergence)(p, q, log_sums) }
     }
 
     /// Stores rows of one head in its cache; `out` has [`KvShape::head_bytes`].

@@ -12,6 +12,7 @@ mod commands;
 mod compare;
 mod cpu_share;
 mod demo;
+mod eval;
 mod generate;
 mod input;
 mod inspect;
@@ -24,6 +25,7 @@ mod progress;
 mod pull;
 mod random_model;
 mod report;
+mod scores;
 mod screen;
 mod speculate;
 mod tokenize;
@@ -72,6 +74,8 @@ fn run(command: &Command) -> Outcome {
         Command::Tokenize(args) => tokenize::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Logits(args) => logits::run(args, &interrupt),
+        Command::Eval(args) => eval::run(args, &interrupt),
+        Command::Scores(args) => scores::run(args, &interrupt),
         Command::Bench(args) => bench::run(args, &interrupt),
         Command::Compare(args) => compare::run(args, &interrupt),
         Command::Tune(args) => tune::run(args, &interrupt),

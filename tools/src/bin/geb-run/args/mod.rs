@@ -7,9 +7,11 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 mod compare;
+mod evaluate;
 mod measure;
 
 pub use compare::{CompareArgs, GateArgs, WriteArgs};
+pub use evaluate::{CountHow, EvalArgs, EvalCommand, PerplexityArgs, ScoresArgs};
 pub use measure::{BenchArgs, DemoArgs, InspectArgs, LogitsArgs, TuneArgs};
 
 const STYLES: Styles = Styles::styled()
@@ -59,6 +61,10 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Write the raw logits of given tokens to a safetensors file
     Logits(LogitsArgs),
+    /// Judge a model: perplexity
+    Eval(EvalArgs),
+    /// Log-probability of every token of a text
+    Scores(ScoresArgs),
     /// Measure prefill and decode speed
     Bench(BenchArgs),
     /// Compare types and files: size, speed, accuracy
@@ -73,9 +79,9 @@ pub enum Command {
 
 impl Command {
     /// Names accepted as the first word.
-    pub const NAMES: [&'static str; 10] = [
-        "chat", "generate", "tokenize", "inspect", "logits", "bench", "compare", "tune", "pull",
-        "demo",
+    pub const NAMES: [&'static str; 12] = [
+        "chat", "generate", "tokenize", "inspect", "logits", "eval", "scores", "bench", "compare",
+        "tune", "pull", "demo",
     ];
 }
 
