@@ -52,7 +52,10 @@ impl Progress {
         } else if self.last_line.elapsed() >= PLAIN_EVERY {
             self.last_line = Instant::now();
             let left = left(self.start.elapsed(), done, total);
-            note(format_args!("{}: {done}/{total} {}{left}", self.what, self.unit));
+            note(format_args!(
+                "{}: {done}/{total} {}{left}",
+                self.what, self.unit
+            ));
         }
     }
 
