@@ -28,7 +28,8 @@ pub enum Bytes {
 /// A mapped file, kept open with a shared advisory lock where the file system has locks.
 pub struct Mapped {
     map: memmap2::Mmap,
-    _file: File,
+    #[cfg_attr(not(unix), allow(dead_code))]
+    file: File,
 }
 
 impl AsRef<[u8]> for Bytes {
@@ -38,6 +39,25 @@ impl AsRef<[u8]> for Bytes {
             Self::Heap(v) => v,
             Self::Static(s) => s,
         }
+    }
+}
+
+impl Bytes {
+    /// Copies the bytes at `at`. A mapped file is read, not touched: its pages do not count as
+    /// memory of this process, and a file cut meanwhile is an error.
+    ///
+    /// # Errors
+    /// Those of reading; `UnexpectedEof` when the range does not lie inside.
+    pub fn read_at(&self, at: usize, out: &mut [u8]) -> std::io::Result<()> {
+        #[cfg(unix)]
+        if let Self::Map(m) = self {
+            use std::os::unix::fs::FileExt;
+            return m.file.read_exact_at(out, at as u64);
+        }
+        let end = at.checked_add(out.len());
+        let held = end.and_then(|end| self.as_ref().get(at..end));
+        out.copy_from_slice(held.ok_or(std::io::ErrorKind::UnexpectedEof)?);
+        Ok(())
     }
 }
 
@@ -118,7 +138,7 @@ fn map(path: &Path, file: File) -> Result<Bytes> {
             path.display()
         )));
     }
-    Ok(Bytes::Map(Arc::new(Mapped { map, _file: file })))
+    Ok(Bytes::Map(Arc::new(Mapped { map, file })))
 }
 
 /// Makes reading a truncated mapped file end the program with one line on standard error and

@@ -507,7 +507,7 @@ mod tests {
         std::fs::write(&path, longer).expect("config");
         let out = dir.path().join("model.gguf");
         let options = Options {
-            dtype: Dtype::F32,
+            policy: Dtype::F32.into(),
             ..Options::default()
         };
         convert::convert(dir.path(), &out, &options, &mut ()).expect("convert");

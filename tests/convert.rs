@@ -51,7 +51,7 @@ fn options(case: &str, dtype: Dtype) -> Options {
         _ => GebLayout::default(),
     };
     Options {
-        dtype,
+        policy: dtype.into(),
         layout,
         ..Options::default()
     }

@@ -74,7 +74,7 @@ fn bytes_equal_the_quantizers_of_pypi_gguf() {
                 &hf,
                 &path,
                 &Options {
-                    dtype,
+                    policy: dtype.into(),
                     layout,
                     ..Options::default()
                 },

@@ -51,7 +51,7 @@ fn run(dir: &Path) -> Result<(), Error> {
     dry_run(
         dir,
         &Options {
-            dtype: Dtype::F32,
+            policy: Dtype::F32.into(),
             ..Options::default()
         },
     )

@@ -44,7 +44,7 @@ fn model(case: &str, dtype: Dtype) -> Arc<Model> {
     let out = dir.path().join("model.gguf");
     let source = root().join("tests/fixtures").join(case).join("hf");
     let options = Options {
-        dtype,
+        policy: dtype.into(),
         layout: layout(case),
         ..Options::default()
     };
@@ -245,7 +245,7 @@ fn geb_nano_gives_its_published_logits() {
     let dir = tempfile::tempdir().expect("temporary folder");
     let out = dir.path().join("nano.gguf");
     let options = Options {
-        dtype: Dtype::F32,
+        policy: Dtype::F32.into(),
         ..Options::default()
     };
     convert::convert(&root().join("assets/geb-nano/hf"), &out, &options, &mut ()).expect("convert");
@@ -324,7 +324,7 @@ fn nano(dtype: Dtype) -> Arc<Model> {
     let dir = tempfile::tempdir().expect("temporary folder");
     let out = dir.path().join("nano.gguf");
     let options = Options {
-        dtype,
+        policy: dtype.into(),
         ..Options::default()
     };
     convert::convert(&root().join("assets/geb-nano/hf"), &out, &options, &mut ()).expect("convert");

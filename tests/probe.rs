@@ -20,7 +20,7 @@ fn fixture(case: &str) -> PathBuf {
 
 fn load(hf: &Path, layout: GebLayout) -> Arc<GgufFile> {
     let options = Options {
-        dtype: Dtype::F32,
+        policy: Dtype::F32.into(),
         layout,
         ..Options::default()
     };

@@ -88,31 +88,29 @@ impl Checkpoint {
         Err(bad(&folder.name(), "weights", "absent", known))
     }
 
-    /// The tensors of a GGUF file.
-    pub fn from_gguf(name: &str, file: &GgufFile, bytes: Bytes) -> Checkpoint {
-        let tensors: Vec<_> = file
-            .tensors()
-            .map(|t| {
-                let info = t.info();
-                SourceTensor {
+    /// The tensors of a GGUF file, of all its parts.
+    pub fn from_gguf(file: &GgufFile) -> Checkpoint {
+        let mut out = Checkpoint {
+            files: Vec::new(),
+            tensors: Vec::new(),
+            names: HashMap::new(),
+        };
+        for (n, (part, path)) in file.parts().enumerate() {
+            let name = path.file_name().unwrap_or_default();
+            let name = name.to_string_lossy().into_owned();
+            out.files.push((name, part.bytes().clone()));
+            for info in part.own_tensors() {
+                out.names.insert(info.name.clone(), out.tensors.len());
+                out.tensors.push(SourceTensor {
                     name: info.name.clone(),
                     elem: Elem::Float(info.dtype),
                     shape: info.dims.iter().rev().copied().collect(),
-                    file: 0,
+                    file: n,
                     range: info.range.clone(),
-                }
-            })
-            .collect();
-        let names = tensors
-            .iter()
-            .enumerate()
-            .map(|(i, t)| (t.name.clone(), i))
-            .collect();
-        Checkpoint {
-            files: vec![(name.to_owned(), bytes)],
-            tensors,
-            names,
+                });
+            }
         }
+        out
     }
 
     /// All tensors, in file order.
@@ -129,6 +127,20 @@ impl Checkpoint {
     pub fn bytes(&self, tensor: usize) -> &[u8] {
         let t = &self.tensors[tensor];
         &self.files[t.file].1.as_ref()[t.range.clone()]
+    }
+
+    /// Copies bytes of a tensor, starting `at` bytes into it.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Verify`] when they do not lie in the tensor.
+    pub fn read(&self, tensor: usize, at: usize, out: &mut [u8]) -> Result<()> {
+        let t = &self.tensors[tensor];
+        if at + out.len() > t.range.len() {
+            return Err(Error::Verify(format!("rows beyond the end of {}", t.name)));
+        }
+        let (name, bytes) = &self.files[t.file];
+        let read = bytes.read_at(t.range.start + at, out);
+        read.map_err(Error::io(name))
     }
 
     /// The weight files: name and content.

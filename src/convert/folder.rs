@@ -8,6 +8,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
+use crate::gguf::seal::hex;
 use crate::limits;
 
 /// Shorthand for [`Error::Checkpoint`].
@@ -138,11 +139,6 @@ impl Folder {
         all.sort();
         all
     }
-}
-
-/// Lower-case hexadecimal.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// What kind of JSON value this is, for messages.

@@ -4,8 +4,9 @@
 //! open source -> hyperparameters, tokenizer, tensor table (all checked) = plan
 //! compare the planned tokenizer with the source's on a probe text
 //! for each tensor: rows -> f32 -> quantize -> file, errors measured on the way
-//! file is read back and compared, then renamed
+//! files are read back and compared, then renamed
 //! ```
+//! A journal beside the unfinished files lets a killed run continue (`Options::resume`).
 //! The same source and options give the same bytes, whatever the number of threads.
 
 mod bpe;
@@ -14,6 +15,7 @@ mod folder;
 pub mod hyper;
 pub mod names;
 mod pickle;
+mod pipeline;
 mod plan;
 pub mod policy;
 pub mod probe;
@@ -21,12 +23,12 @@ mod report;
 mod rows;
 mod spm;
 mod stream;
+mod sums;
 mod templates;
 pub mod torch;
 mod verify;
 pub mod vocab;
 
-use std::io::Write;
 use std::path::Path;
 
 use geb_kernels::Kernels;
@@ -35,19 +37,18 @@ use geb_kernels::dtype::Dtype;
 pub use names::GebLayout;
 pub use report::{Report, TensorReport, TypeRow};
 pub use rows::{Part, RowMap};
-pub use stream::Sums;
+pub use sums::{Outcome, Sums, WorstBlock};
 
 use crate::error::{Error, Result};
-use crate::gguf::writer;
+use crate::gguf::{Output, Resume, seal, writer};
 use plan::Prepared;
+use policy::Policy;
 
 /// What to convert to, and how.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Base type of the weights.
-    pub dtype: Dtype,
-    /// The base type even for the output matrix.
-    pub pure: bool,
+    /// Which tensor gets which type.
+    pub policy: Policy,
     /// Accept a GGUF source whose weights are quantized already.
     pub allow_requantize: bool,
     /// Warn instead of failing about NaN and infinities; only for float output.
@@ -58,6 +59,10 @@ pub struct Options {
     pub chat_template: Option<String>,
     /// Record the SHA-256 of the weight files too (reads them once more).
     pub hash_source: bool,
+    /// Cut the output into parts of at most so many bytes, `NAME-00001-of-00003.gguf`.
+    pub split_max: Option<u64>,
+    /// Continue a run that was stopped, and leave this one so that it can be continued.
+    pub resume: bool,
     /// Threads; `None` = all that are available.
     pub threads: Option<usize>,
 }
@@ -65,13 +70,14 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Options {
-            dtype: Dtype::Q8_0,
-            pure: false,
+            policy: Dtype::Q8_0.into(),
             allow_requantize: false,
             allow_nonfinite: false,
             layout: GebLayout::default(),
             chat_template: None,
             hash_source: false,
+            split_max: None,
+            resume: false,
             threads: None,
         }
     }
@@ -128,25 +134,52 @@ pub fn convert(
     progress: &mut dyn Progress,
 ) -> Result<Report> {
     let prepared = Prepared::read(source, options)?;
-    prepared.refuse_same_file(source, out)?;
+    let files = prepared.files(out, options)?;
+    for (path, _) in &files {
+        prepared.refuse_same_file(source, path)?;
+    }
     prepared.check_tokenizer()?;
     let pool = thread_pool(options.threads)?;
     let mut report = prepared.report()?;
+    report.files = files.iter().map(|f| f.0.clone()).collect();
     progress.start(report.source_bytes, prepared.items.len());
-    let plan = prepared.writer_plan();
-    let last = prepared.items.len().saturating_sub(1);
-    writer::write_file(out, &plan, &mut |i, w| {
-        fill(&prepared, i, &pool, options, w, progress, &mut report)?;
-        if i == last {
-            progress.verifying();
+    let resume = Resume {
+        identity: prepared.identity(&files)?,
+        wanted: options.resume,
+    };
+    let mut output = Output::create(files, Some(&resume))?;
+    report.notes.extend(output.remark.take());
+    let mut open = Vec::new();
+    for (i, item) in prepared.items.iter().enumerate() {
+        match output.finished(i).and_then(Outcome::from_line) {
+            Some(outcome) => {
+                report.record(i, &outcome);
+                progress.advance(item.source_bytes(&prepared.checkpoint));
+            }
+            None => open.push(i),
         }
-        Ok(())
+    }
+    let jobs = prepared.jobs(&open, options)?;
+    pipeline::run(&pool, &jobs, |units| {
+        open.iter().enumerate().try_for_each(|(job, &i)| {
+            let item = &prepared.items[i];
+            progress.tensor(&item.name, item.from, item.dtype);
+            let mut outcome = Outcome::default();
+            output.tensor(i, &mut |out| {
+                outcome = units.fill(job, out, progress)?;
+                Ok(outcome.to_line())
+            })?;
+            report.record(i, &outcome);
+            Ok(())
+        })
     })?;
+    progress.verifying();
+    pool.install(|| output.finish())?;
     report.finish(options.allow_nonfinite);
     Ok(report)
 }
 
-/// Converts into memory: the bytes [`convert`] would write.
+/// Converts into memory: the bytes [`convert`] would write to one file.
 ///
 /// # Errors
 /// As [`convert`].
@@ -155,38 +188,24 @@ pub fn convert_to_vec(source: &Path, options: &Options) -> Result<(Vec<u8>, Repo
     prepared.check_tokenizer()?;
     let pool = thread_pool(options.threads)?;
     let mut report = prepared.report()?;
+    let mut plan = prepared.writer_plan();
+    let layout = plan.layout()?;
+    let all: Vec<usize> = (0..prepared.items.len()).collect();
+    let jobs = prepared.jobs(&all, options)?;
     let mut bytes = Vec::new();
-    writer::write_to(&mut bytes, &prepared.writer_plan(), &mut |i, w| {
-        fill(&prepared, i, &pool, options, w, &mut (), &mut report)
+    let sums = pipeline::run(&pool, &jobs, |units| {
+        let memory = Path::new("memory");
+        writer::stream(&mut bytes, &plan, &layout, memory, &mut |i, out| {
+            let outcome = units.fill(i, out, &mut ())?;
+            report.record(i, &outcome);
+            Ok(())
+        })
     })?;
+    plan.seal(&sums, &seal::hash_of(sums.iter()));
+    let header = plan.layout()?.header;
+    bytes[..header.len()].copy_from_slice(&header);
     report.finish(options.allow_nonfinite);
     Ok((bytes, report))
-}
-
-fn fill(
-    prepared: &Prepared,
-    i: usize,
-    pool: &rayon::ThreadPool,
-    options: &Options,
-    out: &mut dyn Write,
-    progress: &mut dyn Progress,
-    report: &mut Report,
-) -> Result<()> {
-    let item = &prepared.items[i];
-    progress.tensor(&item.name, item.from, item.dtype);
-    let job = stream::Job {
-        checkpoint: &prepared.checkpoint,
-        kernels: kernels()?,
-        pool,
-        name: &item.name,
-        dims: &item.dims,
-        source: &item.source,
-        dtype: item.dtype,
-        allow_nonfinite: options.allow_nonfinite,
-    };
-    let outcome = job.run(out, progress)?;
-    report.record(i, &outcome);
-    Ok(())
 }
 
 /// The kernels of this machine; a bad `GEB_ISA` is an error, not a fallback.

@@ -7,18 +7,23 @@ use geb_kernels::dtype::Dtype;
 use sha2::{Digest, Sha256};
 
 use super::checkpoint::{Checkpoint, Elem, float_type};
-use super::folder::{Folder, bad, hex};
+use super::folder::{Folder, bad};
 use super::hyper::{Family, Hyper};
 use super::names::{self, Output};
 use super::policy::{Policy, Reason};
 use super::report::{Report, TensorReport};
 use super::rows::{Part, RowMap};
+use super::stream::Job;
 use super::vocab::{self, Vocab};
 use super::{Options, Source, verify};
 use crate::error::{Error, Result};
+use crate::gguf::journal::Identity;
+use crate::gguf::seal::hex;
 use crate::gguf::writer::{self, MetaValue, PlannedTensor};
-use crate::gguf::{GgufFile, Load};
-use crate::mmap;
+use crate::gguf::{GgufFile, Load, split};
+
+/// Key of the options that shaped the file.
+const RECIPE: &str = "geb.recipe";
 
 /// One tensor to be written.
 #[derive(Debug)]
@@ -47,19 +52,18 @@ pub(super) struct Prepared {
 impl Prepared {
     /// Opens a checkpoint folder or a GGUF file.
     pub fn read(source: &Path, options: &Options) -> Result<Prepared> {
-        let policy = Policy::new(options.dtype, options.pure)?;
         let meta = std::fs::metadata(source).map_err(Error::io(source))?;
         let mut prepared = if meta.is_dir() {
-            Self::read_folder(source, options, &policy)?
+            Self::read_folder(source, options)?
         } else {
-            Self::read_gguf(source, options, &policy)?
+            Self::read_gguf(source, options)?
         };
+        assign(&mut prepared.items, &options.policy, &prepared.metadata)?;
         let notes: Vec<String> = prepared.items.iter().filter_map(Item::note).collect();
         if notes.len() > 3 {
             prepared.notes.push(format!(
-                "{} tensors have rows that {} cannot hold: F16",
-                notes.len(),
-                options.dtype
+                "{} tensors have rows that do not fill blocks of their type (--dry-run lists them)",
+                notes.len()
             ));
         } else {
             prepared.notes.extend(notes);
@@ -67,7 +71,7 @@ impl Prepared {
         Ok(prepared)
     }
 
-    fn read_folder(dir: &Path, options: &Options, policy: &Policy) -> Result<Prepared> {
+    fn read_folder(dir: &Path, options: &Options) -> Result<Prepared> {
         let folder = Folder::new(dir);
         let config = folder.json("config.json")?;
         let config = config.ok_or_else(|| {
@@ -89,7 +93,7 @@ impl Prepared {
             rows,
             options.chat_template.as_deref(),
         )?;
-        let items = items(&checkpoint, outputs, &hyper, policy)?;
+        let items = items(&checkpoint, outputs, &hyper)?;
 
         let (architecture, rope_dims) = match hyper.family {
             Family::Llama => ("llama", hyper.head_dim),
@@ -99,7 +103,7 @@ impl Prepared {
             ),
         };
         let elements: u64 = items.iter().map(|i| i.dims.iter().product::<u64>()).sum();
-        let mut metadata = general(&folder, &config, architecture, elements, policy);
+        let mut metadata = general(&folder, &config, architecture, elements, &options.policy);
         metadata.extend(hyper.metadata(architecture, rope_dims, rows));
         metadata.extend(vocab.metadata());
         let mut hashes = folder.hashes();
@@ -110,10 +114,7 @@ impl Prepared {
                     .map(|(name, data)| (name.to_owned(), hex(&Sha256::digest(data)))),
             );
         }
-        metadata.extend(provenance(
-            recipe(options, policy, Some(hyper.family)),
-            hashes,
-        ));
+        metadata.extend(provenance(recipe(options, Some(hyper.family)), hashes));
         let sources = checkpoint
             .files()
             .map(|f| folder.path(f.0))
@@ -130,25 +131,13 @@ impl Prepared {
         })
     }
 
-    fn read_gguf(path: &Path, options: &Options, policy: &Policy) -> Result<Prepared> {
-        let bytes = mmap::open(path, Load::Map)?;
-        let file = GgufFile::from_bytes(bytes.clone())?;
-        let name = path
-            .file_name()
-            .map(|n| n.to_string_lossy().into_owned())
-            .unwrap_or_default();
-        if file.int("split.count", 0..=65_535)?.unwrap_or(1) > 1 {
-            return Err(Error::Unsupported {
-                what: "GGUF source",
-                value: "one part of a split file".into(),
-                known: "single files".into(),
-            });
-        }
+    fn read_gguf(path: &Path, options: &Options) -> Result<Prepared> {
+        let file = GgufFile::open(path, Load::Map)?;
         let architecture =
             GgufFile::require("general.architecture", file.str("general.architecture")?)?
                 .to_owned();
-        let checkpoint = Checkpoint::from_gguf(&name, &file, bytes);
-        let items = requantized(&checkpoint, policy, options)?;
+        let checkpoint = Checkpoint::from_gguf(&file);
+        let items = requantized(&checkpoint, options)?;
         let mut plan = writer::Plan::default();
         let dropped = [
             "general.file_type",
@@ -158,8 +147,8 @@ impl Prepared {
         plan.copy_meta(&file, |key, _| {
             !dropped.contains(&key) && !key.starts_with("geb.") && !key.starts_with("split.")
         });
-        plan.set_meta("general.file_type", MetaValue::U32(policy.file_type()));
-        if policy.quantized() {
+        plan.set_meta("general.file_type", options.policy.mixture.file_type);
+        if options.policy.quantized() {
             plan.set_meta("general.quantization_version", MetaValue::U32(2));
         }
         if let Some(template) = &options.chat_template {
@@ -173,7 +162,7 @@ impl Prepared {
             false => Vec::new(),
         };
         let mut metadata = plan.metadata;
-        metadata.extend(provenance(recipe(options, policy, None), hashes));
+        metadata.extend(provenance(recipe(options, None), hashes));
         let notes = Vec::new();
         Ok(Prepared {
             checkpoint,
@@ -181,7 +170,7 @@ impl Prepared {
             items,
             architecture,
             notes,
-            sources: vec![path.to_owned()],
+            sources: file.parts().map(|p| p.1.to_owned()).collect(),
             text: None,
         })
     }
@@ -193,10 +182,69 @@ impl Prepared {
             dtype: i.dtype,
             dims: i.dims.clone(),
         });
-        writer::Plan {
+        let mut plan = writer::Plan {
             metadata: self.metadata.clone(),
             tensors: tensors.collect(),
+        };
+        plan.reserve_hashes(1);
+        plan
+    }
+
+    /// The files to be written: one, or as many as the limit of their size asks for.
+    pub fn files(&self, out: &Path, options: &Options) -> Result<Vec<(PathBuf, writer::Plan)>> {
+        let plan = self.writer_plan();
+        let Some(max) = options.split_max else {
+            return Ok(vec![(out.to_owned(), plan)]);
+        };
+        let mut parts = split::cut(&plan, max)?;
+        let count = parts.len();
+        parts.iter_mut().for_each(|p| p.reserve_hashes(count));
+        let name = |(i, plan)| (split::part_path(out, i, count), plan);
+        Ok(parts.into_iter().enumerate().map(name).collect())
+    }
+
+    /// What decides the bytes of the files: a run with other facts is not continued. The sources
+    /// are known by name, size and time of change.
+    pub fn identity(&self, files: &[(PathBuf, writer::Plan)]) -> Result<Identity> {
+        let mut sources = Vec::new();
+        for path in &self.sources {
+            let meta = std::fs::metadata(path).map_err(Error::io(path))?;
+            let changed = meta.modified().map_err(Error::io(path))?;
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            sources.push(format!("{name} {} {changed:?}", meta.len()));
         }
+        sources.sort();
+        let mut plan = Sha256::new();
+        for (path, part) in files {
+            plan.update(path.file_name().unwrap_or_default().as_encoded_bytes());
+            plan.update(part.layout()?.header);
+        }
+        let recipe = self.metadata.iter().find(|(k, _)| k == RECIPE);
+        let recipe = recipe.map_or(String::new(), |(_, v)| format!("{v:?}"));
+        Ok(vec![
+            ("version", env!("CARGO_PKG_VERSION").into()),
+            ("recipe", recipe),
+            ("source", hex(&Sha256::digest(sources.join("\n")))),
+            ("plan", hex(&plan.finalize())),
+        ])
+    }
+
+    /// The work of the items with these numbers.
+    pub fn jobs(&self, items: &[usize], options: &Options) -> Result<Vec<Job<'_>>> {
+        let kernels = super::kernels()?;
+        let job = |&i: &usize| {
+            let item = &self.items[i];
+            Job {
+                checkpoint: &self.checkpoint,
+                kernels,
+                name: &item.name,
+                dims: &item.dims,
+                source: &item.source,
+                dtype: item.dtype,
+                allow_nonfinite: options.allow_nonfinite,
+            }
+        };
+        Ok(items.iter().map(job).collect())
     }
 
     /// A report without measurements.
@@ -254,7 +302,7 @@ impl Item {
         })
     }
 
-    fn source_bytes(&self, checkpoint: &Checkpoint) -> u64 {
+    pub fn source_bytes(&self, checkpoint: &Checkpoint) -> u64 {
         let Source::Rows(parts) = &self.source else {
             return 0;
         };
@@ -273,14 +321,9 @@ impl Item {
     }
 }
 
-/// Chooses types; adds `rope_freqs.weight` after the embedding when the configuration asks for it.
-fn items(
-    checkpoint: &Checkpoint,
-    outputs: Vec<Output>,
-    hyper: &Hyper,
-    policy: &Policy,
-) -> Result<Vec<Item>> {
-    let tied = !outputs.iter().any(|o| o.name == "output.weight");
+/// The tensors, types not yet chosen; `rope_freqs.weight` follows the embedding when the
+/// configuration asks for it.
+fn items(checkpoint: &Checkpoint, outputs: Vec<Output>, hyper: &Hyper) -> Result<Vec<Item>> {
     let mut items = Vec::with_capacity(outputs.len() + 1);
     for output in outputs {
         let first = output
@@ -291,13 +334,12 @@ fn items(
         for part in &output.parts {
             float_type(&checkpoint.tensors()[part.tensor])?;
         }
-        let (dtype, reason) = policy.choose(&output.name, &output.dims, tied);
         items.push(Item {
             name: output.name,
             dims: output.dims,
             from,
-            dtype,
-            reason,
+            dtype: from,
+            reason: Reason::Base,
             source: Source::Rows(output.parts),
         });
     }
@@ -307,7 +349,7 @@ fn items(
             dims: vec![factors.len() as u64],
             from: Dtype::F32,
             dtype: Dtype::F32,
-            reason: Reason::Small,
+            reason: Reason::Base,
             source: Source::Values(factors),
         };
         items.insert(1.min(items.len()), item);
@@ -315,19 +357,30 @@ fn items(
     Ok(items)
 }
 
-/// The tensors of a GGUF file with new types.
-fn requantized(checkpoint: &Checkpoint, policy: &Policy, options: &Options) -> Result<Vec<Item>> {
-    let tied = checkpoint.find("output.weight").is_none();
+/// Chooses the types of all tensors but those of integers.
+fn assign(items: &mut [Item], policy: &Policy, metadata: &[(String, MetaValue)]) -> Result<()> {
+    let mut open: Vec<&mut Item> = items
+        .iter_mut()
+        .filter(|i| i.reason != Reason::Kept)
+        .collect();
+    let shapes: Vec<_> = open
+        .iter()
+        .map(|i| (i.name.as_str(), &i.dims[..]))
+        .collect();
+    let types = policy.choose(&shapes, metadata)?;
+    for (item, (dtype, reason)) in open.iter_mut().zip(types) {
+        (item.dtype, item.reason) = (dtype, reason);
+    }
+    Ok(())
+}
+
+/// The tensors of a GGUF file, types not yet chosen.
+fn requantized(checkpoint: &Checkpoint, options: &Options) -> Result<Vec<Item>> {
     let mut items = Vec::new();
     for (i, t) in checkpoint.tensors().iter().enumerate() {
         let Elem::Float(from) = t.elem else { continue };
         let dims: Vec<u64> = t.shape.iter().rev().copied().collect();
         let integer = matches!(from, Dtype::I8 | Dtype::I16 | Dtype::I32 | Dtype::I64);
-        let (dtype, reason) = if integer {
-            (from, Reason::Kept)
-        } else {
-            policy.choose(&t.name, &dims, tied)
-        };
         let readable = integer
             || matches!(from, Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F64)
             || super::kernels()?.supports(from);
@@ -358,8 +411,8 @@ fn requantized(checkpoint: &Checkpoint, policy: &Policy, options: &Options) -> R
             name: t.name.clone(),
             dims,
             from,
-            dtype,
-            reason,
+            dtype: from,
+            reason: if integer { Reason::Kept } else { Reason::Base },
             source,
         });
     }
@@ -388,7 +441,7 @@ fn general(
         ("general.size_label".into(), size_label(elements).into()),
         (
             "general.file_type".into(),
-            MetaValue::U32(policy.file_type()),
+            MetaValue::U32(policy.mixture.file_type),
         ),
     ];
     if policy.quantized() {
@@ -410,7 +463,7 @@ fn size_label(elements: u64) -> String {
 fn provenance(recipe: String, mut hashes: Vec<(String, String)>) -> Vec<(String, MetaValue)> {
     let mut out: Vec<(String, MetaValue)> = vec![
         ("geb.version".into(), env!("CARGO_PKG_VERSION").into()),
-        ("geb.recipe".into(), recipe.into()),
+        (RECIPE.into(), recipe.into()),
     ];
     if !hashes.is_empty() {
         hashes.sort();
@@ -423,11 +476,8 @@ fn provenance(recipe: String, mut hashes: Vec<(String, String)>) -> Vec<(String,
 }
 
 /// The options that shaped the file, in one line.
-fn recipe(options: &Options, policy: &Policy, family: Option<Family>) -> String {
-    let mut out = format!("type {}", policy.base.name().to_lowercase());
-    if policy.pure {
-        out.push_str("; pure");
-    }
+fn recipe(options: &Options, family: Option<Family>) -> String {
+    let mut out = options.policy.to_string();
     if family == Some(Family::Geb) {
         let l = &options.layout;
         out.push_str(&format!(

@@ -98,7 +98,7 @@ pub fn probe(
         }
         let threads = (options.threads > 0).then_some(options.threads);
         let convert_options = Options {
-            dtype,
+            policy: dtype.into(),
             layout,
             threads,
             ..Options::default()

@@ -1,11 +1,12 @@
 //! What a conversion did: types, sizes and the error of every type.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use geb_kernels::dtype::Dtype;
 
 use super::plan::Item;
-use super::stream::{Outcome, Sums};
+use super::sums::{Outcome, Sums, WorstBlock};
 
 /// One tensor of the output.
 #[derive(Clone, Debug)]
@@ -24,6 +25,8 @@ pub struct TensorReport {
     pub bytes: u64,
     /// Error sums; `n` is 0 before the tensor is written.
     pub sums: Sums,
+    /// The block with the largest error.
+    pub worst: WorstBlock,
     /// Weights that are NaN or infinite (only when allowed).
     pub nonfinite: u64,
 }
@@ -38,6 +41,7 @@ impl TensorReport {
             reason: item.reason.text(),
             bytes,
             sums: Sums::default(),
+            worst: WorstBlock::default(),
             nonfinite: 0,
         }
     }
@@ -45,6 +49,11 @@ impl TensorReport {
     /// Weights.
     pub fn elements(&self) -> u64 {
         self.dims.iter().product()
+    }
+
+    /// Bits per weight in the output.
+    pub fn bits_per_weight(&self) -> f64 {
+        self.bytes as f64 * 8.0 / self.elements().max(1) as f64
     }
 }
 
@@ -68,7 +77,9 @@ pub struct TypeRow {
 pub struct Report {
     /// `general.architecture`.
     pub architecture: String,
-    /// Size of the file.
+    /// The files that were written.
+    pub files: Vec<PathBuf>,
+    /// Size of the file, as one.
     pub file_bytes: u64,
     /// Bytes of source weights read.
     pub source_bytes: u64,
@@ -88,6 +99,7 @@ impl Report {
     ) -> Report {
         Report {
             architecture,
+            files: Vec::new(),
             file_bytes,
             source_bytes,
             tensors,
@@ -97,6 +109,7 @@ impl Report {
 
     pub(super) fn record(&mut self, i: usize, outcome: &Outcome) {
         self.tensors[i].sums = outcome.sums;
+        self.tensors[i].worst = outcome.worst;
         self.tensors[i].nonfinite = outcome.nonfinite;
     }
 

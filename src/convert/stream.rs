@@ -1,98 +1,32 @@
-//! Streaming the rows of one output tensor: read, check, quantize, measure, write in order.
+//! One unit of an output tensor: read, check, quantize, measure.
 //!
 //! ```text
-//! units = the tensor's rows in pieces of about UNIT weights      (the same for any thread count)
-//! for each group of units:
-//!     in parallel: rows -> f32 -> finite? -> quantize -> dequantize -> error sums
-//!     meanwhile:   the previous group's bytes go to the file
+//! units = the tensor's rows in pieces of about UNIT weights     (the same for any thread count)
+//! unit:   rows -> f32 -> finite? -> quantize -> dequantize -> error sums
 //! ```
-//! Memory is bounded by two groups of units. Sums are added in the order of the units, so the
-//! report and the bytes do not depend on the number of threads.
+//! A unit and what is made of it fit into the second-level cache. Sums are added in the order of
+//! the units, so the report and the bytes do not depend on the number of threads.
 
-use std::io::Write;
+use std::ops::Range;
 
 use geb_kernels::Kernels;
 use geb_kernels::dtype::Dtype;
-use rayon::prelude::*;
 
+use super::Source;
 use super::checkpoint::{Checkpoint, float_type};
 use super::rows::Part;
-use super::{Progress, Source};
+use super::sums::{Outcome, Sums};
 use crate::error::{Error, Result};
 
-/// Weights per unit: 1 MiB as f32.
-const UNIT: usize = 1 << 18;
-/// Units per thread and group.
-const UNITS_PER_THREAD: usize = 4;
-
-/// Error sums of what was written against the source.
-#[derive(Clone, Copy, Default, Debug, PartialEq)]
-pub struct Sums {
-    /// Weights.
-    pub n: u64,
-    /// Σ x².
-    pub xx: f64,
-    /// Σ y².
-    pub yy: f64,
-    /// Σ xy.
-    pub xy: f64,
-    /// Σ (x − y)².
-    pub dd: f64,
-    /// max |x − y|.
-    pub max: f64,
-}
-
-impl Sums {
-    /// Adds the sums of a later part.
-    pub fn add(&mut self, other: &Sums) {
-        self.n += other.n;
-        self.xx += other.xx;
-        self.yy += other.yy;
-        self.xy += other.xy;
-        self.dd += other.dd;
-        self.max = self.max.max(other.max);
-    }
-
-    fn measure(x: &[f32], y: &[f32]) -> Sums {
-        let mut s = Sums {
-            n: x.len() as u64,
-            ..Sums::default()
-        };
-        for (&x, &y) in x.iter().zip(y) {
-            let (x, y) = (f64::from(x), f64::from(y));
-            if !(x.is_finite() && y.is_finite()) {
-                continue;
-            }
-            s.xx += x * x;
-            s.yy += y * y;
-            s.xy += x * y;
-            s.dd += (x - y) * (x - y);
-            s.max = s.max.max((x - y).abs());
-        }
-        s
-    }
-
-    /// √(Σ(x−y)² / Σx²); 0 for an all-zero tensor.
-    pub fn relative_rms(&self) -> f64 {
-        if self.xx > 0.0 {
-            (self.dd / self.xx).sqrt()
-        } else {
-            0.0
-        }
-    }
-
-    /// Σxy / √(Σx² Σy²); 1 for an all-zero tensor.
-    pub fn cosine(&self) -> f64 {
-        let d = (self.xx * self.yy).sqrt();
-        if d > 0.0 { (self.xy / d).min(1.0) } else { 1.0 }
-    }
-}
+/// Weights per unit: 256 KiB as f32.
+const UNIT: usize = 1 << 16;
+/// Weights that are measured together where the type has no blocks.
+const PLAIN_BLOCK: usize = 32;
 
 /// One tensor to be streamed.
 pub(super) struct Job<'a> {
     pub checkpoint: &'a Checkpoint,
     pub kernels: &'static Kernels,
-    pub pool: &'a rayon::ThreadPool,
     pub name: &'a str,
     /// GGUF dimensions, contiguous first.
     pub dims: &'a [u64],
@@ -101,20 +35,30 @@ pub(super) struct Job<'a> {
     pub allow_nonfinite: bool,
 }
 
-/// What came out of a unit.
-struct Done {
-    bytes: Vec<u8>,
-    sums: Sums,
-    /// Source bytes read.
-    read: u64,
-    nonfinite: u64,
+/// Some rows of a tensor.
+pub(super) struct Unit {
+    /// Of the source's parts.
+    part: usize,
+    /// Rows of the part, in output order.
+    rows: Range<usize>,
+    /// Number of the first row in the output.
+    first: usize,
 }
 
-/// The sums of a tensor and how many of its weights are not finite (with `allow_nonfinite`).
+/// What came out of a unit.
+pub(super) struct Done {
+    pub bytes: Vec<u8>,
+    pub outcome: Outcome,
+    /// Source bytes read.
+    pub read: u64,
+}
+
+/// Memory a thread uses again for every unit.
 #[derive(Default)]
-pub(super) struct Outcome {
-    pub sums: Sums,
-    pub nonfinite: u64,
+pub(super) struct Scratch {
+    raw: Vec<u8>,
+    x: Vec<f32>,
+    y: Vec<f32>,
 }
 
 impl Job<'_> {
@@ -127,59 +71,104 @@ impl Job<'_> {
         }
     }
 
-    /// Source rows of each unit, in output order.
-    fn units(&self, parts: &[Part]) -> Vec<(usize, std::ops::Range<usize>)> {
+    /// The pieces of the tensor, in output order.
+    pub fn units(&self) -> Vec<Unit> {
+        let parts: Vec<usize> = match self.source {
+            Source::Rows(parts) => parts.iter().map(|p| p.rows.len()).collect(),
+            Source::Values(values) => vec![values.len()],
+        };
         let step = (UNIT / self.row_len()).max(1);
-        let mut units = Vec::new();
-        for (p, part) in parts.iter().enumerate() {
-            let n = part.rows.len();
-            units.extend(
-                (0..n)
-                    .step_by(step)
-                    .map(|first| (p, first..n.min(first + step))),
-            );
+        let (mut units, mut first) = (Vec::new(), 0);
+        for (part, n) in parts.into_iter().enumerate() {
+            for start in (0..n).step_by(step) {
+                let rows = start..n.min(start + step);
+                let next = first + rows.len();
+                units.push(Unit { part, rows, first });
+                first = next;
+            }
         }
         units
     }
 
-    /// Source type and f32 (or raw) rows of one unit.
-    fn run_unit(&self, part: &Part, rows: std::ops::Range<usize>) -> Result<Done> {
+    /// Reads and encodes one unit.
+    pub fn run(&self, unit: &Unit, scratch: &mut Scratch) -> Result<Done> {
+        let parts = match self.source {
+            Source::Rows(parts) => parts,
+            Source::Values(values) => {
+                let x = &values[unit.rows.clone()];
+                let (bytes, outcome) = self.encode(x, unit, &mut scratch.y, |at| at as u64)?;
+                let read = 0;
+                return Ok(Done {
+                    bytes,
+                    outcome,
+                    read,
+                });
+            }
+        };
+        let (part, rows) = (&parts[unit.part], &unit.rows);
         let source = &self.checkpoint.tensors()[part.tensor];
         let from = float_type(source)?;
         let cols = self.row_len();
         let row_bytes = from.row_bytes(cols).ok_or_else(|| self.misfit(from))?;
-        let all = self.checkpoint.bytes(part.tensor);
-        let row = |i: usize| {
-            let start = part.rows.at(i) * row_bytes;
-            &all[start..start + row_bytes]
-        };
-        let mut raw = Vec::with_capacity(rows.len() * row_bytes);
-        for i in rows.clone() {
-            raw.extend_from_slice(row(i));
+        let Scratch { raw, x, y } = scratch;
+        x.resize(rows.len() * cols, 0.0);
+        raw.resize(rows.len() * row_bytes, 0);
+        if from == Dtype::F32 && cfg!(target_endian = "little") {
+            self.read(part, rows, row_bytes, bytemuck::cast_slice_mut(x))?;
+        } else {
+            self.read(part, rows, row_bytes, raw)?;
+            self.to_f32(from, raw, x);
         }
-        let mut x = vec![0f32; rows.len() * cols];
-        self.to_f32(from, &raw, &mut x);
         let index = |at: usize| {
             part.rows.at(rows.start + at / cols) as u64 * cols as u64 + (at % cols) as u64
         };
-        let nonfinite = self.check(&x, index, &source.name)?;
-        let read = raw.len() as u64;
-        if from == self.dtype {
-            let sums = Sums::measure(&x, &x);
-            return Ok(Done {
-                bytes: raw,
+        let nonfinite = self.check(x, index, &source.name)?;
+        let (bytes, mut outcome) = if from == self.dtype {
+            let bytes = match from {
+                Dtype::F32 if cfg!(target_endian = "little") => bytemuck::cast_slice(x).to_vec(),
+                _ => raw.clone(),
+            };
+            let (sums, worst) = Sums::measure(x, x, self.block_len(), 0);
+            let nonfinite = 0;
+            let outcome = Outcome {
                 sums,
-                read,
+                worst,
                 nonfinite,
-            });
-        }
-        let (bytes, sums) = self.encode(&x, index)?;
+            };
+            (bytes, outcome)
+        } else {
+            self.encode(x, unit, y, index)?
+        };
+        outcome.nonfinite = nonfinite;
+        let read = raw.len() as u64;
         Ok(Done {
             bytes,
-            sums,
+            outcome,
             read,
-            nonfinite,
         })
+    }
+
+    /// Copies rows of a part, neighbours at once.
+    fn read(
+        &self,
+        part: &Part,
+        rows: &Range<usize>,
+        row_bytes: usize,
+        out: &mut [u8],
+    ) -> Result<()> {
+        let mut at = rows.start;
+        let mut out = out;
+        while at < rows.end {
+            let start = part.rows.at(at);
+            let together = (at + 1..rows.end)
+                .take_while(|&i| part.rows.at(i) == start + i - at)
+                .count();
+            let n = together + 1;
+            let (now, later) = out.split_at_mut(n * row_bytes);
+            self.checkpoint.read(part.tensor, start * row_bytes, now)?;
+            (at, out) = (at + n, later);
+        }
+        Ok(())
     }
 
     fn misfit(&self, dtype: Dtype) -> Error {
@@ -188,6 +177,14 @@ impl Job<'_> {
             self.name,
             self.row_len()
         ))
+    }
+
+    /// Block length of the output, for measurements.
+    fn block_len(&self) -> usize {
+        match self.dtype.block_len() {
+            1 => PLAIN_BLOCK,
+            n => n,
+        }
     }
 
     fn to_f32(&self, from: Dtype, raw: &[u8], x: &mut [f32]) {
@@ -204,9 +201,10 @@ impl Job<'_> {
 
     /// Counts what is not finite, or fails naming tensor and index.
     fn check(&self, x: &[f32], index: impl Fn(usize) -> u64, source: &str) -> Result<u64> {
-        let Some(at) = x.iter().position(|v| !v.is_finite()) else {
+        if all_finite(x) {
             return Ok(0);
-        };
+        }
+        let at = x.iter().position(|v| !v.is_finite()).unwrap_or(0);
         if !self.allow_nonfinite || self.dtype.block_len() > 1 {
             return Err(Error::NonFinite {
                 what: format!("tensor {source}"),
@@ -214,23 +212,26 @@ impl Job<'_> {
                 value: x[at],
             });
         }
-        Ok(x[at..].iter().filter(|v| !v.is_finite()).count() as u64)
+        Ok(x.iter().filter(|v| !v.is_finite()).count() as u64)
     }
 
     /// Quantizes whole rows and measures what the file will hold.
-    fn encode(&self, x: &[f32], index: impl Fn(usize) -> u64) -> Result<(Vec<u8>, Sums)> {
-        let len = self
-            .dtype
-            .row_bytes(x.len())
-            .ok_or_else(|| self.misfit(self.dtype))?;
+    fn encode(
+        &self,
+        x: &[f32],
+        unit: &Unit,
+        y: &mut Vec<f32>,
+        index: impl Fn(usize) -> u64,
+    ) -> Result<(Vec<u8>, Outcome)> {
+        let len = self.dtype.row_bytes(x.len());
+        let len = len.ok_or_else(|| self.misfit(self.dtype))?;
         let mut bytes = vec![0u8; len];
         self.kernels.quantize(self.dtype, x, &mut bytes);
-        let mut y = vec![0f32; x.len()];
-        self.kernels.dequantize(self.dtype, &bytes, &mut y);
-        if let Some(at) = y
-            .iter()
-            .zip(x)
-            .position(|(y, x)| !y.is_finite() && x.is_finite())
+        y.resize(x.len(), 0.0);
+        self.kernels.dequantize(self.dtype, &bytes, y);
+        let overflow = |(y, x): (&f32, &f32)| !y.is_finite() && x.is_finite();
+        if !all_finite(y)
+            && let Some(at) = y.iter().zip(x).position(overflow)
             && (!self.allow_nonfinite || self.dtype.block_len() > 1)
         {
             let what = format!(
@@ -243,56 +244,20 @@ impl Job<'_> {
                 value: x[at],
             });
         }
-        let sums = Sums::measure(x, &y);
-        Ok((bytes, sums))
-    }
-
-    /// Streams the tensor to `out`.
-    pub fn run(&self, out: &mut dyn Write, progress: &mut dyn Progress) -> Result<Outcome> {
-        let mut outcome = Outcome::default();
-        let parts = match self.source {
-            Source::Rows(parts) => parts,
-            Source::Values(values) => {
-                let (bytes, sums) = self.encode(values, |at| at as u64)?;
-                out.write_all(&bytes).map_err(Error::io("output"))?;
-                outcome.sums = sums;
-                return Ok(outcome);
-            }
+        let block = self.block_len();
+        let first = (unit.first * self.row_len() / block) as u64;
+        let (sums, worst) = Sums::measure(x, y, block, first);
+        let nonfinite = 0;
+        let outcome = Outcome {
+            sums,
+            worst,
+            nonfinite,
         };
-        let units = self.units(parts);
-        let group = self.pool.current_num_threads().max(1) * UNITS_PER_THREAD;
-        let mut ready: Vec<Done> = Vec::new();
-        let mut groups = units.chunks(group);
-        loop {
-            let next = groups.next();
-            let mut computed: Vec<Result<Done>> = Vec::new();
-            let mut written = Ok(());
-            self.pool.in_place_scope(|scope| {
-                if let Some(next) = next {
-                    let computed = &mut computed;
-                    scope.spawn(move |_| {
-                        *computed = next
-                            .par_iter()
-                            .map(|(p, rows)| self.run_unit(&parts[*p], rows.clone()))
-                            .collect();
-                    });
-                }
-                written = ready.iter().try_for_each(|d| out.write_all(&d.bytes));
-            });
-            written.map_err(Error::io("output"))?;
-            for done in ready.drain(..) {
-                outcome.sums.add(&done.sums);
-                outcome.nonfinite += done.nonfinite;
-                progress.advance(done.read);
-            }
-            if progress.cancelled() {
-                return Err(Error::Interrupted);
-            }
-            // In unit order, so that the first bad weight is named whatever the thread count.
-            ready = computed.into_iter().collect::<Result<_>>()?;
-            if next.is_none() {
-                return Ok(outcome);
-            }
-        }
+        Ok((bytes, outcome))
     }
+}
+
+/// Without an early end, so that it is done many numbers at a time.
+fn all_finite(x: &[f32]) -> bool {
+    x.iter().fold(true, |all, v| all & v.is_finite())
 }

@@ -11,17 +11,14 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, BufWriter};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use sha2::{Digest, Sha256};
-
-use super::writer::{Fill, Layout, Plan, stream};
-use super::{GgufFile, Load};
+use super::writer::{Fill, Plan};
+use super::{Output, journal};
 use crate::error::{Error, Result};
 
-const BUFFER_BYTES: usize = 1 << 20;
 const INFIX: &str = ".geb-partial-";
 
 /// Writes the planned file atomically: `path` holds what it held before, or the complete new
@@ -33,23 +30,11 @@ const INFIX: &str = ".geb-partial-";
 /// [`Error::Verify`] when `fill` does not keep to the plan or the bytes do not read back;
 /// whatever `fill` returns.
 pub fn write_file(path: &Path, plan: &Plan, fill: &mut Fill<'_>) -> Result<()> {
-    let layout = plan.layout()?;
-    let target = Target::check(path)?;
-    let _busy = Busy::enter(&target)?;
-    target.remove_leftovers();
-    target.check_space(layout.file_bytes)?;
-    let mut temp = Temp::create(&target)?;
-    let mut out = BufWriter::with_capacity(BUFFER_BYTES, &temp.file);
-    let sums = stream(&mut out, plan, &layout, path, fill);
-    // On failure the buffer is dropped without a last attempt to write it.
-    let (_, rest) = out.into_parts();
-    let sums = sums?;
-    if !matches!(rest, Ok(ref b) if b.is_empty()) {
-        return Err(Error::Verify("the write buffer was not emptied".into()));
+    let mut output = Output::create(vec![(path.to_owned(), plan.clone())], None)?;
+    for i in 0..plan.tensors.len() {
+        output.tensor(i, &mut |out| fill(i, out).map(|()| String::new()))?;
     }
-    temp.file.sync_all().map_err(Error::io(path))?;
-    verify(&temp.path, &layout, &sums)?;
-    temp.publish(&target)
+    output.finish()
 }
 
 /// Whether both paths lead to the same file, also through symbolic or hard links. A path
@@ -78,8 +63,8 @@ fn identity(path: &Path, _: &fs::Metadata) -> Result<PathBuf> {
 }
 
 /// The place to write to: an existing folder and a name in it.
-struct Target {
-    path: PathBuf,
+pub(super) struct Target {
+    pub path: PathBuf,
     folder: PathBuf,
     name: OsString,
     /// Kept open so that the last step cannot fail for want of a descriptor.
@@ -96,7 +81,7 @@ fn refuse(path: &Path, value: &str) -> Error {
 }
 
 impl Target {
-    fn check(path: &Path) -> Result<Target> {
+    pub fn check(path: &Path) -> Result<Target> {
         let name = path
             .file_name()
             .ok_or_else(|| refuse(path, "not a file name"))?
@@ -139,32 +124,50 @@ impl Target {
         prefix
     }
 
-    fn temp_path(&self, pid: u32) -> PathBuf {
+    /// The temporary file of process `pid`, or what belongs to it.
+    pub fn temp_path(&self, pid: u32, suffix: &str) -> PathBuf {
         let mut name = self.temp_prefix();
         name.push(pid.to_string());
+        name.push(suffix);
         self.folder.join(name)
     }
 
-    /// Removes partial files of this target whose process is gone. Best effort: a leftover
-    /// that cannot be removed costs disk space, not correctness.
-    fn remove_leftovers(&self) {
+    /// What is left of earlier runs, by the process id in its name: the temporary files
+    /// (`suffix` empty) or what belongs to them. In order of the ids.
+    pub fn leftovers(&self, suffix: &str) -> Vec<(u32, PathBuf)> {
         let prefix = self.temp_prefix();
-        let Ok(entries) = fs::read_dir(&self.folder) else {
-            return;
-        };
-        for entry in entries.flatten() {
-            let name = entry.file_name();
-            if let Some(pid) = suffix_pid(&name, &prefix)
-                && abandoned(&entry.path(), pid)
-            {
-                let _ = fs::remove_file(entry.path());
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let mut found: Vec<_> = entries
+            .filter_map(|e| Some((suffix_pid(&e.file_name(), &prefix, suffix)?, e.path())))
+            .collect();
+        found.sort_unstable();
+        found
+    }
+
+    /// Removes partial files of this target whose process is gone, but for those of the run that
+    /// is continued. Best effort: a leftover that cannot be removed costs disk space, not
+    /// correctness.
+    pub fn remove_leftovers(&self, except: Option<u32>) {
+        for suffix in ["", journal::SUFFIX] {
+            for (pid, path) in self.leftovers(suffix) {
+                if Some(pid) != except && abandoned(&path, pid) {
+                    let _ = fs::remove_file(path);
+                }
             }
+        }
+    }
+
+    /// Removes the old file, if there is one.
+    pub fn remove_old(&self) -> Result<()> {
+        match retry(|| fs::remove_file(&self.path)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other.map_err(Error::io(&self.path)),
         }
     }
 
     /// Refuses early when the planned size cannot fit. A full disk is still handled later.
     #[cfg(unix)]
-    fn check_space(&self, needed: u64) -> Result<()> {
+    pub fn check_space(&self, needed: u64) -> Result<()> {
         let Ok(stat) = rustix::fs::statvfs(&self.folder) else {
             return Ok(());
         };
@@ -182,7 +185,7 @@ impl Target {
     }
 
     #[cfg(not(unix))]
-    fn check_space(&self, _needed: u64) -> Result<()> {
+    pub fn check_space(&self, _needed: u64) -> Result<()> {
         Ok(())
     }
 
@@ -205,10 +208,11 @@ impl Target {
     }
 }
 
-fn suffix_pid(name: &OsStr, prefix: &OsStr) -> Option<u32> {
+fn suffix_pid(name: &OsStr, prefix: &OsStr, suffix: &str) -> Option<u32> {
     let rest = name
         .as_encoded_bytes()
-        .strip_prefix(prefix.as_encoded_bytes())?;
+        .strip_prefix(prefix.as_encoded_bytes())?
+        .strip_suffix(suffix.as_bytes())?;
     std::str::from_utf8(rest).ok()?.parse().ok()
 }
 
@@ -225,10 +229,10 @@ fn abandoned(path: &Path, pid: u32) -> bool {
 /// Targets this process is writing now: two threads must not share one temporary name.
 static BUSY: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
-struct Busy(PathBuf);
+pub(super) struct Busy(PathBuf);
 
 impl Busy {
-    fn enter(target: &Target) -> Result<Busy> {
+    pub fn enter(target: &Target) -> Result<Busy> {
         let folder = fs::canonicalize(&target.folder).map_err(Error::io(&target.folder))?;
         let path = folder.join(&target.name);
         let mut list = BUSY.lock().unwrap_or_else(|e| e.into_inner());
@@ -248,32 +252,42 @@ impl Drop for Busy {
     }
 }
 
-/// The temporary file; removed when dropped before it was published.
-struct Temp {
-    path: PathBuf,
-    file: File,
-    published: bool,
+/// The temporary file; removed when dropped before it was published, unless it is kept.
+pub(super) struct Temp {
+    pub path: PathBuf,
+    pub file: File,
+    pub keep: bool,
 }
 
 impl Temp {
-    fn create(target: &Target) -> Result<Temp> {
-        let path = target.temp_path(std::process::id());
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(&path)
-            .map_err(Error::io(&path))?;
+    pub fn create(target: &Target) -> Result<Temp> {
+        let path = target.temp_path(std::process::id(), "");
+        Self::open(path, OpenOptions::new().write(true).create_new(true))
+    }
+
+    /// Opens what process `pid` left, or begins it again.
+    pub fn reopen(target: &Target, pid: u32) -> Result<Temp> {
+        let path = target.temp_path(pid, "");
+        let mut options = OpenOptions::new();
+        Self::open(path, options.write(true).create(true).truncate(false))
+    }
+
+    fn open(path: PathBuf, options: &OpenOptions) -> Result<Temp> {
+        let file = options.open(&path).map_err(Error::io(&path))?;
         // The lock tells other runs that the file is alive; not every file system has locks.
         let _ = file.try_lock();
-        Ok(Temp {
-            path,
-            file,
-            published: false,
-        })
+        let keep = false;
+        Ok(Temp { path, file, keep })
+    }
+
+    /// Bytes in the file.
+    pub fn len(&self) -> Result<u64> {
+        let meta = self.file.metadata().map_err(Error::io(&self.path))?;
+        Ok(meta.len())
     }
 
     /// Renames onto the target, then makes the rename durable.
-    fn publish(&mut self, target: &Target) -> Result<()> {
+    pub fn publish(&mut self, target: &Target) -> Result<()> {
         let named = fs::symlink_metadata(&self.path).map_err(Error::io(&self.path))?;
         let ours = self.file.metadata().map_err(Error::io(&self.path))?;
         if identity(&self.path, &named)? != identity(&self.path, &ours)? {
@@ -283,14 +297,14 @@ impl Temp {
             )));
         }
         retry(|| fs::rename(&self.path, &target.path)).map_err(Error::io(&target.path))?;
-        self.published = true;
+        self.keep = true;
         target.sync_folder()
     }
 }
 
 impl Drop for Temp {
     fn drop(&mut self) {
-        if !self.published {
+        if !self.keep {
             let _ = retry(|| fs::remove_file(&self.path));
         }
     }
@@ -304,47 +318,4 @@ fn retry(mut call: impl FnMut() -> io::Result<()>) -> io::Result<()> {
             other => return other,
         }
     }
-}
-
-/// Reads the file back: same header bytes, same table by our own parser, zero padding, and
-/// the SHA-256 of every tensor as it was handed over.
-fn verify(path: &Path, layout: &Layout, sums: &[[u8; 32]]) -> Result<()> {
-    let fail = |what: String| Err(Error::Verify(format!("{}: {what}", path.display())));
-    let file = GgufFile::open(path, Load::Map)?;
-    let data = file.data();
-    if data.len() as u64 != layout.file_bytes {
-        return fail(format!(
-            "{} bytes were written, planned: {}",
-            data.len(),
-            layout.file_bytes
-        ));
-    }
-    if !data.starts_with(&layout.header) {
-        return fail("header or metadata differ from the plan".into());
-    }
-    let mut at = layout.header.len();
-    if file.index().tensors.len() != layout.tensors.len() || sums.len() != layout.tensors.len() {
-        return fail("the tensor table differs from the plan".into());
-    }
-    for ((view, planned), sum) in file.tensors().zip(&layout.tensors).zip(sums) {
-        let info = view.info();
-        if info.range.start as u64 != planned.start || info.range.end as u64 != planned.end {
-            return fail(format!("tensor {} is not where it was planned", info.name));
-        }
-        let gap = data.get(at..info.range.start);
-        if gap.is_none_or(|g| g.iter().any(|&b| b != 0)) {
-            return fail(format!("padding before tensor {} is not zero", info.name));
-        }
-        if Sha256::digest(view.bytes())[..] != sum[..] {
-            return fail(format!(
-                "SHA-256 of tensor {} differs from what was written",
-                info.name
-            ));
-        }
-        at = info.range.end;
-    }
-    if data.get(at..).is_none_or(|g| g.iter().any(|&b| b != 0)) {
-        return fail("padding at the end is not zero".into());
-    }
-    Ok(())
 }

@@ -1,11 +1,13 @@
 //! An opened, validated GGUF file: bytes plus index, with typed access.
 
-use std::path::Path;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 
 use geb_kernels::dtype::Dtype;
 
 use super::parse::Index;
 use super::shape::TensorInfo;
+use super::split;
 use super::value::{ArrayRef, Value, ValueType};
 use crate::error::{Error, Result};
 use crate::mmap::{self, Bytes};
@@ -20,10 +22,16 @@ pub enum Load {
     Copy,
 }
 
-/// A validated GGUF file.
+/// A validated GGUF file; also one in several parts, which look like one.
 pub struct GgufFile {
     bytes: Bytes,
+    /// Of all parts: the ranges of later parts follow those of earlier ones.
     index: Index,
+    path: PathBuf,
+    /// Tensors in the first part.
+    own: usize,
+    /// The other parts with the position of their first byte.
+    rest: Vec<(usize, GgufFile)>,
 }
 
 /// A tensor whose type, shape and bytes have been checked against each other.
@@ -51,16 +59,63 @@ impl<'a> TensorView<'a> {
 }
 
 impl GgufFile {
-    /// Opens and validates a regular file.
+    /// Opens and validates a regular file, with the other parts when it is one of several.
+    ///
+    /// # Errors
+    /// Rules 1 to 10 of docs/format.md; a missing part is named.
     pub fn open(path: &Path, load: Load) -> Result<GgufFile> {
-        Self::from_bytes(mmap::open(path, load)?)
+        split::gather(Self::open_single(path, load)?, path, load)
+    }
+
+    /// Opens one file, whatever its metadata says about others.
+    pub(super) fn open_single(path: &Path, load: Load) -> Result<GgufFile> {
+        let mut file = Self::from_bytes(mmap::open(path, load)?)?;
+        file.path = path.to_owned();
+        Ok(file)
     }
 
     /// Validates bytes that are already in memory.
     pub fn from_bytes(bytes: impl Into<Bytes>) -> Result<GgufFile> {
         let bytes = bytes.into();
         let index = Index::parse(bytes.as_ref())?;
-        Ok(GgufFile { bytes, index })
+        let own = index.tensors.len();
+        let (path, rest) = (PathBuf::new(), Vec::new());
+        Ok(GgufFile {
+            bytes,
+            index,
+            path,
+            own,
+            rest,
+        })
+    }
+
+    /// Adds a part behind those that are there.
+    pub(super) fn join(&mut self, part: GgufFile) -> Result<()> {
+        let start = self.file_bytes() as usize;
+        self.index.append(&part.index, start)?;
+        self.rest.push((start, part));
+        Ok(())
+    }
+
+    /// The parts (one, as a rule), each with its path; it is empty for bytes in memory.
+    pub fn parts(&self) -> impl Iterator<Item = (&GgufFile, &Path)> {
+        let all = std::iter::once(self).chain(self.rest.iter().map(|p| &p.1));
+        all.map(|p| (p, p.path.as_path()))
+    }
+
+    /// The tensors of this part alone.
+    pub fn own_tensors(&self) -> &[TensorInfo] {
+        &self.index.tensors[..self.own]
+    }
+
+    /// The bytes behind this part.
+    pub(crate) fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// Size of all parts.
+    pub fn file_bytes(&self) -> u64 {
+        self.parts().map(|p| p.0.data().len() as u64).sum()
     }
 
     /// The validated structure.
@@ -68,9 +123,18 @@ impl GgufFile {
         &self.index
     }
 
-    /// The whole file. Ranges of [`TensorInfo::range`] lie inside.
+    /// The whole file, or its first part.
     pub fn data(&self) -> &[u8] {
         self.bytes.as_ref()
+    }
+
+    /// The bytes of a [`TensorInfo::range`], in whichever part they are.
+    pub fn slice(&self, range: &Range<usize>) -> &[u8] {
+        let after = self.rest.partition_point(|p| p.0 <= range.start);
+        match after.checked_sub(1).and_then(|i| self.rest.get(i)) {
+            Some((start, part)) => &part.data()[range.start - start..range.end - start],
+            None => &self.data()[range.clone()],
+        }
     }
 
     /// All metadata in file order.
@@ -101,7 +165,7 @@ impl GgufFile {
     fn view<'a>(&'a self, info: &'a TensorInfo) -> TensorView<'a> {
         TensorView {
             info,
-            bytes: &self.bytes.as_ref()[info.range.clone()],
+            bytes: self.slice(&info.range),
         }
     }
 

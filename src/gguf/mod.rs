@@ -1,18 +1,25 @@
 //! The GGUF container: format only, knows no models.
 //!
 //! `reader` is the cursor, `parse` and `shape` the rules in file order, `value` the metadata types,
-//! `file` an opened file; `meta` and `writer` plan and stream, `atomic` replaces a file whole.
+//! `file` an opened file, `split` one in parts; `meta` and `writer` plan and stream, `atomic` replaces
+//! a file whole, `output` a set of files with a `journal` of what is finished, `seal` stores and
+//! checks hashes.
 
 mod atomic;
 mod file;
+pub mod journal;
 mod meta;
+mod output;
 mod parse;
 mod reader;
+pub mod seal;
 mod shape;
+pub mod split;
 mod value;
 pub mod writer;
 
 pub use file::{GgufFile, Load, TensorView};
+pub use output::{Output, Resume};
 pub use parse::Index;
 pub use reader::Reader;
 pub use shape::TensorInfo;

@@ -7,6 +7,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 
+use geb_kernels::dtype::TypeIdError;
 use hashbrown::HashTable;
 
 use super::reader::{Reader, Shown, bad};
@@ -105,6 +106,29 @@ impl Index {
     }
 
     /// Rules 4 and 5.
+    /// Adds the tensors of another part of the file, whose first byte is number `start`.
+    pub(super) fn append(&mut self, part: &Index, start: usize) -> Result<()> {
+        for t in &part.tensors {
+            if self.tensor(&t.name).is_some() {
+                let name = Shown(&t.name);
+                return Err(bad(7, "tensor name", name, "unique names in all parts", 0));
+            }
+            let range = start + t.range.start..start + t.range.end;
+            self.push(TensorInfo { range, ..t.clone() });
+        }
+        self.warnings.extend(part.warnings.iter().cloned());
+        Ok(())
+    }
+
+    fn push(&mut self, info: TensorInfo) {
+        let hash = self.hasher.hash_one(info.name.as_bytes());
+        let (tensors, hasher) = (&self.tensors, &self.hasher);
+        let rehash = |&j: &u32| hasher.hash_one(tensors[j as usize].name.as_bytes());
+        let position = self.tensors.len() as u32;
+        self.names.insert_unique(hash, position, rehash);
+        self.tensors.push(info);
+    }
+
     fn metadata(&mut self, data: &[u8], r: &mut Reader<'_>, count: u64) -> Result<()> {
         let (start, mut odd) = (r.pos(), 0u64);
         for i in 0..count {
@@ -165,6 +189,7 @@ impl Index {
     /// Rules 7 and 8, entry by entry. Returns (position of the entry, offset, bytes) of each.
     fn tensor_table(&mut self, r: &mut Reader<'_>, count: u64) -> Result<Vec<(usize, u64, u64)>> {
         let mut pending = Vec::new();
+        let mut unreadable = Vec::new();
         for i in 0..count {
             let at = r.pos();
             let name = r.string(
@@ -181,20 +206,19 @@ impl Index {
                     at,
                 ));
             }
-            let hash = self.hasher.hash_one(name.as_bytes());
-            if self
-                .names
-                .find(hash, |&j| self.tensors[j as usize].name == name)
-                .is_some()
-            {
+            if self.tensor(name).is_some() {
                 return Err(bad(7, "tensor name", Shown(name), "unique names", at));
             }
-            let (dtype, dims, bytes, offset) = tensor_entry(r, name)?;
-            let (tensors, hasher) = (&self.tensors, &self.hasher);
-            let rehash = |&j: &u32| hasher.hash_one(tensors[j as usize].name.as_bytes());
-            self.names
-                .insert_unique(hash, self.tensors.len() as u32, rehash);
-            self.tensors.push(TensorInfo {
+            let (dtype, dims, bytes, offset) = match tensor_entry(r, name) {
+                Err(Error::Type { tensor, source }) => {
+                    // The other tensors of a type that cannot be read are named as well.
+                    r.u64(9, format_args!("tensor {tensor}: offset"))?;
+                    unreadable.push((tensor, source));
+                    continue;
+                }
+                entry => entry?,
+            };
+            self.push(TensorInfo {
                 name: name.to_owned(),
                 dtype,
                 dims,
@@ -202,7 +226,10 @@ impl Index {
             });
             pending.push((at, offset, bytes));
         }
-        Ok(pending)
+        match unreadable.first() {
+            Some(&(_, source)) => Err(unreadable_type(source, &unreadable)),
+            None => Ok(pending),
+        }
     }
 
     /// Rule 9: every tensor against the data section.
@@ -288,6 +315,22 @@ impl Index {
         }
         Ok(())
     }
+}
+
+/// The error of a type id that cannot be read, with the tensors that have it.
+fn unreadable_type(source: TypeIdError, list: &[(String, TypeIdError)]) -> Error {
+    const SHOWN: usize = 100;
+    let same: Vec<&str> = list
+        .iter()
+        .filter(|t| t.1 == source)
+        .map(|t| t.0.as_str())
+        .collect();
+    let mut tensor = same[..same.len().min(SHOWN)].join(", ");
+    let more = list.len() - same.len().min(SHOWN);
+    if more > 0 {
+        tensor.push_str(&format!(" and {more} more of this or other such types"));
+    }
+    Error::Type { tensor, source }
 }
 
 /// Rules 1 to 3.

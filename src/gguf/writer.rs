@@ -193,7 +193,7 @@ pub fn write_to(out: &mut dyn Write, plan: &Plan, fill: &mut Fill<'_>) -> Result
 }
 
 /// Streams header, tensors and padding; returns the SHA-256 of each tensor as handed over.
-pub(super) fn stream(
+pub(crate) fn stream(
     out: &mut dyn Write,
     plan: &Plan,
     layout: &Layout,
@@ -205,40 +205,53 @@ pub(super) fn stream(
     let mut sums = Vec::with_capacity(layout.tensors.len());
     for (i, range) in layout.tensors.iter().enumerate() {
         pad(out, range.start - at).map_err(Error::io(path))?;
-        let mut sink = Exact {
-            out,
-            left: range.end - range.start,
-            over: false,
-            failed: None,
-            sha: Sha256::new(),
-        };
-        let result = fill(i, &mut sink);
-        if sink.over || (result.is_ok() && sink.left > 0) {
-            let name = plan.tensors.get(i).map_or("", |t| t.name.as_str());
-            let planned = range.end - range.start;
-            let got = if sink.over {
-                format!("more than {planned}")
-            } else {
-                (planned - sink.left).to_string()
-            };
-            return Err(Error::Verify(format!(
-                "tensor {name}: {got} bytes were produced, planned: {planned}"
-            )));
-        }
-        // A failed write is reported with its own path, whatever `fill` made of it.
-        if let Some(source) = sink.failed.take() {
-            return Err(Error::Io {
-                path: path.to_owned(),
-                source,
-            });
-        }
-        result?;
-        sums.push(sink.sha.finalize().into());
+        let mut fill = |out: &mut dyn Write| fill(i, out);
+        sums.push(tensor(out, plan, layout, i, path, &mut fill)?);
         at = range.end;
     }
     pad(out, layout.file_bytes - at).map_err(Error::io(path))?;
     out.flush().map_err(Error::io(path))?;
     Ok(sums)
+}
+
+/// Streams one tensor; returns the SHA-256 of what was handed over.
+pub(super) fn tensor(
+    out: &mut dyn Write,
+    plan: &Plan,
+    layout: &Layout,
+    i: usize,
+    path: &Path,
+    fill: &mut dyn FnMut(&mut dyn Write) -> Result<()>,
+) -> Result<[u8; 32]> {
+    let planned = layout.tensors[i].end - layout.tensors[i].start;
+    let mut sink = Exact {
+        out,
+        left: planned,
+        over: false,
+        failed: None,
+        sha: Sha256::new(),
+    };
+    let result = fill(&mut sink);
+    if sink.over || (result.is_ok() && sink.left > 0) {
+        let name = plan.tensors.get(i).map_or("", |t| t.name.as_str());
+        let got = if sink.over {
+            format!("more than {planned}")
+        } else {
+            (planned - sink.left).to_string()
+        };
+        return Err(Error::Verify(format!(
+            "tensor {name}: {got} bytes were produced, planned: {planned}"
+        )));
+    }
+    // A failed write is reported with its own path, whatever `fill` made of it.
+    if let Some(source) = sink.failed.take() {
+        return Err(Error::Io {
+            path: path.to_owned(),
+            source,
+        });
+    }
+    result?;
+    Ok(sink.sha.finalize().into())
 }
 
 fn pad(out: &mut dyn Write, mut n: u64) -> io::Result<()> {

@@ -52,7 +52,7 @@ impl Model {
 
     /// The blocks of a matrix, row after row.
     pub fn bytes(&self, m: &bind::QMatrix) -> &[u8] {
-        &self.file.data()[m.range.clone()]
+        self.file.slice(&m.range)
     }
 
     /// Products of a weight and an activation per token in the layers: one per matrix element, the

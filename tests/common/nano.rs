@@ -19,7 +19,7 @@ pub fn nano(dtype: Dtype) -> PathBuf {
     if !path.exists() {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/geb-nano/hf");
         let options = convert::Options {
-            dtype,
+            policy: dtype.into(),
             ..Default::default()
         };
         convert(&source, &path, &options, &mut ()).expect("geb-nano converts");

@@ -44,7 +44,7 @@ impl Place {
     fn model(&self, dtype: Dtype) -> PathBuf {
         let path = self.path(&format!("{}.gguf", dtype.name()));
         let options = geb::convert::Options {
-            dtype,
+            policy: dtype.into(),
             ..Default::default()
         };
         geb::convert::convert(&asset("hf"), &path, &options, &mut ()).expect("converted");

@@ -14,7 +14,7 @@ fn nano() -> &'static str {
         let path = scratch().join("nano-q8_0.gguf");
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/geb-nano/hf");
         let options = geb::convert::Options {
-            dtype: geb::Dtype::Q8_0,
+            policy: geb::Dtype::Q8_0.into(),
             ..Default::default()
         };
         geb::convert::convert(&source, &path, &options, &mut ()).expect("convert");

@@ -30,7 +30,7 @@ pub fn model() -> &'static Path {
     MODEL.get_or_init(|| {
         let path = scratch().join("llama-f32.gguf");
         let options = geb::convert::Options {
-            dtype: geb::Dtype::F32,
+            policy: geb::Dtype::F32.into(),
             ..Default::default()
         };
         geb::convert::convert(&fixture("llama").join("hf"), &path, &options, &mut ())

@@ -2,18 +2,21 @@
 
 use std::path::PathBuf;
 
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use geb::Dtype;
-use geb::convert::policy::TARGETS;
+use geb::convert::policy::{ALIASES, MIXTURES, Policy, Regex, writable};
 
 const EXAMPLES: &str = "\
 Examples:
   geb-quantize ./geb-1.3b geb-q8_0.gguf --type q8_0
   geb-quantize ./geb-1.3b geb-q4_0.gguf --type q4_0 --threads 8
+  geb-quantize ./geb-1.3b geb-q4_k_m.gguf --type q4_k_m --tensor-type 'attn_[qk]=q5_k'
   geb-quantize ./geb-1.3b --type q4_0 --dry-run
   geb-quantize model-f16.gguf model-q8_0.gguf --type q8_0
+  geb-quantize ./geb-1.3b geb-q8_0.gguf --type q8_0 --resume --report errors.json
   geb-quantize probe ./geb-1.3b --text sample.txt
+  geb-quantize verify geb-q8_0.gguf
 
 Exit codes: 0 ok, 1 failure, 2 usage, 3 bad source, 4 unsupported source, 130 interrupted.";
 
@@ -26,7 +29,7 @@ Exit codes: 0 ok, 1 failure, 2 usage, 3 bad source, 4 unsupported source, 130 in
     after_help = EXAMPLES,
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
-    override_usage = "geb-quantize [OPTIONS] --type <TYPE> <SOURCE> <OUT>\n       geb-quantize probe [OPTIONS] <SOURCE> --text <FILE>"
+    override_usage = "geb-quantize [OPTIONS] --type <TYPE> <SOURCE> <OUT>\n       geb-quantize probe [OPTIONS] <SOURCE> --text <FILE>\n       geb-quantize verify <FILE>"
 )]
 pub struct Cli {
     /// What else to do.
@@ -42,12 +45,35 @@ pub struct Cli {
 pub enum Command {
     /// Find the layout of a GEB checkpoint: all 16 are run over a text, the least loss is right.
     Probe(Probe),
+    /// Compare the tensors of a file with the hashes that were stored when it was written.
+    Verify(Verify),
 }
 
-/// One of [`TARGETS`], in small or capital letters.
-fn target() -> impl TypedValueParser<Value = Dtype> {
-    PossibleValuesParser::new(TARGETS.iter().map(|t| t.0.name()))
+/// One of [`MIXTURES`], in small or capital letters.
+fn mixture() -> impl TypedValueParser<Value = Policy> {
+    let alias = |name| ALIASES.iter().find(move |a| a.1 == name).map(|a| a.0);
+    let value = |name| PossibleValue::new(name).aliases(alias(name));
+    PossibleValuesParser::new(MIXTURES.iter().map(|m| value(m.name)))
+        .try_map(|name| Policy::named(&name))
+}
+
+/// A type that can be written.
+fn dtype() -> impl TypedValueParser<Value = Dtype> {
+    PossibleValuesParser::new(writable().map(|t| t.name()))
         .try_map(|name| Dtype::from_name(&name).ok_or("not a type"))
+}
+
+/// `REGEX=TYPE`.
+fn tensor_type(text: &str) -> Result<(Regex, Dtype), String> {
+    let (pattern, name) = text.rsplit_once('=').ok_or("expected REGEX=TYPE")?;
+    let dtype = Dtype::from_name(name).filter(|t| writable().any(|w| w == *t));
+    let known = || writable().map(|t| t.name()).collect::<Vec<_>>().join(", ");
+    let dtype = dtype.ok_or_else(|| format!("{name} is not one of {}", known()))?;
+    Ok((regex(pattern)?, dtype))
+}
+
+fn regex(pattern: &str) -> Result<Regex, String> {
+    Regex::new(pattern).map_err(|e| e.to_string())
 }
 
 /// Packing of GEB's key_value matrix.
@@ -89,18 +115,15 @@ pub struct Convert {
     /// File to write; replaced only when the new one is complete and verified
     #[arg(required_unless_present = "dry_run")]
     pub out: Option<PathBuf>,
-    /// Type of the weights
-    #[arg(short = 't', long = "type", ignore_case = true, value_name = "TYPE", value_parser = target())]
-    pub dtype: Dtype,
+    /// Type of the weights, or a mixture of types (q4_k, q5_k, q3_k mean the _M mixtures)
+    #[arg(short = 't', long = "type", ignore_case = true, value_name = "TYPE", value_parser = mixture())]
+    pub policy: Policy,
     /// Say what would be written, and write nothing
     #[arg(short = 'n', long)]
     pub dry_run: bool,
     /// Threads [default: all that are available]
     #[arg(long, value_name = "N", env = "GEB_THREADS", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
-    /// Use the type for every matrix, also the output matrix of 4-bit files
-    #[arg(long)]
-    pub pure: bool,
     /// Accept a GGUF source that is quantized already (a loss on top of a loss)
     #[arg(long)]
     pub allow_requantize: bool,
@@ -110,9 +133,33 @@ pub struct Convert {
     /// Jinja chat template to store instead of the source's
     #[arg(long, value_name = "FILE")]
     pub chat_template: Option<PathBuf>,
+    /// Continue a run that was stopped, and leave this one so that it can be continued
+    #[arg(long)]
+    pub resume: bool,
+    /// Write parts of at most this size: OUT-00001-of-0000N.gguf (M and G are powers of 1000)
+    #[arg(long, value_name = "N(M|G)", value_parser = size)]
+    pub split_max_size: Option<u64>,
     /// Record the SHA-256 of the weight files as well
     #[arg(long)]
     pub hash_source: bool,
+    /// One type for every matrix: no better types where errors cost most
+    #[arg(long, help_heading = "Types of single tensors")]
+    pub pure: bool,
+    /// Type of the tensors whose names match; repeatable, the first match decides
+    #[arg(long, value_name = "REGEX=TYPE", value_parser = tensor_type, help_heading = "Types of single tensors")]
+    pub tensor_type: Vec<(Regex, Dtype)>,
+    /// Type of the output matrix (of the embedding, where the model has no other)
+    #[arg(long, ignore_case = true, value_name = "TYPE", value_parser = dtype(), help_heading = "Types of single tensors")]
+    pub output_type: Option<Dtype>,
+    /// Type of the embedding
+    #[arg(long, ignore_case = true, value_name = "TYPE", value_parser = dtype(), help_heading = "Types of single tensors")]
+    pub embedding_type: Option<Dtype>,
+    /// Do not quantize the tensors whose names match; repeatable
+    #[arg(long, value_name = "REGEX", value_parser = regex, help_heading = "Types of single tensors")]
+    pub keep_f32: Vec<Regex>,
+    /// Report as JSON, tensor by tensor, to a file
+    #[arg(long, value_name = "FILE.json", help_heading = "Output")]
+    pub report: Option<PathBuf>,
     /// Report as JSON on standard output
     #[arg(long, help_heading = "Output")]
     pub json: bool,
@@ -143,6 +190,25 @@ pub struct Convert {
         help_heading = "GEB checkpoints (see probe)"
     )]
     pub geb_mlp: Mlp,
+}
+
+/// `500M`, `2G`, or bytes.
+fn size(text: &str) -> Result<u64, String> {
+    let (digits, unit) = match text.strip_suffix(['M', 'G']) {
+        Some(digits) if text.ends_with('M') => (digits, 1_000_000),
+        Some(digits) => (digits, 1_000_000_000),
+        None => (text, 1),
+    };
+    let n = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(unit));
+    n.filter(|&n| n > 0)
+        .ok_or_else(|| "expected a number of bytes, or one with M or G, such as 500M".into())
+}
+
+/// A check of stored hashes.
+#[derive(Args, Debug)]
+pub struct Verify {
+    /// GGUF file, or any part of a split one
+    pub file: PathBuf,
 }
 
 /// A probe.

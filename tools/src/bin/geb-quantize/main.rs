@@ -28,6 +28,7 @@ fn main() -> ExitCode {
     }
     let result = match (cli.command, cli.convert) {
         (Some(args::Command::Probe(probe)), _) => work::probe(&probe, &stop),
+        (Some(args::Command::Verify(verify)), _) => work::verify(&verify),
         (None, Some(convert)) => work::convert(&convert, &stop),
         (None, None) => unreachable!("clap requires SOURCE without a subcommand"),
     };

@@ -45,7 +45,7 @@ fn table(rows: &[Vec<String>], left: &[usize]) -> String {
 }
 
 /// `1.43 GB`, decimal units.
-fn bytes(n: u64) -> String {
+pub fn bytes(n: u64) -> String {
     let n = n as f64;
     match n {
         n if n >= 1e9 => format!("{:.2} GB", n / 1e9),
@@ -143,13 +143,19 @@ pub fn report_json(report: &Report, options: &Options, written: bool) -> String 
         .tensors
         .iter()
         .map(|t| {
+            let rms = t.sums.rms();
+            let worst = written.then(|| json!({"index": t.worst.index, "rms": t.worst.rms,
+                   "relative_to_tensor": if rms > 0.0 { t.worst.rms / rms } else { 0.0 }}));
             json!({"name": t.name, "dims": t.dims, "from": t.from.name(), "to": t.to.name(), "bytes": t.bytes,
-                   "reason": t.reason, "nonfinite": t.nonfinite, "error": measured(&t.sums)})
+                   "bits_per_weight": t.bits_per_weight(), "reason": t.reason, "nonfinite": t.nonfinite,
+                   "error": measured(&t.sums), "worst_block": worst})
         })
         .collect();
     json_text(&json!({
         "written": written,
-        "type": options.dtype.name(),
+        "type": options.policy.mixture.name,
+        "recipe": options.policy.to_string(),
+        "files": report.files,
         "architecture": report.architecture,
         "file_bytes": report.file_bytes,
         "weights": report.elements(),

@@ -1,16 +1,18 @@
 //! What the flags mean: from `args` to options of the library, and the runs.
 
+use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use geb::convert::policy::Policy;
 use geb::convert::probe::{self as layout_probe, ProbeOptions};
 use geb::convert::{self, GebLayout, Options, Progress};
 use geb::{Dtype, Error, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::args::{Convert, Kv, Mlp, Probe, Rope};
+use crate::args::{Convert, Kv, Mlp, Probe, Rope, Verify};
 use crate::show;
 
 /// Longest probe text or template that is read.
@@ -24,14 +26,23 @@ impl Convert {
             rope_half_split: matches!(self.geb_rope, Rope::FullHalf | Rope::PartHalf),
             gate_first: self.geb_mlp == Mlp::GateUp,
         };
-        Ok(Options {
-            dtype: self.dtype,
+        let policy = Policy {
             pure: self.pure,
+            output: self.output_type,
+            embedding: self.embedding_type,
+            overrides: self.tensor_type.clone(),
+            keep_f32: self.keep_f32.clone(),
+            ..self.policy.clone()
+        };
+        Ok(Options {
+            policy,
             allow_requantize: self.allow_requantize,
             allow_nonfinite: self.allow_nonfinite,
             layout,
             chat_template: self.chat_template.as_deref().map(read_text).transpose()?,
             hash_source: self.hash_source,
+            split_max: self.split_max_size,
+            resume: self.resume,
             threads: self
                 .threads
                 .map(usize::from)
@@ -72,8 +83,12 @@ pub fn convert(args: &Convert, stop: &Arc<AtomicBool>) -> Result<()> {
     for note in &report.notes {
         eprintln!("geb-quantize: note: {note}");
     }
+    let json = || show::report_json(&report, &options, written);
+    if let Some(path) = &args.report {
+        write_whole(path, &json())?;
+    }
     if args.json {
-        return show::print(&show::report_json(&report, &options, written));
+        return show::print(&json());
     }
     if written {
         show::print(&show::report_table(&report))?;
@@ -87,6 +102,39 @@ pub fn convert(args: &Convert, stop: &Arc<AtomicBool>) -> Result<()> {
     } else {
         show::print(&show::plan_table(&report))
     }
+}
+
+/// Replaces a small file as a whole: the old one or the new one is there, never a part.
+fn write_whole(path: &Path, text: &str) -> Result<()> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
+    let write = || -> std::io::Result<()> {
+        let mut file = tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new(".")))?;
+        file.write_all(text.as_bytes())?;
+        file.as_file().sync_all()?;
+        file.persist(path)?;
+        Ok(())
+    };
+    write().map_err(Error::io(path))
+}
+
+/// Checks stored hashes.
+pub fn verify(args: &Verify) -> Result<()> {
+    let checked = geb::gguf::seal::check_hashes(&args.file)?;
+    if checked.damaged.is_empty() {
+        return show::print(&format!(
+            "{}: {} tensors, {}: as written\n",
+            args.file.display(),
+            checked.tensors,
+            show::bytes(checked.bytes)
+        ));
+    }
+    Err(Error::Verify(format!(
+        "{}: {} of {} tensors are not what was written: {}",
+        args.file.display(),
+        checked.damaged.len(),
+        checked.tensors,
+        checked.damaged.join(", ")
+    )))
 }
 
 /// Runs a probe and prints its table.

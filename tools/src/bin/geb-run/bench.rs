@@ -199,7 +199,7 @@ fn some_ids(session: &Session, n: usize) -> Vec<u32> {
 }
 
 /// A model is larger than any cache from here on; reading a smaller one is no measure of memory.
-const LARGE: usize = 64 << 20;
+const LARGE: u64 = 64 << 20;
 
 /// What was measured, to be shown.
 struct Report<'a> {
@@ -215,7 +215,7 @@ impl Report<'_> {
     fn decode_gb_s(&self) -> (Option<f64>, Option<f64>) {
         let read = bytes_read(self.args, &self.loaded.session) as f64;
         let gb_s = self.decode.median().map(|tok_s| tok_s * read / 1e9);
-        let large = self.loaded.opened.file.data().len() >= LARGE;
+        let large = self.loaded.opened.file.file_bytes() >= LARGE;
         let share = gb_s.filter(|_| large).map(|v| v / self.limits.read_gb_s);
         (gb_s, share)
     }
@@ -244,7 +244,7 @@ impl Report<'_> {
             "model      {}\n           {} parameters, {main}, {}\nmachine    {}, kernel {kernel}, {} threads\ncache      {}, {depth} tokens before each measurement\n",
             self.loaded.opened.path.display(),
             count(parameters),
-            bytes(file.data().len() as u64),
+            bytes(file.file_bytes()),
             session.kernels().level().name(),
             session.threads(),
             session.kv_type().name(),
@@ -298,7 +298,7 @@ impl Report<'_> {
             "model": self.loaded.opened.path,
             "type": main,
             "parameters": parameters,
-            "file_bytes": file.data().len(),
+            "file_bytes": file.file_bytes(),
             "isa": session.kernels().level().name(),
             "kernel": kernel_name(session, main),
             "threads": session.threads(),

@@ -206,7 +206,7 @@ impl Chat {
             name.filter(|n| !n.trim().is_empty()).unwrap_or(&stem),
             count(parameters),
             load::main_type(file),
-            bytes(file.data().len() as u64),
+            bytes(file.file_bytes()),
             session.threads(),
             session.kernels().level().name(),
             session.ctx(),

@@ -153,7 +153,7 @@ fn quantize_all(args: &DemoArgs, folder: &Path, interrupt: &Interrupt) -> Outcom
         let name = dtype.name().to_lowercase();
         let path = target.join(format!("geb-nano-{}.gguf", dtype.name()));
         let options = convert::Options {
-            dtype,
+            policy: dtype.into(),
             threads: maker.threads,
             ..Default::default()
         };

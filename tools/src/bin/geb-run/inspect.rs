@@ -15,6 +15,56 @@ const SHOWN_ELEMENTS: usize = 6;
 /// Characters of a string shown without `--full`.
 const SHOWN_CHARS: usize = 80;
 
+/// Several tensors together.
+struct Sum {
+    name: &'static str,
+    tensors: u64,
+    weights: u64,
+    bytes: u64,
+}
+
+impl Sum {
+    fn new(name: &'static str) -> Sum {
+        Sum {
+            name,
+            tensors: 0,
+            weights: 0,
+            bytes: 0,
+        }
+    }
+
+    fn bits_per_weight(&self) -> f64 {
+        self.bytes as f64 * 8.0 / self.weights.max(1) as f64
+    }
+
+    fn to_json(&self) -> Json {
+        json!({
+            "tensors": self.tensors,
+            "weights": self.weights,
+            "bytes": self.bytes,
+            "bits_per_weight": self.bits_per_weight(),
+        })
+    }
+}
+
+/// What a tensor is for, by its name.
+fn group(name: &str, dims: usize) -> &'static str {
+    const GROUPS: &[(&str, &str)] = &[
+        ("token_embd", "embedding"),
+        (".attn", "attention"),
+        (".ffn", "feed-forward"),
+        (".ssm", "state space"),
+    ];
+    match name {
+        "output.weight" => "output",
+        _ if dims < 2 || name.contains("_norm") => "norms and vectors",
+        _ => GROUPS
+            .iter()
+            .find(|g| name.contains(g.0))
+            .map_or("other", |g| g.1),
+    }
+}
+
 /// What was found out about a file.
 struct Facts<'a> {
     file: &'a GgufFile,
@@ -85,21 +135,45 @@ impl<'a> Facts<'a> {
         }
     }
 
-    /// Name, count, weights and bytes of each type, largest first.
-    fn types(&self) -> Vec<(&'static str, u64, u64, u64)> {
-        let mut types: Vec<(&'static str, u64, u64, u64)> = Vec::new();
+    /// The tensors together by a name of theirs, largest first.
+    fn sums(&self, name: impl Fn(&TensorView<'_>) -> &'static str) -> Vec<Sum> {
+        let mut sums: Vec<Sum> = Vec::new();
         for t in self.file.tensors() {
-            let name = t.dtype().name();
-            let at = types.iter().position(|x| x.0 == name).unwrap_or_else(|| {
-                types.push((name, 0, 0, 0));
-                types.len() - 1
+            let name = name(&t);
+            let at = sums.iter().position(|s| s.name == name);
+            let at = at.unwrap_or_else(|| {
+                sums.push(Sum::new(name));
+                sums.len() - 1
             });
-            types[at].1 += 1;
-            types[at].2 += t.info().elements();
-            types[at].3 += t.bytes().len() as u64;
+            sums[at].tensors += 1;
+            sums[at].weights += t.info().elements();
+            sums[at].bytes += t.bytes().len() as u64;
         }
-        types.sort_by_key(|t| std::cmp::Reverse(t.3));
-        types
+        sums.sort_by_key(|s| std::cmp::Reverse(s.bytes));
+        sums
+    }
+
+    fn types(&self) -> Vec<Sum> {
+        self.sums(|t| t.dtype().name())
+    }
+
+    fn groups(&self) -> Vec<Sum> {
+        self.sums(|t| group(&t.info().name, t.info().dims.len()))
+    }
+
+    fn sum_table(&self, sums: &[Sum]) -> String {
+        let row = |s: &Sum| {
+            let share = s.bytes as f64 * 100.0 / self.tensor_bytes.max(1) as f64;
+            vec![
+                format!("  {}", s.name),
+                format!("{} tensors", s.tensors),
+                format!("{} weights", count(s.weights)),
+                bytes(s.bytes),
+                format!("{share:.1} %"),
+                format!("{:.2} bits per weight", s.bits_per_weight()),
+            ]
+        };
+        table(&sums.iter().map(row).collect::<Vec<_>>())
     }
 
     fn to_text(&self, opened: &Opened, full: bool) -> String {
@@ -108,31 +182,19 @@ impl<'a> Facts<'a> {
             "{}\n  GGUF version {}, {}, {} tensors, {} parameters, {:.2} bits per weight\n",
             opened.path.display(),
             index.version,
-            bytes(self.file.data().len() as u64),
+            bytes(self.file.file_bytes()),
             index.tensors.len(),
             count(self.parameters),
             self.bits_per_weight(),
         );
         text.push_str(&format!("  runs here: {}\n", self.verdict()));
-        for (name, reason) in self
-            .no_kernel
-            .iter()
-            .take(if full { usize::MAX } else { 10 })
-        {
+        for (name, reason) in &self.no_kernel {
             text.push_str(&format!("    {name}: {reason}\n"));
         }
+        text.push_str("\nGroups\n");
+        text.push_str(&self.sum_table(&self.groups()));
         text.push_str("\nTypes\n");
-        let types = self.types().into_iter().map(|(name, n, weights, size)| {
-            let share = size as f64 * 100.0 / (self.tensor_bytes.max(1)) as f64;
-            vec![
-                format!("  {name}"),
-                format!("{n} tensors"),
-                format!("{} weights", count(weights)),
-                bytes(size),
-                format!("{share:.1} %"),
-            ]
-        });
-        text.push_str(&table(&types.collect::<Vec<_>>()));
+        text.push_str(&self.sum_table(&self.types()));
         text.push_str("\nMetadata\n");
         for (key, value) in self.file.metadata() {
             text.push_str(&format!("  {key} = {}\n", value_text(value, full)));
@@ -187,12 +249,10 @@ impl<'a> Facts<'a> {
             }
             entry
         });
-        let types = self.types().into_iter().map(|(name, n, weights, size)| {
-            (
-                name.to_owned(),
-                json!({ "tensors": n, "weights": weights, "bytes": size }),
-            )
-        });
+        let sums = |sums: Vec<Sum>| -> serde_json::Map<_, _> {
+            let entry = |s: Sum| (s.name.to_owned(), s.to_json());
+            sums.into_iter().map(entry).collect()
+        };
         let not_runnable = self
             .no_kernel
             .iter()
@@ -201,14 +261,15 @@ impl<'a> Facts<'a> {
             "path": opened.path,
             "version": index.version,
             "alignment": index.alignment,
-            "file_bytes": self.file.data().len(),
+            "file_bytes": self.file.file_bytes(),
             "parameters": self.parameters,
             "bits_per_weight": self.bits_per_weight(),
             "runs": self.refused.is_none() && self.no_kernel.is_empty(),
             "refused": self.refused,
             "not_runnable": not_runnable.collect::<Vec<_>>(),
             "warnings": index.warnings,
-            "types": types.collect::<serde_json::Map<_, _>>(),
+            "groups": sums(self.groups()),
+            "types": sums(self.types()),
             "metadata": self.file.metadata().map(|(k, v)| (k.to_owned(), value_json(v))).collect::<serde_json::Map<_, _>>(),
             "tensors": tensors.collect::<Vec<_>>(),
         })

@@ -86,7 +86,7 @@ fn about(file: &GgufFile) -> Row {
         .collect();
     types.sort_by(|a, b| b.share.total_cmp(&a.share));
     Row {
-        bytes: file.data().len() as u64,
+        bytes: file.file_bytes(),
         bits_per_weight: all as f64 * 8.0 / weights.max(1) as f64,
         types,
         ..Row::default()

@@ -5,13 +5,15 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use geb::convert::{self, policy::TARGETS};
-use geb::{Dtype, Error};
+use geb::Error;
+use geb::convert::policy::Policy;
+use geb::convert;
+use geb::gguf::{GgufFile, Load};
 use sha2::{Digest, Sha256};
 
 use crate::args::OutputArgs;
 use crate::interrupt::Interrupt;
-use crate::load::Opened;
+use crate::load::{self, Opened};
 use crate::model_path;
 use crate::progress::Progress;
 use crate::report::{Failure, Outcome, bytes, dim, seconds};
@@ -31,12 +33,12 @@ pub struct Candidate {
 }
 
 /// What a candidate is.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Typed {
+#[derive(Clone, Debug)]
+enum Typed {
     /// A file that is there.
     File(PathBuf),
     /// To be quantized.
-    Type(Dtype),
+    Type(Policy),
 }
 
 /// Makes the files.
@@ -58,7 +60,7 @@ impl Maker<'_> {
     pub fn base(&self, typed: &str) -> Outcome<Candidate> {
         let path = Path::new(typed);
         if path.join("config.json").is_file() {
-            return self.make(path, Dtype::F32, None);
+            return self.make(path, geb::Dtype::F32.into(), None);
         }
         let path = model_path::resolve(Some(typed))?;
         Ok(existing(path))
@@ -78,20 +80,21 @@ impl Maker<'_> {
         let mut hash = None;
         let made = meant.into_iter().map(|m| match m {
             Typed::File(path) => Ok(existing(path)),
-            Typed::Type(dtype) => self.make(source, dtype, Some(&mut hash)),
+            Typed::Type(policy) => self.make(source, policy, Some(&mut hash)),
         });
         made.collect()
     }
 
     /// Converts, unless the same was converted before. `hash` keeps the hash of the source.
-    pub fn make(
+    fn make(
         &self,
         source: &Path,
-        dtype: Dtype,
+        policy: Policy,
         hash: Option<&mut Option<String>>,
     ) -> Outcome<Candidate> {
+        let name = policy.mixture.name.to_ascii_lowercase();
         let options = convert::Options {
-            dtype,
+            policy,
             threads: self.threads,
             ..Default::default()
         };
@@ -102,7 +105,6 @@ impl Maker<'_> {
         }
         let key = key(hash.as_deref().unwrap_or_default(), &options);
         let stem = source.file_stem().unwrap_or_default().to_string_lossy();
-        let name = dtype.name().to_ascii_lowercase();
         let path = self
             .folder
             .join(format!("{stem}-{name}-{}.gguf", &key[..16]));
@@ -155,7 +157,7 @@ impl Maker<'_> {
     /// SHA-256 of a file, or of all files of a folder with their names.
     fn hash(&self, source: &Path) -> Outcome<String> {
         let at = |e: std::io::Error| Failure::new(e.to_string()).at(source.display());
-        let mut files = vec![source.to_path_buf()];
+        let mut files = Vec::new();
         if source.is_dir() {
             let entries = std::fs::read_dir(source).map_err(at)?;
             files = entries
@@ -163,6 +165,9 @@ impl Maker<'_> {
                 .filter(|p| p.is_file())
                 .collect();
             files.sort();
+        } else {
+            let opened = GgufFile::open(source, Load::Map).map_err(|e| load::at(source, e))?;
+            files.extend(opened.parts().map(|(_, path)| path.to_path_buf()));
         }
         let mut all = Sha256::new();
         for file in files {
@@ -215,16 +220,14 @@ fn meant(typed: &str) -> Outcome<Typed> {
     if Path::new(typed).exists() {
         return model_path::resolve(Some(typed)).map(Typed::File);
     }
-    match Dtype::from_name(typed).filter(|t| TARGETS.iter().any(|x| x.0 == *t)) {
-        Some(dtype) => Ok(Typed::Type(dtype)),
-        None => model_path::resolve(Some(typed))
-            .map(Typed::File)
-            .map_err(|f| {
-                let types: Vec<String> =
-                    TARGETS.iter().map(|t| t.0.name().to_lowercase()).collect();
-                f.hint(format!("give a GGUF file or a type: {}", types.join(", ")))
-            }),
-    }
+    let policy = match Policy::named(typed) {
+        Ok(policy) => return Ok(Typed::Type(policy)),
+        Err(e) => e,
+    };
+    // Neither: both are said.
+    model_path::resolve(Some(typed))
+        .map(Typed::File)
+        .map_err(|f| f.hint(format!("give a GGUF file or a type; {policy}")))
 }
 
 /// A conversion as the user sees it.

@@ -106,7 +106,7 @@ impl Times {
         let session = &lane.sessions[row];
         let decode = rate(1, method.decode)?;
         let gb_s = decode.median * bytes_read(session, method) as f64 / 1e9;
-        let large = session.model().file().data().len() >= LARGE;
+        let large = session.model().file().file_bytes() >= LARGE as u64;
         let read = self.read.get(l).copied().filter(|r| large && *r > 0.0);
         Some(Speed {
             threads: lane.threads,

@@ -1,0 +1,162 @@
+//! The units of all tensors, computed ahead by the pool's threads and taken in order.
+//!
+//! ```text
+//! threads   claim the next unit, compute it, leave it in its place
+//! writer    waits for unit 0, 1, 2 …; the first bad unit is reported whatever the thread count
+//! ```
+//! At most [`UNITS_PER_THREAD`] units per thread are ahead of the writer, so memory is bounded, and
+//! neither side waits at the end of a tensor.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Condvar, Mutex, MutexGuard};
+
+use super::Progress;
+use super::stream::{Done, Job, Scratch, Unit};
+use super::sums::Outcome;
+use crate::error::{Error, Result};
+
+/// Units per thread that may be ready before they are wanted.
+const UNITS_PER_THREAD: usize = 32;
+
+type Computed = std::thread::Result<Result<Done>>;
+
+pub(super) struct Pipeline<'a> {
+    jobs: &'a [Job<'a>],
+    /// All units, each with its job.
+    units: Vec<(usize, Unit)>,
+    /// The units of each job.
+    ranges: Vec<Range<usize>>,
+    state: Mutex<State>,
+    changed: Condvar,
+    ahead: usize,
+}
+
+#[derive(Default)]
+struct State {
+    /// The unit to be claimed next.
+    next: usize,
+    /// The unit to be written next.
+    wanted: usize,
+    ready: BTreeMap<usize, Computed>,
+    stop: bool,
+}
+
+/// Runs `body` while the threads of `pool` compute the units of `jobs`.
+pub(super) fn run<'a, R>(
+    pool: &rayon::ThreadPool,
+    jobs: &'a [Job<'a>],
+    body: impl FnOnce(&Pipeline<'a>) -> R,
+) -> R {
+    let threads = pool.current_num_threads().max(1);
+    let pipeline = Pipeline::new(jobs, threads * UNITS_PER_THREAD);
+    pool.in_place_scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|_| pipeline.work());
+        }
+        // Dropped when the body returns or panics, so that the threads end.
+        let _stop = Stop(&pipeline);
+        body(&pipeline)
+    })
+}
+
+struct Stop<'a, 'b>(&'b Pipeline<'a>);
+
+impl Drop for Stop<'_, '_> {
+    fn drop(&mut self) {
+        self.0.lock().stop = true;
+        self.0.changed.notify_all();
+    }
+}
+
+impl<'a> Pipeline<'a> {
+    fn new(jobs: &'a [Job<'a>], ahead: usize) -> Pipeline<'a> {
+        let mut units = Vec::new();
+        let mut ranges = Vec::with_capacity(jobs.len());
+        for (j, job) in jobs.iter().enumerate() {
+            let start = units.len();
+            units.extend(job.units().into_iter().map(|u| (j, u)));
+            ranges.push(start..units.len());
+        }
+        Pipeline {
+            jobs,
+            units,
+            ranges,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            ahead,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    fn wait<'s>(&'s self, state: MutexGuard<'s, State>) -> MutexGuard<'s, State> {
+        self.changed.wait(state).unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// What each thread does.
+    fn work(&self) {
+        let mut scratch = Scratch::default();
+        while let Some(i) = self.claim() {
+            let (job, unit) = &self.units[i];
+            let computed =
+                catch_unwind(AssertUnwindSafe(|| self.jobs[*job].run(unit, &mut scratch)));
+            let mut state = self.lock();
+            state.ready.insert(i, computed);
+            if state.wanted == i {
+                self.changed.notify_all();
+            }
+        }
+    }
+
+    fn claim(&self) -> Option<usize> {
+        let mut state = self.lock();
+        while !state.stop && state.next >= state.wanted + self.ahead {
+            state = self.wait(state);
+        }
+        let i = state.next;
+        if state.stop || i >= self.units.len() {
+            return None;
+        }
+        state.next += 1;
+        Some(i)
+    }
+
+    fn take(&self, i: usize) -> Result<Done> {
+        let mut state = self.lock();
+        let computed = loop {
+            if let Some(computed) = state.ready.remove(&i) {
+                break computed;
+            }
+            state = self.wait(state);
+        };
+        state.wanted = i + 1;
+        drop(state);
+        self.changed.notify_all();
+        computed.unwrap_or_else(|panic| resume_unwind(panic))
+    }
+
+    /// Writes the units of a job. Jobs are filled in order, each once.
+    pub fn fill(
+        &self,
+        job: usize,
+        out: &mut dyn Write,
+        progress: &mut dyn Progress,
+    ) -> Result<Outcome> {
+        let mut outcome = Outcome::default();
+        for i in self.ranges[job].clone() {
+            let done = self.take(i)?;
+            out.write_all(&done.bytes).map_err(Error::io("output"))?;
+            outcome.add(&done.outcome);
+            progress.advance(done.read);
+            if progress.cancelled() {
+                return Err(Error::Interrupted);
+            }
+        }
+        Ok(outcome)
+    }
+}

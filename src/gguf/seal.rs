@@ -1,0 +1,170 @@
+//! Hashes inside the file: one SHA-256 per tensor, stored when it is written, checked later.
+//!
+//! The metadata precedes the data, so the keys are written as zeros of the right length first
+//! and filled in when the data is there.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::ops::Range;
+use std::path::Path;
+
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+
+use super::value::ValueType;
+use super::writer::{MetaValue, Plan};
+use super::{GgufFile, Value};
+use crate::error::{Error, Result};
+
+/// SHA-256 of each tensor's bytes as hex digits, in file order.
+pub const TENSOR_HASHES: &str = "geb.tensors.sha256";
+/// SHA-256 over the hashes of all tensors of all parts of a split file, the same in every part.
+pub const SET_HASH: &str = "geb.split.sha256";
+
+/// Bytes read at a time.
+const PIECE: usize = 1 << 18;
+
+/// Lower-case hex digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut out, b| {
+        let _ = write!(out, "{b:02x}");
+        out
+    })
+}
+
+/// 64 hex digits.
+pub(super) fn unhex(text: &str) -> Option<[u8; 32]> {
+    let mut out = [0; 32];
+    if text.len() != 64 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return None;
+    }
+    for (i, byte) in out.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(text.get(2 * i..2 * i + 2)?, 16).ok()?;
+    }
+    Some(out)
+}
+
+impl Plan {
+    /// Makes room for the hash of every tensor, and of the set when there is more than one part.
+    pub fn reserve_hashes(&mut self, parts: usize) {
+        let zeros = hex(&[0; 32]);
+        let all = vec![zeros.clone(); self.tensors.len()];
+        self.set_meta(TENSOR_HASHES, MetaValue::Strs(all));
+        if parts > 1 {
+            self.set_meta(SET_HASH, zeros);
+        }
+    }
+
+    /// Fills in what was reserved. Returns whether there was anything.
+    pub(crate) fn seal(&mut self, tensors: &[[u8; 32]], set: &[u8; 32]) -> bool {
+        let mut sealed = false;
+        for (key, value) in &mut self.metadata {
+            match key.as_str() {
+                TENSOR_HASHES => *value = MetaValue::Strs(tensors.iter().map(|s| hex(s)).collect()),
+                SET_HASH => *value = MetaValue::Str(hex(set)),
+                _ => continue,
+            }
+            sealed = true;
+        }
+        sealed
+    }
+}
+
+/// SHA-256 over hashes.
+pub(crate) fn hash_of<'a>(sums: impl Iterator<Item = &'a [u8; 32]>) -> [u8; 32] {
+    let mut sha = Sha256::new();
+    sums.for_each(|s| sha.update(s));
+    sha.finalize().into()
+}
+
+/// SHA-256 of ranges of a file, in parallel. The file is read, not mapped: what has been hashed
+/// does not stay in the memory of this process, and a file cut meanwhile is an error.
+///
+/// # Errors
+/// [`Error::Io`].
+pub(super) fn hash_ranges(path: &Path, ranges: &[Range<u64>]) -> Result<Vec<[u8; 32]>> {
+    let one = |range: &Range<u64>| -> std::io::Result<[u8; 32]> {
+        let mut file = File::open(path)?;
+        file.seek(SeekFrom::Start(range.start))?;
+        let mut sha = Sha256::new();
+        let mut buffer = vec![0; PIECE];
+        let mut left = range.end - range.start;
+        while left > 0 {
+            let n = left.min(PIECE as u64) as usize;
+            file.read_exact(&mut buffer[..n])?;
+            sha.update(&buffer[..n]);
+            left -= n as u64;
+        }
+        Ok(sha.finalize().into())
+    };
+    let sums: std::io::Result<Vec<_>> = ranges.par_iter().map(one).collect();
+    sums.map_err(Error::io(path))
+}
+
+/// What a check of the stored hashes found.
+#[derive(Clone, Debug)]
+pub struct Checked {
+    /// Tensors.
+    pub tensors: usize,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// Those whose bytes are not the ones that were written.
+    pub damaged: Vec<String>,
+}
+
+/// Compares the tensors of a file, or of all parts of a split file, with the hashes stored in it.
+///
+/// # Errors
+/// Those of opening; [`Error::Key`] when a part holds no hashes.
+pub fn check_hashes(path: &Path) -> Result<Checked> {
+    let file = GgufFile::open(path, super::Load::Map)?;
+    let mut out = Checked {
+        tensors: 0,
+        bytes: 0,
+        damaged: Vec::new(),
+    };
+    for (part, path) in file.parts() {
+        let stored = stored(part)?;
+        let tensors = part.own_tensors();
+        let range = |t: &super::TensorInfo| t.range.start as u64..t.range.end as u64;
+        let ranges: Vec<_> = tensors.iter().map(range).collect();
+        let sums = hash_ranges(path, &ranges)?;
+        for ((t, sum), stored) in tensors.iter().zip(sums).zip(stored) {
+            out.tensors += 1;
+            out.bytes += t.range.len() as u64;
+            if sum != stored {
+                out.damaged.push(t.name.clone());
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// The hashes of one part, as many as it has tensors.
+fn stored(part: &GgufFile) -> Result<Vec<[u8; 32]>> {
+    let wrong = |value: String, allowed: &str| Error::Key {
+        key: TENSOR_HASHES.into(),
+        value,
+        allowed: allowed.into(),
+    };
+    let list = part.array(TENSOR_HASHES, ValueType::Str)?;
+    let list = list.ok_or_else(|| {
+        let allowed = "an array of hashes, as geb-quantize writes it";
+        wrong("absent".into(), allowed)
+    })?;
+    let n = part.own_tensors().len();
+    if list.len != n {
+        return Err(wrong(
+            format!("{} hashes", list.len),
+            &format!("{n} hashes"),
+        ));
+    }
+    let hash = |v: Value<'_>| match v {
+        Value::Str(s) => {
+            unhex(s).ok_or_else(|| wrong(s.chars().take(80).collect(), "64 hex digits"))
+        }
+        _ => Err(wrong("of another type".into(), "64 hex digits")),
+    };
+    list.iter().map(hash).collect()
+}
