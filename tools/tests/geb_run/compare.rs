@@ -373,6 +373,15 @@ fn wrong_words_are_answered_before_any_work() {
     assert!(stderr(&unknown).contains("q8_0"), "{}", stderr(&unknown));
     let text_file = place.run(&[text(&base), "q8_0", "--text", "/no/such/text"]);
     exits(&text_file, 1);
+    for gate in [
+        ["--max-kld", "1"],
+        ["--min-top1", "1"],
+        ["--max-ppl-increase", "1"],
+    ] {
+        exits(&place.run(&[&[text(&base), "q8_0"][..], &gate].concat()), 2);
+    }
+    let slow = ["-r", "0", "--min-speedup", "2"];
+    exits(&place.run(&[&[text(&base), "q8_0"][..], &slow].concat()), 2);
     assert!(!place.path("cache").exists());
 }
 

@@ -6,8 +6,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use geb::Error;
-use geb::convert::policy::Policy;
 use geb::convert;
+use geb::convert::policy::Policy;
 use geb::gguf::{GgufFile, Load};
 use sha2::{Digest, Sha256};
 

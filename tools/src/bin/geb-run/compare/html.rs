@@ -6,7 +6,7 @@ use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment};
 use serde::Serialize;
 
-use super::plot::{Axis, Plot, Point, Series, mark};
+use super::plot::{Axis, Kind, Plot, Point, Series, mark};
 use super::result::{Comparison, Row};
 use super::table;
 use crate::report::{Failure, Outcome};
@@ -27,6 +27,7 @@ struct Seen<'a> {
 struct Group {
     title: String,
     legend: Vec<Entry>,
+    note: String,
     small: bool,
     plots: Vec<Figure>,
 }
@@ -102,10 +103,10 @@ fn candidates(c: &Comparison) -> impl Iterator<Item = (usize, &Row)> {
     c.rows.iter().skip(1).enumerate()
 }
 
-fn kl_axis(linear: bool) -> Axis {
+fn kl_axis() -> Axis {
     Axis {
         title: "KL divergence, nats per token".into(),
-        log: !linear,
+        kind: Kind::Log,
     }
 }
 
@@ -116,6 +117,8 @@ fn trade_offs(c: &Comparison) -> Group {
             name: text.name.clone(),
             style: i,
             line: false,
+            // The points of the other texts are above or below these.
+            labels: i == 0,
             points: candidates(c)
                 .filter_map(|(_, row)| {
                     let (x, x_bar) = x(row)?;
@@ -136,9 +139,9 @@ fn trade_offs(c: &Comparison) -> Group {
         title: "Size against divergence".into(),
         x: Axis {
             title: "file, MB".into(),
-            log: true,
+            kind: Kind::Log,
         },
-        y: kl_axis(false),
+        y: kl_axis(),
         series: series(&|r| Some((r.bytes as f64 / 1e6, None))),
     };
     let mut plots = vec![figure(
@@ -153,9 +156,9 @@ fn trade_offs(c: &Comparison) -> Group {
             title: format!("Decoding speed against divergence, {threads} threads"),
             x: Axis {
                 title: "decode, times the base".into(),
-                log: false,
+                kind: Kind::Linear,
             },
-            y: kl_axis(false),
+            y: kl_axis(),
             series: series(&|r| {
                 let s = r.speed.get(lane)?.decode_ratio;
                 Some((s.median, Some((s.low, s.high))))
@@ -169,6 +172,7 @@ fn trade_offs(c: &Comparison) -> Group {
     Group {
         title: "What is gained, what is lost".into(),
         legend: legend(c.texts.iter().enumerate().map(|(i, t)| (i, t.name.clone()))),
+        note: String::new(),
         small: false,
         plots,
     }
@@ -180,9 +184,9 @@ fn positions(c: &Comparison) -> Group {
         title: format!("By position, {}", text.name),
         x: Axis {
             title: "position in the window, tokens".into(),
-            log: false,
+            kind: Kind::Linear,
         },
-        y: kl_axis(false),
+        y: kl_axis(),
         series: candidates(c)
             .filter_map(|(style, row)| {
                 let points = row.divergence(i)?.kl_by_position.iter().map(|p| Point {
@@ -194,6 +198,7 @@ fn positions(c: &Comparison) -> Group {
                     name: row.name.clone(),
                     style,
                     line: true,
+                    labels: false,
                     points: points.collect(),
                 })
             })
@@ -203,6 +208,7 @@ fn positions(c: &Comparison) -> Group {
     Group {
         title: "Divergence along the window".into(),
         legend: legend(candidates(c).map(|(i, r)| (i, r.name.clone()))),
+        note: String::new(),
         small: false,
         plots: plots
             .map(|p| figure(p, ""))
@@ -214,7 +220,7 @@ fn positions(c: &Comparison) -> Group {
 /// Relative error of the weights by layer, a plot per kind of tensor.
 fn weights(c: &Comparison) -> Group {
     let mut groups: BTreeMap<&str, Vec<Series>> = BTreeMap::new();
-    let mut others: Vec<String> = Vec::new();
+    let mut others: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for (style, row) in candidates(c) {
         // Another cache does not change the weights.
         if row.weights.is_empty() || c.rows[1..=style].iter().any(|r| r.file == row.file) {
@@ -222,7 +228,8 @@ fn weights(c: &Comparison) -> Group {
         }
         for g in &row.weights {
             let Some(layer) = g.layer else {
-                others.push(format!("{} {} {:.2} %", row.name, g.group, 100.0 * g.error));
+                let text = format!("{} {:.2} %", row.name, 100.0 * g.error);
+                others.entry(&g.group).or_default().push(text);
                 continue;
             };
             let all = groups.entry(&g.group).or_default();
@@ -231,6 +238,7 @@ fn weights(c: &Comparison) -> Group {
                     name: row.name.clone(),
                     style,
                     line: true,
+                    labels: false,
                     points: Vec::new(),
                 });
             }
@@ -247,27 +255,29 @@ fn weights(c: &Comparison) -> Group {
         title: group.to_owned(),
         x: Axis {
             title: "layer".into(),
-            log: false,
+            kind: Kind::Count,
         },
         y: Axis {
             title: "error of the weights, %".into(),
-            log: true,
+            kind: Kind::Log,
         },
         series,
     });
-    let mut plots: Vec<Figure> = plots
+    let plots: Vec<Figure> = plots
         .map(|p| figure(p, ""))
         .filter(|f| !f.svg.is_empty())
         .collect();
-    if let Some(last) = plots.last_mut() {
-        last.caption = format!(
-            "Root mean square relative to the base. Outside the layers: {}.",
-            others.join(", ")
-        );
-    }
+    let others = others
+        .iter()
+        .map(|(group, rows)| format!("{group}: {}", rows.join(", ")));
+    let others: Vec<String> = others.collect();
+    let others = others.join("; ");
     Group {
         title: "Error of the weights by layer".into(),
         legend: legend(candidates(c).map(|(i, r)| (i, r.name.clone()))),
+        note: format!(
+            "Root of the mean square difference from the base, relative to the base. Outside the layers: {others}."
+        ),
         small: true,
         plots,
     }

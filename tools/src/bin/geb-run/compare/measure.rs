@@ -222,9 +222,10 @@ fn speed(
         interrupt.check()?;
         let (file, kv) = rows[measured.alone.len()];
         let path = &plan.file(file).path;
-        measured
-            .alone
-            .push(alone::run(path, kv_name(kv), threads, &plan.speed));
+        let alone = alone::run(path, kv_name(kv), threads, &plan.speed);
+        // Ctrl-C reaches the other process too.
+        interrupt.check()?;
+        measured.alone.push(alone);
         progress.update(measured.alone.len(), rows.len());
     }
     drop(progress);

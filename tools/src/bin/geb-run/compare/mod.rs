@@ -71,6 +71,7 @@ pub struct Plan<'a> {
 
 /// Runs the command.
 pub fn run(args: &CompareArgs, interrupt: &Interrupt) -> Outcome {
+    gates_apply(args)?;
     let threads: Vec<usize> = args.speed.threads.iter().map(|t| *t as usize).collect();
     let folder = cache_dir()?.join("compare");
     let maker = Maker {
@@ -122,6 +123,21 @@ pub fn run(args: &CompareArgs, interrupt: &Interrupt) -> Outcome {
     store.remove();
     write(&comparison, &args.write)?;
     gate(&comparison)
+}
+
+/// A gate about something that is not measured would always be passed.
+fn gates_apply(args: &CompareArgs) -> Outcome {
+    let gates = &args.gates;
+    let of_text = [gates.max_kld, gates.min_top1, gates.max_ppl_increase];
+    if args.text.is_empty() && of_text.iter().any(Option::is_some) {
+        return Err(Failure::usage(
+            "--max-kld, --min-top1 and --max-ppl-increase need a --text",
+        ));
+    }
+    if args.speed.rounds == 0 && gates.min_speedup.is_some() {
+        return Err(Failure::usage("--min-speedup needs rounds (-r)"));
+    }
+    Ok(())
 }
 
 fn text(path: &Path) -> Outcome<(String, String, String)> {

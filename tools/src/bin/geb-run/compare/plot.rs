@@ -17,13 +17,24 @@ const CHARACTER: f64 = 6.4;
 /// Distance of labels.
 const LINE: f64 = 13.0;
 
+/// How an axis is divided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Equal factors at equal distances.
+    Log,
+    /// Equal differences, as wide as the values.
+    Linear,
+    /// Counted from 0.
+    Count,
+}
+
 /// An axis.
 #[derive(Clone, Debug)]
 pub struct Axis {
     /// What it shows, with unit.
     pub title: String,
-    /// Equal factors at equal distances.
-    pub log: bool,
+    /// How it is divided.
+    pub kind: Kind,
 }
 
 /// A point with its uncertainty.
@@ -37,7 +48,7 @@ pub struct Point {
     pub x_bar: Option<(f64, f64)>,
     /// From, to; `None` without a bar.
     pub y_bar: Option<(f64, f64)>,
-    /// Written beside it; may be empty.
+    /// What it stands for.
     pub label: String,
 }
 
@@ -50,6 +61,8 @@ pub struct Series {
     pub style: usize,
     /// Joined by lines.
     pub line: bool,
+    /// With the labels of the points beside them.
+    pub labels: bool,
     /// The points.
     pub points: Vec<Point>,
 }
@@ -85,7 +98,8 @@ impl Scale {
         start: f64,
         length: f64,
     ) -> Option<Scale> {
-        let map = |v: f64| if axis.log { v.log10() } else { v };
+        let log = axis.kind == Kind::Log;
+        let map = |v: f64| if log { v.log10() } else { v };
         let (mut from, mut to) = (f64::INFINITY, f64::NEG_INFINITY);
         for v in values.map(map).filter(|v| v.is_finite()) {
             (from, to) = (from.min(v), to.max(v));
@@ -93,26 +107,19 @@ impl Scale {
         if from > to {
             return None;
         }
-        // A linear axis shows sizes, so it begins at zero.
-        if !axis.log {
-            from = from.min(0.0);
-        }
-        let margin = ((to - from) * 0.06).max(if axis.log {
-            0.04
-        } else {
-            to.abs() * 1e-3 + 1e-12
-        });
-        to += margin;
-        if axis.log || from < 0.0 {
-            from -= margin;
-        }
-        let ticks = if axis.log {
-            log_ticks(from, to)
-        } else {
-            linear_ticks(from, to)
+        let least = if log { 0.04 } else { to.abs() * 1e-3 + 1e-12 };
+        let margin = ((to - from) * 0.06).max(least);
+        (from, to) = match axis.kind {
+            Kind::Count => (0.0, to + 0.3),
+            _ => (from - margin, to + margin),
+        };
+        let ticks = match axis.kind {
+            Kind::Log => log_ticks(from, to),
+            Kind::Linear => linear_ticks(from, to, 0.0),
+            Kind::Count => linear_ticks(from, to, 1.0),
         };
         Some(Scale {
-            log: axis.log,
+            log,
             from,
             to,
             start,
@@ -133,9 +140,9 @@ impl Scale {
     }
 }
 
-/// About five round numbers.
-fn linear_ticks(from: f64, to: f64) -> Vec<f64> {
-    let step = round_up((to - from) / 5.0);
+/// About five round numbers, at least `least` apart.
+fn linear_ticks(from: f64, to: f64, least: f64) -> Vec<f64> {
+    let step = round_up((to - from) / 5.0).max(least);
     let first = (from / step).ceil() as i64;
     (first..)
         .map(|i| i as f64 * step)
@@ -258,35 +265,45 @@ impl Plot {
 
     /// Labels beside their points, moved apart where they would overlap.
     fn labels(&self, out: &mut String, x: &Scale, y: &Scale) {
-        let mut placed: Vec<[f64; 4]> = Vec::new();
-        for series in &self.series {
-            for p in series.shown(x, y).filter(|p| !p.label.is_empty()) {
-                let width = CHARACTER * p.label.chars().count() as f64;
-                let (px, py) = (x.at(p.x), y.at(p.y));
-                let sides = [px + 8.0, px - 8.0 - width];
-                let places = [0.0, 1.0, -1.0, 2.0, -2.0, 3.0, -3.0]
-                    .iter()
-                    .flat_map(|k| sides.map(|left| [left, py + 4.0 + k * LINE * 0.9, width, LINE]));
-                let inside = |b: &[f64; 4]| {
-                    b[0] >= LEFT
-                        && b[0] + b[2] <= WIDTH
-                        && b[1] >= TOP + 8.0
-                        && b[1] < HEIGHT - BOTTOM
-                };
-                let free = |b: &[f64; 4]| {
-                    placed.iter().all(|o| {
-                        b[0] > o[0] + o[2] || o[0] > b[0] + b[2] || (b[1] - o[1]).abs() >= LINE
-                    })
-                };
-                let place = places.into_iter().find(|b| inside(b) && free(b));
-                let [left, base, ..] = place.unwrap_or([sides[0], py + 4.0, width, LINE]);
-                placed.push([left, base, width, LINE]);
-                _ = writeln!(
-                    out,
-                    "<text class=\"label\" x=\"{left:.1}\" y=\"{base:.1}\">{}</text>",
-                    escape(&p.label)
-                );
-            }
+        // Left, baseline, width; at first the marks.
+        let marks = self.series.iter().flat_map(|s| s.shown(x, y));
+        let mut placed: Vec<[f64; 3]> = marks
+            .map(|p| [x.at(p.x) - 5.0, y.at(p.y) + 4.0, 10.0])
+            .collect();
+        let labelled = self.series.iter().filter(|s| s.labels);
+        for p in labelled.flat_map(|s| s.shown(x, y)) {
+            let width = CHARACTER * p.label.chars().count() as f64;
+            let (px, py) = (x.at(p.x), y.at(p.y));
+            // Beside the mark; but not on a bar across.
+            let columns = match p.x_bar {
+                None => [px + 8.0, px - 8.0 - width],
+                Some(_) => [px - width / 2.0; 2],
+            };
+            let lines: &[f64] = match p.x_bar {
+                None => &[0.0, 1.0, -1.0, 2.0, -2.0, 3.0, -3.0],
+                Some(_) => &[1.1, -1.0, 2.1, -2.0],
+            };
+            let mut places = lines
+                .iter()
+                .flat_map(|k| columns.map(|left| [left, py + 4.0 + k * LINE * 0.9, width]));
+            let inside = |b: &[f64; 3]| {
+                let across = b[0] >= LEFT && b[0] + b[2] <= WIDTH;
+                across && (TOP + 8.0..HEIGHT - BOTTOM).contains(&b[1])
+            };
+            let free = |b: &[f64; 3]| {
+                placed.iter().all(|o| {
+                    b[0] > o[0] + o[2] || o[0] > b[0] + b[2] || (b[1] - o[1]).abs() >= LINE
+                })
+            };
+            let place = places.find(|b| inside(b) && free(b));
+            let place = place.unwrap_or([columns[0], py + 4.0, width]);
+            placed.push(place);
+            let [left, base, _] = place;
+            let label = escape(&p.label);
+            _ = writeln!(
+                out,
+                "<text class=\"label\" x=\"{left:.1}\" y=\"{base:.1}\">{label}</text>"
+            );
         }
     }
 }
@@ -298,47 +315,29 @@ impl Series {
 
     fn draw(&self, out: &mut String, x: &Scale, y: &Scale) {
         _ = writeln!(out, "<g class=\"s{}\">", self.style % COLOURS);
+        // Marks of many points would hide the line; dashes tell the lines apart then.
+        let dense = self.line && self.points.len() > 24;
         if self.line {
-            let path: Vec<String> = self
-                .shown(x, y)
-                .map(|p| format!("{:.1} {:.1}", x.at(p.x), y.at(p.y)))
-                .collect();
-            let dashes = ["", "6 3", "2 3", "8 3 2 3"][self.style / COLOURS % 4];
+            let place = |p: &Point| format!("{:.1} {:.1}", x.at(p.x), y.at(p.y));
+            let path: Vec<String> = self.shown(x, y).map(place).collect();
+            let dashes = ["", "7 3", "2 3", "9 3 2 3"][if dense { self.style % 4 } else { 0 }];
+            let path = path.join("L");
             _ = writeln!(
                 out,
-                "<path class=\"line\" stroke-dasharray=\"{dashes}\" d=\"M{}\"/>",
-                path.join("L")
+                "<path class=\"line\" stroke-dasharray=\"{dashes}\" d=\"M{path}\"><title>{}</title></path>",
+                escape(&self.name)
             );
         }
-        for p in self.shown(x, y) {
+        for p in self.shown(x, y).filter(|_| !dense) {
             let (px, py) = (x.at(p.x), y.at(p.y));
-            if let Some((a, b)) = p.x_bar {
-                _ = writeln!(
-                    out,
-                    "<path class=\"bar\" d=\"M{:.1} {py:.1}H{:.1}\"/>",
-                    x.at(a),
-                    x.at(b)
-                );
+            if let Some([a, b]) = p.x_bar.map(|(a, b)| [a, b].map(|v| x.at(v))) {
+                _ = writeln!(out, "<path class=\"bar\" d=\"M{a:.1} {py:.1}H{b:.1}\"/>");
             }
-            if let Some((a, b)) = p.y_bar {
-                _ = writeln!(
-                    out,
-                    "<path class=\"bar\" d=\"M{px:.1} {:.1}V{:.1}\"/>",
-                    y.at(a),
-                    y.at(b)
-                );
+            if let Some([a, b]) = p.y_bar.map(|(a, b)| [a, b].map(|v| y.at(v))) {
+                _ = writeln!(out, "<path class=\"bar\" d=\"M{px:.1} {a:.1}V{b:.1}\"/>");
             }
-            let name = if p.label.is_empty() {
-                &self.name
-            } else {
-                &p.label
-            };
-            let size = if self.line && self.points.len() > 12 {
-                1.8
-            } else {
-                4.0
-            };
-            let told = format!("{}: {} {:.4}, {} {:.4}", name, "x", p.x, "y", p.y);
+            let size = if self.line { 3.0 } else { 4.0 };
+            let told = format!("{}, {}: {}; {}", self.name, p.label, exact(p.x), exact(p.y));
             _ = writeln!(
                 out,
                 "<path class=\"mark\" d=\"{}\"><title>{}</title></path>",
@@ -347,6 +346,15 @@ impl Series {
             );
         }
         out.push_str("</g>\n");
+    }
+}
+
+/// A number to be read from a mark.
+fn exact(v: f64) -> String {
+    if v == 0.0 || v.abs() >= 0.01 {
+        format!("{v:.3}")
+    } else {
+        format!("{v:.2e}")
     }
 }
 
@@ -378,8 +386,9 @@ mod tests {
 
     #[test]
     fn ticks_are_round_and_few() {
-        assert_eq!(linear_ticks(0.0, 10.3), [0.0, 5.0, 10.0]);
-        assert_eq!(linear_ticks(0.0, 9.0), [0.0, 2.0, 4.0, 6.0, 8.0]);
+        assert_eq!(linear_ticks(0.0, 10.3, 0.0), [0.0, 5.0, 10.0]);
+        assert_eq!(linear_ticks(0.0, 9.0, 0.0), [0.0, 2.0, 4.0, 6.0, 8.0]);
+        assert_eq!(linear_ticks(0.0, 2.3, 1.0), [0.0, 1.0, 2.0]);
         assert_eq!(log_ticks(-3.2, 0.1), [0.001, 0.01, 0.1, 1.0]);
         for (from, to) in [
             (-4.0, -3.9),
@@ -410,16 +419,17 @@ mod tests {
             title: "size & loss".into(),
             x: Axis {
                 title: "size".into(),
-                log: true,
+                kind: Kind::Log,
             },
             y: Axis {
                 title: "KL".into(),
-                log: true,
+                kind: Kind::Log,
             },
             series: vec![Series {
                 name: "t".into(),
                 style: 1,
                 line: true,
+                labels: true,
                 // The base has no divergence; it cannot be shown on a logarithmic axis.
                 points: vec![point(1.0, 0.1), point(1.0, 0.1), point(3.0, 0.0)],
             }],

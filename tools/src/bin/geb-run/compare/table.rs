@@ -2,9 +2,9 @@
 
 use geb::eval::{Divergence, Estimate, Report};
 
-use super::result::{Comparison, Row, Speed};
-use super::verdict::{digits, signed_percent, times};
-use crate::report::{self, bytes, rate};
+use super::result::{Comparison, Row, Speed, Spread};
+use super::verdict::{digits, times};
+use crate::report::{self, bytes};
 
 /// A table with a head.
 pub struct Table {
@@ -112,8 +112,14 @@ fn speed_table(c: &Comparison, i: usize, threads: usize) -> Table {
         "GB/s",
         "of reading",
     ];
-    let spread =
-        |s: super::result::Spread| format!("{} ± {}", rate(s.median), rate((s.high - s.low) / 2.0));
+    let spread = |s: Spread| {
+        let digits = if s.median < 99.95 { 1 } else { 0 };
+        format!(
+            "{:.digits$} ± {:.digits$}",
+            s.median,
+            (s.high - s.low) / 2.0
+        )
+    };
     let row = |r: &Row| {
         let s: &Speed = r.speed.get(i)?;
         Some([
@@ -140,7 +146,7 @@ fn text_table(c: &Comparison, i: usize) -> Table {
     let head = [
         "",
         "perplexity",
-        "change",
+        "change %",
         "mean KL",
         "median",
         "99 %",
@@ -154,13 +160,18 @@ fn text_table(c: &Comparison, i: usize) -> Table {
         let report = r.texts.get(i)?;
         let mut line = std::array::from_fn(|_| "-".to_owned());
         line[0] = r.name.clone();
-        line[1] = pm(report.perplexity, 1.0);
+        let perplexity = report.perplexity;
+        let error = perplexity
+            .error
+            .map_or(String::new(), |e| format!(" ± {e:.2}"));
+        // The error of both is mostly the same; what differs is in the next column.
+        line[1] = format!("{:.3}{error}", perplexity.value);
         if let Some(d) = &report.against_base {
             let ratio = d.perplexity_ratio;
-            let error = ratio
-                .error
-                .map_or(String::new(), |e| format!(" ± {:.2}", 100.0 * e));
-            line[2] = format!("{}{error}", signed_percent(ratio.value - 1.0));
+            let digits = ratio.error.map_or(2, |e| digits(100.0 * e).clamp(1, 3));
+            let error = |e| format!(" ± {:.digits$}", 100.0 * e);
+            let error = ratio.error.map_or(String::new(), error);
+            line[2] = format!("{:+.digits$}{error}", 100.0 * (ratio.value - 1.0));
             line[3] = pm(d.kl.mean, 1.0);
             line[4] = format!("{:.5}", d.kl.median.value);
             line[5] = format!("{:.4}", d.kl.q99.value);
@@ -195,14 +206,17 @@ fn task_table(c: &Comparison, i: usize) -> Table {
     ];
     let row = |r: &Row| {
         let s = r.tasks.get(i)?;
+        // The base has nothing to lose against itself.
+        let base = std::ptr::eq(r, &c.rows[0]);
+        let against = |text: String| if base { "-".to_owned() } else { text };
         Some([
             r.name.clone(),
             format!("{:.1}", 100.0 * s.accuracy),
             format!("{:.1} … {:.1}", 100.0 * s.low, 100.0 * s.high),
-            s.lost.to_string(),
-            s.gained.to_string(),
-            s.moved.to_string(),
-            format!("{:.3}", s.mcnemar_p),
+            against(s.lost.to_string()),
+            against(s.gained.to_string()),
+            against(s.moved.to_string()),
+            against(format!("{:.3}", s.mcnemar_p)),
         ])
     };
     Table {

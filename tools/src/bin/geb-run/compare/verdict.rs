@@ -77,43 +77,49 @@ fn warnings(c: &Comparison) -> Vec<String> {
             ));
         }
     }
-    for row in c.rows.iter().skip(1) {
-        let wide = |s: &&Speed| s.decode_ratio.width().max(s.prefill_ratio.width()) > WIDE;
-        if let Some(s) = row.speed.iter().find(wide) {
-            out.push(format!(
-                "{}: the speed ratios of the rounds differ widely with {} threads (decode {} to {}); repeat with more rounds (-r) on a quiet machine",
-                row.name,
-                s.threads,
-                times(s.decode_ratio.low),
-                times(s.decode_ratio.high)
-            ));
-        }
+    let wide = |s: &&Speed| s.decode_ratio.width().max(s.prefill_ratio.width()) > WIDE;
+    let candidates = c.rows.iter().skip(1);
+    let uncertain: Vec<String> = candidates
+        .filter_map(|row| {
+            let s = row.speed.iter().find(wide)?;
+            let (low, high) = (times(s.decode_ratio.low), times(s.decode_ratio.high));
+            Some(format!("{} (decode {low} to {high})", row.name))
+        })
+        .collect();
+    if !uncertain.is_empty() {
+        out.push(format!(
+            "the speed ratios of the rounds differ widely: {}; repeat with more rounds (-r) on a quiet machine",
+            uncertain.join(", ")
+        ));
     }
     out
 }
 
 /// A ratio as people say it.
 pub fn times(ratio: f64) -> String {
-    format!(
-        "{}×",
-        rate(ratio).trim_end_matches('0').trim_end_matches('.')
-    )
+    format!("{}×", rate(ratio))
 }
 
 /// A share in percent with a sign.
-pub fn signed_percent(share: f64) -> String {
+fn signed_percent(share: f64) -> String {
     let p = 100.0 * share;
     let digits = if p.abs() < 9.995 { 2 } else { 0 };
     format!("{p:+.digits$} %")
 }
 
-/// Digits after the point that show an error with two figures.
+/// Digits after the point for a value with this error: two figures of an error that begins with 1,
+/// one of others.
 pub fn digits(error: f64) -> usize {
-    if error > 0.0 && error.is_finite() {
-        (1.0 - error.log10().floor()).clamp(0.0, 9.0) as usize
-    } else {
-        2
+    if !(error > 0.0 && error.is_finite()) {
+        return 2;
     }
+    let first = -error.log10().floor();
+    let figures = if error * 10f64.powf(first) < 1.95 {
+        1.0
+    } else {
+        0.0
+    };
+    (first + figures).clamp(0.0, 9.0) as usize
 }
 
 fn speed_words(row: &Row) -> Option<String> {
@@ -201,18 +207,32 @@ impl Loss {
     }
 }
 
-fn text_words(name: Option<&str>, d: &Divergence) -> String {
-    let of = name.map_or(String::new(), |n| format!(" ({n})"));
-    let change = change(d);
-    let digits = change.error.map_or(2, |e| digits(100.0 * e).clamp(1, 3));
-    let error = change
-        .error
-        .map_or(String::new(), |e| format!(" ± {:.digits$}", 100.0 * e));
-    format!(
-        "top-1 agreement {:.1} %, perplexity {:+.digits$} %{error}{of}",
-        100.0 * d.top1.value,
-        100.0 * change.value,
-    )
+/// The first text in full, the others in the same order without the words.
+fn text_words(on_texts: &[&Divergence], names: &[String]) -> String {
+    let words = |(i, (d, name)): (usize, (&&Divergence, &String))| {
+        let of = if names.len() > 1 {
+            format!(" on {name}")
+        } else {
+            String::new()
+        };
+        let [top1, perplexity] = if i == 0 {
+            ["top-1 agreement ", "perplexity "]
+        } else {
+            [""; 2]
+        };
+        let change = change(d);
+        let digits = change.error.map_or(2, |e| digits(100.0 * e).clamp(1, 3));
+        let error = change
+            .error
+            .map_or(String::new(), |e| format!(" ± {:.digits$}", 100.0 * e));
+        format!(
+            "{top1}{:.1} % and {perplexity}{:+.digits$} %{error}{of}",
+            100.0 * d.top1.value,
+            100.0 * change.value,
+        )
+    };
+    let all: Vec<String> = on_texts.iter().zip(names).enumerate().map(words).collect();
+    all.join(", ")
 }
 
 fn task_words(name: &str, t: &TaskScore) -> String {
@@ -233,8 +253,8 @@ fn verdict(base: &Row, row: &Row, texts: &[String], tasks: &[String], gates: &Ga
     let mut parts: Vec<String> = speed_words(row).into_iter().collect();
     parts.push(size_words(base, row));
     let on_texts: Vec<&Divergence> = (0..texts.len()).filter_map(|i| row.divergence(i)).collect();
-    for (d, name) in on_texts.iter().zip(texts) {
-        parts.push(text_words((texts.len() > 1).then_some(name), d));
+    if !on_texts.is_empty() {
+        parts.push(text_words(&on_texts, texts));
     }
     let mut said = format!("{}: {}", row.name, parts.join(", "));
     let changes = on_texts.iter().map(|d| change(d));
@@ -444,7 +464,7 @@ mod tests {
             judge(&mut c, &gates());
             let said = &c.rows[1].verdict;
             assert!(said.ends_with(words), "{said}");
-            assert!(said.starts_with("q: decode 3.6× as fast, prefill speed the same within the spread, 3.8× smaller, top-1 agreement 99.2 %, perplexity +"), "{said}");
+            assert!(said.starts_with("q: decode 3.60× as fast, prefill speed the same within the spread, 3.80× smaller, top-1 agreement 99.2 % and perplexity +"), "{said}");
         }
     }
 
