@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::plot::{Axis, Kind, Plot, Point, Series, mark};
 use super::result::{Comparison, Row};
-use super::table;
+use super::table::{self, Table};
 use crate::report::{Failure, Outcome};
 
 const PAGE: &str = include_str!("page.html");
@@ -19,7 +19,7 @@ struct Seen<'a> {
     c: &'a Comparison,
     machine: String,
     groups: Vec<Group>,
-    tables: Vec<Shown>,
+    tables: Vec<Table>,
 }
 
 /// Plots with one legend.
@@ -46,13 +46,6 @@ struct Figure {
     caption: String,
 }
 
-#[derive(Serialize)]
-struct Shown {
-    title: String,
-    note: String,
-    lines: Vec<Vec<String>>,
-}
-
 /// The page.
 pub fn page(c: &Comparison) -> Outcome<String> {
     let mut env = Environment::new();
@@ -63,21 +56,10 @@ pub fn page(c: &Comparison) -> Outcome<String> {
         c,
         machine: table::machine(c),
         groups: vec![trade_offs(c), positions(c), weights(c)],
-        tables: table::tables(c).into_iter().map(shown).collect(),
+        tables: table::tables(c),
     };
     let page = env.get_template("page").map_err(failed)?;
     page.render(Serde(&seen)).map_err(failed)
-}
-
-/// The title up to the first mark of its details.
-fn shown(t: table::Table) -> Shown {
-    let end = t.title.find([';', '(', ':']).unwrap_or(t.title.len());
-    let (title, note) = t.title.split_at(end);
-    Shown {
-        title: title.trim().into(),
-        note: note.trim_matches([';', ':', '(', ')', ' ']).into(),
-        lines: t.lines,
-    }
 }
 
 fn figure(plot: Plot, caption: &str) -> Figure {

@@ -281,7 +281,7 @@ impl Plot {
             };
             let lines: &[f64] = match p.x_bar {
                 None => &[0.0, 1.0, -1.0, 2.0, -2.0, 3.0, -3.0],
-                Some(_) => &[1.1, -1.0, 2.1, -2.0],
+                Some(_) => &[1.15, -1.15, 2.3, -2.3],
             };
             let mut places = lines
                 .iter()

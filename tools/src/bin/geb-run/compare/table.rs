@@ -1,15 +1,19 @@
 //! The result as text: aligned tables for a terminal, the same in Markdown, and CSV.
 
 use geb::eval::{Divergence, Estimate, Report};
+use serde::Serialize;
 
 use super::result::{Comparison, Row, Speed, Spread};
 use super::verdict::{digits, times};
 use crate::report::{self, bytes};
 
 /// A table with a head.
+#[derive(Serialize)]
 pub struct Table {
     /// What it shows.
     pub title: String,
+    /// How it was measured.
+    pub note: String,
     /// Head first; all rows have its length.
     pub lines: Vec<Vec<String>>,
 }
@@ -83,7 +87,8 @@ fn size_table(c: &Comparison) -> Table {
         ])
     };
     Table {
-        title: "Size (* on the Pareto front: no other row is better in size, speed or divergence and as good in the others)".into(),
+        title: "Size".into(),
+        note: "* on the Pareto front: no other row is better in size, speed or divergence and as good in the others".into(),
         lines: lines(c, head, row),
     }
 }
@@ -98,7 +103,7 @@ pub fn mean_weight_error(row: &Row) -> Option<f64> {
 fn speed_table(c: &Comparison, i: usize, threads: usize) -> Table {
     let method = c.speed.as_ref().map_or(String::new(), |s| {
         format!(
-            "; prompt of {}, {} decoded, median of {} rounds, ± half the distance of the quarters",
+            "prompt of {}, {} decoded, median of {} rounds, ± half the distance of the quarters",
             s.prompt, s.decode, s.rounds
         )
     });
@@ -136,7 +141,8 @@ fn speed_table(c: &Comparison, i: usize, threads: usize) -> Table {
     };
     let plural = if threads == 1 { "" } else { "s" };
     Table {
-        title: format!("Speed with {threads} thread{plural}{method}"),
+        title: format!("Speed with {threads} thread{plural}"),
+        note: method,
         lines: lines(c, head, row),
     }
 }
@@ -185,9 +191,10 @@ fn text_table(c: &Comparison, i: usize) -> Table {
         Some(line)
     };
     Table {
-        title: format!(
-            "Accuracy on {}: {} windows of {} tokens, counted from position {}; ± standard error; KL in nats per token",
-            t.name, t.windows, t.window, t.count_from
+        title: format!("Accuracy on {}", t.name),
+        note: format!(
+            "{} windows of {} tokens, counted from position {}; ± standard error; KL in nats per token",
+            t.windows, t.window, t.count_from
         ),
         lines: lines(c, head, row),
     }
@@ -220,7 +227,8 @@ fn task_table(c: &Comparison, i: usize) -> Table {
         ])
     };
     Table {
-        title: format!("Answers to {}: {} questions", t.name, t.questions),
+        title: format!("Answers to {}", t.name),
+        note: format!("{} questions", t.questions),
         lines: lines(c, head, row),
     }
 }
@@ -229,11 +237,9 @@ fn task_table(c: &Comparison, i: usize) -> Table {
 pub fn text(c: &Comparison) -> String {
     let mut out = format!("{}\n{}\n", c.title, machine(c));
     for table in tables(c) {
-        out.push_str(&format!(
-            "\n{}\n{}",
-            table.title,
-            report::table(&table.lines)
-        ));
+        let (title, note) = (table.title, table.note);
+        let lines = report::table(&table.lines);
+        out.push_str(&format!("\n{title} ({note})\n{lines}"));
     }
     out.push('\n');
     for row in c.rows.iter().skip(1) {
@@ -259,7 +265,7 @@ pub fn markdown(c: &Comparison) -> String {
     let cell = |s: &String| s.replace('|', "\\|");
     let mut out = format!("## {}\n\n{}  \n`{}`\n", c.title, machine(c), c.command);
     for table in tables(c) {
-        out.push_str(&format!("\n{}\n\n", table.title));
+        out.push_str(&format!("\n**{}** ({})\n\n", table.title, table.note));
         for (i, line) in table.lines.iter().enumerate() {
             let cells: Vec<String> = line.iter().map(cell).collect();
             out.push_str(&format!("| {} |\n", cells.join(" | ")));
