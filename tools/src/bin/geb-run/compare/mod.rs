@@ -25,6 +25,7 @@ use std::path::{Path, PathBuf};
 
 use geb::eval::Method;
 use geb::eval::choice::Bank;
+use geb::gguf::{GgufFile, Load};
 
 use crate::args::{CompareArgs, GateArgs, KvHow, OutputArgs, WriteArgs};
 use crate::interrupt::Interrupt;
@@ -94,7 +95,7 @@ pub fn run(args: &CompareArgs, interrupt: &Interrupt) -> Outcome {
     };
     let candidates = maker.candidates(&source, &args.candidates)?;
     let plan = Plan {
-        title: format!("What smaller types cost: {}", base.name),
+        title: format!("What smaller types cost: {}", model_name(&base)?),
         base,
         candidates,
         kv: args.kv.clone(),
@@ -123,6 +124,13 @@ pub fn run(args: &CompareArgs, interrupt: &Interrupt) -> Outcome {
     store.remove();
     write(&comparison, &args.write)?;
     gate(&comparison)
+}
+
+/// What the file calls its model, else the name of the file.
+fn model_name(base: &Candidate) -> Outcome<String> {
+    let file = GgufFile::open(&base.path, Load::Map).map_err(|e| load::at(&base.path, e))?;
+    let name = file.str("general.name").ok().flatten().map(str::to_owned);
+    Ok(name.unwrap_or_else(|| base.name.clone()))
 }
 
 /// A gate about something that is not measured would always be passed.

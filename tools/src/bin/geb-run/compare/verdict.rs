@@ -13,6 +13,8 @@ use crate::report::rate;
 const SURE: f64 = 2.0;
 /// A possible increase of the perplexity below this is no loss worth a word.
 const NOTHING: f64 = 0.01;
+/// An agreement of the most probable token below this is worth a word.
+const SAME: f64 = 0.97;
 /// Quarters of a ratio further apart than this are worth a warning.
 const WIDE: f64 = 0.1;
 /// CPU share of others that is worth a warning.
@@ -260,6 +262,14 @@ fn verdict(base: &Row, row: &Row, texts: &[String], tasks: &[String], gates: &Ga
     let changes = on_texts.iter().map(|d| change(d));
     if let Some(worst) = changes.max_by_key(|c| Loss::of(*c)) {
         said.push_str(&format!(": {}", Loss::of(worst).words(worst)));
+        // The perplexity can stay while the predictions change.
+        let top1 = on_texts.iter().map(|d| d.top1.value).fold(1.0, f64::min);
+        if Loss::of(worst) <= Loss::Unknown && top1 < SAME {
+            let differ = 100.0 * (1.0 - top1);
+            said.push_str(&format!(
+                " of perplexity, but {differ:.1} % of the most probable tokens differ"
+            ));
+        }
     }
     for (t, name) in row.tasks.iter().zip(tasks) {
         said.push_str(&format!("; {}", task_words(name, t)));
@@ -466,6 +476,19 @@ mod tests {
             assert!(said.ends_with(words), "{said}");
             assert!(said.starts_with("q: decode 3.60× as fast, prefill speed the same within the spread, 3.80× smaller, top-1 agreement 99.2 % and perplexity +"), "{said}");
         }
+    }
+
+    #[test]
+    fn other_predictions_are_no_equality() {
+        let mut q = row("q", 1000, 0.3, estimate(0.0, 0.001), 3.6);
+        if let Some(d) = &mut q.texts[0].against_base {
+            d.top1.value = 0.8;
+        }
+        let mut c = comparison(vec![row("f32", 3800, 0.0, estimate(0.0, 0.0), 1.0), q]);
+        judge(&mut c, &gates());
+        let said = &c.rows[1].verdict;
+        let end = "no measurable loss of perplexity, but 20.0 % of the most probable tokens differ";
+        assert!(said.ends_with(end), "{said}");
     }
 
     #[test]
