@@ -267,7 +267,7 @@ fn verdict(base: &Row, row: &Row, texts: &[String], tasks: &[String], gates: &Ga
         if Loss::of(worst) <= Loss::Unknown && top1 < SAME {
             let differ = 100.0 * (1.0 - top1);
             said.push_str(&format!(
-                " of perplexity, but {differ:.1} % of the most probable tokens differ"
+                ", though {differ:.1} % of the most probable tokens differ"
             ));
         }
     }
@@ -487,7 +487,7 @@ mod tests {
         let mut c = comparison(vec![row("f32", 3800, 0.0, estimate(0.0, 0.0), 1.0), q]);
         judge(&mut c, &gates());
         let said = &c.rows[1].verdict;
-        let end = "no measurable loss of perplexity, but 20.0 % of the most probable tokens differ";
+        let end = "no measurable loss, though 20.0 % of the most probable tokens differ";
         assert!(said.ends_with(end), "{said}");
     }
 
