@@ -233,6 +233,10 @@ fn weights(c: &Comparison) -> Group {
             }
         }
     }
+    // Files keep layer 10 before layer 2.
+    for series in groups.values_mut().flatten() {
+        series.points.sort_by(|a, b| a.x.total_cmp(&b.x));
+    }
     let plots = groups.into_iter().map(|(group, series)| Plot {
         title: group.to_owned(),
         x: Axis {

@@ -13,7 +13,7 @@ const BOTTOM: f64 = 46.0;
 /// Colours of the page.
 const COLOURS: usize = 8;
 /// Advance of a character of a label, in units.
-const CHARACTER: f64 = 6.4;
+const CHARACTER: f64 = 7.0;
 /// Distance of labels.
 const LINE: f64 = 13.0;
 
@@ -158,11 +158,11 @@ fn round_up(v: f64) -> f64 {
     digit.unwrap_or(10.0) * power
 }
 
-/// Powers of ten; with 2 and 5 between them over a short range, and with every digit over a
-/// shorter one.
+/// Powers of ten; with 3, with 2 and 5, or with every digit between them the shorter the range.
 fn log_ticks(from: f64, to: f64) -> Vec<f64> {
     let digits: &[f64] = match to - from {
-        d if d > 2.5 => &[1.0],
+        d if d > 3.5 => &[1.0],
+        d if d > 1.3 => &[1.0, 3.0],
         d if d > 0.6 => &[1.0, 2.0, 5.0],
         _ => &[1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0],
     };
@@ -389,7 +389,8 @@ mod tests {
         assert_eq!(linear_ticks(0.0, 10.3, 0.0), [0.0, 5.0, 10.0]);
         assert_eq!(linear_ticks(0.0, 9.0, 0.0), [0.0, 2.0, 4.0, 6.0, 8.0]);
         assert_eq!(linear_ticks(0.0, 2.3, 1.0), [0.0, 1.0, 2.0]);
-        assert_eq!(log_ticks(-3.2, 0.1), [0.001, 0.01, 0.1, 1.0]);
+        assert_eq!(log_ticks(-3.2, 0.5), [0.001, 0.01, 0.1, 1.0]);
+        assert_eq!(log_ticks(-0.2, 0.6), [1.0, 2.0]);
         for (from, to) in [
             (-4.0, -3.9),
             (0.0, 0.3),

@@ -22,7 +22,10 @@ pub struct Table {
 pub fn pm(e: Estimate, scale: f64) -> String {
     let error = scale * e.error.unwrap_or_default();
     let digits = digits(error);
-    let value = format!("{:.digits$}", scale * e.value);
+    // Adding 0 after rounding turns -0 into 0.
+    let power = 10f64.powi(digits as i32);
+    let value = (scale * e.value * power).round() / power + 0.0;
+    let value = format!("{value:.digits$}");
     if error > 0.0 {
         format!("{value} ± {error:.digits$}")
     } else {

@@ -15,7 +15,7 @@ const SURE: f64 = 2.0;
 const NOTHING: f64 = 0.01;
 /// An agreement of the most probable token below this is worth a word.
 const SAME: f64 = 0.97;
-/// Quarters of a ratio further apart than this are worth a warning.
+/// Quarters of a ratio further apart than this (share of it) are said, and worth a warning.
 const WIDE: f64 = 0.1;
 /// CPU share of others that is worth a warning.
 const BUSY: f64 = 0.05;
@@ -127,12 +127,14 @@ pub fn digits(error: f64) -> usize {
 fn speed_words(row: &Row) -> Option<String> {
     let best = row.speed.iter().max_by_key(|s| s.threads)?;
     let word = |r: Spread, what: &str| {
+        let only = if r.median < 1.0 { "only " } else { "" };
+        let said = format!("{what} {only}{} as fast", times(r.median));
         if r.low <= 1.0 && r.high >= 1.0 {
             format!("{what} speed the same within the spread")
-        } else if r.median >= 1.0 {
-            format!("{what} {} as fast", times(r.median))
+        } else if r.width() > WIDE {
+            format!("{said} ({} to {})", times(r.low), times(r.high))
         } else {
-            format!("{what} only {} as fast", times(r.median))
+            said
         }
     };
     let decode = word(best.decode_ratio, "decode");
