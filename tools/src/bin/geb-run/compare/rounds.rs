@@ -5,13 +5,10 @@ use geb::session::Session;
 use serde::{Deserialize, Serialize};
 
 use super::result::{Speed, SpeedInfo, Spread};
-use crate::bench::{measure_decode, measure_prefill};
+use crate::bench::{LARGE, bytes_read, measure_decode, measure_prefill};
 use crate::cpu_share::CpuTimes;
 use crate::limits::read_gb_s;
 use crate::report::Outcome;
-
-/// A model is larger than any cache from here on; reading a smaller one is no measure of memory.
-pub const LARGE: usize = 64 << 20;
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -77,8 +74,8 @@ impl Times {
                 let decode = measure_decode(session, 0, method.decode)?.elapsed();
                 times[i] = [prefill.as_secs_f64(), decode.as_secs_f64()];
                 let data = session.model().file().data();
-                if data.len() >= LARGE {
-                    let data = &data[..data.len().min(8 * LARGE)];
+                if data.len() as u64 >= LARGE {
+                    let data = &data[..data.len().min(8 * LARGE as usize)];
                     *best = best.max(read_gb_s(session.kernels(), lane.threads, data));
                 }
             }
@@ -105,8 +102,8 @@ impl Times {
         let ratio = |kind: usize| all(&|r| r[0][kind] / r[row][kind]);
         let session = &lane.sessions[row];
         let decode = rate(1, method.decode)?;
-        let gb_s = decode.median * bytes_read(session, method) as f64 / 1e9;
-        let large = session.model().file().file_bytes() >= LARGE as u64;
+        let gb_s = decode.median * bytes_read(session, 0, method.decode) as f64 / 1e9;
+        let large = session.model().file().file_bytes() >= LARGE;
         let read = self.read.get(l).copied().filter(|r| large && *r > 0.0);
         Some(Speed {
             threads: lane.threads,
@@ -136,10 +133,4 @@ impl Times {
             stolen: mean(1),
         }
     }
-}
-
-/// Bytes one decoded token reads: the weights and, in the middle of the measurement, the cache.
-fn bytes_read(session: &Session, method: &Method) -> u64 {
-    let seen = (1 + method.decode / 2).min(session.model().config().window);
-    session.model().bytes_per_token() + seen as u64 * session.kv_position_bytes()
 }
