@@ -19,6 +19,8 @@ const SAME: f64 = 0.97;
 const WIDE: f64 = 0.1;
 /// CPU share of others that is worth a warning.
 const BUSY: f64 = 0.05;
+/// CPU share of others that makes the speeds of sentences doubtful.
+const VERY_BUSY: f64 = 0.25;
 
 /// Marks the front and writes verdicts, warnings and missed gates.
 pub fn judge(c: &mut Comparison, gates: &GateArgs) {
@@ -31,6 +33,10 @@ pub fn judge(c: &mut Comparison, gates: &GateArgs) {
         .for_each(|(row, on)| row.pareto = on);
     let warnings = warnings(c);
     c.warnings.extend(warnings);
+    let busy = c.speed.as_ref().is_some_and(|s| {
+        let shares = [s.others, s.stolen].map(Option::unwrap_or_default);
+        shares.iter().sum::<f64>() > VERY_BUSY
+    });
     let names: Vec<String> = c.texts.iter().map(|t| t.name.clone()).collect();
     let tasks: Vec<String> = c.tasks.iter().map(|t| t.name.clone()).collect();
     let Some((base, candidates)) = c.rows.split_first_mut() else {
@@ -39,6 +45,10 @@ pub fn judge(c: &mut Comparison, gates: &GateArgs) {
     base.verdict = format!("{}: what the others are compared with", base.name);
     for row in candidates {
         row.verdict = verdict(base, row, &names, &tasks, gates);
+        if busy && !row.speed.is_empty() {
+            row.verdict
+                .push_str(" (speed on a busy machine: take it as a hint)");
+        }
         c.missed.extend(missed(row, &names, gates));
     }
 }
@@ -79,15 +89,16 @@ fn warnings(c: &Comparison) -> Vec<String> {
             ));
         }
     }
-    let wide = |s: &&Speed| s.decode_ratio.width().max(s.prefill_ratio.width()) > WIDE;
-    let candidates = c.rows.iter().skip(1);
-    let uncertain: Vec<String> = candidates
-        .filter_map(|row| {
-            let s = row.speed.iter().find(wide)?;
-            let (low, high) = (times(s.decode_ratio.low), times(s.decode_ratio.high));
-            Some(format!("{} (decode {low} to {high})", row.name))
-        })
-        .collect();
+    let wide = |row: &Row| {
+        let ratios = row
+            .speed
+            .iter()
+            .flat_map(|s| [("prefill", s.prefill_ratio), ("decode", s.decode_ratio)]);
+        let (what, widest) = ratios.max_by(|a, b| a.1.width().total_cmp(&b.1.width()))?;
+        let (low, high) = (times(widest.low), times(widest.high));
+        (widest.width() > WIDE).then(|| format!("{} ({what} {low} to {high})", row.name))
+    };
+    let uncertain: Vec<String> = c.rows.iter().skip(1).filter_map(wide).collect();
     if !uncertain.is_empty() {
         out.push(format!(
             "the speed ratios of the rounds differ widely: {}; repeat with more rounds (-r) on a quiet machine",
