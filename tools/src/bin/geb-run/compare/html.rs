@@ -92,9 +92,12 @@ fn kl_axis() -> Axis {
     }
 }
 
+/// A position across and the bar there.
+type Across = (f64, Option<(f64, f64)>);
+
 /// Size against KL and speed against KL; a series per text.
 fn trade_offs(c: &Comparison) -> Group {
-    let series = |x: &dyn Fn(&Row) -> Option<(f64, Option<(f64, f64)>)>| -> Vec<Series> {
+    let series = |x: &dyn Fn(&Row) -> Option<Across>| -> Vec<Series> {
         let of_text = |(i, text): (usize, &super::result::TextInfo)| Series {
             name: text.name.clone(),
             style: i,

@@ -178,7 +178,7 @@ fn log_ticks(from: f64, to: f64) -> Vec<f64> {
 /// A number beside an axis.
 fn tick_text(v: f64) -> String {
     let text = match v.abs() {
-        a if a == 0.0 => return "0".into(),
+        0.0 => return "0".into(),
         a if a >= 99_999.5 => return format!("{:.0}k", v / 1e3),
         a if a >= 0.001 => format!("{v:.4}"),
         _ => return format!("{v:.0e}"),

@@ -5,7 +5,7 @@
 
 use geb::eval::{Divergence, Estimate};
 
-use super::result::{Comparison, Missed, Row, Speed, Spread, TaskScore};
+use super::result::{Comparison, Missed, Row, Spread, TaskScore};
 use crate::args::GateArgs;
 use crate::report::rate;
 
@@ -369,7 +369,7 @@ fn below(value: f64, least: f64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compare::result::WorstBlock;
+    use crate::compare::result::{Speed, WorstBlock};
     use geb::eval::{DeltaP, Kl, Report};
 
     fn estimate(value: f64, error: f64) -> Estimate {
