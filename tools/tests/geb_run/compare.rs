@@ -223,11 +223,8 @@ fn gates_end_with_code_7_and_the_row() {
         ]),
         0,
     );
-    for (gate, value) in [
-        ("--max-kld", "0.001"),
-        ("--min-top1", "98"),
-        ("--max-ppl-increase", "0.2"),
-    ] {
+    // The perplexity of so few windows may fall; swapped layers raise it for certain.
+    for (gate, value) in [("--max-kld", "0.001"), ("--min-top1", "98")] {
         let missed = run(&[gate, value]);
         exits(&missed, 7);
         let said = stderr(&missed);
@@ -370,7 +367,7 @@ fn wrong_words_are_answered_before_any_work() {
     let base = place.model(Dtype::F32);
     let unknown = place.run(&[text(&base), "q9_9"]);
     assert_ne!(unknown.status.code(), Some(0));
-    assert!(stderr(&unknown).contains("q8_0"), "{}", stderr(&unknown));
+    assert!(stderr(&unknown).contains("Q8_0"), "{}", stderr(&unknown));
     let text_file = place.run(&[text(&base), "q8_0", "--text", "/no/such/text"]);
     exits(&text_file, 1);
     for gate in [
@@ -396,7 +393,7 @@ fn stopped_and_resumed_is_the_same() {
         "--text",
         text(&en),
         "--windows",
-        "60",
+        "30",
         "-r",
         "0",
         "--json",
