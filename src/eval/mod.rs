@@ -7,8 +7,9 @@
 //! of that table, so a run that was stopped and resumed, or that had other threads, reports the
 //! same bits.
 //!
-//! [`Scores`] gives the log-probabilities of single tokens. Neither knows files or terminals.
-//! [`choice`] answers questions from local data sets, [`needle`] looks how far back a model reads.
+//! [`Scores`] gives the log-probabilities of single tokens, [`weights`] the differences of the weights
+//! themselves, [`choice`] answers questions from local data sets, [`needle`] looks how far back a
+//! model reads. None of them knows files or terminals.
 
 mod bits;
 pub mod choice;
@@ -19,6 +20,7 @@ mod rows;
 mod scores;
 mod stats;
 mod text;
+pub mod weights;
 
 pub use method::Method;
 pub use report::{Bin, DeltaP, Divergence, Kl, Report};

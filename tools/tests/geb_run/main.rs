@@ -1,5 +1,6 @@
 //! `geb-run` as a user meets it: exit codes, streams, files, on tiny models made from fixtures.
 
+mod compare;
 mod evaluate;
 mod imatrix;
 mod speculation;
@@ -10,6 +11,7 @@ mod text;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::Stdio;
 
+use serde_json::Value;
 use support::*;
 
 #[test]
@@ -18,8 +20,8 @@ fn help_fits_one_screen_and_has_examples() {
     exits(&help, 0);
     assert!(stdout(&help).lines().count() <= 40, "{}", stdout(&help));
     for command in [
-        "", "chat", "generate", "tokenize", "inspect", "logits", "eval", "scores", "bench", "tune",
-        "imatrix", "pull", "demo",
+        "", "chat", "generate", "tokenize", "inspect", "logits", "eval", "scores", "bench",
+        "compare", "tune", "imatrix", "pull", "demo",
     ] {
         for flag in ["-h", "--help"] {
             let words: Vec<&str> = [command, flag]
@@ -428,22 +430,19 @@ fn an_interrupt_leaves_nothing_behind() {
 fn demo_measures_what_quantization_costs() {
     let value = json(&run(&["demo", "--quick", "--json"]));
     let rows = value["rows"].as_array().expect("rows");
-    let types: Vec<&str> = rows.iter().filter_map(|r| r["type"].as_str()).collect();
-    assert_eq!(types, ["F32", "Q8_0", "Q4_0"]);
-    let number =
-        |row: usize, language: &str, key: &str| rows[row][language][key].as_f64().expect("number");
-    for language in ["en", "zh"] {
-        assert_eq!(number(0, language, "mean_kl"), 0.0);
-        assert_eq!(number(0, language, "top1_agreement"), 1.0);
-        assert!(number(1, language, "mean_kl") < number(2, language, "mean_kl"));
-        assert!(number(1, language, "mean_kl") < 0.01, "Q8_0 stays near F32");
-        assert!(number(2, language, "top1_agreement") > 0.7);
-        assert!(
-            !rows[2][language]["sample"]["text"]
-                .as_str()
-                .expect("text")
-                .is_empty()
-        );
+    let names: Vec<&str> = rows.iter().filter_map(|r| r["name"].as_str()).collect();
+    assert_eq!(names, ["f32", "q8_0", "q4_0"]);
+    for text in 0..2 {
+        let number = |row: usize, path: &str| {
+            let all = &rows[row]["texts"][text]["against_base"];
+            all.pointer(path).and_then(Value::as_f64).expect("number")
+        };
+        assert!(rows[0]["texts"][text]["against_base"].is_null());
+        assert!(number(1, "/kl/mean/value") < number(2, "/kl/mean/value"));
+        assert!(number(1, "/kl/mean/value") < 0.01, "Q8_0 stays near F32");
+        assert!(number(2, "/top1/value") > 0.7);
+        let sample = &rows[2]["samples"][text]["text"];
+        assert!(!sample.as_str().expect("text").is_empty());
     }
-    assert!(rows[0]["file_bytes"].as_u64() > rows[1]["file_bytes"].as_u64());
+    assert!(rows[0]["bytes"].as_u64() > rows[1]["bytes"].as_u64());
 }

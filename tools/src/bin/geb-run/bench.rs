@@ -184,9 +184,10 @@ fn reach(session: &mut Session, ids: &[u32]) -> geb::Result<()> {
     Ok(())
 }
 
-/// Bytes one decoded token reads: the weights and, in the middle of the measurement, the cache.
-fn bytes_read(args: &BenchArgs, session: &Session) -> u64 {
-    let seen = (args.depth + 1 + args.decode / 2).min(session.model().config().widest_window());
+/// Bytes one decoded token reads after `depth` others: the weights and, in the middle of `n` decoded
+/// ones, the cache.
+pub fn bytes_read(session: &Session, depth: usize, n: usize) -> u64 {
+    let seen = (depth + 1 + n / 2).min(session.model().config().widest_window());
     session.model().bytes_per_token() + seen as u64 * session.kv_position_bytes()
 }
 
@@ -199,7 +200,7 @@ fn some_ids(session: &Session, n: usize) -> Vec<u32> {
 }
 
 /// A model is larger than any cache from here on; reading a smaller one is no measure of memory.
-const LARGE: u64 = 64 << 20;
+pub const LARGE: u64 = 64 << 20;
 
 /// What was measured, to be shown.
 struct Report<'a> {
@@ -213,7 +214,7 @@ struct Report<'a> {
 impl Report<'_> {
     /// Weights and cache read while decoding, GB/s, and its share of what the machine can read.
     fn decode_gb_s(&self) -> (Option<f64>, Option<f64>) {
-        let read = bytes_read(self.args, &self.loaded.session) as f64;
+        let read = bytes_read(&self.loaded.session, self.args.depth, self.args.decode) as f64;
         let gb_s = self.decode.median().map(|tok_s| tok_s * read / 1e9);
         let large = self.loaded.opened.file.file_bytes() >= LARGE;
         let share = gb_s.filter(|_| large).map(|v| v / self.limits.read_gb_s);
@@ -318,7 +319,7 @@ impl Report<'_> {
             "decode_tok_s_min": decode.min(),
             "decode_tok_s_max": decode.max(),
             "decode_all": decode.0,
-            "decode_bytes_per_token": bytes_read(args, session),
+            "decode_bytes_per_token": bytes_read(session, args.depth, args.decode),
             "decode_gb_s": gb_s,
             "decode_share": decode_share,
             "load_s": self.loaded.load.as_secs_f64(),

@@ -1,16 +1,14 @@
 //! `geb-run demo`: the built-in model, quantized in front of the user and measured.
 //!
 //! geb-nano was trained in FP32, so the numbers say what 8 and 4 bits really cost. The three files
-//! are made by the converter of `geb-quantize`, evaluated in lockstep on held-out text, timed, and
-//! sampled.
+//! are made by the converter of `geb-quantize`, compared as `geb-run compare` does, and sampled.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use geb::Dtype;
 use geb::convert;
-use geb::eval::{Method, Report, evaluate};
+use geb::eval::Method;
 use geb::generate::{GenerateOptions, generate};
 use geb::gguf::{GgufFile, Load};
 use geb::model::Model;
@@ -19,11 +17,13 @@ use geb::session::{Session, SessionOptions};
 use geb::tokenizer::{Encode, Tokenizer};
 use serde_json::{Value, json};
 
-use crate::args::DemoArgs;
-use crate::bench::{Rates, measure_decode, measure_prefill};
+use crate::args::{DemoArgs, GateArgs, KvHow};
+use crate::compare::files::{Candidate, Maker};
+use crate::compare::result::Comparison;
+use crate::compare::state::{Measured, Store};
+use crate::compare::{self, Plan, rounds, table};
 use crate::interrupt::Interrupt;
-use crate::progress::Progress;
-use crate::report::{self, Failure, Outcome, bytes, note, out, rate, seconds, table};
+use crate::report::{self, Failure, Outcome, note, out};
 
 /// An embedded file of the model's folder.
 macro_rules! asset {
@@ -62,10 +62,20 @@ const TEXTS: [Language; 2] = [
 const TYPES: [Dtype; 3] = [Dtype::F32, Dtype::Q8_0, Dtype::Q4_0];
 /// Windows per language with `--quick`.
 const QUICK_WINDOWS: usize = 6;
-/// Tokens of the speed measurements; together they fit the context of 512.
-const PREFILL_TOKENS: usize = 256;
-const DECODE_TOKENS: usize = 96;
-const SPEED_ROUNDS: usize = 5;
+/// How speed is measured; it fits the context of 512.
+const SPEED: rounds::Method = rounds::Method {
+    prompt: 256,
+    decode: 96,
+    rounds: 5,
+};
+/// A demo has nothing to refuse.
+const GATES: GateArgs = GateArgs {
+    max_kld: None,
+    min_top1: None,
+    max_ppl_increase: None,
+    min_speedup: None,
+    max_block_error: f64::INFINITY,
+};
 /// Tokens of a sample.
 const SAMPLE_TOKENS: usize = 40;
 
@@ -75,124 +85,55 @@ struct Language {
     prompt: &'static str,
 }
 
-/// One line of the table.
-struct Row {
-    dtype: Dtype,
-    file_bytes: u64,
-    bits_per_weight: f64,
-    quantize: Duration,
-    prefill: Rates,
-    decode: Rates,
-    /// Per language.
-    reports: Vec<Report>,
-    samples: Vec<String>,
-}
-
 /// Runs the command.
 pub fn run(args: &DemoArgs, interrupt: &Interrupt) -> Outcome {
-    let result = interrupt.during(|| demo(args, interrupt));
-    if interrupt.pressed() {
-        Err(Failure::interrupted())
-    } else {
-        result
-    }
-}
-
-fn demo(args: &DemoArgs, interrupt: &Interrupt) -> Outcome {
-    let say = |text: String| {
-        if !args.output.quiet {
-            note(text);
-        }
-    };
-    say(
-        "geb-nano: 4.2 M parameters, trained in FP32 on English and Chinese public-domain text"
-            .into(),
-    );
-    let folder = tempfile::Builder::new().prefix("geb-demo-").tempdir()?;
-    let files = quantize_all(args, folder.path(), &say, interrupt)?;
-    let mut sessions = files
-        .iter()
-        .map(|f| open(&f.path, args, interrupt))
-        .collect::<Outcome<Vec<Session>>>()?;
-    let tokenizer = Tokenizer::from_gguf(sessions[0].model().file())?;
-    let method = Method {
-        max_windows: args.quick.then_some(QUICK_WINDOWS),
-        ..Method::default()
-    };
-    let mut rows: Vec<Row> = files
-        .into_iter()
-        .zip(&sessions)
-        .map(|(file, session)| file.into_row(session))
-        .collect();
-    let mut windows = Vec::new();
-    for language in &TEXTS {
-        let text = String::from_utf8_lossy(language.text);
-        let ids = tokenizer.encode(
-            &text,
-            Encode {
-                add_special: false,
-                parse_special: false,
-            },
-        )?;
-        windows.push(method.windows(ids.len()));
-        let mut progress = Progress::new(
-            format!("held-out text ({})", language.code),
-            "windows",
-            &args.output,
+    if !args.output.quiet {
+        note(
+            "geb-nano: 4.2 M parameters, trained in FP32 on English and Chinese public-domain text",
         );
-        let reports = evaluate(&mut sessions, &ids, &method, &mut |done, total| {
-            progress.update(done, total);
-            !interrupt.pressed()
-        })?;
-        rows.iter_mut()
-            .zip(reports)
-            .for_each(|(row, report)| row.reports.push(report));
     }
-    speeds(&mut sessions, &mut rows)?;
-    for (row, session) in rows.iter_mut().zip(&mut sessions) {
-        row.samples = TEXTS
-            .iter()
-            .map(|l| sample(session, &tokenizer, l.prompt))
-            .collect::<Outcome<_>>()?;
-    }
+    let folder = tempfile::Builder::new().prefix("geb-demo-").tempdir()?;
+    let mut files = quantize_all(args, folder.path(), interrupt)?;
+    let plan = Plan {
+        title: "geb-nano: what 8 and 4 bits cost".into(),
+        base: files.remove(0),
+        candidates: files,
+        kv: vec![KvHow::Auto],
+        threads: args.threads.iter().map(|t| *t as usize).collect(),
+        speed: SPEED,
+        texts: TEXTS.iter().map(Language::text).collect(),
+        // The method of the model's card, so that the perplexities can be compared with it.
+        method: Method {
+            max_windows: args.quick.then_some(QUICK_WINDOWS),
+            ..Method::default()
+        },
+        bos: false,
+        tasks: Vec::new(),
+        gates: &GATES,
+        output: &args.output,
+    };
+    let c = compare::measure(&plan, Measured::default(), &mut Store::none(), interrupt)?;
+    let samples = interrupt.during(|| samples(&c, args, interrupt));
+    interrupt.check()?;
+    let samples = samples?;
     if args.json {
-        return report::out_line(&to_json(&rows, &windows, &sessions[0]).to_string());
+        report::out_line(&to_json(&c, &samples)?.to_string())
+    } else {
+        out(&to_text(&c, &samples))
     }
-    out(&to_text(&rows, &windows, &sessions[0]))
 }
 
-/// A quantized file.
-struct Made {
-    dtype: Dtype,
-    path: PathBuf,
-    took: Duration,
-}
-
-impl Made {
-    fn into_row(self, session: &Session) -> Row {
-        let file = session.model().file();
-        let weights: u64 = file.tensors().map(|t| t.info().elements()).sum();
-        let tensor_bytes: u64 = file.tensors().map(|t| t.bytes().len() as u64).sum();
-        Row {
-            dtype: self.dtype,
-            file_bytes: file.file_bytes(),
-            bits_per_weight: tensor_bytes as f64 * 8.0 / weights as f64,
-            quantize: self.took,
-            prefill: Rates::default(),
-            decode: Rates::default(),
-            reports: Vec::new(),
-            samples: Vec::new(),
-        }
+impl Language {
+    /// Name, file and content.
+    fn text(&self) -> (String, String, String) {
+        let file = format!("assets/geb-nano/eval-{}.txt", self.code);
+        let content = String::from_utf8_lossy(self.text).into_owned();
+        (self.code.into(), file, content)
     }
 }
 
 /// Unpacks the checkpoint and converts it to every type.
-fn quantize_all(
-    args: &DemoArgs,
-    folder: &Path,
-    say: &dyn Fn(String),
-    interrupt: &Interrupt,
-) -> Outcome<Vec<Made>> {
+fn quantize_all(args: &DemoArgs, folder: &Path, interrupt: &Interrupt) -> Outcome<Vec<Candidate>> {
     let source = folder.join("hf");
     std::fs::create_dir(&source)?;
     for (name, data) in CHECKPOINT {
@@ -201,63 +142,50 @@ fn quantize_all(
     let target = args.keep.as_deref().unwrap_or(folder);
     std::fs::create_dir_all(target)
         .map_err(|e| Failure::new(e.to_string()).at(target.display()))?;
-    let mut files = Vec::new();
-    for dtype in TYPES {
-        interrupt.check()?;
+    let maker = Maker {
+        folder: target.to_path_buf(),
+        fresh: true,
+        threads: args.threads.map(|t| t as usize),
+        output: &args.output,
+        interrupt,
+    };
+    let make = |dtype: Dtype| {
+        let name = dtype.name().to_lowercase();
         let path = target.join(format!("geb-nano-{}.gguf", dtype.name()));
-        let start = Instant::now();
         let options = convert::Options {
             policy: dtype.into(),
-            threads: args.threads.map(|t| t as usize),
+            threads: maker.threads,
             ..Default::default()
         };
-        convert::convert(&source, &path, &options, &mut Stoppable(interrupt))?;
-        let took = start.elapsed();
-        let size = std::fs::metadata(&path).map_or(0, |m| m.len());
-        say(format!(
-            "  {:<5} {:>8}  converted in {}",
-            dtype.name(),
-            bytes(size),
-            seconds(took)
-        ));
-        files.push(Made { dtype, path, took });
-    }
-    Ok(files)
-}
-
-/// Lets Ctrl-C end a conversion.
-struct Stoppable<'a>(&'a Interrupt);
-
-impl convert::Progress for Stoppable<'_> {
-    fn cancelled(&self) -> bool {
-        self.0.pressed()
-    }
-}
-
-fn open(path: &Path, args: &DemoArgs, interrupt: &Interrupt) -> Outcome<Session> {
-    let file = Arc::new(GgufFile::open(path, Load::Map)?);
-    let threads = args
-        .threads
-        .map_or(SessionOptions::default().threads, |t| t as usize);
-    let options = SessionOptions {
-        threads,
-        cancel: Some(interrupt.flag()),
-        ..Default::default()
+        maker.convert(&source, &path, &name, &options)?;
+        Ok(Candidate {
+            command: Some(format!(
+                "geb-quantize assets/geb-nano/hf {name}.gguf --type {name}"
+            )),
+            name,
+            path,
+        })
     };
-    Ok(Session::new(Model::load(file)?, &options)?)
+    TYPES.into_iter().map(make).collect()
 }
 
-/// Times all types in turn, several rounds, so that a busy machine hurts all of them alike.
-fn speeds(sessions: &mut [Session], rows: &mut [Row]) -> Outcome {
-    for _ in 0..SPEED_ROUNDS {
-        for (session, row) in sessions.iter_mut().zip(rows.iter_mut()) {
-            row.prefill
-                .push(PREFILL_TOKENS, measure_prefill(session, 0, PREFILL_TOKENS)?);
-            row.decode
-                .push(DECODE_TOKENS, measure_decode(session, 0, DECODE_TOKENS)?);
-        }
-    }
-    Ok(())
+/// Continuations of all prompts, per row.
+fn samples(c: &Comparison, args: &DemoArgs, interrupt: &Interrupt) -> Outcome<Vec<Vec<String>>> {
+    let of_row = |row: &compare::result::Row| {
+        let file = Arc::new(GgufFile::open(Path::new(&row.file), Load::Map)?);
+        let tokenizer = Tokenizer::from_gguf(&file)?;
+        let options = SessionOptions {
+            threads: args.threads.map_or(0, |t| t as usize),
+            cancel: Some(interrupt.flag()),
+            ..Default::default()
+        };
+        let mut session = Session::new(Model::load(file)?, &options)?;
+        let texts = TEXTS
+            .iter()
+            .map(|l| sample(&mut session, &tokenizer, l.prompt));
+        texts.collect()
+    };
+    c.rows.iter().map(of_row).collect()
 }
 
 /// A continuation; the same seed for all types, so that differences come from the weights.
@@ -286,69 +214,17 @@ fn sample(session: &mut Session, tokenizer: &Tokenizer, prompt: &str) -> Outcome
     Ok(result.text.replace('\n', " "))
 }
 
-/// Mean KL divergence from the base, 0 for itself.
-fn mean_kl(report: &Report) -> f64 {
-    report
-        .against_base
-        .as_ref()
-        .map_or(0.0, |d| d.kl.mean.value)
-}
-
-/// Share of tokens whose most probable successor is that of the base, 1 for itself.
-fn top1(report: &Report) -> f64 {
-    report.against_base.as_ref().map_or(1.0, |d| d.top1.value)
-}
-
-fn to_text(rows: &[Row], windows: &[usize], session: &Session) -> String {
-    let head = [
-        "type",
-        "size",
-        "bits/weight",
-        "prefill tok/s",
-        "decode tok/s",
-        "ppl en",
-        "ppl zh",
-        "KL en",
-        "KL zh",
-        "top-1 en",
-        "top-1 zh",
-    ];
-    let mut lines = vec![head.iter().map(|h| (*h).to_owned()).collect::<Vec<_>>()];
-    for row in rows {
-        let mut line = vec![
-            row.dtype.name().to_owned(),
-            bytes(row.file_bytes),
-            format!("{:.2}", row.bits_per_weight),
-            row.prefill.median().map_or("-".into(), rate),
-            row.decode.median().map_or("-".into(), rate),
-        ];
-        let each = |f: fn(&Report) -> String| row.reports.iter().map(f).collect::<Vec<_>>();
-        line.extend(each(|r| format!("{:.3}", r.perplexity.value)));
-        line.extend(each(|r| format!("{:.5}", mean_kl(r))));
-        line.extend(each(|r| format!("{:.1} %", top1(r) * 100.0)));
-        lines.push(line);
-    }
-    let mut text = format!("\n{}", table(&lines));
-    let expected = expected();
-    text.push_str(&format!(
-        "\n{} threads, {}. ppl: perplexity on held-out text, {} windows of 512 tokens in English and {} in Chinese,\n\
-         the second half of each counted; an independent FP32 implementation gets {:.3} and {:.3} on all 121 and 96.\n\
-         KL: divergence of the predictions from FP32, nats per token. top-1: same most probable token as FP32.\n",
-        session.threads(),
-        session.kernels().level().name(),
-        windows[0],
-        windows[1],
-        expected[0].unwrap_or(f64::NAN),
-        expected[1].unwrap_or(f64::NAN),
-    ));
+fn to_text(c: &Comparison, samples: &[Vec<String>]) -> String {
+    let [en, zh] = expected().map(|p| p.unwrap_or(f64::NAN));
+    let mut text = format!(
+        "{}\nAn independent FP32 implementation gets the perplexities {en:.3} and {zh:.3} on all 121 and 96 windows.\n",
+        table::text(c)
+    );
     for (i, language) in TEXTS.iter().enumerate() {
         text.push_str(&format!("\n{} …\n", language.prompt));
-        for row in rows {
-            text.push_str(&format!(
-                "  {:<5} … {}\n",
-                row.dtype.name(),
-                row.samples[i].trim_start()
-            ));
+        for (row, samples) in c.rows.iter().zip(samples) {
+            let sample = samples[i].trim_start();
+            text.push_str(&format!("  {:<5} … {sample}\n", row.name));
         }
     }
     text.push_str("\nThe model is a toy. A real one: geb-run pull smollm2, then geb-run smollm2\n");
@@ -361,44 +237,16 @@ fn expected() -> [Option<f64>; 2] {
     ["en", "zh"].map(|code| json["perplexity"][code]["perplexity"].as_f64())
 }
 
-fn to_json(rows: &[Row], windows: &[usize], session: &Session) -> Value {
-    let row_json = |row: &Row| {
-        let languages = TEXTS.iter().enumerate().map(|(i, language)| {
-            let r = &row.reports[i];
-            let value = json!({
-                "perplexity": r.perplexity.value,
-                "perplexity_error": r.perplexity.error,
-                "mean_nll": r.nll.value,
-                "tokens": r.tokens,
-                "mean_kl": mean_kl(r),
-                "max_kl": r.against_base.as_ref().map_or(0.0, |d| d.kl.max),
-                "top1_agreement": top1(r),
-                "sample": { "prompt": language.prompt, "text": row.samples[i] },
-            });
-            (language.code.to_owned(), value)
-        });
-        let mut value = json!({
-            "type": row.dtype.name(),
-            "file_bytes": row.file_bytes,
-            "bits_per_weight": row.bits_per_weight,
-            "convert_s": row.quantize.as_secs_f64(),
-            "prefill_tok_s": row.prefill.median(),
-            "decode_tok_s": row.decode.median(),
-        });
-        for (code, score) in languages {
-            value[code] = score;
-        }
-        value
-    };
-    let expected = expected();
-    json!({
-        "model": "geb-nano",
-        "threads": session.threads(),
-        "isa": session.kernels().level().name(),
-        "windows": { "en": windows[0], "zh": windows[1] },
-        "window_tokens": 512,
-        "expected_f32": { "en": expected[0], "zh": expected[1], "windows": { "en": 121, "zh": 96 } },
-        "peak_memory_bytes": report::peak_memory_bytes(),
-        "rows": rows.iter().map(row_json).collect::<Vec<_>>(),
-    })
+/// The comparison, with the samples and what an independent implementation got.
+fn to_json(c: &Comparison, samples: &[Vec<String>]) -> Outcome<Value> {
+    let mut all = serde_json::to_value(c).map_err(|e| Failure::new(e.to_string()))?;
+    for (i, samples) in samples.iter().enumerate() {
+        let told = TEXTS.iter().zip(samples);
+        all["rows"][i]["samples"] = told
+            .map(|(l, text)| json!({ "prompt": l.prompt, "text": text }))
+            .collect();
+    }
+    let [en, zh] = expected();
+    all["expected_f32"] = json!({ "en": en, "zh": zh, "windows": { "en": 121, "zh": 96 } });
+    Ok(all)
 }

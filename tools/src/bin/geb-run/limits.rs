@@ -50,7 +50,7 @@ impl Limits {
                 .peak_bf16(1)
                 .map(|_| ops(&|| kernels.peak_bf16(steps).unwrap_or(0))),
             f32_gflops: ops(&|| kernels.peak_f32(steps)),
-            read_gb_s: read(kernels, threads, data),
+            read_gb_s: read_gb_s(kernels, threads, data),
         }
     }
 
@@ -84,7 +84,7 @@ pub fn small_pages() -> Vec<u8> {
 }
 
 /// GB/s of reading all of `data` once, in one share per thread.
-fn read(kernels: &Kernels, threads: usize, data: &[u8]) -> f64 {
+pub fn read_gb_s(kernels: &Kernels, threads: usize, data: &[u8]) -> f64 {
     let share = data.len().div_ceil(threads).max(1);
     let shares: Vec<&[u8]> = data.chunks(share).collect();
     let time = together(shares.len(), |i| kernels.read(black_box(shares[i])));
@@ -180,7 +180,7 @@ fn readings(k: &Kernels, threads: usize, rounds: usize, data: &[u8]) -> Outcome<
     for _ in 0..=rounds {
         for (reading, bytes) in &mut memory {
             for (gb_s, n) in reading.gb_s.iter_mut().zip([1, threads]) {
-                *gb_s = gb_s.max(read(k, n, bytes));
+                *gb_s = gb_s.max(read_gb_s(k, n, bytes));
             }
         }
     }

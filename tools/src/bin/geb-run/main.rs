@@ -10,6 +10,8 @@ mod bench_speculation;
 mod chat;
 mod choice;
 mod commands;
+mod compare;
+mod cpu_share;
 mod demo;
 mod eval;
 mod generate;
@@ -78,6 +80,7 @@ fn run(command: &Command) -> Outcome {
         Command::Eval(args) => eval::run(args, &interrupt),
         Command::Scores(args) => scores::run(args, &interrupt),
         Command::Bench(args) => bench::run(args, &interrupt),
+        Command::Compare(args) => compare::run(args, &interrupt),
         Command::Tune(args) => tune::run(args, &interrupt),
         Command::Imatrix(args) => imatrix::run(args, &interrupt),
         Command::Pull(args) => pull::run(args),

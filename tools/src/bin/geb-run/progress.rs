@@ -51,7 +51,11 @@ impl Progress {
             bar.set_position(done as u64);
         } else if self.last_line.elapsed() >= PLAIN_EVERY {
             self.last_line = Instant::now();
-            note(format_args!("{}: {done}/{total} {}", self.what, self.unit));
+            let left = left(self.start.elapsed(), done, total);
+            note(format_args!(
+                "{}: {done}/{total} {}{left}",
+                self.what, self.unit
+            ));
         }
     }
 
@@ -70,6 +74,18 @@ impl Drop for Progress {
     }
 }
 
+/// What the rest takes if it goes on like this.
+fn left(elapsed: Duration, done: usize, total: usize) -> String {
+    if done == 0 || done >= total {
+        return String::new();
+    }
+    let rest = elapsed.as_secs_f64() * (total - done) as f64 / done as f64;
+    match rest.ceil() as u64 {
+        s if s < 100 => format!(", {s} s left"),
+        s => format!(", {} min left", s.div_ceil(60)),
+    }
+}
+
 fn new_bar(what: &str, unit: &str, total: usize) -> ProgressBar {
     let bar =
         ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::stderr_with_hz(10));
@@ -79,4 +95,18 @@ fn new_bar(what: &str, unit: &str, total: usize) -> ProgressBar {
     }
     bar.set_message(what.to_owned());
     bar
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rest_is_estimated() {
+        let seconds = Duration::from_secs;
+        assert_eq!(left(seconds(10), 1, 4), ", 30 s left");
+        assert_eq!(left(seconds(60), 1, 11), ", 10 min left");
+        assert_eq!(left(seconds(1), 0, 4), "");
+        assert_eq!(left(seconds(1), 4, 4), "");
+    }
 }

@@ -179,7 +179,7 @@ fn keep(path: &Path, machine: &str, class: &str, threads: usize) -> Outcome {
 }
 
 /// The machine as this process sees it: a container with fewer CPUs is another one.
-fn machine(cpus: &Cpus) -> String {
+pub fn machine(cpus: &Cpus) -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = info
         .lines()

@@ -7,11 +7,13 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 mod calibrate;
+mod compare;
 mod evaluate;
 mod measure;
 mod tasks;
 
 pub use calibrate::ImatrixArgs;
+pub use compare::{CompareArgs, GateArgs, WriteArgs};
 pub use evaluate::{CountHow, EvalArgs, EvalCommand, PerplexityArgs, ScoresArgs};
 pub use measure::{BenchArgs, DemoArgs, InspectArgs, LogitsArgs, TuneArgs};
 pub use tasks::{ChoiceArgs, NeedleArgs};
@@ -69,6 +71,8 @@ pub enum Command {
     Scores(ScoresArgs),
     /// Measure prefill and decode speed
     Bench(BenchArgs),
+    /// Compare types and files: size, speed, accuracy
+    Compare(CompareArgs),
     /// Find and keep the best number of threads
     Tune(TuneArgs),
     /// Collect an importance matrix for geb-quantize
@@ -81,9 +85,9 @@ pub enum Command {
 
 impl Command {
     /// Names accepted as the first word.
-    pub const NAMES: [&'static str; 12] = [
-        "chat", "generate", "tokenize", "inspect", "logits", "eval", "scores", "bench", "tune",
-        "imatrix", "pull", "demo",
+    pub const NAMES: [&'static str; 13] = [
+        "chat", "generate", "tokenize", "inspect", "logits", "eval", "scores", "bench", "compare",
+        "tune", "imatrix", "pull", "demo",
     ];
 }
 
