@@ -65,7 +65,11 @@ impl Prepared {
         } else {
             Self::read_gguf(source, options)?
         };
-        assign(&mut prepared.items, &options.policy, &prepared.metadata)?;
+        let policy = Policy {
+            weighted: options.policy.weighted || options.imatrix.is_some(),
+            ..options.policy.clone()
+        };
+        assign(&mut prepared.items, &policy, &prepared.metadata)?;
         if let Some(path) = &options.imatrix {
             prepared.weigh(path, options)?;
         }
