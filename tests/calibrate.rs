@@ -1,8 +1,6 @@
 //! Importance matrices: what is collected, how files go on, and which files are refused.
 
-mod common;
-
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use geb::Dtype;
@@ -18,8 +16,12 @@ use geb::session::{Session, SessionOptions};
 /// Tokens of a chunk.
 const CHUNK: usize = 32;
 
+fn checkpoint() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/llama/hf")
+}
+
 fn model() -> Arc<Model> {
-    let source = common::fixture::path("llama", "hf");
+    let source = checkpoint();
     let options = Options {
         dtype: Dtype::F32,
         ..Options::default()
@@ -231,7 +233,7 @@ fn a_matrix_of_another_model_is_refused() {
         search: Effort::Fast,
         ..Options::default()
     };
-    let source = common::fixture::path("llama", "hf");
+    let source = checkpoint();
     let cases = [
         (
             "blk.0.attn_q.weight",
@@ -266,7 +268,7 @@ fn a_matrix_reaches_the_file() {
             threads: Some(threads),
             ..Options::default()
         };
-        convert::convert_to_vec(&common::fixture::path("llama", "hf"), &options).expect("converts")
+        convert::convert_to_vec(&checkpoint(), &options).expect("converts")
     };
     let (best, _) = convert(Effort::Best, 1);
     assert_eq!(best, convert(Effort::Best, 3).0);
