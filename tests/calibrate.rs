@@ -13,16 +13,15 @@ use geb::model::Model;
 use geb::model::inputs::InputStats;
 use geb::session::{Session, SessionOptions};
 
-fn fixture(case: &str) -> PathBuf {
-    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
-    fixtures.join(case).join("hf")
-}
-
 /// Tokens of a chunk.
 const CHUNK: usize = 32;
 
+fn checkpoint() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/llama/hf")
+}
+
 fn model() -> Arc<Model> {
-    let source = fixture("llama");
+    let source = checkpoint();
     let options = Options {
         policy: Dtype::F32.into(),
         ..Options::default()
@@ -234,7 +233,7 @@ fn a_matrix_of_another_model_is_refused() {
         search: Effort::Fast,
         ..Options::default()
     };
-    let source = fixture("llama");
+    let source = checkpoint();
     let cases = [
         (
             "blk.0.attn_q.weight",
@@ -269,7 +268,7 @@ fn a_matrix_reaches_the_file() {
             threads: Some(threads),
             ..Options::default()
         };
-        convert::convert_to_vec(&fixture("llama"), &options).expect("converts")
+        convert::convert_to_vec(&checkpoint(), &options).expect("converts")
     };
     let (best, _) = convert(Effort::Best, 1);
     assert_eq!(best, convert(Effort::Best, 3).0);
