@@ -56,16 +56,20 @@ macro_rules! formats {
 /// A module with all kernels of one level.
 ///
 /// `decode` lists the numbers of tokens with decode kernels; `tile` is the most tokens of an
-/// integer and of a float tile.
+/// integer and of a float tile; `encode` are the registers of the encoders.
 macro_rules! level {
     ($module:ident, $level:ident, $isa:path, $math:ident, decode $($t:literal)+,
-     tile $int:literal $float:literal $(, features $features:literal)?) => {
+     tile $int:literal $float:literal, encode $part:ty $(, features $features:literal)?) => {
         mod $module {
             use super::*;
             use crate::isa::Isa;
+            use crate::isa::wide::{Part, Wide};
             use crate::ops;
 
             type Token = $isa;
+
+            /// Vectors of the encoders.
+            type Encoder = Wide<$part, { crate::isa::wide::LANES / <$part as Part>::N }>;
 
             const TOKEN: Token = $isa;
 
@@ -86,7 +90,7 @@ macro_rules! level {
 
             $(#[target_feature(enable = $features)])?
             unsafe fn quantize<F: Blocks>(x: &[f32], search: Search, out: &mut [u8]) {
-                F::quantize(x, search, out);
+                F::quantize::<Encoder>(x, search, out);
             }
 
             $(#[target_feature(enable = $features)])?
@@ -244,22 +248,24 @@ macro_rules! level {
     };
 }
 
-level!(scalar, Scalar, crate::isa::scalar::Scalar, Plain, decode 1, tile 1 1);
+level!(scalar, Scalar, crate::isa::scalar::Scalar, Plain, decode 1, tile 1 1, encode f32);
 
 #[cfg(target_arch = "x86_64")]
-level!(avx2, Avx2, crate::isa::x86::Avx2, Fused, decode 1 2 3 4, tile 4 6, features "avx2,fma,f16c");
+level!(avx2, Avx2, crate::isa::x86::Avx2, Fused, decode 1 2 3 4, tile 4 6, encode core::arch::x86_64::__m256,
+    features "avx2,fma,f16c");
 #[cfg(target_arch = "x86_64")]
 level!(avxvnni, AvxVnni, crate::isa::x86::AvxVnni, Fused, decode 1 2 3 4, tile 6 6,
-    features "avx2,fma,f16c,avxvnni");
+    encode core::arch::x86_64::__m256, features "avx2,fma,f16c,avxvnni");
 #[cfg(target_arch = "x86_64")]
 level!(avx512vnni, Avx512Vnni, crate::isa::x86_512::Avx512, Fused, decode 1 2 3 4, tile 14 12,
-    features "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vnni");
+    encode core::arch::x86_64::__m512, features "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vnni");
 
 #[cfg(target_arch = "aarch64")]
-level!(neon, Neon, crate::isa::neon::Neon, Fused, decode 1 2 3 4, tile 4 4, features "neon");
+level!(neon, Neon, crate::isa::neon::Neon, Fused, decode 1 2 3 4, tile 4 4,
+    encode core::arch::aarch64::float32x4_t, features "neon");
 #[cfg(target_arch = "aarch64")]
 level!(neondot, NeonDot, crate::isa::neon::NeonDot, Fused, decode 1 2 3 4, tile 6 6,
-    features "neon,dotprod");
+    encode core::arch::aarch64::float32x4_t, features "neon,dotprod");
 // The int8 matrix product adds other lanes together, so it would need its own panel. Until that
 // exists the level runs the `sdot` kernels.
 #[cfg(target_arch = "aarch64")]

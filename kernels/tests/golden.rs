@@ -68,6 +68,42 @@ fn recorded(dtype: Dtype) -> Option<(usize, u64)> {
     Some((blocks, u64::from_str_radix(words.next()?, 16).ok()?))
 }
 
+/// Types of the table that are no weights: sums and activations inside ggml, and plain numbers.
+const NOT_WEIGHTS: [Dtype; 7] = [
+    Dtype::Q8_1,
+    Dtype::Q8_K,
+    Dtype::I8,
+    Dtype::I16,
+    Dtype::I32,
+    Dtype::I64,
+    Dtype::F64,
+];
+
+/// Every other type of the table has kernels, so that the property tests, which walk what has kernels,
+/// run it; a golden vector; and a row in the benchmarks.
+#[test]
+fn every_type_is_tested_and_measured() {
+    let source = include_str!("../../benches/kernels.rs");
+    let walks = "Dtype::ALL.iter().copied().filter(|t| kernels.supports(*t))";
+    assert_eq!(
+        source.matches(walks).count(),
+        2,
+        "benchmarks walk the table"
+    );
+    for k in levels() {
+        for &dtype in Dtype::ALL {
+            if NOT_WEIGHTS.contains(&dtype) {
+                assert!(!k.supports(dtype), "{dtype} is a weight now: test it");
+                continue;
+            }
+            assert!(k.supports(dtype), "{} {dtype}: no kernels", k.level());
+            if dtype.block_len() > 1 {
+                assert!(recorded(dtype).is_some(), "{dtype}: no golden vector");
+            }
+        }
+    }
+}
+
 /// Every type that can run has a golden vector, and every block of it comes out as it should,
 /// with whatever bytes its scales have.
 #[test]

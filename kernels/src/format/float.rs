@@ -6,6 +6,7 @@ use super::{Blocks, FloatFormat};
 use crate::dtype::Dtype;
 use crate::isa::Isa;
 use crate::isa::scalar::bf16_bits;
+use crate::isa::wide::Vector;
 
 /// 32-bit numbers.
 #[derive(Clone, Copy)]
@@ -38,7 +39,7 @@ impl Blocks for F32 {
     const DTYPE: Dtype = Dtype::F32;
 
     #[inline(always)]
-    fn quantize(x: &[f32], _: Search, out: &mut [u8]) {
+    fn quantize<V: Vector>(x: &[f32], _: Search, out: &mut [u8]) {
         for (v, b) in x.iter().zip(out.as_chunks_mut::<4>().0) {
             *b = v.to_le_bytes();
         }
@@ -49,7 +50,7 @@ impl Blocks for F16 {
     const DTYPE: Dtype = Dtype::F16;
 
     #[inline(always)]
-    fn quantize(x: &[f32], _: Search, out: &mut [u8]) {
+    fn quantize<V: Vector>(x: &[f32], _: Search, out: &mut [u8]) {
         for (v, b) in x.iter().zip(out.as_chunks_mut::<2>().0) {
             *b = to_f16(*v).to_le_bytes();
         }
@@ -60,7 +61,7 @@ impl Blocks for Bf16 {
     const DTYPE: Dtype = Dtype::BF16;
 
     #[inline(always)]
-    fn quantize(x: &[f32], _: Search, out: &mut [u8]) {
+    fn quantize<V: Vector>(x: &[f32], _: Search, out: &mut [u8]) {
         for (v, b) in x.iter().zip(out.as_chunks_mut::<2>().0) {
             *b = to_bf16(*v).to_le_bytes();
         }

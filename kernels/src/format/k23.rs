@@ -6,10 +6,11 @@
 //! scales of 6 bits, an F16 scale of the scales.
 
 use super::encode::to_f16;
-use super::search::{self, Batch, Encode, Integers, LANES, Search};
+use super::search::{self, Batch, Encode, Integers, Search};
 use super::{Blocks, Codes, QuantFormat, half_at, read};
 use crate::dtype::Dtype;
 use crate::isa::Isa;
+use crate::isa::wide::Vector;
 
 const Q2_K_CODES: usize = 16;
 const Q2_K_NUMBERS: usize = 80;
@@ -67,8 +68,8 @@ impl Blocks for Q2K {
     const DTYPE: Dtype = Dtype::Q2_K;
 
     #[inline(always)]
-    fn quantize(x: &[f32], search: Search, out: &mut [u8]) {
-        search::blocks::<Self, 16, 84>(x, search, out);
+    fn quantize<V: Vector>(x: &[f32], search: Search, out: &mut [u8]) {
+        search::blocks::<Self, V, 16, 84>(x, search, out);
     }
 }
 
@@ -76,17 +77,17 @@ impl Encode<16, 84> for Q2K {
     const GROUPS: usize = 16;
 
     #[inline(always)]
-    fn encode(batch: &Batch<16>, best: bool, blocks: &mut [[u8; 84]]) {
-        let fit = search::affine::<16, 16>(batch, 3.0, 15.0, best);
-        let mut codes = [[0; 16]; LANES];
-        fit.line().encode(batch, 3.0, &mut codes);
+    fn encode<V: Vector>(batch: &Batch<16>, best: bool, blocks: &mut [[u8; 84]]) {
+        let fit = search::affine::<V, 16, 16>(batch, 3.0, 15.0, best);
+        let codes = fit.line().encode(batch, 3.0);
+        let (scales, mins) = (fit.scales.store().0, fit.mins.store().0);
         for b in blocks {
             for j in 0..16 {
-                b[j] = fit.scales.0[j] as u8 | (fit.mins.0[j] as u8) << 4;
+                b[j] = scales[j] as u8 | (mins[j] as u8) << 4;
             }
             put_pairs(codes.as_flattened(), &mut b[Q2_K_CODES..Q2_K_NUMBERS]);
-            b[80..82].copy_from_slice(&to_f16(fit.d.0[0]).to_le_bytes());
-            b[82..84].copy_from_slice(&to_f16(fit.dmin.0[0]).to_le_bytes());
+            b[80..82].copy_from_slice(&to_f16(fit.d.store().0[0]).to_le_bytes());
+            b[82..84].copy_from_slice(&to_f16(fit.dmin.store().0[0]).to_le_bytes());
         }
     }
 }
@@ -150,8 +151,8 @@ impl Blocks for Q3K {
     const DTYPE: Dtype = Dtype::Q3_K;
 
     #[inline(always)]
-    fn quantize(x: &[f32], search: Search, out: &mut [u8]) {
-        search::blocks::<Self, 16, 110>(x, search, out);
+    fn quantize<V: Vector>(x: &[f32], search: Search, out: &mut [u8]) {
+        search::blocks::<Self, V, 16, 110>(x, search, out);
     }
 }
 
@@ -159,10 +160,9 @@ impl Encode<16, 110> for Q3K {
     const GROUPS: usize = 16;
 
     #[inline(always)]
-    fn encode(batch: &Batch<16>, best: bool, blocks: &mut [[u8; 110]]) {
-        let fit = search::symmetric::<16, 16, _>(batch, LEVELS, 32.0, best);
-        let mut codes = [[0; 16]; LANES];
-        fit.encode(batch, LEVELS, &mut codes);
+    fn encode<V: Vector>(batch: &Batch<16>, best: bool, blocks: &mut [[u8; 110]]) {
+        let fit = search::symmetric::<V, _, 16, 16>(batch, LEVELS, 32.0, best);
+        let codes = search::encode(batch, fit.d * fit.scales, LEVELS);
         let codes = codes.as_flattened();
         for b in blocks {
             for j in 0..32 {
@@ -170,9 +170,10 @@ impl Encode<16, 110> for Q3K {
                 b[j] = (0..8).fold(0, |byte, g| byte | bit(g));
             }
             put_pairs(codes, &mut b[Q3_K_CODES..Q3_K_SCALES]);
-            let scales = array!(16, g => fit.scales.0[g] as i32);
+            let scales = fit.scales.store().0;
+            let scales = array!(16, g => scales[g] as i32);
             b[Q3_K_SCALES..Q3_K_SCALE].copy_from_slice(&pack(scales));
-            b[Q3_K_SCALE..].copy_from_slice(&to_f16(fit.d.0[0]).to_le_bytes());
+            b[Q3_K_SCALE..].copy_from_slice(&to_f16(fit.d.store().0[0]).to_le_bytes());
         }
     }
 }

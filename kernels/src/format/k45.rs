@@ -5,10 +5,11 @@
 //! fifth bits before the nibbles: bit `g` of byte `j` belongs to weight `j` of group `g`.
 
 use super::encode::to_f16;
-use super::search::{self, Affine, Batch, Encode, LANES, Search};
+use super::search::{self, Affine, Batch, Encode, Search};
 use super::{Blocks, Codes, QuantFormat, both, half_at, read};
 use crate::dtype::Dtype;
 use crate::isa::Isa;
+use crate::isa::wide::Vector;
 
 const NUMBERS: usize = 4;
 const Q4_K_CODES: usize = 16;
@@ -90,11 +91,12 @@ unsafe fn nibbles<I: Isa, const HALF: usize>(isa: I, p: *const u8) -> (I::Bytes,
 
 /// Writes the two F16 and the 6-bit numbers of the block whose groups start at lane `first`.
 #[inline(always)]
-fn put_numbers(fit: &Affine, first: usize, b: &mut [u8]) {
-    b[..2].copy_from_slice(&to_f16(fit.d.0[first]).to_le_bytes());
-    b[2..4].copy_from_slice(&to_f16(fit.dmin.0[first]).to_le_bytes());
-    let scales = array!(8, g => fit.scales.0[first + g] as u8);
-    let mins = array!(8, g => fit.mins.0[first + g] as u8);
+fn put_numbers<V: Vector>(fit: &Affine<V>, first: usize, b: &mut [u8]) {
+    b[..2].copy_from_slice(&to_f16(fit.d.store().0[first]).to_le_bytes());
+    b[2..4].copy_from_slice(&to_f16(fit.dmin.store().0[first]).to_le_bytes());
+    let (scales, mins) = (fit.scales.store().0, fit.mins.store().0);
+    let scales = array!(8, g => scales[first + g] as u8);
+    let mins = array!(8, g => mins[first + g] as u8);
     b[4..16].copy_from_slice(&pack(scales, mins));
 }
 
@@ -117,8 +119,8 @@ impl Blocks for Q4K {
     const DTYPE: Dtype = Dtype::Q4_K;
 
     #[inline(always)]
-    fn quantize(x: &[f32], search: Search, out: &mut [u8]) {
-        search::blocks::<Self, 32, 144>(x, search, out);
+    fn quantize<V: Vector>(x: &[f32], search: Search, out: &mut [u8]) {
+        search::blocks::<Self, V, 32, 144>(x, search, out);
     }
 }
 
@@ -126,10 +128,9 @@ impl Encode<32, 144> for Q4K {
     const GROUPS: usize = 8;
 
     #[inline(always)]
-    fn encode(batch: &Batch<32>, best: bool, blocks: &mut [[u8; 144]]) {
-        let fit = search::affine::<8, 32>(batch, 15.0, 63.0, best);
-        let mut codes = [[0; 32]; LANES];
-        fit.line().encode(batch, 15.0, &mut codes);
+    fn encode<V: Vector>(batch: &Batch<32>, best: bool, blocks: &mut [[u8; 144]]) {
+        let fit = search::affine::<V, 8, 32>(batch, 15.0, 63.0, best);
+        let codes = fit.line().encode(batch, 15.0);
         for (i, b) in blocks.iter_mut().enumerate() {
             put_numbers(&fit, 8 * i, b);
             put_nibbles(&codes[8 * i..8 * i + 8], &mut b[Q4_K_CODES..]);
@@ -164,8 +165,8 @@ impl Blocks for Q5K {
     const DTYPE: Dtype = Dtype::Q5_K;
 
     #[inline(always)]
-    fn quantize(x: &[f32], search: Search, out: &mut [u8]) {
-        search::blocks::<Self, 32, 176>(x, search, out);
+    fn quantize<V: Vector>(x: &[f32], search: Search, out: &mut [u8]) {
+        search::blocks::<Self, V, 32, 176>(x, search, out);
     }
 }
 
@@ -173,10 +174,9 @@ impl Encode<32, 176> for Q5K {
     const GROUPS: usize = 8;
 
     #[inline(always)]
-    fn encode(batch: &Batch<32>, best: bool, blocks: &mut [[u8; 176]]) {
-        let fit = search::affine::<8, 32>(batch, 31.0, 63.0, best);
-        let mut codes = [[0; 32]; LANES];
-        fit.line().encode(batch, 31.0, &mut codes);
+    fn encode<V: Vector>(batch: &Batch<32>, best: bool, blocks: &mut [[u8; 176]]) {
+        let fit = search::affine::<V, 8, 32>(batch, 31.0, 63.0, best);
+        let codes = fit.line().encode(batch, 31.0);
         for (i, b) in blocks.iter_mut().enumerate() {
             let codes = &codes[8 * i..8 * i + 8];
             put_numbers(&fit, 8 * i, b);

@@ -5,10 +5,11 @@
 //! `2 i`); then 16 scales, then an F16 scale of the scales.
 
 use super::encode::to_f16;
-use super::search::{self, Batch, Encode, Integers, LANES, Search};
+use super::search::{self, Batch, Encode, Integers, Search};
 use super::{Blocks, Codes, QuantFormat, half_at, read};
 use crate::dtype::Dtype;
 use crate::isa::Isa;
+use crate::isa::wide::Vector;
 
 const BITS: usize = 128;
 const SCALES: usize = 192;
@@ -25,8 +26,8 @@ impl Blocks for Q6K {
     const DTYPE: Dtype = Dtype::Q6_K;
 
     #[inline(always)]
-    fn quantize(x: &[f32], search: Search, out: &mut [u8]) {
-        search::blocks::<Self, 16, 210>(x, search, out);
+    fn quantize<V: Vector>(x: &[f32], search: Search, out: &mut [u8]) {
+        search::blocks::<Self, V, 16, 210>(x, search, out);
     }
 }
 
@@ -34,10 +35,9 @@ impl Encode<16, 210> for Q6K {
     const GROUPS: usize = 16;
 
     #[inline(always)]
-    fn encode(batch: &Batch<16>, best: bool, blocks: &mut [[u8; 210]]) {
-        let fit = search::symmetric::<16, 16, _>(batch, LEVELS, 128.0, best);
-        let mut codes = [[0; 16]; LANES];
-        fit.encode(batch, LEVELS, &mut codes);
+    fn encode<V: Vector>(batch: &Batch<16>, best: bool, blocks: &mut [[u8; 210]]) {
+        let fit = search::symmetric::<V, _, 16, 16>(batch, LEVELS, 128.0, best);
+        let codes = search::encode(batch, fit.d * fit.scales, LEVELS);
         for b in blocks {
             for (half, codes) in codes.as_flattened().as_chunks::<128>().0.iter().enumerate() {
                 for j in 0..64 {
@@ -48,10 +48,10 @@ impl Encode<16, 210> for Q6K {
                     b[BITS + 32 * half + j] = bits(0) | bits(1) | bits(2) | bits(3);
                 }
             }
-            for (b, s) in b[SCALES..SCALE].iter_mut().zip(fit.scales.0) {
+            for (b, s) in b[SCALES..SCALE].iter_mut().zip(fit.scales.store().0) {
                 *b = s as i8 as u8;
             }
-            b[SCALE..].copy_from_slice(&to_f16(fit.d.0[0]).to_le_bytes());
+            b[SCALE..].copy_from_slice(&to_f16(fit.d.store().0[0]).to_le_bytes());
         }
     }
 }

@@ -9,6 +9,7 @@
 
 use crate::dtype::Dtype;
 use crate::isa::Isa;
+use crate::isa::wide::Vector;
 use search::Search;
 
 /// An array of a value for each index. Unlike `core::array::from_fn` always inlined, so that the code is
@@ -45,7 +46,7 @@ pub(crate) trait Blocks: Copy + 'static {
 
     /// Encodes whole blocks. The importance, if given, is that of a row of whole blocks, and `x` are
     /// whole rows. Lengths agree.
-    fn quantize(x: &[f32], search: Search, out: &mut [u8]) {
+    fn quantize<V: Vector>(x: &[f32], search: Search, out: &mut [u8]) {
         let _ = (x, search, out);
         unreachable!("{} has no encoder", Self::DTYPE);
     }

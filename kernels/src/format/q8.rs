@@ -1,10 +1,11 @@
 //! Q8_0: an F16 scale and 32 signed bytes.
 
 use super::encode::{most, to_f16, truncate};
-use super::search::{self, Batch, Encode, Integers, LANES, Lanes, Search};
+use super::search::{self, Batch, Encode, Integers, Lanes, Search};
 use super::{Blocks, Codes, QuantFormat, both};
 use crate::dtype::Dtype;
 use crate::isa::Isa;
+use crate::isa::wide::Vector;
 
 const BLOCK: usize = 32;
 const BYTES: usize = 2 + BLOCK;
@@ -25,9 +26,9 @@ impl Blocks for Q8_0 {
     const DTYPE: Dtype = Dtype::Q8_0;
 
     #[inline(always)]
-    fn quantize(x: &[f32], search: Search, out: &mut [u8]) {
+    fn quantize<V: Vector>(x: &[f32], search: Search, out: &mut [u8]) {
         if !search.is_formula() {
-            return search::blocks::<Self, BLOCK, BYTES>(x, search, out);
+            return search::blocks::<Self, V, BLOCK, BYTES>(x, search, out);
         }
         let blocks = out.as_chunks_mut::<BYTES>().0;
         for (x, b) in x.as_chunks::<BLOCK>().0.iter().zip(blocks) {
@@ -46,16 +47,15 @@ impl Encode<BLOCK, BYTES> for Q8_0 {
     const GROUPS: usize = 1;
 
     #[inline(always)]
-    fn encode(batch: &Batch<BLOCK>, best: bool, blocks: &mut [[u8; BYTES]]) {
+    fn encode<V: Vector>(batch: &Batch<BLOCK>, best: bool, blocks: &mut [[u8; BYTES]]) {
         let levels = Integers {
             low: -127,
             high: 127,
         };
-        let formula = search::extreme(batch).abs() / Lanes::all(127.0);
+        let formula = search::extreme::<V, _>(batch).abs() / V::all(127.0);
         let d = search::single(batch, levels, formula, best);
-        let mut codes = [[0; BLOCK]; LANES];
-        search::encode(batch, d, levels, &mut codes);
-        for ((b, codes), d) in blocks.iter_mut().zip(&codes).zip(d.0) {
+        let codes = search::encode(batch, d, levels);
+        for ((b, codes), d) in blocks.iter_mut().zip(&codes).zip(d.store().0) {
             b[..2].copy_from_slice(&to_f16(d).to_le_bytes());
             for (b, c) in b[2..].iter_mut().zip(codes) {
                 *b = c.wrapping_sub(127);

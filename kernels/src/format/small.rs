@@ -8,10 +8,11 @@
 
 use super::encode::{most, to_f16, truncate};
 use super::k23::{pairs, put_pairs};
-use super::search::{self, Batch, Encode, Integers, LANES, Lanes, Search};
+use super::search::{self, Batch, Encode, Integers, Lanes, Search};
 use super::{Blocks, Codes, QuantFormat, both, eight, half_at, in_order, read};
 use crate::dtype::Dtype;
 use crate::isa::Isa;
+use crate::isa::wide::{LANES, Vector};
 
 const TQ1_0_LAST: usize = 48;
 const TQ1_0_SCALE: usize = 52;
@@ -63,33 +64,53 @@ fn ternary(x: &[f32; 256]) -> ([u8; 256], u16) {
     (array!(256, k => code(x[k])), to_f16(d))
 }
 
-/// The same, searched for, for each of a batch of blocks.
+/// A format of codes 0..=2 and one scale per 256.
+trait Ternary<const BYTES: usize> {
+    fn put(codes: &[u8; 256], d: u16, b: &mut [u8; BYTES]);
+}
+
+impl<F: Ternary<BYTES>, const BYTES: usize> Encode<256, BYTES> for F {
+    const GROUPS: usize = 1;
+
+    #[inline(always)]
+    fn encode<V: Vector>(batch: &Batch<256>, best: bool, blocks: &mut [[u8; BYTES]]) {
+        let levels = Integers { low: -1, high: 1 };
+        let formula = search::extreme::<V, _>(batch).abs();
+        let d = search::single(batch, levels, formula, best);
+        let codes = search::encode(batch, d, levels);
+        for ((b, codes), d) in blocks.iter_mut().zip(&codes).zip(d.store().0) {
+            F::put(codes, to_f16(d), b);
+        }
+    }
+}
+
+/// Encodes by the formula, or searches.
 #[inline(always)]
-fn best_ternary(batch: &Batch<256>, best: bool) -> ([[u8; 256]; LANES], Lanes) {
-    let levels = Integers { low: -1, high: 1 };
-    let d = search::single(batch, levels, search::extreme(batch).abs(), best);
-    let mut codes = [[0; 256]; LANES];
-    search::encode(batch, d, levels, &mut codes);
-    (codes, d)
+fn ternary_blocks<F: Ternary<BYTES>, V: Vector, const BYTES: usize>(
+    x: &[f32],
+    search: Search,
+    out: &mut [u8],
+) {
+    if !search.is_formula() {
+        return search::blocks::<F, V, 256, BYTES>(x, search, out);
+    }
+    let blocks = out.as_chunks_mut::<BYTES>().0;
+    for (x, b) in x.as_chunks::<256>().0.iter().zip(blocks) {
+        let (codes, d) = ternary(x);
+        F::put(&codes, d, b);
+    }
 }
 
 impl Blocks for Tq1 {
     const DTYPE: Dtype = Dtype::TQ1_0;
 
     #[inline(always)]
-    fn quantize(x: &[f32], search: Search, out: &mut [u8]) {
-        if !search.is_formula() {
-            return search::blocks::<Self, 256, 54>(x, search, out);
-        }
-        let blocks = out.as_chunks_mut::<54>().0;
-        for (x, b) in x.as_chunks::<256>().0.iter().zip(blocks) {
-            let (codes, d) = ternary(x);
-            Self::put(&codes, d, b);
-        }
+    fn quantize<V: Vector>(x: &[f32], search: Search, out: &mut [u8]) {
+        ternary_blocks::<Self, V, 54>(x, search, out);
     }
 }
 
-impl Tq1 {
+impl Ternary<54> for Tq1 {
     #[inline(always)]
     fn put(codes: &[u8; 256], d: u16, b: &mut [u8; 54]) {
         // (bytes, first weight, digits)
@@ -102,18 +123,6 @@ impl Tq1 {
             }
         }
         b[TQ1_0_SCALE..].copy_from_slice(&d.to_le_bytes());
-    }
-}
-
-impl Encode<256, 54> for Tq1 {
-    const GROUPS: usize = 1;
-
-    #[inline(always)]
-    fn encode(batch: &Batch<256>, best: bool, blocks: &mut [[u8; 54]]) {
-        let (codes, d) = best_ternary(batch, best);
-        for ((b, codes), d) in blocks.iter_mut().zip(&codes).zip(d.0) {
-            Self::put(codes, to_f16(d), b);
-        }
     }
 }
 
@@ -154,35 +163,16 @@ impl Blocks for Tq2 {
     const DTYPE: Dtype = Dtype::TQ2_0;
 
     #[inline(always)]
-    fn quantize(x: &[f32], search: Search, out: &mut [u8]) {
-        if !search.is_formula() {
-            return search::blocks::<Self, 256, 66>(x, search, out);
-        }
-        let blocks = out.as_chunks_mut::<66>().0;
-        for (x, b) in x.as_chunks::<256>().0.iter().zip(blocks) {
-            let (codes, d) = ternary(x);
-            Self::put(&codes, d, b);
-        }
+    fn quantize<V: Vector>(x: &[f32], search: Search, out: &mut [u8]) {
+        ternary_blocks::<Self, V, 66>(x, search, out);
     }
 }
 
-impl Tq2 {
+impl Ternary<66> for Tq2 {
     #[inline(always)]
     fn put(codes: &[u8; 256], d: u16, b: &mut [u8; 66]) {
         put_pairs(codes, &mut b[..TQ2_0_SCALE]);
         b[TQ2_0_SCALE..].copy_from_slice(&d.to_le_bytes());
-    }
-}
-
-impl Encode<256, 66> for Tq2 {
-    const GROUPS: usize = 1;
-
-    #[inline(always)]
-    fn encode(batch: &Batch<256>, best: bool, blocks: &mut [[u8; 66]]) {
-        let (codes, d) = best_ternary(batch, best);
-        for ((b, codes), d) in blocks.iter_mut().zip(&codes).zip(d.0) {
-            Self::put(codes, to_f16(d), b);
-        }
     }
 }
 
@@ -206,8 +196,8 @@ impl Blocks for Q1 {
     const DTYPE: Dtype = Dtype::Q1_0;
 
     #[inline(always)]
-    fn quantize(x: &[f32], search: Search, out: &mut [u8]) {
-        search::blocks::<Self, 128, BYTES>(x, search, out);
+    fn quantize<V: Vector>(x: &[f32], search: Search, out: &mut [u8]) {
+        search::blocks::<Self, V, 128, BYTES>(x, search, out);
     }
 }
 
@@ -215,18 +205,18 @@ impl Encode<128, BYTES> for Q1 {
     const GROUPS: usize = 1;
 
     #[inline(always)]
-    fn encode(batch: &Batch<128>, _: bool, blocks: &mut [[u8; BYTES]]) {
+    fn encode<V: Vector>(batch: &Batch<128>, _: bool, blocks: &mut [[u8; BYTES]]) {
         // Signs are the best codes for any scale, and this the best scale for them.
-        let (mut sum, mut weight, mut signs) = (Lanes::ZERO, Lanes::ZERO, batch.x);
-        for (x, w) in signs.iter_mut().zip(&batch.w) {
-            sum = sum + x.abs() * *w;
-            weight = weight + *w;
-            *x = x.less(Lanes::ZERO).pick(Lanes::ZERO, Lanes::all(1.0));
+        let (mut sum, mut weight, mut codes) = (V::zero(), V::zero(), [[0; 128]; LANES]);
+        for i in 0..128 {
+            let (x, w) = (V::load(&batch.x[i]), V::load(&batch.w[i]));
+            sum = sum + x.abs() * w;
+            weight = weight + w;
+            let sign = V::pick(x.less(V::zero()), V::zero(), V::all(1.0));
+            search::put_codes(sign, i, &mut codes);
         }
         let d = sum * weight.invert();
-        let mut codes = [[0; 128]; LANES];
-        search::codes(&signs, &mut codes);
-        for ((b, codes), d) in blocks.iter_mut().zip(&codes).zip(d.0) {
+        for ((b, codes), d) in blocks.iter_mut().zip(&codes).zip(d.store().0) {
             b[..2].copy_from_slice(&to_f16(d).to_le_bytes());
             for (codes, b) in codes.as_chunks::<8>().0.iter().zip(&mut b[2..]) {
                 *b = (0..8).fold(0, |byte, k| byte | codes[k] << k);
@@ -264,8 +254,8 @@ impl Blocks for Q2 {
     const DTYPE: Dtype = Dtype::Q2_0;
 
     #[inline(always)]
-    fn quantize(x: &[f32], search: Search, out: &mut [u8]) {
-        search::blocks::<Self, 64, BYTES>(x, search, out);
+    fn quantize<V: Vector>(x: &[f32], search: Search, out: &mut [u8]) {
+        search::blocks::<Self, V, 64, BYTES>(x, search, out);
     }
 }
 
@@ -273,12 +263,11 @@ impl Encode<64, BYTES> for Q2 {
     const GROUPS: usize = 1;
 
     #[inline(always)]
-    fn encode(batch: &Batch<64>, best: bool, blocks: &mut [[u8; BYTES]]) {
+    fn encode<V: Vector>(batch: &Batch<64>, best: bool, blocks: &mut [[u8; BYTES]]) {
         let levels = Integers { low: -1, high: 2 };
-        let d = search::single(batch, levels, Lanes::ZERO, best);
-        let mut codes = [[0; 64]; LANES];
-        search::encode(batch, d, levels, &mut codes);
-        for ((b, codes), d) in blocks.iter_mut().zip(&codes).zip(d.0) {
+        let d = search::single(batch, levels, V::zero(), best);
+        let codes = search::encode(batch, d, levels);
+        for ((b, codes), d) in blocks.iter_mut().zip(&codes).zip(d.store().0) {
             b[..2].copy_from_slice(&to_f16(d).to_le_bytes());
             for (c, b) in codes.as_chunks::<4>().0.iter().zip(&mut b[2..]) {
                 *b = c[0] | c[1] << 2 | c[2] << 4 | c[3] << 6;

@@ -4,10 +4,11 @@
 //! NVFP4 the same holds for 8 and 8 of each group of 16.
 
 use super::encode::{most, to_f16};
-use super::search::{self, Batch, Curve, Encode, LANES, Lanes, Search};
+use super::search::{self, Batch, Curve, Encode, Lanes, Search};
 use super::{Blocks, Codes, QuantFormat, both, eight, half_at, in_order, read, sixteen};
 use crate::dtype::Dtype;
 use crate::isa::Isa;
+use crate::isa::wide::Vector;
 
 const IQ4_NL_BYTES: usize = 18;
 const IQ4_XS_SCALES: usize = 4;
@@ -26,6 +27,9 @@ pub(super) const CURVE: [i8; 16] = [
 
 /// What 4-bit floats stand for, times two: sign, two bits of exponent, one of fraction.
 const FLOATS: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+
+const CURVE_LEVELS: Curve = Curve::new(&CURVE);
+const RISING_LEVELS: Curve = Curve::new(&RISING);
 
 /// The values of `FLOATS` in rising order, and their codes.
 const RISING: [i8; 16] = [-12, -12, -8, -6, -4, -3, -2, -1, 0, 1, 2, 3, 4, 6, 8, 12];
@@ -80,8 +84,8 @@ impl Blocks for Iq4Nl {
     const DTYPE: Dtype = Dtype::IQ4_NL;
 
     #[inline(always)]
-    fn quantize(x: &[f32], search: Search, out: &mut [u8]) {
-        search::blocks::<Self, 32, IQ4_NL_BYTES>(x, search, out);
+    fn quantize<V: Vector>(x: &[f32], search: Search, out: &mut [u8]) {
+        search::blocks::<Self, V, 32, IQ4_NL_BYTES>(x, search, out);
     }
 }
 
@@ -89,12 +93,11 @@ impl Encode<32, IQ4_NL_BYTES> for Iq4Nl {
     const GROUPS: usize = 1;
 
     #[inline(always)]
-    fn encode(batch: &Batch<32>, best: bool, blocks: &mut [[u8; IQ4_NL_BYTES]]) {
-        let levels = Curve(&CURVE);
-        let d = search::single(batch, levels, Lanes::ZERO, best);
-        let mut codes = [[0; 32]; LANES];
-        search::encode(batch, d, levels, &mut codes);
-        for ((b, codes), d) in blocks.iter_mut().zip(&codes).zip(d.0) {
+    fn encode<V: Vector>(batch: &Batch<32>, best: bool, blocks: &mut [[u8; IQ4_NL_BYTES]]) {
+        let levels = &CURVE_LEVELS;
+        let d = search::single(batch, levels, V::zero(), best);
+        let codes = search::encode(batch, d, levels);
+        for ((b, codes), d) in blocks.iter_mut().zip(&codes).zip(d.store().0) {
             b[..2].copy_from_slice(&to_f16(d).to_le_bytes());
             put_nibbles(codes, &mut b[2..]);
         }
@@ -124,8 +127,8 @@ impl Blocks for Iq4Xs {
     const DTYPE: Dtype = Dtype::IQ4_XS;
 
     #[inline(always)]
-    fn quantize(x: &[f32], search: Search, out: &mut [u8]) {
-        search::blocks::<Self, 32, 136>(x, search, out);
+    fn quantize<V: Vector>(x: &[f32], search: Search, out: &mut [u8]) {
+        search::blocks::<Self, V, 32, 136>(x, search, out);
     }
 }
 
@@ -133,14 +136,14 @@ impl Encode<32, 136> for Iq4Xs {
     const GROUPS: usize = 8;
 
     #[inline(always)]
-    fn encode(batch: &Batch<32>, best: bool, blocks: &mut [[u8; 136]]) {
-        let levels = Curve(&CURVE);
-        let fit = search::symmetric::<8, 32, _>(batch, levels, 32.0, best);
-        let mut codes = [[0; 32]; LANES];
-        fit.encode(batch, levels, &mut codes);
+    fn encode<V: Vector>(batch: &Batch<32>, best: bool, blocks: &mut [[u8; 136]]) {
+        let levels = &CURVE_LEVELS;
+        let fit = search::symmetric::<V, _, 8, 32>(batch, levels, 32.0, best);
+        let (d, scales) = (fit.d.store().0, fit.scales.store().0);
+        let codes = search::encode(batch, fit.d * fit.scales, levels);
         for (i, b) in blocks.iter_mut().enumerate() {
-            b[..2].copy_from_slice(&to_f16(fit.d.0[8 * i]).to_le_bytes());
-            let v: [u16; 8] = array!(8, g => (fit.scales.0[8 * i + g] + 32.0) as u16);
+            b[..2].copy_from_slice(&to_f16(d[8 * i]).to_le_bytes());
+            let v: [u16; 8] = array!(8, g => (scales[8 * i + g] + 32.0) as u16);
             let high = (0..8).fold(0, |bits, g| bits | v[g] >> 4 << (2 * g));
             b[2..4].copy_from_slice(&high.to_le_bytes());
             for k in 0..4 {
@@ -192,9 +195,9 @@ impl Blocks for Mxfp4 {
 
     /// As PyPI `gguf`: the largest magnitude decides the power of two, each code is the nearest.
     #[inline(always)]
-    fn quantize(x: &[f32], search: Search, out: &mut [u8]) {
+    fn quantize<V: Vector>(x: &[f32], search: Search, out: &mut [u8]) {
         if !search.is_formula() {
-            return search::blocks::<Self, 32, MXFP4_BYTES>(x, search, out);
+            return search::blocks::<Self, V, 32, MXFP4_BYTES>(x, search, out);
         }
         let blocks = out.as_chunks_mut::<MXFP4_BYTES>().0;
         for (x, b) in x.as_chunks::<32>().0.iter().zip(blocks) {
@@ -230,17 +233,18 @@ impl Encode<32, MXFP4_BYTES> for Mxfp4 {
     const GROUPS: usize = 1;
 
     #[inline(always)]
-    fn encode(batch: &Batch<32>, best: bool, blocks: &mut [[u8; MXFP4_BYTES]]) {
-        let levels = Curve(&RISING);
-        let power = |max: f32| (max.to_bits() >> 23 & 255) as f32 - 2.0;
-        let formula = search::extreme(batch).map(power);
-        let around = if best { 3 } else { 1 };
-        let powers = (-around..=around).map(|k| (formula + Lanes::all(k as f32)).clamp(0.0, 254.0));
-        let scale = |e: f32| half_power(e as u8);
-        let power = search::choose(batch, levels, powers, scale);
-        let mut codes = [[0; 32]; LANES];
-        search::encode(batch, power.map(scale), levels, &mut codes);
-        for ((b, codes), power) in blocks.iter_mut().zip(&codes).zip(power.0) {
+    fn encode<V: Vector>(batch: &Batch<32>, best: bool, blocks: &mut [[u8; MXFP4_BYTES]]) {
+        let levels = &RISING_LEVELS;
+        // The formula is the power below the largest magnitude, or that magnitude's own.
+        let mut first = search::extreme::<V, _>(batch).store();
+        for v in &mut first.0 {
+            *v = (v.to_bits() >> 23 & 255) as f32 - 2.0;
+        }
+        let around = if best { -3..=3 } else { -1..=1 };
+        let tried = (V::load(&first), around);
+        let (power, scale) = search::choose(batch, levels, tried, (0.0, 254.0), half_power);
+        let codes = search::encode(batch, scale, levels);
+        for ((b, codes), power) in blocks.iter_mut().zip(&codes).zip(power.store().0) {
             b[0] = power as u8;
             put_nibbles(&float_codes(codes), &mut b[1..]);
         }
@@ -291,9 +295,9 @@ fn half_float(b: u8) -> f32 {
     }
 }
 
-/// The byte whose [`half_float`] is about `v`.
+/// The byte whose [`half_float`] is `v` or the next below.
 #[inline(always)]
-fn nearest_half_float(v: f32) -> f32 {
+fn half_float_below(v: f32) -> f32 {
     let normal = (v.to_bits() >> 20) as f32 - (119 * 8) as f32;
     if normal < 8.0 { v * 1024.0 } else { normal }
         .clamp(0.0, 126.0)
@@ -305,8 +309,8 @@ impl Blocks for Nvfp4 {
 
     /// Tries the scales around the one that maps the largest magnitude to the largest code.
     #[inline(always)]
-    fn quantize(x: &[f32], search: Search, out: &mut [u8]) {
-        search::blocks::<Self, 16, NVFP4_BYTES>(x, search, out);
+    fn quantize<V: Vector>(x: &[f32], search: Search, out: &mut [u8]) {
+        search::blocks::<Self, V, 16, NVFP4_BYTES>(x, search, out);
     }
 }
 
@@ -314,15 +318,17 @@ impl Encode<16, NVFP4_BYTES> for Nvfp4 {
     const GROUPS: usize = 4;
 
     #[inline(always)]
-    fn encode(batch: &Batch<16>, best: bool, blocks: &mut [[u8; NVFP4_BYTES]]) {
-        let levels = Curve(&RISING);
-        let formula = search::extreme(batch).map(|max| nearest_half_float(max.abs() / 12.0));
-        let (below, above) = if best { (16, 4) } else { (8, 2) };
-        let numbers = (-below..=above).map(|k| (formula + Lanes::all(k as f32)).clamp(0.0, 126.0));
-        let scale = |b: f32| half_float(b as u8);
-        let number = search::choose(batch, levels, numbers, scale);
-        let mut codes = [[0; 16]; LANES];
-        search::encode(batch, number.map(scale), levels, &mut codes);
+    fn encode<V: Vector>(batch: &Batch<16>, best: bool, blocks: &mut [[u8; NVFP4_BYTES]]) {
+        let levels = &RISING_LEVELS;
+        let mut first = search::extreme::<V, _>(batch).store();
+        for v in &mut first.0 {
+            *v = half_float_below(v.abs() / 12.0);
+        }
+        let around = if best { -16..=4 } else { -8..=2 };
+        let tried = (V::load(&first), around);
+        let (number, scale) = search::choose(batch, levels, tried, (0.0, 126.0), half_float);
+        let number = number.store();
+        let codes = search::encode(batch, scale, levels);
         for (i, b) in blocks.iter_mut().enumerate() {
             let (scales, packed) = b.split_at_mut(4);
             for j in 0..4 {

@@ -1,52 +1,61 @@
 //! Weights `scale * code - min`.
 
-use super::lanes::{Batch, LANES, Lanes, codes};
+use super::lanes::{Batch, Lanes, put_codes};
+use crate::isa::wide::{LANES, Vector};
 
 /// A line for each group.
 #[derive(Clone, Copy)]
-pub(in super::super) struct Line {
-    pub scale: Lanes,
-    pub min: Lanes,
+pub(in super::super) struct Line<V> {
+    pub scale: V,
+    pub min: V,
 }
 
 /// Sums over a group for codes `l`: `w l`, `w l l`, `w x l`.
 #[derive(Clone, Copy)]
-struct Moments {
-    l: Lanes,
-    ll: Lanes,
-    xl: Lanes,
+struct Moments<V> {
+    l: V,
+    ll: V,
+    xl: V,
 }
 
-impl Line {
+impl<V: Vector> Line<V> {
     /// The codes nearest to `x`; `inverse` is that of the scale.
     #[inline(always)]
-    fn code(self, x: Lanes, inverse: Lanes, most: f32) -> Lanes {
+    fn code(self, x: V, inverse: V, most: f32) -> V {
         ((x + self.min) * inverse).clamp(0.0, most).round()
     }
 
     #[inline(always)]
-    fn moments<const N: usize>(self, b: &Batch<N>, most: f32) -> Moments {
+    fn moments<const N: usize>(self, b: &Batch<N>, most: f32) -> Moments<V> {
         let inverse = self.scale.invert();
-        let (mut l1, mut ll, mut xl) = (Lanes::ZERO, Lanes::ZERO, Lanes::ZERO);
-        for (x, w) in b.x.iter().zip(&b.w) {
-            let l = self.code(*x, inverse, most);
-            let wl = *w * l;
+        let (mut l1, mut ll, mut xl) = (V::zero(), V::zero(), V::zero());
+        for i in 0..N {
+            let x = V::load(&b.x[i]);
+            let l = self.code(x, inverse, most);
+            let wl = V::load(&b.w[i]) * l;
             l1 = l1 + wl;
             ll = ll + wl * l;
-            xl = xl + wl * *x;
+            xl = xl + wl * x;
         }
         Moments { l: l1, ll, xl }
     }
 
     /// `sum(w (x - (scale l - min))^2)` with the nearest codes.
     #[inline(always)]
-    fn error<const N: usize>(self, b: &Batch<N>, most: f32) -> Lanes {
-        let (inverse, mut sum) = (self.scale.invert(), Lanes::ZERO);
-        for (x, w) in b.x.iter().zip(&b.w) {
-            let e = (*x + self.min) - self.scale * self.code(*x, inverse, most);
-            sum = sum + *w * e * e;
+    fn error<const N: usize>(self, b: &Batch<N>, most: f32) -> V {
+        let (inverse, mut sum) = (self.scale.invert(), V::zero());
+        for i in 0..N {
+            let x = V::load(&b.x[i]);
+            let e = (x + self.min) - self.scale * self.code(x, inverse, most);
+            sum = sum + V::load(&b.w[i]) * e * e;
         }
         sum
+    }
+
+    #[inline(always)]
+    fn replace(&mut self, better: V::Mask, other: Self) {
+        self.scale.replace(better, other.scale);
+        self.min.replace(better, other.min);
     }
 
     /// Codes of the groups.
@@ -55,38 +64,39 @@ impl Line {
         self,
         b: &Batch<N>,
         most: f32,
-        out: &mut [[u8; N]; LANES],
-    ) {
+    ) -> [[u8; N]; LANES] {
+        let mut out = [[0; N]; LANES];
         let inverse = self.scale.invert();
-        let mut at = b.x;
-        for v in &mut at {
-            *v = self.code(*v, inverse, most);
+        for i in 0..N {
+            put_codes(self.code(V::load(&b.x[i]), inverse, most), i, &mut out);
         }
-        codes(&at, out);
+        out
     }
 }
 
 /// What does not depend on the codes: `sum(w)`, `sum(w x)`, the least and the greatest value.
 #[derive(Clone, Copy)]
-struct Constants {
-    w1: Lanes,
-    wx: Lanes,
-    low: Lanes,
-    high: Lanes,
+struct Constants<V> {
+    w1: V,
+    wx: V,
+    low: V,
+    high: V,
 }
 
-impl Constants {
+impl<V: Vector> Constants<V> {
     #[inline(always)]
     fn new<const N: usize>(b: &Batch<N>) -> Self {
+        let first = V::load(&b.x[0]);
         let mut c = Constants {
-            w1: Lanes::ZERO,
-            wx: Lanes::ZERO,
-            low: b.x[0],
-            high: b.x[0],
+            w1: V::zero(),
+            wx: V::zero(),
+            low: first,
+            high: first,
         };
-        for (x, w) in b.x.iter().zip(&b.w) {
-            c.w1 = c.w1 + *w;
-            c.wx = c.wx + *w * *x;
+        for i in 0..N {
+            let (x, w) = (V::load(&b.x[i]), V::load(&b.w[i]));
+            c.w1 = c.w1 + w;
+            c.wx = c.wx + w * x;
             c.low = x.min(c.low);
             c.high = x.max(c.high);
         }
@@ -96,105 +106,125 @@ impl Constants {
     /// The line of least error for codes of these moments, and the error without its constant
     /// part `sum(w x x)`. If not `SIGNED`, the minimum is not negative.
     #[inline(always)]
-    fn solve<const SIGNED: bool>(&self, m: Moments) -> (Line, Lanes) {
-        let (w1, wx, zero) = (self.w1, self.wx, Lanes::ZERO);
+    fn solve<const SIGNED: bool>(&self, m: Moments<V>) -> (Line<V>, V) {
+        let (w1, wx, zero) = (self.w1, self.wx, V::zero());
         let det = w1 * m.ll - m.l * m.l;
-        let inverse = Lanes::all(1.0) / det;
-        let mut scale = (w1 * m.xl - wx * m.l) * inverse;
-        let mut min = (m.l * m.xl - m.ll * wx) * inverse;
-        let mut valid = zero.less(det);
-        if !SIGNED {
-            valid = valid.and(zero.less(min));
-        }
-        scale = valid.pick(scale, m.xl / m.ll);
-        min = valid.pick(min, zero);
-        let two = Lanes::all(2.0);
-        let e = scale * scale * m.ll
-            + min * min * w1
-            + two * (min * wx - scale * m.xl - scale * min * m.l);
-        let e = zero.less(scale).pick(e, Lanes::all(f32::INFINITY));
-        (Line { scale, min }, e)
+        let inverse = V::all(1.0) / det;
+        let mut line = Line {
+            scale: m.xl / m.ll,
+            min: zero,
+        };
+        let free = Line {
+            scale: (w1 * m.xl - wx * m.l) * inverse,
+            min: (m.l * m.xl - m.ll * wx) * inverse,
+        };
+        // Both conditions at once; NaN is none.
+        let valid = if SIGNED { det } else { free.min.min(det) };
+        line.replace(zero.less(valid), free);
+        let Line { scale, min } = line;
+        let mixed = min * wx - scale * m.xl - scale * min * m.l;
+        let e = scale * scale * m.ll + min * min * w1 + (mixed + mixed);
+        (line, V::pick(zero.less(scale), e, V::all(f32::INFINITY)))
+    }
+}
+
+/// The best line so far.
+struct Found<V> {
+    line: Line<V>,
+    least: V,
+}
+
+impl<V: Vector> Found<V> {
+    /// Tries the line that suits the codes of another; returns it.
+    #[inline(always)]
+    fn suit<const SIGNED: bool, const N: usize>(
+        &mut self,
+        b: &Batch<N>,
+        c: &Constants<V>,
+        most: f32,
+        from: Line<V>,
+    ) -> Line<V> {
+        let (next, e) = c.solve::<SIGNED>(from.moments(b, most));
+        let better = e.less(self.least);
+        self.line.replace(better, next);
+        self.least.replace(better, e);
+        next
     }
 }
 
 /// The line of least error for each group, codes being `0..=most`.
 #[inline(always)]
-fn fit<const SIGNED: bool, const N: usize>(
+fn fit<V: Vector, const SIGNED: bool, const N: usize>(
     b: &Batch<N>,
-    c: &Constants,
+    c: &Constants<V>,
     most: f32,
     best: bool,
-) -> Line {
+) -> Line<V> {
     let (mut low, mut high) = (c.low, c.high);
     if !SIGNED {
-        (low, high) = (low.min(Lanes::ZERO), high.max(Lanes::ZERO));
+        (low, high) = (low.min(V::zero()), high.max(V::zero()));
     }
-    let mut line = Line {
-        scale: Lanes::ZERO,
-        min: Lanes::ZERO - low,
+    let width = high - low;
+    let whole = Line {
+        scale: V::zero(),
+        min: V::zero() - low,
     };
-    let mut least = Lanes::all(f32::INFINITY);
-    let mut attempt = |from: Line, line: &mut Line| {
-        let (next, e) = c.solve::<SIGNED>(from.moments(b, most));
-        let better = e.less(least);
-        line.scale = better.pick(next.scale, line.scale);
-        line.min = better.pick(next.min, line.min);
-        least = better.pick(e, least);
-        next
+    let mut found = Found {
+        line: whole,
+        least: V::all(f32::INFINITY),
     };
-    for k in -10..=10 {
-        let range = most + 0.1 * k as f32;
-        let from = Line {
-            scale: (high - low) / Lanes::all(range),
-            min: Lanes::ZERO - low,
+    for k in (-10..=10).step_by(if best { 1 } else { 2 }) {
+        let scale = width / V::all(most + 0.1 * k as f32);
+        found.suit::<SIGNED, N>(b, c, most, Line { scale, ..whole });
+    }
+    // Ranges that leave out a part at either end.
+    let n = if best { 5 } else { 3 };
+    for k in 1..n * n {
+        let part = if best { 0.08 } else { 0.12 };
+        let (below, above) = (part * (k % n) as f32, part * (k / n) as f32);
+        let mut from = Line {
+            scale: width * V::all((1.0 - below - above) / most),
+            min: whole.min - width * V::all(below),
         };
-        attempt(from, &mut line);
-    }
-    if best {
-        // Ranges that leave out a part at either end.
-        for k in 0..25 {
-            let (below, above) = (0.08 * (k % 5) as f32, 0.08 * (k / 5) as f32);
-            let start = low + (high - low) * Lanes::all(below);
-            let part = (high - low) * Lanes::all((1.0 - below - above) / most);
-            let mut from = Line {
-                scale: part,
-                min: Lanes::ZERO - start,
-            };
-            for _ in 0..3 {
-                from = attempt(from, &mut line);
-            }
+        for _ in 0..if best { 3 } else { 1 } {
+            from = found.suit::<SIGNED, N>(b, c, most, from);
         }
     }
     for _ in 0..if best { 4 } else { 2 } {
-        attempt(line, &mut line);
+        let line = found.line;
+        found.suit::<SIGNED, N>(b, c, most, line);
     }
-    line
+    found.line
 }
+
+/// Factors to an F16 and its neighbours, which are at most 2^-10 apart.
+const NEAR: [f32; 3] = [1.0, 1.0 - 1.0 / 1024.0, 1.0 + 1.0 / 1024.0];
 
 /// An F16 scale and minimum for each group, as good as those of the formula or better.
 #[inline(always)]
-pub(in super::super) fn line<const N: usize>(b: &Batch<N>, most: f32, best: bool) -> Line {
-    let c = Constants::new(b);
-    let found = fit::<true, N>(b, &c, most, best);
+pub(in super::super) fn line<V: Vector, const N: usize>(
+    b: &Batch<N>,
+    most: f32,
+    best: bool,
+) -> Line<V> {
+    let c = Constants::<V>::new(b);
     // The formula: from the least to the greatest value.
     let mut line = Line {
-        scale: ((c.high - c.low) / Lanes::all(most)).half(),
-        min: Lanes::ZERO - c.low.half(),
+        scale: ((c.high - c.low) / V::all(most)).half(),
+        min: V::zero() - c.low.half(),
     };
     let mut least = line.error(b, most);
-    let around = if best { 1 } else { 0 };
-    for ds in -around..=around {
-        for dm in -around..=around {
-            let near = |v: Lanes, k: i32| (v * Lanes::all(1.0 + k as f32 / 1024.0)).half();
+    for round in 0..=i32::from(best) {
+        let found = fit::<V, true, N>(b, &c, most, round > 0);
+        for k in 0..if round > 0 { 9 } else { 1 } {
             let next = Line {
-                scale: near(found.scale, ds),
-                min: near(found.min, dm),
+                scale: (found.scale * V::all(NEAR[k % 3])).half(),
+                min: (found.min * V::all(NEAR[k / 3])).half(),
             };
             let e = next.error(b, most);
             let better = e.less(least);
-            line.scale = better.pick(next.scale, line.scale);
-            line.min = better.pick(next.min, line.min);
-            least = better.pick(e, least);
+            line.replace(better, next);
+            least.replace(better, e);
         }
     }
     line
@@ -202,17 +232,17 @@ pub(in super::super) fn line<const N: usize>(b: &Batch<N>, most: f32, best: bool
 
 /// Scales and minimums of super-blocks: two F16 and two integers per group.
 #[derive(Clone, Copy)]
-pub(in super::super) struct Affine {
-    pub d: Lanes,
-    pub dmin: Lanes,
-    pub scales: Lanes,
-    pub mins: Lanes,
+pub(in super::super) struct Affine<V> {
+    pub d: V,
+    pub dmin: V,
+    pub scales: V,
+    pub mins: V,
 }
 
-impl Affine {
+impl<V: Vector> Affine<V> {
     /// The line of each group.
     #[inline(always)]
-    pub(in super::super) fn line(&self) -> Line {
+    pub(in super::super) fn line(&self) -> Line<V> {
         Line {
             scale: self.d * self.scales,
             min: self.dmin * self.mins,
@@ -223,39 +253,42 @@ impl Affine {
 /// Blocks of `G` groups with a scale and a minimum each; codes are `0..=most`, both numbers
 /// `0..=limit` times an F16.
 #[inline(always)]
-pub(in super::super) fn affine<const G: usize, const N: usize>(
+pub(in super::super) fn affine<V: Vector, const G: usize, const N: usize>(
     b: &Batch<N>,
     most: f32,
     limit: f32,
     best: bool,
-) -> Affine {
-    let c = Constants::new(b);
-    let free = fit::<false, N>(b, &c, most, best);
-    let (top, bottom) = (free.scale.extreme::<G>(), free.min.extreme::<G>());
+) -> Affine<V> {
+    let c = Constants::<V>::new(b);
+    let zero = V::zero();
     let mut fit = Affine {
-        d: Lanes::ZERO,
-        dmin: Lanes::ZERO,
-        scales: Lanes::ZERO,
-        mins: Lanes::ZERO,
+        d: zero,
+        dmin: zero,
+        scales: zero,
+        mins: zero,
     };
-    let mut least = Lanes::all(f32::INFINITY);
-    let (starts, rounds) = if best { (9, 4) } else { (1, 3) };
-    for start in 0..starts {
-        let (s, m) = (limit - (start % 3) as f32, limit - (start / 3) as f32);
-        let mut next = Affine {
-            d: (top / Lanes::all(s)).half(),
-            dmin: (bottom / Lanes::all(m)).half(),
-            ..fit
-        };
-        for _ in 0..rounds {
-            let sum = nearest_line(b, free, &mut next, (most, limit)).sum::<G>();
-            let better = sum.less(least);
-            least = better.pick(sum, least);
-            fit.d = better.pick(next.d, fit.d);
-            fit.dmin = better.pick(next.dmin, fit.dmin);
-            fit.scales = better.pick(next.scales, fit.scales);
-            fit.mins = better.pick(next.mins, fit.mins);
-            refit::<G>(&c, next.line().moments(b, most), &mut next);
+    let mut least = V::all(f32::INFINITY);
+    for best in [false, true].into_iter().take(1 + usize::from(best)) {
+        let free = self::fit::<V, false, N>(b, &c, most, best);
+        let (top, bottom) = (free.scale.extreme::<G>(), free.min.extreme::<G>());
+        let (starts, rounds) = if best { (9, 4) } else { (1, 3) };
+        for start in 0..starts {
+            let (s, m) = (limit - (start % 3) as f32, limit - (start / 3) as f32);
+            let mut next = Affine {
+                d: (top / V::all(s)).half(),
+                dmin: (bottom / V::all(m)).half(),
+                ..fit
+            };
+            for _ in 0..rounds {
+                let sum = nearest_line(b, free, &mut next, (most, limit)).sum::<G>();
+                let better = sum.less(least);
+                least.replace(better, sum);
+                fit.d.replace(better, next.d);
+                fit.dmin.replace(better, next.dmin);
+                fit.scales.replace(better, next.scales);
+                fit.mins.replace(better, next.mins);
+                refit::<V, G>(&c, next.line().moments(b, most), &mut next);
+            }
         }
     }
     fit
@@ -263,28 +296,26 @@ pub(in super::super) fn affine<const G: usize, const N: usize>(
 
 /// Sets the integer scales and minimums around `free` to those of least error; the errors.
 #[inline(always)]
-fn nearest_line<const N: usize>(
+fn nearest_line<V: Vector, const N: usize>(
     b: &Batch<N>,
-    free: Line,
-    fit: &mut Affine,
+    free: Line<V>,
+    fit: &mut Affine<V>,
     (most, limit): (f32, f32),
-) -> Lanes {
-    let middle = |v: Lanes, d: Lanes| (v * d.invert()).clamp(0.0, limit).round();
-    let (s0, m0) = (middle(free.scale, fit.d), middle(free.min, fit.dmin));
-    let mut least = Lanes::all(f32::INFINITY);
-    for ds in [0.0, -1.0, 1.0] {
-        for dm in [0.0, -1.0, 1.0] {
-            let next = Affine {
-                scales: (s0 + Lanes::all(ds)).clamp(0.0, limit),
-                mins: (m0 + Lanes::all(dm)).clamp(0.0, limit),
-                ..*fit
-            };
-            let e = next.line().error(b, most);
-            let better = e.less(least);
-            fit.scales = better.pick(next.scales, fit.scales);
-            fit.mins = better.pick(next.mins, fit.mins);
-            least = better.pick(e, least);
-        }
+) -> V {
+    let s0 = (free.scale * fit.d.invert()).clamp(0.0, limit).round();
+    let m0 = (free.min * fit.dmin.invert()).clamp(0.0, limit).round();
+    let mut least = V::all(f32::INFINITY);
+    for k in 0..9 {
+        let next = Affine {
+            scales: (s0 + V::all((k / 3 - 1) as f32)).clamp(0.0, limit),
+            mins: (m0 + V::all((k % 3 - 1) as f32)).clamp(0.0, limit),
+            ..*fit
+        };
+        let e = next.line().error(b, most);
+        let better = e.less(least);
+        fit.scales.replace(better, next.scales);
+        fit.mins.replace(better, next.mins);
+        least.replace(better, e);
     }
     least
 }
@@ -292,7 +323,7 @@ fn nearest_line<const N: usize>(
 /// Sets the two F16 to those of least error for given codes, by the normal equations of
 /// `x ~ d (s l) - dmin m`; neither is negative.
 #[inline(always)]
-fn refit<const G: usize>(c: &Constants, sums: Moments, fit: &mut Affine) {
+fn refit<V: Vector, const G: usize>(c: &Constants<V>, sums: Moments<V>, fit: &mut Affine<V>) {
     let (s, m) = (fit.scales, fit.mins);
     let aa = (s * s * sums.ll).sum::<G>();
     let ab = (s * m * sums.l).sum::<G>();
@@ -302,8 +333,9 @@ fn refit<const G: usize>(c: &Constants, sums: Moments, fit: &mut Affine) {
     let det = aa * bb - ab * ab;
     let d = (ax * bb - bx * ab) / det;
     let dmin = (ab * ax - aa * bx) / det;
-    let zero = Lanes::ZERO;
-    let valid = zero.less(det).and(zero.less(d)).and(zero.less(dmin));
-    fit.d = valid.pick(d, ax * aa.invert()).clamp(0.0, 65504.0).half();
-    fit.dmin = valid.pick(dmin, zero).half();
+    let valid = V::zero().less(det.min(d).min(dmin));
+    fit.d = V::pick(valid, d, ax * aa.invert())
+        .clamp(0.0, 65504.0)
+        .half();
+    fit.dmin = V::pick(valid, dmin, V::zero()).half();
 }

@@ -14,11 +14,13 @@
 //!
 //! Sixteen groups are searched at once, each in a lane of its own (`lanes`).
 
+use crate::isa::wide::{LANES, Vector};
+
 mod lanes;
 mod line;
 mod scale;
 
-pub(super) use lanes::{Batch, LANES, Lanes, codes};
+pub(super) use lanes::{Batch, Lanes, put_codes};
 pub(super) use line::{Affine, affine, line};
 pub(super) use scale::{Curve, Integers, choose, encode, extreme, single, symmetric};
 
@@ -63,12 +65,12 @@ pub(super) trait Encode<const N: usize, const BYTES: usize> {
     const GROUPS: usize;
 
     /// Encodes the `16 / GROUPS` blocks of a batch, or fewer.
-    fn encode(batch: &Batch<N>, best: bool, blocks: &mut [[u8; BYTES]]);
+    fn encode<V: Vector>(batch: &Batch<N>, best: bool, blocks: &mut [[u8; BYTES]]);
 }
 
 /// Encodes whole blocks. Rows have as many values as there are numbers of importance.
 #[inline(always)]
-pub(super) fn blocks<F: Encode<N, BYTES>, const N: usize, const BYTES: usize>(
+pub(super) fn blocks<F: Encode<N, BYTES>, V: Vector, const N: usize, const BYTES: usize>(
     x: &[f32],
     search: Search,
     out: &mut [u8],
@@ -77,6 +79,6 @@ pub(super) fn blocks<F: Encode<N, BYTES>, const N: usize, const BYTES: usize>(
     let batches = blocks.chunks_mut(LANES / F::GROUPS);
     for (i, (x, blocks)) in x.chunks(LANES * N).zip(batches).enumerate() {
         let batch = Batch::new(x, search.importance, i * LANES * N);
-        F::encode(&batch, search.is_best(), blocks);
+        F::encode::<V>(&batch, search.is_best(), blocks);
     }
 }
