@@ -1,4 +1,4 @@
-//! Which CPUs this process may use: affinity mask, physical cores, cgroup quota.
+//! Which CPUs this process may use: affinity mask, physical cores, cgroup quota; and how much memory.
 //!
 //! Everything is read below a root folder, so that tests can bring their own machine.
 
@@ -139,6 +139,23 @@ fn ratio(quota: &str, period: &str) -> Option<f64> {
     let quota: f64 = quota.trim().parse().ok()?;
     let period: f64 = period.trim().parse().ok()?;
     (quota > 0.0 && period > 0.0).then(|| quota / period)
+}
+
+/// Memory this process may still take: `MemAvailable`, capped by the cgroup's limit.
+pub(crate) fn available_memory() -> Option<u64> {
+    let read = |path: &str| std::fs::read_to_string(path).ok();
+    let info = read("/proc/meminfo")?;
+    let line = info.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
+    let free = line
+        .trim()
+        .trim_end_matches("kB")
+        .trim()
+        .parse::<u64>()
+        .ok()?
+        * 1024;
+    let number = |path: &str| read(path)?.trim().parse::<u64>().ok();
+    let limit = number("/sys/fs/cgroup/memory.max").zip(number("/sys/fs/cgroup/memory.current"));
+    Some(limit.map_or(free, |(max, used)| free.min(max.saturating_sub(used))))
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use geb_kernels::level::Level;
 use geb_kernels::{ActKind, Kernels};
 
 use crate::cache::KvCache;
+use crate::cpus::available_memory;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::forward::{Buffers, Pass};
@@ -459,23 +460,6 @@ fn choose_kernels(level: Option<Level>) -> Result<&'static Kernels> {
             allowed,
         }),
     }
-}
-
-/// Memory this process may still take: `MemAvailable`, capped by the cgroup's limit.
-fn available_memory() -> Option<u64> {
-    let read = |path: &str| std::fs::read_to_string(path).ok();
-    let info = read("/proc/meminfo")?;
-    let line = info.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
-    let free = line
-        .trim()
-        .trim_end_matches("kB")
-        .trim()
-        .parse::<u64>()
-        .ok()?
-        * 1024;
-    let number = |path: &str| read(path)?.trim().parse::<u64>().ok();
-    let limit = number("/sys/fs/cgroup/memory.max").zip(number("/sys/fs/cgroup/memory.current"));
-    Some(limit.map_or(free, |(max, used)| free.min(max.saturating_sub(used))))
 }
 
 #[cfg(test)]

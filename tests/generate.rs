@@ -1,4 +1,4 @@
-//! The generation loop and the evaluation on real (tiny) models.
+//! The generation loop on real (tiny) models.
 
 mod common;
 
@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::nano::{encode, session_with};
 use geb::Dtype;
-use geb::eval::{Method, evaluate};
 use geb::generate::{Events, GenerateOptions, Generated, StopReason, generate};
 use geb::sampler::SamplerOptions;
 use geb::session::{KvChoice, Session, SessionOptions, Want};
@@ -226,76 +225,4 @@ fn a_cancelled_prefill_keeps_the_session_usable() {
     let result =
         generate(&mut session, &tokenizer, &prompt, &with_flag, &mut quiet).expect("generates");
     assert_eq!(result.ids.len(), 8);
-}
-
-/// The sums of the lockstep evaluation against a plain computation in one piece.
-#[test]
-fn evaluation_agrees_with_the_definition() {
-    let options = SessionOptions {
-        threads: 2,
-        kv: KvChoice::F32,
-        ..Default::default()
-    };
-    let mut sessions = [
-        session_with(Dtype::F32, &options),
-        session_with(Dtype::Q4_0, &options),
-    ];
-    let tokenizer = Tokenizer::from_gguf(sessions[0].model().file()).expect("tokenizer");
-    let text = std::fs::read_to_string("assets/geb-nano/eval-en.txt").expect("text");
-    let ids = encode(&tokenizer, &text[..4000]);
-    let method = Method {
-        window: 128,
-        count_from: 50,
-        max_windows: Some(2),
-        ..Method::default()
-    };
-    let mut calls = Vec::new();
-    let mut progress = |done, total| {
-        calls.push((done, total));
-        true
-    };
-    let reports = evaluate(&mut sessions, &ids, &method, &mut progress).expect("evaluates");
-    assert_eq!(calls, [(1, 2), (2, 2)]);
-
-    let softmax = |row: &[f32]| -> Vec<f64> {
-        let max = row.iter().copied().fold(f32::MIN, f32::max);
-        let e: Vec<f64> = row.iter().map(|x| f64::from(x - max).exp()).collect();
-        let sum: f64 = e.iter().sum();
-        e.iter().map(|x| x / sum).collect()
-    };
-    let (mut nll, mut kl, mut n) = ([0.0, 0.0], 0.0, 0);
-    for window in ids.chunks_exact(128).take(2) {
-        let rows: Vec<Vec<f32>> = sessions
-            .iter_mut()
-            .map(|s| {
-                s.reset();
-                s.forward(window, Want::All).expect("forward").to_vec()
-            })
-            .collect();
-        let vocab = rows[0].len() / 128;
-        for p in 50..128 {
-            let dist = [0, 1].map(|m: usize| softmax(&rows[m][(p - 1) * vocab..p * vocab]));
-            for m in [0, 1] {
-                nll[m] -= dist[m][window[p] as usize].ln();
-            }
-            kl += dist[0]
-                .iter()
-                .zip(&dist[1])
-                .map(|(p, q)| p * (p / q).ln())
-                .sum::<f64>();
-            n += 1;
-        }
-    }
-    assert_eq!(reports[0].tokens, n);
-    let n = n as f64;
-    for m in [0, 1] {
-        let (got, want) = (reports[m].nll.value, nll[m] / n);
-        assert!((got - want).abs() < 1e-6 * want, "{got} {want}");
-    }
-    let against = reports[1].against_base.as_ref().expect("a candidate");
-    let (got, want) = (against.kl.mean.value, kl / n);
-    assert!((got - want).abs() < 1e-5 * want, "{got} {want}");
-    assert!(reports[0].against_base.is_none());
-    let stopped = evaluate(&mut sessions, &ids, &method, &mut |_, _| false);
-    assert!(matches!(stopped, Err(geb::Error::Interrupted)));
 }

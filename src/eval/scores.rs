@@ -56,8 +56,8 @@ impl<'a> Scores<'a> {
     pub fn advance(&mut self) -> Result<Vec<TokenScore>> {
         let ctx = self.session.ctx();
         if self.next - self.start > ctx.max(1) {
-            // The window is full: start another one, half a context before the next token.
-            self.start = self.next - (ctx / 2).max(1);
+            // The window is full: the next one starts half a context later.
+            self.start += (ctx / 2).max(1);
             self.session.reset();
             let context = &self.ids[self.start..self.next - 1];
             self.session.forward(context, Want::None)?;

@@ -1,6 +1,7 @@
 //! `geb-run` as a user meets it: exit codes, streams, files, on tiny models made from fixtures.
 
 mod compare;
+mod evaluate;
 mod speculation;
 mod support;
 mod text;
@@ -17,8 +18,8 @@ fn help_fits_one_screen_and_has_examples() {
     exits(&help, 0);
     assert!(stdout(&help).lines().count() <= 40, "{}", stdout(&help));
     for command in [
-        "", "chat", "generate", "tokenize", "inspect", "logits", "bench", "compare", "tune",
-        "pull", "demo",
+        "", "chat", "generate", "tokenize", "inspect", "logits", "eval", "scores", "bench",
+        "compare", "tune", "pull", "demo",
     ] {
         for flag in ["-h", "--help"] {
             let words: Vec<&str> = [command, flag]

@@ -3,13 +3,14 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use geb::eval::{Method, Report, TextRun};
+use geb::eval::{Divergence, Method, Report, TextRun};
+use geb::session::Session;
 use geb::tokenizer::{Encode, Tokenizer};
 use serde_json::json;
 
-use crate::args::{CountHow, EvalArgs, EvalCommand, PerplexityArgs};
+use crate::args::{CountHow, EvalArgs, EvalCommand, ModelArgs, PerplexityArgs};
 use crate::interrupt::Interrupt;
-use crate::load::{self, Loaded};
+use crate::load;
 use crate::progress::Progress;
 use crate::report::{self, Failure, Outcome, out, rate, seconds};
 
@@ -24,43 +25,43 @@ pub fn run(args: &EvalArgs, interrupt: &Interrupt) -> Outcome {
 }
 
 fn perplexity(args: &PerplexityArgs, interrupt: &Interrupt) -> Outcome {
-    let opened = load::open(&args.model, None)?;
-    let tokenizer = load::tokenizer(&opened)?;
-    let ids = encode(&tokenizer, &args.file)?;
+    let (mut sessions, tokenizer) = open(args, interrupt)?;
+    let ids = encode(&tokenizer, &args.file, args.count == CountHow::Llama)?;
     let method = method(args, &tokenizer);
-    let mut cpu = args.cpu.clone();
-    cpu.ctx = Some(method.window as u32);
-    let mut loaded = load::load(opened, &cpu, interrupt, Instant::now())?;
-    let sessions = std::slice::from_mut(&mut loaded.session);
     let start = Instant::now();
-    let run = measure(sessions, &ids, &method, args, interrupt)?;
+    let run = measure(&mut sessions, &ids, &method, args, interrupt)?;
     let took = start.elapsed();
-    let [report] = &run.reports()[..] else {
-        return Err(Failure::new("one model has one report"));
-    };
+    let reports = run.reports();
     if args.json {
-        return report::out_line(&to_json(report, &method, &loaded, took).to_string());
+        return report::out_line(&to_json(&reports, &method, &sessions, took).to_string());
     }
-    let tokens = method.window * report.windows;
-    out(&format!(
-        "perplexity {:.4}\n{} tokens counted in {} windows of {}; {} in {} ({} tok/s, {} threads, {})\n",
-        report.perplexity,
-        report.tokens,
-        report.windows,
-        method.window,
-        tokens,
-        seconds(took),
-        rate(tokens as f64 / took.as_secs_f64()),
-        loaded.session.threads(),
-        loaded.session.kernels().level().name(),
-    ))
+    out(&to_text(&reports, &method, &sessions, took))
 }
 
-/// The ids of a text file, with the start token if the model adds one.
-pub fn encode(tokenizer: &Tokenizer, path: &Path) -> Outcome<Vec<u32>> {
+/// The sessions, the base first, and the tokenizer of the model.
+fn open(args: &PerplexityArgs, interrupt: &Interrupt) -> Outcome<(Vec<Session>, Tokenizer)> {
+    let mut cpu = args.cpu.clone();
+    cpu.ctx = Some(cpu.ctx.unwrap_or(WINDOW as u32));
+    let base = args.base.clone().map(|base| ModelArgs {
+        model: Some(base),
+        ..args.model.clone()
+    });
+    let mut sessions = Vec::new();
+    let mut tokenizer = None;
+    for model in base.iter().chain([&args.model]) {
+        let opened = load::open(model, None)?;
+        tokenizer = Some(load::tokenizer(&opened)?);
+        sessions.push(load::load(opened, &cpu, interrupt, Instant::now())?.session);
+    }
+    let tokenizer = tokenizer.ok_or_else(|| Failure::usage("no model"))?;
+    Ok((sessions, tokenizer))
+}
+
+/// The ids of a text file; `add_special`: with the start token if the model adds one.
+pub fn encode(tokenizer: &Tokenizer, path: &Path, add_special: bool) -> Outcome<Vec<u32>> {
     let text = load::read_text(path, geb::limits::MAX_TEXT_BYTES)?;
     let how = Encode {
-        add_special: true,
+        add_special,
         parse_special: false,
     };
     Ok(tokenizer.encode_text(&text, how)?)
@@ -85,7 +86,7 @@ fn method(args: &PerplexityArgs, tokenizer: &Tokenizer) -> Method {
 }
 
 fn measure(
-    sessions: &mut [geb::session::Session],
+    sessions: &mut [Session],
     ids: &[u32],
     method: &Method,
     args: &PerplexityArgs,
@@ -103,17 +104,74 @@ fn measure(
     Ok(run)
 }
 
-fn to_json(report: &Report, method: &Method, loaded: &Loaded, took: Duration) -> serde_json::Value {
+fn to_text(reports: &[Report], method: &Method, sessions: &[Session], took: Duration) -> String {
+    let mut text = String::new();
+    for (report, session) in reports.iter().zip(sessions) {
+        let who = match (reports.len(), &report.against_base) {
+            (1, _) => "perplexity",
+            (_, None) => "perplexity of the base",
+            (_, Some(_)) => "perplexity of the model",
+        };
+        let kv = session.kv_type().name();
+        text.push_str(&format!("{who} {:.4} (KV cache {kv})\n", report.perplexity));
+        text.extend(report.against_base.as_ref().map(divergence));
+    }
+    let (Some(report), Some(session)) = (reports.first(), sessions.first()) else {
+        return text;
+    };
+    let tokens = method.window * report.windows * reports.len();
+    text.push_str(&format!(
+        "{} tokens counted in {} windows of {}; {} ({} tok/s, {} threads, {})\n",
+        report.tokens,
+        report.windows,
+        method.window,
+        seconds(took),
+        rate(tokens as f64 / took.as_secs_f64()),
+        session.threads(),
+        session.kernels().level().name(),
+    ));
+    text
+}
+
+fn divergence(d: &Divergence) -> String {
+    let percent = |e: geb::eval::Estimate| geb::eval::Estimate {
+        value: e.value * 100.0,
+        error: e.error.map(|e| e * 100.0),
+    };
+    format!(
+        "  ratio {:.6}, difference {:.5}\n\
+         \x20 KL mean {:.7}, median {:.7}, 99 % {:.6}, largest {:.5}\n\
+         \x20 same most probable token {:.3} %, of the five {:.3} %\n\
+         \x20 probability of the text's token: mean {:.4} %, root mean square {:.4} %\n",
+        d.perplexity_ratio,
+        d.perplexity_difference,
+        d.kl.mean,
+        d.kl.median,
+        d.kl.q99,
+        d.kl.max,
+        percent(d.top1),
+        percent(d.top5),
+        percent(d.delta_p.mean),
+        percent(d.delta_p.rms),
+    )
+}
+
+fn to_json(
+    reports: &[Report],
+    method: &Method,
+    sessions: &[Session],
+    took: Duration,
+) -> serde_json::Value {
+    let models = reports.iter().zip(sessions).map(|(report, session)| {
+        let mut value = json!(report);
+        value["kv"] = json!(session.kv_type().name());
+        value
+    });
     json!({
-        "model": loaded.opened.path.display().to_string(),
         "method": method,
-        "windows": report.windows,
-        "tokens": report.tokens,
-        "nll": report.nll,
-        "perplexity": report.perplexity,
-        "kv": loaded.session.kv_type().name(),
-        "threads": loaded.session.threads(),
-        "isa": loaded.session.kernels().level().name(),
+        "models": models.collect::<Vec<_>>(),
+        "threads": sessions.first().map(Session::threads),
+        "isa": sessions.first().map(|s| s.kernels().level().name()),
         "seconds": took.as_secs_f64(),
         "peak_memory_bytes": report::peak_memory_bytes(),
     })

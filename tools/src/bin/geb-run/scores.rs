@@ -17,7 +17,7 @@ use crate::{eval, load};
 pub fn run(args: &ScoresArgs, interrupt: &Interrupt) -> Outcome {
     let opened = load::open(&args.model, None)?;
     let tokenizer = load::tokenizer(&opened)?;
-    let ids = eval::encode(&tokenizer, &args.file)?;
+    let ids = eval::encode(&tokenizer, &args.file, true)?;
     if ids.len() < 2 {
         let n = ids.len();
         return Err(Failure::usage(format!(

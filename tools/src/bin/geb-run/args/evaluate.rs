@@ -6,8 +6,14 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::{CpuArgs, ModelArgs, OutputArgs};
 
+const EVAL_EXAMPLES: &str = "\
+Examples:
+  geb-run eval perplexity -m model.gguf -f text.txt
+  geb-run eval perplexity -h";
+
 /// `geb-run eval`.
 #[derive(Debug, Args)]
+#[command(after_help = EVAL_EXAMPLES)]
 pub struct EvalArgs {
     #[command(subcommand)]
     pub what: EvalCommand,
@@ -25,6 +31,7 @@ Examples:
   geb-run eval perplexity -m model.gguf -f wiki.test.raw
   geb-run eval perplexity -m model.gguf -f text.txt --ctx 2048 --windows 20 --json
   geb-run eval perplexity -m model.gguf -f text.txt --stride 128
+  geb-run eval perplexity -m model-q8_0.gguf --base model-f32.gguf -f text.txt
 
 By default windows and counting are those of llama.cpp's llama-perplexity: the text is cut into
 windows of --ctx tokens, the tokens above the middle of each count, and the model's start token
@@ -39,6 +46,9 @@ pub struct PerplexityArgs {
     /// Text file, UTF-8 (`-`: standard input)
     #[arg(short, long, value_name = "FILE")]
     pub file: PathBuf,
+    /// Compare with this model on the same tokens, window by window
+    #[arg(long, value_name = "MODEL")]
+    pub base: Option<String>,
     /// Tokens from one window to the next; the last N tokens of a window count [default: no overlap]
     #[arg(long, value_name = "N", conflicts_with = "count",
           value_parser = clap::value_parser!(u32).range(1..))]
