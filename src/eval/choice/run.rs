@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Bank, Candidate, Metric, Question, Subject};
 use crate::error::{Error, Result};
+use crate::eval::rows::log_sum;
 use crate::session::{Session, Want};
 use crate::tokenizer::{Encode, Tokenizer};
 
@@ -204,27 +205,19 @@ impl Solver<'_> {
 
 /// Log-likelihood of the continuation of `prompt`, nats. What the session holds of the prompt
 /// already is not evaluated again.
-fn likelihood(session: &mut Session, prompt: &Prompt) -> Result<f64> {
-    let (threads, targets) = (session.threads(), prompt.targets());
+pub(crate) fn likelihood(session: &mut Session, prompt: &Prompt) -> Result<f64> {
+    let (kernels, targets) = (session.kernels(), prompt.targets());
     let logits = targets_logits(session, prompt)?;
-    let vocab = logits.len() / targets.len();
-    let share = targets.len().div_ceil(threads.max(1));
-    let mut log_probs = vec![0f64; targets.len()];
-    std::thread::scope(|scope| {
-        let parts = logits.chunks(share * vocab).zip(targets.chunks(share));
-        for ((rows, targets), out) in parts.zip(log_probs.chunks_mut(share)) {
-            scope.spawn(move || {
-                for ((row, target), out) in rows.chunks(vocab).zip(targets).zip(out) {
-                    *out = log_prob(row, *target as usize);
-                }
-            });
-        }
+    let rows = logits.chunks_exact(logits.len() / targets.len());
+    let log_probs = rows.zip(targets).map(|(row, target)| {
+        let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        f64::from(row[*target as usize]) - log_sum(kernels, row, top)
     });
-    Ok(log_probs.iter().sum())
+    Ok(log_probs.sum())
 }
 
 /// Logits that predict the targets of `prompt`, `[targets, vocab]`.
-pub(crate) fn targets_logits<'s>(session: &'s mut Session, prompt: &Prompt) -> Result<&'s [f32]> {
+fn targets_logits<'s>(session: &'s mut Session, prompt: &Prompt) -> Result<&'s [f32]> {
     let (inputs, rows) = (prompt.inputs(), prompt.targets().len());
     let vocab = session.model().config().vocab;
     // Letters: the same logits answer for every candidate.
@@ -244,11 +237,9 @@ pub(crate) fn targets_logits<'s>(session: &'s mut Session, prompt: &Prompt) -> R
     session.forward(&inputs[first..], Want::All)
 }
 
-/// log softmax of one row at `target`, in F64.
-pub(crate) fn log_prob(row: &[f32], target: usize) -> f64 {
-    let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = row.iter().map(|x| f64::from(x - top).exp()).sum();
-    f64::from(row[target]) - f64::from(top) - sum.ln()
+/// The most probable token of one row; the first of equals.
+pub(crate) fn argmax(row: &[f32]) -> usize {
+    highest(row.iter().map(|x| f64::from(*x)))
 }
 
 #[cfg(test)]
@@ -267,13 +258,5 @@ mod tests {
         assert_eq!((verdict.chosen, verdict.chosen_norm), (0, 1));
         assert_eq!(verdict.chosen_by(Metric::Acc), 0);
         assert_eq!(verdict.chosen_by(Metric::AccNorm), 1);
-    }
-
-    #[test]
-    fn log_probabilities_of_known_rows() {
-        let row = [1.0f32, 1.0 + std::f32::consts::LN_2, 1.0];
-        assert!((log_prob(&row, 1) - 0.5f64.ln()).abs() < 1e-6);
-        assert!((log_prob(&row, 2) - 0.25f64.ln()).abs() < 1e-6);
-        assert!((log_prob(&[1000.0, 0.0], 1) + 1000.0).abs() < 1e-9);
     }
 }

@@ -4,6 +4,7 @@ mod compare;
 mod evaluate;
 mod speculation;
 mod support;
+mod tasks;
 mod text;
 
 use std::io::{BufRead, BufReader, Read, Write};

@@ -9,8 +9,10 @@ use geb::tokenizer::{Encode, Tokenizer};
 use serde_json::json;
 
 use crate::args::{CountHow, EvalArgs, EvalCommand, ModelArgs, PerplexityArgs};
+use crate::choice;
 use crate::interrupt::Interrupt;
 use crate::load;
+use crate::needle;
 use crate::progress::Progress;
 use crate::report::{self, Failure, Outcome, out, rate, seconds};
 
@@ -21,6 +23,8 @@ const WINDOW: usize = 512;
 pub fn run(args: &EvalArgs, interrupt: &Interrupt) -> Outcome {
     match &args.what {
         EvalCommand::Perplexity(args) => perplexity(args, interrupt),
+        EvalCommand::Choice(args) => choice::run(args, interrupt),
+        EvalCommand::Needle(args) => needle::run(args, interrupt),
     }
 }
 

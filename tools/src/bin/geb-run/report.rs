@@ -146,12 +146,17 @@ pub fn dim(text: impl fmt::Display) {
     }
 }
 
-/// Colours on stderr: `NO_COLOR` switches them off, `CLICOLOR_FORCE` on, else only on a terminal.
+/// Colours on stderr.
 pub fn colour() -> bool {
+    colour_on(&io::stderr())
+}
+
+/// Colours on a stream: `NO_COLOR` switches them off, `CLICOLOR_FORCE` on, else only on a terminal.
+pub fn colour_on(stream: &impl IsTerminal) -> bool {
     let set = |name| std::env::var_os(name).is_some_and(|v| !v.is_empty() && v != "0");
     std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
         && (set("CLICOLOR_FORCE")
-            || (io::stderr().is_terminal() && std::env::var("TERM").as_deref() != Ok("dumb")))
+            || (stream.is_terminal() && std::env::var("TERM").as_deref() != Ok("dumb")))
 }
 
 /// Bytes as a person reads them: `98.4 MB` (powers of ten).

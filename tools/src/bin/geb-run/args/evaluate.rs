@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{CpuArgs, ModelArgs, OutputArgs};
+use super::{ChoiceArgs, CpuArgs, ModelArgs, NeedleArgs, OutputArgs};
 
 const EVAL_EXAMPLES: &str = "\
 Examples:
   geb-run eval perplexity -m model.gguf -f text.txt
-  geb-run eval perplexity -h";
+  geb-run eval choice --format mmlu -m model.gguf path/to/mmlu/data
+  geb-run eval needle -m model.gguf";
 
 /// `geb-run eval`.
 #[derive(Debug, Args)]
@@ -24,6 +25,10 @@ pub struct EvalArgs {
 pub enum EvalCommand {
     /// Perplexity on a text
     Perplexity(PerplexityArgs),
+    /// Multiple choice: MMLU, C-Eval, CMMLU, HellaSwag, ARC, WinoGrande, your own questions
+    Choice(ChoiceArgs),
+    /// Find a planted fact again, by depth and length of the context
+    Needle(NeedleArgs),
 }
 
 const PERPLEXITY_EXAMPLES: &str = "\

@@ -151,7 +151,7 @@ pub struct TuneArgs {
     pub output: OutputArgs,
 }
 
-fn at_least_one(text: &str) -> Result<usize, String> {
+pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
     let n = text.parse().map_err(|e| format!("{e}"))?;
     if n > 0 {
         Ok(n)

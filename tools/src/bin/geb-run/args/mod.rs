@@ -9,10 +9,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 mod compare;
 mod evaluate;
 mod measure;
+mod tasks;
 
 pub use compare::{CompareArgs, GateArgs, WriteArgs};
 pub use evaluate::{CountHow, EvalArgs, EvalCommand, PerplexityArgs, ScoresArgs};
 pub use measure::{BenchArgs, DemoArgs, InspectArgs, LogitsArgs, TuneArgs};
+pub use tasks::{ChoiceArgs, NeedleArgs};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -61,7 +63,7 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Write the raw logits of given tokens to a safetensors file
     Logits(LogitsArgs),
-    /// Judge a model: perplexity
+    /// Judge a model: perplexity, questions, long contexts
     Eval(EvalArgs),
     /// Log-probability of every token of a text
     Scores(ScoresArgs),
