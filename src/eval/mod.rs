@@ -8,8 +8,8 @@
 //! same bits.
 //!
 //! [`Scores`] gives the log-probabilities of single tokens, [`weights`] the differences of the weights
-//! themselves, [`choice`] answers questions from local data sets, [`needle`] looks how far back a
-//! model reads. None of them knows files or terminals.
+//! themselves; [`choice`] answers questions from local data sets, [`needle`] looks how far back a
+//! model reads. None of them knows files of models or terminals.
 
 mod bits;
 pub mod choice;

@@ -143,7 +143,7 @@ mod tests {
             metadata: vec![("general.architecture".into(), MetaValue::Str("x".into()))],
             tensors: Vec::new(),
         };
-        plan.push_tensor("w", dtype, &[64, 3]);
+        plan.push_tensor("w", dtype, [64, 3]);
         let mut out = Vec::new();
         write_to(&mut out, &plan, &mut |_, w| {
             w.write_all(bytes).map_err(Error::io("memory"))
