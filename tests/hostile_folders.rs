@@ -122,6 +122,18 @@ fn configurations() {
             "low_freq_factor",
             "4",
         ),
+        (
+            "rope_scaling",
+            json!({"rope_type": "longrope", "original_max_position_embeddings": 32, "long_factor": [1.5, "x"]}),
+            "long_factor",
+            "longrope",
+        ),
+        (
+            "partial_rotary_factor",
+            json!(0.1),
+            "partial_rotary_factor",
+            "0.1",
+        ),
         ("eos_token_id", json!(578), "eos_token_id", "578"),
         ("bos_token_id", json!("x"), "bos_token_id", "x"),
     ];
@@ -138,7 +150,7 @@ fn configurations() {
         ("hidden_act", json!("gelu"), "activation"),
         (
             "rope_scaling",
-            json!({"rope_type": "longrope"}),
+            json!({"rope_type": "dynamic"}),
             "rope scaling",
         ),
     ];

@@ -53,23 +53,34 @@ macro_rules! formats {
     };
 }
 
+/// The encoders on one kind of registers; levels that have the same ones share them.
+macro_rules! encoders {
+    ($module:ident, $part:ty $(, features $features:literal)?) => {
+        mod $module {
+            use super::*;
+            use crate::isa::wide::{LANES, Part, Wide};
+
+            $(#[target_feature(enable = $features)])?
+            pub(super) unsafe fn quantize<F: Blocks>(x: &[f32], search: Search, out: &mut [u8]) {
+                F::quantize::<Wide<$part, { LANES / <$part as Part>::N }>>(x, search, out);
+            }
+        }
+    };
+}
+
 /// A module with all kernels of one level.
 ///
 /// `decode` lists the numbers of tokens with decode kernels; `tile` is the most tokens of an
-/// integer and of a float tile; `encode` are the registers of the encoders.
+/// integer and of a float tile; `encode` names the encoders.
 macro_rules! level {
     ($module:ident, $level:ident, $isa:path, $math:ident, decode $($t:literal)+,
-     tile $int:literal $float:literal, encode $part:ty $(, features $features:literal)?) => {
+     tile $int:literal $float:literal, encode $encode:ident $(, features $features:literal)?) => {
         mod $module {
             use super::*;
             use crate::isa::Isa;
-            use crate::isa::wide::{Part, Wide};
             use crate::ops;
 
             type Token = $isa;
-
-            /// Vectors of the encoders.
-            type Encoder = Wide<$part, { crate::isa::wide::LANES / <$part as Part>::N }>;
 
             const TOKEN: Token = $isa;
 
@@ -86,11 +97,6 @@ macro_rules! level {
             $(#[target_feature(enable = $features)])?
             unsafe fn dequantize_float<F: FloatFormat>(bytes: &[u8], out: &mut [f32]) {
                 F::dequantize(bytes, out);
-            }
-
-            $(#[target_feature(enable = $features)])?
-            unsafe fn quantize<F: Blocks>(x: &[f32], search: Search, out: &mut [u8]) {
-                F::quantize::<Encoder>(x, search, out);
             }
 
             $(#[target_feature(enable = $features)])?
@@ -222,7 +228,7 @@ macro_rules! level {
                     group: F::GROUP,
                     writes: F::WRITES,
                     dequantize: dequantize::<F>,
-                    quantize: quantize::<F>,
+                    quantize: $encode::quantize::<F>,
                     decode: &[$(decode::<F, $t>),+],
                     unpack: unpack::<F>,
                     multiply: match (F::GROUP, F::MINS) {
@@ -246,7 +252,7 @@ macro_rules! level {
                     group: 1,
                     writes: F::WRITES,
                     dequantize: dequantize_float::<F>,
-                    quantize: quantize::<F>,
+                    quantize: $encode::quantize::<F>,
                     decode: &[$(decode_float::<F, $t>),+],
                     unpack: unpack_float::<F>,
                     multiply: multiply_float,
@@ -276,27 +282,36 @@ macro_rules! level {
     };
 }
 
-level!(scalar, Scalar, crate::isa::scalar::Scalar, Plain, decode 1, tile 1 1, encode f32);
+encoders!(encode_plain, f32);
+#[cfg(all(target_arch = "x86_64", not(test)))]
+encoders!(encode_avx2, core::arch::x86_64::__m256, features "avx2,fma,f16c");
+#[cfg(all(target_arch = "x86_64", not(test)))]
+encoders!(encode_avx512, core::arch::x86_64::__m512,
+    features "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq");
+#[cfg(all(target_arch = "aarch64", not(test)))]
+encoders!(encode_neon, core::arch::aarch64::float32x4_t, features "neon");
 
-#[cfg(target_arch = "x86_64")]
-level!(avx2, Avx2, crate::isa::x86::Avx2, Fused, decode 1 2 3 4, tile 4 6, encode core::arch::x86_64::__m256,
+level!(scalar, Scalar, crate::isa::scalar::Scalar, Plain, decode 1, tile 1 1, encode encode_plain);
+
+#[cfg(all(target_arch = "x86_64", not(test)))]
+level!(avx2, Avx2, crate::isa::x86::Avx2, Fused, decode 1 2 3 4, tile 4 6, encode encode_avx2,
     features "avx2,fma,f16c");
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", not(test)))]
 level!(avxvnni, AvxVnni, crate::isa::x86::AvxVnni, Fused, decode 1 2 3 4, tile 6 6,
-    encode core::arch::x86_64::__m256, features "avx2,fma,f16c,avxvnni");
-#[cfg(target_arch = "x86_64")]
+    encode encode_avx2, features "avx2,fma,f16c,avxvnni");
+#[cfg(all(target_arch = "x86_64", not(test)))]
 level!(avx512vnni, Avx512Vnni, crate::isa::x86_512::Avx512, Fused, decode 1 2 3 4, tile 14 12,
-    encode core::arch::x86_64::__m512, features "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vnni");
+    encode encode_avx512, features "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vnni");
 
-#[cfg(target_arch = "aarch64")]
+#[cfg(all(target_arch = "aarch64", not(test)))]
 level!(neon, Neon, crate::isa::neon::Neon, Fused, decode 1 2 3 4, tile 4 4,
-    encode core::arch::aarch64::float32x4_t, features "neon");
-#[cfg(target_arch = "aarch64")]
+    encode encode_neon, features "neon");
+#[cfg(all(target_arch = "aarch64", not(test)))]
 level!(neondot, NeonDot, crate::isa::neon::NeonDot, Fused, decode 1 2 3 4, tile 6 6,
-    encode core::arch::aarch64::float32x4_t, features "neon,dotprod");
+    encode encode_neon, features "neon,dotprod");
 // The int8 matrix product adds other lanes together, so it would need its own panel. Until that
 // exists the level runs the `sdot` kernels.
-#[cfg(target_arch = "aarch64")]
+#[cfg(all(target_arch = "aarch64", not(test)))]
 static NEON_I8MM: Kernels = Kernels {
     level: Level::NeonI8mm,
     ..neondot::KERNELS
@@ -304,7 +319,7 @@ static NEON_I8MM: Kernels = Kernels {
 
 /// BF16 as pairs, for processors that multiply them (AVX512_BF16): twice as fast as widening them,
 /// with activations rounded to BF16 as well.
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", not(test)))]
 mod pairs {
     use super::*;
     use crate::isa::x86_512::{Avx512, Pairs};
@@ -351,7 +366,7 @@ mod pairs {
 
 /// Kernels of a format that this machine has beyond those of the level.
 pub(crate) fn better(level: Level, dtype: crate::dtype::Dtype) -> Option<&'static FormatOps> {
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(all(target_arch = "x86_64", not(test)))]
     if level == Level::Avx512Vnni
         && dtype == crate::dtype::Dtype::BF16
         && is_x86_feature_detected!("avx512bf16")
@@ -366,17 +381,17 @@ pub(crate) fn better(level: Level, dtype: crate::dtype::Dtype) -> Option<&'stati
 pub(crate) fn table(level: Level) -> Option<&'static Kernels> {
     match level {
         Level::Scalar => Some(&scalar::KERNELS),
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(all(target_arch = "x86_64", not(test)))]
         Level::Avx2 => Some(&avx2::KERNELS),
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(all(target_arch = "x86_64", not(test)))]
         Level::AvxVnni => Some(&avxvnni::KERNELS),
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(all(target_arch = "x86_64", not(test)))]
         Level::Avx512Vnni => Some(&avx512vnni::KERNELS),
-        #[cfg(target_arch = "aarch64")]
+        #[cfg(all(target_arch = "aarch64", not(test)))]
         Level::Neon => Some(&neon::KERNELS),
-        #[cfg(target_arch = "aarch64")]
+        #[cfg(all(target_arch = "aarch64", not(test)))]
         Level::NeonDot => Some(&neondot::KERNELS),
-        #[cfg(target_arch = "aarch64")]
+        #[cfg(all(target_arch = "aarch64", not(test)))]
         Level::NeonI8mm => Some(&NEON_I8MM),
         #[allow(unreachable_patterns)]
         _ => None,

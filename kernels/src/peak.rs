@@ -132,22 +132,3 @@ impl Kernels {
         unsafe { (self.peak.read)(bytes) }
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::Level;
-
-    #[test]
-    fn loops_run_and_count() {
-        for k in Level::available()
-            .into_iter()
-            .filter_map(Kernels::for_level)
-        {
-            let (int8, f32) = (k.peak_int8(1), k.peak_f32(1));
-            assert!(int8 >= 4 * f32 && f32 > 0, "{}", k.level());
-            assert_eq!(k.peak_int8(3), 3 * int8);
-            k.read(&[1; 1000]);
-        }
-    }
-}

@@ -425,3 +425,16 @@ fn activation_codes_follow_the_rules() {
         }
     }
 }
+
+#[test]
+fn loops_of_the_limits_run_and_count() {
+    for k in Level::available()
+        .into_iter()
+        .filter_map(Kernels::for_level)
+    {
+        let (int8, f32) = (k.peak_int8(1), k.peak_f32(1));
+        assert!(int8 >= 4 * f32 && f32 > 0, "{}", k.level());
+        assert_eq!(k.peak_int8(3), 3 * int8);
+        k.read(&[1; 1000]);
+    }
+}

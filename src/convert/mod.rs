@@ -21,6 +21,7 @@ mod pickle;
 mod pipeline;
 mod plan;
 pub mod policy;
+mod positions;
 pub mod probe;
 mod report;
 mod rows;

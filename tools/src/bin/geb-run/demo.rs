@@ -144,6 +144,7 @@ fn quantize_all(args: &DemoArgs, folder: &Path, interrupt: &Interrupt) -> Outcom
         .map_err(|e| Failure::new(e.to_string()).at(target.display()))?;
     let maker = Maker {
         folder: target.to_path_buf(),
+        imatrix: None,
         fresh: true,
         threads: args.threads.map(|t| t as usize),
         output: &args.output,

@@ -51,6 +51,9 @@ pub struct CompareArgs {
         default_value = "auto"
     )]
     pub kv: Vec<KvHow>,
+    /// Importance matrix (see geb-run imatrix) for the candidates that are quantized here
+    #[arg(long, value_name = "FILE")]
+    pub imatrix: Option<PathBuf>,
     /// Quantize into the cache folder again even if the file is there
     #[arg(long)]
     pub fresh: bool,

@@ -9,6 +9,7 @@ use geb::Error;
 use geb::convert;
 use geb::convert::policy::Policy;
 use geb::gguf::{GgufFile, Load};
+use geb::kernels::Effort;
 use sha2::{Digest, Sha256};
 
 use crate::args::OutputArgs;
@@ -45,6 +46,8 @@ enum Typed {
 pub struct Maker<'a> {
     /// Folder for what is made.
     pub folder: PathBuf,
+    /// Importance matrix for candidates that are quantized.
+    pub imatrix: Option<&'a Path>,
     /// Make again what is there.
     pub fresh: bool,
     /// Threads of the converter.
@@ -93,8 +96,11 @@ impl Maker<'_> {
         hash: Option<&mut Option<String>>,
     ) -> Outcome<Candidate> {
         let name = policy.mixture.name.to_ascii_lowercase();
+        let imatrix = self.imatrix.filter(|_| policy.quantized());
         let options = convert::Options {
             policy,
+            imatrix: imatrix.map(Path::to_path_buf),
+            search: imatrix.map_or(Effort::Reference, |_| Effort::Fast),
             threads: self.threads,
             ..Default::default()
         };
@@ -103,7 +109,13 @@ impl Maker<'_> {
         if hash.is_none() {
             *hash = Some(self.hash(source)?);
         }
-        let key = key(hash.as_deref().unwrap_or_default(), &options);
+        let mut sources = hash.clone().unwrap_or_default();
+        if let Some(path) = imatrix {
+            let of = file_hash(path);
+            let of = of.map_err(|e| Failure::new(e.to_string()).at(path.display()))?;
+            sources.push_str(&hex(&of));
+        }
+        let key = key(&sources, &options);
         let stem = source.file_stem().unwrap_or_default().to_string_lossy();
         let path = self
             .folder
@@ -113,10 +125,13 @@ impl Maker<'_> {
                 .map_err(|e| Failure::new(e.to_string()).at(self.folder.display()))?;
             self.convert(source, &path, &name, &options)?;
         }
-        let command = format!(
+        let mut command = format!(
             "geb-quantize {} {name}.gguf --type {name}",
             source.display()
         );
+        if let Some(path) = imatrix {
+            command.push_str(&format!(" --imatrix {}", path.display()));
+        }
         Ok(Candidate {
             name,
             path,
@@ -200,8 +215,8 @@ pub fn hex(bytes: &[u8]) -> String {
 /// What decides the bytes of a made file.
 fn key(source: &str, options: &convert::Options) -> String {
     let mut options = options.clone();
-    // Results do not depend on threads.
-    options.threads = None;
+    // Results do not depend on threads; the importance matrix is among the sources.
+    (options.threads, options.imatrix) = (None, None);
     let all = format!("{source} {options:?} {}", env!("CARGO_PKG_VERSION"));
     hex(&Sha256::digest(all.as_bytes()))
 }

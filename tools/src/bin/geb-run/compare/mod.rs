@@ -77,6 +77,7 @@ pub fn run(args: &CompareArgs, interrupt: &Interrupt) -> Outcome {
     let folder = cache_dir()?.join("compare");
     let maker = Maker {
         folder: folder.clone(),
+        imatrix: args.imatrix.as_deref(),
         fresh: args.fresh,
         threads: threads.iter().copied().max(),
         output: &args.output,

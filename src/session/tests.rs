@@ -1,0 +1,132 @@
+//! Sessions on fixtures: batches, windows, caches.
+
+use std::path::Path;
+
+use super::*;
+use crate::Dtype;
+use crate::convert::{self, Options};
+use crate::gguf::{GgufFile, Load};
+
+const KV: [KvChoice; 3] = [KvChoice::F32, KvChoice::F16, KvChoice::Q8_0];
+
+/// The fixture `mistral-swa`, window 9, with a longer context.
+fn model() -> Arc<Model> {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/mistral-swa/hf");
+    for entry in std::fs::read_dir(&source).expect("fixture") {
+        let entry = entry.expect("entry");
+        std::fs::copy(entry.path(), dir.path().join(entry.file_name())).expect("copy");
+    }
+    let path = dir.path().join("config.json");
+    let config = std::fs::read_to_string(&path).expect("config");
+    let longer = config.replace(
+        "\"max_position_embeddings\": 128",
+        "\"max_position_embeddings\": 4096",
+    );
+    assert_ne!(config, longer);
+    std::fs::write(&path, longer).expect("config");
+    let out = dir.path().join("model.gguf");
+    let options = Options {
+        policy: Dtype::F32.into(),
+        ..Options::default()
+    };
+    convert::convert(dir.path(), &out, &options, &mut ()).expect("convert");
+    let file = GgufFile::open(&out, Load::Copy).expect("open");
+    Model::load(Arc::new(file)).expect("load")
+}
+
+fn session(model: &Arc<Model>, kv: KvChoice, ctx: usize) -> Session {
+    let options = SessionOptions {
+        kv,
+        ctx: Some(ctx),
+        threads: 2,
+        ..Default::default()
+    };
+    Session::new(model.clone(), &options).expect("session")
+}
+
+fn some_ids(model: &Model, n: usize) -> Vec<u32> {
+    let vocab = model.config().vocab;
+    (0..n).map(|i| (i * 7919 % vocab) as u32).collect()
+}
+
+/// Logits of `ids`, in batches of the given sizes (the last one repeats).
+fn in_batches(session: &mut Session, ids: &[u32], sizes: &[usize]) -> Vec<f32> {
+    let (mut out, mut at) = (Vec::new(), 0);
+    for i in 0.. {
+        let n = sizes[i.min(sizes.len() - 1)].min(ids.len() - at);
+        if n == 0 {
+            break;
+        }
+        out.extend_from_slice(
+            session
+                .forward(&ids[at..at + n], Want::All)
+                .expect("forward"),
+        );
+        at += n;
+    }
+    out
+}
+
+#[test]
+fn a_window_keeps_a_ring_that_changes_nothing() {
+    let model = model();
+    let ids = some_ids(&model, 1500);
+    for kv in KV {
+        let mut ring = session(&model, kv, 4096);
+        // 9 + 512 positions are 576 in whole blocks.
+        assert_eq!(ring.memory().kv, session(&model, kv, 576).memory().kv);
+        assert!(ring.memory().kv < session(&model, kv, 64).memory().kv * 10);
+        let mut whole = session(&model, kv, 4096);
+        whole.cache = KvCache::new(model.config(), whole.kv, 4096, 4096).expect("cache");
+        for sizes in [&[512][..], &[500, 1, 13, 300, 2, 64, 7, 450, 1]] {
+            ring.reset();
+            whole.reset();
+            let want = in_batches(&mut whole, &ids, sizes);
+            assert!(
+                in_batches(&mut ring, &ids, sizes) == want,
+                "{kv:?} {sizes:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn going_back_is_exact_or_starts_again() {
+    let model = model();
+    let vocab = model.config().vocab;
+    let ids = some_ids(&model, 1600);
+    let mut s = session(&model, KvChoice::Auto, 4096);
+    let all = in_batches(&mut s, &ids, &[1]);
+    for back in [1, 16, 64, 300, 512] {
+        let left = ids.len() - back;
+        s.truncate(left);
+        assert_eq!(s.pos(), left, "back by {back}");
+        let got = in_batches(&mut s, &ids[left..], &[1]);
+        assert!(got == all[left * vocab..], "back by {back}");
+    }
+    // Further back the window's positions are gone: nothing is kept rather than something wrong.
+    s.truncate(700);
+    assert_eq!(s.pos(), 0);
+    let got = in_batches(&mut s, &ids[..700], &[1]);
+    assert!(got == all[..700 * vocab]);
+    // The highest position counts, not the current one.
+    s.forward(&ids[700..1500], Want::None).expect("forward");
+    s.truncate(1000);
+    assert_eq!(s.pos(), 1000);
+    s.forward(&ids[1000..1002], Want::None).expect("forward");
+    s.truncate(900);
+    assert_eq!(s.pos(), 0);
+}
+
+#[test]
+fn a_whole_context_goes_back_anywhere() {
+    let model = model();
+    let ids = some_ids(&model, 500);
+    let mut s = session(&model, KvChoice::Q8_0, 500);
+    let want = in_batches(&mut s, &ids, &[1]);
+    s.truncate(3);
+    assert_eq!(s.pos(), 3);
+    let got = in_batches(&mut s, &ids[3..], &[1]);
+    assert!(got == want[3 * model.config().vocab..]);
+}
