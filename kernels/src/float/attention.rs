@@ -329,7 +329,11 @@ fn soften<I: Isa, F: FloatIsa>(isa: I, s: &mut [f32], seen: Range<usize>) -> (f3
         let max = lanes.into_iter().fold(f32::NEG_INFINITY, f32::max);
         let (mut sums, one) = (isa.zero_lanes(), isa.splat_lanes(&1.0));
         for c in chunks {
-            *c = c.map(|x| exp::<F>(x - max));
+            // A loop, not `map`: closures are compiled without the features of the level when they are
+            // not inlined, and then every multiply-add is a call.
+            for x in c.iter_mut() {
+                *x = exp::<F>(*x - max);
+            }
             sums = isa.fma_lanes(sums, isa.load_lanes(c.as_ptr()), one);
         }
         (max, isa.reduce(sums, isa.zero_eight()))

@@ -30,27 +30,31 @@ pub(crate) fn exp_sum<F: FloatIsa>(x: &[f32], shift: f32) -> f64 {
     acc.iter().sum()
 }
 
+/// One element's share of the divergence.
+#[inline(always)]
+fn term<F: FloatIsa>(x: f32, y: f32, [log_p, log_q, offset]: [f32; 3]) -> f64 {
+    let (p, q) = (exp::<F>(x - log_p), exp::<F>(y - log_q));
+    let d = (x - y) - offset;
+    let near = p * (d * d * series::<F>(d.clamp(-NEAR, NEAR)));
+    let far = F::fma(p, d, q - p);
+    f64::from(if d.abs() <= NEAR { near } else { far })
+}
+
 /// KL(p || q) in nats of two rows of logits with the logarithms of their softmax sums.
 #[inline(always)]
 pub(crate) fn divergence<F: FloatIsa>(p: &[f32], q: &[f32], log_sums: [f64; 2]) -> f64 {
     assert_eq!(p.len(), q.len(), "divergence: lengths differ");
     let [log_p, log_q] = log_sums.map(|s| s as f32);
     let offset = (log_sums[0] - log_sums[1]) as f32;
-    let term = |x: f32, y: f32| {
-        let (p, q) = (exp::<F>(x - log_p), exp::<F>(y - log_q));
-        let d = (x - y) - offset;
-        let near = p * (d * d * series::<F>(d.clamp(-NEAR, NEAR)));
-        let far = F::fma(p, d, q - p);
-        f64::from(if d.abs() <= NEAR { near } else { far })
-    };
+    let shifts = [log_p, log_q, offset];
     let mut acc = [0f64; LANES];
     let (xs, ys) = (p.chunks_exact(LANES), q.chunks_exact(LANES));
     for ((a, x), y) in acc.iter_mut().zip(xs.remainder()).zip(ys.remainder()) {
-        *a += term(*x, *y);
+        *a += term::<F>(*x, *y, shifts);
     }
     for (x, y) in xs.zip(ys) {
         for i in 0..LANES {
-            acc[i] += term(x[i], y[i]);
+            acc[i] += term::<F>(x[i], y[i], shifts);
         }
     }
     acc.iter().sum()
