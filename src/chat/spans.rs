@@ -5,7 +5,7 @@
 //! accepted only when the result without marks is exactly the plain rendering. Three ways
 //! are tried, from the most to the least informative; when a template changes contents so
 //! much that none works, every control token whose text occurs in a message is taken as
-//! plain text everywhere, also in the template's own text: odd, but never unsafe.
+//! plain text everywhere, also in the template's own text: odd, but never an injection.
 
 use std::ops::Range;
 

@@ -174,7 +174,7 @@ def speeds(args, ggml, ours):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("library")
+    parser.add_argument("ggml", help="a shared library with ggml_quantize_chunk")
     parser.add_argument("program")
     parser.add_argument("sources", nargs="*")
     parser.add_argument("--types", type=lambda s: s.split(","), default=list(IDS))
@@ -182,7 +182,7 @@ def main():
     parser.add_argument("--speed", action="store_true")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        ggml, ours = Ggml(args.library), Ours(args.program, folder)
+        ggml, ours = Ggml(args.ggml), Ours(args.program, folder)
         good = errors(args, ggml, ours) if args.sources else True
         if args.speed:
             speeds(args, ggml, ours)
