@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use geb::Dtype;
+use geb::convert::policy::Policy;
 use geb::convert::{GebLayout, Options, convert};
 use serde_json::Value;
 
@@ -18,6 +19,8 @@ const TYPES: &[Dtype] = &[
     Dtype::Q8_0,
     Dtype::Q4_0,
     Dtype::Q4_1,
+    Dtype::Q5_0,
+    Dtype::Q5_1,
 ];
 
 /// The interpreter, if it can import `gguf`.
@@ -74,7 +77,10 @@ fn bytes_equal_the_quantizers_of_pypi_gguf() {
                 &hf,
                 &path,
                 &Options {
-                    policy: dtype.into(),
+                    policy: Policy {
+                        pure: true,
+                        ..dtype.into()
+                    },
                     layout,
                     ..Options::default()
                 },
