@@ -15,6 +15,7 @@ use crate::model::Model;
 use crate::model::forward::{Buffers, Pass};
 use crate::model::inputs::InputStats;
 use crate::model::rope::Ropes;
+use crate::model::weights::Layer;
 use crate::threads::{self, Pool};
 
 /// Tokens of one batch: enough to fill the prefill tiles, few enough to stay in the caches.
@@ -117,7 +118,9 @@ impl Session {
                 if weights
                     .layers
                     .iter()
-                    .all(|l| kernels.act_kind(l.ffn_down.weight.dtype) != ActKind::Q8) =>
+                    .flat_map(Layer::linears)
+                    .flatten()
+                    .all(|w| kernels.act_kind(w.weight.dtype) != ActKind::Q8) =>
             {
                 KvType::F32
             }

@@ -2,106 +2,15 @@
 
 use geb_kernels::dtype::Dtype;
 use geb_kernels::{Kernels, Level};
-use std::ops::Range;
 
 use super::arch::{NormKind, NormPlace, QkNorm};
 use super::config::Config;
 use super::rope::ScalingKind;
+use super::weights::{
+    Attention, Branch, Ffn, GateUp, Layer, Linear, Mixer, Norm, QMatrix, Qkv, Weights,
+};
 use crate::error::{Error, Result};
 use crate::gguf::GgufFile;
-
-/// A weight matrix that stays in the file: `[rows, cols]`, rows contiguous.
-#[derive(Clone, Debug)]
-pub struct QMatrix {
-    /// Type of the weights.
-    pub dtype: Dtype,
-    /// Outputs.
-    pub rows: usize,
-    /// Inputs.
-    pub cols: usize,
-    /// Bytes in the file.
-    pub range: Range<usize>,
-}
-
-/// A matrix and its bias: `y = W x + b`.
-#[derive(Clone, Debug)]
-pub struct Linear {
-    /// W, `[out, in]`.
-    pub weight: QMatrix,
-    /// b, `[out]`.
-    pub bias: Option<Vec<f32>>,
-}
-
-/// Query, key and value projections: one matrix or three.
-#[derive(Clone, Debug)]
-pub enum Qkv {
-    /// Rows Q, K, V in one matrix.
-    Fused(Linear),
-    /// Three matrices.
-    Split([Linear; 3]),
-}
-
-/// Gate and up projections: one matrix, gate rows first, or two.
-#[derive(Clone, Debug)]
-pub enum GateUp {
-    /// Rows gate, up in one matrix.
-    Fused(Linear),
-    /// Two matrices.
-    Split([Linear; 2]),
-}
-
-/// A norm of the residual stream.
-#[derive(Clone, Debug)]
-pub enum Norm {
-    /// None at this place.
-    None,
-    /// RMSNorm with weights `[E]`.
-    Rms(Vec<f32>),
-    /// LayerNorm with weights and biases `[E]`.
-    Layer(Vec<f32>, Vec<f32>),
-}
-
-/// Weights of one layer.
-#[derive(Clone, Debug)]
-pub struct Layer {
-    /// Norm before attention.
-    pub attn_norm: Norm,
-    /// Projections into heads.
-    pub qkv: Qkv,
-    /// RMSNorm weights of queries and of keys, `[d]` for each head or `[H d]` and `[K d]` for all.
-    pub qk_norm: Option<[Vec<f32>; 2]>,
-    /// Projection back, `[E, H d]`.
-    pub attn_output: Linear,
-    /// RMSNorm weights of what attention adds, `[E]`.
-    pub post_attention_norm: Option<Vec<f32>>,
-    /// Norm before the feed-forward layer.
-    pub ffn_norm: Norm,
-    /// Gate and up.
-    pub gate_up: GateUp,
-    /// Down, `[E, F]`.
-    pub ffn_down: Linear,
-    /// RMSNorm weights of what the feed-forward layer adds, `[E]`.
-    pub post_ffw_norm: Option<Vec<f32>>,
-}
-
-/// All weights.
-#[derive(Clone, Debug)]
-pub struct Weights {
-    /// Embedding table, `[V, E]`.
-    pub token_embd: QMatrix,
-    /// Norm before the output.
-    pub output_norm: Norm,
-    /// Vocabulary projection, `[V, E]`; the embedding table when the file has none.
-    pub output: Linear,
-    /// Divisors of the rotation frequencies, `[r / 2]`.
-    pub rope_freqs: Option<Vec<f32>>,
-    /// The divisors for runs longer than the original context (LongRoPE).
-    pub rope_factors_long: Option<Vec<f32>>,
-    /// The divisors for other runs.
-    pub rope_factors_short: Option<Vec<f32>>,
-    /// The layers.
-    pub layers: Vec<Layer>,
-}
 
 /// The scalar kernels: every format that has kernels has these.
 fn reference() -> &'static Kernels {
@@ -218,12 +127,7 @@ impl Binder<'_> {
     }
 
     fn layer(&mut self, c: &Config, n: usize) -> Layer {
-        let (e, f, q, kv) = (
-            c.embedding_length,
-            c.feed_forward_length,
-            c.q_width(),
-            c.kv_width(),
-        );
+        let (e, q, kv) = (c.embedding_length, c.q_width(), c.kv_width());
         let name = |role: &str| format!("blk.{n}.{role}");
         let (before, after) = match c.arch.norm_place {
             NormPlace::Before => (true, false),
@@ -235,37 +139,52 @@ impl Binder<'_> {
             QkNorm::Head => Some([c.head_size; 2]),
             QkNorm::Width => Some([q, kv]),
         };
-        Layer {
-            attn_norm: self.norm(c, name("attn_norm"), before),
-            qkv: if self.has(&name("attn_qkv.weight")) {
-                Qkv::Fused(self.linear(&name("attn_qkv"), q + 2 * kv, e))
-            } else {
-                Qkv::Split([
-                    self.linear(&name("attn_q"), q, e),
-                    self.linear(&name("attn_k"), kv, e),
-                    self.linear(&name("attn_v"), kv, e),
-                ])
-            },
+        let qkv = if self.has(&name("attn_qkv.weight")) {
+            Qkv::Fused(self.linear(&name("attn_qkv"), q + 2 * kv, e))
+        } else {
+            Qkv::Split([
+                self.linear(&name("attn_q"), q, e),
+                self.linear(&name("attn_k"), kv, e),
+                self.linear(&name("attn_v"), kv, e),
+            ])
+        };
+        let attention = Attention {
+            qkv,
             qk_norm: qk_norm.map(|[q, k]| {
                 [
                     self.vector(name("attn_q_norm.weight"), q),
                     self.vector(name("attn_k_norm.weight"), k),
                 ]
             }),
-            attn_output: self.linear(&name("attn_output"), e, q),
-            post_attention_norm: after.then(|| self.vector(name("post_attention_norm.weight"), e)),
-            ffn_norm: self.norm(c, name("ffn_norm"), before),
-            gate_up: if self.has(&name("ffn_gate.weight")) {
-                GateUp::Split([
-                    self.linear(&name("ffn_gate"), f, e),
-                    self.linear(&name("ffn_up"), f, e),
-                ])
-            } else {
-                GateUp::Fused(self.linear(&name("ffn_up"), 2 * f, e))
+            output: self.linear(&name("attn_output"), e, q),
+        };
+        Layer {
+            mixer: Branch {
+                norm: self.norm(c, name("attn_norm"), before),
+                body: Mixer::Attention(attention),
+                post_norm: after.then(|| self.vector(name("post_attention_norm.weight"), e)),
             },
-            ffn_down: self.linear(&name("ffn_down"), e, f),
-            post_ffw_norm: after.then(|| self.vector(name("post_ffw_norm.weight"), e)),
+            ffn: Branch {
+                norm: self.norm(c, name("ffn_norm"), before),
+                body: self.feed_forward(c, n),
+                post_norm: after.then(|| self.vector(name("post_ffw_norm.weight"), e)),
+            },
         }
+    }
+
+    fn feed_forward(&mut self, c: &Config, n: usize) -> Ffn {
+        let (e, f) = (c.embedding_length, c.feed_forward_length);
+        let name = |role: &str| format!("blk.{n}.{role}");
+        let gate_up = if self.has(&name("ffn_gate.weight")) {
+            GateUp::Split([
+                self.linear(&name("ffn_gate"), f, e),
+                self.linear(&name("ffn_up"), f, e),
+            ])
+        } else {
+            GateUp::Fused(self.linear(&name("ffn_up"), 2 * f, e))
+        };
+        let down = self.linear(&name("ffn_down"), e, f);
+        Ffn::Gated { gate_up, down }
     }
 }
 

@@ -14,7 +14,7 @@ use geb_kernels::team::Leader;
 use geb_kernels::{ActKind, Activations, Kernels};
 
 use super::Model;
-use super::bind::{GateUp, Linear, QMatrix, Qkv};
+use super::weights::{Linear, QMatrix};
 use crate::cpus::available_memory;
 use crate::error::{Error, Result};
 
@@ -93,16 +93,7 @@ impl InputStats {
             });
         };
         for layer in &model.weights().layers {
-            match &layer.qkv {
-                Qkv::Fused(w) => add(std::slice::from_ref(w)),
-                Qkv::Split(w) => add(w),
-            }
-            add(std::slice::from_ref(&layer.attn_output));
-            match &layer.gate_up {
-                GateUp::Fused(w) => add(std::slice::from_ref(w)),
-                GateUp::Split(w) => add(w),
-            }
-            add(std::slice::from_ref(&layer.ffn_down));
+            layer.linears().into_iter().for_each(&mut add);
         }
         add(std::slice::from_ref(&model.weights().output));
         Ok(stats)

@@ -1,11 +1,12 @@
 //! From a validated file to logits: hyperparameters, weights, the layer loop.
 
 pub mod arch;
-pub mod bind;
+mod bind;
 mod config;
 pub(crate) mod forward;
 pub mod inputs;
 pub(crate) mod rope;
+pub mod weights;
 
 use std::sync::Arc;
 
@@ -18,7 +19,7 @@ use crate::gguf::GgufFile;
 pub struct Model {
     file: Arc<GgufFile>,
     config: Config,
-    weights: bind::Weights,
+    weights: weights::Weights,
 }
 
 impl Model {
@@ -44,12 +45,12 @@ impl Model {
     }
 
     /// The weights.
-    pub fn weights(&self) -> &bind::Weights {
+    pub fn weights(&self) -> &weights::Weights {
         &self.weights
     }
 
     /// The blocks of a matrix, row after row.
-    pub fn bytes(&self, m: &bind::QMatrix) -> &[u8] {
+    pub fn bytes(&self, m: &weights::QMatrix) -> &[u8] {
         self.file.slice(&m.range)
     }
 

@@ -1,8 +1,8 @@
 //! Rotation angles (RoPE, arXiv 2104.09864): frequencies once per model, cosines and sines per
 //! position as a context grows.
 
-use super::bind::Weights;
 use super::config::Config;
+use super::weights::Weights;
 
 /// Kind of stretching.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -12,25 +12,24 @@
 //! The leader runs this as sequential code; each product, and with many tokens each pass over
 //! rows, is a step of the team. Row passes of a single token stay on the leader.
 
+mod attention;
+mod feed_forward;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use geb_kernels::float::{AttnQuery, KvRows, KvSide, SPLIT};
 use geb_kernels::mat::MatMut;
 use geb_kernels::team::Leader;
 use geb_kernels::{ActKind, Activations, Kernels};
 
-use super::arch::{Gate, RopePairing};
-use super::bind::{GateUp, Layer, Linear, Norm, QMatrix, Qkv};
 use super::inputs::InputStats;
 use super::rope::Ropes;
+use super::weights::{Ffn, Linear, Mixer, Norm, QMatrix};
 use super::{Config, Model};
 use crate::cache::KvCache;
 use crate::error::{Error, Result};
 
 /// Up to this many rows a pass over rows stays on the leader.
 const SERIAL_ROWS: usize = 4;
-/// Query rows of one attention tile.
-const TILE_ROWS: usize = 48;
 
 /// Kinds of activations, each with its own buffer.
 const KINDS: [ActKind; 3] = [ActKind::F32, ActKind::Bf16, ActKind::Q8];
@@ -100,8 +99,16 @@ impl Pass<'_, '_> {
                 return Err(Error::Interrupted);
             }
             let layer = &self.model.weights().layers[l];
-            self.attention(b, layer, l, n);
-            self.feed_forward(b, layer, n);
+            self.norm(&b.x[..n * e], &layer.mixer.norm, &mut b.h[..n * e]);
+            match &layer.mixer.body {
+                Mixer::Attention(a) => self.attention(b, a, l, n),
+            }
+            self.add(&mut b.x[..n * e], &mut b.h[..n * e], &layer.mixer.post_norm);
+            self.norm(&b.x[..n * e], &layer.ffn.norm, &mut b.h[..n * e]);
+            match &layer.ffn.body {
+                Ffn::Gated { gate_up, down } => self.gated(b, (gate_up, down), n),
+            }
+            self.add(&mut b.x[..n * e], &mut b.h[..n * e], &layer.ffn.post_norm);
         }
         if self.inputs.is_some() {
             let (h, weights) = (&mut b.h[..n * e], self.model.weights());
@@ -150,74 +157,6 @@ impl Pass<'_, '_> {
                 scale(row, factor);
             }
         });
-    }
-
-    fn attention(&mut self, b: &mut Buffers, layer: &Layer, l: usize, n: usize) {
-        let c = self.model.config();
-        let (e, qw, kw) = (c.embedding_length, c.q_width(), c.kv_width());
-        let h = &mut b.h[..n * e];
-        self.norm(&b.x[..n * e], &layer.attn_norm, h);
-        let qkv = &mut b.qkv[..n * (qw + 2 * kw)];
-        // Where q, k and v of token t start, and the distance between tokens.
-        let (starts, strides) = match &layer.qkv {
-            Qkv::Fused(fused) => {
-                self.project(&mut b.acts, h, n, [(fused, &mut *qkv)]);
-                ([0, qw, qw + kw], [qw + 2 * kw; 3])
-            }
-            Qkv::Split([wq, wk, wv]) => {
-                let (q, kv) = qkv.split_at_mut(n * qw);
-                let (k, v) = kv.split_at_mut(n * kw);
-                self.project(&mut b.acts, h, n, [(wq, q), (wk, k), (wv, v)]);
-                ([0, n * qw, n * (qw + kw)], [qw, kw, kw])
-            }
-        };
-        if let Some(limit) = c.clamp {
-            self.rows(qkv, qw + 2 * kw, |_, row| {
-                row.iter_mut().for_each(|v| *v = v.clamp(-limit, limit));
-            });
-        }
-        self.rotate(layer, l, qkv, (starts, strides));
-        self.store(l, qkv, starts, strides, n);
-        let attn = &mut b.attn[..n * qw];
-        self.attend(l, &qkv[starts[0]..], strides[0], attn, &mut b.pieces);
-        self.project(&mut b.acts, attn, n, [(&layer.attn_output, &mut *h)]);
-        self.add(&mut b.x[..n * e], h, &layer.post_attention_norm);
-    }
-
-    fn feed_forward(&mut self, b: &mut Buffers, layer: &Layer, n: usize) {
-        let c = self.model.config();
-        let (e, f, kernels) = (c.embedding_length, c.feed_forward_length, self.kernels);
-        let h = &mut b.h[..n * e];
-        self.norm(&b.x[..n * e], &layer.ffn_norm, h);
-        let gate_up = &mut b.gate_up[..2 * n * f];
-        let gate = |g: &mut [f32], u: &[f32]| match c.arch.gate {
-            Gate::Silu => kernels.silu_mul(g, u),
-            Gate::Gelu => kernels.gelu_mul(g, u),
-        };
-        match &layer.gate_up {
-            GateUp::Split([w_gate, w_up]) => {
-                let (g, u) = gate_up.split_at_mut(n * f);
-                self.project(&mut b.acts, h, n, [(w_gate, &mut *g), (w_up, &mut *u)]);
-                self.rows(g, f, |t, g| gate(g, &u[t * f..(t + 1) * f]));
-            }
-            GateUp::Fused(fused) => {
-                self.project(&mut b.acts, h, n, [(fused, &mut *gate_up)]);
-                self.rows(gate_up, 2 * f, |_, row| {
-                    let (g, u) = row.split_at_mut(f);
-                    gate(g, u);
-                });
-                for t in 1..n {
-                    gate_up.copy_within(2 * t * f..(2 * t + 1) * f, t * f);
-                }
-            }
-        }
-        self.project(
-            &mut b.acts,
-            &gate_up[..n * f],
-            n,
-            [(&layer.ffn_down, &mut *h)],
-        );
-        self.add(&mut b.x[..n * e], h, &layer.post_ffw_norm);
     }
 
     /// Tells the collector of statistics, if there is one, what `weight` is multiplied with.
@@ -338,124 +277,6 @@ impl Pass<'_, '_> {
             self.rows(y, e, |_, row| scale(row, factor));
         }
         self.rows(x, e, |t, row| kernels.add(row, &y[t * e..(t + 1) * e]));
-    }
-
-    /// Norms (where the architecture does) and rotates the q and k heads of every token in place.
-    fn rotate(
-        &mut self,
-        layer: &Layer,
-        l: usize,
-        qkv: &mut [f32],
-        (starts, strides): ([usize; 3], [usize; 3]),
-    ) {
-        let c = self.model.config();
-        let (kernels, first) = (self.kernels, self.first);
-        let table = self.ropes.table(c.windows[l] != usize::MAX);
-        let (d, pairs) = (c.head_size, c.rope_dimension_count / 2);
-        let adjacent = c.arch.rope == RopePairing::Adjacent;
-        let turn = |t: usize, heads: &mut [f32], side: usize| {
-            if let Some(weights) = &layer.qk_norm {
-                kernels.rms_norm_each(heads, &weights[side], c.norm_epsilon);
-            }
-            let (cos, sin) = table.at(first + t, pairs);
-            heads
-                .chunks_exact_mut(d)
-                .for_each(|head| kernels.rope(head, cos, sin, adjacent));
-        };
-        let (qw, kw) = (c.q_width(), c.kv_width());
-        if strides[0] > qw {
-            // Fused rows hold q and k side by side.
-            self.rows(qkv, strides[0], |t, row| {
-                let (q, rest) = row.split_at_mut(qw);
-                turn(t, q, 0);
-                turn(t, &mut rest[..kw], 1);
-            });
-        } else {
-            let (q, rest) = qkv.split_at_mut(starts[1]);
-            self.rows(q, qw, |t, q| turn(t, q, 0));
-            let keys = starts[2] - starts[1];
-            self.rows(&mut rest[..keys], kw, |t, k| turn(t, k, 1));
-        }
-    }
-
-    /// Writes the keys and values of the batch into the cache.
-    fn store(&mut self, l: usize, qkv: &[f32], starts: [usize; 3], strides: [usize; 3], n: usize) {
-        let (kernels, shape, first) = (self.kernels, self.cache.shape(), self.first);
-        self.cache.will_write(first + n);
-        let put = |i: usize, out: &mut [u8]| {
-            let (head, side) = (i / 2, i % 2);
-            let rows = KvRows {
-                x: &qkv[starts[1 + side] + head * shape.head_size()..],
-                stride: strides[1 + side],
-                tokens: n,
-                first,
-            };
-            kernels.store_kv(shape, [KvSide::Keys, KvSide::Values][side], rows, out);
-        };
-        let (layer, bytes) = (self.cache.layer_mut(l), shape.head_bytes());
-        if n <= SERIAL_ROWS {
-            for (i, out) in layer.chunks_exact_mut(bytes).enumerate() {
-                put(i, out);
-            }
-        } else {
-            self.lead.chunks_mut(layer, bytes, |i, out, _| put(i, out));
-        }
-    }
-
-    /// Attention of the batch over the cache; `out`: `[n, H d]`. How the work is cut does not
-    /// change a bit of it, so it is cut as suits the threads.
-    fn attend(
-        &mut self,
-        l: usize,
-        q: &[f32],
-        stride: usize,
-        out: &mut [f32],
-        pieces: &mut Vec<f32>,
-    ) {
-        let c = self.model.config();
-        let (kernels, cache, first) = (self.kernels, &*self.cache, self.first);
-        let (columns, group, width) = (c.group() * c.head_size, c.group(), c.q_width());
-        let n = out.len() / width;
-        let end = first + n;
-        let query = |head: usize, tokens: (usize, usize), positions: (usize, usize)| AttnQuery {
-            q,
-            stride,
-            column: head * columns,
-            heads: group,
-            tokens,
-            first_position: first,
-            positions,
-            window: c.windows[l],
-            scale: c.attention_scale,
-        };
-        let mut out = MatMut::new(out, n, width, width);
-        let start = (first + 1).saturating_sub(c.windows[l]) / SPLIT * SPLIT;
-        let (splits, heads) = ((end - start).div_ceil(SPLIT), c.head_count_kv);
-        if n > kernels.decode_tokens() || splits == 1 || self.lead.threads() == 1 {
-            let tile = (TILE_ROWS / group).max(1);
-            self.lead
-                .blocks([out], (tile, columns), |_, (t, column), block, local| {
-                    let head = column / columns;
-                    let a = query(head, (t, t + block.rows()), (0, end));
-                    kernels.attend(&a, cache.head(l, head), block, &mut local.attention);
-                });
-            return;
-        }
-        // Few tokens over a long cache: pieces of positions, then a merge.
-        let shape = cache.shape();
-        let each = query(0, (0, n), (0, end)).partial_len(shape);
-        pieces.resize((heads * splits * each).max(pieces.len()), 0.0);
-        let pieces = &mut pieces[..heads * splits * each];
-        self.lead.chunks_mut(pieces, each, |i, piece, local| {
-            let (head, at) = (i / splits, start + i % splits * SPLIT);
-            let a = query(head, (0, n), (at, (at + SPLIT).min(end)));
-            kernels.attend_partial(&a, cache.head(l, head), piece, &mut local.attention);
-        });
-        for pieces in pieces.chunks_exact_mut(splits * each) {
-            let (block, rest) = out.split_cols(columns);
-            kernels.merge_partials(shape, pieces, each, block);
-            out = rest;
-        }
     }
 }
 

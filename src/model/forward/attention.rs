@@ -1,0 +1,162 @@
+//! Self-attention of a batch over the KV cache.
+
+use geb_kernels::float::{AttnQuery, KvRows, KvSide, SPLIT};
+use geb_kernels::mat::MatMut;
+
+use super::{Buffers, Pass, SERIAL_ROWS};
+use crate::model::arch::RopePairing;
+use crate::model::weights::{Attention, Qkv};
+
+/// Query rows of one attention tile.
+const TILE_ROWS: usize = 48;
+
+impl Pass<'_, '_> {
+    /// What `b.h` says of each token, `[n, E]`, becomes what attention makes of it.
+    pub(super) fn attention(&mut self, b: &mut Buffers, a: &Attention, l: usize, n: usize) {
+        let c = self.model.config();
+        let (e, qw, kw) = (c.embedding_length, c.q_width(), c.kv_width());
+        let h = &mut b.h[..n * e];
+        let qkv = &mut b.qkv[..n * (qw + 2 * kw)];
+        // Where q, k and v of token t start, and the distance between tokens.
+        let (starts, strides) = match &a.qkv {
+            Qkv::Fused(fused) => {
+                self.project(&mut b.acts, h, n, [(fused, &mut *qkv)]);
+                ([0, qw, qw + kw], [qw + 2 * kw; 3])
+            }
+            Qkv::Split([wq, wk, wv]) => {
+                let (q, kv) = qkv.split_at_mut(n * qw);
+                let (k, v) = kv.split_at_mut(n * kw);
+                self.project(&mut b.acts, h, n, [(wq, q), (wk, k), (wv, v)]);
+                ([0, n * qw, n * (qw + kw)], [qw, kw, kw])
+            }
+        };
+        if let Some(limit) = c.clamp {
+            self.rows(qkv, qw + 2 * kw, |_, row| {
+                row.iter_mut().for_each(|v| *v = v.clamp(-limit, limit));
+            });
+        }
+        self.rotate(a, l, qkv, (starts, strides));
+        self.store(l, qkv, starts, strides, n);
+        let attn = &mut b.attn[..n * qw];
+        self.attend(l, &qkv[starts[0]..], strides[0], attn, &mut b.pieces);
+        self.project(&mut b.acts, attn, n, [(&a.output, &mut *h)]);
+    }
+
+    /// Norms (where the architecture does) and rotates the q and k heads of every token in place.
+    fn rotate(
+        &mut self,
+        a: &Attention,
+        l: usize,
+        qkv: &mut [f32],
+        (starts, strides): ([usize; 3], [usize; 3]),
+    ) {
+        let c = self.model.config();
+        let (kernels, first) = (self.kernels, self.first);
+        let table = self.ropes.table(c.windows[l] != usize::MAX);
+        let (d, pairs) = (c.head_size, c.rope_dimension_count / 2);
+        let adjacent = c.arch.rope == RopePairing::Adjacent;
+        let turn = |t: usize, heads: &mut [f32], side: usize| {
+            if let Some(weights) = &a.qk_norm {
+                kernels.rms_norm_each(heads, &weights[side], c.norm_epsilon);
+            }
+            let (cos, sin) = table.at(first + t, pairs);
+            heads
+                .chunks_exact_mut(d)
+                .for_each(|head| kernels.rope(head, cos, sin, adjacent));
+        };
+        let (qw, kw) = (c.q_width(), c.kv_width());
+        if strides[0] > qw {
+            // Fused rows hold q and k side by side.
+            self.rows(qkv, strides[0], |t, row| {
+                let (q, rest) = row.split_at_mut(qw);
+                turn(t, q, 0);
+                turn(t, &mut rest[..kw], 1);
+            });
+        } else {
+            let (q, rest) = qkv.split_at_mut(starts[1]);
+            self.rows(q, qw, |t, q| turn(t, q, 0));
+            let keys = starts[2] - starts[1];
+            self.rows(&mut rest[..keys], kw, |t, k| turn(t, k, 1));
+        }
+    }
+
+    /// Writes the keys and values of the batch into the cache.
+    fn store(&mut self, l: usize, qkv: &[f32], starts: [usize; 3], strides: [usize; 3], n: usize) {
+        let (kernels, shape, first) = (self.kernels, self.cache.shape(), self.first);
+        self.cache.will_write(first + n);
+        let put = |i: usize, out: &mut [u8]| {
+            let (head, side) = (i / 2, i % 2);
+            let rows = KvRows {
+                x: &qkv[starts[1 + side] + head * shape.head_size()..],
+                stride: strides[1 + side],
+                tokens: n,
+                first,
+            };
+            kernels.store_kv(shape, [KvSide::Keys, KvSide::Values][side], rows, out);
+        };
+        let (layer, bytes) = (self.cache.layer_mut(l), shape.head_bytes());
+        if n <= SERIAL_ROWS {
+            for (i, out) in layer.chunks_exact_mut(bytes).enumerate() {
+                put(i, out);
+            }
+        } else {
+            self.lead.chunks_mut(layer, bytes, |i, out, _| put(i, out));
+        }
+    }
+
+    /// Attention of the batch over the cache; `out`: `[n, H d]`. How the work is cut does not
+    /// change a bit of it, so it is cut as suits the threads.
+    fn attend(
+        &mut self,
+        l: usize,
+        q: &[f32],
+        stride: usize,
+        out: &mut [f32],
+        pieces: &mut Vec<f32>,
+    ) {
+        let c = self.model.config();
+        let (kernels, cache, first) = (self.kernels, &*self.cache, self.first);
+        let (columns, group, width) = (c.group() * c.head_size, c.group(), c.q_width());
+        let n = out.len() / width;
+        let end = first + n;
+        let query = |head: usize, tokens: (usize, usize), positions: (usize, usize)| AttnQuery {
+            q,
+            stride,
+            column: head * columns,
+            heads: group,
+            tokens,
+            first_position: first,
+            positions,
+            window: c.windows[l],
+            scale: c.attention_scale,
+        };
+        let mut out = MatMut::new(out, n, width, width);
+        let start = (first + 1).saturating_sub(c.windows[l]) / SPLIT * SPLIT;
+        let (splits, heads) = ((end - start).div_ceil(SPLIT), c.head_count_kv);
+        if n > kernels.decode_tokens() || splits == 1 || self.lead.threads() == 1 {
+            let tile = (TILE_ROWS / group).max(1);
+            self.lead
+                .blocks([out], (tile, columns), |_, (t, column), block, local| {
+                    let head = column / columns;
+                    let a = query(head, (t, t + block.rows()), (0, end));
+                    kernels.attend(&a, cache.head(l, head), block, &mut local.attention);
+                });
+            return;
+        }
+        // Few tokens over a long cache: pieces of positions, then a merge.
+        let shape = cache.shape();
+        let each = query(0, (0, n), (0, end)).partial_len(shape);
+        pieces.resize((heads * splits * each).max(pieces.len()), 0.0);
+        let pieces = &mut pieces[..heads * splits * each];
+        self.lead.chunks_mut(pieces, each, |i, piece, local| {
+            let (head, at) = (i / splits, start + i % splits * SPLIT);
+            let a = query(head, (0, n), (at, (at + SPLIT).min(end)));
+            kernels.attend_partial(&a, cache.head(l, head), piece, &mut local.attention);
+        });
+        for pieces in pieces.chunks_exact_mut(splits * each) {
+            let (block, rest) = out.split_cols(columns);
+            kernels.merge_partials(shape, pieces, each, block);
+            out = rest;
+        }
+    }
+}

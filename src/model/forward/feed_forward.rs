@@ -1,0 +1,37 @@
+//! Feed-forward layers.
+
+use super::{Buffers, Pass};
+use crate::model::arch::Gate;
+use crate::model::weights::{GateUp, Linear};
+
+impl Pass<'_, '_> {
+    /// `down(act(gate x) * up x)` of each token of `b.h`, in place: `[n, E]`.
+    pub(super) fn gated(&mut self, b: &mut Buffers, weights: (&GateUp, &Linear), n: usize) {
+        let c = self.model.config();
+        let (e, f, kernels) = (c.embedding_length, c.feed_forward_length, self.kernels);
+        let h = &mut b.h[..n * e];
+        let gate_up = &mut b.gate_up[..2 * n * f];
+        let gate = |g: &mut [f32], u: &[f32]| match c.arch.gate {
+            Gate::Silu => kernels.silu_mul(g, u),
+            Gate::Gelu => kernels.gelu_mul(g, u),
+        };
+        match weights.0 {
+            GateUp::Split([w_gate, w_up]) => {
+                let (g, u) = gate_up.split_at_mut(n * f);
+                self.project(&mut b.acts, h, n, [(w_gate, &mut *g), (w_up, &mut *u)]);
+                self.rows(g, f, |t, g| gate(g, &u[t * f..(t + 1) * f]));
+            }
+            GateUp::Fused(fused) => {
+                self.project(&mut b.acts, h, n, [(fused, &mut *gate_up)]);
+                self.rows(gate_up, 2 * f, |_, row| {
+                    let (g, u) = row.split_at_mut(f);
+                    gate(g, u);
+                });
+                for t in 1..n {
+                    gate_up.copy_within(2 * t * f..(2 * t + 1) * f, t * f);
+                }
+            }
+        }
+        self.project(&mut b.acts, &gate_up[..n * f], n, [(weights.1, &mut *h)]);
+    }
+}
