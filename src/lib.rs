@@ -22,6 +22,7 @@ pub mod sampler;
 pub mod scales;
 pub mod session;
 pub mod speculate;
+pub mod state;
 pub mod threads;
 pub mod tokenizer;
 

@@ -77,6 +77,8 @@ pub const MAX_LAYERS: u64 = 1_024;
 pub const MAX_WIDTH: u64 = 1 << 20;
 /// Heads of one layer.
 pub const MAX_HEADS: u64 = 65_536;
+/// Tokens that the convolution of a state space model sees.
+pub const MAX_CONV: u64 = 256;
 /// Positions of a context.
 pub const MAX_CONTEXT: u64 = 1 << 24;
 /// Header of a safetensors file.

@@ -16,6 +16,7 @@ use crate::model::forward::{Buffers, Pass};
 use crate::model::inputs::InputStats;
 use crate::model::rope::Ropes;
 use crate::model::weights::Layer;
+use crate::state::State;
 use crate::threads::{self, Pool};
 
 /// Tokens of one batch: enough to fill the prefill tiles, few enough to stay in the caches.
@@ -82,6 +83,7 @@ pub struct Session {
     kernels: &'static Kernels,
     pool: Pool,
     cache: KvCache,
+    state: State,
     ropes: Ropes,
     buffers: Buffers,
     /// Grows to the largest request; the last pass filled the first `wanted`.
@@ -100,7 +102,12 @@ impl Session {
     pub fn new(model: Arc<Model>, options: &SessionOptions) -> Result<Session> {
         let c = model.config();
         let kernels = choose_kernels(options.level)?;
-        let ctx = options.ctx.unwrap_or(c.context_length.min(DEFAULT_CTX));
+        // A state takes no more memory for more tokens.
+        let default = match c.recurrent {
+            Some(_) => c.context_length,
+            None => c.context_length.min(DEFAULT_CTX),
+        };
+        let ctx = options.ctx.unwrap_or(default);
         if !(1..=c.context_length).contains(&ctx) {
             let allowed = format!("1..={}, the trained length", c.context_length);
             return Err(Error::Request {
@@ -127,7 +134,9 @@ impl Session {
             KvChoice::Auto => KvType::F16,
         };
         let batch = BATCH.min(ctx);
-        let needed = KvCache::bytes(c, kv, ctx, batch) + Buffers::bytes(c, batch);
+        let needed = KvCache::bytes(c, kv, ctx, batch)
+            + State::bytes(c, &weights.layers)
+            + Buffers::bytes(c, batch);
         if let Some(available) = available_memory().filter(|a| needed > *a) {
             return Err(Error::Memory {
                 what: format!("context of {ctx} tokens"),
@@ -144,6 +153,7 @@ impl Session {
             kernels,
             pool: Pool::new(threads)?,
             cache: KvCache::new(c, kv, ctx, batch)?,
+            state: State::new(c, &weights.layers)?,
             ropes: Ropes::new(c, weights, ctx),
             buffers: Buffers::new(c, batch),
             logits: Vec::new(),
@@ -181,10 +191,12 @@ impl Session {
     ///
     /// Going back by up to [`BATCH`] tokens, counted from the most ever held since the last reset,
     /// keeps exactly `n`. A model with a sliding window may have given up the positions that an
-    /// older state needs: then nothing is kept. [`Session::pos`] tells.
+    /// older state needs: then nothing is kept. A model that keeps a recurrent state goes back to where
+    /// the last call with several tokens began, or to the beginning. [`Session::pos`] tells.
     pub fn truncate(&mut self, n: usize) {
         let n = n.min(self.tokens.len());
         self.batch = 0;
+        let n = self.state.keeps(self.tokens.len(), n);
         self.tokens.truncate(self.cache.keeps(n));
     }
 
@@ -244,7 +256,7 @@ impl Session {
     /// # Errors
     /// [`Error::Request`] for a token outside the vocabulary or a context that would overflow (nothing
     /// is changed), [`Error::Interrupted`] when cancelled and [`Error::NonFinite`] for NaN logits
-    /// (the cache then ends before the batch that failed).
+    /// (the cache then ends before the batch that failed, a recurrent state where it can go back to).
     pub fn forward(&mut self, tokens: &[u32], want: Want) -> Result<&[f32]> {
         self.forward_with(tokens, want, &mut |_, _| {})
     }
@@ -263,6 +275,9 @@ impl Session {
             Want::Last => tokens.len().min(1),
             Want::All => tokens.len(),
         });
+        if tokens.len() > 1 {
+            self.state.mark(self.tokens.len());
+        }
         let mut done = 0;
         while done < tokens.len() {
             let batch = &tokens[done..tokens.len().min(done + BATCH.min(self.ctx))];
@@ -330,8 +345,10 @@ impl Session {
 
     /// Most tokens that one pass verifies: logits are the same bits for any batch, but longer guesses
     /// seldom hold.
+    ///
+    /// One for a model that keeps a state: it cannot take back what it has seen of wrong guesses.
     pub fn verify_batch(&self) -> usize {
-        VERIFY
+        if self.state.is_empty() { VERIFY } else { 1 }
     }
 
     /// Evaluates `token`, `ahead` positions behind the end, with the first `layers` layers only, the
@@ -351,8 +368,15 @@ impl Session {
         Ok(self.logits())
     }
 
-    /// Refuses an exit layer that this model has not.
+    /// Refuses an exit layer that this model has not, and any for a model that keeps a state.
     pub(crate) fn check_layers(&self, layers: usize) -> Result<()> {
+        if !self.state.is_empty() {
+            return Err(Error::Request {
+                what: "exit layer".into(),
+                value: layers.to_string(),
+                allowed: "none: the state of a recurrent model would see the guesses".into(),
+            });
+        }
         let count = self.model.config().block_count;
         if (1..=count).contains(&layers) {
             return Ok(());
@@ -409,14 +433,21 @@ impl Session {
         self.ropes.extend(first + tokens.len());
         self.batch = 0;
         let rows = logits.len() / self.model.config().vocab;
-        self.team(
-            first,
-            layers,
-            logits.clone(),
-            inputs,
-            |pass, buffers, out| pass.run(buffers, tokens, out),
-        )?;
-        self.finite(logits, first + tokens.len() - rows)
+        let done = self
+            .team(
+                first,
+                layers,
+                logits.clone(),
+                inputs,
+                |pass, buffers, out| pass.run(buffers, tokens, out),
+            )
+            .and_then(|()| self.finite(logits, first + tokens.len() - rows));
+        if done.is_err() && !self.state.is_empty() {
+            // Some layers have seen the batch.
+            let seen = self.state.restore();
+            self.tokens.truncate(seen);
+        }
+        done
     }
 
     /// Calls `f` as the leader of the team with `self.logits[logits]`.
@@ -433,6 +464,7 @@ impl Session {
             kernels,
             pool,
             cache,
+            state,
             ropes,
             buffers,
             cancel,
@@ -446,6 +478,7 @@ impl Session {
                 kernels,
                 lead,
                 cache,
+                state,
                 ropes,
                 first,
                 layers,

@@ -1,5 +1,7 @@
 //! Architecture plus file gives weights: every missing, misshapen or unusable tensor is reported at once (rule 13).
 
+mod recurrent;
+
 use geb_kernels::dtype::Dtype;
 use geb_kernels::{Kernels, Level};
 
@@ -23,6 +25,8 @@ struct Binder<'a> {
     problems: Vec<String>,
     unsupported: Vec<String>,
     used: std::collections::HashSet<String>,
+    /// Floats per token that a recurrent branch works with, at most.
+    scratch: usize,
 }
 
 impl Binder<'_> {
@@ -54,9 +58,7 @@ impl Binder<'_> {
                 found.0, found.1
             ));
         }
-        if !reference().supports(info.dtype) {
-            self.unsupported.push(format!("{name} ({})", info.dtype));
-        }
+        self.runs(&name, info.dtype);
         self.used.insert(name);
         QMatrix {
             dtype: info.dtype,
@@ -64,6 +66,17 @@ impl Binder<'_> {
             cols: found.1,
             range: info.range.clone(),
         }
+    }
+
+    /// Whether there are kernels for the type of a matrix.
+    fn runs(&mut self, name: &str, dtype: Dtype) {
+        if !reference().supports(dtype) {
+            self.unsupported.push(format!("{name} ({dtype})"));
+        }
+    }
+
+    fn scratch(&mut self, floats: usize) {
+        self.scratch = self.scratch.max(floats);
     }
 
     /// A vector of floats, `[len]`, copied out (norms and biases are small).
@@ -131,6 +144,9 @@ impl Binder<'_> {
     }
 
     fn layer(&mut self, c: &Config, n: usize) -> Layer {
+        if let Some(r) = &c.recurrent {
+            return self.recurrent_layer(c, r, n);
+        }
         let (e, q, kv) = (c.embedding_length, c.q_width(), c.kv_width());
         let name = |role: &str| format!("blk.{n}.{role}");
         let (before, after) = match c.arch.norm_place {
@@ -199,10 +215,13 @@ pub fn bind(file: &GgufFile, config: &mut Config) -> Result<Weights> {
         problems: Vec::new(),
         unsupported: Vec::new(),
         used: Default::default(),
+        scratch: 0,
     };
     let e = config.embedding_length;
     let token_embd = b.matrix("token_embd.weight".into(), 0, e);
     config.vocab = token_embd.rows;
+    let normed = b.has("token_embd_norm.weight");
+    let embedding_norm = b.norm(config, "token_embd_norm".into(), normed);
     let output_norm = b.norm(config, "output_norm".into(), true);
     let output = if b.has("output.weight") {
         b.linear("output", config.vocab, e)
@@ -225,9 +244,10 @@ pub fn bind(file: &GgufFile, config: &mut Config) -> Result<Weights> {
         let missing = "  rope_factors_long.weight, rope_factors_short.weight: missing";
         b.problems.push(missing.into());
     }
-    let layers = (0..config.block_count)
+    let layers: Vec<_> = (0..config.block_count)
         .map(|n| b.layer(config, n))
         .collect();
+    config.scratch = b.scratch;
     for t in file.tensors() {
         let name = &t.info().name;
         // A dropped layer or a graph this program does not know must not go unnoticed.
@@ -247,6 +267,7 @@ pub fn bind(file: &GgufFile, config: &mut Config) -> Result<Weights> {
     if b.problems.is_empty() {
         return Ok(Weights {
             token_embd,
+            embedding_norm,
             output_norm,
             output,
             rope_freqs,

@@ -1,6 +1,6 @@
 //! Hyperparameters: read once, range-checked, then plain numbers (rule 11).
 
-use super::arch::{Arch, NormKind, REGISTRY, Scalars};
+use super::arch::{Arch, MixerKind, NormKind, REGISTRY, Scalars};
 use super::rope::{RopeScaling, ScalingKind};
 use crate::error::{Error, Result};
 use crate::gguf::{GgufFile, Value, ValueType};
@@ -49,8 +49,33 @@ pub struct Config {
     pub logit_softcap: Option<f32>,
     /// Factor of the attention scores.
     pub attention_scale: f32,
+    /// Sizes of the mixers that keep a state.
+    pub recurrent: Option<Recurrent>,
+    /// After each so many layers the residual stream is halved; 0: never.
+    pub rescale_every: usize,
+    /// Floats per token that these mixers work with, set when tensors are bound.
+    pub scratch: usize,
     /// Vocabulary: rows of the embedding table, set when tensors are bound.
     pub vocab: usize,
+}
+
+/// Sizes of a recurrent mixer. Its state is `[inner, state]`, beside the last inputs it has seen.
+#[derive(Clone, Copy, Debug)]
+pub struct Recurrent {
+    /// Heads; of Mamba 1 one.
+    pub heads: usize,
+    /// Width of all heads, D.
+    pub inner: usize,
+    /// Elements of state for each of them, N.
+    pub state: usize,
+    /// Tokens that the convolution sees (Mamba).
+    pub conv: usize,
+    /// Rank of the step size (Mamba 1).
+    pub rank: usize,
+    /// Groups of heads that share B and C (Mamba 2).
+    pub groups: usize,
+    /// Step size, B and C are normed (FalconMamba).
+    pub normed: bool,
 }
 
 /// Keys of one architecture in one file.
@@ -121,45 +146,11 @@ impl Config {
             });
         }
         let embedding_length = keys.required("embedding_length", limits::MAX_WIDTH)?;
-        let head_count = keys.required("attention.head_count", limits::MAX_HEADS)?;
-        let head_count_kv = keys
-            .int("attention.head_count_kv", limits::MAX_HEADS)?
-            .unwrap_or(head_count);
-        if !head_count.is_multiple_of(head_count_kv) {
-            return keys.bad(
-                "attention.head_count_kv",
-                head_count_kv,
-                format!("a divisor of {head_count} heads"),
-            );
-        }
-        let head_size = match keys.int("attention.key_length", limits::MAX_WIDTH)? {
-            Some(d) => d,
-            None if embedding_length.is_multiple_of(head_count) => embedding_length / head_count,
-            None => {
-                return keys.bad(
-                    "attention.head_count",
-                    head_count,
-                    format!("a divisor of width {embedding_length}"),
-                );
-            }
+        let recurrent = recurrent(&keys, embedding_length)?;
+        let (head_count, head_count_kv, head_size) = match recurrent {
+            Some(_) => (0, 0, 0),
+            None => heads(&keys, embedding_length)?,
         };
-        if (head_count * head_size) as u64 > limits::MAX_WIDTH {
-            return keys.bad(
-                "attention.key_length",
-                head_size,
-                "heads together at most 2^20 wide",
-            );
-        }
-        if keys
-            .int("attention.value_length", limits::MAX_WIDTH)?
-            .is_some_and(|v| v != head_size)
-        {
-            return keys.bad(
-                "attention.value_length",
-                "not the key length",
-                format!("{head_size}"),
-            );
-        }
         let rope_dimension_count = keys
             .int("rope.dimension_count", limits::MAX_WIDTH)?
             .unwrap_or(head_size / arch.rope_divisor);
@@ -185,7 +176,10 @@ impl Config {
             block_count,
             context_length,
             embedding_length,
-            feed_forward_length: keys.required("feed_forward_length", limits::MAX_WIDTH)?,
+            feed_forward_length: match arch.mixer {
+                MixerKind::Mamba | MixerKind::Mamba2 => 0,
+                _ => keys.required("feed_forward_length", limits::MAX_WIDTH)?,
+            },
             head_count,
             head_count_kv,
             head_size,
@@ -204,7 +198,15 @@ impl Config {
             logit_softcap: optional("final_logit_softcapping")?,
             attention_scale: keys
                 .float("attention.scale", 1e-6..=1e6)?
-                .unwrap_or(1.0 / (head_size as f32).sqrt()),
+                .unwrap_or(1.0 / (head_size.max(1) as f32).sqrt()),
+            rescale_every: match recurrent {
+                Some(_) => file
+                    .int(&keys.key("rescale_every_n_layers"), 0..=limits::MAX_LAYERS)?
+                    .unwrap_or(0) as usize,
+                None => 0,
+            },
+            recurrent,
+            scratch: 0,
             vocab: 0,
         })
     }
@@ -228,6 +230,89 @@ impl Config {
     pub fn kv_width(&self) -> usize {
         self.head_count_kv * self.head_size
     }
+}
+
+/// Query heads, key heads and the width of a head.
+fn heads(keys: &Keys<'_>, embedding_length: usize) -> Result<(usize, usize, usize)> {
+    let head_count = keys.required("attention.head_count", limits::MAX_HEADS)?;
+    let head_count_kv = keys
+        .int("attention.head_count_kv", limits::MAX_HEADS)?
+        .unwrap_or(head_count);
+    if !head_count.is_multiple_of(head_count_kv) {
+        return keys.bad(
+            "attention.head_count_kv",
+            head_count_kv,
+            format!("a divisor of {head_count} heads"),
+        );
+    }
+    let head_size = match keys.int("attention.key_length", limits::MAX_WIDTH)? {
+        Some(d) => d,
+        None if embedding_length.is_multiple_of(head_count) => embedding_length / head_count,
+        None => {
+            return keys.bad(
+                "attention.head_count",
+                head_count,
+                format!("a divisor of width {embedding_length}"),
+            );
+        }
+    };
+    if (head_count * head_size) as u64 > limits::MAX_WIDTH {
+        return keys.bad(
+            "attention.key_length",
+            head_size,
+            "heads together at most 2^20 wide",
+        );
+    }
+    if keys
+        .int("attention.value_length", limits::MAX_WIDTH)?
+        .is_some_and(|v| v != head_size)
+    {
+        return keys.bad(
+            "attention.value_length",
+            "not the key length",
+            format!("{head_size}"),
+        );
+    }
+    Ok((head_count, head_count_kv, head_size))
+}
+
+/// Sizes of a mixer that keeps a state, if the architecture has one.
+fn recurrent(keys: &Keys<'_>, width: usize) -> Result<Option<Recurrent>> {
+    let size = |suffix| keys.required(suffix, limits::MAX_WIDTH);
+    let divides = |suffix: &str, n: usize, whole: usize| match whole.is_multiple_of(n) {
+        true => Ok(whole / n),
+        false => keys.bad(suffix, n, format!("a divisor of {whole}")),
+    };
+    let mut r = Recurrent {
+        heads: 1,
+        inner: width,
+        state: 0,
+        conv: 1,
+        rank: 0,
+        groups: 1,
+        normed: false,
+    };
+    match keys.arch.mixer {
+        MixerKind::Attention => return Ok(None),
+        MixerKind::Rwkv6 | MixerKind::Rwkv7 => {
+            r.state = size("wkv.head_size")?;
+            r.heads = divides("wkv.head_size", r.state, width)?;
+        }
+        MixerKind::Mamba | MixerKind::Mamba2 => {
+            r.conv = keys.required("ssm.conv_kernel", limits::MAX_CONV)?;
+            (r.inner, r.state) = (size("ssm.inner_size")?, size("ssm.state_size")?);
+            r.rank = size("ssm.time_step_rank")?;
+            let normed = keys.file.bool(&keys.key("ssm.dt_b_c_rms"))?;
+            r.normed = normed.unwrap_or(false);
+        }
+    }
+    if keys.arch.mixer == MixerKind::Mamba2 {
+        r.heads = r.rank;
+        divides("ssm.time_step_rank", r.heads, r.inner)?;
+        r.groups = keys.int("ssm.group_count", limits::MAX_HEADS)?.unwrap_or(1);
+        divides("ssm.group_count", r.groups, r.heads)?;
+    }
+    Ok(Some(r))
 }
 
 /// Factors of embeddings, residual branches and logits.

@@ -14,7 +14,7 @@ use geb_kernels::team::Leader;
 use geb_kernels::{ActKind, Activations, Kernels};
 
 use super::Model;
-use super::weights::{Linear, QMatrix};
+use super::weights::{Layer, Linear, QMatrix};
 use crate::cpus::available_memory;
 use crate::error::{Error, Result};
 
@@ -101,16 +101,11 @@ impl InputStats {
 
     /// Bytes that [`InputStats::new`] takes for `model`.
     pub fn bytes(model: &Model, covariance: bool) -> u64 {
-        let c = model.config();
-        let widths = [
-            c.embedding_length,
-            c.q_width(),
-            c.embedding_length,
-            c.feed_forward_length,
-        ];
         let one = |n: usize| (12 * n + if covariance { 4 * n * n } else { 0 }) as u64;
-        let layer: u64 = widths.into_iter().map(one).sum();
-        layer * c.block_count as u64 + one(c.embedding_length)
+        let layers = &model.weights().layers;
+        let groups = layers.iter().flat_map(Layer::linears);
+        let widths = groups.map(|g| g.first().map_or(0, |w| w.weight.cols));
+        widths.map(one).sum::<u64>() + one(model.config().embedding_length)
     }
 
     /// The inputs, in the order of the layers.

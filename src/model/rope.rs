@@ -152,7 +152,10 @@ impl Ropes {
 impl RopeTable {
     fn extend(&mut self, positions: usize) {
         let freqs = &self.freqs;
-        let pairs = freqs.per_position.len().max(1);
+        let pairs = freqs.per_position.len();
+        if pairs == 0 {
+            return;
+        }
         for p in self.cos.len() / pairs..positions {
             for theta in &freqs.per_position {
                 let (sin, cos) = (p as f64 * theta).sin_cos();

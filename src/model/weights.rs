@@ -5,6 +5,8 @@ use std::slice::from_ref;
 
 use geb_kernels::dtype::Dtype;
 
+use super::Config;
+
 /// A weight matrix that stays in the file: `[rows, cols]`, rows contiguous.
 #[derive(Clone, Debug)]
 pub struct QMatrix {
@@ -16,6 +18,20 @@ pub struct QMatrix {
     pub cols: usize,
     /// Bytes in the file.
     pub range: Range<usize>,
+}
+
+impl QMatrix {
+    /// Some of its rows, as a matrix.
+    pub fn part(&self, rows: Range<usize>) -> QMatrix {
+        let row = self.range.len() / self.rows.max(1);
+        let rows = rows.start.min(self.rows)..rows.end.min(self.rows);
+        let start = self.range.start + rows.start * row;
+        QMatrix {
+            rows: rows.len(),
+            range: start..start + rows.len() * row,
+            ..*self
+        }
+    }
 }
 
 /// A matrix and its bias: `y = W x + b`.
@@ -83,6 +99,12 @@ pub struct Attention {
 pub enum Mixer {
     /// Attention over the KV cache.
     Attention(Attention),
+    /// Time mixing of RWKV 6.
+    Rwkv6(Box<Rwkv6>),
+    /// Time mixing of RWKV 7.
+    Rwkv7(Box<Rwkv7>),
+    /// A selective state space.
+    Mamba(Box<Mamba>),
 }
 
 /// What works on each token alone.
@@ -95,6 +117,10 @@ pub enum Ffn {
         /// Down, `[E, F]`.
         down: Linear,
     },
+    /// Channel mixing of RWKV.
+    ChannelMix(ChannelMix),
+    /// Nothing.
+    None,
 }
 
 /// Weights of one layer.
@@ -107,6 +133,21 @@ pub struct Layer {
 }
 
 impl Layer {
+    /// Floats of state that the two branches keep.
+    pub fn state_len(&self, c: &Config) -> [usize; 2] {
+        let r = c.recurrent.map_or(0, |r| r.inner * r.state);
+        let mixer = match &self.mixer.body {
+            Mixer::Attention(_) => 0,
+            Mixer::Rwkv6(_) | Mixer::Rwkv7(_) => c.embedding_length + r,
+            Mixer::Mamba(m) => (m.taps() - 1) * m.conv_bias.len() + r,
+        };
+        let ffn = match &self.ffn.body {
+            Ffn::ChannelMix(_) => c.embedding_length,
+            Ffn::Gated { .. } | Ffn::None => 0,
+        };
+        [mixer, ffn]
+    }
+
     /// The linear maps of the layer, in order; those of a group have the same input.
     pub fn linears(&self) -> Vec<&[Linear]> {
         let mut groups: Vec<&[Linear]> = Vec::new();
@@ -118,6 +159,9 @@ impl Layer {
                 });
                 groups.push(from_ref(&a.output));
             }
+            Mixer::Rwkv6(m) => groups.extend(m.linears().map(from_ref)),
+            Mixer::Rwkv7(m) => groups.extend(m.linears().map(from_ref)),
+            Mixer::Mamba(m) => groups.extend(m.linears()),
         }
         match &self.ffn.body {
             Ffn::Gated { gate_up, down } => {
@@ -127,8 +171,133 @@ impl Layer {
                 });
                 groups.push(from_ref(down));
             }
+            Ffn::ChannelMix(m) => {
+                groups.push(from_ref(&m.key));
+                groups.extend(m.receptance.iter().map(|(_, w)| from_ref(w)));
+                groups.push(from_ref(&m.value));
+            }
+            Ffn::None => {}
         }
         groups
+    }
+}
+
+/// Two matrices of low rank, one after the other.
+pub type LowRank = [Linear; 2];
+
+/// Time mixing of RWKV 6.
+#[derive(Clone, Debug)]
+pub struct Rwkv6 {
+    /// How much of the token before goes into the mixing factors, `[E]`.
+    pub lerp_x: Vec<f32>,
+    /// The fixed part of the mixing factors of w, k, v, r, g, `[E]` each.
+    pub lerp: [Vec<f32>; 5],
+    /// Into the ranks of their other part, `[rank, E]` each.
+    pub mix_in: [Linear; 5],
+    /// And back, `[E, rank]` each.
+    pub mix_out: [Linear; 5],
+    /// What decays, with a bias.
+    pub decay: LowRank,
+    /// Key, value, receptance, gate: `[E, E]`.
+    pub kvrg: [Linear; 4],
+    /// Weight of the token itself, `[E]`.
+    pub first: Vec<f32>,
+    /// Weight and bias of the norm of each head, `[E]`.
+    pub norm: [Vec<f32>; 2],
+    /// Projection back, `[E, E]`.
+    pub output: Linear,
+}
+
+impl Rwkv6 {
+    /// The matrices that may be quantized.
+    fn linears(&self) -> impl Iterator<Item = &Linear> {
+        self.kvrg.iter().chain([&self.output])
+    }
+}
+
+/// Time mixing of RWKV 7.
+#[derive(Clone, Debug)]
+pub struct Rwkv7 {
+    /// How much of the token before goes into r, w, k, v, a, g, `[E]` each.
+    pub lerp: [Vec<f32>; 6],
+    /// Receptance, key, value: `[E, E]`.
+    pub rkv: [Linear; 3],
+    /// Decay, with a bias.
+    pub decay: LowRank,
+    /// In-context learning rate, with a bias.
+    pub rate: LowRank,
+    /// How much of the first layer's values is taken, with a bias; the first layer has none.
+    pub value: Option<LowRank>,
+    /// Gate.
+    pub gate: LowRank,
+    /// Factor of the keys that are removed, `[E]`.
+    pub k_k: Vec<f32>,
+    /// How much the learning rate scales the keys, `[E]`.
+    pub k_a: Vec<f32>,
+    /// Weight of the token itself, `[E]`.
+    pub r_k: Vec<f32>,
+    /// Weight and bias of the norm of each head, `[E]`.
+    pub norm: [Vec<f32>; 2],
+    /// Projection back, `[E, E]`.
+    pub output: Linear,
+}
+
+impl Rwkv7 {
+    /// The matrices that may be quantized.
+    fn linears(&self) -> impl Iterator<Item = &Linear> {
+        self.rkv.iter().chain([&self.output])
+    }
+}
+
+/// Channel mixing of RWKV: `sigmoid(receptance x_r) * value relu(key x_k)^2`.
+#[derive(Clone, Debug)]
+pub struct ChannelMix {
+    /// How much of the token before goes into the key's input, `[E]`.
+    pub lerp: Vec<f32>,
+    /// `[F, E]`.
+    pub key: Linear,
+    /// `[E, F]`.
+    pub value: Linear,
+    /// Mixing factors `[E]` and matrix `[E, E]` of the receptance (RWKV 6).
+    pub receptance: Option<(Vec<f32>, Linear)>,
+}
+
+/// A selective state space: convolution, step sizes, scan, gate.
+#[derive(Clone, Debug)]
+pub struct Mamba {
+    /// Input: z `[D, E]` and what is convolved; of Mamba 2 also the step size `[heads, E]`.
+    pub input: Vec<Linear>,
+    /// Factors of the convolution, `[taps, channels]`, the last one for the current token.
+    pub conv: Vec<f32>,
+    /// `[channels]`.
+    pub conv_bias: Vec<f32>,
+    /// Mamba 1: the step size's ranks, B and C from the convolved input, and the step size from its
+    /// ranks, with a bias.
+    pub step: Option<([Linear; 3], Linear)>,
+    /// Mamba 2: bias of the step size, `[heads]`.
+    pub step_bias: Vec<f32>,
+    /// Decay, negative: `[D, N]`, of Mamba 2 `[heads]`.
+    pub a: Vec<f32>,
+    /// Weight of the token itself: `[D]`, of Mamba 2 `[heads]`.
+    pub d: Vec<f32>,
+    /// Mamba 2: norm of what comes out, `[D]`.
+    pub norm: Vec<f32>,
+    /// Projection back, `[E, D]`.
+    pub output: Linear,
+}
+
+impl Mamba {
+    /// Tokens that the convolution sees.
+    pub fn taps(&self) -> usize {
+        (self.conv.len() / self.conv_bias.len().max(1)).max(1)
+    }
+
+    fn linears(&self) -> impl Iterator<Item = &[Linear]> {
+        let step = self.step.iter();
+        [&self.input[..]]
+            .into_iter()
+            .chain(step.flat_map(|(w, dt)| [&w[..], from_ref(dt)]))
+            .chain([from_ref(&self.output)])
     }
 }
 
@@ -137,6 +306,8 @@ impl Layer {
 pub struct Weights {
     /// Embedding table, `[V, E]`.
     pub token_embd: QMatrix,
+    /// Norm of the embeddings.
+    pub embedding_norm: Norm,
     /// Norm before the output.
     pub output_norm: Norm,
     /// Vocabulary projection, `[V, E]`; the embedding table when the file has none.

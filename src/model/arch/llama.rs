@@ -1,10 +1,11 @@
 //! Llama 1 to 3, TinyLlama, Mistral, Danube, GEB-1.3B (full rotation).
 //! Files hold q and k with interleaved pairs (the converter permutes Hugging Face rows).
 
-use super::{Arch, Gate, NormKind, NormPlace, QkNorm, RopePairing, Scalars};
+use super::{Arch, Gate, MixerKind, NormKind, NormPlace, QkNorm, RopePairing, Scalars};
 
 pub(super) const ARCH: Arch = Arch {
     name: "llama",
+    mixer: MixerKind::Attention,
     rope: RopePairing::Adjacent,
     rope_divisor: 1,
     norm: NormKind::Rms,

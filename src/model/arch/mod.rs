@@ -4,12 +4,16 @@
 mod chatglm;
 mod gemma3;
 mod llama;
+mod mamba;
+mod mamba2;
 mod minicpm;
 mod olmo;
 mod olmo2;
 mod phi3;
 mod qwen2;
 mod qwen3;
+mod rwkv6;
+mod rwkv7;
 
 /// How the elements of a head are paired for rotation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,6 +22,21 @@ pub enum RopePairing {
     Adjacent,
     /// `(i, i + r/2)`.
     Half,
+}
+
+/// What mixes the tokens.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MixerKind {
+    /// Attention over keys and values.
+    Attention,
+    /// RWKV 6: a matrix per head that decays by what the token says.
+    Rwkv6,
+    /// RWKV 7: the same with a delta rule.
+    Rwkv7,
+    /// A selective state space with a decay for each channel and state.
+    Mamba,
+    /// The same with one decay for a head.
+    Mamba2,
 }
 
 /// Formula of the norms.
@@ -78,6 +97,8 @@ pub enum Scalars {
 pub struct Arch {
     /// Value of `general.architecture`, also the prefix of its keys.
     pub name: &'static str,
+    /// What mixes the tokens; all but attention keep a state instead of keys and values.
+    pub mixer: MixerKind,
     /// Pairing of the rotation.
     pub rope: RopePairing,
     /// Rotated share of a head when `rope.dimension_count` is absent: 1 / this.
@@ -110,6 +131,10 @@ pub const REGISTRY: &[&Arch] = &[
     &minicpm::ARCH,
     &olmo::ARCH,
     &olmo2::ARCH,
+    &rwkv6::ARCH,
+    &rwkv7::ARCH,
+    &mamba::ARCH,
+    &mamba2::ARCH,
 ];
 
 impl Arch {

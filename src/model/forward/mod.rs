@@ -14,6 +14,8 @@
 
 mod attention;
 mod feed_forward;
+mod mamba;
+mod rwkv;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -27,12 +29,16 @@ use super::weights::{Ffn, Linear, Mixer, Norm, QMatrix};
 use super::{Config, Model};
 use crate::cache::KvCache;
 use crate::error::{Error, Result};
+use crate::state::State;
 
 /// Up to this many rows a pass over rows stays on the leader.
 const SERIAL_ROWS: usize = 4;
 
 /// Kinds of activations, each with its own buffer.
 const KINDS: [ActKind; 3] = [ActKind::F32, ActKind::Bf16, ActKind::Q8];
+
+/// Activations in each form that products take them in.
+type Acts = [Activations; KINDS.len()];
 
 /// Buffers of a batch, sized once for the largest batch. Shapes are `[tokens, width]`.
 pub(crate) struct Buffers {
@@ -42,7 +48,11 @@ pub(crate) struct Buffers {
     attn: Vec<f32>,
     gate_up: Vec<f32>,
     pieces: Vec<f32>,
-    acts: [Activations; KINDS.len()],
+    /// What recurrent branches work with.
+    mix: Vec<f32>,
+    /// The input of such a branch before the batch, `[E]`.
+    before: Vec<f32>,
+    acts: Acts,
 }
 
 impl Buffers {
@@ -55,14 +65,19 @@ impl Buffers {
             attn: zeros(c.q_width()),
             gate_up: zeros(2 * c.feed_forward_length),
             pieces: Vec::new(),
+            mix: zeros(c.scratch),
+            before: vec![0.0; if c.recurrent.is_some() { c.embedding_length } else { 0 }],
             acts: Default::default(),
         }
     }
 
     /// Bytes the buffers of a batch take, activations in their packed form included.
     pub(crate) fn bytes(c: &Config, batch: usize) -> u64 {
-        let width =
-            3 * c.embedding_length + 3 * c.q_width() + 2 * c.kv_width() + 4 * c.feed_forward_length;
+        let width = 3 * c.embedding_length
+            + 3 * c.q_width()
+            + 2 * c.kv_width()
+            + 4 * c.feed_forward_length
+            + c.scratch;
         (4 * width * batch) as u64
     }
 }
@@ -73,6 +88,7 @@ pub(crate) struct Pass<'a, 'l> {
     pub(crate) kernels: &'static Kernels,
     pub(crate) lead: &'a mut Leader<'l>,
     pub(crate) cache: &'a mut KvCache,
+    pub(crate) state: &'a mut State,
     pub(crate) ropes: &'a Ropes,
     /// Position of the batch's first token.
     pub(crate) first: usize,
@@ -94,6 +110,11 @@ impl Pass<'_, '_> {
         let c = self.model.config();
         let (n, e) = (tokens.len(), c.embedding_length);
         self.embed(tokens, &mut b.x[..n * e]);
+        let embedding_norm = &self.model.weights().embedding_norm;
+        if !matches!(embedding_norm, Norm::None) {
+            self.norm(&b.x[..n * e], embedding_norm, &mut b.h[..n * e]);
+            b.x[..n * e].copy_from_slice(&b.h[..n * e]);
+        }
         for l in 0..self.layers {
             if self.cancel.is_some_and(|c| c.load(Ordering::Relaxed)) {
                 return Err(Error::Interrupted);
@@ -102,13 +123,24 @@ impl Pass<'_, '_> {
             self.norm(&b.x[..n * e], &layer.mixer.norm, &mut b.h[..n * e]);
             match &layer.mixer.body {
                 Mixer::Attention(a) => self.attention(b, a, l, n),
+                Mixer::Rwkv6(m) => self.rwkv6(b, m, l, n),
+                Mixer::Rwkv7(m) => self.rwkv7(b, m, l, n),
+                Mixer::Mamba(m) => self.mamba(b, m, l, n),
             }
             self.add(&mut b.x[..n * e], &mut b.h[..n * e], &layer.mixer.post_norm);
+            if matches!(layer.ffn.body, Ffn::None) {
+                continue;
+            }
             self.norm(&b.x[..n * e], &layer.ffn.norm, &mut b.h[..n * e]);
             match &layer.ffn.body {
                 Ffn::Gated { gate_up, down } => self.gated(b, (gate_up, down), n),
+                Ffn::ChannelMix(m) => self.channel_mix(b, m, l, n),
+                Ffn::None => {}
             }
             self.add(&mut b.x[..n * e], &mut b.h[..n * e], &layer.ffn.post_norm);
+            if c.rescale_every > 0 && (l + 1).is_multiple_of(c.rescale_every) {
+                self.rows(&mut b.x[..n * e], e, |_, row| scale(row, 0.5));
+            }
         }
         if self.inputs.is_some() {
             let (h, weights) = (&mut b.h[..n * e], self.model.weights());
@@ -169,7 +201,7 @@ impl Pass<'_, '_> {
     /// `out = W x + b` for matrices that share the input `x`: `[n, cols]`; outputs `[n, rows]`.
     fn project<const N: usize>(
         &mut self,
-        acts: &mut [Activations; KINDS.len()],
+        acts: &mut Acts,
         x: &[f32],
         n: usize,
         mut outs: [(&Linear, &mut [f32]); N],
@@ -278,6 +310,13 @@ impl Pass<'_, '_> {
         }
         self.rows(x, e, |t, row| kernels.add(row, &y[t * e..(t + 1) * e]));
     }
+}
+
+/// The first `len` floats of `rest`, which keeps the others.
+fn take<'a>(rest: &mut &'a mut [f32], len: usize) -> &'a mut [f32] {
+    let (head, tail) = std::mem::take(rest).split_at_mut(len);
+    *rest = tail;
+    head
 }
 
 fn scale(x: &mut [f32], factor: f32) {

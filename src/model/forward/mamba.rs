@@ -1,0 +1,207 @@
+//! Selective state spaces: Mamba (arXiv 2312.00752) and Mamba 2 (arXiv 2405.21060).
+//!
+//! Matrices are multiplied with all tokens of a batch; the convolution is over rows, and the scan goes
+//! token by token, the channels (or heads) shared among the threads.
+
+use geb_kernels::mat::MatMut;
+
+use super::{Buffers, Pass, take};
+use crate::model::Recurrent;
+use crate::model::weights::Mamba;
+
+/// Channels of one claim of a thread in the scan of Mamba 1.
+const CHANNELS: usize = 32;
+/// Running sums of a scalar product, so that it is many at a time in one fixed order.
+const LANES: usize = 8;
+
+/// `ln(1 + exp(x))`, as PyTorch computes it.
+fn softplus(x: f32) -> f32 {
+    if x > 20.0 { x } else { x.exp().ln_1p() }
+}
+
+fn silu(x: f32) -> f32 {
+    x / (1.0 + (-x).exp())
+}
+
+/// One channel: `s = s decay + input B`; returns the sum of `s C`.
+fn step(s: &mut [f32], decay: impl Fn(usize) -> f32, input: f32, b: &[f32], c: &[f32]) -> f32 {
+    let mut sums = [0.0; LANES];
+    for (i, ((s, b), c)) in s.iter_mut().zip(b).zip(c).enumerate() {
+        *s = *s * decay(i) + input * b;
+        sums[i % LANES] += *s * c;
+    }
+    sums.iter().sum()
+}
+
+/// Chunks of `state`, `chunk * n` each, with `chunk` columns of `out`: `[rows, width]`.
+fn columns<'a>(
+    state: &'a mut [f32],
+    out: MatMut<'a>,
+    (chunk, n): (usize, usize),
+) -> Vec<(&'a mut [f32], MatMut<'a>)> {
+    let mut rest = Some(out);
+    let mut jobs = Vec::new();
+    for state in state.chunks_mut(chunk * n) {
+        let Some(all) = rest.take() else { break };
+        let width = all.cols().min(chunk);
+        let (columns, others) = all.split_cols(width);
+        jobs.push((state, columns));
+        rest = (others.cols() > 0).then_some(others);
+    }
+    jobs
+}
+
+impl Pass<'_, '_> {
+    /// The mixer on the batch `b.h`, `[n, E]`, in place.
+    pub(super) fn mamba(&mut self, b: &mut Buffers, m: &Mamba, l: usize, n: usize) {
+        let c = self.model.config();
+        let Some(r) = c.recurrent else { return };
+        let (d, kernels) = (r.inner, self.kernels);
+        let channels = m.conv_bias.len();
+        let h = &mut b.h[..n * c.embedding_length];
+        let mut rest = &mut b.mix[..];
+        let [z, y] = [(); 2].map(|()| take(&mut rest, n * d));
+        let [u, x] = [(); 2].map(|()| take(&mut rest, n * channels));
+        let past = (m.taps() - 1) * channels;
+        match (&m.step, &m.input[..]) {
+            (Some((parts, dt)), [wz, wu]) => {
+                self.project(&mut b.acts, h, n, [(wz, &mut *z), (wu, &mut *u)]);
+                self.convolve(m, l, u, x);
+                let low = take(&mut rest, n * r.rank);
+                let [bs, cs] = [(); 2].map(|()| take(&mut rest, n * r.state));
+                let [w0, w1, w2] = parts;
+                let outs = [(w0, &mut *low), (w1, &mut *bs), (w2, &mut *cs)];
+                self.project(&mut b.acts, x, n, outs);
+                if r.normed {
+                    let ones = vec![1.0; r.rank.max(r.state)];
+                    for (part, width) in [(&mut *low, r.rank), (&mut *bs, r.state), (&mut *cs, r.state)]
+                    {
+                        let eps = c.norm_epsilon;
+                        self.rows(part, width, |_, row| {
+                            kernels.rms_norm_each(row, &ones[..width], eps)
+                        });
+                    }
+                }
+                // The convolution's input is done with: step sizes take its place.
+                self.project(&mut b.acts, low, n, [(dt, &mut *u)]);
+                self.rows(u, d, |_, row| row.iter_mut().for_each(|v| *v = softplus(*v)));
+                let state = &mut self.state.mixer_mut(l)[past..];
+                let mut jobs = columns(state, MatMut::new(y, n, d, d), (CHANNELS, r.state));
+                let inputs = [&*u, &*x, &*bs, &*cs];
+                self.lead.chunks_mut(&mut jobs, 1, |i, job, _| {
+                    if let [(state, out)] = job {
+                        scan(m, &r, i * CHANNELS, inputs, state, out);
+                    }
+                });
+            }
+            (_, [wz, wu, wt]) => {
+                let steps = take(&mut rest, n * r.heads);
+                let outs = [(wz, &mut *z), (wu, &mut *u), (wt, &mut *steps)];
+                self.project(&mut b.acts, h, n, outs);
+                self.convolve(m, l, u, x);
+                self.rows(steps, r.heads, |_, row| {
+                    for (v, bias) in row.iter_mut().zip(&m.step_bias) {
+                        *v = softplus(*v + bias);
+                    }
+                });
+                let width = d / r.heads;
+                let state = &mut self.state.mixer_mut(l)[past..];
+                let mut jobs = columns(state, MatMut::new(y, n, d, d), (width, r.state));
+                let inputs = [&*steps, &*x];
+                self.lead.chunks_mut(&mut jobs, 1, |head, job, _| {
+                    if let [(state, out)] = job {
+                        scan2(m, &r, head, inputs, state, out);
+                    }
+                });
+            }
+            _ => {}
+        }
+        let y = &*y;
+        self.rows(z, d, |t, z| kernels.silu_mul(z, &y[t * d..(t + 1) * d]));
+        if !m.norm.is_empty() {
+            let (eps, group) = (c.norm_epsilon, d / r.groups);
+            self.rows(z, d, |_, z| {
+                for (z, weight) in z.chunks_exact_mut(group).zip(m.norm.chunks_exact(group)) {
+                    kernels.rms_norm_each(z, weight, eps);
+                }
+            });
+        }
+        self.project(&mut b.acts, z, n, [(&m.output, &mut *h)]);
+    }
+
+    /// `x = silu(conv(u))`, both `[n, channels]`; the last inputs are kept for the next batch.
+    fn convolve(&mut self, m: &Mamba, l: usize, u: &[f32], x: &mut [f32]) {
+        let channels = m.conv_bias.len();
+        let kept = m.taps() - 1;
+        let past = &mut self.state.mixer_mut(l)[..kept * channels];
+        let before = past.to_vec();
+        let n = u.len() / channels;
+        // Row `i` of the inputs, counted from the oldest kept one.
+        let row = |i: usize| match i.checked_sub(kept) {
+            Some(t) => &u[t * channels..(t + 1) * channels],
+            None => &before[i * channels..(i + 1) * channels],
+        };
+        for (i, past) in past.chunks_exact_mut(channels).enumerate() {
+            past.copy_from_slice(row(n + i));
+        }
+        self.rows(x, channels, |t, x| {
+            x.copy_from_slice(&m.conv_bias);
+            for (tap, factors) in m.conv.chunks_exact(channels).enumerate() {
+                for ((x, f), u) in x.iter_mut().zip(factors).zip(row(t + tap)) {
+                    *x += f * u;
+                }
+            }
+            x.iter_mut().for_each(|v| *v = silu(*v));
+        });
+    }
+}
+
+/// The scan of Mamba 1 over some channels from `first` on. Inputs: step sizes and `x` `[n, D]`, B and C
+/// `[n, N]`; state `[channels, N]`.
+fn scan(
+    m: &Mamba,
+    r: &Recurrent,
+    first: usize,
+    [steps, x, b, c]: [&[f32]; 4],
+    state: &mut [f32],
+    out: &mut MatMut<'_>,
+) {
+    let (d, n) = (r.inner, r.state);
+    for t in 0..out.rows() {
+        let (b, c) = (&b[t * n..(t + 1) * n], &c[t * n..(t + 1) * n]);
+        let y = out.row_mut(t).iter_mut();
+        for (i, (y, s)) in y.zip(state.chunks_exact_mut(n)).enumerate() {
+            let channel = first + i;
+            let (dt, x) = (steps[t * d + channel], x[t * d + channel]);
+            let a = &m.a[channel * n..(channel + 1) * n];
+            *y = step(s, |j| (dt * a[j]).exp(), dt * x, b, c) + m.d[channel] * x;
+        }
+    }
+}
+
+/// The scan of Mamba 2 over one head. Inputs: step sizes `[n, heads]`; x, B and C in rows of `[channels]`;
+/// state `[D / heads, N]`.
+fn scan2(
+    m: &Mamba,
+    r: &Recurrent,
+    head: usize,
+    [steps, x]: [&[f32]; 2],
+    state: &mut [f32],
+    out: &mut MatMut<'_>,
+) {
+    let (n, width, channels) = (r.state, r.inner / r.heads, m.conv_bias.len());
+    let group = head / (r.heads / r.groups);
+    for t in 0..out.rows() {
+        let row = &x[t * channels..(t + 1) * channels];
+        let (x, bc) = row.split_at(r.inner);
+        let (b, c) = bc.split_at(r.groups * n);
+        let (b, c) = (&b[group * n..(group + 1) * n], &c[group * n..(group + 1) * n]);
+        let dt = steps[t * r.heads + head];
+        let decay = (dt * m.a[head]).exp();
+        let x = &x[head * width..(head + 1) * width];
+        let rows = out.row_mut(t).iter_mut().zip(state.chunks_exact_mut(n));
+        for ((y, s), x) in rows.zip(x) {
+            *y = step(s, |_| decay, dt * x, b, c) + m.d[head] * x;
+        }
+    }
+}
