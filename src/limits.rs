@@ -35,6 +35,8 @@ pub const MAX_ELEMENTS: u64 = 1 << 48;
 pub const MAX_VOCAB: usize = 1_048_576;
 /// Bytes of one token.
 pub const MAX_TOKEN_BYTES: usize = 64 << 10;
+/// Bytes of a token where the longest one is searched at every byte; published ones have at most 200.
+pub const MAX_RWKV_TOKEN_BYTES: usize = 1_024;
 /// Merges of a vocabulary; published ones have at most two per token.
 pub const MAX_MERGES: usize = 2 * MAX_VOCAB;
 /// Control and user-defined tokens of a vocabulary; published ones have a few thousand.

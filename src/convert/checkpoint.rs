@@ -90,6 +90,30 @@ impl Checkpoint {
         Err(bad(&folder.name(), "weights", "absent", known))
     }
 
+    /// A PyTorch file of weights alone, as authors publish them: `name`, or the only `.pth` file of the folder.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] for a malformed file or several.
+    pub fn native(folder: &Folder, name: Option<&str>) -> Result<Option<Checkpoint>> {
+        let found = folder.ending(".pth")?;
+        let name = match (name, &found[..]) {
+            (Some(name), _) => name.to_owned(),
+            (None, [name]) => name.clone(),
+            (None, []) => return Ok(None),
+            (None, several) => {
+                let allowed = "one .pth file, or its path";
+                return Err(bad(&folder.name(), "weights", several.join(", "), allowed));
+            }
+        };
+        let mut out = Checkpoint {
+            files: Vec::new(),
+            tensors: Vec::new(),
+            names: HashMap::new(),
+        };
+        out.add_file(folder, &name)?;
+        Ok(Some(out))
+    }
+
     /// The tensors of a GGUF file, of all its parts.
     pub fn from_gguf(file: &GgufFile) -> Checkpoint {
         let mut out = Checkpoint {

@@ -51,6 +51,20 @@ impl Folder {
         self.path(name).is_file()
     }
 
+    /// Names of the regular files whose names end so, in order.
+    pub fn ending(&self, end: &str) -> Result<Vec<String>> {
+        let mut out = Vec::new();
+        for entry in std::fs::read_dir(&self.dir).map_err(Error::io(&self.dir))? {
+            let name = entry.map_err(Error::io(&self.dir))?.file_name();
+            let name = name.to_string_lossy().into_owned();
+            if name.ends_with(end) && self.has(&name) {
+                out.push(name);
+            }
+        }
+        out.sort();
+        Ok(out)
+    }
+
     /// Name of the folder itself, for `general.name`.
     pub fn name(&self) -> String {
         let full = self.dir.canonicalize().unwrap_or_else(|_| self.dir.clone());

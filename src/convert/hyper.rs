@@ -7,6 +7,7 @@ use super::folder::{Fields, bad};
 use super::fronts::{FRONTS, Family, Front};
 use super::names::GebLayout;
 pub use super::positions::RopeScaling;
+use super::recurrent::{self, StateSizes};
 use super::positions::{rope_base, rope_scaling, window};
 use crate::error::{Error, Result};
 use crate::gguf::writer::MetaValue;
@@ -49,6 +50,8 @@ pub struct Hyper {
     pub tied: bool,
     /// Rotated elements of a head.
     pub rotary: usize,
+    /// Sizes of layers that keep a state.
+    pub states: Option<StateSizes>,
     /// Keys that only some families have.
     pub more: Vec<(&'static str, MetaValue)>,
 }
@@ -68,6 +71,9 @@ impl Hyper {
             value: config,
         };
         let front = front(&c)?;
+        if front.states.is_some() {
+            return recurrent::hyper(&c, front);
+        }
         let width = 1..=limits::MAX_WIDTH;
         let layers = c.need_uint(
             &["num_hidden_layers", "n_layer", "num_layers"],
@@ -133,6 +139,7 @@ impl Hyper {
             },
             tied: c.bool("tie_word_embeddings")?.unwrap_or(front.tied),
             rotary,
+            states: None,
             more: more(&c, front.family, [e as f64, head_dim as f64, layers as f64])?,
         };
         hyper.check_graph(&c)?;
@@ -197,6 +204,9 @@ impl Hyper {
 
     /// The keys of the architecture; `rows` of the embedding.
     pub fn metadata(&self, layout: &GebLayout, rows: usize) -> Vec<(String, MetaValue)> {
+        if let Some(sizes) = &self.states {
+            return recurrent::metadata(self, sizes, rows);
+        }
         let arch = self.architecture(layout);
         let rope_dims = match self.front.family {
             Family::Geb => layout.rope_dims(self.head_dim),
@@ -465,6 +475,7 @@ mod tests {
             window: None,
             tied: false,
             rotary: head_dim,
+            states: None,
             more: Vec::new(),
         }
     }

@@ -16,6 +16,7 @@ mod feedback;
 mod folder;
 pub mod fronts;
 pub mod hyper;
+mod made;
 pub mod names;
 mod pickle;
 mod pipeline;
@@ -23,8 +24,10 @@ mod plan;
 pub mod policy;
 mod positions;
 pub mod probe;
+mod recurrent;
 mod report;
 mod rows;
+mod rwkv_vocab;
 mod spm;
 mod stream;
 mod sums;
@@ -38,6 +41,7 @@ use std::path::{Path, PathBuf};
 use geb_kernels::dtype::Dtype;
 use geb_kernels::{Effort, Kernels};
 
+pub use made::{How, Made, Piece};
 pub use names::GebLayout;
 pub use report::{Report, TensorReport, TypeRow};
 pub use rows::{Part, RowMap};
@@ -119,6 +123,8 @@ pub enum Source {
     Rows(Vec<Part>),
     /// Values made from the configuration.
     Values(Vec<f32>),
+    /// A small tensor computed from whole tensors of the checkpoint.
+    Made(Made),
 }
 
 /// Reads and checks everything but the weights, and says what a conversion would write.

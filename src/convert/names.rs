@@ -5,6 +5,7 @@ use super::checkpoint::Checkpoint;
 use super::fronts::{Dim, Family, GEB_PARTIAL, Line, Rows};
 use super::hyper::Hyper;
 use super::rows::{Part, RowMap};
+use super::{Source, recurrent};
 use crate::error::{Error, Result};
 
 /// The three layout questions of GEB-1.3B whose answers are not published.
@@ -93,8 +94,8 @@ pub struct Output {
     pub name: String,
     /// Dimensions in GGUF order (contiguous first).
     pub dims: Vec<u64>,
-    /// Rows it is made of, in order.
-    pub parts: Vec<Part>,
+    /// What it is made of.
+    pub source: Source,
 }
 
 /// Everything the tables need to know.
@@ -110,11 +111,12 @@ struct Walk<'a> {
 
 /// Rows of the embedding matrix, which decide the length of the token list.
 pub fn vocab_rows(checkpoint: &Checkpoint, hyper: &Hyper) -> Result<usize> {
-    let name = match hyper.front.family {
-        Family::Geb => "transformer.embedding.word_embeddings.weight",
-        _ => "model.embed_tokens.weight",
+    let name = match (hyper.front.states, hyper.front.family) {
+        (Some(states), _) => recurrent::embedding(checkpoint, states),
+        (_, Family::Geb) => "transformer.embedding.word_embeddings.weight".into(),
+        _ => "model.embed_tokens.weight".into(),
     };
-    match checkpoint.find(name).map(|i| &checkpoint.tensors()[i]) {
+    match checkpoint.find(&name).map(|i| &checkpoint.tensors()[i]) {
         Some(t) if t.shape.len() == 2 && t.rows() <= crate::limits::MAX_VOCAB => Ok(t.rows()),
         Some(t) => Err(Error::Tensors(vec![format!(
             "{name}: shape {:?}, expected [vocabulary, {}]",
@@ -129,6 +131,10 @@ pub fn vocab_rows(checkpoint: &Checkpoint, hyper: &Hyper) -> Result<usize> {
 /// # Errors
 /// [`Error::Tensors`] lists every missing, unknown and misshapen tensor.
 pub fn outputs(checkpoint: &Checkpoint, hyper: &Hyper, layout: &GebLayout) -> Result<Vec<Output>> {
+    if let Some(states) = hyper.front.states {
+        let rows = vocab_rows(checkpoint, hyper)?;
+        return recurrent::outputs(checkpoint, hyper, states, rows);
+    }
     let table = match hyper.front.family {
         Family::Geb if !layout.rope_full => &GEB_PARTIAL,
         _ => hyper.front.table,
@@ -289,13 +295,14 @@ impl Walk<'_> {
                     true => self.hyper.front.norm_offset,
                     false => 0.0,
                 },
+                scale: 1.0,
             });
         }
         let dims = cols.into_iter().chain([rows_out]).collect();
         self.out.push(Output {
             name: format!("{gguf}.{suffix}"),
             dims,
-            parts,
+            source: Source::Rows(parts),
         });
     }
 }

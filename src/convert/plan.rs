@@ -19,7 +19,7 @@ use super::report::{Report, TensorReport};
 use super::rows::{Part, RowMap};
 use super::stream::Job;
 use super::vocab::{self, Vocab};
-use super::{Options, Source, verify};
+use super::{Options, Source, recurrent, verify};
 use crate::calibrate::Imatrix;
 use crate::error::{Error, Result};
 use crate::gguf::journal::Identity;
@@ -60,8 +60,13 @@ impl Prepared {
     /// Opens a checkpoint folder or a GGUF file.
     pub fn read(source: &Path, options: &Options) -> Result<Prepared> {
         let meta = std::fs::metadata(source).map_err(Error::io(source))?;
+        let single = source.file_name().and_then(|n| n.to_str());
+        let single = single.filter(|n| n.ends_with(".pth"));
         let mut prepared = if meta.is_dir() {
-            Self::read_folder(source, options)?
+            Self::read_folder(source, None, options)?
+        } else if single.is_some() {
+            let folder = source.parent().filter(|p| !p.as_os_str().is_empty());
+            Self::read_folder(folder.unwrap_or(Path::new(".")), single, options)?
         } else {
             Self::read_gguf(source, options)?
         };
@@ -124,10 +129,16 @@ impl Prepared {
         Ok(())
     }
 
-    fn read_folder(dir: &Path, options: &Options) -> Result<Prepared> {
+    /// `single`: the only weight file to look at, a `.pth` file beside no configuration.
+    fn read_folder(dir: &Path, single: Option<&str>, options: &Options) -> Result<Prepared> {
         let folder = Folder::new(dir);
         let config = folder.json("config.json")?;
-        let config = config.ok_or_else(|| {
+        let native = match &config {
+            Some(_) => None,
+            None => Checkpoint::native(&folder, single)?,
+        };
+        let own = native.as_ref().and_then(recurrent::native_config);
+        let config = config.or(own).ok_or_else(|| {
             bad(
                 "config.json",
                 "file",
@@ -136,7 +147,10 @@ impl Prepared {
             )
         })?;
         let hyper = Hyper::read(&config)?;
-        let checkpoint = Checkpoint::open(&folder)?;
+        let checkpoint = match native {
+            Some(checkpoint) => checkpoint,
+            None => Checkpoint::open(&folder)?,
+        };
         let outputs = names::outputs(&checkpoint, &hyper, &options.layout)?;
         let rows = names::vocab_rows(&checkpoint, &hyper)?;
         let vocab = vocab::read(
@@ -146,12 +160,14 @@ impl Prepared {
             rows,
             options.chat_template.as_deref(),
         )?;
+        let ranks = recurrent::ranks(&hyper, &outputs);
         let items = items(&checkpoint, outputs, &hyper)?;
 
         let architecture = hyper.architecture(&options.layout);
         let elements: u64 = items.iter().map(|i| i.dims.iter().product::<u64>()).sum();
         let mut metadata = general(&folder, &config, architecture, elements, &options.policy);
         metadata.extend(hyper.metadata(&options.layout, rows));
+        metadata.extend(ranks);
         metadata.extend(vocab.metadata());
         let mut hashes = folder.hashes();
         if options.hash_source {
@@ -368,8 +384,10 @@ impl Item {
     }
 
     pub fn source_bytes(&self, checkpoint: &Checkpoint) -> u64 {
-        let Source::Rows(parts) = &self.source else {
-            return 0;
+        let parts = match &self.source {
+            Source::Rows(parts) => parts,
+            Source::Made(made) => return made.source_bytes(checkpoint),
+            Source::Values(_) => return 0,
         };
         let one = |p: &Part| {
             let t = &checkpoint.tensors()[p.tensor];
@@ -391,13 +409,14 @@ impl Item {
 fn items(checkpoint: &Checkpoint, outputs: Vec<Output>, hyper: &Hyper) -> Result<Vec<Item>> {
     let mut items = Vec::with_capacity(outputs.len() + 1);
     for output in outputs {
-        let first = output
-            .parts
-            .first()
-            .map(|p| &checkpoint.tensors()[p.tensor]);
-        let from = first.map_or(Ok(Dtype::F32), float_type)?;
-        for part in &output.parts {
-            float_type(&checkpoint.tensors()[part.tensor])?;
+        let sources: Vec<usize> = match &output.source {
+            Source::Rows(parts) => parts.iter().map(|p| p.tensor).collect(),
+            Source::Made(made) => made.tensors().collect(),
+            Source::Values(_) => Vec::new(),
+        };
+        let mut from = Dtype::F32;
+        for &i in sources.iter().rev() {
+            from = float_type(&checkpoint.tensors()[i])?;
         }
         items.push(Item {
             name: output.name,
@@ -405,7 +424,7 @@ fn items(checkpoint: &Checkpoint, outputs: Vec<Output>, hyper: &Hyper) -> Result
             from,
             dtype: from,
             reason: Reason::Base,
-            source: Source::Rows(output.parts),
+            source: output.source,
         });
     }
     for (name, factors) in hyper.factors() {
@@ -476,6 +495,7 @@ fn requantized(checkpoint: &Checkpoint, options: &Options) -> Result<Vec<Item>> 
             tensor: i,
             rows: RowMap::Span(0..n),
             offset: 0.0,
+            scale: 1.0,
         }]);
         items.push(Item {
             name: t.name.clone(),

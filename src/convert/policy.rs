@@ -338,7 +338,9 @@ impl Policy {
 
     fn one(&self, name: &str, dims: &[u64], model: &Model, used: &mut Used) -> (Dtype, Reason) {
         let extent = dims.iter().rposition(|&d| d > 1).map_or(0, |p| p + 1);
-        if extent < 2 || ALWAYS_F32.iter().any(|part| name.contains(part)) {
+        // Tensors without a suffix are factors of a state space.
+        let matrix = extent > 1 && name.ends_with(".weight");
+        if !matrix || ALWAYS_F32.iter().any(|part| name.contains(part)) {
             return (Dtype::F32, Reason::Small);
         }
         let (want, reason) = match self.given(name, model, used) {

@@ -78,6 +78,8 @@ pub struct Part {
     pub rows: RowMap,
     /// Added to every value.
     pub offset: f32,
+    /// Every value is multiplied with it first.
+    pub scale: f32,
 }
 
 #[cfg(test)]

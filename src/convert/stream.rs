@@ -83,6 +83,15 @@ impl Job<'_> {
         let parts: Vec<usize> = match self.source {
             Source::Rows(parts) => parts.iter().map(|p| p.rows.len()).collect(),
             Source::Values(values) => vec![values.len()],
+            Source::Made(_) => {
+                let rows = self.dims.iter().product::<u64>() as usize / self.row_len();
+                let whole = Unit {
+                    part: 0,
+                    rows: 0..rows,
+                    first: 0,
+                };
+                return vec![whole];
+            }
         };
         let step = (UNIT / self.row_len()).max(1);
         let (mut units, mut first) = (Vec::new(), 0);
@@ -111,6 +120,16 @@ impl Job<'_> {
                     read,
                 });
             }
+            Source::Made(made) => {
+                let x = made.values(self.checkpoint)?;
+                let (bytes, outcome) = self.encode(&x, unit, &mut scratch.y, |at| at as u64)?;
+                let read = made.source_bytes(self.checkpoint);
+                return Ok(Done {
+                    bytes,
+                    outcome,
+                    read,
+                });
+            }
         };
         let (part, rows) = (&parts[unit.part], &unit.rows);
         let source = &self.checkpoint.tensors()[part.tensor];
@@ -130,10 +149,12 @@ impl Job<'_> {
             part.rows.at(rows.start + at / cols) as u64 * cols as u64 + (at % cols) as u64
         };
         let nonfinite = self.check(x, index, &source.name)?;
-        if part.offset != 0.0 {
-            x.iter_mut().for_each(|v| *v += part.offset);
+        let same = part.offset == 0.0 && part.scale == 1.0;
+        if !same {
+            x.iter_mut()
+                .for_each(|v| *v = *v * part.scale + part.offset);
         }
-        let (bytes, mut outcome) = if from == self.dtype && part.offset == 0.0 {
+        let (bytes, mut outcome) = if from == self.dtype && same {
             let bytes = match from {
                 Dtype::F32 if cfg!(target_endian = "little") => bytemuck::cast_slice(x).to_vec(),
                 _ => raw.clone(),

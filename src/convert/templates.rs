@@ -22,6 +22,14 @@ pub const GEB_TEMPLATE: &str = concat!(
     "{% else %}{{ message['content'] ~ '\\n\\n' }}{% endif %}{% endfor %}",
 );
 
+/// The form of RWKV's World models, for folders and files without a template.
+pub const RWKV_TEMPLATE: &str = concat!(
+    "{% for m in messages %}{% if m['role'] == 'user' %}{{ 'User: ' }}",
+    "{% elif m['role'] == 'assistant' %}{{ 'Assistant: ' }}{% else %}{{ 'System: ' }}{% endif %}",
+    "{{ m['content'].strip() + '\n\n' }}{% endfor %}",
+    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}",
+);
+
 /// Reads the chat templates into `vocab`; `given` replaces them.
 pub(super) fn read(
     folder: &Folder,
@@ -69,6 +77,9 @@ pub(super) fn read(
     } else if family == Family::Geb {
         vocab.notes.push("no chat template in the folder: the ChatGLM2 form is used (--chat-template replaces it)".into());
         out.push(("default".into(), GEB_TEMPLATE.into()));
+    } else if vocab.model == "rwkv" {
+        vocab.notes.push("no chat template in the folder: the form of RWKV World is used (--chat-template replaces it)".into());
+        out.push(("default".into(), RWKV_TEMPLATE.into()));
     }
     check(&out)?;
     vocab.templates = out;

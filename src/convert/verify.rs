@@ -1,10 +1,13 @@
 //! The tokenizer that will be written against the tokenizer of the source, on a fixed text.
 
+use std::collections::HashMap;
+
 use super::folder::{Folder, bad};
-use super::spm;
+use super::{rwkv_vocab, spm};
 use super::vocab::Vocab;
 use crate::error::{Error, Result};
 use crate::gguf::GgufFile;
+use crate::limits;
 use crate::gguf::writer::{self, MetaValue};
 use crate::tokenizer::{Encode, Tokenizer};
 
@@ -69,6 +72,8 @@ pub(super) fn tokenizer(
 /// The tokenizer of the source.
 enum Reference<'a> {
     Json(Box<tokenizers::Tokenizer>),
+    /// Tokens of RWKV by their bytes.
+    Longest(HashMap<Vec<u8>, u32>),
     Pieces {
         folder: &'a Folder,
         file: &'static str,
@@ -86,6 +91,10 @@ impl<'a> Reference<'a> {
                     prefix: vocab.space_prefix.unwrap_or(true),
                 });
             }
+        }
+        if let Some(file) = rwkv_vocab::file(folder)? {
+            let tokens = rwkv_vocab::tokens(folder, &file)?;
+            return Ok(Reference::Longest(tokens.into_iter().zip(0..).collect()));
         }
         const FILE: &str = "tokenizer.json";
         let bytes = folder.bytes(FILE)?.unwrap_or_default();
@@ -110,6 +119,20 @@ impl<'a> Reference<'a> {
                 file,
                 prefix,
             } => spm::encode_plain(folder, file, *prefix, text),
+            Reference::Longest(ids) => {
+                let (mut rest, mut out) = (text.as_bytes(), Vec::new());
+                while !rest.is_empty() {
+                    let token = |n: usize| Some((n, *ids.get(&rest[..n])?));
+                    let most = rest.len().min(limits::MAX_RWKV_TOKEN_BYTES);
+                    let Some((n, id)) = (1..=most).rev().find_map(token) else {
+                        let byte = format!("no token for byte {:#04x}", rest[0]);
+                        return Err(bad("vocabulary", "tokens", byte, "one for each byte"));
+                    };
+                    out.push(id);
+                    rest = &rest[n..];
+                }
+                Ok(out)
+            }
             Reference::Json(t) => {
                 let run = std::panic::AssertUnwindSafe(|| t.encode_fast(text, false));
                 match std::panic::catch_unwind(run) {

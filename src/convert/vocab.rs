@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::folder::{Fields, Folder, bad, kind, short};
 use super::fronts::Family;
-use super::{bpe, spm, templates};
+use super::{bpe, rwkv_vocab, spm, templates};
 use crate::error::Result;
 use crate::gguf::writer::MetaValue;
 use crate::limits;
@@ -41,7 +41,7 @@ pub struct Token {
 /// A vocabulary before it becomes metadata.
 #[derive(Clone, Debug, Default)]
 pub struct Vocab {
-    /// `tokenizer.ggml.model`: `llama` or `gpt2`.
+    /// `tokenizer.ggml.model`: `llama`, `gpt2` or `rwkv`.
     pub model: &'static str,
     /// `tokenizer.ggml.pre`.
     pub pre: &'static str,
@@ -154,10 +154,12 @@ pub fn read(
         .find(|f| folder.has(f));
     if let Some(file) = model_file {
         spm::read(folder, file, &sources, &mut vocab)?;
+    } else if let Some(file) = rwkv_vocab::file(folder)? {
+        rwkv_vocab::read(folder, &file, &mut vocab)?;
     } else if sources.tokenizer.is_some() {
         bpe::read(&sources, &mut vocab)?;
     } else {
-        let known = "tokenizer.model, GEBtokenizer.model or tokenizer.json";
+        let known = "tokenizer.model, GEBtokenizer.model, rwkv_vocab*.txt or tokenizer.json";
         return Err(bad(&folder.name(), "tokenizer", "absent", known));
     }
     if family == Family::Geb {
@@ -393,6 +395,7 @@ fn special_ids(sources: &Sources, vocab: &mut Vocab, family: Family) -> Result<(
             stops = listed.into_iter().filter(|&l| Some(l) != id).collect();
         }
     }
+    special.extend(vocab.special.iter().filter(|s| s.0 == "eot"));
     stop_ids(&mut special, stops, &mut vocab.notes);
     if family == Family::Geb {
         // ChatGLM tokenizers pad with the unknown token.

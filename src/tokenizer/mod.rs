@@ -10,6 +10,7 @@ mod merges;
 #[cfg(test)]
 mod oracle;
 mod pre;
+mod rwkv;
 mod special;
 mod spm;
 mod stream;
@@ -73,7 +74,8 @@ impl Tokenizer {
         // Files without token types, or with wrong ones, call these normal; text must not
         // become one of them.
         for id in [ids.bos, ids.eos, ids.eot, ids.eom].into_iter().flatten() {
-            if vocab.kind(id) == Kind::Normal {
+            // RWKV's end of a turn is an empty line, which text may well hold.
+            if vocab.kind(id) == Kind::Normal && algorithm != Algorithm::Rwkv {
                 vocab.set_kind(id, Kind::Control);
             }
         }
@@ -91,6 +93,7 @@ impl Tokenizer {
                     pre.add_bos,
                 )
             }
+            Algorithm::Rwkv => (Box::new(rwkv::Rwkv::new(&vocab)?), false),
         };
         let stop = special::stop_ids(&vocab, &ids);
         if stop.is_empty() {

@@ -18,6 +18,8 @@ pub(super) enum Algorithm {
     Spm,
     /// `gpt2`: byte-level BPE.
     ByteBpe,
+    /// `rwkv`: the longest token.
+    Rwkv,
 }
 
 /// Special ids; all are below the vocabulary's length.
@@ -45,10 +47,11 @@ pub(super) fn algorithm(file: &GgufFile) -> Result<Algorithm> {
     match GgufFile::require(KEY, file.str(KEY)?)? {
         "llama" => Ok(Algorithm::Spm),
         "gpt2" => Ok(Algorithm::ByteBpe),
+        "rwkv" => Ok(Algorithm::Rwkv),
         other => Err(Error::Unsupported {
             what: "tokenizer model",
             value: other.to_owned(),
-            known: "llama, gpt2".to_owned(),
+            known: "llama, gpt2, rwkv".to_owned(),
         }),
     }
 }

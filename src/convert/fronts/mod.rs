@@ -1,6 +1,10 @@
 //! What the families of checkpoints look like: how they are recognised, which architecture they
 //! become, and which GGUF tensor is made of which rows of which checkpoint tensors.
 
+pub(super) mod recurrent;
+
+use recurrent::States;
+
 /// Which front end reads a checkpoint.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Family {
@@ -22,6 +26,16 @@ pub enum Family {
     Olmo2,
     /// Gemma 3, text.
     Gemma3,
+    /// RWKV 5.2, written as RWKV 6.
+    Rwkv5,
+    /// RWKV 6.
+    Rwkv6,
+    /// RWKV 7.
+    Rwkv7,
+    /// Mamba and FalconMamba.
+    Mamba,
+    /// Mamba 2.
+    Mamba2,
 }
 
 /// A family: what a front end needs to know before it reads numbers.
@@ -44,6 +58,8 @@ pub struct Front {
     /// Whether the output matrix is the embedding when the configuration does not say.
     pub tied: bool,
     pub(super) table: &'static Table,
+    /// Takes the place of the table in families whose layers keep a state.
+    pub(super) states: Option<&'static States>,
 }
 
 const LIKE_LLAMA: Front = Front {
@@ -56,7 +72,28 @@ const LIKE_LLAMA: Front = Front {
     norm_offset: 0.0,
     tied: false,
     table: &LLAMA,
+    states: None,
 };
+
+/// A family whose layers keep a state.
+const fn state(
+    family: Family,
+    classes: &'static [&'static str],
+    types: &'static [&'static str],
+    architecture: &'static str,
+    states: &'static States,
+) -> Front {
+    Front {
+        family,
+        classes,
+        types,
+        architecture,
+        permuted: false,
+        tied: matches!(family, Family::Mamba | Family::Mamba2),
+        states: Some(states),
+        ..LIKE_LLAMA
+    }
+}
 
 /// All families.
 pub const FRONTS: &[Front] = &[
@@ -130,6 +167,48 @@ pub const FRONTS: &[Front] = &[
         table: &GEMMA3,
         ..LIKE_LLAMA
     },
+    state(
+        Family::Rwkv5,
+        &["Rwkv5ForCausalLM"],
+        &["rwkv5"],
+        "rwkv6",
+        &recurrent::RWKV5,
+    ),
+    state(
+        Family::Rwkv6,
+        &["Rwkv6ForCausalLM"],
+        &["rwkv6"],
+        "rwkv6",
+        &recurrent::RWKV6,
+    ),
+    state(
+        Family::Rwkv7,
+        &["RWKV7ForCausalLM", "Rwkv7ForCausalLM"],
+        &["rwkv7"],
+        "rwkv7",
+        &recurrent::RWKV7,
+    ),
+    state(
+        Family::Mamba,
+        &["MambaForCausalLM"],
+        &["mamba"],
+        "mamba",
+        &recurrent::MAMBA,
+    ),
+    state(
+        Family::Mamba,
+        &["FalconMambaForCausalLM"],
+        &["falcon_mamba"],
+        "mamba",
+        &recurrent::MAMBA,
+    ),
+    state(
+        Family::Mamba2,
+        &["Mamba2ForCausalLM"],
+        &["mamba2"],
+        "mamba2",
+        &recurrent::MAMBA2,
+    ),
 ];
 
 /// A dimension in symbols.
