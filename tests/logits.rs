@@ -13,7 +13,7 @@ use geb::{Dtype, Error};
 use geb_kernels::Level;
 use safetensors::SafeTensors;
 
-const CASES: [&str; 16] = [
+const CASES: &[&str] = &[
     "llama",
     "llama-tied-bf16",
     "llama3",
@@ -30,6 +30,14 @@ const CASES: [&str; 16] = [
     "olmo",
     "olmo2",
     "gemma3",
+    "rwkv5",
+    "rwkv5:pth",
+    "rwkv6",
+    "rwkv6:pth",
+    "rwkv7",
+    "rwkv7:pth",
+    "mamba",
+    "mamba2",
 ];
 
 fn root() -> PathBuf {
@@ -49,10 +57,16 @@ fn layout(case: &str) -> GebLayout {
     }
 }
 
+/// A case and, behind a colon, which of its checkpoints: `hf` if not said.
+fn checkpoint(case: &str) -> PathBuf {
+    let (case, folder) = case.split_once(':').unwrap_or((case, "hf"));
+    root().join("tests/fixtures").join(case).join(folder)
+}
+
 fn model(case: &str, dtype: Dtype) -> Arc<Model> {
     let dir = tempfile::tempdir().expect("temporary folder");
     let out = dir.path().join("model.gguf");
-    let source = root().join("tests/fixtures").join(case).join("hf");
+    let source = checkpoint(case);
     let options = Options {
         policy: dtype.into(),
         layout: layout(case),
@@ -77,10 +91,7 @@ struct Expected {
 }
 
 fn expected(case: &str) -> Expected {
-    let path = root()
-        .join("tests/fixtures")
-        .join(case)
-        .join("expected.safetensors");
+    let path = checkpoint(case).with_file_name("expected.safetensors");
     let bytes = std::fs::read(&path).expect("a file of the repository");
     let file = SafeTensors::deserialize(&bytes).expect("safetensors");
     let ids = |name: &str| -> Vec<u32> {
@@ -132,7 +143,7 @@ fn greedy(session: &mut Session, prompt: &[u32], n: usize) -> Vec<u32> {
 
 #[test]
 fn every_architecture_has_a_reference() {
-    let checked: Vec<_> = CASES.map(|case| expected(case).architecture).into();
+    let checked: Vec<_> = CASES.iter().map(|c| expected(c).architecture).collect();
     for arch in REGISTRY {
         let name = arch.name;
         assert!(checked.iter().any(|c| c == name), "{name}: no case");
@@ -169,7 +180,15 @@ fn f32_logits_and_greedy_ids_equal_the_reference_on_every_level() {
 
 #[test]
 fn batching_and_threads_do_not_change_the_result() {
-    for case in ["llama", "mistral-swa", "geb-alt"] {
+    for case in [
+        "llama",
+        "mistral-swa",
+        "geb-alt",
+        "rwkv6",
+        "rwkv7",
+        "mamba",
+        "mamba2",
+    ] {
         let (model, want) = (model(case, Dtype::F32), expected(case));
         let whole = session(
             &model,
