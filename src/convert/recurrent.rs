@@ -2,15 +2,15 @@
 
 use serde_json::{Value, json};
 
+use super::Source;
 use super::checkpoint::Checkpoint;
 use super::folder::{Fields, bad};
-use super::fronts::recurrent::{Dialect, Entry, Make, Size, States, spell};
-use super::fronts::{Family, Front};
-use super::hyper::Hyper;
+use super::fronts::Front;
+use super::fronts::recurrent::{Dialect, Entry, Kind, Make, Size, States, spell};
+use super::hyper::{Hyper, LayerSizes, Shape};
 use super::made::{How, Made, Piece};
 use super::names::Output;
 use super::rows::{Part, RowMap};
-use super::Source;
 use crate::error::{Error, Result};
 use crate::gguf::writer::MetaValue;
 use crate::limits;
@@ -20,8 +20,13 @@ const FILE: &str = "config.json";
 const CONTEXT: u64 = 1 << 20;
 
 /// Sizes that only these families have.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct StateSizes {
+    pub(super) kind: Kind,
+    /// Layers.
+    pub layers: usize,
+    /// Width of the feed-forward part.
+    pub ffn: usize,
     /// Heads.
     pub heads: usize,
     /// State for each inner channel.
@@ -39,7 +44,7 @@ pub struct StateSizes {
 }
 
 /// Reads the configuration.
-pub(super) fn hyper(c: &Fields<'_>, front: &'static Front) -> Result<Hyper> {
+pub(super) fn hyper(c: &Fields<'_>, front: &'static Front, states: &States) -> Result<Hyper> {
     let width = 1..=limits::MAX_WIDTH;
     let need = |names: &[&'static str]| Ok(c.need_uint(names, width.clone())? as usize);
     let e: usize = need(&["hidden_size", "d_model"])?;
@@ -47,34 +52,38 @@ pub(super) fn hyper(c: &Fields<'_>, front: &'static Front) -> Result<Hyper> {
     let ffn = c.uint(&["intermediate_size"], width.clone())?;
     let epsilon = ["layer_norm_epsilon", "norm_eps"];
     let mut s = StateSizes {
+        kind: states.kind,
+        layers: layers as usize,
+        ffn: 0,
         heads: 1,
+        state: 0,
         inner: e,
-        groups: 1,
         taps: 1,
-        ..StateSizes::default()
+        rank: 0,
+        groups: 1,
+        rescale: 0,
     };
-    let mut width = 0;
-    match front.family {
-        Family::Rwkv5 | Family::Rwkv6 | Family::Rwkv7 => {
+    match s.kind {
+        Kind::Rwkv5 | Kind::Rwkv6 | Kind::Rwkv7 => {
             s.state = c.uint(&["head_dim", "head_size"], 1..=4096)?.unwrap_or(64) as usize;
             s.heads = divides("head_size", s.state, e)?;
             let rescale = c.uint(&["rescale_every"], 0..=limits::MAX_LAYERS)?;
             s.rescale = rescale.unwrap_or(0) as usize;
-            width = ffn.map_or_else(|| usual_ffn(front.family, e), |f| f as usize);
+            s.ffn = ffn.map_or_else(|| usual_ffn(s.kind, e), |f| f as usize);
         }
         _ => {
-            s.inner = match front.family {
-                Family::Mamba => ffn.map(|f| f as usize),
-                _ => None,
+            s.inner = match s.kind {
+                Kind::Mamba2 => None,
+                _ => ffn.map(|f| f as usize),
             }
             .unwrap_or(e * c.uint(&["expand"], 1..=64)?.unwrap_or(2) as usize);
             s.state = need(&["state_size"])?;
             s.taps = c.need_uint(&["conv_kernel"], 1..=limits::MAX_CONV)? as usize;
         }
     }
-    match front.family {
-        Family::Mamba => s.rank = need(&["time_step_rank"])?,
-        Family::Mamba2 => {
+    match s.kind {
+        Kind::Mamba | Kind::FalconMamba => s.rank = need(&["time_step_rank"])?,
+        Kind::Mamba2 => {
             s.heads = need(&["num_heads"])?;
             divides("num_heads", s.heads, s.inner)?;
             s.groups = need(&["n_groups"])?;
@@ -82,15 +91,20 @@ pub(super) fn hyper(c: &Fields<'_>, front: &'static Front) -> Result<Hyper> {
         }
         _ => {}
     }
-    Ok(Hyper {
-        front,
-        layers: layers as usize,
-        width: e,
-        ffn: width,
+    let sizes = LayerSizes {
         heads: 0,
         kv_heads: 0,
-        head_dim: 0,
-        head_dim_given: false,
+        ffn: s.ffn,
+    };
+    Ok(Hyper {
+        front,
+        table: front.table,
+        width: e,
+        shape: Shape {
+            layers: vec![sizes; s.layers],
+            head_dim: 0,
+            head_dim_given: false,
+        },
         vocab: c.need_uint(&["vocab_size"], 1..=limits::MAX_VOCAB as u64)? as usize,
         context: CONTEXT,
         eps: c.float(&epsilon, 0.0..=1.0)?.unwrap_or(1e-5) as f32,
@@ -99,15 +113,15 @@ pub(super) fn hyper(c: &Fields<'_>, front: &'static Front) -> Result<Hyper> {
         window: None,
         tied: c.bool("tie_word_embeddings")?.unwrap_or(front.tied),
         rotary: 0,
-        more: Vec::new(),
         states: Some(s),
+        more: Vec::new(),
     })
 }
 
 /// Widths of the feed-forward part where the configuration has `null`.
-fn usual_ffn(family: Family, e: usize) -> usize {
-    match family {
-        Family::Rwkv7 => 4 * e,
+fn usual_ffn(kind: Kind, e: usize) -> usize {
+    match kind {
+        Kind::Rwkv7 => 4 * e,
         _ => e * 7 / 2 / 32 * 32,
     }
 }
@@ -125,22 +139,22 @@ pub(super) fn metadata(h: &Hyper, s: &StateSizes, rows: usize) -> Vec<(String, M
     let u = |v: usize| MetaValue::U32(v as u32);
     let mut out = Vec::new();
     let mut key = |name: &str, value: MetaValue| out.push((format!("{arch}.{name}"), value));
-    key("block_count", u(h.layers));
+    key("block_count", u(s.layers));
     key("context_length", MetaValue::U32(h.context as u32));
     key("embedding_length", u(h.width));
-    key("feed_forward_length", u(h.ffn));
+    key("feed_forward_length", u(s.ffn));
     key("attention.head_count", u(0));
-    match h.front.family {
-        Family::Mamba | Family::Mamba2 => {
+    match s.kind {
+        kind if kind.is_mamba() => {
             key("attention.layer_norm_rms_epsilon", MetaValue::F32(h.eps));
             key("ssm.conv_kernel", u(s.taps));
             key("ssm.inner_size", u(s.inner));
             key("ssm.state_size", u(s.state));
             key("ssm.time_step_rank", u(s.rank.max(s.heads)));
-            if h.front.family == Family::Mamba2 {
+            if s.kind == Kind::Mamba2 {
                 key("ssm.group_count", u(s.groups));
             } else {
-                let normed = h.front.types.contains(&"falcon_mamba");
+                let normed = s.kind == Kind::FalconMamba;
                 key("ssm.dt_b_c_rms", MetaValue::Bool(normed));
             }
         }
@@ -148,7 +162,7 @@ pub(super) fn metadata(h: &Hyper, s: &StateSizes, rows: usize) -> Vec<(String, M
             key("attention.layer_norm_epsilon", MetaValue::F32(h.eps));
             key("wkv.head_size", u(s.state));
             key("token_shift_count", u(2));
-            if h.front.family != Family::Rwkv7 {
+            if s.kind != Kind::Rwkv7 {
                 key("rescale_every_n_layers", u(s.rescale));
             }
         }
@@ -159,12 +173,15 @@ pub(super) fn metadata(h: &Hyper, s: &StateSizes, rows: usize) -> Vec<(String, M
 
 /// The keys that say how wide the low-rank matrices are.
 pub(super) fn ranks(h: &Hyper, outputs: &[Output]) -> Vec<(String, MetaValue)> {
-    let keys: &[(&str, &str, u64)] = match h.front.family {
-        Family::Rwkv5 | Family::Rwkv6 => &[
+    let Some(s) = &h.states else {
+        return Vec::new();
+    };
+    let keys: &[(&str, &str, u64)] = match s.kind {
+        Kind::Rwkv5 | Kind::Rwkv6 => &[
             ("time_mix_extra_dim", "time_mix_w1", 5),
             ("time_decay_extra_dim", "time_mix_decay_w1", 1),
         ],
-        Family::Rwkv7 => &[
+        Kind::Rwkv7 => &[
             ("attention.decay_lora_rank", "time_mix_w1", 1),
             ("attention.iclr_lora_rank", "time_mix_a1", 1),
             ("attention.value_residual_mix_lora_rank", "time_mix_v1", 1),
@@ -172,7 +189,7 @@ pub(super) fn ranks(h: &Hyper, outputs: &[Output]) -> Vec<(String, MetaValue)> {
         ],
         _ => &[],
     };
-    let last = h.layers - 1;
+    let last = s.layers - 1;
     let of = |&(key, tensor, parts): &(&str, &str, u64)| {
         let name = format!("blk.{last}.{tensor}.weight");
         let found = outputs.iter().find(|o| o.name == name)?;
@@ -205,10 +222,13 @@ pub(super) fn outputs(
     states: &States,
     vocab: usize,
 ) -> Result<Vec<Output>> {
+    let Some(sizes) = hyper.states else {
+        return Ok(Vec::new());
+    };
     let mut walk = Walk {
         checkpoint,
         hyper,
-        sizes: hyper.states.unwrap_or_default(),
+        sizes,
         dialect: dialect(checkpoint),
         vocab,
         problems: Vec::new(),
@@ -216,7 +236,7 @@ pub(super) fn outputs(
         out: Vec::new(),
     };
     states.first.iter().for_each(|e| walk.entry(e, 0));
-    for layer in 0..hyper.layers {
+    for layer in 0..sizes.layers {
         for entry in states.layer.iter().copied().flatten() {
             walk.entry(entry, layer);
         }
@@ -255,14 +275,14 @@ impl Walk<'_> {
     /// A dimension; `None` for any.
     fn size(&self, size: Size) -> Option<u64> {
         let (h, s) = (self.hyper, &self.sizes);
-        let channels = match h.front.family {
-            Family::Mamba2 => s.inner + 2 * s.groups * s.state,
+        let channels = match s.kind {
+            Kind::Mamba2 => s.inner + 2 * s.groups * s.state,
             _ => s.inner,
         };
         let n = match size {
             Size::V => self.vocab,
             Size::E => h.width,
-            Size::F => h.ffn,
+            Size::F => s.ffn,
             Size::H => s.heads,
             Size::N => s.state,
             Size::D => s.inner,
@@ -328,7 +348,11 @@ impl Walk<'_> {
             return;
         }
         // Dimensions of the output, outermost first; any: 1.
-        let known: Vec<u64> = entry.shape.iter().map(|&s| self.size(s).unwrap_or(1)).collect();
+        let known: Vec<u64> = entry
+            .shape
+            .iter()
+            .map(|&s| self.size(s).unwrap_or(1))
+            .collect();
         if entry.make == Make::Zeros {
             let pieces = vec![Piece::Zeros(known.iter().product::<u64>() as usize)];
             let how = How::Same;
@@ -343,7 +367,8 @@ impl Walk<'_> {
                 (_, None) => return,
             }
         }
-        let Some(&Piece::Tensor(first)) = pieces.iter().find(|p| matches!(p, Piece::Tensor(_))) else {
+        let Some(&Piece::Tensor(first)) = pieces.iter().find(|p| matches!(p, Piece::Tensor(_)))
+        else {
             return;
         };
         let (dims, source) = match entry.make {
@@ -361,7 +386,10 @@ impl Walk<'_> {
                 } else if how == How::Turned && n > 1 {
                     dims.swap(n - 1, n - 2);
                 }
-                (shaped(entry, dims, &self.sizes), Source::Made(Made { pieces, how }))
+                (
+                    shaped(entry, dims, &self.sizes),
+                    Source::Made(Made { pieces, how }),
+                )
             }
             Make::Zeros => return,
         };
@@ -369,7 +397,11 @@ impl Walk<'_> {
     }
 
     fn find_unless_zero(&mut self, entry: &Entry, from: &str, layer: usize) -> Option<usize> {
-        if from == "0" { None } else { self.find(entry, from, layer) }
+        if from == "0" {
+            None
+        } else {
+            self.find(entry, from, layer)
+        }
     }
 
     /// A tensor that stays as it is, or is divided.
@@ -387,6 +419,7 @@ impl Walk<'_> {
             tensor,
             rows: RowMap::Span(0..n as usize),
             offset: 0.0,
+            transposed: false,
             scale: 0.5f32.powi(halvings as i32),
         }])
     }

@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 
 use super::folder::{Folder, bad};
-use super::{rwkv_vocab, spm};
 use super::vocab::Vocab;
+use super::{bpe, rwkv_vocab, spm};
 use crate::error::{Error, Result};
 use crate::gguf::GgufFile;
-use crate::limits;
 use crate::gguf::writer::{self, MetaValue};
+use crate::limits;
 use crate::tokenizer::{Encode, Tokenizer};
 
 /// English, Chinese, digits, white space, punctuation, code, composed characters and emoji. No
@@ -97,7 +97,10 @@ impl<'a> Reference<'a> {
             return Ok(Reference::Longest(tokens.into_iter().zip(0..).collect()));
         }
         const FILE: &str = "tokenizer.json";
-        let bytes = folder.bytes(FILE)?.unwrap_or_default();
+        let bytes = match folder.bytes(FILE)? {
+            Some(bytes) => bytes,
+            None => bpe::from_parts(folder)?.map_or_else(Vec::new, |v| v.to_string().into()),
+        };
         // The library panics on some malformed files.
         let built = std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(&bytes));
         match built {

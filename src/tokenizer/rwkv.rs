@@ -2,9 +2,9 @@
 //!
 //! Tokens are bytes, in the file as the inside of a Python bytes literal (`\x00`, `\n`, `\\`).
 
+use super::Engine;
 use super::validate::{TOKENS, key_error, short};
 use super::vocab::{Kind, Vocab};
-use super::Engine;
 use crate::error::{Error, Result};
 use crate::limits;
 
@@ -21,7 +21,11 @@ impl Rwkv {
         let mut bytes = Vec::with_capacity(vocab.len());
         for (id, text, kind) in vocab.iter() {
             let normal = kind == Kind::Normal && !text.is_empty();
-            let token = if normal { unescape(text) } else { Some(Vec::new()) };
+            let token = if normal {
+                unescape(text)
+            } else {
+                Some(Vec::new())
+            };
             let token = token.filter(|t| t.len() <= limits::MAX_RWKV_TOKEN_BYTES);
             let token = token.ok_or_else(|| {
                 let allowed = format!(
@@ -124,7 +128,10 @@ mod tests {
 
     #[test]
     fn literals_of_python() {
-        assert_eq!(unescape(r"a\x00\\\'\t\n\r b"), Some(b"a\0\\'\t\n\r b".to_vec()));
+        assert_eq!(
+            unescape(r"a\x00\\\'\t\n\r b"),
+            Some(b"a\0\\'\t\n\r b".to_vec())
+        );
         assert_eq!(unescape("é"), Some("é".as_bytes().to_vec()));
         for broken in ["\\", "\\x", "\\x1", "\\xg0"] {
             assert_eq!(unescape(broken), None, "{broken}");

@@ -82,9 +82,29 @@ macro_rules! entries {
     };
 }
 
+/// Which of the graphs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::convert) enum Kind {
+    /// RWKV 5.2, written as RWKV 6.
+    Rwkv5,
+    Rwkv6,
+    Rwkv7,
+    Mamba,
+    /// Mamba whose step size, B and C are normed.
+    FalconMamba,
+    Mamba2,
+}
+
+impl Kind {
+    pub const fn is_mamba(self) -> bool {
+        matches!(self, Kind::Mamba | Kind::FalconMamba | Kind::Mamba2)
+    }
+}
+
 /// Entries before, in and after the layers.
 #[derive(Debug)]
 pub(in crate::convert) struct States {
+    pub kind: Kind,
     pub first: &'static [Entry],
     pub layer: &'static [&'static [Entry]],
     pub last: &'static [Entry],
@@ -122,6 +142,7 @@ const RWKV_GATED: &[Entry] = entries! {
 
 /// RWKV 5 mixes `x μ + previous (1 - μ)`, RWKV 6 `x + (previous - x) λ`; what 6 adds is zero.
 pub(in crate::convert) const RWKV5: States = States {
+    kind: Kind::Rwkv5,
     first: RWKV_FIRST,
     layer: &[
         RWKV_COMMON,
@@ -143,6 +164,7 @@ pub(in crate::convert) const RWKV5: States = States {
 };
 
 pub(in crate::convert) const RWKV6: States = States {
+    kind: Kind::Rwkv6,
     first: RWKV_FIRST,
     layer: &[
         RWKV_COMMON,
@@ -165,6 +187,7 @@ pub(in crate::convert) const RWKV6: States = States {
 };
 
 pub(in crate::convert) const RWKV7: States = States {
+    kind: Kind::Rwkv7,
     first: RWKV_FIRST,
     layer: &[
         RWKV_COMMON,
@@ -201,6 +224,7 @@ const MAMBA_LAST: &[Entry] = entries! {
 };
 
 pub(in crate::convert) const MAMBA: States = States {
+    kind: Kind::Mamba,
     first: MAMBA_FIRST,
     layer: &[entries! {
         "blk.{}.attn_norm.weight" [E] Rows = "backbone.layers.{}.norm.weight";
@@ -219,7 +243,13 @@ pub(in crate::convert) const MAMBA: States = States {
     last: MAMBA_LAST,
 };
 
+pub(in crate::convert) const FALCON_MAMBA: States = States {
+    kind: Kind::FalconMamba,
+    ..MAMBA
+};
+
 pub(in crate::convert) const MAMBA2: States = States {
+    kind: Kind::Mamba2,
     first: MAMBA_FIRST,
     layer: &[entries! {
         "blk.{}.attn_norm.weight" [E] Rows = "backbone.layers.{}.norm.weight";

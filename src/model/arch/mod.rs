@@ -9,6 +9,7 @@ mod mamba2;
 mod minicpm;
 mod olmo;
 mod olmo2;
+mod openelm;
 mod phi3;
 mod qwen2;
 mod qwen3;
@@ -131,6 +132,7 @@ pub const REGISTRY: &[&Arch] = &[
     &minicpm::ARCH,
     &olmo::ARCH,
     &olmo2::ARCH,
+    &openelm::ARCH,
     &rwkv6::ARCH,
     &rwkv7::ARCH,
     &mamba::ARCH,

@@ -144,7 +144,7 @@ impl Binder<'_> {
     }
 
     fn channel_mix(&mut self, c: &Config, n: usize) -> Ffn {
-        let (e, f) = (c.embedding_length, c.feed_forward_length);
+        let (e, f) = (c.embedding_length, c.layers[n].feed_forward_length);
         let name = |role: &str| format!("blk.{n}.channel_mix_{role}");
         let gated = c.arch.mixer == MixerKind::Rwkv6;
         let mix = ChannelMix {

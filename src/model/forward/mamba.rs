@@ -74,8 +74,11 @@ impl Pass<'_, '_> {
                 self.project(&mut b.acts, x, n, outs);
                 if r.normed {
                     let ones = vec![1.0; r.rank.max(r.state)];
-                    for (part, width) in [(&mut *low, r.rank), (&mut *bs, r.state), (&mut *cs, r.state)]
-                    {
+                    for (part, width) in [
+                        (&mut *low, r.rank),
+                        (&mut *bs, r.state),
+                        (&mut *cs, r.state),
+                    ] {
                         let eps = c.norm_epsilon;
                         self.rows(part, width, |_, row| {
                             kernels.rms_norm_each(row, &ones[..width], eps)
@@ -84,7 +87,9 @@ impl Pass<'_, '_> {
                 }
                 // The convolution's input is done with: step sizes take its place.
                 self.project(&mut b.acts, low, n, [(dt, &mut *u)]);
-                self.rows(u, d, |_, row| row.iter_mut().for_each(|v| *v = softplus(*v)));
+                self.rows(u, d, |_, row| {
+                    row.iter_mut().for_each(|v| *v = softplus(*v))
+                });
                 let state = &mut self.state.mixer_mut(l)[past..];
                 let mut jobs = columns(state, MatMut::new(y, n, d, d), (CHANNELS, r.state));
                 let inputs = [&*u, &*x, &*bs, &*cs];
@@ -195,7 +200,10 @@ fn scan2(
         let row = &x[t * channels..(t + 1) * channels];
         let (x, bc) = row.split_at(r.inner);
         let (b, c) = bc.split_at(r.groups * n);
-        let (b, c) = (&b[group * n..(group + 1) * n], &c[group * n..(group + 1) * n]);
+        let (b, c) = (
+            &b[group * n..(group + 1) * n],
+            &c[group * n..(group + 1) * n],
+        );
         let dt = steps[t * r.heads + head];
         let decay = (dt * m.a[head]).exp();
         let x = &x[head * width..(head + 1) * width];

@@ -23,6 +23,7 @@ use geb_kernels::mat::MatMut;
 use geb_kernels::team::Leader;
 use geb_kernels::{ActKind, Activations, Kernels};
 
+use super::config::LayerSizes;
 use super::inputs::InputStats;
 use super::rope::Ropes;
 use super::weights::{Ffn, Linear, Mixer, Norm, QMatrix};
@@ -61,23 +62,28 @@ impl Buffers {
         Buffers {
             x: zeros(c.embedding_length),
             h: zeros(c.embedding_length),
-            qkv: zeros(c.q_width() + 2 * c.kv_width()),
-            attn: zeros(c.q_width()),
-            gate_up: zeros(2 * c.feed_forward_length),
+            qkv: zeros(c.widest(|l| l.q_width() + 2 * l.kv_width())),
+            attn: zeros(c.widest(LayerSizes::q_width)),
+            gate_up: zeros(2 * c.widest(|l| l.feed_forward_length)),
             pieces: Vec::new(),
             mix: zeros(c.scratch),
-            before: vec![0.0; if c.recurrent.is_some() { c.embedding_length } else { 0 }],
+            before: vec![
+                0.0;
+                if c.recurrent.is_some() {
+                    c.embedding_length
+                } else {
+                    0
+                }
+            ],
             acts: Default::default(),
         }
     }
 
     /// Bytes the buffers of a batch take, activations in their packed form included.
     pub(crate) fn bytes(c: &Config, batch: usize) -> u64 {
-        let width = 3 * c.embedding_length
-            + 3 * c.q_width()
-            + 2 * c.kv_width()
-            + 4 * c.feed_forward_length
-            + c.scratch;
+        let heads = c.widest(|l| 3 * l.q_width() + 2 * l.kv_width());
+        let ffn = c.widest(|l| l.feed_forward_length);
+        let width = 3 * c.embedding_length + heads + 4 * ffn + c.scratch;
         (4 * width * batch) as u64
     }
 }

@@ -162,7 +162,10 @@ impl Pass<'_, '_> {
         };
         self.rows(x, e, |t, x| input.mix(t, &m.lerp_x, false, x));
         let mut parts = ranks.chunks_exact_mut(n * rank);
-        let parts = m.mix_in.each_ref().map(|w| (w, parts.next().unwrap_or_default()));
+        let parts = m
+            .mix_in
+            .each_ref()
+            .map(|w| (w, parts.next().unwrap_or_default()));
         self.project(&mut b.acts, x, n, parts);
         self.rows(ranks, rank, |_, z| z.iter_mut().for_each(|v| *v = v.tanh()));
         let outs = [&mut *w, &mut *k, &mut *v, &mut *r, &mut *g];
@@ -261,15 +264,17 @@ impl Pass<'_, '_> {
         let mut jobs = heads(state, y, n, &sizes);
         let sums = &mut b.pieces;
         sums.resize(sums.len().max(e), 0.0);
-        let mut jobs: Vec<_> = jobs
-            .drain(..)
-            .zip(sums.chunks_exact_mut(size))
-            .collect();
+        let mut jobs: Vec<_> = jobs.drain(..).zip(sums.chunks_exact_mut(size)).collect();
         self.lead.chunks_mut(&mut jobs, 1, |head, job, _| {
             let [((state, out), sums)] = job else { return };
             for t in 0..n {
                 let at = t * e + head * size;
-                wkv7(state, inputs.map(|x| &x[at..at + size]), out.row_mut(t), sums);
+                wkv7(
+                    state,
+                    inputs.map(|x| &x[at..at + size]),
+                    out.row_mut(t),
+                    sums,
+                );
             }
         });
         drop(jobs);
@@ -310,7 +315,7 @@ impl Pass<'_, '_> {
     /// Channel mixing of the batch `b.h`, `[n, E]`, in place.
     pub(super) fn channel_mix(&mut self, b: &mut Buffers, m: &ChannelMix, l: usize, n: usize) {
         let c = self.model.config();
-        let (e, f) = (c.embedding_length, c.feed_forward_length);
+        let (e, f) = (c.embedding_length, c.layers[l].feed_forward_length);
         let h = &mut b.h[..n * e];
         Self::exchange(self.state.ffn_mut(l), &mut b.before, h);
         // The first part belongs to the values of the first layer.
