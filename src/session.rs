@@ -523,5 +523,6 @@ fn choose_kernels(level: Option<Level>) -> Result<&'static Kernels> {
     }
 }
 
+mod saved;
 #[cfg(test)]
 mod tests;

@@ -1,8 +1,11 @@
 //! `geb-run generate`: one prompt, one answer.
 
+use std::path::Path;
 use std::time::Instant;
 
+use geb::Error;
 use geb::generate::{GenerateOptions, Generated, StopReason, generate_with};
+use geb::session::Want;
 use geb::tokenizer::{Encode, Tokenizer};
 use serde_json::json;
 
@@ -22,8 +25,12 @@ pub fn run(args: &GenerateArgs, interrupt: &Interrupt) -> Outcome {
     }
     let opened = load::open(&args.model, None)?;
     let tokenizer = load::tokenizer(&opened)?;
-    let ids = prompt_ids(args, &opened, &tokenizer, &prompt)?;
+    let mut ids = prompt_ids(args, &opened, &tokenizer, &prompt)?;
     let mut loaded = load::load(opened, &args.cpu, interrupt, started)?;
+    if let Some(path) = &args.load_state {
+        load_state(&mut loaded, path)?;
+        ids.splice(0..0, loaded.session.tokens().iter().copied());
+    }
     let mut guesses = speculate::sources(&args.speculate, &args.cpu, &loaded, interrupt)?;
     let (sampling, seed) = load::sampling(&args.sampling);
     let options = GenerateOptions {
@@ -48,6 +55,9 @@ pub fn run(args: &GenerateArgs, interrupt: &Interrupt) -> Outcome {
     let finished = screen.finish();
     let result = result.map_err(|e| load::at(&loaded.opened.path, e))?;
     finished?;
+    if let Some(path) = &args.save_state {
+        save_state(&mut loaded, &ids, &result, path)?;
+    }
     if args.json {
         report::out_line(&to_json(&loaded, &ids, &result, seed).to_string())?;
     }
@@ -59,6 +69,26 @@ pub fn run(args: &GenerateArgs, interrupt: &Interrupt) -> Outcome {
     } else {
         Ok(())
     }
+}
+
+/// Makes the session one that was saved.
+fn load_state(loaded: &mut Loaded, path: &Path) -> Outcome {
+    let bytes = std::fs::read(path).map_err(|e| load::at(path, Error::io(path)(e)))?;
+    let done = loaded.session.load_state(&bytes);
+    done.map_err(|e| load::at(path, e))
+}
+
+/// Saves the session; of the answer it has not yet seen the last token.
+fn save_state(loaded: &mut Loaded, prompt: &[u32], result: &Generated, path: &Path) -> Outcome {
+    let session = &mut loaded.session;
+    let all: Vec<u32> = prompt.iter().chain(&result.ids).copied().collect();
+    let seen = session.pos();
+    let mut save = || {
+        session.forward(&all[seen.min(all.len())..], Want::None)?;
+        let bytes = session.save_state()?;
+        std::fs::write(path, bytes).map_err(Error::io(path))
+    };
+    save().map_err(|e| load::at(path, e))
 }
 
 /// `-p` or `-f`.

@@ -380,6 +380,12 @@ pub struct GenerateArgs {
     /// Continue the prompt as it is, without the chat template
     #[arg(long)]
     pub raw: bool,
+    /// Go on after the text of a saved state (recurrent models)
+    #[arg(long, value_name = "FILE")]
+    pub load_state: Option<PathBuf>,
+    /// Save the state after prompt and answer (recurrent models)
+    #[arg(long, value_name = "FILE")]
+    pub save_state: Option<PathBuf>,
     /// One JSON object on stdout: ids, text, stop reason, timings
     #[arg(long)]
     pub json: bool,
