@@ -6,6 +6,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod adapter;
 pub mod cache;
 pub mod calibrate;
 pub mod chat;

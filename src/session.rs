@@ -8,10 +8,12 @@ use geb_kernels::float::KvType;
 use geb_kernels::level::Level;
 use geb_kernels::{ActKind, Kernels};
 
+use crate::adapter::Adapter;
 use crate::cache::KvCache;
 use crate::cpus::available_memory;
 use crate::error::{Error, Result};
 use crate::model::Model;
+use crate::model::adapters::Adapters;
 use crate::model::forward::{Buffers, Pass};
 use crate::model::inputs::InputStats;
 use crate::model::rope::Ropes;
@@ -74,6 +76,8 @@ pub struct SessionMemory {
     pub kv: u64,
     /// Buffers of a batch.
     pub scratch: u64,
+    /// Adapters in use.
+    pub adapters: u64,
 }
 
 /// A model, its cache and its threads.
@@ -93,6 +97,7 @@ pub struct Session {
     ctx: usize,
     kv: KvType,
     cancel: Option<Arc<AtomicBool>>,
+    adapters: Option<Adapters>,
 }
 
 impl Session {
@@ -153,6 +158,7 @@ impl Session {
             ctx,
             kv,
             cancel: options.cancel.clone(),
+            adapters: None,
             model,
         })
     }
@@ -160,6 +166,20 @@ impl Session {
     /// The model.
     pub fn model(&self) -> &Arc<Model> {
         &self.model
+    }
+
+    /// Puts these adapters, each with its scale, in the place of those in use; none of them: the model as
+    /// it is. The weights stay as they are, so this is quick. Forgets everything: what the cache holds
+    /// was computed with other weights.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for a scale that is no finite number, [`Error::Tensors`] for an adapter that
+    /// was read for another model ([`Model::adapter`]); those in use stay.
+    pub fn set_adapters(&mut self, adapters: &[(&Adapter, f32)]) -> Result<()> {
+        let new = Adapters::new(&self.model, self.kernels, adapters)?;
+        self.adapters = (!adapters.is_empty()).then_some(new);
+        self.reset();
+        Ok(())
     }
 
     /// Positions of the context.
@@ -215,6 +235,7 @@ impl Session {
                 .sum(),
             kv: KvCache::bytes(c, self.kv, self.ctx, batch),
             scratch: Buffers::bytes(c, batch),
+            adapters: self.adapters.as_ref().map_or(0, Adapters::bytes),
         }
     }
 
@@ -436,6 +457,7 @@ impl Session {
             ropes,
             buffers,
             cancel,
+            adapters,
             ..
         } = self;
         let out = &mut self.logits[logits];
@@ -451,6 +473,7 @@ impl Session {
                 layers,
                 cancel,
                 inputs,
+                adapters: adapters.as_mut(),
             };
             f(&mut pass, buffers, out)
         })

@@ -21,6 +21,7 @@ use geb_kernels::mat::MatMut;
 use geb_kernels::team::Leader;
 use geb_kernels::{ActKind, Activations, Kernels};
 
+use super::adapters::Adapters;
 use super::inputs::InputStats;
 use super::rope::Ropes;
 use super::weights::{Ffn, Linear, Mixer, Norm, QMatrix};
@@ -29,7 +30,7 @@ use crate::cache::KvCache;
 use crate::error::{Error, Result};
 
 /// Up to this many rows a pass over rows stays on the leader.
-const SERIAL_ROWS: usize = 4;
+pub(super) const SERIAL_ROWS: usize = 4;
 
 /// Kinds of activations, each with its own buffer.
 const KINDS: [ActKind; 3] = [ActKind::F32, ActKind::Bf16, ActKind::Q8];
@@ -81,6 +82,8 @@ pub(crate) struct Pass<'a, 'l> {
     pub(crate) cancel: Option<&'a AtomicBool>,
     /// Told the input of every linear layer.
     pub(crate) inputs: Option<&'a mut InputStats>,
+    /// Changes of the matrices.
+    pub(crate) adapters: Option<&'a mut Adapters>,
 }
 
 impl Pass<'_, '_> {
@@ -180,7 +183,7 @@ impl Pass<'_, '_> {
         let kind = |m: &QMatrix| kernels.act_kind(m.dtype);
         for (slot, want) in KINDS.into_iter().enumerate() {
             if outs.iter().any(|(w, _)| kind(&w.weight) == want) {
-                self.prepare(&mut acts[slot], want, x, n, cols);
+                pack((kernels, self.lead), &mut acts[slot], want, x, (n, cols));
             }
         }
         let acts = &*acts;
@@ -209,26 +212,14 @@ impl Pass<'_, '_> {
                     &mut local.panel,
                 );
             });
+        if let Some(adapters) = self.adapters.as_deref_mut() {
+            let outs = outs.each_mut().map(|(w, out)| (&w.weight, &mut **out));
+            adapters.add((kernels, self.lead), x, n, outs);
+        }
         for (w, out) in outs {
             if let Some(bias) = &w.bias {
                 self.rows(out, w.weight.rows, |_, row| kernels.add(row, bias));
             }
-        }
-    }
-
-    /// Packs (and quantizes) the right-hand side of a product.
-    fn prepare(&mut self, acts: &mut Activations, kind: ActKind, x: &[f32], n: usize, cols: usize) {
-        let kernels = self.kernels;
-        acts.reshape(kernels, kind, n, cols);
-        let (shape, bytes) = (acts.shape(), acts.tile_bytes());
-        if n <= SERIAL_ROWS {
-            for (i, tile) in acts.bytes_mut().chunks_mut(bytes).enumerate() {
-                kernels.fill_tile(shape, i, x, tile);
-            }
-        } else {
-            self.lead.chunks_mut(acts.bytes_mut(), bytes, |i, tile, _| {
-                kernels.fill_tile(shape, i, x, tile)
-            });
         }
     }
 
@@ -277,6 +268,27 @@ impl Pass<'_, '_> {
             self.rows(y, e, |_, row| scale(row, factor));
         }
         self.rows(x, e, |t, row| kernels.add(row, &y[t * e..(t + 1) * e]));
+    }
+}
+
+/// Packs (and quantizes) the right-hand side of a product, `x`: `[n, cols]`.
+pub(super) fn pack(
+    (kernels, lead): (&'static Kernels, &mut Leader<'_>),
+    acts: &mut Activations,
+    kind: ActKind,
+    x: &[f32],
+    (n, cols): (usize, usize),
+) {
+    acts.reshape(kernels, kind, n, cols);
+    let (shape, bytes) = (acts.shape(), acts.tile_bytes());
+    if n <= SERIAL_ROWS {
+        for (i, tile) in acts.bytes_mut().chunks_mut(bytes).enumerate() {
+            kernels.fill_tile(shape, i, x, tile);
+        }
+    } else {
+        lead.chunks_mut(acts.bytes_mut(), bytes, |i, tile, _| {
+            kernels.fill_tile(shape, i, x, tile)
+        });
     }
 }
 
