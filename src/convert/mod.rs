@@ -16,7 +16,9 @@ mod feedback;
 mod folder;
 pub mod fronts;
 pub mod hyper;
+mod merge;
 pub mod names;
+pub mod peft;
 mod pickle;
 mod pipeline;
 mod plan;
@@ -72,6 +74,8 @@ pub struct Options {
     /// How hard to search. With `Best` and second moments in the importance matrix, errors of columns
     /// make up for each other.
     pub search: Effort,
+    /// Adapter files to be merged into the weights, each with its scale.
+    pub adapters: Vec<(PathBuf, f32)>,
     /// Threads; `None` = all that are available.
     pub threads: Option<usize>,
 }
@@ -89,6 +93,7 @@ impl Default for Options {
             resume: false,
             imatrix: None,
             search: Effort::Reference,
+            adapters: Vec::new(),
             threads: None,
         }
     }

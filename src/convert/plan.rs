@@ -13,6 +13,7 @@ use super::feedback::{Feedback, Shared};
 use super::folder::{Folder, bad};
 use super::fronts::Family;
 use super::hyper::Hyper;
+use super::merge::Merge;
 use super::names::{self, Output};
 use super::policy::{Policy, Reason};
 use super::report::{Report, TensorReport};
@@ -50,6 +51,8 @@ pub(super) struct Prepared {
     pub notes: Vec<String>,
     /// What the columns of the matrices are multiplied with.
     pub imatrix: Option<Imatrix>,
+    /// What is added to the weights.
+    merge: Merge,
     /// The files that must not be overwritten.
     sources: Vec<PathBuf>,
     /// Folder and vocabulary of a checkpoint, for the comparison of tokenizers.
@@ -69,6 +72,12 @@ impl Prepared {
             weighted: options.policy.weighted || options.imatrix.is_some(),
             ..options.policy.clone()
         };
+        let adapters = &options.adapters;
+        let (merge, keys) = Merge::open(adapters, &prepared.architecture, &prepared.items)?;
+        prepared.merge = merge;
+        prepared.metadata.extend(keys);
+        let paths = adapters.iter().map(|a| a.0.clone());
+        prepared.sources.extend(paths);
         assign(&mut prepared.items, &policy, &prepared.metadata)?;
         if let Some(path) = &options.imatrix {
             prepared.weigh(path, options)?;
@@ -173,6 +182,7 @@ impl Prepared {
             architecture: architecture.into(),
             notes: vocab.notes.clone(),
             imatrix: None,
+            merge: Merge::default(),
             sources,
             text: Some((folder, vocab)),
         })
@@ -216,6 +226,7 @@ impl Prepared {
             architecture,
             notes,
             imatrix: None,
+            merge: Merge::default(),
             sources: file.parts().map(|p| p.1.to_owned()).collect(),
             text: None,
         })
@@ -289,6 +300,7 @@ impl Prepared {
                 effort: options.search,
                 importance: matrix.and_then(|m| m.importance(&item.name)),
                 feedback: None,
+                changes: self.merge.of(&item.name),
                 name: &item.name,
                 dims: &item.dims,
                 source: &item.source,

@@ -106,6 +106,16 @@ pub struct ModelArgs {
         hide_short_help = true
     )]
     pub load: LoadHow,
+    /// GGUF adapter (LoRA, DoRA) beside the weights, with a scale if not 1; may be repeated
+    #[arg(long, value_name = "FILE[=SCALE]", value_parser = scaled, help_heading = "Model")]
+    pub lora: Vec<(PathBuf, f32)>,
+}
+
+/// `FILE` or `FILE=SCALE`.
+fn scaled(text: &str) -> Result<(PathBuf, f32), std::convert::Infallible> {
+    let scale = |(file, scale): (&str, &str)| Some((file.into(), scale.parse().ok()?));
+    let found = text.rsplit_once('=').and_then(scale);
+    Ok(found.unwrap_or((text.into(), 1.0)))
 }
 
 /// `--load`.
