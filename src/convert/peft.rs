@@ -118,7 +118,8 @@ fn read(folder: &Path, base: &Path, layout: &GebLayout) -> Result<Converted> {
     for output in outputs.iter().filter(|o| o.name.ends_with(".weight")) {
         let of = |part: &super::Part| {
             let name = &checkpoint.tensors()[part.tensor].name;
-            find(&modules, name.strip_suffix(".weight").unwrap_or(name))
+            let name = bare(name.strip_suffix(".weight").unwrap_or(name));
+            modules.contains_key(name).then(|| name.to_owned())
         };
         let found: Vec<Option<String>> = output.parts.iter().map(of).collect();
         if found.iter().all(Option::is_none) {
@@ -212,7 +213,7 @@ fn modules(weights: &Checkpoint, problems: &mut Vec<String>) -> BTreeMap<String,
     for (i, t) in weights.tensors().iter().enumerate() {
         let name = t.name.strip_prefix("base_model.model.").unwrap_or(&t.name);
         let name = name.strip_suffix(".weight").unwrap_or(name);
-        let name = name.strip_suffix(".default").unwrap_or(name);
+        let name = bare(name.strip_suffix(".default").unwrap_or(name));
         match name.rsplit_once('.') {
             Some((module, "lora_A")) => out.entry(module.into()).or_default().a = Some(i),
             Some((module, "lora_B")) => out.entry(module.into()).or_default().b = Some(i),
@@ -225,11 +226,10 @@ fn modules(weights: &Checkpoint, problems: &mut Vec<String>) -> BTreeMap<String,
     out
 }
 
-/// The module of a matrix of the base; adapters of a bare trunk leave its name out.
-fn find(modules: &BTreeMap<String, Module>, base: &str) -> Option<String> {
-    let trunks = ["", "model.", "transformer."];
-    let names = trunks.iter().filter_map(|trunk| base.strip_prefix(trunk));
-    names.map(str::to_owned).find(|n| modules.contains_key(n))
+/// The name without that of the trunk, which checkpoints and adapters of a bare trunk leave out.
+fn bare(name: &str) -> &str {
+    let trunks = ["model.", "transformer."];
+    trunks.iter().find_map(|t| name.strip_prefix(t)).unwrap_or(name)
 }
 
 impl Module {
