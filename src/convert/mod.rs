@@ -12,6 +12,7 @@
 mod bpe;
 pub mod checkpoint;
 mod cholesky;
+mod cut;
 mod feedback;
 mod folder;
 pub mod fronts;
@@ -76,6 +77,8 @@ pub struct Options {
     pub search: Effort,
     /// Adapter files to be merged into the weights, each with its scale.
     pub adapters: Vec<(PathBuf, f32)>,
+    /// The layers to keep, by rising number; `None` = all.
+    pub layers: Option<Vec<usize>>,
     /// Threads; `None` = all that are available.
     pub threads: Option<usize>,
 }
@@ -94,6 +97,7 @@ impl Default for Options {
             imatrix: None,
             search: Effort::Reference,
             adapters: Vec::new(),
+            layers: None,
             threads: None,
         }
     }

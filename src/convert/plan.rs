@@ -8,6 +8,7 @@ use geb_kernels::Effort;
 use geb_kernels::dtype::Dtype;
 use sha2::{Digest, Sha256};
 
+use super::cut;
 use super::checkpoint::{Checkpoint, Elem, float_type};
 use super::feedback::{Feedback, Shared};
 use super::folder::{Folder, bad};
@@ -72,6 +73,9 @@ impl Prepared {
             weighted: options.policy.weighted || options.imatrix.is_some(),
             ..options.policy.clone()
         };
+        if let Some(keep) = &options.layers {
+            prepared.keep_layers(keep, options)?;
+        }
         let adapters = &options.adapters;
         let (merge, keys) = Merge::open(adapters, &prepared.architecture, &prepared.items)?;
         prepared.merge = merge;
@@ -92,6 +96,33 @@ impl Prepared {
             prepared.notes.extend(notes);
         }
         Ok(prepared)
+    }
+
+    /// Leaves the other layers out.
+    fn keep_layers(&mut self, keep: &[usize], options: &Options) -> Result<()> {
+        if options.imatrix.is_some() || !options.adapters.is_empty() {
+            return Err(Error::Request {
+                what: "layers to keep".into(),
+                value: "with an importance matrix or adapters".into(),
+                allowed: "alone: both know the layers by their old numbers".into(),
+            });
+        }
+        let (metadata, items) = (&mut self.metadata, &mut self.items);
+        cut::keep_layers(keep, &self.architecture, metadata, items)?;
+        let elements = items.iter().map(|i| i.dims.iter().product::<u64>()).sum();
+        for (key, value) in metadata {
+            match key.as_str() {
+                "general.size_label" => *value = size_label(elements).into(),
+                RECIPE => {
+                    let MetaValue::Str(recipe) = value else {
+                        continue;
+                    };
+                    recipe.push_str(&format!("; layers {keep:?}"));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Takes an importance matrix that fits the tensors, and records it.

@@ -68,6 +68,33 @@ impl Buffers {
     }
 }
 
+/// What goes into a pass.
+#[derive(Clone, Copy, Debug)]
+pub enum Segment<'a> {
+    /// Token ids, of which the rows of the embedding table are taken.
+    Tokens(&'a [u32]),
+    /// What stands in the place of those rows, `[positions, E]`; no factor of the embeddings applies.
+    Vectors(&'a [f32]),
+}
+
+impl Segment<'_> {
+    /// Positions it takes in a model of width `e`.
+    pub(crate) fn len(&self, e: usize) -> usize {
+        match self {
+            Segment::Tokens(ids) => ids.len(),
+            Segment::Vectors(x) => x.len() / e,
+        }
+    }
+
+    /// The positions of this range.
+    pub(crate) fn part(&self, e: usize, range: std::ops::Range<usize>) -> Self {
+        match *self {
+            Segment::Tokens(ids) => Segment::Tokens(&ids[range]),
+            Segment::Vectors(x) => Segment::Vectors(&x[range.start * e..range.end * e]),
+        }
+    }
+}
+
 /// One forward pass of a batch.
 pub(crate) struct Pass<'a, 'l> {
     pub(crate) model: &'a Model,
@@ -77,6 +104,8 @@ pub(crate) struct Pass<'a, 'l> {
     pub(crate) ropes: &'a Ropes,
     /// Position of the batch's first token.
     pub(crate) first: usize,
+    /// Whether a token sees none after its own; otherwise each sees the whole batch.
+    pub(crate) causal: bool,
     /// Layers to run; fewer than the model has for an early exit.
     pub(crate) layers: usize,
     pub(crate) cancel: Option<&'a AtomicBool>,
@@ -87,16 +116,20 @@ pub(crate) struct Pass<'a, 'l> {
 }
 
 impl Pass<'_, '_> {
-    /// Runs `tokens`; writes the logits of the last `logits.len() / vocab` of them.
+    /// Runs `input`; writes the logits of the last `logits.len() / vocab` positions.
     pub(crate) fn run(
         &mut self,
         b: &mut Buffers,
-        tokens: &[u32],
+        input: Segment<'_>,
         logits: &mut [f32],
     ) -> Result<()> {
         let c = self.model.config();
-        let (n, e) = (tokens.len(), c.embedding_length);
-        self.embed(tokens, &mut b.x[..n * e]);
+        let e = c.embedding_length;
+        let n = input.len(e);
+        match input {
+            Segment::Tokens(ids) => self.embed(ids, &mut b.x[..n * e]),
+            Segment::Vectors(x) => b.x[..n * e].copy_from_slice(x),
+        }
         for l in 0..self.layers {
             if self.cancel.is_some_and(|c| c.load(Ordering::Relaxed)) {
                 return Err(Error::Interrupted);
@@ -135,6 +168,12 @@ impl Pass<'_, '_> {
         self.norm(&b.x[from * e..(from + n) * e], &weights.output_norm, h);
         self.project(&mut b.acts, h, n, [(&weights.output, &mut *logits)]);
         self.scale_logits(logits);
+    }
+
+    /// Writes what the layers made of the batch in `b`, after the output norm: `[tokens, E]`.
+    pub(crate) fn hidden(&mut self, b: &Buffers, out: &mut [f32]) {
+        let weights = self.model.weights();
+        self.norm(&b.x[..out.len()], &weights.output_norm, out);
     }
 
     fn scale_logits(&mut self, logits: &mut [f32]) {

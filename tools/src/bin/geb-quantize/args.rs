@@ -189,6 +189,9 @@ pub struct How {
     /// Jinja chat template to store instead of the source's
     #[arg(long, value_name = "FILE")]
     pub chat_template: Option<PathBuf>,
+    /// Keep these layers and leave the others out, such as 0-5,8
+    #[arg(long, value_name = "LIST", value_parser = layers)]
+    pub keep_layers: Option<Layers>,
     /// Continue a run that was stopped, and leave this one so that it can be continued
     #[arg(long)]
     pub resume: bool,
@@ -253,6 +256,22 @@ pub struct Layout {
         help_heading = "GEB checkpoints (see probe)"
     )]
     pub geb_mlp: Mlp,
+}
+
+/// Numbers of layers.
+#[derive(Clone, Debug)]
+pub struct Layers(pub Vec<usize>);
+
+/// `0-5,8`.
+fn layers(text: &str) -> Result<Layers, String> {
+    let bad = || format!("expected numbers and ranges such as 0-5,8, found {text}");
+    let number = |n: &str| n.parse::<u16>().map_err(|_| bad());
+    let mut all = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        all.extend((number(first)?..=number(last)?).map(usize::from));
+    }
+    Ok(Layers(all))
 }
 
 /// `FILE` or `FILE=SCALE`.

@@ -46,6 +46,7 @@ impl How {
             allow_nonfinite: self.allow_nonfinite,
             layout: self.layout.meant(),
             adapters,
+            layers: self.keep_layers.as_ref().map(|l| l.0.clone()),
             chat_template: self.chat_template.as_deref().map(read_text).transpose()?,
             hash_source: self.hash_source,
             split_max: self.split_max_size,
