@@ -253,9 +253,9 @@ impl Session {
         self.pool.threads()
     }
 
-    /// Bytes of one position in the KV cache, all layers together.
-    pub fn kv_position_bytes(&self) -> u64 {
-        self.cache.position_bytes()
+    /// Bytes of the KV cache that a token at position `positions - 1` sees, all layers together.
+    pub fn kv_bytes_seen(&self, positions: usize) -> u64 {
+        self.cache.seen_bytes(positions)
     }
 
     /// Element type of the KV cache.

@@ -131,7 +131,8 @@ impl Binder<'_> {
     }
 
     fn layer(&mut self, c: &Config, n: usize) -> Layer {
-        let (e, q, kv) = (c.embedding_length, c.q_width(), c.kv_width());
+        let (e, sizes) = (c.embedding_length, c.layers[n]);
+        let (q, kv) = (sizes.q_width(), sizes.kv_width());
         let name = |role: &str| format!("blk.{n}.{role}");
         let (before, after) = match c.arch.norm_place {
             NormPlace::Before => (true, false),
@@ -177,7 +178,7 @@ impl Binder<'_> {
     }
 
     fn feed_forward(&mut self, c: &Config, n: usize) -> Ffn {
-        let (e, f) = (c.embedding_length, c.feed_forward_length);
+        let (e, f) = (c.embedding_length, c.layers[n].feed_forward_length);
         let name = |role: &str| format!("blk.{n}.{role}");
         let gate_up = if self.has(&name("ffn_gate.weight")) {
             GateUp::Split([

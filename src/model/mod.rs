@@ -11,7 +11,7 @@ pub mod weights;
 
 use std::sync::Arc;
 
-pub use config::Config;
+pub use config::{Config, LayerSizes};
 
 use crate::error::Result;
 use crate::gguf::GgufFile;

@@ -7,6 +7,7 @@ mod llama;
 mod minicpm;
 mod olmo;
 mod olmo2;
+mod openelm;
 mod phi3;
 mod qwen2;
 mod qwen3;
@@ -110,6 +111,7 @@ pub const REGISTRY: &[&Arch] = &[
     &minicpm::ARCH,
     &olmo::ARCH,
     &olmo2::ARCH,
+    &openelm::ARCH,
 ];
 
 impl Arch {

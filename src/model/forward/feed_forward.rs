@@ -8,7 +8,7 @@ impl Pass<'_, '_> {
     /// `down(act(gate x) * up x)` of each token of `b.h`, in place: `[n, E]`.
     pub(super) fn gated(&mut self, b: &mut Buffers, weights: (&GateUp, &Linear), n: usize) {
         let c = self.model.config();
-        let (e, f, kernels) = (c.embedding_length, c.feed_forward_length, self.kernels);
+        let (e, f, kernels) = (c.embedding_length, weights.1.weight.cols, self.kernels);
         let h = &mut b.h[..n * e];
         let gate_up = &mut b.gate_up[..2 * n * f];
         let gate = |g: &mut [f32], u: &[f32]| match c.arch.gate {

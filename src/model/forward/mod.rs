@@ -22,6 +22,7 @@ use geb_kernels::team::Leader;
 use geb_kernels::{ActKind, Activations, Kernels};
 
 use super::adapters::Adapters;
+use super::config::LayerSizes;
 use super::inputs::InputStats;
 use super::rope::Ropes;
 use super::weights::{Ffn, Linear, Mixer, Norm, QMatrix};
@@ -52,9 +53,9 @@ impl Buffers {
         Buffers {
             x: zeros(c.embedding_length),
             h: zeros(c.embedding_length),
-            qkv: zeros(c.q_width() + 2 * c.kv_width()),
-            attn: zeros(c.q_width()),
-            gate_up: zeros(2 * c.feed_forward_length),
+            qkv: zeros(c.widest(|l| l.q_width() + 2 * l.kv_width())),
+            attn: zeros(c.widest(LayerSizes::q_width)),
+            gate_up: zeros(2 * c.widest(|l| l.feed_forward_length)),
             pieces: Vec::new(),
             acts: Default::default(),
         }
@@ -62,8 +63,9 @@ impl Buffers {
 
     /// Bytes the buffers of a batch take, activations in their packed form included.
     pub(crate) fn bytes(c: &Config, batch: usize) -> u64 {
-        let width =
-            3 * c.embedding_length + 3 * c.q_width() + 2 * c.kv_width() + 4 * c.feed_forward_length;
+        let heads = c.widest(|l| 3 * l.q_width() + 2 * l.kv_width());
+        let ffn = c.widest(|l| l.feed_forward_length);
+        let width = 3 * c.embedding_length + heads + 4 * ffn;
         (4 * width * batch) as u64
     }
 }
