@@ -82,7 +82,8 @@ fn rms(x: &[f64], w: &[f64], eps: f64) -> Vec<f64> {
 /// The llama graph as its definition says it, with or without the mask.
 fn reference(model: &Model, ids: &[u32], causal: bool) -> Matrix {
     let c = model.config();
-    let (d, group, eps) = (c.head_size, c.group(), f64::from(c.norm_epsilon));
+    let (d, eps) = (c.head_size, f64::from(c.norm_epsilon));
+    let (heads, group) = (c.layers[0].head_count, c.layers[0].group());
     let table = tensor(model, "token_embd.weight");
     let mut x: Matrix = ids.iter().map(|id| table[*id as usize].clone()).collect();
     for l in 0..c.block_count {
@@ -104,7 +105,7 @@ fn reference(model: &Model, ids: &[u32], causal: bool) -> Matrix {
         for (i, x) in x.iter_mut().enumerate() {
             let seen = if causal { i + 1 } else { ids.len() };
             let mut out = Vec::new();
-            for head in 0..c.head_count {
+            for head in 0..heads {
                 let (own, kv) = (head * d..(head + 1) * d, head / group * d..(head / group + 1) * d);
                 let scores = (0..seen).map(|j| dot(&q[i][own.clone()], &k[j][kv.clone()]) / (d as f64).sqrt());
                 let weights: Vec<f64> = scores.map(f64::exp).collect();

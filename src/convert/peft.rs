@@ -133,8 +133,8 @@ fn read(folder: &Path, base: &Path, layout: &GebLayout) -> Result<Converted> {
                 module.read(&weights, name, &settings)
             }));
         }
-        let lows = lows.into_iter().map(Option::transpose).collect();
-        match lows.and_then(|lows: Vec<_>| join(output, &lows, alpha)) {
+        let lows: Fits<Vec<_>> = lows.into_iter().map(Option::transpose).collect();
+        match lows.and_then(|lows| join(output, &lows, alpha)) {
             Ok(part) => parts.push(part),
             Err(why) => problems.push(format!("  {}: {why}", output.name)),
         }
