@@ -120,6 +120,14 @@ impl Session {
         }
         let weights = model.weights();
         let kv = match options.kv {
+            KvChoice::F16 | KvChoice::Q8_0 if weights.bias.is_some() => {
+                return Err(Error::Request {
+                    what: "KV cache type".into(),
+                    value: format!("{:?}", options.kv),
+                    allowed: "F32, for attention with a bias".into(),
+                });
+            }
+            KvChoice::Auto if weights.bias.is_some() => KvType::F32,
             KvChoice::F32 => KvType::F32,
             KvChoice::F16 => KvType::F16,
             KvChoice::Q8_0 => KvType::Q8_0,

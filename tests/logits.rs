@@ -33,6 +33,12 @@ const CASES: &[&str] = &[
     "chatglm3",
     "glm",
     "openelm",
+    "gpt2",
+    "gpt-neo",
+    "gpt-neox",
+    "bloom",
+    "falcon",
+    "falcon-new",
 ];
 
 fn root() -> PathBuf {
@@ -177,7 +183,14 @@ fn f32_logits_and_greedy_ids_equal_the_reference_on_every_level() {
 
 #[test]
 fn batching_and_threads_do_not_change_the_result() {
-    for case in ["llama", "mistral-swa", "geb-alt"] {
+    for case in [
+        "llama",
+        "mistral-swa",
+        "geb-alt",
+        "bloom",
+        "gpt-neo",
+        "falcon",
+    ] {
         let (model, want) = (model(case, Dtype::F32), expected(case));
         let whole = session(
             &model,

@@ -37,9 +37,17 @@ impl Pass<'_, '_> {
             });
         }
         self.rotate(a, l, qkv, (starts, strides));
-        self.store(l, qkv, starts, strides, n);
         let attn = &mut b.attn[..n * qw];
-        self.attend(l, &qkv[starts[0]..], strides[0], attn, &mut b.pieces);
+        match &self.model.weights().bias {
+            None => {
+                self.store(l, qkv, starts, strides, n);
+                self.attend(l, &qkv[starts[0]..], strides[0], attn, &mut b.pieces);
+            }
+            Some(bias) => {
+                self.store_rows(l, qkv, (starts, strides), n);
+                self.attend_biased(l, &qkv[starts[0]..], strides[0], attn, bias);
+            }
+        }
         self.project(&mut b.acts, attn, n, [(&a.output, &mut *h)]);
     }
 
@@ -55,6 +63,9 @@ impl Pass<'_, '_> {
         let (kernels, first) = (self.kernels, self.first);
         let table = self.ropes.table(c.windows[l] != usize::MAX);
         let (d, pairs) = (c.head_size, c.rope_dimension_count / 2);
+        if pairs == 0 && a.qk_norm.is_none() {
+            return;
+        }
         let adjacent = c.arch.rope == RopePairing::Adjacent;
         let turn = |t: usize, heads: &mut [f32], side: usize| {
             if let Some(weights) = &a.qk_norm {

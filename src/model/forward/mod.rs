@@ -4,7 +4,7 @@
 //! x = token_embd[tokens]
 //! for each layer:
 //!     h = norm(x);  q, k, v = W h;  norm and rotate q, k;  store k, v
-//!     x += norm(W_o attention(q))
+//!     x += norm(W_o attention(q))                 or later, where both branches see the same x
 //!     h = norm(x);  x += norm(W_down( silu(W_gate h) * W_up h ))
 //! logits = W_out norm(x)
 //! ```
@@ -13,6 +13,7 @@
 //! rows, is a step of the team. Row passes of a single token stay on the leader.
 
 mod attention;
+mod biased;
 mod feed_forward;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -43,6 +44,8 @@ pub(crate) struct Buffers {
     qkv: Vec<f32>,
     attn: Vec<f32>,
     gate_up: Vec<f32>,
+    /// What attention made, until the feed-forward layer beside it is done.
+    side: Vec<f32>,
     pieces: Vec<f32>,
     acts: [Activations; KINDS.len()],
 }
@@ -56,6 +59,7 @@ impl Buffers {
             qkv: zeros(c.widest(|l| l.q_width() + 2 * l.kv_width())),
             attn: zeros(c.widest(LayerSizes::q_width)),
             gate_up: zeros(2 * c.widest(|l| l.feed_forward_length)),
+            side: zeros(if c.parallel { c.embedding_length } else { 0 }),
             pieces: Vec::new(),
             acts: Default::default(),
         }
@@ -65,7 +69,7 @@ impl Buffers {
     pub(crate) fn bytes(c: &Config, batch: usize) -> u64 {
         let heads = c.widest(|l| 3 * l.q_width() + 2 * l.kv_width());
         let ffn = c.widest(|l| l.feed_forward_length);
-        let width = 3 * c.embedding_length + heads + 4 * ffn;
+        let width = (3 + usize::from(c.parallel)) * c.embedding_length + heads + 4 * ffn;
         (4 * width * batch) as u64
     }
 }
@@ -128,9 +132,11 @@ impl Pass<'_, '_> {
         let c = self.model.config();
         let e = c.embedding_length;
         let n = input.len(e);
-        match input {
-            Segment::Tokens(ids) => self.embed(ids, &mut b.x[..n * e]),
-            Segment::Vectors(x) => b.x[..n * e].copy_from_slice(x),
+        self.embed(input, &mut b.x[..n * e]);
+        let embedding_norm = &self.model.weights().embedding_norm;
+        if !matches!(embedding_norm, Norm::None) {
+            self.norm(&b.x[..n * e], embedding_norm, &mut b.h[..n * e]);
+            b.x[..n * e].copy_from_slice(&b.h[..n * e]);
         }
         for l in 0..self.layers {
             if self.cancel.is_some_and(|c| c.load(Ordering::Relaxed)) {
@@ -141,10 +147,19 @@ impl Pass<'_, '_> {
             match &layer.mixer.body {
                 Mixer::Attention(a) => self.attention(b, a, l, n),
             }
-            self.add(&mut b.x[..n * e], &mut b.h[..n * e], &layer.mixer.post_norm);
+            if c.parallel {
+                std::mem::swap(&mut b.h, &mut b.side);
+            } else {
+                self.add(&mut b.x[..n * e], &mut b.h[..n * e], &layer.mixer.post_norm);
+            }
             self.norm(&b.x[..n * e], &layer.ffn.norm, &mut b.h[..n * e]);
             match &layer.ffn.body {
                 Ffn::Gated { gate_up, down } => self.gated(b, (gate_up, down), n),
+                Ffn::Plain { up, down } => self.plain(b, (up, down), n),
+            }
+            if c.parallel {
+                let side = &mut b.side[..n * e];
+                self.add(&mut b.x[..n * e], side, &layer.mixer.post_norm);
             }
             self.add(&mut b.x[..n * e], &mut b.h[..n * e], &layer.ffn.post_norm);
         }
@@ -189,16 +204,31 @@ impl Pass<'_, '_> {
         }
     }
 
-    fn embed(&mut self, tokens: &[u32], x: &mut [f32]) {
+    fn embed(&mut self, input: Segment<'_>, x: &mut [f32]) {
         let (kernels, table) = (self.kernels, &self.model.weights().token_embd);
         let factor = self.model.config().embedding_scale;
+        let (model, first) = (self.model, self.first);
+        let positions = model.weights().position_embd.as_ref();
         let data = self.model.bytes(table);
         let row_bytes = data.len() / table.rows;
         self.rows(x, table.cols, |t, row| {
-            let at = tokens[t] as usize * row_bytes;
-            kernels.dequantize(table.dtype, &data[at..at + row_bytes], row);
-            if factor != 1.0 {
-                scale(row, factor);
+            match input {
+                Segment::Tokens(ids) => {
+                    let at = ids[t] as usize * row_bytes;
+                    kernels.dequantize(table.dtype, &data[at..at + row_bytes], row);
+                    if factor != 1.0 {
+                        scale(row, factor);
+                    }
+                }
+                Segment::Vectors(x) => row.copy_from_slice(&x[t * row.len()..][..row.len()]),
+            }
+            if let Some(table) = positions {
+                let data = model.bytes(table);
+                let bytes = data.len() / table.rows;
+                let mut position = vec![0.0; table.cols];
+                let at = (first + t) * bytes;
+                kernels.dequantize(table.dtype, &data[at..at + bytes], &mut position);
+                kernels.add(row, &position);
             }
         });
     }
