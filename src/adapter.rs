@@ -54,9 +54,16 @@ impl LowRank {
         let Some(m) = &self.magnitude else {
             return 1.0;
         };
-        let sum = base.iter().zip(&*low).map(|(w, v)| f64::from(w + v).powi(2));
+        let sum = base
+            .iter()
+            .zip(&*low)
+            .map(|(w, v)| f64::from(w + v).powi(2));
         let norm = sum.sum::<f64>().sqrt();
-        if norm > 0.0 { f64::from(m[row]) / norm } else { 0.0 }
+        if norm > 0.0 {
+            f64::from(m[row]) / norm
+        } else {
+            0.0
+        }
     }
 }
 
@@ -192,7 +199,10 @@ impl Found<'_> {
 
     fn part(&self, name: &str, rank: usize) -> std::result::Result<LowRank, String> {
         let read = |t: &Option<TensorView<'_>>| t.as_ref().map(floats).transpose();
-        let (a, b) = (read(&self.a)?.unwrap_or_default(), read(&self.b)?.unwrap_or_default());
+        let (a, b) = (
+            read(&self.a)?.unwrap_or_default(),
+            read(&self.b)?.unwrap_or_default(),
+        );
         Ok(LowRank {
             tensor: name.to_owned(),
             rows: b.len() / rank,

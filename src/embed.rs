@@ -49,7 +49,9 @@ impl Pooling {
         };
         let mut sum = vec![0.0; width];
         for row in rows.chunks_exact(width) {
-            sum.iter_mut().zip(row).for_each(|(s, v)| *s += f64::from(*v));
+            sum.iter_mut()
+                .zip(row)
+                .for_each(|(s, v)| *s += f64::from(*v));
         }
         // The number of rows is no matter: the length becomes 1.
         let length = sum.iter().map(|v| v * v).sum::<f64>().sqrt();
@@ -91,7 +93,11 @@ impl Settings {
 ///
 /// # Errors
 /// Those of encoding.
-pub fn encode(tokenizer: &Tokenizer, instruction: Option<&str>, text: &str) -> Result<(Vec<u32>, usize)> {
+pub fn encode(
+    tokenizer: &Tokenizer,
+    instruction: Option<&str>,
+    text: &str,
+) -> Result<(Vec<u32>, usize)> {
     let plain = Encode {
         add_special: true,
         parse_special: false,
@@ -109,7 +115,12 @@ pub fn encode(tokenizer: &Tokenizer, instruction: Option<&str>, text: &str) -> R
 ///
 /// # Errors
 /// As [`Session::hidden_states`], and [`Error::Request`] for a text without tokens.
-pub fn embed(session: &mut Session, ids: &[u32], skip: usize, settings: Settings) -> Result<Vec<f32>> {
+pub fn embed(
+    session: &mut Session,
+    ids: &[u32],
+    skip: usize,
+    settings: Settings,
+) -> Result<Vec<f32>> {
     if skip >= ids.len() {
         return Err(Error::Request {
             what: "text".into(),

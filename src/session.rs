@@ -433,7 +433,10 @@ impl Session {
         if !config.causal {
             return Err(Error::Unsupported {
                 what: "use of a model whose tokens see those after them",
-                value: format!("prediction ({}.attention.causal is false)", config.arch.name),
+                value: format!(
+                    "prediction ({}.attention.causal is false)",
+                    config.arch.name
+                ),
                 known: "embeddings (geb-run embed)".into(),
             });
         }

@@ -32,13 +32,21 @@ fn read(path: &Path) -> Tensors {
     let bytes = fs::read(path).expect("weights");
     let file = SafeTensors::deserialize(&bytes).expect("safetensors");
     let values = |t: &TensorView<'_>| match t.dtype() {
-        Elem::F32 => t.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+        Elem::F32 => t
+            .data()
+            .as_chunks::<4>()
+            .0
+            .iter()
+            .map(|b| f32::from_le_bytes(*b))
+            .collect(),
         Elem::BF16 => (t.data().as_chunks::<2>().0.iter())
             .map(|b| f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16))
             .collect(),
         other => panic!("{other:?}"),
     };
-    file.iter().map(|(name, t)| (name.to_owned(), (t.shape().to_vec(), values(&t)))).collect()
+    file.iter()
+        .map(|(name, t)| (name.to_owned(), (t.shape().to_vec(), values(&t))))
+        .collect()
 }
 
 fn write(path: &Path, tensors: &Tensors) {
@@ -46,9 +54,15 @@ fn write(path: &Path, tensors: &Tensors) {
         .values()
         .map(|(_, x)| x.iter().flat_map(|v| v.to_le_bytes()).collect())
         .collect();
-    let views = tensors.iter().zip(&bytes).map(|((name, (shape, _)), bytes)| {
-        (name.clone(), TensorView::new(Elem::F32, shape.clone(), bytes).expect("a tensor"))
-    });
+    let views = tensors
+        .iter()
+        .zip(&bytes)
+        .map(|((name, (shape, _)), bytes)| {
+            (
+                name.clone(),
+                TensorView::new(Elem::F32, shape.clone(), bytes).expect("a tensor"),
+            )
+        });
     serialize_to_file(views, None, path).expect("written");
 }
 
@@ -76,12 +90,16 @@ impl Peft {
     fn random(base: &Tensors, seed: u64, magnitudes: bool, root: bool) -> Peft {
         let rng = &mut Rng::new(seed);
         let mut random = |n: usize, size: f32| -> Vec<f32> {
-            (0..n).map(|_| (rng.below(2_000_001) as f32 / 1e6 - 1.0) * size).collect()
+            (0..n)
+                .map(|_| (rng.below(2_000_001) as f32 / 1e6 - 1.0) * size)
+                .collect()
         };
         let (mut tensors, mut merged) = (Tensors::new(), base.clone());
         let alphas = json!({"v_proj": 3.0, "layers.1.mlp.down_proj": 5.0});
         for (name, (shape, w)) in base {
-            let Some(module) = name.strip_suffix(".weight") else { continue };
+            let Some(module) = name.strip_suffix(".weight") else {
+                continue;
+            };
             let table = name.contains("embed");
             let &[rows, cols] = &shape[..] else { continue };
             if table {
@@ -93,7 +111,12 @@ impl Peft {
                 m if m.ends_with("layers.1.mlp.down_proj") => 5.0,
                 _ => 8.0f64,
             };
-            let s = alpha / if root { f64::from(rank).sqrt() } else { f64::from(rank) };
+            let s = alpha
+                / if root {
+                    f64::from(rank).sqrt()
+                } else {
+                    f64::from(rank)
+                };
             let rank = rank as usize;
             let size = (w.iter().map(|v| v * v).sum::<f32>() / w.len() as f32).sqrt() * 0.1;
             let (a, b) = (random(rank * cols, 1.0), random(rows * rank, size));
@@ -102,14 +125,25 @@ impl Peft {
                 .collect();
             let (_, new) = merged.get_mut(name).expect("the same names");
             for r in 0..rows {
-                let mut row: Vec<f64> = w[r * cols..][..cols].iter().map(|v| f64::from(*v)).collect();
+                let mut row: Vec<f64> = w[r * cols..][..cols]
+                    .iter()
+                    .map(|v| f64::from(*v))
+                    .collect();
                 for (k, a) in a.chunks_exact(cols).enumerate() {
                     let factor = s * f64::from(b[r * rank + k]);
-                    row.iter_mut().zip(a).for_each(|(w, a)| *w += factor * f64::from(*a));
+                    row.iter_mut()
+                        .zip(a)
+                        .for_each(|(w, a)| *w += factor * f64::from(*a));
                 }
                 let norm = row.iter().map(|v| v * v).sum::<f64>().sqrt();
-                let gain = if magnitudes { f64::from(m[r]) / norm } else { 1.0 };
-                (new[r * cols..].iter_mut()).zip(row).for_each(|(n, v)| *n = (gain * v) as f32);
+                let gain = if magnitudes {
+                    f64::from(m[r]) / norm
+                } else {
+                    1.0
+                };
+                (new[r * cols..].iter_mut())
+                    .zip(row)
+                    .for_each(|(n, v)| *n = (gain * v) as f32);
             }
             let key = |end: &str| format!("base_model.model.{module}.{end}");
             tensors.insert(key("lora_A.weight"), (vec![rank, cols], a));
@@ -123,7 +157,11 @@ impl Peft {
             "use_rslora": root, "alpha_pattern": alphas, "rank_pattern": {"layers.0": 3},
             "modules_to_save": null, "fan_in_fan_out": false,
         });
-        Peft { config, tensors, merged }
+        Peft {
+            config,
+            tensors,
+            merged,
+        }
     }
 
     fn write(&self, folder: &Path) {
@@ -134,27 +172,39 @@ impl Peft {
 }
 
 fn f32_file(source: &Path, out: &Path, change: impl FnOnce(&mut Options)) -> Arc<Model> {
-    let mut options = Options { policy: Dtype::F32.into(), ..Options::default() };
+    let mut options = Options {
+        policy: Dtype::F32.into(),
+        ..Options::default()
+    };
     change(&mut options);
     convert::convert(source, out, &options, &mut ()).expect("convert");
     Model::load(Arc::new(GgufFile::open(out, Load::Copy).expect("GGUF"))).expect("model")
 }
 
 fn logits(model: &Arc<Model>, adapter: Option<&Path>) -> Vec<f32> {
-    let options = SessionOptions { threads: 2, kv: KvChoice::F32, ..Default::default() };
+    let options = SessionOptions {
+        threads: 2,
+        kv: KvChoice::F32,
+        ..Default::default()
+    };
     let mut s = Session::new(model.clone(), &options).expect("session");
     if let Some(path) = adapter {
         let file = GgufFile::open(path, Load::Map).expect("GGUF");
         let adapter = model.adapter(&file).expect("fits");
         s.set_adapters(&[(&adapter, 1.0)]).expect("fits");
     }
-    let ids: Vec<u32> = (0..30).map(|i| (i * 7919 % model.config().vocab) as u32).collect();
+    let ids: Vec<u32> = (0..30)
+        .map(|i| (i * 7919 % model.config().vocab) as u32)
+        .collect();
     s.forward(&ids, Want::All).expect("forward").to_vec()
 }
 
 fn worst(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
-    a.iter().zip(b).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max)
+    a.iter()
+        .zip(b)
+        .map(|(x, y)| (x - y).abs())
+        .fold(0.0, f32::max)
 }
 
 #[test]
@@ -168,21 +218,37 @@ fn peft_adapters_keep_their_meaning_under_gguf_names() {
             let peft = Peft::random(&base, seed as u64, magnitudes, root);
             peft.write(&path("peft"));
             checkpoint(&source(case), &path("merged"), &peft.merged);
-            let want = logits(&f32_file(&path("merged"), &path("merged.gguf"), |_| {}), None);
+            let want = logits(
+                &f32_file(&path("merged"), &path("merged.gguf"), |_| {}),
+                None,
+            );
             let plain = f32_file(&source(case), &path("plain.gguf"), |_| {});
             let change = worst(&logits(&plain, None), &want);
 
             let adapter = path("adapter.gguf");
-            let done = peft::convert(&path("peft"), &source(case), &GebLayout::default(), &adapter);
-            assert_eq!(done.expect("converts").architecture, plain.config().arch.name);
+            let done = peft::convert(
+                &path("peft"),
+                &source(case),
+                &GebLayout::default(),
+                &adapter,
+            );
+            assert_eq!(
+                done.expect("converts").architecture,
+                plain.config().arch.name
+            );
             let beside = worst(&logits(&plain, Some(&adapter)), &want);
 
             let merge = |o: &mut Options| o.adapters = vec![(adapter.clone(), 1.0)];
             let merged = f32_file(&source(case), &path("m.gguf"), merge);
             let within = worst(&logits(&merged, None), &want);
             let again = f32_file(&path("plain.gguf"), &path("n.gguf"), merge);
-            assert!(logits(&again, None) == logits(&merged, None), "{case}: from GGUF");
-            println!("{case} magnitudes {magnitudes}: change {change:.1e}, beside {beside:.1e}, merged {within:.1e}");
+            assert!(
+                logits(&again, None) == logits(&merged, None),
+                "{case}: from GGUF"
+            );
+            println!(
+                "{case} magnitudes {magnitudes}: change {change:.1e}, beside {beside:.1e}, merged {within:.1e}"
+            );
             assert!(beside < 2e-3 * change && within < 2e-3 * change, "{case}");
             let recorded = merged.file().array("geb.merged.adapters", ValueType::Str);
             assert_eq!(recorded.expect("strings").expect("present").len, 1);
@@ -211,20 +277,45 @@ fn peft_folders_that_do_not_fit_are_refused() {
         ("r", json!(0)),
         ("alpha_pattern", json!({"layers.(0|1)": 4})),
     ] {
-        let mut bad = Peft { config: good.config.clone(), tensors: good.tensors.clone(), merged: Tensors::new() };
+        let mut bad = Peft {
+            config: good.config.clone(),
+            tensors: good.tensors.clone(),
+            merged: Tensors::new(),
+        };
         bad.config[key] = value.clone();
         let e = convert(&bad).expect_err(key);
-        assert!(matches!(e, Error::Checkpoint { .. } | Error::Unsupported { .. }), "{key}: {e}");
+        assert!(
+            matches!(e, Error::Checkpoint { .. } | Error::Unsupported { .. }),
+            "{key}: {e}"
+        );
     }
     let stem = "base_model.model.model.layers.0.self_attn";
-    let mut bad = Peft { config: good.config.clone(), tensors: good.tensors.clone(), merged: Tensors::new() };
+    let mut bad = Peft {
+        config: good.config.clone(),
+        tensors: good.tensors.clone(),
+        merged: Tensors::new(),
+    };
     bad.tensors.remove(&format!("{stem}.q_proj.lora_A.weight"));
-    bad.tensors.get_mut(&format!("{stem}.k_proj.lora_B.weight")).expect("B").0.reverse();
-    let o = bad.tensors.remove(&format!("{stem}.o_proj.lora_A.weight")).expect("A");
-    bad.tensors.insert(format!("{stem}.x_proj.lora_A.weight"), o.clone());
-    bad.tensors.insert(format!("{stem}.v_proj.base_layer.weight"), o);
+    bad.tensors
+        .get_mut(&format!("{stem}.k_proj.lora_B.weight"))
+        .expect("B")
+        .0
+        .reverse();
+    let o = bad
+        .tensors
+        .remove(&format!("{stem}.o_proj.lora_A.weight"))
+        .expect("A");
+    bad.tensors
+        .insert(format!("{stem}.x_proj.lora_A.weight"), o.clone());
+    bad.tensors
+        .insert(format!("{stem}.v_proj.base_layer.weight"), o);
     let text = convert(&bad).expect_err("refused").to_string();
-    for part in ["attn_q.weight: lora_A or", "attn_k.weight: A", "x_proj: the base has no", "base_layer.weight: not lora_A"] {
+    for part in [
+        "attn_q.weight: lora_A or",
+        "attn_k.weight: A",
+        "x_proj: the base has no",
+        "base_layer.weight: not lora_A",
+    ] {
         assert!(text.contains(part), "{part}: {text}");
     }
     assert!(!out.exists(), "nothing is written");
@@ -250,14 +341,17 @@ fn kept_layers_are_those_of_the_source() {
         }
         checkpoint(&source(case), &path("cut"), &weights);
         let config = path("cut").join("config.json");
-        let mut json: Json = serde_json::from_slice(&fs::read(&config).expect("file")).expect("JSON");
+        let mut json: Json =
+            serde_json::from_slice(&fs::read(&config).expect("file")).expect("JSON");
         json["num_hidden_layers"] = keep.len().into();
         edit(&mut json);
         fs::write(&config, json.to_string()).expect("written");
         logits(&f32_file(&path("cut"), &path("cut.gguf"), |_| {}), None)
     };
     let kept = |source: &Path, keep: &[usize]| {
-        let model = f32_file(source, &path("kept.gguf"), |o| o.layers = Some(keep.to_vec()));
+        let model = f32_file(source, &path("kept.gguf"), |o| {
+            o.layers = Some(keep.to_vec())
+        });
         assert_eq!(model.config().block_count, keep.len());
         (logits(&model, None), model)
     };
@@ -267,19 +361,30 @@ fn kept_layers_are_those_of_the_source() {
     assert!(kept(&path("plain.gguf"), &[0, 2]).0 == want, "from GGUF");
     // Of Gemma's seven layers number 5 sees all positions; its new number is 2.
     let (_, model) = kept(&source("gemma3"), &[1, 4, 5, 6]);
-    let full: Vec<bool> = model.config().windows.iter().map(|w| *w == usize::MAX).collect();
+    let full: Vec<bool> = model
+        .config()
+        .windows
+        .iter()
+        .map(|w| *w == usize::MAX)
+        .collect();
     assert_eq!(full, [false, false, true, false]);
     // The factor of MiniCPM's branches stays what the weights were trained with.
     let (_, model) = kept(&source("minicpm"), &[0]);
     let whole = f32_file(&source("minicpm"), &path("plain.gguf"), |_| {});
     assert_eq!(model.config().residual_scale, whole.config().residual_scale);
-    assert!(matches!(model.file().get("minicpm.block_count"), Some(Value::U32(1))));
+    assert!(matches!(
+        model.file().get("minicpm.block_count"),
+        Some(Value::U32(1))
+    ));
 }
 
 #[test]
 fn layers_that_a_model_has_not_are_refused() {
     let try_with = |change: &dyn Fn(&mut Options)| {
-        let mut options = Options { policy: Dtype::F32.into(), ..Options::default() };
+        let mut options = Options {
+            policy: Dtype::F32.into(),
+            ..Options::default()
+        };
         change(&mut options);
         convert::dry_run(&source("llama"), &options).map(|_| ())
     };

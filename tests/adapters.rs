@@ -29,7 +29,9 @@ fn converted(case: &str, dtype: Dtype) -> Vec<u8> {
         policy: dtype.into(),
         ..Options::default()
     };
-    convert::convert_to_vec(&source(case), &options).expect("convert").0
+    convert::convert_to_vec(&source(case), &options)
+        .expect("convert")
+        .0
 }
 
 fn load(bytes: Vec<u8>) -> Arc<Model> {
@@ -68,7 +70,10 @@ fn adapter(base: &GgufFile, seed: u64, rank: usize, magnitudes: bool) -> File {
     let rng = &mut Rng::new(seed);
     let mut out = File::new()
         .str("general.type", "adapter")
-        .str("general.architecture", base.str("general.architecture").unwrap().unwrap())
+        .str(
+            "general.architecture",
+            base.str("general.architecture").unwrap().unwrap(),
+        )
         .str("adapter.type", "lora")
         .f32("adapter.lora.alpha", 2.0 * rank as f32);
     for (name, rows, cols) in matrices(base) {
@@ -77,17 +82,30 @@ fn adapter(base: &GgufFile, seed: u64, rank: usize, magnitudes: bool) -> File {
         let size = norm(&w) / (w.len() as f32).sqrt() * 0.3 / (rank as f32).sqrt();
         let dims = |a: usize, b: usize| [a as u64, b as u64];
         out = out
-            .tensor_with(&format!("{name}.lora_a"), Dtype::F32, &dims(cols, rank),
-                bytes_of(&random(rng, cols * rank, 1.0)))
-            .tensor_with(&format!("{name}.lora_b"), Dtype::F32, &dims(rank, rows),
-                bytes_of(&random(rng, rows * rank, size)));
+            .tensor_with(
+                &format!("{name}.lora_a"),
+                Dtype::F32,
+                &dims(cols, rank),
+                bytes_of(&random(rng, cols * rank, 1.0)),
+            )
+            .tensor_with(
+                &format!("{name}.lora_b"),
+                Dtype::F32,
+                &dims(rank, rows),
+                bytes_of(&random(rng, rows * rank, size)),
+            );
         if magnitudes {
             let m: Vec<f32> = w
                 .chunks_exact(cols)
                 .zip(random(rng, rows, 0.3))
                 .map(|(w, u)| norm(w) * (1.0 + u))
                 .collect();
-            out = out.tensor_with(&format!("{name}.lora_m"), Dtype::F32, &[rows as u64], bytes_of(&m));
+            out = out.tensor_with(
+                &format!("{name}.lora_m"),
+                Dtype::F32,
+                &[rows as u64],
+                bytes_of(&m),
+            );
         }
     }
     out
@@ -95,7 +113,10 @@ fn adapter(base: &GgufFile, seed: u64, rank: usize, magnitudes: bool) -> File {
 
 /// The file with the changes of all adapters added to its weights: the definition, in F64.
 fn merged(base: &[u8], adapters: &[(&GgufFile, f32)]) -> Vec<u8> {
-    let (file, mut out) = (GgufFile::from_bytes(base.to_vec()).expect("GGUF"), base.to_vec());
+    let (file, mut out) = (
+        GgufFile::from_bytes(base.to_vec()).expect("GGUF"),
+        base.to_vec(),
+    );
     for (name, rows, cols) in matrices(&file) {
         let w = floats(&file, &name).expect("F32");
         let mut sum: Vec<f64> = w.iter().map(|v| f64::from(*v)).collect();
@@ -108,7 +129,8 @@ fn merged(base: &[u8], adapters: &[(&GgufFile, f32)]) -> Vec<u8> {
             for r in 0..rows {
                 let changed: Vec<f64> = (0..cols)
                     .map(|c| {
-                        let dot = |k: usize| f64::from(b[r * rank + k]) * f64::from(a[k * cols + c]);
+                        let dot =
+                            |k: usize| f64::from(b[r * rank + k]) * f64::from(a[k * cols + c]);
                         f64::from(w[r * cols + c]) + s * (0..rank).map(dot).sum::<f64>()
                     })
                     .collect();
@@ -136,26 +158,36 @@ fn session(model: &Arc<Model>, threads: usize) -> Session {
 }
 
 fn ids(model: &Model, n: usize) -> Vec<u32> {
-    (0..n).map(|i| (i * 7919 % model.config().vocab) as u32).collect()
+    (0..n)
+        .map(|i| (i * 7919 % model.config().vocab) as u32)
+        .collect()
 }
 
 /// Logits of some ids with adapters.
 fn logits(model: &Arc<Model>, adapters: &[(&GgufFile, f32)]) -> Vec<f32> {
     let mut s = session(model, 2);
     set(&mut s, adapters).expect("fits");
-    s.forward(&ids(model, 40), Want::All).expect("forward").to_vec()
+    s.forward(&ids(model, 40), Want::All)
+        .expect("forward")
+        .to_vec()
 }
 
 fn set(s: &mut Session, adapters: &[(&GgufFile, f32)]) -> geb::Result<()> {
     let model = s.model().clone();
-    let read: Vec<_> = adapters.iter().map(|(f, s)| Ok((model.adapter(f)?, *s))).collect::<geb::Result<_>>()?;
+    let read: Vec<_> = adapters
+        .iter()
+        .map(|(f, s)| Ok((model.adapter(f)?, *s)))
+        .collect::<geb::Result<_>>()?;
     let read: Vec<_> = read.iter().map(|(a, s)| (a, *s)).collect();
     s.set_adapters(&read)
 }
 
 fn worst(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
-    a.iter().zip(b).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max)
+    a.iter()
+        .zip(b)
+        .map(|(x, y)| (x - y).abs())
+        .fold(0.0, f32::max)
 }
 
 fn mean(a: &[f32], b: &[f32]) -> f64 {
@@ -170,7 +202,9 @@ fn beside_f32_weights_they_equal_changed_weights() {
     for case in ["llama", "qwen2", "phi3", "llama-tied-bf16"] {
         let base = converted(case, Dtype::F32);
         let file = GgufFile::from_bytes(base.clone()).expect("GGUF");
-        let make = |seed, rank, m| GgufFile::from_bytes(adapter(&file, seed, rank, m).encode()).expect("GGUF");
+        let make = |seed, rank, m| {
+            GgufFile::from_bytes(adapter(&file, seed, rank, m).encode()).expect("GGUF")
+        };
         let (lora, other) = (make(1, 4, false), make(2, 7, false));
         let (dora, second) = (make(3, 3, true), make(4, 8, true));
         let model = load(base.clone());
@@ -184,10 +218,20 @@ fn beside_f32_weights_they_equal_changed_weights() {
             let want = logits(&load(merged(&base, &set)), &[]);
             let got = logits(&model, &set);
             let (error, change) = (worst(&got, &want), worst(&plain, &want));
-            println!("{case}, {} adapters: difference {error:.1e}, change {change:.1e}", set.len());
-            assert!(error < 2e-3 * change, "{case}: {error} of a change of {change}");
+            println!(
+                "{case}, {} adapters: difference {error:.1e}, change {change:.1e}",
+                set.len()
+            );
+            assert!(
+                error < 2e-3 * change,
+                "{case}: {error} of a change of {change}"
+            );
         }
-        assert_eq!(logits(&model, &[(&dora, 0.0)]), plain, "{case}: a scale of 0 is off");
+        assert_eq!(
+            logits(&model, &[(&dora, 0.0)]),
+            plain,
+            "{case}: a scale of 0 is off"
+        );
     }
 }
 
@@ -204,8 +248,13 @@ fn beside_quantized_weights_the_error_is_that_of_the_quantization() {
             let alone = mean(&logits(&model, &[]), &plain);
             let error = mean(&logits(&model, &[(&one, 1.0)]), &want);
             let change = mean(&plain, &want);
-            println!("{dtype} magnitudes {magnitudes}: error {error:.4}, of the type alone {alone:.4}, change {change:.4}");
-            assert!(error < 1.5 * alone && error < 0.6 * change, "{dtype}: {error} {alone} {change}");
+            println!(
+                "{dtype} magnitudes {magnitudes}: error {error:.4}, of the type alone {alone:.4}, change {change:.4}"
+            );
+            assert!(
+                error < 1.5 * alone && error < 0.6 * change,
+                "{dtype}: {error} {alone} {change}"
+            );
         }
     }
 }
@@ -239,9 +288,19 @@ fn adapters_are_swapped_while_a_session_lives() {
     let ids = ids(&model, 9);
     let mut s = session(&model, 1);
     let mut seen = Vec::new();
-    for adapters in [vec![], vec![(&first, 1.0)], vec![(&second, 1.0)], vec![(&first, 1.0)], vec![]] {
+    for adapters in [
+        vec![],
+        vec![(&first, 1.0)],
+        vec![(&second, 1.0)],
+        vec![(&first, 1.0)],
+        vec![],
+    ] {
         set(&mut s, &adapters).expect("fits");
-        assert_eq!(s.pos(), 0, "what was computed with other weights is forgotten");
+        assert_eq!(
+            s.pos(),
+            0,
+            "what was computed with other weights is forgotten"
+        );
         assert_eq!(s.memory().adapters > 0, !adapters.is_empty());
         seen.push(s.forward(&ids, Want::Last).expect("forward").to_vec());
     }
@@ -249,7 +308,10 @@ fn adapters_are_swapped_while_a_session_lives() {
     assert!(seen[0] != seen[1] && seen[1] != seen[2] && seen[0] != seen[2]);
     // A refused set leaves the one in use.
     set(&mut s, &[(&first, 1.0)]).expect("fits");
-    assert!(matches!(set(&mut s, &[(&first, f32::NAN)]), Err(Error::Request { .. })));
+    assert!(matches!(
+        set(&mut s, &[(&first, f32::NAN)]),
+        Err(Error::Request { .. })
+    ));
     assert!(s.forward(&ids, Want::Last).expect("forward") == seen[1]);
     let other = load(converted("geb", Dtype::Q8_0));
     let foreign = model.adapter(&first).expect("fits");
@@ -262,26 +324,36 @@ fn files_that_do_not_fit_are_refused_with_all_reasons() {
     let base = GgufFile::from_bytes(converted("llama", Dtype::F32)).expect("GGUF");
     let model = load(converted("llama", Dtype::Q8_0));
     let good = adapter(&base, 9, 4, true);
-    let read = |f: &File| model.adapter(&GgufFile::from_bytes(f.encode()).expect("a valid container"));
+    let read =
+        |f: &File| model.adapter(&GgufFile::from_bytes(f.encode()).expect("a valid container"));
     read(&good).expect("fits");
     for (key, value) in [
         ("general.architecture", "qwen2"),
         ("general.type", "model"),
         ("adapter.type", "control_vector"),
     ] {
-        let bad = good.clone().with(key, gguf::STR, gguf::Val::Str(value.into()));
+        let bad = good
+            .clone()
+            .with(key, gguf::STR, gguf::Val::Str(value.into()));
         let e = read(&bad).expect_err("refused").to_string();
         assert!(e.contains(key) && e.contains(value), "{e}");
         assert!(read(&good.clone().without(key)).is_err(), "{key}");
     }
-    let tokens = good.clone().i32s("adapter.alora.invocation_tokens", &[1, 2]);
+    let tokens = good
+        .clone()
+        .i32s("adapter.alora.invocation_tokens", &[1, 2]);
     assert!(matches!(read(&tokens), Err(Error::Unsupported { .. })));
     let at = |name: &str| {
         let is = |t: &gguf::Tensor| t.name.bytes == name.as_bytes();
         good.tensors.iter().position(is).expect("a tensor")
     };
-    let [q, k, v, o] = ["attn_q.weight.lora_b", "attn_k.weight.lora_a", "attn_v.weight.lora_b", "attn_output.weight.lora_m"]
-        .map(|n| at(&format!("blk.0.{n}")));
+    let [q, k, v, o] = [
+        "attn_q.weight.lora_b",
+        "attn_k.weight.lora_a",
+        "attn_v.weight.lora_b",
+        "attn_output.weight.lora_m",
+    ]
+    .map(|n| at(&format!("blk.0.{n}")));
     let bad = good.clone().edit(|f| {
         f.tensors[q].dims.reverse();
         f.tensors[k].name = "blk.0.attn_kk.weight.lora_a".into();

@@ -32,7 +32,9 @@ pub(super) fn keep_layers(
             allowed: format!("rising numbers from 0 to {}", layers.saturating_sub(1)),
         });
     }
-    let halves = items.iter().any(|i| i.name.starts_with("enc.") || i.name.starts_with("dec."));
+    let halves = items
+        .iter()
+        .any(|i| i.name.starts_with("enc.") || i.name.starts_with("dec."));
     if halves || int("rescale_every_n_layers").is_some_and(|n| n > 0) {
         return Err(Error::Unsupported {
             what: "leaving layers out of",
@@ -44,15 +46,22 @@ pub(super) fn keep_layers(
     let arch = Arch::by_name(architecture);
     let mut more = Vec::new();
     let pattern = get(metadata, "attention.sliding_window_pattern");
-    if int("attention.sliding_window").is_some_and(|w| w > 0) && !pattern.as_ref().is_some_and(is_array) {
+    if int("attention.sliding_window").is_some_and(|w| w > 0)
+        && !pattern.as_ref().is_some_and(is_array)
+    {
         let every = pattern.as_ref().and_then(self::int);
         let every = every.unwrap_or(arch.map_or(1, |a| a.full_every));
         let slides = |l: usize| every <= 1 || !(l + 1).is_multiple_of(every);
         let slides = (0..layers).map(slides).collect();
         more.push(("attention.sliding_window_pattern", MetaValue::Bools(slides)));
     }
-    if arch.is_some_and(|a| a.scalars == Scalars::MiniCpm) && get(metadata, "residual_scale").is_none() {
-        more.push(("residual_scale", MetaValue::F32(1.4 / (layers as f32).sqrt())));
+    if arch.is_some_and(|a| a.scalars == Scalars::MiniCpm)
+        && get(metadata, "residual_scale").is_none()
+    {
+        more.push((
+            "residual_scale",
+            MetaValue::F32(1.4 / (layers as f32).sqrt()),
+        ));
     }
     more.push(("block_count", MetaValue::U32(keep.len() as u32)));
     for (end, value) in more {
@@ -70,7 +79,9 @@ pub(super) fn keep_layers(
     items.retain(|i| !matches!(new(&i.name), Some((_, None))));
     for item in items.iter_mut() {
         if let Some((old, Some(new))) = new(&item.name) {
-            item.name = item.name.replacen(&format!("blk.{old}."), &format!("blk.{new}."), 1);
+            item.name = item
+                .name
+                .replacen(&format!("blk.{old}."), &format!("blk.{new}."), 1);
         }
     }
     Ok(())

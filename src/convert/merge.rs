@@ -85,7 +85,9 @@ pub(super) fn apply(changes: &[Change], first: usize, cols: usize, x: &mut [f32]
         for (part, s) in changes {
             let gain = part.row(*s, first + i, row, &mut low);
             total += gain - 1.0;
-            sum.iter_mut().zip(&low).for_each(|(v, l)| *v += gain * f64::from(*l));
+            sum.iter_mut()
+                .zip(&low)
+                .for_each(|(v, l)| *v += gain * f64::from(*l));
         }
         for (w, v) in row.iter_mut().zip(&sum) {
             *w = (total * f64::from(*w) + v) as f32;

@@ -109,12 +109,18 @@ fn read(folder: &Path, base: &Path, layout: &GebLayout) -> Result<Converted> {
     let hyper = Hyper::read(&config)?;
     let checkpoint = Checkpoint::open(&base)?;
     let outputs = names::outputs(&checkpoint, &hyper, layout)?;
-    let weights = Checkpoint::open_one(&folder, &["adapter_model.safetensors", "adapter_model.bin"])?;
+    let weights =
+        Checkpoint::open_one(&folder, &["adapter_model.safetensors", "adapter_model.bin"])?;
     let mut problems = Vec::new();
     let mut modules = modules(&weights, &mut problems);
     let mut parts = Vec::new();
     // A file has one alpha; it is such that most B stay as they are.
-    let alpha = settings.alpha * if settings.root { settings.rank.sqrt() } else { 1.0 };
+    let alpha = settings.alpha
+        * if settings.root {
+            settings.rank.sqrt()
+        } else {
+            1.0
+        };
     for output in outputs.iter().filter(|o| o.name.ends_with(".weight")) {
         let of = |part: &super::Part| {
             let name = &checkpoint.tensors()[part.tensor].name;
@@ -155,11 +161,25 @@ fn read(folder: &Path, base: &Path, layout: &GebLayout) -> Result<Converted> {
 
 impl Settings {
     fn read(folder: &Folder) -> Result<Settings> {
-        let absent = || bad(CONFIG, "file", "absent", "the configuration of a PEFT adapter");
+        let absent = || {
+            bad(
+                CONFIG,
+                "file",
+                "absent",
+                "the configuration of a PEFT adapter",
+            )
+        };
         let config = folder.json(CONFIG)?.ok_or_else(absent)?;
-        let fields = Fields { file: CONFIG, value: &config };
+        let fields = Fields {
+            file: CONFIG,
+            value: &config,
+        };
         let unsupported = |value: String, known: &str| {
-            Err(Error::Unsupported { what: "adapter", value, known: known.into() })
+            Err(Error::Unsupported {
+                what: "adapter",
+                value,
+                known: known.into(),
+            })
         };
         let kind = fields.str(&["peft_type"])?.unwrap_or("LORA");
         if kind != "LORA" {
@@ -169,10 +189,19 @@ impl Settings {
         if bias != "none" {
             return unsupported(format!("bias {bias}"), "none");
         }
-        let empty = |v: &Value| v.as_array().is_some_and(Vec::is_empty) || v.as_bool() == Some(false);
-        for key in ["modules_to_save", "trainable_token_indices", "lora_bias", "alora_invocation_tokens"] {
+        let empty =
+            |v: &Value| v.as_array().is_some_and(Vec::is_empty) || v.as_bool() == Some(false);
+        for key in [
+            "modules_to_save",
+            "trainable_token_indices",
+            "lora_bias",
+            "alora_invocation_tokens",
+        ] {
             if let Some((_, value)) = fields.get(&[key]).filter(|(_, v)| !empty(v)) {
-                return unsupported(format!("{key} {}", short(value)), "changes of matrices alone");
+                return unsupported(
+                    format!("{key} {}", short(value)),
+                    "changes of matrices alone",
+                );
             }
         }
         let range = 1e-6..=1e6;
@@ -180,10 +209,17 @@ impl Settings {
         let pattern = fields.object("alpha_pattern");
         let mut alphas = Vec::new();
         for (key, value) in pattern.iter().filter_map(|p| p.value.as_object()).flatten() {
-            let plain = key.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.".contains(&b));
+            let plain = key
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"_.".contains(&b));
             let value = value.as_f64().filter(|v| range.contains(v) && plain);
             let value = value.ok_or_else(|| {
-                bad(CONFIG, "alpha_pattern", short(&Value::from(key.clone())), "names of modules and numbers")
+                bad(
+                    CONFIG,
+                    "alpha_pattern",
+                    short(&Value::from(key.clone())),
+                    "names of modules and numbers",
+                )
             })?;
             alphas.push((key.clone(), value));
         }
@@ -220,7 +256,10 @@ fn modules(weights: &Checkpoint, problems: &mut Vec<String>) -> BTreeMap<String,
             Some((module, "lora_magnitude_vector")) => {
                 out.entry(module.into()).or_default().m = Some(i);
             }
-            _ => problems.push(format!("  {}: not lora_A, lora_B or lora_magnitude_vector", t.name)),
+            _ => problems.push(format!(
+                "  {}: not lora_A, lora_B or lora_magnitude_vector",
+                t.name
+            )),
         }
     }
     out
@@ -229,7 +268,10 @@ fn modules(weights: &Checkpoint, problems: &mut Vec<String>) -> BTreeMap<String,
 /// The name without that of the trunk, which checkpoints and adapters of a bare trunk leave out.
 fn bare(name: &str) -> &str {
     let trunks = ["model.", "transformer."];
-    trunks.iter().find_map(|t| name.strip_prefix(t)).unwrap_or(name)
+    trunks
+        .iter()
+        .find_map(|t| name.strip_prefix(t))
+        .unwrap_or(name)
 }
 
 impl Module {
@@ -239,11 +281,17 @@ impl Module {
         };
         let shape = |i: usize| &weights.tensors()[i].shape[..];
         let (&[rank, cols], &[rows, also]) = (shape(a), shape(b)) else {
-            return Err(format!("A {:?} and B {:?}, expected matrices", shape(a), shape(b)));
+            return Err(format!(
+                "A {:?} and B {:?}, expected matrices",
+                shape(a),
+                shape(b)
+            ));
         };
         let fits = self.m.is_none_or(|m| shape(m) == [rows]);
         if rank != also || !(1..=MAX_ADAPTER_RANK).contains(&rank) || !fits {
-            return Err(format!("A [{rank}, {cols}], B [{rows}, {also}] and magnitudes do not fit"));
+            return Err(format!(
+                "A [{rank}, {cols}], B [{rows}, {also}] and magnitudes do not fit"
+            ));
         }
         let floats = |i| floats(weights, i).map_err(|e| e.to_string());
         Ok(Low {
@@ -267,7 +315,11 @@ fn join(output: &Output, lows: &[Option<Low>], alpha: f64) -> Fits<LowRank> {
     let given = || lows.iter().flatten();
     let rank: usize = given().map(|l| l.rank).sum();
     let magnitudes = given().any(|l| l.m.is_some());
-    if magnitudes && !lows.iter().all(|l| l.as_ref().is_some_and(|l| l.m.is_some())) {
+    if magnitudes
+        && !lows
+            .iter()
+            .all(|l| l.as_ref().is_some_and(|l| l.m.is_some()))
+    {
         return Err("magnitudes of some rows only".into());
     }
     let mut part = LowRank {
@@ -288,7 +340,9 @@ fn join(output: &Output, lows: &[Option<Low>], alpha: f64) -> Fits<LowRank> {
         let last = (0..source.rows.len()).map(|i| source.rows.at(i)).max();
         if low.cols != cols || last.is_some_and(|last| last >= low.rows) {
             let (r, c) = (low.rows, low.cols);
-            return Err(format!("A and B of a matrix [{r}, {c}], expected [{rows}, {cols}]"));
+            return Err(format!(
+                "A and B of a matrix [{r}, {c}], expected [{rows}, {cols}]"
+            ));
         }
         part.a.extend(&low.a);
         // The file's alpha / rank times this is s.
@@ -300,7 +354,10 @@ fn join(output: &Output, lows: &[Option<Low>], alpha: f64) -> Fits<LowRank> {
         before += low.rank;
     }
     if part.b.len() != rank * rows {
-        return Err(format!("rows of {} parts, expected {rows}", output.parts.len()));
+        return Err(format!(
+            "rows of {} parts, expected {rows}",
+            output.parts.len()
+        ));
     }
     Ok(part)
 }

@@ -8,8 +8,8 @@ use geb_kernels::Effort;
 use geb_kernels::dtype::Dtype;
 use sha2::{Digest, Sha256};
 
-use super::cut;
 use super::checkpoint::{Checkpoint, Elem, float_type};
+use super::cut;
 use super::feedback::{Feedback, Shared};
 use super::folder::{Folder, bad};
 use super::fronts::Front;

@@ -72,7 +72,9 @@ impl Model {
         Adapter::read(file, self.config.arch.name, &|name| {
             let shape = matrices.get(name).map(|m| [m.rows, m.cols]);
             shape.ok_or_else(|| match self.file.tensor(name) {
-                Some(_) => "no matrix that adapters change: those of the layers and output.weight".into(),
+                Some(_) => {
+                    "no matrix that adapters change: those of the layers and output.weight".into()
+                }
                 None => "the model has no such tensor".into(),
             })
         })
@@ -103,7 +105,10 @@ impl Adapters {
                 parts.push((part, adapter.factor(part, *scale)));
                 let shape = matrices.get(&*part.tensor).map(|m| (m.rows, m.cols));
                 if shape != Some((part.rows, part.cols)) {
-                    problems.push(format!("  {}: of an adapter for another model", part.tensor));
+                    problems.push(format!(
+                        "  {}: of an adapter for another model",
+                        part.tensor
+                    ));
                 }
             }
         }
@@ -156,8 +161,19 @@ impl Adapters {
             resize(&mut self.change, n * rows);
             let (low, change) = (&mut self.low[..n * term.rank], &mut self.change[..n * rows]);
             product((kernels, lead), (&term.a, cols), &self.x, low);
-            pack((kernels, lead), &mut self.low_acts, ActKind::F32, low, (n, term.rank));
-            product((kernels, lead), (&term.b, term.rank), &self.low_acts, change);
+            pack(
+                (kernels, lead),
+                &mut self.low_acts,
+                ActKind::F32,
+                low,
+                (n, term.rank),
+            );
+            product(
+                (kernels, lead),
+                (&term.b, term.rank),
+                &self.low_acts,
+                change,
+            );
             let change = &*change;
             let join = |t: usize, out: &mut [f32]| {
                 if let Some(gain) = &term.gain {
@@ -166,7 +182,9 @@ impl Adapters {
                 kernels.add(out, &change[t * rows..(t + 1) * rows]);
             };
             if n <= SERIAL_ROWS {
-                out.chunks_exact_mut(rows).enumerate().for_each(|(t, out)| join(t, out));
+                out.chunks_exact_mut(rows)
+                    .enumerate()
+                    .for_each(|(t, out)| join(t, out));
             } else {
                 lead.chunks_mut(out, rows, |t, out, _| join(t, out));
             }
@@ -195,7 +213,11 @@ impl Term {
                 };
                 total += g - 1.0;
                 let factor = (g * f64::from(*s)) as f32;
-                b.extend(part.b[r * part.rank..(r + 1) * part.rank].iter().map(|v| factor * v));
+                b.extend(
+                    part.b[r * part.rank..(r + 1) * part.rank]
+                        .iter()
+                        .map(|v| factor * v),
+                );
             }
             if let Some(gain) = &mut gain {
                 gain.push(total as f32);

@@ -114,10 +114,18 @@ fn check_vectors(x: &[f32], e: usize) -> Result<()> {
         })
     };
     if !x.len().is_multiple_of(e) {
-        return bad("numbers of input vectors", x.len().to_string(), format!("a multiple of {e}"));
+        return bad(
+            "numbers of input vectors",
+            x.len().to_string(),
+            format!("a multiple of {e}"),
+        );
     }
     match x.iter().position(|v| !v.is_finite()) {
         None => Ok(()),
-        Some(i) => bad(&format!("element {i} of the input vectors"), x[i].to_string(), "a finite number".into()),
+        Some(i) => bad(
+            &format!("element {i} of the input vectors"),
+            x[i].to_string(),
+            "a finite number".into(),
+        ),
     }
 }

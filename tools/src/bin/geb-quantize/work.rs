@@ -13,7 +13,9 @@ use geb::kernels::Effort;
 use geb::{Dtype, Error, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::args::{Adapter, Convert, How, Kv, Layout, Merge, Mlp, Probe, Rope, Search, Verify, scaled};
+use crate::args::{
+    Adapter, Convert, How, Kv, Layout, Merge, Mlp, Probe, Rope, Search, Verify, scaled,
+};
 use crate::show;
 
 /// Longest probe text or template that is read.
@@ -84,7 +86,12 @@ fn read_text(path: &Path) -> Result<String> {
 /// Runs a conversion.
 pub fn convert(args: &Convert, stop: &Arc<AtomicBool>) -> Result<()> {
     let options = args.how.options(Vec::new())?;
-    run((&args.source, args.out.as_deref()), &args.how, &options, stop)
+    run(
+        (&args.source, args.out.as_deref()),
+        &args.how,
+        &options,
+        stop,
+    )
 }
 
 /// Runs a conversion with adapters.
@@ -92,8 +99,15 @@ pub fn merge(args: &Merge, stop: &Arc<AtomicBool>) -> Result<()> {
     let [source, adapters @ .., out] = &args.files[..] else {
         unreachable!("clap asks for three files");
     };
-    let options = args.how.options(adapters.iter().map(|a| scaled(a)).collect())?;
-    run((Path::new(source), Some(Path::new(out))), &args.how, &options, stop)
+    let options = args
+        .how
+        .options(adapters.iter().map(|a| scaled(a)).collect())?;
+    run(
+        (Path::new(source), Some(Path::new(out))),
+        &args.how,
+        &options,
+        stop,
+    )
 }
 
 /// Converts an adapter and says what is in it.
@@ -109,7 +123,11 @@ pub fn adapter(args: &Adapter) -> Result<()> {
         done.architecture,
         done.parts.len(),
         done.alpha,
-        if magnitudes { ", with magnitudes (DoRA)" } else { "" }
+        if magnitudes {
+            ", with magnitudes (DoRA)"
+        } else {
+            ""
+        }
     ))
 }
 

@@ -23,7 +23,11 @@ pub struct EmbedArgs {
     #[command(flatten)]
     pub model: ModelArgs,
     /// Texts
-    #[arg(value_name = "TEXT", conflicts_with = "file", required_unless_present = "file")]
+    #[arg(
+        value_name = "TEXT",
+        conflicts_with = "file",
+        required_unless_present = "file"
+    )]
     pub texts: Vec<String>,
     /// Read texts from a file, one per line (`-`: stdin)
     #[arg(short, long, value_name = "FILE")]
