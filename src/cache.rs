@@ -37,6 +37,30 @@ impl LayerCache {
     }
 }
 
+/// Keys and values of a head: `[positions, width]` each.
+pub(crate) struct HeadRows<'a> {
+    keys: &'a [f32],
+    values: &'a [f32],
+    shape: KvShape,
+}
+
+impl<'a> HeadRows<'a> {
+    fn row(&self, rows: &'a [f32], position: usize) -> &'a [f32] {
+        let at = position % self.shape.positions() * self.shape.width();
+        &rows[at..at + self.shape.head_size()]
+    }
+
+    /// The key at a position.
+    pub(crate) fn key(&self, position: usize) -> &'a [f32] {
+        self.row(self.keys, position)
+    }
+
+    /// The value at a position.
+    pub(crate) fn value(&self, position: usize) -> &'a [f32] {
+        self.row(self.values, position)
+    }
+}
+
 /// Zeroed memory straight from the system: pages are touched when a position is first written.
 fn zeroed(len: usize) -> Result<Vec<u8>> {
     let failed = |()| Error::Memory {
@@ -105,6 +129,19 @@ impl KvCache {
         let at = self.skip + layer.start + head * 2 * bytes;
         let (keys, values) = self.data[at..at + 2 * bytes].split_at(bytes);
         KvHead::new(layer.shape, keys, values)
+    }
+
+    /// A head of an F32 cache that holds a row for each position.
+    pub(crate) fn rows(&self, layer: usize, head: usize) -> HeadRows<'_> {
+        let layer = &self.layers[layer];
+        let bytes = layer.shape.head_bytes();
+        let at = self.skip + layer.start + head * 2 * bytes;
+        let (keys, values) = self.data[at..at + 2 * bytes].split_at(bytes);
+        HeadRows {
+            keys: bytemuck::cast_slice(keys),
+            values: bytemuck::cast_slice(values),
+            shape: layer.shape,
+        }
     }
 
     /// All heads of one layer: `[KV heads][keys, values]`, [`KvShape::head_bytes`] each.

@@ -76,7 +76,7 @@ impl State {
     /// How many of the first `n` of `held` tokens are left when the later ones are given up: as many as
     /// the copy has seen, else none. All are left if none is given up.
     pub fn keeps(&mut self, held: usize, n: usize) -> usize {
-        if n == held || self.is_empty() {
+        if self.is_empty() || (n == held && n > 0) {
             return n;
         }
         if self.marked > n {

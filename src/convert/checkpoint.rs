@@ -70,11 +70,7 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Checkpoint`] names the file and the field that breaks a rule.
     pub fn open(folder: &Folder) -> Result<Checkpoint> {
-        let mut out = Checkpoint {
-            files: Vec::new(),
-            tensors: Vec::new(),
-            names: HashMap::new(),
-        };
+        let mut out = Self::empty();
         for single in ["model.safetensors", "pytorch_model.bin"] {
             let index = format!("{single}.index.json");
             if folder.has(single) {
@@ -96,31 +92,40 @@ impl Checkpoint {
     /// [`Error::Checkpoint`] for a malformed file or several.
     pub fn native(folder: &Folder, name: Option<&str>) -> Result<Option<Checkpoint>> {
         let found = folder.ending(".pth")?;
-        let name = match (name, &found[..]) {
-            (Some(name), _) => name.to_owned(),
-            (None, [name]) => name.clone(),
-            (None, []) => return Ok(None),
+        match (name, &found[..]) {
+            (Some(name), _) => Self::open_one(folder, &[name]).map(Some),
+            (None, [name]) => Self::open_one(folder, &[name]).map(Some),
+            (None, []) => Ok(None),
             (None, several) => {
                 let allowed = "one .pth file, or its path";
-                return Err(bad(&folder.name(), "weights", several.join(", "), allowed));
+                Err(bad(&folder.name(), "weights", several.join(", "), allowed))
             }
-        };
-        let mut out = Checkpoint {
+        }
+    }
+
+    /// Opens the first of these weight files that the folder has.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn open_one(folder: &Folder, names: &[&str]) -> Result<Checkpoint> {
+        let mut out = Self::empty();
+        let name = names.iter().find(|n| folder.has(n));
+        let none = || bad(&folder.name(), "weights", "absent", names.join(" or "));
+        out.add_file(folder, name.ok_or_else(none)?)?;
+        Ok(out)
+    }
+
+    fn empty() -> Checkpoint {
+        Checkpoint {
             files: Vec::new(),
             tensors: Vec::new(),
             names: HashMap::new(),
-        };
-        out.add_file(folder, &name)?;
-        Ok(Some(out))
+        }
     }
 
     /// The tensors of a GGUF file, of all its parts.
     pub fn from_gguf(file: &GgufFile) -> Checkpoint {
-        let mut out = Checkpoint {
-            files: Vec::new(),
-            tensors: Vec::new(),
-            names: HashMap::new(),
-        };
+        let mut out = Self::empty();
         for (n, (part, path)) in file.parts().enumerate() {
             let name = path.file_name().unwrap_or_default();
             let name = name.to_string_lossy().into_owned();

@@ -98,6 +98,16 @@ pub struct Output {
     pub source: Source,
 }
 
+impl Output {
+    /// The rows it is made of, in order; none for a tensor that is computed.
+    pub fn parts(&self) -> &[Part] {
+        match &self.source {
+            Source::Rows(parts) => parts,
+            Source::Values(_) | Source::Made(_) => &[],
+        }
+    }
+}
+
 /// Everything the tables need to know.
 struct Walk<'a> {
     checkpoint: &'a Checkpoint,

@@ -5,11 +5,11 @@ mod recurrent;
 use geb_kernels::dtype::Dtype;
 use geb_kernels::{Kernels, Level};
 
-use super::arch::{NormKind, NormPlace, QkNorm};
+use super::arch::{NormKind, NormPlace, Positions, QkNorm};
 use super::config::Config;
 use super::rope::ScalingKind;
 use super::weights::{
-    Attention, Branch, Ffn, GateUp, Layer, Linear, Mixer, Norm, QMatrix, Qkv, Weights,
+    Attention, Bias, Branch, Ffn, GateUp, Layer, Linear, Mixer, Norm, QMatrix, Qkv, Weights,
 };
 use crate::error::{Error, Result};
 use crate::gguf::GgufFile;
@@ -169,6 +169,16 @@ impl Binder<'_> {
                 self.linear(&name("attn_v"), kv, e),
             ])
         };
+        // Branches side by side may share a norm.
+        let own = |role, shared| match self.has(&name(&format!("{role}.weight"))) {
+            true => role,
+            false => shared,
+        };
+        let attn_norm = own("attn_norm_2", "attn_norm");
+        let ffn_norm = own(
+            "ffn_norm",
+            if c.parallel { "attn_norm" } else { "ffn_norm" },
+        );
         let attention = Attention {
             qkv,
             qk_norm: qk_norm.map(|[q, k]| {
@@ -181,12 +191,12 @@ impl Binder<'_> {
         };
         Layer {
             mixer: Branch {
-                norm: self.norm(c, name("attn_norm"), before),
+                norm: self.norm(c, name(attn_norm), before),
                 body: Mixer::Attention(attention),
                 post_norm: after.then(|| self.vector(name("post_attention_norm.weight"), e)),
             },
             ffn: Branch {
-                norm: self.norm(c, name("ffn_norm"), before),
+                norm: self.norm(c, name(ffn_norm), before),
                 body: self.feed_forward(c, n),
                 post_norm: after.then(|| self.vector(name("post_ffw_norm.weight"), e)),
             },
@@ -196,7 +206,14 @@ impl Binder<'_> {
     fn feed_forward(&mut self, c: &Config, n: usize) -> Ffn {
         let (e, f) = (c.embedding_length, c.layers[n].feed_forward_length);
         let name = |role: &str| format!("blk.{n}.{role}");
-        let gate_up = if self.has(&name("ffn_gate.weight")) {
+        let split = self.has(&name("ffn_gate.weight"));
+        if !c.arch.gated && !split {
+            return Ffn::Plain {
+                up: self.linear(&name("ffn_up"), f, e),
+                down: self.linear(&name("ffn_down"), e, f),
+            };
+        }
+        let gate_up = if split {
             GateUp::Split([
                 self.linear(&name("ffn_gate"), f, e),
                 self.linear(&name("ffn_up"), f, e),
@@ -223,6 +240,12 @@ pub fn bind(file: &GgufFile, config: &mut Config) -> Result<Weights> {
     config.vocab = token_embd.rows;
     let normed = b.has("token_embd_norm.weight");
     let embedding_norm = b.norm(config, "token_embd_norm".into(), normed);
+    let learned = config.arch.positions == Positions::Learned;
+    let position_embd =
+        learned.then(|| b.matrix("position_embd.weight".into(), config.context_length, e));
+    let bias = config
+        .alibi
+        .map(|max| Bias::alibi(config.layers[0].head_count, max));
     let output_norm = b.norm(config, "output_norm".into(), true);
     let output = if b.has("output.weight") {
         b.linear("output", config.vocab, e)
@@ -269,6 +292,8 @@ pub fn bind(file: &GgufFile, config: &mut Config) -> Result<Weights> {
         return Ok(Weights {
             token_embd,
             embedding_norm,
+            position_embd,
+            bias,
             output_norm,
             output,
             rope_freqs,

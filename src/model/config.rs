@@ -1,6 +1,6 @@
 //! Hyperparameters: read once, range-checked, then plain numbers (rule 11).
 
-use super::arch::{Arch, MixerKind, NormKind, REGISTRY, Scalars};
+use super::arch::{Arch, MixerKind, NormKind, Positions, REGISTRY, Scalars};
 use super::rope::{RopeScaling, ScalingKind};
 use crate::error::{Error, Result};
 use crate::gguf::{GgufFile, Value, ValueType};
@@ -63,6 +63,8 @@ pub struct Config {
     pub rope_freq_base_window: Option<f32>,
     /// Per layer: a token sees itself and `window - 1` before it; `usize::MAX` means all.
     pub windows: Vec<usize>,
+    /// Whether a token sees none after its own; false for text encoders.
+    pub causal: bool,
     /// Queries, keys and values are clamped to this magnitude.
     pub clamp: Option<f32>,
     /// Factor of the embeddings.
@@ -73,6 +75,10 @@ pub struct Config {
     pub logit_scale: f32,
     /// `s`: logits become `s tanh(logit / s)`.
     pub logit_softcap: Option<f32>,
+    /// Attention and feed-forward of a layer see the same input.
+    pub parallel: bool,
+    /// ALiBi: the exponent of its smallest slope.
+    pub alibi: Option<f32>,
     /// Factor of the attention scores.
     pub attention_scale: f32,
     /// Sizes of the mixers that keep a state.
@@ -206,6 +212,10 @@ impl Config {
         let rope_dimension_count = keys
             .int("rope.dimension_count", limits::MAX_WIDTH)?
             .unwrap_or(head_size / arch.rope_divisor);
+        let rope_dimension_count = match arch.positions {
+            Positions::Rope => rope_dimension_count,
+            Positions::Learned | Positions::Alibi => 0,
+        };
         if rope_dimension_count > head_size || !rope_dimension_count.is_multiple_of(2) {
             let allowed = format!("an even number up to the head size {head_size}");
             return keys.bad("rope.dimension_count", rope_dimension_count, allowed);
@@ -237,10 +247,18 @@ impl Config {
             rope_scaling: rope_scaling(&keys, context_length)?,
             rope_freq_base_window: base_window.or(arch.window_base),
             windows: windows(&keys, block_count)?,
+            causal: file.bool(&keys.key("attention.causal"))?.unwrap_or(true),
             clamp: optional("attention.clamp_kqv")?,
             embedding_scale,
             residual_scale,
             logit_scale,
+            parallel: file
+                .bool(&keys.key("use_parallel_residual"))?
+                .unwrap_or(arch.parallel),
+            alibi: match arch.positions {
+                Positions::Alibi => Some(optional("attention.max_alibi_bias")?.unwrap_or(8.0)),
+                Positions::Rope | Positions::Learned => None,
+            },
             logit_softcap: optional("final_logit_softcapping")?,
             attention_scale: keys
                 .float("attention.scale", 1e-6..=1e6)?

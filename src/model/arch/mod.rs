@@ -1,8 +1,13 @@
 //! Architectures as data: each is one small file of answers to the questions below, and one
 //! layer loop (`model/forward.rs`) serves them all. Nothing here contains a loop.
 
+mod bloom;
 mod chatglm;
+mod falcon;
 mod gemma3;
+mod gpt2;
+mod gptneo;
+mod gptneox;
 mod llama;
 mod mamba;
 mod mamba2;
@@ -38,6 +43,17 @@ pub enum MixerKind {
     Mamba,
     /// The same with one decay for a head.
     Mamba2,
+}
+
+/// How a token's position is told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Positions {
+    /// Queries and keys are rotated.
+    Rope,
+    /// A vector for each position is added to the embedding.
+    Learned,
+    /// Scores fall with the distance, by a slope for each head (ALiBi, arXiv 2108.12409).
+    Alibi,
 }
 
 /// Formula of the norms.
@@ -100,6 +116,8 @@ pub struct Arch {
     pub name: &'static str,
     /// What mixes the tokens; all but attention keep a state instead of keys and values.
     pub mixer: MixerKind,
+    /// How positions are told.
+    pub positions: Positions,
     /// Pairing of the rotation.
     pub rope: RopePairing,
     /// Rotated share of a head when `rope.dimension_count` is absent: 1 / this.
@@ -112,6 +130,10 @@ pub struct Arch {
     pub qk_norm: QkNorm,
     /// Activation of the gate.
     pub gate: Gate,
+    /// Where there is no `ffn_gate`, `ffn_up` holds it too; otherwise feed-forward layers have none.
+    pub gated: bool,
+    /// Attention and feed-forward see the same input, if the file does not say.
+    pub parallel: bool,
     /// Default factors.
     pub scalars: Scalars,
     /// If the file does not say: every so many layers, the last one sees all positions and the
@@ -133,6 +155,11 @@ pub const REGISTRY: &[&Arch] = &[
     &olmo::ARCH,
     &olmo2::ARCH,
     &openelm::ARCH,
+    &gpt2::ARCH,
+    &gptneo::ARCH,
+    &gptneox::ARCH,
+    &bloom::ARCH,
+    &falcon::ARCH,
     &rwkv6::ARCH,
     &rwkv7::ARCH,
     &mamba::ARCH,

@@ -37,9 +37,17 @@ impl Pass<'_, '_> {
             });
         }
         self.rotate(a, l, qkv, (starts, strides));
-        self.store(l, qkv, starts, strides, n);
         let attn = &mut b.attn[..n * qw];
-        self.attend(l, &qkv[starts[0]..], strides[0], attn, &mut b.pieces);
+        match &self.model.weights().bias {
+            None => {
+                self.store(l, qkv, starts, strides, n);
+                self.attend(l, &qkv[starts[0]..], strides[0], attn, &mut b.pieces);
+            }
+            Some(bias) => {
+                self.store_rows(l, qkv, (starts, strides), n);
+                self.attend_biased(l, &qkv[starts[0]..], strides[0], attn, bias);
+            }
+        }
         self.project(&mut b.acts, attn, n, [(&a.output, &mut *h)]);
     }
 
@@ -55,6 +63,9 @@ impl Pass<'_, '_> {
         let (kernels, first) = (self.kernels, self.first);
         let table = self.ropes.table(c.windows[l] != usize::MAX);
         let (d, pairs) = (c.head_size, c.rope_dimension_count / 2);
+        if pairs == 0 && a.qk_norm.is_none() {
+            return;
+        }
         let adjacent = c.arch.rope == RopePairing::Adjacent;
         let turn = |t: usize, heads: &mut [f32], side: usize| {
             if let Some(weights) = &a.qk_norm {
@@ -121,13 +132,15 @@ impl Pass<'_, '_> {
         let (columns, width) = (group * c.head_size, sizes.q_width());
         let n = out.len() / width;
         let end = first + n;
+        // Without a mask all tokens see what one behind the end would.
+        let first_position = if self.causal { first } else { end };
         let query = |head: usize, tokens: (usize, usize), positions: (usize, usize)| AttnQuery {
             q,
             stride,
             column: head * columns,
             heads: group,
             tokens,
-            first_position: first,
+            first_position,
             positions,
             window: c.windows[l],
             scale: c.attention_scale,
