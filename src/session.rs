@@ -21,6 +21,7 @@ use crate::model::rope::Ropes;
 use crate::model::weights::Layer;
 use crate::state::State;
 use crate::threads::{self, Pool};
+use level::choose_kernels;
 
 /// Tokens of one batch: enough to fill the prefill tiles, few enough to stay in the caches.
 pub const BATCH: usize = 512;
@@ -257,7 +258,8 @@ impl Session {
                 .tensors()
                 .map(|t| t.bytes().len() as u64)
                 .sum(),
-            kv: KvCache::bytes(c, self.kv, self.ctx, batch),
+            kv: KvCache::bytes(c, self.kv, self.ctx, batch)
+                + State::bytes(c, &self.model.weights().layers),
             scratch: Buffers::bytes(c, batch),
             adapters: self.adapters.as_ref().map_or(0, Adapters::bytes),
         }
@@ -275,7 +277,7 @@ impl Session {
 
     /// Bytes of the KV cache that a token at position `positions - 1` sees, all layers together.
     pub fn kv_bytes_seen(&self, positions: usize) -> u64 {
-        self.cache.seen_bytes(positions)
+        self.cache.seen_bytes(positions) + 4 * self.state.values().len() as u64
     }
 
     /// Element type of the KV cache.
@@ -581,25 +583,7 @@ impl Session {
     }
 }
 
-fn choose_kernels(level: Option<Level>) -> Result<&'static Kernels> {
-    match level {
-        Some(level) => Kernels::for_level(level).ok_or_else(|| Error::Request {
-            what: "instruction level".into(),
-            value: level.name().into(),
-            allowed: Level::available()
-                .iter()
-                .map(|l| l.name())
-                .collect::<Vec<_>>()
-                .join(", "),
-        }),
-        None => Kernels::best().map_err(|allowed| Error::Request {
-            what: "GEB_ISA".into(),
-            value: std::env::var("GEB_ISA").unwrap_or_default(),
-            allowed,
-        }),
-    }
-}
-
+mod level;
 mod saved;
 mod states;
 #[cfg(test)]

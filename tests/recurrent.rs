@@ -1,5 +1,6 @@
 //! Models that keep a state: going back, failing, saving, speculation, exactness of batches.
 
+use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use geb::chat::{ChatTemplate, Message};
 use geb::convert::{self, Options};
 use geb::generate::{GenerateOptions, generate, generate_with};
+use geb::gguf::writer::{MetaValue, Plan, PlannedTensor, write_to};
 use geb::gguf::{GgufFile, Load};
 use geb::model::Model;
 use geb::session::{Session, SessionOptions, Want};
@@ -279,4 +281,60 @@ fn tokenizers_and_chats_equal_the_reference() {
             assert_eq!(plain, ids(&case["ids_content_plain"]));
         }
     }
+}
+
+/// The metadata and tensors of a converted case, with some keys changed.
+fn changed(case: &str, keys: &[(&str, u32)]) -> geb::Result<Arc<Model>> {
+    let model = convert_case(case, Dtype::F32);
+    let mut plan = Plan::default();
+    plan.copy_meta(model.file(), |_, _| true);
+    for (key, value) in keys {
+        plan.set_meta(key, MetaValue::U32(*value));
+    }
+    plan.tensors = model
+        .file()
+        .tensors()
+        .map(|t| PlannedTensor {
+            name: t.info().name.clone(),
+            dtype: t.info().dtype,
+            dims: t.info().dims.clone(),
+        })
+        .collect();
+    let all: Vec<_> = model.file().tensors().map(|t| t.bytes()).collect();
+    let mut bytes = Vec::new();
+    write_to(&mut bytes, &plan, &mut |i, out| {
+        out.write_all(all[i]).map_err(Error::io("memory"))
+    })?;
+    Model::load(Arc::new(GgufFile::from_bytes(bytes)?))
+}
+
+#[test]
+fn sizes_that_do_not_fit_are_errors() {
+    for (case, keys) in [
+        ("rwkv6", [("rwkv6.wkv.head_size", 48)]),
+        ("rwkv6", [("rwkv6.wkv.head_size", 0)]),
+        ("rwkv7", [("rwkv7.feed_forward_length", 64)]),
+        ("rwkv7", [("rwkv7.embedding_length", 1 << 20)]),
+        ("mamba", [("mamba.ssm.state_size", 1 << 20)]),
+        ("mamba", [("mamba.ssm.conv_kernel", 5)]),
+        ("mamba", [("mamba.ssm.inner_size", 1 << 20)]),
+        ("mamba", [("mamba.ssm.time_step_rank", 3)]),
+        ("mamba2", [("mamba2.ssm.group_count", 3)]),
+        ("mamba2", [("mamba2.ssm.time_step_rank", 16)]),
+        ("mamba2", [("mamba2.ssm.state_size", 1 << 20)]),
+    ] {
+        let found = changed(case, &keys).map(|_| ());
+        let refused = matches!(found, Err(Error::Key { .. } | Error::Tensors(_)));
+        assert!(refused, "{case} {keys:?}: {found:?}");
+    }
+}
+
+#[test]
+fn the_stream_is_halved_where_the_file_says_so() {
+    let plain = changed("rwkv6", &[]).expect("loads");
+    let halved = changed("rwkv6", &[("rwkv6.rescale_every_n_layers", 2)]).expect("loads");
+    let ids = ids(&plain, 12);
+    let [a, b] = [plain, halved].map(|m| all(&mut session(&m, 1), &ids, 12));
+    // The matrices were not divided: what the last layer adds weighs twice as much.
+    assert!(a != b && b.iter().all(|v| v.is_finite()));
 }

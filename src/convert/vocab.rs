@@ -388,7 +388,8 @@ fn special_ids(sources: &Sources, vocab: &mut Vocab, front: &Front) -> Result<()
             stops = listed.into_iter().filter(|&l| Some(l) != id).collect();
         }
     }
-    special.extend(vocab.special.iter().filter(|s| s.0 == "eot"));
+    let own = vocab.special.iter().filter(|s| s.0 == "eot");
+    special.extend(own.filter(|_| stops.is_empty()));
     stop_ids(&mut special, stops, &mut vocab.notes);
     if !front.appended.is_empty() {
         // ChatGLM tokenizers pad with the unknown token.

@@ -87,7 +87,7 @@ impl Binder<'_> {
             return Vec::new();
         };
         let info = t.info();
-        let mut out = vec![0.0; len];
+        let mut out = Vec::new();
         if info.elements() != len as u64 {
             self.problems.push(format!(
                 "  {name}: {} elements, expected {len}",
@@ -99,6 +99,8 @@ impl Binder<'_> {
                 info.dtype
             ));
         } else {
+            // What the file says must be there before it is given memory.
+            out.resize(len, 0.0);
             reference().dequantize(info.dtype, t.bytes(), &mut out);
             if let Some(i) = out.iter().position(|v| !v.is_finite()) {
                 self.problems

@@ -156,7 +156,8 @@ impl Binder<'_> {
                 (lerp, self.linear(&name("receptance"), e, e))
             }),
         };
-        self.scratch(2 * e + f);
+        // Values of the first layer lie before the buffers of RWKV 7.
+        self.scratch(3 * e + f);
         Ffn::ChannelMix(mix)
     }
 
