@@ -28,6 +28,11 @@ impl Pass<'_, '_> {
         let n = out.len() / width;
         let (scale, first, window) = (c.attention_scale, self.first, c.windows[l]);
         let whole = bias.is_none() || !self.causal;
+        let end = if bias.is_none() {
+            cache.written()
+        } else {
+            first + n
+        };
         let out = MatMut::new(out, n, width, width);
         let work = |t: usize, column: usize, block: &mut MatMut<'_>| {
             let head = column / d;
@@ -36,7 +41,7 @@ impl Pass<'_, '_> {
             for i in 0..block.rows() {
                 let position = first + t + i;
                 let seen = match whole {
-                    true => 0..cache.written(),
+                    true => 0..end,
                     false => (position + 1).saturating_sub(window)..position + 1,
                 };
                 let query = &q[(t + i) * stride + column..][..d];

@@ -1,6 +1,6 @@
 //! The encoder's text: read once, looked at by every layer of the decoder.
 
-use super::{Buffers, Pass};
+use super::{Buffers, Pass, Segment};
 use crate::cache::KvCache;
 use crate::error::Result;
 use crate::model::weights::Cross;
@@ -16,7 +16,7 @@ impl Pass<'_, '_> {
     ) -> Result<()> {
         let c = self.model.config();
         let (n, e) = (tokens.len(), c.embedding_length);
-        self.embed(tokens, &mut b.x[..n * e]);
+        self.embed(Segment::Tokens(tokens), &mut b.x[..n * e]);
         self.run_layers(b, n)?;
         let Some(encoder) = &self.model.weights().encoder else {
             return Ok(());
