@@ -228,9 +228,8 @@ pub fn bind(file: &GgufFile, config: &mut Config) -> Result<Weights> {
     let learned = config.arch.positions == Positions::Learned;
     let position_embd =
         learned.then(|| b.matrix("position_embd.weight".into(), config.context_length, e));
-    let bias = config
-        .alibi
-        .map(|max| Bias::alibi(config.layers[0].head_count, max));
+    let heads = config.widest(|l| l.head_count);
+    let bias = config.alibi.map(|max| Bias::alibi(heads, max));
     let output_norm = match config.arch.encoder {
         true => b.norm(config, "dec.output_norm".into(), true),
         false => b.norm(config, "output_norm".into(), true),

@@ -198,6 +198,10 @@ impl Config {
         };
         let block_count = block_count.unwrap_or(blocks);
         let layers = layers(&keys, blocks.max(block_count), embedding_length)?;
+        if encoder.is_some() && layers.iter().any(|l| *l != layers[0]) {
+            let value = "of several values";
+            return keys.bad("attention.head_count", value, "one size for all layers");
+        }
         let head_size = layers[0].head_size;
         let rope_dimension_count = keys
             .int("rope.dimension_count", limits::MAX_WIDTH)?

@@ -291,8 +291,9 @@ mod tests {
 
     #[test]
     fn slopes_are_the_published_ones() {
-        let slopes = |heads| match Bias::alibi(heads, 8.0) {
-            Bias::Slopes(s) => s,
+        let slopes = |heads: usize| -> Vec<f32> {
+            let bias = Bias::alibi(heads, 8.0);
+            (0..heads).map(|h| bias.at(h, 1)).collect()
         };
         assert_eq!(slopes(8)[..2], [0.5, 0.25]);
         assert_eq!(slopes(8)[7], 0.00390625);
