@@ -2,7 +2,7 @@
 //! finds the tensors, checks every shape and reports all problems at once.
 
 use super::checkpoint::Checkpoint;
-use super::fronts::{Dim, Family, GEB_PARTIAL, Line, Rows};
+use super::fronts::{Dim, GEB_PARTIAL, Line, Rows};
 use super::hyper::Hyper;
 use super::rows::{Part, RowMap};
 use crate::error::{Error, Result};
@@ -110,11 +110,10 @@ struct Walk<'a> {
 
 /// Rows of the embedding matrix, which decide the length of the token list.
 pub fn vocab_rows(checkpoint: &Checkpoint, hyper: &Hyper) -> Result<usize> {
-    let name = match hyper.front.family {
-        Family::Geb => "transformer.embedding.word_embeddings.weight",
-        _ => "model.embed_tokens.weight",
-    };
-    match checkpoint.find(name).map(|i| &checkpoint.tensors()[i]) {
+    let stem = hyper.table.first.first().and_then(|l| l.parts.first());
+    let name = format!("{}.weight", stem.map_or("", |(stem, _)| stem));
+    let found = find(checkpoint, &name, hyper.table.prefix);
+    match found.map(|i| &checkpoint.tensors()[i]) {
         Some(t) if t.shape.len() == 2 && t.rows() <= crate::limits::MAX_VOCAB => Ok(t.rows()),
         Some(t) => Err(Error::Tensors(vec![format!(
             "{name}: shape {:?}, expected [vocabulary, {}]",
@@ -124,14 +123,20 @@ pub fn vocab_rows(checkpoint: &Checkpoint, hyper: &Hyper) -> Result<usize> {
     }
 }
 
+/// A tensor by its name, or by the rest of it where checkpoints leave the prefix out.
+fn find(checkpoint: &Checkpoint, name: &str, prefix: &str) -> Option<usize> {
+    let short = || checkpoint.find(name.strip_prefix(prefix)?);
+    checkpoint.find(name).or_else(short)
+}
+
 /// The output tensors of a checkpoint in file order.
 ///
 /// # Errors
 /// [`Error::Tensors`] lists every missing, unknown and misshapen tensor.
 pub fn outputs(checkpoint: &Checkpoint, hyper: &Hyper, layout: &GebLayout) -> Result<Vec<Output>> {
-    let table = match hyper.front.family {
-        Family::Geb if !layout.rope_full => &GEB_PARTIAL,
-        _ => hyper.front.table,
+    let table = match hyper.front.open_layout && !layout.rope_full {
+        true => &GEB_PARTIAL,
+        false => hyper.table,
     };
     let mut walk = Walk {
         checkpoint,
@@ -145,7 +150,7 @@ pub fn outputs(checkpoint: &Checkpoint, hyper: &Hyper, layout: &GebLayout) -> Re
     for line in table.first {
         walk.line(line, 0);
     }
-    for layer in 0..hyper.layers {
+    for layer in 0..hyper.layers() {
         for line in table.layer.iter().copied().flatten() {
             walk.line(line, layer);
         }
@@ -171,54 +176,57 @@ pub fn outputs(checkpoint: &Checkpoint, hyper: &Hyper, layout: &GebLayout) -> Re
 }
 
 impl Walk<'_> {
-    fn dim(&self, dim: Dim) -> u64 {
+    fn dim(&self, dim: Dim, layer: usize) -> u64 {
         let h = self.hyper;
-        let (q, kv) = (h.heads * h.head_dim, h.kv_heads * h.head_dim);
+        let (d, sizes) = (h.shape.head_dim, h.shape.layers[layer]);
+        let (q, kv) = (sizes.heads * d, sizes.kv_heads * d);
         match dim {
             Dim::Vocab => self.vocab_rows,
             Dim::Width => h.width as u64,
-            Dim::Head => h.head_dim as u64,
-            Dim::Ffn => h.ffn as u64,
+            Dim::Head => d as u64,
+            Dim::Ffn => sizes.ffn as u64,
             Dim::Q => q as u64,
             Dim::Kv => kv as u64,
             Dim::Qkv => (q + 2 * kv) as u64,
-            Dim::Ffn2 => 2 * h.ffn as u64,
+            Dim::Ffn2 => 2 * sizes.ffn as u64,
+            Dim::Context => h.context,
         }
     }
 
     /// Rows the source of a part must have.
-    fn source_rows(&self, rows: Rows, out_rows: u64, gguf: &str) -> u64 {
-        let kv = self.dim(Dim::Kv);
+    fn source_rows(&self, rows: Rows, out_rows: u64, line: &Line, layer: usize) -> u64 {
         match rows {
-            Rows::GebKey | Rows::GebValue => 2 * kv,
-            Rows::GebGate | Rows::GebUp => self.dim(Dim::Ffn2),
-            Rows::Rotary if gguf.ends_with("attn_qkv") => self.dim(Dim::Q),
-            Rows::All | Rows::Rotary => out_rows,
+            Rows::GebKey | Rows::GebValue => 2 * self.dim(Dim::Kv, layer),
+            Rows::GebGate | Rows::GebUp => self.dim(Dim::Ffn2, layer),
+            Rows::Rotary if line.gguf.ends_with("attn_qkv") => self.dim(Dim::Q, layer),
+            Rows::First | Rows::Second => 2 * out_rows,
+            Rows::All | Rows::Rotary | Rows::Grouped | Rows::Transposed => out_rows,
         }
     }
 
-    fn row_map(&self, rows: Rows, n: usize) -> RowMap {
+    fn row_map(&self, rows: Rows, n: usize, layer: usize) -> RowMap {
         let (h, all) = (self.hyper, RowMap::Span(0..n));
-        let (rotary, permute) = match h.front.family {
-            Family::Geb => (
-                self.layout.rope_dims(h.head_dim),
-                self.layout.rope_half_split,
-            ),
-            _ => (h.head_dim, h.front.permuted),
+        let (d, sizes) = (h.shape.head_dim, h.shape.layers[layer]);
+        let (rotary, permute) = match h.front.open_layout {
+            true => (self.layout.rope_dims(d), self.layout.rope_half_split),
+            false => (d, h.front.permuted),
         };
         let heads = |map: RowMap| {
             if permute {
-                map.interleave(h.head_dim, rotary)
+                map.interleave(d, rotary)
             } else {
                 map
             }
         };
         let packed = |part| match self.layout.kv_interleaved {
-            true => all.kv_interleaved(h.head_dim, part),
+            true => all.kv_interleaved(d, part),
             false => all.half(part),
         };
         match rows {
-            Rows::All => all,
+            Rows::All | Rows::Transposed => all,
+            Rows::First => all.half(0),
+            Rows::Second => all.half(1),
+            Rows::Grouped => all.ungroup(d, sizes.heads / sizes.kv_heads),
             Rows::Rotary => heads(all),
             Rows::GebKey => heads(packed(0)),
             Rows::GebValue => packed(1),
@@ -227,55 +235,52 @@ impl Walk<'_> {
         }
     }
 
+    fn find(&self, name: &str) -> Option<usize> {
+        find(self.checkpoint, name, self.hyper.table.prefix)
+    }
+
     /// The weight of a line and, when the checkpoint has one, its bias.
     fn line(&mut self, line: &Line, layer: usize) {
-        let layer = layer.to_string();
-        let stems: Vec<String> = line
-            .parts
-            .iter()
-            .map(|(hf, _)| hf.replace("{}", &layer))
-            .collect();
-        let gguf = line.gguf.replace("{}", &layer);
-        let has_bias = stems
-            .iter()
-            .any(|s| self.checkpoint.find(&format!("{s}.bias")).is_some());
-        let lm_head = line.gguf == "output";
-        if lm_head
-            && (self.hyper.tied
-                || self
-                    .checkpoint
-                    .find(&format!("{}.weight", stems[0]))
-                    .is_none())
-        {
-            // Tied: the runtime uses the embedding. A stored copy is dropped.
-            if let Some(i) = self.checkpoint.find(&format!("{}.weight", stems[0])) {
-                self.used[i] = true;
+        let number = layer.to_string();
+        let stem = |(hf, _): &(&str, Rows)| hf.replace("{}", &number);
+        let stems: Vec<String> = line.parts.iter().map(stem).collect();
+        let has = |walk: &Self, stem: &String, end| walk.find(&format!("{stem}.{end}"));
+        if line.gguf == "output" {
+            let stored = stems.iter().find_map(|s| has(self, s, "weight"));
+            if self.hyper.tied || stored.is_none() {
+                // Tied: the runtime uses the embedding. A stored copy is dropped.
+                stored.into_iter().for_each(|i| self.used[i] = true);
+                return;
             }
-            return;
         }
-        self.tensor(line, &stems, &gguf, "weight");
+        let has_bias = stems.iter().any(|s| has(self, s, "bias").is_some());
+        self.tensor(line, &stems, layer, "weight");
         if has_bias {
-            self.tensor(line, &stems, &gguf, "bias");
+            self.tensor(line, &stems, layer, "bias");
         }
     }
 
-    fn tensor(&mut self, line: &Line, stems: &[String], gguf: &str, suffix: &str) {
-        let rows_out = self.dim(line.shape[0]);
+    fn tensor(&mut self, line: &Line, stems: &[String], layer: usize, suffix: &str) {
+        let rows_out = self.dim(line.shape[0], layer);
         let cols = line
             .shape
             .get(1)
-            .map(|&d| self.dim(d))
+            .map(|&d| self.dim(d, layer))
             .filter(|_| suffix == "weight");
         let mut parts = Vec::new();
         for (stem, &(_, rows)) in stems.iter().zip(line.parts) {
             let name = format!("{stem}.{suffix}");
-            let Some(i) = self.checkpoint.find(&name) else {
+            let Some(i) = self.find(&name) else {
                 self.problems.push(format!("{name}: missing"));
                 continue;
             };
             self.used[i] = true;
-            let n = self.source_rows(rows, rows_out, line.gguf);
-            let want: Vec<u64> = std::iter::once(n).chain(cols).collect();
+            let n = self.source_rows(rows, rows_out, line, layer);
+            let transposed = matches!(rows, Rows::Transposed) && cols.is_some();
+            let mut want: Vec<u64> = std::iter::once(n).chain(cols).collect();
+            if transposed {
+                want.reverse();
+            }
             let found = &self.checkpoint.tensors()[i].shape;
             if *found != want {
                 self.problems
@@ -284,13 +289,15 @@ impl Walk<'_> {
             }
             parts.push(Part {
                 tensor: i,
-                rows: self.row_map(rows, n as usize),
-                offset: match gguf.ends_with("norm") {
+                rows: self.row_map(rows, n as usize, layer),
+                offset: match line.gguf.ends_with("norm") {
                     true => self.hyper.front.norm_offset,
                     false => 0.0,
                 },
+                transposed,
             });
         }
+        let gguf = line.gguf.replace("{}", &layer.to_string());
         let dims = cols.into_iter().chain([rows_out]).collect();
         self.out.push(Output {
             name: format!("{gguf}.{suffix}"),

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use serde_json::Value;
 
 use super::folder::{Fields, Folder, bad, kind, short};
-use super::fronts::Family;
+use super::fronts::Front;
 use super::{bpe, spm, templates};
 use crate::error::Result;
 use crate::gguf::writer::MetaValue;
@@ -77,20 +77,6 @@ const SPECIAL: &[(&str, &str)] = &[
     ("mask", "mask"),
 ];
 
-/// The special tokens of GEB, numbered after the pieces (the ChatGLM3 set).
-const GEB_SPECIAL: [&str; 10] = [
-    "[MASK]",
-    "[gMASK]",
-    "[sMASK]",
-    "<sop>",
-    "<eop>",
-    "<eod>",
-    "<|system|>",
-    "<|user|>",
-    "<|assistant|>",
-    "<|observation|>",
-];
-
 /// The JSON files that say something about the tokenizer.
 pub(super) struct Sources {
     pub config: Value,
@@ -144,7 +130,7 @@ impl Sources {
 pub fn read(
     folder: &Folder,
     config: &Value,
-    family: Family,
+    front: &Front,
     rows: usize,
     template: Option<&str>,
 ) -> Result<Vocab> {
@@ -162,25 +148,23 @@ pub fn read(
         let known = format!("{} or tokenizer.json", spm::FILES.join(", "));
         return Err(bad(&folder.name(), "tokenizer", "absent", known));
     }
-    if family == Family::Geb {
-        geb_tokens(&mut vocab, rows);
-    }
+    appended_tokens(&mut vocab, front.appended, rows);
     added_tokens(&sources, &mut vocab, rows)?;
     fill(&mut vocab, rows)?;
-    special_ids(&sources, &mut vocab, family)?;
-    templates::read(folder, &sources, family, template, &mut vocab)?;
+    special_ids(&sources, &mut vocab, front)?;
+    templates::read(folder, &sources, front, template, &mut vocab)?;
     Ok(vocab)
 }
 
-/// The ten tokens that GEB's tokenizer class adds in code, when the embedding has rows for them.
-fn geb_tokens(vocab: &mut Vocab, rows: usize) {
-    if vocab.tokens.len() + GEB_SPECIAL.len() > rows {
-        vocab
-            .notes
-            .push("no rows left for the ten special tokens of GEB: not added".into());
+/// Tokens that a tokenizer class adds in code, when the embedding has rows for them.
+fn appended_tokens(vocab: &mut Vocab, texts: &[&str], rows: usize) {
+    if vocab.tokens.len() + texts.len() > rows && !texts.is_empty() {
+        let n = texts.len();
+        let note = format!("no rows left for the {n} special tokens of the tokenizer: not added");
+        vocab.notes.push(note);
         return;
     }
-    for text in GEB_SPECIAL {
+    for &text in texts {
         if !vocab.tokens.iter().any(|t| t.text == text) {
             vocab.tokens.push(Token {
                 text: text.into(),
@@ -349,7 +333,7 @@ fn stop_ids(special: &mut Vec<(&'static str, u32)>, stops: Vec<u32>, notes: &mut
 
 /// Ids by the text of `tokenizer_config.json`, else from the configurations, else what the
 /// tokenizer file itself said (already in `vocab.special`).
-fn special_ids(sources: &Sources, vocab: &mut Vocab, family: Family) -> Result<()> {
+fn special_ids(sources: &Sources, vocab: &mut Vocab, front: &Front) -> Result<()> {
     let by_text: HashMap<&str, u32> = vocab
         .tokens
         .iter()
@@ -396,7 +380,7 @@ fn special_ids(sources: &Sources, vocab: &mut Vocab, family: Family) -> Result<(
         }
     }
     stop_ids(&mut special, stops, &mut vocab.notes);
-    if family == Family::Geb {
+    if !front.appended.is_empty() {
         // ChatGLM tokenizers pad with the unknown token.
         let unk = special.iter().find(|s| s.0 == "unknown").map(|s| s.1);
         if !special.iter().any(|s| s.0 == "padding") {

@@ -109,6 +109,10 @@ impl Binder<'_> {
         match c.arch.norm {
             _ if !here => Norm::None,
             NormKind::Rms => Norm::Rms(self.vector(format!("{name}.weight"), e)),
+            NormKind::Layer => Norm::Layer(
+                self.vector(format!("{name}.weight"), e),
+                self.vector(format!("{name}.bias"), e),
+            ),
             NormKind::BareLayer => Norm::Layer(vec![1.0; e], vec![0.0; e]),
         }
     }

@@ -171,7 +171,7 @@ impl Config {
         let block_count = keys.required("block_count", limits::MAX_LAYERS)?;
         let epsilon = match arch.norm {
             NormKind::Rms => "attention.layer_norm_rms_epsilon",
-            NormKind::BareLayer => "attention.layer_norm_epsilon",
+            NormKind::Layer | NormKind::BareLayer => "attention.layer_norm_epsilon",
         };
         let [embedding_scale, residual_scale, logit_scale] =
             scalars(&keys, embedding_length, block_count)?;

@@ -25,6 +25,8 @@ pub enum RopePairing {
 pub enum NormKind {
     /// RMSNorm with weights.
     Rms,
+    /// LayerNorm with weights and biases.
+    Layer,
     /// LayerNorm without weights and biases.
     BareLayer,
 }
