@@ -53,7 +53,9 @@ pub(super) fn read(
     let normalizer = model.model().normalizer_spec.as_ref();
     let prefix = normalizer.and_then(|n| n.add_dummy_prefix).unwrap_or(true);
     vocab.space_prefix = Some(sources.flag("add_prefix_space")?.unwrap_or(prefix));
-    vocab.charsmap = normalizer.map_or(&[][..], |n| n.precompiled_charsmap()).to_vec();
+    vocab.charsmap = normalizer
+        .map_or(&[][..], |n| n.precompiled_charsmap())
+        .to_vec();
     vocab.collapse = Some(collapses(&model)).filter(|&c| c || unigram);
     if let Some(trainer) = model.trainer() {
         let ids = [
@@ -144,7 +146,9 @@ fn load(folder: &Folder, file: &str) -> Result<SentencePieceModel> {
             known: "bpe, unigram".into(),
         });
     }
-    let suffix = model.trainer().is_some_and(|t| t.treat_whitespace_as_suffix());
+    let suffix = model
+        .trainer()
+        .is_some_and(|t| t.treat_whitespace_as_suffix());
     let normalizer = model.model().normalizer_spec.as_ref();
     if suffix || normalizer.is_some_and(|n| n.escape_whitespaces == Some(false)) {
         return Err(Error::Unsupported {
@@ -252,58 +256,4 @@ fn best_cut<'t>(ids: &HashMap<&str, (u32, f32)>, text: &'t str) -> Vec<&'t str> 
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::fronts::Family;
-    use super::super::{verify, vocab};
-    use super::*;
-    use crate::gguf::GgufFile;
-    use crate::gguf::writer::Plan;
-    use crate::tokenizer::{Encode, Tokenizer};
-
-    fn numbers(value: &serde_json::Value) -> Vec<u32> {
-        serde_json::from_value(value.clone()).expect("ids")
-    }
-
-    /// T5's tokenizers, with and without a table of replacements, against the ids of the
-    /// reference library.
-    #[test]
-    fn unigram_ids_equal_the_reference() {
-        for case in ["t5", "t5-relu"] {
-            let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
-            let folder = Folder::new(&root.join(case).join("hf"));
-            let config = folder.json("config.json").expect("JSON").expect("a file");
-            let vocab = vocab::read(&folder, &config, Family::Llama, 336, None).expect("reads");
-            let mut plan = Plan::default();
-            plan.push_meta("general.architecture", "t5".to_owned());
-            for (key, value) in vocab.metadata() {
-                plan.push_meta(&key, value);
-            }
-            let file = GgufFile::from_bytes(plan.layout().expect("fits").header).expect("valid");
-            let tokenizer = Tokenizer::from_gguf(&file).expect("valid metadata");
-            verify::tokenizer(&folder, &vocab, &vocab.metadata()).expect("equals the source");
-            let expected = std::fs::read(root.join(case).join("expected.json")).expect("a file");
-            let expected: serde_json::Value = serde_json::from_slice(&expected).expect("JSON");
-            let cases = expected["tokenizer_cases"].as_array().expect("cases");
-            assert!(cases.len() > 30);
-            for wanted in cases {
-                let text = wanted["text"].as_str().expect("a text");
-                for (name, add_special, parse_special) in [
-                    ("ids", true, true),
-                    ("ids_no_special", false, true),
-                    ("ids_plain", false, false),
-                ] {
-                    let how = Encode {
-                        add_special,
-                        parse_special,
-                    };
-                    let found = tokenizer.encode(text, how).expect("encodes");
-                    assert_eq!(found, numbers(&wanted[name]), "{case}: {name} of {text:?}");
-                }
-                if wanted["decode_roundtrip"] == true {
-                    let plain = numbers(&wanted["ids_plain"]);
-                    assert_eq!(tokenizer.decode(&plain), text, "{case}");
-                }
-            }
-        }
-    }
-}
+mod tests;

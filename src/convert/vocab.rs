@@ -441,7 +441,10 @@ impl Vocab {
             }
         }
         if !self.charsmap.is_empty() {
-            key("precompiled_charsmap", MetaValue::U8s(self.charsmap.clone()));
+            key(
+                "precompiled_charsmap",
+                MetaValue::U8s(self.charsmap.clone()),
+            );
         }
         let named: Vec<String> = self
             .templates

@@ -62,7 +62,12 @@ impl Unigram {
             }
             if !alone {
                 let len = c.len_utf8();
-                offer(&mut best[at + len], f64::from(self.unknown + here), len, None);
+                offer(
+                    &mut best[at + len],
+                    f64::from(self.unknown + here),
+                    len,
+                    None,
+                );
             }
         }
         let mut out = Vec::new();
