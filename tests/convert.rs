@@ -25,6 +25,15 @@ const CASES: &[&str] = &[
     "olmo",
     "olmo2",
     "gemma3",
+    "chatglm3",
+    "glm",
+    "openelm",
+    "gpt2",
+    "gpt-neo",
+    "gpt-neox",
+    "bloom",
+    "falcon",
+    "falcon-new",
 ];
 const TYPES: &[Dtype] = &[
     Dtype::F32,

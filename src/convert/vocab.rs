@@ -51,6 +51,8 @@ pub struct Vocab {
     pub merges: Vec<String>,
     /// Special ids by GGUF key part (`bos`, `eos`, …).
     pub special: Vec<(&'static str, u32)>,
+    /// What every text starts with, where it is more than one token.
+    pub starts: Vec<u32>,
     /// `add_bos_token`.
     pub add_bos: Option<bool>,
     /// `add_eos_token`.
@@ -66,6 +68,9 @@ pub struct Vocab {
     /// What the user should know.
     pub notes: Vec<String>,
 }
+
+/// Part of the key of [`Vocab::starts`], which GGUF has no key for.
+const STARTS: &str = "start_token_ids";
 
 /// Kinds of special tokens: name in configurations, GGUF key part (the spelling *seperator* is GGUF's).
 const SPECIAL: &[(&str, &str)] = &[
@@ -92,7 +97,10 @@ impl Sources {
             config: config.clone(),
             generation: folder.json("generation_config.json")?,
             tokenizer_config: folder.json("tokenizer_config.json")?,
-            tokenizer: folder.json("tokenizer.json")?,
+            tokenizer: match folder.json("tokenizer.json")? {
+                Some(json) => Some(json),
+                None => bpe::from_parts(folder)?,
+            },
             special_map: folder.json("special_tokens_map.json")?,
         })
     }
@@ -145,7 +153,7 @@ pub fn read(
     } else if sources.tokenizer.is_some() {
         bpe::read(&sources, &mut vocab)?;
     } else {
-        let known = format!("{} or tokenizer.json", spm::FILES.join(", "));
+        let known = format!("{}, tokenizer.json or vocab.json", spm::FILES.join(", "));
         return Err(bad(&folder.name(), "tokenizer", "absent", known));
     }
     appended_tokens(&mut vocab, front.appended, rows);
@@ -389,6 +397,10 @@ fn special_ids(sources: &Sources, vocab: &mut Vocab, front: &Front) -> Result<()
         vocab.add_bos = Some(vocab.add_bos.unwrap_or(false));
         vocab.add_eos = Some(vocab.add_eos.unwrap_or(false));
     }
+    let starts = front.starts.iter().map(|t| by_text.get(t).copied());
+    if let Some(starts @ [_, ..]) = starts.collect::<Option<Vec<u32>>>().as_deref() {
+        vocab.starts = starts.to_vec();
+    }
     if vocab.add_bos == Some(true) && !special.iter().any(|s| s.0 == "bos") {
         return Err(bad(
             "tokenizer_config.json",
@@ -445,6 +457,9 @@ impl Vocab {
                 "precompiled_charsmap",
                 MetaValue::U8s(self.charsmap.clone()),
             );
+        }
+        if !self.starts.is_empty() {
+            key(STARTS, MetaValue::U32s(self.starts.clone()));
         }
         let named: Vec<String> = self
             .templates

@@ -3,11 +3,11 @@
 use geb_kernels::dtype::Dtype;
 use geb_kernels::{Kernels, Level};
 
-use super::arch::{NormKind, NormPlace, QkNorm};
+use super::arch::{NormKind, NormPlace, Positions, QkNorm};
 use super::config::Config;
 use super::rope::ScalingKind;
 use super::weights::{
-    Attention, Branch, Ffn, GateUp, Layer, Linear, Mixer, Norm, QMatrix, Qkv, Weights,
+    Attention, Bias, Branch, Ffn, GateUp, Layer, Linear, Mixer, Norm, QMatrix, Qkv, Weights,
 };
 use crate::error::{Error, Result};
 use crate::gguf::GgufFile;
@@ -131,7 +131,8 @@ impl Binder<'_> {
     }
 
     fn layer(&mut self, c: &Config, n: usize) -> Layer {
-        let (e, q, kv) = (c.embedding_length, c.q_width(), c.kv_width());
+        let (e, sizes) = (c.embedding_length, c.layers[n]);
+        let (q, kv) = (sizes.q_width(), sizes.kv_width());
         let name = |role: &str| format!("blk.{n}.{role}");
         let (before, after) = match c.arch.norm_place {
             NormPlace::Before => (true, false),
@@ -152,6 +153,16 @@ impl Binder<'_> {
                 self.linear(&name("attn_v"), kv, e),
             ])
         };
+        // Branches side by side may share a norm.
+        let own = |role, shared| match self.has(&name(&format!("{role}.weight"))) {
+            true => role,
+            false => shared,
+        };
+        let attn_norm = own("attn_norm_2", "attn_norm");
+        let ffn_norm = own(
+            "ffn_norm",
+            if c.parallel { "attn_norm" } else { "ffn_norm" },
+        );
         let attention = Attention {
             qkv,
             qk_norm: qk_norm.map(|[q, k]| {
@@ -164,12 +175,12 @@ impl Binder<'_> {
         };
         Layer {
             mixer: Branch {
-                norm: self.norm(c, name("attn_norm"), before),
+                norm: self.norm(c, name(attn_norm), before),
                 body: Mixer::Attention(attention),
                 post_norm: after.then(|| self.vector(name("post_attention_norm.weight"), e)),
             },
             ffn: Branch {
-                norm: self.norm(c, name("ffn_norm"), before),
+                norm: self.norm(c, name(ffn_norm), before),
                 body: self.feed_forward(c, n),
                 post_norm: after.then(|| self.vector(name("post_ffw_norm.weight"), e)),
             },
@@ -177,9 +188,16 @@ impl Binder<'_> {
     }
 
     fn feed_forward(&mut self, c: &Config, n: usize) -> Ffn {
-        let (e, f) = (c.embedding_length, c.feed_forward_length);
+        let (e, f) = (c.embedding_length, c.layers[n].feed_forward_length);
         let name = |role: &str| format!("blk.{n}.{role}");
-        let gate_up = if self.has(&name("ffn_gate.weight")) {
+        let split = self.has(&name("ffn_gate.weight"));
+        if !c.arch.gated && !split {
+            return Ffn::Plain {
+                up: self.linear(&name("ffn_up"), f, e),
+                down: self.linear(&name("ffn_down"), e, f),
+            };
+        }
+        let gate_up = if split {
             GateUp::Split([
                 self.linear(&name("ffn_gate"), f, e),
                 self.linear(&name("ffn_up"), f, e),
@@ -203,6 +221,14 @@ pub fn bind(file: &GgufFile, config: &mut Config) -> Result<Weights> {
     let e = config.embedding_length;
     let token_embd = b.matrix("token_embd.weight".into(), 0, e);
     config.vocab = token_embd.rows;
+    let normed = b.has("token_embd_norm.weight");
+    let embedding_norm = b.norm(config, "token_embd_norm".into(), normed);
+    let learned = config.arch.positions == Positions::Learned;
+    let position_embd =
+        learned.then(|| b.matrix("position_embd.weight".into(), config.context_length, e));
+    let bias = config
+        .alibi
+        .map(|max| Bias::alibi(config.layers[0].head_count, max));
     let output_norm = b.norm(config, "output_norm".into(), true);
     let output = if b.has("output.weight") {
         b.linear("output", config.vocab, e)
@@ -247,6 +273,9 @@ pub fn bind(file: &GgufFile, config: &mut Config) -> Result<Weights> {
     if b.problems.is_empty() {
         return Ok(Weights {
             token_embd,
+            embedding_norm,
+            position_embd,
+            bias,
             output_norm,
             output,
             rope_freqs,

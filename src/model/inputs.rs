@@ -14,6 +14,7 @@ use geb_kernels::team::Leader;
 use geb_kernels::{ActKind, Activations, Kernels};
 
 use super::Model;
+use super::config::LayerSizes;
 use super::weights::{Linear, QMatrix};
 use crate::cpus::available_memory;
 use crate::error::{Error, Result};
@@ -102,15 +103,11 @@ impl InputStats {
     /// Bytes that [`InputStats::new`] takes for `model`.
     pub fn bytes(model: &Model, covariance: bool) -> u64 {
         let c = model.config();
-        let widths = [
-            c.embedding_length,
-            c.q_width(),
-            c.embedding_length,
-            c.feed_forward_length,
-        ];
+        let e = c.embedding_length;
         let one = |n: usize| (12 * n + if covariance { 4 * n * n } else { 0 }) as u64;
-        let layer: u64 = widths.into_iter().map(one).sum();
-        layer * c.block_count as u64 + one(c.embedding_length)
+        let widths = |l: &LayerSizes| [e, l.q_width(), e, l.feed_forward_length];
+        let layers: u64 = c.layers.iter().flat_map(widths).map(one).sum();
+        layers + one(e)
     }
 
     /// The inputs, in the order of the layers.

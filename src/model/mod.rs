@@ -10,7 +10,7 @@ pub mod weights;
 
 use std::sync::Arc;
 
-pub use config::Config;
+pub use config::{Config, LayerSizes};
 
 use crate::error::Result;
 use crate::gguf::GgufFile;

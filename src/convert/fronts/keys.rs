@@ -27,7 +27,7 @@ fn float(c: &Fields<'_>, name: &'static str) -> Result<Option<f64>> {
 }
 
 impl Hyper {
-    fn put(&mut self, key: &'static str, value: f64) {
+    pub(super) fn put(&mut self, key: &'static str, value: f64) {
         self.more.push((key, MetaValue::F32(value as f32)));
     }
 }

@@ -42,6 +42,8 @@ pub struct Front {
     pub ffn_times: Option<u64>,
     /// Tokens that the tokenizer's code numbers after the pieces of its file.
     pub appended: &'static [&'static str],
+    /// Texts of the tokens that every text starts with, where there are several.
+    pub starts: &'static [&'static str],
     /// Chat template of folders without one.
     pub template: Option<&'static str>,
     /// The layout is not published: `GebLayout` answers.
@@ -66,6 +68,7 @@ const LIKE_LLAMA: Front = Front {
     context: None,
     ffn_times: None,
     appended: &[],
+    starts: &[],
     template: None,
     open_layout: false,
     shape: alike,
@@ -169,6 +172,14 @@ pub const FRONTS: &[Front] = &[
         table: &GEMMA3,
         ..LIKE_LLAMA
     },
+    classic::CHATGLM,
+    classic::GLM,
+    classic::OPENELM,
+    classic::GPT2,
+    classic::GPT_NEO,
+    classic::GPT_NEOX,
+    classic::BLOOM,
+    classic::FALCON,
 ];
 
 /// A dimension in symbols.
@@ -225,6 +236,8 @@ macro_rules! lines {
         &[$(Line { gguf: $gguf, shape: &[$(Dim::$dim),+], parts: &[$(($hf, Rows::$rows)),+] },)*]
     };
 }
+
+mod classic;
 
 /// Stems of one architecture: before the layers, per layer, after the layers.
 #[derive(Debug)]

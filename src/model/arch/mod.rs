@@ -1,12 +1,18 @@
 //! Architectures as data: each is one small file of answers to the questions below, and one
 //! layer loop (`model/forward.rs`) serves them all. Nothing here contains a loop.
 
+mod bloom;
 mod chatglm;
+mod falcon;
 mod gemma3;
+mod gpt2;
+mod gptneo;
+mod gptneox;
 mod llama;
 mod minicpm;
 mod olmo;
 mod olmo2;
+mod openelm;
 mod phi3;
 mod qwen2;
 mod qwen3;
@@ -18,6 +24,17 @@ pub enum RopePairing {
     Adjacent,
     /// `(i, i + r/2)`.
     Half,
+}
+
+/// How a token's position is told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Positions {
+    /// Queries and keys are rotated.
+    Rope,
+    /// A vector for each position is added to the embedding.
+    Learned,
+    /// Scores fall with the distance, by a slope for each head (ALiBi, arXiv 2108.12409).
+    Alibi,
 }
 
 /// Formula of the norms.
@@ -78,6 +95,8 @@ pub enum Scalars {
 pub struct Arch {
     /// Value of `general.architecture`, also the prefix of its keys.
     pub name: &'static str,
+    /// How positions are told.
+    pub positions: Positions,
     /// Pairing of the rotation.
     pub rope: RopePairing,
     /// Rotated share of a head when `rope.dimension_count` is absent: 1 / this.
@@ -90,6 +109,10 @@ pub struct Arch {
     pub qk_norm: QkNorm,
     /// Activation of the gate.
     pub gate: Gate,
+    /// Where there is no `ffn_gate`, `ffn_up` holds it too; otherwise feed-forward layers have none.
+    pub gated: bool,
+    /// Attention and feed-forward see the same input, if the file does not say.
+    pub parallel: bool,
     /// Default factors.
     pub scalars: Scalars,
     /// If the file does not say: every so many layers, the last one sees all positions and the
@@ -110,6 +133,12 @@ pub const REGISTRY: &[&Arch] = &[
     &minicpm::ARCH,
     &olmo::ARCH,
     &olmo2::ARCH,
+    &openelm::ARCH,
+    &gpt2::ARCH,
+    &gptneo::ARCH,
+    &gptneox::ARCH,
+    &bloom::ARCH,
+    &falcon::ARCH,
 ];
 
 impl Arch {

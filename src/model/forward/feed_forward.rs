@@ -1,5 +1,7 @@
 //! Feed-forward layers.
 
+use geb_kernels::Kernels;
+
 use super::{Buffers, Pass};
 use crate::model::arch::Gate;
 use crate::model::weights::{GateUp, Linear};
@@ -8,7 +10,7 @@ impl Pass<'_, '_> {
     /// `down(act(gate x) * up x)` of each token of `b.h`, in place: `[n, E]`.
     pub(super) fn gated(&mut self, b: &mut Buffers, weights: (&GateUp, &Linear), n: usize) {
         let c = self.model.config();
-        let (e, f, kernels) = (c.embedding_length, c.feed_forward_length, self.kernels);
+        let (e, f, kernels) = (c.embedding_length, weights.1.weight.cols, self.kernels);
         let h = &mut b.h[..n * e];
         let gate_up = &mut b.gate_up[..2 * n * f];
         let gate = |g: &mut [f32], u: &[f32]| match c.arch.gate {
@@ -33,5 +35,28 @@ impl Pass<'_, '_> {
             }
         }
         self.project(&mut b.acts, &gate_up[..n * f], n, [(weights.1, &mut *h)]);
+    }
+
+    /// `down(act(up x))` of each token of `b.h`, in place: `[n, E]`.
+    pub(super) fn plain(&mut self, b: &mut Buffers, (up, down): (&Linear, &Linear), n: usize) {
+        let c = self.model.config();
+        let (e, f, kernels) = (c.embedding_length, down.weight.cols, self.kernels);
+        let h = &mut b.h[..n * e];
+        let wide = &mut b.gate_up[..n * f];
+        self.project(&mut b.acts, h, n, [(up, &mut *wide)]);
+        self.rows(wide, f, |_, row| activate(kernels, c.arch.gate, row));
+        self.project(&mut b.acts, wide, n, [(down, &mut *h)]);
+    }
+}
+
+/// An activation alone: the kernels multiply it with what they are given, here with ones.
+fn activate(kernels: &Kernels, gate: Gate, row: &mut [f32]) {
+    const ONES: [f32; 256] = [1.0; 256];
+    for piece in row.chunks_mut(ONES.len()) {
+        let ones = &ONES[..piece.len()];
+        match gate {
+            Gate::Silu => kernels.silu_mul(piece, ones),
+            Gate::Gelu => kernels.gelu_mul(piece, ones),
+        }
     }
 }
