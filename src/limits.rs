@@ -73,6 +73,10 @@ pub const MAX_ELIFS: usize = 256;
 pub const MAX_PROMPT_BYTES: usize = 1 << 20;
 /// Longest text that an evaluation encodes.
 pub const MAX_TEXT_BYTES: usize = 64 << 20;
+/// The table of a tokenizer that normalises text; published ones have 240 kB.
+pub const MAX_CHARSMAP_BYTES: usize = 16 << 20;
+/// A text after normalisation.
+pub const MAX_NORMALIZED_BYTES: usize = 2 * MAX_TEXT_BYTES;
 /// Layers of a model.
 pub const MAX_LAYERS: u64 = 1_024;
 /// Width of a model, of its feed-forward layers, and of all heads together.
