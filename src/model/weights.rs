@@ -299,10 +299,12 @@ mod tests {
         assert_eq!(slopes(8)[7], 0.00390625);
         let twelve = slopes(12);
         assert_eq!(twelve[..8], slopes(8));
-        for (slope, want) in twelve[8..]
-            .iter()
-            .zip([0.707107, 0.353553, 0.176777, 0.088388])
-        {
+        for (slope, want) in twelve[8..].iter().zip([
+            std::f32::consts::FRAC_1_SQRT_2,
+            0.353553,
+            0.176777,
+            0.088388,
+        ]) {
             assert!((slope - want).abs() < 1e-6);
         }
     }
