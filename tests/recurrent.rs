@@ -1,6 +1,5 @@
 //! Models that keep a state: going back, failing, saving, speculation, exactness of batches.
 
-use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -193,11 +192,25 @@ fn speculation_changes_nothing() {
     }
 }
 
+/// Prompt and answer of a case.
+fn fixture_ids(case: &str) -> Vec<u32> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let bytes = std::fs::read(root.join(case).join("expected.safetensors")).expect("file");
+    let file = safetensors::SafeTensors::deserialize(&bytes).expect("safetensors");
+    let of = |name: &str| {
+        let view = file.tensor(name).expect("ids");
+        let (ids, _) = view.data().as_chunks::<8>();
+        let ids = ids.iter().map(|id| i64::from_le_bytes(*id) as u32);
+        ids.collect::<Vec<_>>()
+    };
+    [of("input_ids"), of("greedy_ids")].concat()
+}
+
 #[test]
 fn eight_bits_choose_the_same_tokens() {
     for case in ["rwkv5", "rwkv6", "rwkv7", "mamba", "mamba2"] {
         let models = [Dtype::F32, Dtype::Q8_0].map(|t| convert_case(case, t));
-        let ids = ids(&models[0], 400);
+        let ids = fixture_ids(case);
         let vocab = models[0].config().vocab;
         let [exact, quantized] = models.map(|m| all(&mut session(&m, 2), &ids, 400));
         let top = |row: &[f32]| {

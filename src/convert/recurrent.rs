@@ -244,7 +244,7 @@ pub(super) fn outputs(
     states.last.iter().for_each(|e| walk.entry(e, 0));
     for (t, used) in checkpoint.tensors().iter().zip(&walk.used) {
         // The first layer mixes no values of a layer before it.
-        if !used && !(t.name.starts_with("blocks.0.att.v") && t.name.len() == 16) {
+        if !used && !(t.name.starts_with("blocks.0.att.v") && t.name.len() == 15) {
             let problem = format!("{}: not part of this architecture", t.name);
             walk.problems.push(problem);
         }
@@ -301,7 +301,7 @@ impl Walk<'_> {
     /// Finds a source and compares its shape, dimensions of 1 left out.
     fn find(&mut self, entry: &Entry, from: &str, layer: usize) -> Option<usize> {
         let mut native = from.replace("{}", &layer.to_string());
-        if layer == 0 && native.starts_with("blocks.0.att.v") && native.len() == 16 {
+        if layer == 0 && native.starts_with("blocks.0.att.v") && native.len() == 15 {
             // Runtimes want something there; it is not used.
             native = native.replace(".att.v", ".att.a");
         }
