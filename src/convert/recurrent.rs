@@ -112,6 +112,8 @@ pub(super) fn hyper(c: &Fields<'_>, front: &'static Front, states: &States) -> R
         scaling: None,
         window: None,
         tied: c.bool("tie_word_embeddings")?.unwrap_or(front.tied),
+        encoder_layers: 0,
+        buckets: 0,
         rotary: 0,
         states: Some(s),
         more: Vec::new(),

@@ -260,7 +260,7 @@ pub(super) fn special_ids(file: &GgufFile, algorithm: Algorithm, len: usize) -> 
         let (bos, eos, unknown) = match algorithm {
             Algorithm::Spm => defaults(Some(1), 2, 0),
             Algorithm::Unigram => defaults(None, 1, 2),
-            Algorithm::ByteBpe => (None, None, None),
+            Algorithm::ByteBpe | Algorithm::Rwkv => (None, None, None),
         };
         ids.bos = ids.bos.or(bos);
         ids.eos = ids.eos.or(eos);
