@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::forward::{Buffers, Pass};
 use crate::model::inputs::InputStats;
+use crate::model::resident::{Residents, Streamed};
 use crate::model::rope::Ropes;
 use crate::model::weights::Layer;
 use crate::threads::{self, Pool};
@@ -52,6 +53,9 @@ pub struct SessionOptions {
     pub level: Option<Level>,
     /// Set to stop a forward pass at the next layer.
     pub cancel: Option<Arc<AtomicBool>>,
+    /// Bytes that weights, cache and buffers may take: of a model with experts, those least recently
+    /// used are given up.
+    pub max_ram: Option<u64>,
 }
 
 /// Which logits a forward pass returns.
@@ -93,6 +97,7 @@ pub struct Session {
     ctx: usize,
     kv: KvType,
     cancel: Option<Arc<AtomicBool>>,
+    residents: Option<Residents>,
 }
 
 impl Session {
@@ -135,6 +140,8 @@ impl Session {
                 available,
             });
         }
+        let limited = |limit| Residents::new(&model, limit, needed);
+        let residents = options.max_ram.map(limited).transpose()?;
         let threads = if options.threads == 0 {
             threads::default_threads()
         } else {
@@ -153,6 +160,7 @@ impl Session {
             ctx,
             kv,
             cancel: options.cancel.clone(),
+            residents,
             model,
         })
     }
@@ -216,6 +224,11 @@ impl Session {
             kv: KvCache::bytes(c, self.kv, self.ctx, batch),
             scratch: Buffers::bytes(c, batch),
         }
+    }
+
+    /// What became of the experts under [`SessionOptions::max_ram`].
+    pub fn streamed(&self) -> Option<Streamed> {
+        self.residents.as_ref().map(Residents::sums)
     }
 
     /// The kernels in use.
@@ -436,6 +449,7 @@ impl Session {
             ropes,
             buffers,
             cancel,
+            residents,
             ..
         } = self;
         let out = &mut self.logits[logits];
@@ -451,6 +465,7 @@ impl Session {
                 layers,
                 cancel,
                 inputs,
+                residents: residents.as_mut(),
             };
             f(&mut pass, buffers, out)
         })

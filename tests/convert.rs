@@ -25,6 +25,10 @@ const CASES: &[&str] = &[
     "olmo",
     "olmo2",
     "gemma3",
+    "mixtral",
+    "qwen3moe",
+    "olmoe",
+    "jetmoe",
 ];
 const TYPES: &[Dtype] = &[
     Dtype::F32,

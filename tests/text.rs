@@ -102,7 +102,9 @@ fn messages(value: &Value) -> Vec<Message> {
 
 /// Further cases, which only the converter builds. Not `minicpm`: its reference puts a space before
 /// a user-defined token that begins a text, which GGUF runtimes do not.
-const CONVERTED: [&str; 6] = ["qwen2", "qwen3", "phi3", "olmo", "olmo2", "gemma3"];
+const CONVERTED: [&str; 10] = [
+    "qwen2", "qwen3", "phi3", "olmo", "olmo2", "gemma3", "mixtral", "qwen3moe", "olmoe", "jetmoe",
+];
 
 #[test]
 fn chats_equal_the_reference_and_contents_stay_plain() {

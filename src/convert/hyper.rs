@@ -13,6 +13,37 @@ use crate::gguf::writer::MetaValue;
 use crate::limits;
 
 const FILE: &str = "config.json";
+/// Epsilon of the norms inside the layers of JetMoE.
+const JETMOE_EPS: f64 = 1e-6;
+
+/// Experts of a layer.
+#[derive(Clone, Copy, Debug)]
+pub struct Experts {
+    /// How many there are.
+    pub count: usize,
+    /// How many work on one token.
+    pub used: usize,
+    /// Width of one.
+    pub width: usize,
+    /// Width of the one that works on every token.
+    pub shared: usize,
+}
+
+impl Experts {
+    fn read(c: &Fields<'_>, ffn: u64) -> Result<Experts> {
+        let range = 1..=limits::MAX_EXPERTS;
+        let count = &["num_local_experts", "num_experts", "moe_num_experts"];
+        let count = c.need_uint(count, range)?;
+        let used = c.need_uint(&["num_experts_per_tok", "moe_top_k"], 1..=count)?;
+        let width = |name| c.uint(&[name], 1..=limits::MAX_WIDTH);
+        Ok(Experts {
+            count: count as usize,
+            used: used as usize,
+            width: width("moe_intermediate_size")?.unwrap_or(ffn) as usize,
+            shared: width("shared_expert_intermediate_size")?.unwrap_or(ffn) as usize,
+        })
+    }
+}
 
 /// Hyperparameters of a checkpoint.
 #[derive(Clone, Debug)]
@@ -25,6 +56,8 @@ pub struct Hyper {
     pub width: usize,
     /// Width of the feed-forward layers.
     pub ffn: usize,
+    /// Experts, where some layers have them.
+    pub experts: Option<Experts>,
     /// Query heads.
     pub heads: usize,
     /// Key and value heads.
@@ -105,6 +138,10 @@ impl Hyper {
             layers: layers as usize,
             width: e as usize,
             ffn: ffn as usize,
+            experts: match front.family.has_experts() {
+                true => Some(Experts::read(&c, ffn)?),
+                false => None,
+            },
             heads: heads as usize,
             kv_heads: kv as usize,
             head_dim: head_dim as usize,
@@ -114,21 +151,11 @@ impl Hyper {
                 1..=limits::MAX_VOCAB as u64,
             )? as usize,
             context,
-            eps: c
-                .float(
-                    &[
-                        "rms_norm_eps",
-                        "norm_eps",
-                        "layernorm_epsilon",
-                        "layer_norm_eps",
-                    ],
-                    0.0..=1.0,
-                )?
-                .unwrap_or(1e-5) as f32,
+            eps: eps(&c, front.family)?,
             rope_base: rope_base(&c)?,
             scaling: rope_scaling(&c, context)?,
             window: match front.family {
-                Family::Llama | Family::Phi3 | Family::Gemma3 => window(&c)?,
+                Family::Llama | Family::Mixtral | Family::Phi3 | Family::Gemma3 => window(&c)?,
                 _ => None,
             },
             tied: c.bool("tie_word_embeddings")?.unwrap_or(front.tied),
@@ -144,7 +171,7 @@ impl Hyper {
         let gemma = self.front.family == Family::Gemma3;
         let names: &[&'static str] = match gemma {
             true => &["hidden_activation", "hidden_act"],
-            false => &["hidden_act"],
+            false => &["hidden_act", "activation_function"],
         };
         let known: &[&str] = match gemma {
             true => &["gelu_pytorch_tanh"],
@@ -159,8 +186,10 @@ impl Hyper {
                 known: known[0].into(),
             });
         }
-        if matches!(self.front.family, Family::Qwen2 | Family::Qwen3)
-            && c.bool("use_sliding_window")? == Some(true)
+        if matches!(
+            self.front.family,
+            Family::Qwen2 | Family::Qwen3 | Family::Qwen2Moe | Family::Qwen3Moe
+        ) && c.bool("use_sliding_window")? == Some(true)
         {
             let allowed = "false (a window in some of the layers is not supported)";
             return Err(bad(FILE, "use_sliding_window", "true", allowed));
@@ -209,6 +238,14 @@ impl Hyper {
         key("context_length", MetaValue::U32(self.context as u32));
         key("embedding_length", u(self.width));
         key("feed_forward_length", u(self.ffn));
+        if let Some(x) = self.experts {
+            key("expert_count", u(x.count));
+            key("expert_used_count", u(x.used));
+            key("expert_feed_forward_length", u(x.width));
+            if self.front.family == Family::Qwen2Moe {
+                key("expert_shared_feed_forward_length", u(x.shared));
+            }
+        }
         key("attention.head_count", u(self.heads));
         key("attention.head_count_kv", u(self.kv_heads));
         let epsilon = match self.front.layer_norm {
@@ -305,6 +342,20 @@ impl Hyper {
     }
 }
 
+/// Epsilon of the norms of the layers.
+fn eps(c: &Fields<'_>, family: Family) -> Result<f32> {
+    if family == Family::JetMoe {
+        return Ok(JETMOE_EPS as f32);
+    }
+    let names = [
+        "rms_norm_eps",
+        "norm_eps",
+        "layernorm_epsilon",
+        "layer_norm_eps",
+    ];
+    Ok(c.float(&names, 0.0..=1.0)?.unwrap_or(1e-5) as f32)
+}
+
 /// Query heads, key heads, width of a head, and whether that width is stated.
 fn heads(c: &Fields<'_>, e: u64) -> Result<(u64, u64, u64, bool)> {
     let range = 1..=limits::MAX_HEADS;
@@ -365,7 +416,7 @@ fn more(
             let base = float(&["dim_model_base"])?;
             put("logit_scale", base.map_or(1.0, |b| width / b));
         }
-        Family::Olmo => {
+        Family::Olmo | Family::OlmoE => {
             if let Some(clamp) = float(&["clip_qkv"])? {
                 put("attention.clamp_kqv", clamp);
             }
@@ -383,7 +434,18 @@ fn more(
             }
             out.extend(slides(c)?);
         }
+        Family::JetMoe => {
+            // The reference has this epsilon in its layers, whatever the configuration says.
+            let last = c.float(&["rms_norm_eps"], 0.0..=1.0)?;
+            put("output_norm_epsilon", last.unwrap_or(JETMOE_EPS));
+        }
         _ => {}
+    }
+    if matches!(family, Family::Qwen2Moe | Family::Qwen3Moe | Family::OlmoE) {
+        let renormalise = c.bool("norm_topk_prob")?.unwrap_or(false);
+        if renormalise != (family == Family::Qwen3Moe) {
+            out.push(("expert_weights_norm", MetaValue::Bool(renormalise)));
+        }
     }
     Ok(out)
 }
@@ -448,6 +510,7 @@ mod tests {
             layers: 1,
             width: head_dim,
             ffn: 1,
+            experts: None,
             heads: 1,
             kv_heads: 1,
             head_dim,

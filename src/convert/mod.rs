@@ -23,6 +23,7 @@ mod plan;
 pub mod policy;
 mod positions;
 pub mod probe;
+mod prune;
 mod report;
 mod rows;
 mod spm;
@@ -39,6 +40,7 @@ use geb_kernels::dtype::Dtype;
 use geb_kernels::{Effort, Kernels};
 
 pub use names::GebLayout;
+pub use prune::KeepExperts;
 pub use report::{Report, TensorReport, TypeRow};
 pub use rows::{Part, RowMap};
 pub use sums::{Outcome, Sums, WorstBlock};
@@ -72,6 +74,8 @@ pub struct Options {
     /// How hard to search. With `Best` and second moments in the importance matrix, errors of columns
     /// make up for each other.
     pub search: Effort,
+    /// Leave the other experts out.
+    pub keep_experts: Option<KeepExperts>,
     /// Threads; `None` = all that are available.
     pub threads: Option<usize>,
 }
@@ -89,6 +93,7 @@ impl Default for Options {
             resume: false,
             imatrix: None,
             search: Effort::Reference,
+            keep_experts: None,
             threads: None,
         }
     }

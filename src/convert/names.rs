@@ -146,7 +146,9 @@ pub fn outputs(checkpoint: &Checkpoint, hyper: &Hyper, layout: &GebLayout) -> Re
         walk.line(line, 0);
     }
     for layer in 0..hyper.layers {
-        for line in table.layer.iter().copied().flatten() {
+        let sparse = table.experts.first().is_some_and(|r| walk.has(r, layer));
+        let ffn = if sparse { table.experts } else { table.dense };
+        for line in table.layer.iter().copied().chain([ffn]).flatten() {
             walk.line(line, layer);
         }
     }
@@ -183,6 +185,10 @@ impl Walk<'_> {
             Dim::Kv => kv as u64,
             Dim::Qkv => (q + 2 * kv) as u64,
             Dim::Ffn2 => 2 * h.ffn as u64,
+            Dim::Experts => h.experts.map_or(0, |x| x.count as u64),
+            Dim::ExpertFfn => h.experts.map_or(0, |x| x.width as u64),
+            Dim::SharedFfn => h.experts.map_or(0, |x| x.shared as u64),
+            Dim::One => 1,
         }
     }
 
@@ -191,13 +197,15 @@ impl Walk<'_> {
         let kv = self.dim(Dim::Kv);
         match rows {
             Rows::GebKey | Rows::GebValue => 2 * kv,
+            Rows::FirstHalf | Rows::SecondHalf => 2 * out_rows,
             Rows::GebGate | Rows::GebUp => self.dim(Dim::Ffn2),
             Rows::Rotary if gguf.ends_with("attn_qkv") => self.dim(Dim::Q),
             Rows::All | Rows::Rotary => out_rows,
         }
     }
 
-    fn row_map(&self, rows: Rows, n: usize) -> RowMap {
+    /// `matrices` of equal size, `n` rows together.
+    fn row_map(&self, rows: Rows, n: usize, matrices: usize) -> RowMap {
         let (h, all) = (self.hyper, RowMap::Span(0..n));
         let (rotary, permute) = match h.front.family {
             Family::Geb => (
@@ -224,58 +232,74 @@ impl Walk<'_> {
             Rows::GebValue => packed(1),
             Rows::GebGate => all.half(usize::from(!self.layout.gate_first)),
             Rows::GebUp => all.half(usize::from(self.layout.gate_first)),
+            Rows::FirstHalf => all.half_of_each(matrices, 0),
+            Rows::SecondHalf => all.half_of_each(matrices, 1),
         }
+    }
+
+    /// Whether the checkpoint has the weights of a line.
+    fn has(&self, line: &Line, layer: usize) -> bool {
+        let stem = line.parts[0].0.replace("{}", &layer.to_string());
+        self.checkpoint.find(&format!("{stem}.weight")).is_some()
     }
 
     /// The weight of a line and, when the checkpoint has one, its bias.
     fn line(&mut self, line: &Line, layer: usize) {
         let layer = layer.to_string();
-        let stems: Vec<String> = line
-            .parts
-            .iter()
-            .map(|(hf, _)| hf.replace("{}", &layer))
-            .collect();
+        let mut parts = Vec::new();
+        for &(hf, rows) in line.parts {
+            let stem = hf.replace("{}", &layer);
+            if stem.contains("{e}") {
+                let one = |e: usize| (stem.replace("{e}", &e.to_string()), rows);
+                let experts = self.hyper.experts.map_or(0, |x| x.count);
+                parts.extend((0..experts).map(one));
+            } else {
+                parts.push((stem, rows));
+            }
+        }
         let gguf = line.gguf.replace("{}", &layer);
-        let has_bias = stems
-            .iter()
-            .any(|s| self.checkpoint.find(&format!("{s}.bias")).is_some());
-        let lm_head = line.gguf == "output";
-        if lm_head
-            && (self.hyper.tied
-                || self
-                    .checkpoint
-                    .find(&format!("{}.weight", stems[0]))
-                    .is_none())
-        {
+        if gguf.ends_with(".bias") {
+            return self.tensor(line, &parts, gguf, "");
+        }
+        let find =
+            |(stem, _): &(String, Rows), suffix| self.checkpoint.find(&format!("{stem}{suffix}"));
+        let has_bias = parts.iter().any(|p| find(p, ".bias").is_some());
+        let weight = parts.first().and_then(|p| find(p, ".weight"));
+        if line.gguf == "output" && (self.hyper.tied || weight.is_none()) {
             // Tied: the runtime uses the embedding. A stored copy is dropped.
-            if let Some(i) = self.checkpoint.find(&format!("{}.weight", stems[0])) {
+            if let Some(i) = weight {
                 self.used[i] = true;
             }
             return;
         }
-        self.tensor(line, &stems, &gguf, "weight");
+        self.tensor(line, &parts, format!("{gguf}.weight"), ".weight");
         if has_bias {
-            self.tensor(line, &stems, &gguf, "bias");
+            self.tensor(line, &parts, format!("{gguf}.bias"), ".bias");
         }
     }
 
-    fn tensor(&mut self, line: &Line, stems: &[String], gguf: &str, suffix: &str) {
-        let rows_out = self.dim(line.shape[0]);
-        let cols = line
-            .shape
-            .get(1)
-            .map(|&d| self.dim(d))
-            .filter(|_| suffix == "weight");
+    /// One tensor of the file: `suffix` ends the names of its sources.
+    fn tensor(&mut self, line: &Line, stems: &[(String, Rows)], gguf: String, suffix: &str) {
+        let mut shape: Vec<u64> = line.shape.iter().map(|&d| self.dim(d)).collect();
+        if suffix != ".weight" {
+            shape.truncate(1);
+        }
+        // Experts are matrices of a source each, or all in one.
+        let stacked = shape.len() == 3;
+        let each = stacked && stems.len() > 1;
+        let (outer, inner) = shape.split_at(usize::from(stacked));
+        let matrices = if each { 1 } else { outer.iter().product() };
         let mut parts = Vec::new();
-        for (stem, &(_, rows)) in stems.iter().zip(line.parts) {
-            let name = format!("{stem}.{suffix}");
+        for (stem, rows) in stems {
+            let name = format!("{stem}{suffix}");
             let Some(i) = self.checkpoint.find(&name) else {
                 self.problems.push(format!("{name}: missing"));
                 continue;
             };
             self.used[i] = true;
-            let n = self.source_rows(rows, rows_out, line.gguf);
-            let want: Vec<u64> = std::iter::once(n).chain(cols).collect();
+            let n = self.source_rows(*rows, inner[0], line.gguf);
+            let outer = if each { &[] } else { outer };
+            let want: Vec<u64> = [outer, &[n], &inner[1..]].concat();
             let found = &self.checkpoint.tensors()[i].shape;
             if *found != want {
                 self.problems
@@ -284,17 +308,16 @@ impl Walk<'_> {
             }
             parts.push(Part {
                 tensor: i,
-                rows: self.row_map(rows, n as usize),
-                offset: match gguf.ends_with("norm") {
+                rows: self.row_map(*rows, (n * matrices) as usize, matrices as usize),
+                offset: match line.gguf.ends_with("norm") {
                     true => self.hyper.front.norm_offset,
                     false => 0.0,
                 },
             });
         }
-        let dims = cols.into_iter().chain([rows_out]).collect();
         self.out.push(Output {
-            name: format!("{gguf}.{suffix}"),
-            dims,
+            name: gguf,
+            dims: shape.into_iter().rev().collect(),
             parts,
         });
     }

@@ -1,5 +1,7 @@
 //! Architecture plus file gives weights: every missing, misshapen or unusable tensor is reported at once (rule 13).
 
+mod experts;
+
 use geb_kernels::dtype::Dtype;
 use geb_kernels::{Kernels, Level};
 
@@ -10,7 +12,7 @@ use super::weights::{
     Attention, Branch, Ffn, GateUp, Layer, Linear, Mixer, Norm, QMatrix, Qkv, Weights,
 };
 use crate::error::{Error, Result};
-use crate::gguf::GgufFile;
+use crate::gguf::{GgufFile, TensorInfo};
 
 /// The scalar kernels: every format that has kernels has these.
 fn reference() -> &'static Kernels {
@@ -54,15 +56,20 @@ impl Binder<'_> {
                 found.0, found.1
             ));
         }
-        if !reference().supports(info.dtype) {
-            self.unsupported.push(format!("{name} ({})", info.dtype));
-        }
+        self.check_type(info);
         self.used.insert(name);
         QMatrix {
             dtype: info.dtype,
             rows: found.0,
             cols: found.1,
             range: info.range.clone(),
+        }
+    }
+
+    fn check_type(&mut self, info: &TensorInfo) {
+        if !reference().supports(info.dtype) {
+            self.unsupported
+                .push(format!("{} ({})", info.name, info.dtype));
         }
     }
 
@@ -131,13 +138,34 @@ impl Binder<'_> {
     }
 
     fn layer(&mut self, c: &Config, n: usize) -> Layer {
-        let (e, q, kv) = (c.embedding_length, c.q_width(), c.kv_width());
+        let e = c.embedding_length;
         let name = |role: &str| format!("blk.{n}.{role}");
         let (before, after) = match c.arch.norm_place {
             NormPlace::Before => (true, false),
             NormPlace::After => (false, true),
             NormPlace::Both => (true, true),
         };
+        let mixer = match self.expert_attention(c, n) {
+            Some(attention) => Mixer::Experts(attention),
+            None => Mixer::Attention(self.attention(c, n)),
+        };
+        Layer {
+            mixer: Branch {
+                norm: self.norm(c, name("attn_norm"), before),
+                body: mixer,
+                post_norm: after.then(|| self.vector(name("post_attention_norm.weight"), e)),
+            },
+            ffn: Branch {
+                norm: self.norm(c, name("ffn_norm"), before),
+                body: self.feed_forward(c, n),
+                post_norm: after.then(|| self.vector(name("post_ffw_norm.weight"), e)),
+            },
+        }
+    }
+
+    fn attention(&mut self, c: &Config, n: usize) -> Attention {
+        let (e, q, kv) = (c.embedding_length, c.q_width(), c.kv_width());
+        let name = |role: &str| format!("blk.{n}.{role}");
         let qk_norm = match c.arch.qk_norm {
             QkNorm::None => None,
             QkNorm::Head => Some([c.head_size; 2]),
@@ -152,7 +180,7 @@ impl Binder<'_> {
                 self.linear(&name("attn_v"), kv, e),
             ])
         };
-        let attention = Attention {
+        Attention {
             qkv,
             qk_norm: qk_norm.map(|[q, k]| {
                 [
@@ -161,34 +189,27 @@ impl Binder<'_> {
                 ]
             }),
             output: self.linear(&name("attn_output"), e, q),
-        };
-        Layer {
-            mixer: Branch {
-                norm: self.norm(c, name("attn_norm"), before),
-                body: Mixer::Attention(attention),
-                post_norm: after.then(|| self.vector(name("post_attention_norm.weight"), e)),
-            },
-            ffn: Branch {
-                norm: self.norm(c, name("ffn_norm"), before),
-                body: self.feed_forward(c, n),
-                post_norm: after.then(|| self.vector(name("post_ffw_norm.weight"), e)),
-            },
         }
     }
 
     fn feed_forward(&mut self, c: &Config, n: usize) -> Ffn {
         let (e, f) = (c.embedding_length, c.feed_forward_length);
         let name = |role: &str| format!("blk.{n}.{role}");
-        let gate_up = if self.has(&name("ffn_gate.weight")) {
-            GateUp::Split([
-                self.linear(&name("ffn_gate"), f, e),
-                self.linear(&name("ffn_up"), f, e),
-            ])
-        } else {
-            GateUp::Fused(self.linear(&name("ffn_up"), 2 * f, e))
-        };
+        if self.has(&name("ffn_gate_inp.weight")) {
+            return self.experts(c, n);
+        }
+        let gate_up = self.gate_up(&name("ffn_gate"), &name("ffn_up"), f, e);
         let down = self.linear(&name("ffn_down"), e, f);
         Ffn::Gated { gate_up, down }
+    }
+
+    /// Gate and up, or one matrix of both under the name of up.
+    fn gate_up(&mut self, gate: &str, up: &str, f: usize, e: usize) -> GateUp {
+        if self.has(&format!("{gate}.weight")) {
+            GateUp::Split([self.linear(gate, f, e), self.linear(up, f, e)])
+        } else {
+            GateUp::Fused(self.linear(up, 2 * f, e))
+        }
     }
 }
 

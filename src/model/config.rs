@@ -2,6 +2,7 @@
 
 use super::arch::{Arch, NormKind, REGISTRY, Scalars};
 use super::rope::{RopeScaling, ScalingKind};
+use super::routing::Routing;
 use crate::error::{Error, Result};
 use crate::gguf::{GgufFile, Value, ValueType};
 use crate::limits;
@@ -19,6 +20,8 @@ pub struct Config {
     pub embedding_length: usize,
     /// Width of the feed-forward layers, F.
     pub feed_forward_length: usize,
+    /// Where layers have experts: how they choose among them.
+    pub experts: Option<Routing>,
     /// Query heads, H.
     pub head_count: usize,
     /// Key/value heads, K; divides H.
@@ -27,6 +30,8 @@ pub struct Config {
     pub head_size: usize,
     /// Epsilon of the norms.
     pub norm_epsilon: f32,
+    /// Epsilon of the norm before the output.
+    pub output_norm_epsilon: f32,
     /// Rotated elements of a head, r; even, at most d.
     pub rope_dimension_count: usize,
     /// Base of the rotation angles.
@@ -54,9 +59,9 @@ pub struct Config {
 }
 
 /// Keys of one architecture in one file.
-struct Keys<'a> {
+pub(super) struct Keys<'a> {
     file: &'a GgufFile,
-    arch: &'static Arch,
+    pub(super) arch: &'static Arch,
 }
 
 impl Keys<'_> {
@@ -64,18 +69,32 @@ impl Keys<'_> {
         format!("{}.{suffix}", self.arch.name)
     }
 
-    fn int(&self, suffix: &str, max: u64) -> Result<Option<usize>> {
+    pub(super) fn int(&self, suffix: &str, max: u64) -> Result<Option<usize>> {
         Ok(self
             .file
             .int(&self.key(suffix), 1..=max)?
             .map(|v| v as usize))
     }
 
-    fn required(&self, suffix: &str, max: u64) -> Result<usize> {
+    /// As [`Keys::int`], and 0.
+    pub(super) fn count(&self, suffix: &str, max: u64) -> Result<Option<usize>> {
+        let v = self.file.int(&self.key(suffix), 0..=max)?;
+        Ok(v.map(|v| v as usize))
+    }
+
+    pub(super) fn bool(&self, suffix: &str) -> Result<Option<bool>> {
+        self.file.bool(&self.key(suffix))
+    }
+
+    pub(super) fn required(&self, suffix: &str, max: u64) -> Result<usize> {
         GgufFile::require(&self.key(suffix), self.int(suffix, max)?)
     }
 
-    fn float(&self, suffix: &str, range: std::ops::RangeInclusive<f32>) -> Result<Option<f32>> {
+    pub(super) fn float(
+        &self,
+        suffix: &str,
+        range: std::ops::RangeInclusive<f32>,
+    ) -> Result<Option<f32>> {
         let key = self.key(suffix);
         match self.file.float(&key)? {
             Some(v) if !range.contains(&v) => Err(Error::Key {
@@ -87,7 +106,12 @@ impl Keys<'_> {
         }
     }
 
-    fn bad<T>(&self, suffix: &str, value: impl ToString, allowed: impl Into<String>) -> Result<T> {
+    pub(super) fn bad<T>(
+        &self,
+        suffix: &str,
+        value: impl ToString,
+        allowed: impl Into<String>,
+    ) -> Result<T> {
         Err(Error::Key {
             key: self.key(suffix),
             value: value.to_string(),
@@ -110,16 +134,6 @@ impl Config {
                 .join(", "),
         })?;
         let keys = Keys { file, arch };
-        if let Some(experts) = file
-            .int(&keys.key("expert_count"), 0..=65_536)?
-            .filter(|n| *n > 0)
-        {
-            return Err(Error::Unsupported {
-                what: "feed-forward layer",
-                value: format!("{experts} experts ({})", keys.key("expert_count")),
-                known: "dense layers".into(),
-            });
-        }
         let embedding_length = keys.required("embedding_length", limits::MAX_WIDTH)?;
         let head_count = keys.required("attention.head_count", limits::MAX_HEADS)?;
         let head_count_kv = keys
@@ -167,12 +181,14 @@ impl Config {
             let allowed = format!("an even number up to the head size {head_size}");
             return keys.bad("rope.dimension_count", rope_dimension_count, allowed);
         }
+        let feed_forward_length = keys.required("feed_forward_length", limits::MAX_WIDTH)?;
         let context_length = keys.required("context_length", limits::MAX_CONTEXT)?;
         let block_count = keys.required("block_count", limits::MAX_LAYERS)?;
         let epsilon = match arch.norm {
             NormKind::Rms => "attention.layer_norm_rms_epsilon",
             NormKind::Layer | NormKind::BareLayer => "attention.layer_norm_epsilon",
         };
+        let norm_epsilon = GgufFile::require(&keys.key(epsilon), keys.float(epsilon, 0.0..=1.0)?)?;
         let [embedding_scale, residual_scale, logit_scale] =
             scalars(&keys, embedding_length, block_count)?;
         let optional = |suffix| {
@@ -185,11 +201,15 @@ impl Config {
             block_count,
             context_length,
             embedding_length,
-            feed_forward_length: keys.required("feed_forward_length", limits::MAX_WIDTH)?,
+            feed_forward_length,
+            experts: Routing::read(&keys, feed_forward_length)?,
             head_count,
             head_count_kv,
             head_size,
-            norm_epsilon: GgufFile::require(&keys.key(epsilon), keys.float(epsilon, 0.0..=1.0)?)?,
+            norm_epsilon,
+            output_norm_epsilon: keys
+                .float("output_norm_epsilon", 0.0..=1.0)?
+                .unwrap_or(norm_epsilon),
             rope_dimension_count,
             rope_freq_base: keys
                 .float("rope.freq_base", 1.0..=1e12)?

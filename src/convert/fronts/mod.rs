@@ -22,6 +22,26 @@ pub enum Family {
     Olmo2,
     /// Gemma 3, text.
     Gemma3,
+    /// Mixtral.
+    Mixtral,
+    /// Qwen1.5 and 2 with experts.
+    Qwen2Moe,
+    /// Qwen3 with experts.
+    Qwen3Moe,
+    /// OLMoE.
+    OlmoE,
+    /// JetMoE.
+    JetMoe,
+}
+
+impl Family {
+    /// Whether some layers have experts.
+    pub fn has_experts(self) -> bool {
+        matches!(
+            self,
+            Family::Mixtral | Family::Qwen2Moe | Family::Qwen3Moe | Family::OlmoE | Family::JetMoe
+        )
+    }
 }
 
 /// A family: what a front end needs to know before it reads numbers.
@@ -130,6 +150,11 @@ pub const FRONTS: &[Front] = &[
         table: &GEMMA3,
         ..LIKE_LLAMA
     },
+    experts::MIXTRAL,
+    experts::QWEN2_MOE,
+    experts::QWEN3_MOE,
+    experts::OLMOE,
+    experts::JETMOE,
 ];
 
 /// A dimension in symbols.
@@ -147,6 +172,13 @@ pub(super) enum Dim {
     /// Queries, keys and values.
     Qkv,
     Ffn2,
+    /// All experts of a layer.
+    Experts,
+    /// One expert.
+    ExpertFfn,
+    /// The expert of every token.
+    SharedFfn,
+    One,
 }
 
 /// Which rows of a source tensor, and in which order.
@@ -161,9 +193,13 @@ pub(super) enum Rows {
     GebValue,
     GebGate,
     GebUp,
+    /// The first half, of each expert where there are several.
+    FirstHalf,
+    SecondHalf,
 }
 
-/// One line of a table: GGUF stem (`{}` = layer), shape, sources (`{}` = layer).
+/// One line of a table: GGUF stem (`{}` = layer), shape, sources (`{}` = layer, `{e}` = each expert).
+/// Stems that end with `.bias` are whole names, also those of their sources.
 #[derive(Debug)]
 pub(super) struct Line {
     pub gguf: &'static str,
@@ -177,12 +213,18 @@ macro_rules! lines {
     };
 }
 
+mod experts;
+
 /// Stems of one architecture: before the layers, per layer, after the layers.
 #[derive(Debug)]
 pub(super) struct Table {
     pub first: &'static [Line],
     /// In pieces that families share.
     pub layer: &'static [&'static [Line]],
+    /// Lines of layers whose router, the first line, is in the checkpoint.
+    pub experts: &'static [Line],
+    /// Lines of the other layers.
+    pub dense: &'static [Line],
     pub last: &'static [Line],
     /// Ends of names that hold no weights of the graph.
     pub skip: &'static [&'static str],
@@ -235,6 +277,8 @@ const FFN_FUSED: &[Line] = lines! {
 const LLAMA: Table = Table {
     first: EMBEDDING,
     layer: &[ATTN_NORM, QKV, ATTN_OUTPUT, FFN_NORM, FFN],
+    experts: &[],
+    dense: &[],
     last: NORM_AND_OUTPUT,
     skip: &[".rotary_emb.inv_freq"],
 };
@@ -300,6 +344,7 @@ const GEB: Table = Table {
     }],
     last: GEB_LAST,
     skip: GEB_SKIP,
+    ..LLAMA
 };
 
 /// GEB with a part of each head rotated: the chatglm graph, with its fused matrices.
@@ -318,4 +363,5 @@ pub(super) const GEB_PARTIAL: Table = Table {
     }],
     last: GEB_LAST,
     skip: GEB_SKIP,
+    ..LLAMA
 };

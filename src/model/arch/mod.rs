@@ -3,13 +3,17 @@
 
 mod chatglm;
 mod gemma3;
+mod jetmoe;
 mod llama;
 mod minicpm;
 mod olmo;
 mod olmo2;
+mod olmoe;
 mod phi3;
 mod qwen2;
+mod qwen2moe;
 mod qwen3;
+mod qwen3moe;
 
 /// How the elements of a head are paired for rotation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -90,6 +94,8 @@ pub struct Arch {
     pub qk_norm: QkNorm,
     /// Activation of the gate.
     pub gate: Gate,
+    /// Whether the weights of a token's experts are divided by their sum, if the file does not say.
+    pub renormalise: bool,
     /// Default factors.
     pub scalars: Scalars,
     /// If the file does not say: every so many layers, the last one sees all positions and the
@@ -110,6 +116,10 @@ pub const REGISTRY: &[&Arch] = &[
     &minicpm::ARCH,
     &olmo::ARCH,
     &olmo2::ARCH,
+    &olmoe::ARCH,
+    &qwen2moe::ARCH,
+    &qwen3moe::ARCH,
+    &jetmoe::ARCH,
 ];
 
 impl Arch {

@@ -30,22 +30,38 @@ impl Pass<'_, '_> {
                 ([0, n * qw, n * (qw + kw)], [qw, kw, kw])
             }
         };
+        self.mix(b, a.qk_norm.as_ref(), l, n, (starts, strides));
+        let (h, attn) = (&mut b.h[..n * e], &b.attn[..n * qw]);
+        self.project(&mut b.acts, attn, n, [(&a.output, h)]);
+    }
+
+    /// Attention of the queries, keys and values in `b.qkv`, into `b.attn`.
+    pub(super) fn mix(
+        &mut self,
+        b: &mut Buffers,
+        norms: Option<&[Vec<f32>; 2]>,
+        l: usize,
+        n: usize,
+        (starts, strides): ([usize; 3], [usize; 3]),
+    ) {
+        let c = self.model.config();
+        let (qw, kw) = (c.q_width(), c.kv_width());
+        let qkv = &mut b.qkv[..n * (qw + 2 * kw)];
         if let Some(limit) = c.clamp {
             self.rows(qkv, qw + 2 * kw, |_, row| {
                 row.iter_mut().for_each(|v| *v = v.clamp(-limit, limit));
             });
         }
-        self.rotate(a, l, qkv, (starts, strides));
+        self.rotate(norms, l, qkv, (starts, strides));
         self.store(l, qkv, starts, strides, n);
         let attn = &mut b.attn[..n * qw];
         self.attend(l, &qkv[starts[0]..], strides[0], attn, &mut b.pieces);
-        self.project(&mut b.acts, attn, n, [(&a.output, &mut *h)]);
     }
 
     /// Norms (where the architecture does) and rotates the q and k heads of every token in place.
     fn rotate(
         &mut self,
-        a: &Attention,
+        norms: Option<&[Vec<f32>; 2]>,
         l: usize,
         qkv: &mut [f32],
         (starts, strides): ([usize; 3], [usize; 3]),
@@ -56,7 +72,7 @@ impl Pass<'_, '_> {
         let (d, pairs) = (c.head_size, c.rope_dimension_count / 2);
         let adjacent = c.arch.rope == RopePairing::Adjacent;
         let turn = |t: usize, heads: &mut [f32], side: usize| {
-            if let Some(weights) = &a.qk_norm {
+            if let Some(weights) = norms {
                 kernels.rms_norm_each(heads, &weights[side], c.norm_epsilon);
             }
             let (cos, sin) = table.at(first + t, pairs);

@@ -13,6 +13,7 @@
 //! rows, is a step of the team. Row passes of a single token stay on the leader.
 
 mod attention;
+mod experts;
 mod feed_forward;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,6 +23,7 @@ use geb_kernels::team::Leader;
 use geb_kernels::{ActKind, Activations, Kernels};
 
 use super::inputs::InputStats;
+use super::resident::Residents;
 use super::rope::Ropes;
 use super::weights::{Ffn, Linear, Mixer, Norm, QMatrix};
 use super::{Config, Model};
@@ -34,6 +36,9 @@ const SERIAL_ROWS: usize = 4;
 /// Kinds of activations, each with its own buffer.
 const KINDS: [ActKind; 3] = [ActKind::F32, ActKind::Bf16, ActKind::Q8];
 
+/// The same rows packed for each kind of product.
+type Acts = [Activations; KINDS.len()];
+
 /// Buffers of a batch, sized once for the largest batch. Shapes are `[tokens, width]`.
 pub(crate) struct Buffers {
     x: Vec<f32>,
@@ -42,7 +47,8 @@ pub(crate) struct Buffers {
     attn: Vec<f32>,
     gate_up: Vec<f32>,
     pieces: Vec<f32>,
-    acts: [Activations; KINDS.len()],
+    acts: Acts,
+    mixture: experts::Mixture,
 }
 
 impl Buffers {
@@ -53,18 +59,29 @@ impl Buffers {
             h: zeros(c.embedding_length),
             qkv: zeros(c.q_width() + 2 * c.kv_width()),
             attn: zeros(c.q_width()),
-            gate_up: zeros(2 * c.feed_forward_length),
+            gate_up: vec![0.0; gate_up(c, batch)],
             pieces: Vec::new(),
             acts: Default::default(),
+            mixture: experts::Mixture::new(c, batch),
         }
     }
 
     /// Bytes the buffers of a batch take, activations in their packed form included.
     pub(crate) fn bytes(c: &Config, batch: usize) -> u64 {
         let width =
-            3 * c.embedding_length + 3 * c.q_width() + 2 * c.kv_width() + 4 * c.feed_forward_length;
-        (4 * width * batch) as u64
+            3 * c.embedding_length + 3 * c.q_width() + 2 * c.kv_width() + 2 * c.feed_forward_length;
+        (4 * (width * batch + gate_up(c, batch))) as u64 + experts::Mixture::bytes(c, batch)
     }
+}
+
+/// Numbers that gate and up of a batch have, or of a wave of experts.
+fn gate_up(c: &Config, batch: usize) -> usize {
+    let dense = 2 * c.feed_forward_length * batch;
+    let experts = c.experts.as_ref().map_or(0, |r| {
+        let rows = batch.max(experts::WAVE_ROWS).min(batch * r.used);
+        2 * (r.width * rows).max(r.shared_width * batch)
+    });
+    dense.max(experts)
 }
 
 /// One forward pass of a batch.
@@ -81,6 +98,8 @@ pub(crate) struct Pass<'a, 'l> {
     pub(crate) cancel: Option<&'a AtomicBool>,
     /// Told the input of every linear layer.
     pub(crate) inputs: Option<&'a mut InputStats>,
+    /// Told which experts are about to be used, where memory is limited.
+    pub(crate) residents: Option<&'a mut Residents>,
 }
 
 impl Pass<'_, '_> {
@@ -92,27 +111,30 @@ impl Pass<'_, '_> {
         logits: &mut [f32],
     ) -> Result<()> {
         let c = self.model.config();
-        let (n, e) = (tokens.len(), c.embedding_length);
+        let (n, e, eps) = (tokens.len(), c.embedding_length, c.norm_epsilon);
         self.embed(tokens, &mut b.x[..n * e]);
         for l in 0..self.layers {
             if self.cancel.is_some_and(|c| c.load(Ordering::Relaxed)) {
                 return Err(Error::Interrupted);
             }
             let layer = &self.model.weights().layers[l];
-            self.norm(&b.x[..n * e], &layer.mixer.norm, &mut b.h[..n * e]);
+            self.norm(&b.x[..n * e], &layer.mixer.norm, eps, &mut b.h[..n * e]);
             match &layer.mixer.body {
                 Mixer::Attention(a) => self.attention(b, a, l, n),
+                Mixer::Experts(a) => self.expert_attention(b, a, l, n),
             }
             self.add(&mut b.x[..n * e], &mut b.h[..n * e], &layer.mixer.post_norm);
-            self.norm(&b.x[..n * e], &layer.ffn.norm, &mut b.h[..n * e]);
+            self.norm(&b.x[..n * e], &layer.ffn.norm, eps, &mut b.h[..n * e]);
             match &layer.ffn.body {
                 Ffn::Gated { gate_up, down } => self.gated(b, (gate_up, down), n),
+                Ffn::Experts(w) => self.experts(b, w, n),
             }
             self.add(&mut b.x[..n * e], &mut b.h[..n * e], &layer.ffn.post_norm);
         }
         if self.inputs.is_some() {
             let (h, weights) = (&mut b.h[..n * e], self.model.weights());
-            self.norm(&b.x[..n * e], &weights.output_norm, h);
+            let eps = c.output_norm_epsilon;
+            self.norm(&b.x[..n * e], &weights.output_norm, eps, h);
             self.observe(&weights.output.weight, h);
         }
         let wanted = logits.len() / c.vocab;
@@ -129,7 +151,8 @@ impl Pass<'_, '_> {
         }
         let h = &mut b.h[..n * e];
         let weights = self.model.weights();
-        self.norm(&b.x[from * e..(from + n) * e], &weights.output_norm, h);
+        let x = &b.x[from * e..(from + n) * e];
+        self.norm(x, &weights.output_norm, c.output_norm_epsilon, h);
         self.project(&mut b.acts, h, n, [(&weights.output, &mut *logits)]);
         self.scale_logits(logits);
     }
@@ -169,22 +192,16 @@ impl Pass<'_, '_> {
     /// `out = W x + b` for matrices that share the input `x`: `[n, cols]`; outputs `[n, rows]`.
     fn project<const N: usize>(
         &mut self,
-        acts: &mut [Activations; KINDS.len()],
+        acts: &mut Acts,
         x: &[f32],
         n: usize,
         mut outs: [(&Linear, &mut [f32]); N],
     ) {
         let kernels = self.kernels;
         let cols = outs[0].0.weight.cols;
-        self.observe(&outs[0].0.weight, x);
-        let kind = |m: &QMatrix| kernels.act_kind(m.dtype);
-        for (slot, want) in KINDS.into_iter().enumerate() {
-            if outs.iter().any(|(w, _)| kind(&w.weight) == want) {
-                self.prepare(&mut acts[slot], want, x, n, cols);
-            }
-        }
-        let acts = &*acts;
         let matrices = outs.each_ref().map(|(w, _)| &w.weight);
+        self.prepare(acts, matrices, x, n);
+        let acts = &*acts;
         let data = matrices.map(|m| self.model.bytes(m));
         let rows: usize = matrices.iter().map(|m| m.rows).sum();
         let threads = self.lead.threads();
@@ -196,10 +213,7 @@ impl Pass<'_, '_> {
             .blocks(blocks, (n, step), |i, (_, c), block, local| {
                 let row_bytes = data[i].len() / matrices[i].rows;
                 let weights = &data[i][c * row_bytes..(c + block.cols()) * row_bytes];
-                let acts = &acts[KINDS
-                    .iter()
-                    .position(|k| *k == kind(matrices[i]))
-                    .unwrap_or(0)];
+                let acts = &acts[slot(kernels.act_kind(matrices[i].dtype))];
                 kernels.mat_mul(
                     matrices[i].dtype,
                     weights,
@@ -216,8 +230,24 @@ impl Pass<'_, '_> {
         }
     }
 
-    /// Packs (and quantizes) the right-hand side of a product.
-    fn prepare(&mut self, acts: &mut Activations, kind: ActKind, x: &[f32], n: usize, cols: usize) {
+    /// Packs (and quantizes) the input of `matrices`, `[n, cols]`, for each kind of product they are.
+    fn prepare<const N: usize>(
+        &mut self,
+        acts: &mut Acts,
+        matrices: [&QMatrix; N],
+        x: &[f32],
+        n: usize,
+    ) {
+        self.observe(matrices[0], x);
+        for (acts, kind) in acts.iter_mut().zip(KINDS) {
+            let is = |m: &&QMatrix| self.kernels.act_kind(m.dtype) == kind;
+            if matrices.iter().any(is) {
+                self.pack(acts, kind, x, n, matrices[0].cols);
+            }
+        }
+    }
+
+    fn pack(&mut self, acts: &mut Activations, kind: ActKind, x: &[f32], n: usize, cols: usize) {
         let kernels = self.kernels;
         acts.reshape(kernels, kind, n, cols);
         let (shape, bytes) = (acts.shape(), acts.tile_bytes());
@@ -249,9 +279,8 @@ impl Pass<'_, '_> {
         });
     }
 
-    fn norm(&mut self, x: &[f32], norm: &Norm, out: &mut [f32]) {
-        let (kernels, c) = (self.kernels, self.model.config());
-        let (eps, e) = (c.norm_epsilon, c.embedding_length);
+    fn norm(&mut self, x: &[f32], norm: &Norm, eps: f32, out: &mut [f32]) {
+        let (kernels, e) = (self.kernels, self.model.config().embedding_length);
         let row = |t: usize| &x[t * e..(t + 1) * e];
         match norm {
             Norm::None => out.copy_from_slice(x),
@@ -278,6 +307,11 @@ impl Pass<'_, '_> {
         }
         self.rows(x, e, |t, row| kernels.add(row, &y[t * e..(t + 1) * e]));
     }
+}
+
+/// Where the activations of a kind are.
+fn slot(kind: ActKind) -> usize {
+    KINDS.iter().position(|k| *k == kind).unwrap_or(0)
 }
 
 fn scale(x: &mut [f32], factor: f32) {

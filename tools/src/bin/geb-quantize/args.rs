@@ -158,6 +158,9 @@ pub struct Convert {
     /// Write parts of at most this size: OUT-00001-of-0000N.gguf (M and G are powers of 1000)
     #[arg(long, value_name = "N(M|G)", value_parser = size)]
     pub split_max_size: Option<u64>,
+    /// Leave the other experts out: 0,2,5-7, or 3:0,1 for layer 3 (may be repeated)
+    #[arg(long, value_name = "[LAYER:]LIST")]
+    pub keep_experts: Vec<String>,
     /// Record the SHA-256 of the weight files as well
     #[arg(long)]
     pub hash_source: bool,
