@@ -1,13 +1,13 @@
 //! The KV cache: keys and values per layer and KV head, each a run of blocks (`KvShape`).
 //!
-//! A model whose layers all have a window keeps a ring: the window and the largest batch, so that
-//! a batch never overwrites what its own tokens see. What a batch wrote over is gone, which limits
+//! A layer with a window keeps a ring: the window and the largest batch, so that a batch never
+//! overwrites what its own tokens see. What a batch wrote over is gone, which limits
 //! how far a session can go back ([`KvCache::keeps`]).
 
 use geb_kernels::float::{KvHead, KvShape, KvType};
 
 use crate::error::{Error, Result};
-use crate::model::Config;
+use crate::model::{Config, LayerSizes};
 
 /// Alignment of the cache: a cache line, so that no vector load crosses one.
 const ALIGN: usize = 64;
@@ -17,11 +17,48 @@ pub struct KvCache {
     data: Vec<u8>,
     /// Bytes before the first aligned one.
     skip: usize,
+    layers: Vec<LayerCache>,
+    /// One past the highest position ever written since the cache was empty.
+    written: usize,
+}
+
+/// Where a layer lies.
+struct LayerCache {
+    /// First byte, counted from the aligned one.
+    start: usize,
     shape: KvShape,
     heads: usize,
     window: usize,
-    /// One past the highest position ever written since the cache was empty.
-    written: usize,
+}
+
+impl LayerCache {
+    fn bytes(&self) -> usize {
+        2 * self.heads * self.shape.head_bytes()
+    }
+}
+
+/// Keys and values of a head: `[positions, width]` each.
+pub(crate) struct HeadRows<'a> {
+    keys: &'a [f32],
+    values: &'a [f32],
+    shape: KvShape,
+}
+
+impl<'a> HeadRows<'a> {
+    fn row(&self, rows: &'a [f32], position: usize) -> &'a [f32] {
+        let at = position % self.shape.positions() * self.shape.width();
+        &rows[at..at + self.shape.head_size()]
+    }
+
+    /// The key at a position.
+    pub(crate) fn key(&self, position: usize) -> &'a [f32] {
+        self.row(self.keys, position)
+    }
+
+    /// The value at a position.
+    pub(crate) fn value(&self, position: usize) -> &'a [f32] {
+        self.row(self.values, position)
+    }
 }
 
 /// Zeroed memory straight from the system: pages are touched when a position is first written.
@@ -34,60 +71,84 @@ fn zeroed(len: usize) -> Result<Vec<u8>> {
     bytemuck::allocation::try_zeroed_vec(len).map_err(failed)
 }
 
-/// The shape of a head: the whole context, or a ring of the window and a batch if that is less.
-fn shape(c: &Config, kv: KvType, ctx: usize, batch: usize) -> KvShape {
-    let ring = c.widest_window().saturating_add(batch);
-    KvShape::new(kv, c.head_size, ctx.min(ring))
-}
-
-/// Bytes of one layer.
-fn layer_bytes(c: &Config, shape: KvShape) -> usize {
-    2 * c.head_count_kv * shape.head_bytes()
+/// The layers, one behind the other. A head holds the whole context, or a ring of the window and a
+/// batch if that is less.
+fn layers(c: &Config, kv: KvType, ctx: usize, batch: usize) -> Vec<LayerCache> {
+    let mut start = 0;
+    let one = |(sizes, &window): (&LayerSizes, &usize)| {
+        let positions = ctx.min(window.saturating_add(batch));
+        let layer = LayerCache {
+            start,
+            shape: KvShape::new(kv, sizes.head_size, positions),
+            heads: sizes.head_count_kv,
+            window,
+        };
+        start += layer.bytes();
+        layer
+    };
+    c.layers.iter().zip(&c.windows).map(one).collect()
 }
 
 impl KvCache {
     /// Bytes a cache for `ctx` positions takes, written in batches of at most `batch`.
     pub fn bytes(c: &Config, kv: KvType, ctx: usize, batch: usize) -> u64 {
-        (c.block_count * layer_bytes(c, shape(c, kv, ctx, batch))) as u64
+        let layers = layers(c, kv, ctx, batch);
+        layers.iter().map(|l| l.bytes() as u64).sum()
     }
 
     /// An empty cache for `ctx` positions, written in batches of at most `batch`; allocated once.
     pub fn new(c: &Config, kv: KvType, ctx: usize, batch: usize) -> Result<KvCache> {
-        let shape = shape(c, kv, ctx, batch);
-        let data = zeroed(c.block_count * layer_bytes(c, shape) + ALIGN)?;
+        let layers = layers(c, kv, ctx, batch);
+        let data = zeroed(layers.iter().map(LayerCache::bytes).sum::<usize>() + ALIGN)?;
         Ok(KvCache {
             skip: data.as_ptr().align_offset(ALIGN).min(ALIGN),
             data,
-            shape,
-            heads: c.head_count_kv,
-            window: c.widest_window(),
+            layers,
             written: 0,
         })
     }
 
-    /// Type and layout of a head.
-    pub fn shape(&self) -> KvShape {
-        self.shape
+    /// Type and layout of a head of one layer.
+    pub fn shape(&self, layer: usize) -> KvShape {
+        self.layers[layer].shape
     }
 
-    /// Bytes of one position, all layers together.
-    pub fn position_bytes(&self) -> u64 {
-        ((self.data.len() - ALIGN) / self.shape.positions()) as u64
+    /// Bytes that a token at position `positions - 1` sees, all layers together.
+    pub fn seen_bytes(&self, positions: usize) -> u64 {
+        let one = |l: &LayerCache| {
+            let seen = positions.min(l.window).min(l.shape.positions());
+            (l.bytes() / l.shape.positions() * seen) as u64
+        };
+        self.layers.iter().map(one).sum()
     }
 
     /// Keys and values of one head of one layer.
     pub fn head(&self, layer: usize, head: usize) -> KvHead<'_> {
-        let bytes = self.shape.head_bytes();
-        let at = self.skip + (layer * self.heads + head) * 2 * bytes;
+        let layer = &self.layers[layer];
+        let bytes = layer.shape.head_bytes();
+        let at = self.skip + layer.start + head * 2 * bytes;
         let (keys, values) = self.data[at..at + 2 * bytes].split_at(bytes);
-        KvHead::new(self.shape, keys, values)
+        KvHead::new(layer.shape, keys, values)
+    }
+
+    /// A head of an F32 cache that holds a row for each position.
+    pub(crate) fn rows(&self, layer: usize, head: usize) -> HeadRows<'_> {
+        let layer = &self.layers[layer];
+        let bytes = layer.shape.head_bytes();
+        let at = self.skip + layer.start + head * 2 * bytes;
+        let (keys, values) = self.data[at..at + 2 * bytes].split_at(bytes);
+        HeadRows {
+            keys: bytemuck::cast_slice(keys),
+            values: bytemuck::cast_slice(values),
+            shape: layer.shape,
+        }
     }
 
     /// All heads of one layer: `[KV heads][keys, values]`, [`KvShape::head_bytes`] each.
     pub fn layer_mut(&mut self, layer: usize) -> &mut [u8] {
-        let bytes = 2 * self.heads * self.shape.head_bytes();
-        let at = self.skip + layer * bytes;
-        &mut self.data[at..at + bytes]
+        let layer = &self.layers[layer];
+        let at = self.skip + layer.start;
+        &mut self.data[at..at + layer.bytes()]
     }
 
     /// To be called before the positions up to `end` are written.
@@ -101,9 +162,15 @@ impl KvCache {
     /// Going back by as many positions as the largest batch has is always exact, counted from the
     /// highest position written since the cache was last empty.
     pub fn keeps(&mut self, n: usize) -> usize {
-        let sees_from = (n + 1).saturating_sub(self.window);
-        let lost = self.written.saturating_sub(self.shape.positions());
-        let kept = if n > 0 && lost > sees_from { 0 } else { n };
+        let written = self.written;
+        let lost = |l: &LayerCache| {
+            let sees_from = (n + 1).saturating_sub(l.window);
+            written.saturating_sub(l.shape.positions()) > sees_from
+        };
+        let kept = match n > 0 && self.layers.iter().any(lost) {
+            true => 0,
+            false => n,
+        };
         if kept == 0 {
             self.written = 0;
         }

@@ -116,6 +116,14 @@ impl Session {
         }
         let weights = model.weights();
         let kv = match options.kv {
+            KvChoice::F16 | KvChoice::Q8_0 if weights.bias.is_some() => {
+                return Err(Error::Request {
+                    what: "KV cache type".into(),
+                    value: format!("{:?}", options.kv),
+                    allowed: "F32, for attention with a bias".into(),
+                });
+            }
+            KvChoice::Auto if weights.bias.is_some() => KvType::F32,
             KvChoice::F32 => KvType::F32,
             KvChoice::F16 => KvType::F16,
             KvChoice::Q8_0 => KvType::Q8_0,
@@ -241,9 +249,9 @@ impl Session {
         self.pool.threads()
     }
 
-    /// Bytes of one position in the KV cache, all layers together.
-    pub fn kv_position_bytes(&self) -> u64 {
-        self.cache.position_bytes()
+    /// Bytes of the KV cache that a token at position `positions - 1` sees, all layers together.
+    pub fn kv_bytes_seen(&self, positions: usize) -> u64 {
+        self.cache.seen_bytes(positions)
     }
 
     /// Element type of the KV cache.

@@ -29,6 +29,15 @@ const CASES: &[&str] = &[
     "qwen3moe",
     "olmoe",
     "jetmoe",
+    "chatglm3",
+    "glm",
+    "openelm",
+    "gpt2",
+    "gpt-neo",
+    "gpt-neox",
+    "bloom",
+    "falcon",
+    "falcon-new",
 ];
 const TYPES: &[Dtype] = &[
     Dtype::F32,

@@ -3,9 +3,9 @@
 
 use std::collections::HashMap;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::folder::{bad, kind, short};
+use super::folder::{Folder, bad, kind, short};
 use super::vocab::{Kind, Sources, Token, Vocab, place};
 use crate::error::{Error, Result};
 use crate::limits;
@@ -70,16 +70,51 @@ pub(super) fn read(sources: &Sources, vocab: &mut Vocab) -> Result<()> {
             })
             .collect();
     }
-    let (bos, eos) = template_ends(json, vocab);
-    vocab.add_bos = sources.flag("add_bos_token")?.or(Some(bos.is_some()));
+    let [before, after] = template_ends(json, vocab);
+    let eos = after.last();
+    vocab.add_bos = sources.flag("add_bos_token")?.or(Some(before.len() == 1));
     vocab.add_eos = sources.flag("add_eos_token")?.or(Some(eos.is_some()));
-    vocab.special.extend(bos.map(|id| ("bos", id)));
-    vocab.special.extend(eos.map(|id| ("eos", id)));
+    if before.len() > 1 {
+        vocab.starts = before;
+    } else {
+        vocab.special.extend(before.first().map(|&id| ("bos", id)));
+    }
+    vocab.special.extend(eos.map(|&id| ("eos", id)));
     if let Some(unk) = model.get("unk_token").and_then(Value::as_str) {
         let id = vocab.tokens.iter().position(|t| t.text == unk);
         vocab.special.extend(id.map(|id| ("unknown", id as u32)));
     }
     Ok(())
+}
+
+/// A `tokenizer.json` made of the files of older byte-level tokenizers, which all cut text as GPT-2
+/// does: `vocab.json`, `merges.txt` and perhaps `added_tokens.json`.
+pub(super) fn from_parts(folder: &Folder) -> Result<Option<Value>> {
+    let (vocab, merges) = (folder.json("vocab.json")?, folder.text("merges.txt")?);
+    let (Some(vocab), Some(merges)) = (vocab, merges) else {
+        return Ok(None);
+    };
+    let lines = merges.lines().filter(|l| !l.starts_with("#version"));
+    let merges: Vec<&str> = lines.filter(|l| !l.is_empty()).collect();
+    let special = folder.json("special_tokens_map.json")?;
+    let special = special.map_or_else(String::new, |v| v.to_string());
+    let added = folder.json("added_tokens.json")?.unwrap_or_default();
+    let one = |(text, id): (&String, &Value)| {
+        let special = special.contains(&Value::from(text.as_str()).to_string());
+        json!({
+            "id": id, "content": text, "special": special, "normalized": false,
+            "single_word": false, "lstrip": false, "rstrip": false,
+        })
+    };
+    let added: Vec<Value> = added.as_object().into_iter().flatten().map(one).collect();
+    Ok(Some(json!({
+        "version": "1.0",
+        "model": {"type": "BPE", "vocab": vocab, "merges": merges},
+        "pre_tokenizer": {
+            "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true,
+        },
+        "added_tokens": added,
+    })))
 }
 
 fn token_id(value: &Value, field: impl Fn() -> String) -> Result<usize> {
@@ -290,10 +325,10 @@ fn is_byte(text: &str) -> bool {
     b.len() == 6 && b.starts_with(b"<0x") && hex(b[3]) && hex(b[4]) && b[5] == b'>'
 }
 
-/// First and last token that a `TemplateProcessing` post-processor puts around a text.
-fn template_ends(json: &Value, vocab: &Vocab) -> (Option<u32>, Option<u32>) {
+/// The tokens that a `TemplateProcessing` post-processor puts before and behind a text.
+fn template_ends(json: &Value, vocab: &Vocab) -> [Vec<u32>; 2] {
     let Some(post) = json.get("post_processor") else {
-        return (None, None);
+        return Default::default();
     };
     let list: Vec<&Value> = match post.get("processors").and_then(Value::as_array) {
         Some(list) => list.iter().collect(),
@@ -302,31 +337,32 @@ fn template_ends(json: &Value, vocab: &Vocab) -> (Option<u32>, Option<u32>) {
     let template = list
         .into_iter()
         .find(|p| p.get("type").and_then(Value::as_str) == Some("TemplateProcessing"));
-    let Some(single) = template
-        .and_then(|t| t.get("single"))
-        .and_then(Value::as_array)
-    else {
-        return (None, None);
+    let single = template.and_then(|t| t.get("single"));
+    let Some(single) = single.and_then(Value::as_array) else {
+        return Default::default();
     };
-    let id = |v: Option<&Value>| {
-        let text = v?.get("SpecialToken")?.get("id")?.as_str()?;
-        vocab
-            .tokens
-            .iter()
-            .position(|t| t.text == text)
-            .map(|i| i as u32)
+    let id = |v: &Value| {
+        let text = v.get("SpecialToken")?.get("id")?.as_str()?;
+        let at = vocab.tokens.iter().position(|t| t.text == text);
+        at.map(|i| i as u32)
     };
-    let last = if single.len() > 1 {
-        single.last()
-    } else {
-        None
-    };
-    (id(single.first()), id(last))
+    let text = single.iter().position(|v| v.get("Sequence").is_some());
+    let (before, after) = single.split_at(text.unwrap_or(single.len()));
+    [before, after].map(|part| part.iter().filter_map(id).collect())
 }
 
 const REGEX_LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const REGEX_QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const REGEX_TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+const REGEX_BLOOM: &str = r" ?[^(\s|[.,!?…。，、।۔،])]+";
+/// Digits are runs here; the last step cuts them in threes.
+const FALCON: [&str; 4] = [
+    "Punctuation",
+    "ByteLevel+regex",
+    "DigitRuns",
+    "Split([0-9][0-9][0-9])",
+];
 
 /// Name of the pre-tokenizer by its steps.
 ///
@@ -356,12 +392,16 @@ fn pre_tokenizer(json: &Value, model: &Value) -> Result<&'static str> {
         "gpt-2"
     } else if is(&["Digits", "ByteLevel+regex"]) {
         "smollm"
+    } else if is(&[&split(REGEX_BLOOM), "ByteLevel"]) {
+        "bloom"
+    } else if is(&FALCON) {
+        "falcon"
     } else {
         let value = steps.join(", ").chars().take(200).collect();
         return Err(Error::Unsupported {
             what: "pre-tokenizer",
             value,
-            known: "llama-bpe, dbrx, qwen2, tekken, gpt-2, smollm".into(),
+            known: "llama-bpe, dbrx, qwen2, tekken, gpt-2, smollm, bloom, falcon".into(),
         });
     };
     Ok(name)
@@ -396,6 +436,10 @@ fn step(v: &Value) -> String {
         Some("ByteLevel") if flag("use_regex", true) => "ByteLevel+regex".into(),
         Some("ByteLevel") => "ByteLevel".into(),
         Some("Digits") if flag("individual_digits", false) => "Digits".into(),
+        Some("Digits") => "DigitRuns".into(),
+        Some("Punctuation") if v.get("behavior").and_then(Value::as_str) != Some("Contiguous") => {
+            "Punctuation of another behavior".into()
+        }
         Some(other) => other.to_owned(),
         None => "none".into(),
     }

@@ -1,10 +1,10 @@
 //! `config.json` of a checkpoint: hyperparameters read once, range-checked, then plain numbers,
-//! and the GGUF keys made from them.
+//! and the GGUF keys made from them. What differs between families is data of [`Front`].
 
 use serde_json::Value;
 
 use super::folder::{Fields, bad};
-use super::fronts::{FRONTS, Family, Front};
+use super::fronts::{FRONTS, Front, Table};
 use super::names::GebLayout;
 pub use super::positions::RopeScaling;
 use super::positions::{rope_base, rope_scaling, window};
@@ -12,37 +12,75 @@ use crate::error::{Error, Result};
 use crate::gguf::writer::MetaValue;
 use crate::limits;
 
-const FILE: &str = "config.json";
-/// Epsilon of the norms inside the layers of JetMoE.
-const JETMOE_EPS: f64 = 1e-6;
+pub(super) const FILE: &str = "config.json";
+
+/// Names of numbers in configurations; the first that is there counts.
+const LAYERS: &[&str] = &[
+    "num_hidden_layers",
+    "n_layer",
+    "num_layers",
+    "num_transformer_layers",
+];
+const WIDTH: &[&str] = &["hidden_size", "n_embd", "dim", "model_dim", "d_model"];
+const FFN: &[&str] = &[
+    "intermediate_size",
+    "ffn_hidden_size",
+    "hidden_dim",
+    "n_inner",
+    "d_ff",
+];
+const HEADS: &[&str] = &["num_attention_heads", "n_head", "num_heads"];
+const KV_HEADS: &[&str] = &["num_key_value_heads", "multi_query_group_num", "n_kv_heads"];
+const HEAD_DIM: &[&str] = &["head_dim", "kv_channels", "d_kv"];
+const CONTEXT: &[&str] = &[
+    "max_position_embeddings",
+    "seq_length",
+    "n_ctx",
+    "n_positions",
+    "max_length",
+    "max_context_length",
+];
+const VOCAB: &[&str] = &["padded_vocab_size", "vocab_size"];
+const EPSILON: &[&str] = &[
+    "rms_norm_eps",
+    "norm_eps",
+    "layernorm_epsilon",
+    "layer_norm_eps",
+    "layer_norm_epsilon",
+];
+const ROTATED: &[&str] = &["partial_rotary_factor", "rotary_pct"];
+
+/// Sizes of one layer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LayerSizes {
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Width of the feed-forward layer.
+    pub ffn: usize,
+}
+
+/// Sizes of all layers, as a family's configuration states them.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    /// One for each layer.
+    pub layers: Vec<LayerSizes>,
+    /// Width of one head; 0 without attention.
+    pub head_dim: usize,
+    /// Whether the configuration states the width of a head.
+    pub head_dim_given: bool,
+}
 
 /// Experts of a layer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Experts {
     /// How many there are.
     pub count: usize,
-    /// How many work on one token.
-    pub used: usize,
     /// Width of one.
     pub width: usize,
     /// Width of the one that works on every token.
     pub shared: usize,
-}
-
-impl Experts {
-    fn read(c: &Fields<'_>, ffn: u64) -> Result<Experts> {
-        let range = 1..=limits::MAX_EXPERTS;
-        let count = &["num_local_experts", "num_experts", "moe_num_experts"];
-        let count = c.need_uint(count, range)?;
-        let used = c.need_uint(&["num_experts_per_tok", "moe_top_k"], 1..=count)?;
-        let width = |name| c.uint(&[name], 1..=limits::MAX_WIDTH);
-        Ok(Experts {
-            count: count as usize,
-            used: used as usize,
-            width: width("moe_intermediate_size")?.unwrap_or(ffn) as usize,
-            shared: width("shared_expert_intermediate_size")?.unwrap_or(ffn) as usize,
-        })
-    }
 }
 
 /// Hyperparameters of a checkpoint.
@@ -50,27 +88,19 @@ impl Experts {
 pub struct Hyper {
     /// The family.
     pub front: &'static Front,
-    /// Layers.
-    pub layers: usize,
+    /// Where the tensors are.
+    pub(super) table: &'static Table,
     /// Width of the model, `embedding_length`.
     pub width: usize,
-    /// Width of the feed-forward layers.
-    pub ffn: usize,
-    /// Experts, where some layers have them.
+    /// Layers and heads.
+    pub shape: Shape,
+    /// Where layers have experts.
     pub experts: Option<Experts>,
-    /// Query heads.
-    pub heads: usize,
-    /// Key and value heads.
-    pub kv_heads: usize,
-    /// Width of one head.
-    pub head_dim: usize,
-    /// Whether the configuration states the width of a head.
-    pub head_dim_given: bool,
     /// Vocabulary size of the configuration (rows of the embedding may be more).
     pub vocab: usize,
     /// Trained context.
     pub context: u64,
-    /// Epsilon of the RMS norms.
+    /// Epsilon of the norms.
     pub eps: f32,
     /// Base of the rotary angles.
     pub rope_base: f32,
@@ -80,7 +110,7 @@ pub struct Hyper {
     pub window: Option<u32>,
     /// Whether the output matrix is the embedding.
     pub tied: bool,
-    /// Rotated elements of a head.
+    /// Rotated elements of a head; 0 where positions are told otherwise.
     pub rotary: usize,
     /// Keys that only some families have.
     pub more: Vec<(&'static str, MetaValue)>,
@@ -101,167 +131,86 @@ impl Hyper {
             value: config,
         };
         let front = front(&c)?;
-        let width = 1..=limits::MAX_WIDTH;
-        let layers = c.need_uint(
-            &["num_hidden_layers", "n_layer", "num_layers"],
-            1..=limits::MAX_LAYERS,
-        )?;
-        let e = c.need_uint(&["hidden_size", "n_embd", "dim"], width.clone())?;
-        let ffn = c.need_uint(
-            &[
-                "intermediate_size",
-                "ffn_hidden_size",
-                "hidden_dim",
-                "n_inner",
-            ],
-            width.clone(),
-        )?;
-        let (heads, kv, head_dim, given) = heads(&c, e)?;
-        let context_names = [
-            "max_position_embeddings",
-            "seq_length",
-            "n_ctx",
-            "n_positions",
-            "max_length",
-        ];
-        let context = c.need_uint(&context_names, 1..=limits::MAX_CONTEXT)?;
-        let share = c
-            .float(&["partial_rotary_factor"], 0.01..=1.0)?
-            .unwrap_or(1.0);
-        let rotary = (share * head_dim as f64) as usize;
-        if rotary == 0 || !rotary.is_multiple_of(2) {
-            let allowed = format!("a share of {head_dim} that is an even number");
-            return Err(bad(FILE, "partial_rotary_factor", share, allowed));
-        }
-        let hyper = Hyper {
+        check_graph(&c, front)?;
+        let layers = c.need_uint(LAYERS, 1..=limits::MAX_LAYERS)? as usize;
+        let width = c.need_uint(WIDTH, 1..=limits::MAX_WIDTH)? as usize;
+        let shape = (front.shape)(&c, front, layers, width)?;
+        let context = c.uint(CONTEXT, 1..=limits::MAX_CONTEXT)?.or(front.context);
+        let context = context.ok_or_else(|| bad(FILE, CONTEXT[0], "absent", "an integer"))?;
+        let mut hyper = Hyper {
             front,
-            layers: layers as usize,
-            width: e as usize,
-            ffn: ffn as usize,
-            experts: match front.family.has_experts() {
-                true => Some(Experts::read(&c, ffn)?),
-                false => None,
-            },
-            heads: heads as usize,
-            kv_heads: kv as usize,
-            head_dim: head_dim as usize,
-            head_dim_given: given,
-            vocab: c.need_uint(
-                &["padded_vocab_size", "vocab_size"],
-                1..=limits::MAX_VOCAB as u64,
-            )? as usize,
+            table: front.table,
+            width,
+            vocab: c.need_uint(VOCAB, 1..=limits::MAX_VOCAB as u64)? as usize,
             context,
-            eps: eps(&c, front.family)?,
+            eps: c.float(EPSILON, 0.0..=1.0)?.unwrap_or(1e-5) as f32,
             rope_base: rope_base(&c)?,
             scaling: rope_scaling(&c, context)?,
-            window: match front.family {
-                Family::Llama | Family::Mixtral | Family::Phi3 | Family::Gemma3 => window(&c)?,
-                _ => None,
+            window: match front.windowed {
+                true => window(&c)?,
+                false => None,
             },
             tied: c.bool("tie_word_embeddings")?.unwrap_or(front.tied),
-            rotary,
-            more: more(&c, front.family, [e as f64, head_dim as f64, layers as f64])?,
+            rotary: rotary(&c, front, shape.head_dim)?,
+            shape,
+            experts: None,
+            more: Vec::new(),
         };
-        hyper.check_graph(&c)?;
+        (front.more)(&c, &mut hyper)?;
         Ok(hyper)
     }
 
-    /// Refuses what the llama graph cannot express.
-    fn check_graph(&self, c: &Fields<'_>) -> Result<()> {
-        let gemma = self.front.family == Family::Gemma3;
-        let names: &[&'static str] = match gemma {
-            true => &["hidden_activation", "hidden_act"],
-            false => &["hidden_act", "activation_function"],
-        };
-        let known: &[&str] = match gemma {
-            true => &["gelu_pytorch_tanh"],
-            false => &["silu", "swish"],
-        };
-        if let Some(act) = c.str(names)?
-            && !known.contains(&act)
-        {
-            return Err(Error::Unsupported {
-                what: "activation",
-                value: act.into(),
-                known: known[0].into(),
-            });
-        }
-        if matches!(
-            self.front.family,
-            Family::Qwen2 | Family::Qwen3 | Family::Qwen2Moe | Family::Qwen3Moe
-        ) && c.bool("use_sliding_window")? == Some(true)
-        {
-            let allowed = "false (a window in some of the layers is not supported)";
-            return Err(bad(FILE, "use_sliding_window", "true", allowed));
-        }
-        if self.front.family == Family::Geb
-            && c.bool("apply_residual_connection_post_layernorm")? == Some(true)
-        {
-            let allowed = "false (residual connections around the norms)";
-            return Err(bad(
-                FILE,
-                "apply_residual_connection_post_layernorm",
-                "true",
-                allowed,
-            ));
-        }
-        if self.front.family == Family::Geb && c.bool("post_layer_norm")? == Some(false) {
-            return Err(bad(
-                FILE,
-                "post_layer_norm",
-                "false",
-                "true (a norm after the last block)",
-            ));
-        }
-        Ok(())
+    /// Layers.
+    pub fn layers(&self) -> usize {
+        self.shape.layers.len()
     }
 
     /// `general.architecture` of the file.
     pub fn architecture(&self, layout: &GebLayout) -> &'static str {
-        match self.front.family {
-            Family::Geb => layout.architecture(),
-            _ => self.front.architecture,
+        match self.front.open_layout {
+            true => layout.architecture(),
+            false => self.front.architecture,
         }
     }
 
     /// The keys of the architecture; `rows` of the embedding.
     pub fn metadata(&self, layout: &GebLayout, rows: usize) -> Vec<(String, MetaValue)> {
         let arch = self.architecture(layout);
-        let rope_dims = match self.front.family {
-            Family::Geb => layout.rope_dims(self.head_dim),
-            _ => self.rotary,
+        let (head_dim, given) = (self.shape.head_dim, self.shape.head_dim_given);
+        let rope_dims = match self.front.open_layout {
+            true => layout.rope_dims(head_dim),
+            false => self.rotary,
         };
         let u = |v: usize| MetaValue::U32(v as u32);
         let mut out = Vec::new();
         let mut key = |name: &str, value: MetaValue| out.push((format!("{arch}.{name}"), value));
-        key("block_count", u(self.layers));
+        key("block_count", u(self.layers()));
         key("context_length", MetaValue::U32(self.context as u32));
         key("embedding_length", u(self.width));
-        key("feed_forward_length", u(self.ffn));
-        if let Some(x) = self.experts {
-            key("expert_count", u(x.count));
-            key("expert_used_count", u(x.used));
-            key("expert_feed_forward_length", u(x.width));
-            if self.front.family == Family::Qwen2Moe {
-                key("expert_shared_feed_forward_length", u(x.shared));
-            }
-        }
-        key("attention.head_count", u(self.heads));
-        key("attention.head_count_kv", u(self.kv_heads));
+        key("feed_forward_length", self.each(|l| l.ffn));
+        key("attention.head_count", self.each(|l| l.heads));
+        key("attention.head_count_kv", self.each(|l| l.kv_heads));
         let epsilon = match self.front.layer_norm {
             true => "attention.layer_norm_epsilon",
             false => "attention.layer_norm_rms_epsilon",
         };
         key(epsilon, MetaValue::F32(self.eps));
-        if self.head_dim_given || self.head_dim * self.heads != self.width {
-            key("attention.key_length", u(self.head_dim));
-            key("attention.value_length", u(self.head_dim));
+        let heads = self.shape.layers.iter().map(|l| l.heads);
+        if given
+            || heads
+                .into_iter()
+                .any(|h| h > 0 && h * head_dim != self.width)
+        {
+            key("attention.key_length", u(head_dim));
+            key("attention.value_length", u(head_dim));
         }
         if let Some(window) = self.window {
             key("attention.sliding_window", MetaValue::U32(window));
         }
-        key("rope.dimension_count", u(rope_dims));
-        key("rope.freq_base", MetaValue::F32(self.rope_base));
+        if rope_dims > 0 {
+            key("rope.dimension_count", u(rope_dims));
+            key("rope.freq_base", MetaValue::F32(self.rope_base));
+        }
         match self.scaling {
             Some(RopeScaling::Long {
                 original,
@@ -295,6 +244,15 @@ impl Hyper {
         out
     }
 
+    /// A number of the layers: an array where they differ.
+    fn each(&self, of: impl Fn(&LayerSizes) -> usize) -> MetaValue {
+        let all: Vec<u32> = self.shape.layers.iter().map(|l| of(l) as u32).collect();
+        match all.windows(2).all(|p| p[0] == p[1]) {
+            true => MetaValue::U32(all.first().copied().unwrap_or(0)),
+            false => MetaValue::U32s(all),
+        }
+    }
+
     /// Tensors made from the configuration: divisors of the rotation angles.
     pub fn factors(&self) -> Vec<(&'static str, Vec<f32>)> {
         match &self.scaling {
@@ -325,7 +283,7 @@ impl Hyper {
         else {
             return None;
         };
-        let d = self.head_dim;
+        let d = self.shape.head_dim;
         let one = |i: usize| {
             let wavelength =
                 std::f64::consts::TAU * f64::from(self.rope_base).powf(2.0 * i as f64 / d as f64);
@@ -342,128 +300,93 @@ impl Hyper {
     }
 }
 
-/// Epsilon of the norms of the layers.
-fn eps(c: &Fields<'_>, family: Family) -> Result<f32> {
-    if family == Family::JetMoe {
-        return Ok(JETMOE_EPS as f32);
+/// Refuses what the graph of the family cannot express.
+fn check_graph(c: &Fields<'_>, front: &Front) -> Result<()> {
+    let (names, known) = front.activation;
+    if let Some(act) = c.str(names)?
+        && !known.contains(&act)
+    {
+        return Err(Error::Unsupported {
+            what: "activation",
+            value: act.chars().take(80).collect(),
+            known: known.join(", "),
+        });
     }
-    let names = [
-        "rms_norm_eps",
-        "norm_eps",
-        "layernorm_epsilon",
-        "layer_norm_eps",
-    ];
-    Ok(c.float(&names, 0.0..=1.0)?.unwrap_or(1e-5) as f32)
+    for &(name, wanted, allowed) in front.fixed {
+        if c.bool(name)?.is_some_and(|v| v != wanted) {
+            return Err(bad(FILE, name, !wanted, allowed));
+        }
+    }
+    Ok(())
 }
 
-/// Query heads, key heads, width of a head, and whether that width is stated.
-fn heads(c: &Fields<'_>, e: u64) -> Result<(u64, u64, u64, bool)> {
-    let range = 1..=limits::MAX_HEADS;
-    let heads = c.need_uint(&["num_attention_heads", "n_head"], range.clone())?;
-    let kv = c
-        .uint(
-            &["num_key_value_heads", "multi_query_group_num", "n_kv_heads"],
-            range,
-        )?
-        .unwrap_or(heads);
-    let given = c.uint(&["head_dim", "kv_channels"], 1..=4096)?;
+/// Rotated elements of a head.
+fn rotary(c: &Fields<'_>, front: &Front, head_dim: usize) -> Result<usize> {
+    let Some(usual) = front.rotated else {
+        return Ok(0);
+    };
+    let share = c.float(ROTATED, 0.01..=1.0)?.unwrap_or(usual);
+    let rotary = (share * head_dim as f64) as usize;
+    if rotary == 0 || !rotary.is_multiple_of(2) {
+        let allowed = format!("a share of {head_dim} that is an even number");
+        return Err(bad(FILE, ROTATED[0], share, allowed));
+    }
+    Ok(rotary)
+}
+
+/// The sizes of a family whose layers are alike.
+pub(super) fn alike(c: &Fields<'_>, front: &Front, layers: usize, width: usize) -> Result<Shape> {
+    let kv = c.uint(KV_HEADS, 1..=limits::MAX_HEADS)?;
+    alike_with(c, front, (layers, width), kv)
+}
+
+/// As [`alike`], with this number of key heads; `None`: as many as query heads.
+pub(super) fn alike_with(
+    c: &Fields<'_>,
+    front: &Front,
+    (layers, width): (usize, usize),
+    kv: Option<u64>,
+) -> Result<Shape> {
+    let heads = c.need_uint(HEADS, 1..=limits::MAX_HEADS)?;
+    let kv = kv.unwrap_or(heads);
+    let given = c.uint(HEAD_DIM, 1..=4096)?;
+    let e = width as u64;
     if given.is_none() && !e.is_multiple_of(heads) {
-        return Err(bad(
-            FILE,
-            "num_attention_heads",
-            heads,
-            format!("a divisor of hidden_size {e}"),
-        ));
+        let allowed = format!("a divisor of hidden_size {e}");
+        return Err(bad(FILE, "num_attention_heads", heads, allowed));
     }
     let head_dim = given.unwrap_or(e / heads);
     if !heads.is_multiple_of(kv) {
-        return Err(bad(
-            FILE,
-            "num_key_value_heads",
-            kv,
-            format!("a divisor of num_attention_heads {heads}"),
-        ));
+        let allowed = format!("a divisor of num_attention_heads {heads}");
+        return Err(bad(FILE, "num_key_value_heads", kv, allowed));
     }
     if !head_dim.is_multiple_of(2) {
         return Err(bad(FILE, "head_dim", head_dim, "an even number"));
     }
     if head_dim * heads > limits::MAX_WIDTH {
-        return Err(bad(
-            FILE,
-            "head_dim",
-            head_dim,
-            format!("at most {} in all heads", limits::MAX_WIDTH),
-        ));
+        let allowed = format!("at most {} in all heads", limits::MAX_WIDTH);
+        return Err(bad(FILE, "head_dim", head_dim, allowed));
     }
-    Ok((heads, kv, head_dim, given.is_some()))
-}
-
-/// Keys of single families. `sizes`: width, head and layers.
-fn more(
-    c: &Fields<'_>,
-    family: Family,
-    [width, head, layers]: [f64; 3],
-) -> Result<Vec<(&'static str, MetaValue)>> {
-    let range = 1e-6..=1e6;
-    let float = |names: &[&'static str]| c.float(names, range.clone());
-    let mut out = Vec::new();
-    let mut put = |key, v: f64| out.push((key, MetaValue::F32(v as f32)));
-    match family {
-        Family::MiniCpm => {
-            put("embedding_scale", float(&["scale_emb"])?.unwrap_or(1.0));
-            let depth = float(&["scale_depth"])?;
-            put("residual_scale", depth.map_or(1.0, |d| d / layers.sqrt()));
-            let base = float(&["dim_model_base"])?;
-            put("logit_scale", base.map_or(1.0, |b| width / b));
-        }
-        Family::Olmo | Family::OlmoE => {
-            if let Some(clamp) = float(&["clip_qkv"])? {
-                put("attention.clamp_kqv", clamp);
-            }
-        }
-        Family::Gemma3 => {
-            if let Some(base) = c.float(&["rope_local_base_freq"], 1.0..=1e12)? {
-                put("rope.freq_base_swa", base);
-            }
-            let scalar = float(&["query_pre_attn_scalar"])?;
-            if let Some(scalar) = scalar.filter(|s| *s != head) {
-                put("attention.scale", 1.0 / scalar.sqrt());
-            }
-            if let Some(cap) = float(&["final_logit_softcapping"])? {
-                put("final_logit_softcapping", cap);
-            }
-            out.extend(slides(c)?);
-        }
-        Family::JetMoe => {
-            // The reference has this epsilon in its layers, whatever the configuration says.
-            let last = c.float(&["rms_norm_eps"], 0.0..=1.0)?;
-            put("output_norm_epsilon", last.unwrap_or(JETMOE_EPS));
-        }
-        _ => {}
-    }
-    if matches!(family, Family::Qwen2Moe | Family::Qwen3Moe | Family::OlmoE) {
-        let renormalise = c.bool("norm_topk_prob")?.unwrap_or(false);
-        if renormalise != (family == Family::Qwen3Moe) {
-            out.push(("expert_weights_norm", MetaValue::Bool(renormalise)));
-        }
-    }
-    Ok(out)
-}
-
-/// Which layers of Gemma have a window, unless it is five of every six.
-fn slides(c: &Fields<'_>) -> Result<Option<(&'static str, MetaValue)>> {
-    let Some(types) = c.value.get("layer_types").and_then(Value::as_array) else {
-        let every = c.uint(&["sliding_window_pattern"], 1..=limits::MAX_LAYERS)?;
-        let key = "attention.sliding_window_pattern";
-        return Ok(every
-            .filter(|n| *n != 6)
-            .map(|n| (key, MetaValue::U32(n as u32))));
+    let sizes = LayerSizes {
+        heads: heads as usize,
+        kv_heads: kv as usize,
+        ffn: feed_forward(c, front, e)?,
     };
-    let sliding = |t: &Value| t.as_str() == Some("sliding_attention");
-    let slides: Vec<bool> = types.iter().map(sliding).collect();
-    let usual = (0..slides.len()).all(|l| slides[l] == (l % 6 < 5));
-    let pattern = MetaValue::Bools(slides);
-    Ok((!usual).then_some(("attention.sliding_window_pattern", pattern)))
+    Ok(Shape {
+        layers: vec![sizes; layers],
+        head_dim: head_dim as usize,
+        head_dim_given: given.is_some(),
+    })
+}
+
+/// Width of the feed-forward layers.
+pub(super) fn feed_forward(c: &Fields<'_>, front: &Front, width: u64) -> Result<usize> {
+    let given = c.uint(FFN, 1..=limits::MAX_WIDTH)?;
+    let usual = front.ffn_times.map(|n| n * width);
+    match given.or(usual.filter(|f| *f <= limits::MAX_WIDTH)) {
+        Some(ffn) => Ok(ffn as usize),
+        None => Err(bad(FILE, FFN[0], "absent", "an integer")),
+    }
 }
 
 /// `architectures[0]`, else `model_type`, else `auto_map`.
@@ -507,14 +430,14 @@ mod tests {
     fn llama31(head_dim: usize, factor: f64) -> Hyper {
         Hyper {
             front: &FRONTS[0],
-            layers: 1,
+            table: FRONTS[0].table,
             width: head_dim,
-            ffn: 1,
+            shape: Shape {
+                layers: Vec::new(),
+                head_dim,
+                head_dim_given: false,
+            },
             experts: None,
-            heads: 1,
-            kv_heads: 1,
-            head_dim,
-            head_dim_given: false,
             vocab: 1,
             context: 131072,
             eps: 1e-5,

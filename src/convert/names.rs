@@ -2,7 +2,7 @@
 //! finds the tensors, checks every shape and reports all problems at once.
 
 use super::checkpoint::Checkpoint;
-use super::fronts::{Dim, Family, GEB_PARTIAL, Line, Rows};
+use super::fronts::{Dim, GEB_PARTIAL, Line, Rows};
 use super::hyper::Hyper;
 use super::rows::{Part, RowMap};
 use crate::error::{Error, Result};
@@ -110,11 +110,10 @@ struct Walk<'a> {
 
 /// Rows of the embedding matrix, which decide the length of the token list.
 pub fn vocab_rows(checkpoint: &Checkpoint, hyper: &Hyper) -> Result<usize> {
-    let name = match hyper.front.family {
-        Family::Geb => "transformer.embedding.word_embeddings.weight",
-        _ => "model.embed_tokens.weight",
-    };
-    match checkpoint.find(name).map(|i| &checkpoint.tensors()[i]) {
+    let stem = hyper.table.first.first().and_then(|l| l.parts.first());
+    let name = format!("{}.weight", stem.map_or("", |(stem, _)| stem));
+    let found = find(checkpoint, &name, hyper.table.prefix);
+    match found.map(|i| &checkpoint.tensors()[i]) {
         Some(t) if t.shape.len() == 2 && t.rows() <= crate::limits::MAX_VOCAB => Ok(t.rows()),
         Some(t) => Err(Error::Tensors(vec![format!(
             "{name}: shape {:?}, expected [vocabulary, {}]",
@@ -124,14 +123,20 @@ pub fn vocab_rows(checkpoint: &Checkpoint, hyper: &Hyper) -> Result<usize> {
     }
 }
 
+/// A tensor by its name, or by the rest of it where checkpoints leave the prefix out.
+fn find(checkpoint: &Checkpoint, name: &str, prefix: &str) -> Option<usize> {
+    let short = || checkpoint.find(name.strip_prefix(prefix)?);
+    checkpoint.find(name).or_else(short)
+}
+
 /// The output tensors of a checkpoint in file order.
 ///
 /// # Errors
 /// [`Error::Tensors`] lists every missing, unknown and misshapen tensor.
 pub fn outputs(checkpoint: &Checkpoint, hyper: &Hyper, layout: &GebLayout) -> Result<Vec<Output>> {
-    let table = match hyper.front.family {
-        Family::Geb if !layout.rope_full => &GEB_PARTIAL,
-        _ => hyper.front.table,
+    let table = match hyper.front.open_layout && !layout.rope_full {
+        true => &GEB_PARTIAL,
+        false => hyper.table,
     };
     let mut walk = Walk {
         checkpoint,
@@ -145,9 +150,13 @@ pub fn outputs(checkpoint: &Checkpoint, hyper: &Hyper, layout: &GebLayout) -> Re
     for line in table.first {
         walk.line(line, 0);
     }
-    for layer in 0..hyper.layers {
-        let sparse = table.experts.first().is_some_and(|r| walk.has(r, layer));
-        let ffn = if sparse { table.experts } else { table.dense };
+    for layer in 0..hyper.layers() {
+        let router = hyper.front.experts.first();
+        let sparse = router.is_some_and(|r| walk.has(r, layer));
+        let ffn = match sparse {
+            true => hyper.front.experts,
+            false => hyper.front.dense,
+        };
         for line in table.layer.iter().copied().chain([ffn]).flatten() {
             walk.line(line, layer);
         }
@@ -173,150 +182,164 @@ pub fn outputs(checkpoint: &Checkpoint, hyper: &Hyper, layout: &GebLayout) -> Re
 }
 
 impl Walk<'_> {
-    fn dim(&self, dim: Dim) -> u64 {
+    fn dim(&self, dim: Dim, layer: usize) -> u64 {
         let h = self.hyper;
-        let (q, kv) = (h.heads * h.head_dim, h.kv_heads * h.head_dim);
+        let (d, sizes) = (h.shape.head_dim, h.shape.layers[layer]);
+        let (q, kv) = (sizes.heads * d, sizes.kv_heads * d);
         match dim {
             Dim::Vocab => self.vocab_rows,
             Dim::Width => h.width as u64,
-            Dim::Head => h.head_dim as u64,
-            Dim::Ffn => h.ffn as u64,
+            Dim::Head => d as u64,
+            Dim::Ffn => sizes.ffn as u64,
             Dim::Q => q as u64,
             Dim::Kv => kv as u64,
             Dim::Qkv => (q + 2 * kv) as u64,
-            Dim::Ffn2 => 2 * h.ffn as u64,
+            Dim::Ffn2 => 2 * sizes.ffn as u64,
             Dim::Experts => h.experts.map_or(0, |x| x.count as u64),
             Dim::ExpertFfn => h.experts.map_or(0, |x| x.width as u64),
             Dim::SharedFfn => h.experts.map_or(0, |x| x.shared as u64),
             Dim::One => 1,
+            Dim::Context => h.context,
         }
     }
 
     /// Rows the source of a part must have.
-    fn source_rows(&self, rows: Rows, out_rows: u64, gguf: &str) -> u64 {
-        let kv = self.dim(Dim::Kv);
+    fn source_rows(&self, rows: Rows, out_rows: u64, line: &Line, layer: usize) -> u64 {
         match rows {
-            Rows::GebKey | Rows::GebValue => 2 * kv,
-            Rows::FirstHalf | Rows::SecondHalf => 2 * out_rows,
-            Rows::GebGate | Rows::GebUp => self.dim(Dim::Ffn2),
-            Rows::Rotary if gguf.ends_with("attn_qkv") => self.dim(Dim::Q),
-            Rows::All | Rows::Rotary => out_rows,
+            Rows::GebKey | Rows::GebValue => 2 * self.dim(Dim::Kv, layer),
+            Rows::GebGate | Rows::GebUp => self.dim(Dim::Ffn2, layer),
+            Rows::Rotary if line.gguf.ends_with("attn_qkv") => self.dim(Dim::Q, layer),
+            Rows::First | Rows::Second => 2 * out_rows,
+            Rows::All | Rows::Rotary | Rows::Grouped | Rows::Transposed => out_rows,
         }
     }
 
-    /// `matrices` of equal size, `n` rows together.
-    fn row_map(&self, rows: Rows, n: usize, matrices: usize) -> RowMap {
+    /// `n` rows of a source with `matrices` of equal size.
+    fn row_map(&self, rows: Rows, n: usize, matrices: usize, layer: usize) -> RowMap {
         let (h, all) = (self.hyper, RowMap::Span(0..n));
-        let (rotary, permute) = match h.front.family {
-            Family::Geb => (
-                self.layout.rope_dims(h.head_dim),
-                self.layout.rope_half_split,
-            ),
-            _ => (h.head_dim, h.front.permuted),
+        let (d, sizes) = (h.shape.head_dim, h.shape.layers[layer]);
+        let (rotary, permute) = match h.front.open_layout {
+            true => (self.layout.rope_dims(d), self.layout.rope_half_split),
+            false => (d, h.front.permuted),
         };
         let heads = |map: RowMap| {
             if permute {
-                map.interleave(h.head_dim, rotary)
+                map.interleave(d, rotary)
             } else {
                 map
             }
         };
         let packed = |part| match self.layout.kv_interleaved {
-            true => all.kv_interleaved(h.head_dim, part),
+            true => all.kv_interleaved(d, part),
             false => all.half(part),
         };
         match rows {
-            Rows::All => all,
+            Rows::All | Rows::Transposed => all,
+            Rows::First => all.half_of_each(matrices, 0),
+            Rows::Second => all.half_of_each(matrices, 1),
+            Rows::Grouped => all.ungroup(d, sizes.heads / sizes.kv_heads),
             Rows::Rotary => heads(all),
             Rows::GebKey => heads(packed(0)),
             Rows::GebValue => packed(1),
             Rows::GebGate => all.half(usize::from(!self.layout.gate_first)),
             Rows::GebUp => all.half(usize::from(self.layout.gate_first)),
-            Rows::FirstHalf => all.half_of_each(matrices, 0),
-            Rows::SecondHalf => all.half_of_each(matrices, 1),
         }
+    }
+
+    fn find(&self, name: &str) -> Option<usize> {
+        find(self.checkpoint, name, self.hyper.table.prefix)
     }
 
     /// Whether the checkpoint has the weights of a line.
     fn has(&self, line: &Line, layer: usize) -> bool {
-        let stem = line.parts[0].0.replace("{}", &layer.to_string());
-        self.checkpoint.find(&format!("{stem}.weight")).is_some()
+        let stem = line.parts.first().map_or("", |p| p.0);
+        let stem = stem.replace("{}", &layer.to_string());
+        self.find(&format!("{stem}.weight")).is_some()
+    }
+
+    /// The sources of a line: one for each expert, where its name says so.
+    fn sources(&self, line: &Line, layer: usize) -> Vec<(String, Rows)> {
+        let experts = self.hyper.experts.map_or(0, |x| x.count);
+        let mut sources = Vec::new();
+        for &(hf, rows) in line.parts {
+            let stem = hf.replace("{}", &layer.to_string());
+            if stem.contains("{e}") {
+                let one = |e: usize| (stem.replace("{e}", &e.to_string()), rows);
+                sources.extend((0..experts).map(one));
+            } else {
+                sources.push((stem, rows));
+            }
+        }
+        sources
     }
 
     /// The weight of a line and, when the checkpoint has one, its bias.
     fn line(&mut self, line: &Line, layer: usize) {
-        let layer = layer.to_string();
-        let mut parts = Vec::new();
-        for &(hf, rows) in line.parts {
-            let stem = hf.replace("{}", &layer);
-            if stem.contains("{e}") {
-                let one = |e: usize| (stem.replace("{e}", &e.to_string()), rows);
-                let experts = self.hyper.experts.map_or(0, |x| x.count);
-                parts.extend((0..experts).map(one));
-            } else {
-                parts.push((stem, rows));
+        let sources = self.sources(line, layer);
+        if line.gguf.ends_with(".bias") {
+            return self.tensor(line, &sources, layer, "");
+        }
+        let has = |walk: &Self, stem: &String, end| walk.find(&format!("{stem}{end}"));
+        if line.gguf == "output" {
+            let stored = sources.iter().find_map(|s| has(self, &s.0, ".weight"));
+            if self.hyper.tied || stored.is_none() {
+                // Tied: the runtime uses the embedding. A stored copy is dropped.
+                stored.into_iter().for_each(|i| self.used[i] = true);
+                return;
             }
         }
-        let gguf = line.gguf.replace("{}", &layer);
-        if gguf.ends_with(".bias") {
-            return self.tensor(line, &parts, gguf, "");
-        }
-        let find =
-            |(stem, _): &(String, Rows), suffix| self.checkpoint.find(&format!("{stem}{suffix}"));
-        let has_bias = parts.iter().any(|p| find(p, ".bias").is_some());
-        let weight = parts.first().and_then(|p| find(p, ".weight"));
-        if line.gguf == "output" && (self.hyper.tied || weight.is_none()) {
-            // Tied: the runtime uses the embedding. A stored copy is dropped.
-            if let Some(i) = weight {
-                self.used[i] = true;
-            }
-            return;
-        }
-        self.tensor(line, &parts, format!("{gguf}.weight"), ".weight");
+        let has_bias = sources.iter().any(|s| has(self, &s.0, ".bias").is_some());
+        self.tensor(line, &sources, layer, ".weight");
         if has_bias {
-            self.tensor(line, &parts, format!("{gguf}.bias"), ".bias");
+            self.tensor(line, &sources, layer, ".bias");
         }
     }
 
-    /// One tensor of the file: `suffix` ends the names of its sources.
-    fn tensor(&mut self, line: &Line, stems: &[(String, Rows)], gguf: String, suffix: &str) {
-        let mut shape: Vec<u64> = line.shape.iter().map(|&d| self.dim(d)).collect();
+    /// One tensor of the file; `suffix` ends its name and those of its sources.
+    fn tensor(&mut self, line: &Line, sources: &[(String, Rows)], layer: usize, suffix: &str) {
+        let mut shape: Vec<u64> = line.shape.iter().map(|&d| self.dim(d, layer)).collect();
         if suffix != ".weight" {
             shape.truncate(1);
         }
         // Experts are matrices of a source each, or all in one.
-        let stacked = shape.len() == 3;
-        let each = stacked && stems.len() > 1;
-        let (outer, inner) = shape.split_at(usize::from(stacked));
-        let matrices = if each { 1 } else { outer.iter().product() };
+        let (stack, matrix) = shape.split_at(shape.len().saturating_sub(2));
+        let each = line.parts.iter().any(|p| p.0.contains("{e}"));
+        let stack = if each { &[] } else { stack };
+        let matrices: u64 = stack.iter().product();
         let mut parts = Vec::new();
-        for (stem, rows) in stems {
+        for (stem, rows) in sources {
             let name = format!("{stem}{suffix}");
-            let Some(i) = self.checkpoint.find(&name) else {
+            let Some(i) = self.find(&name) else {
                 self.problems.push(format!("{name}: missing"));
                 continue;
             };
             self.used[i] = true;
-            let n = self.source_rows(*rows, inner[0], line.gguf);
-            let outer = if each { &[] } else { outer };
-            let want: Vec<u64> = [outer, &[n], &inner[1..]].concat();
+            let n = self.source_rows(*rows, matrix[0], line, layer);
+            let transposed = matches!(rows, Rows::Transposed) && matrix.len() > 1;
+            let mut want = [stack, &[n], &matrix[1..]].concat();
+            if transposed {
+                want.reverse();
+            }
             let found = &self.checkpoint.tensors()[i].shape;
             if *found != want {
                 self.problems
                     .push(format!("{name}: shape {found:?}, expected {want:?}"));
                 continue;
             }
+            let n = (n * matrices) as usize;
             parts.push(Part {
                 tensor: i,
-                rows: self.row_map(*rows, (n * matrices) as usize, matrices as usize),
+                rows: self.row_map(*rows, n, matrices as usize, layer),
                 offset: match line.gguf.ends_with("norm") {
                     true => self.hyper.front.norm_offset,
                     false => 0.0,
                 },
+                transposed,
             });
         }
+        let gguf = line.gguf.replace("{}", &layer.to_string());
         self.out.push(Output {
-            name: gguf,
+            name: format!("{gguf}{suffix}"),
             dims: shape.into_iter().rev().collect(),
             parts,
         });

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use super::checkpoint::{Checkpoint, Elem, float_type};
 use super::feedback::{Feedback, Shared};
 use super::folder::{Folder, bad};
-use super::fronts::Family;
+use super::fronts::Front;
 use super::hyper::Hyper;
 use super::names::{self, Output};
 use super::policy::{Policy, Reason};
@@ -145,7 +145,7 @@ impl Prepared {
         let vocab = vocab::read(
             &folder,
             &config,
-            hyper.front.family,
+            hyper.front,
             rows,
             options.chat_template.as_deref(),
         )?;
@@ -160,10 +160,7 @@ impl Prepared {
         if options.hash_source {
             hashes.extend(checkpoint.hashes()?);
         }
-        metadata.extend(provenance(
-            recipe(options, Some(hyper.front.family)),
-            hashes,
-        ));
+        metadata.extend(provenance(recipe(options, Some(hyper.front)), hashes));
         let sources = checkpoint
             .file_names()
             .map(|f| folder.path(f))
@@ -377,7 +374,7 @@ impl Item {
         let one = |p: &Part| {
             let t = &checkpoint.tensors()[p.tensor];
             // Rows of the map are rows of the source, or single elements of a vector.
-            let all = if t.shape.len() == 1 {
+            let all = if t.shape.len() == 1 || p.transposed {
                 t.cols()
             } else {
                 t.rows()
@@ -479,6 +476,7 @@ fn requantized(checkpoint: &Checkpoint, options: &Options) -> Result<Vec<Item>> 
             tensor: i,
             rows: RowMap::Span(0..n),
             offset: 0.0,
+            transposed: false,
         }]);
         items.push(Item {
             name: t.name.clone(),
@@ -549,14 +547,14 @@ fn provenance(recipe: String, mut hashes: Vec<(String, String)>) -> Vec<(String,
 }
 
 /// The options that shaped the file, in one line.
-fn recipe(options: &Options, family: Option<Family>) -> String {
+fn recipe(options: &Options, front: Option<&Front>) -> String {
     let mut out = options.policy.to_string();
     out.push_str(match options.search {
         Effort::Reference => "",
         Effort::Fast => "; search fast",
         Effort::Best => "; search best",
     });
-    if family == Some(Family::Geb) {
+    if front.is_some_and(|f| f.open_layout) {
         let l = &options.layout;
         out.push_str(&format!(
             "; geb kv {}, rope {}, mlp {}",

@@ -10,7 +10,6 @@ use geb_kernels::dtype::Dtype;
 
 use super::checkpoint::{Checkpoint, Elem};
 use super::folder::{Folder, bad};
-use super::fronts::Family;
 use super::hyper::Hyper;
 use super::{GebLayout, Options, convert, convert_to_vec};
 use crate::error::{Error, Result};
@@ -133,7 +132,7 @@ fn source_type(source: &Path) -> Result<(Dtype, u64)> {
             "the configuration of a GEB checkpoint",
         )
     })?;
-    if Hyper::read(&config)?.front.family != Family::Geb {
+    if !Hyper::read(&config)?.front.open_layout {
         return Err(Error::Request {
             what: "source".into(),
             value: "of a family whose layout is known".into(),

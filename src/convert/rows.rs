@@ -77,6 +77,21 @@ impl RowMap {
         }
     }
 
+    /// Queries, then keys, then values of a matrix of rows [kv heads, `queries` + 2, head_dim].
+    pub fn ungroup(&self, head_dim: usize, queries: usize) -> RowMap {
+        let group = (queries + 2) * head_dim;
+        let starts = move |n: usize| (0..n).step_by(group);
+        let n = self.len();
+        let part = |skip: usize, heads: usize| {
+            starts(n).flat_map(move |g| g + skip * head_dim..g + (skip + heads) * head_dim)
+        };
+        self.select(
+            part(0, queries)
+                .chain(part(queries, 1))
+                .chain(part(queries + 1, 1)),
+        )
+    }
+
     /// Half `part` of the rows.
     pub fn half(&self, part: usize) -> RowMap {
         let n = self.len() / 2;
@@ -92,10 +107,12 @@ impl RowMap {
 pub struct Part {
     /// Position in the checkpoint's list.
     pub tensor: usize,
-    /// Its rows, in output order.
+    /// Its rows, in output order; its columns where it is transposed.
     pub rows: RowMap,
     /// Added to every value.
     pub offset: f32,
+    /// The source holds inputs by outputs: its columns are the rows.
+    pub transposed: bool,
 }
 
 #[cfg(test)]
@@ -135,6 +152,16 @@ mod tests {
             list(RowMap::Span(0..8).kv_interleaved(2, 1).interleave(4, 4)),
             [2, 6, 3, 7]
         );
+    }
+
+    #[test]
+    fn groups_become_queries_keys_and_values() {
+        let grouped = RowMap::Span(0..16).ungroup(2, 2);
+        assert_eq!(
+            list(grouped),
+            [0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15]
+        );
+        assert_eq!(list(RowMap::Span(0..6).ungroup(1, 1)), [0, 3, 1, 4, 2, 5]);
     }
 
     #[test]

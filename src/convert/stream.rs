@@ -139,20 +139,28 @@ impl Job<'_> {
         let Scratch { raw, x, y } = scratch;
         x.resize(rows.len() * cols, 0.0);
         raw.resize(rows.len() * row_bytes, 0);
-        if from == Dtype::F32 && cfg!(target_endian = "little") {
+        if part.transposed {
+            self.read_columns(part, rows, (from, cols), (raw, x))?;
+        } else if from == Dtype::F32 && cfg!(target_endian = "little") {
             self.read(part, rows, row_bytes, bytemuck::cast_slice_mut(x))?;
         } else {
             self.read(part, rows, row_bytes, raw)?;
             self.to_f32(from, raw, x);
         }
         let index = |at: usize| {
-            part.rows.at(rows.start + at / cols) as u64 * cols as u64 + (at % cols) as u64
+            let (row, col) = (part.rows.at(rows.start + at / cols), at % cols);
+            let (row, col) = (row as u64, col as u64);
+            match part.transposed {
+                true => col * source.cols() as u64 + row,
+                false => row * cols as u64 + col,
+            }
         };
         let nonfinite = self.check(x, index, &source.name)?;
         if part.offset != 0.0 {
             x.iter_mut().for_each(|v| *v += part.offset);
         }
-        let (bytes, mut outcome) = if from == self.dtype && part.offset == 0.0 {
+        let same = from == self.dtype && part.offset == 0.0 && !part.transposed;
+        let (bytes, mut outcome) = if same {
             let bytes = match from {
                 Dtype::F32 if cfg!(target_endian = "little") => bytemuck::cast_slice(x).to_vec(),
                 _ => raw.clone(),
@@ -196,6 +204,34 @@ impl Job<'_> {
             let (now, later) = out.split_at_mut(n * row_bytes);
             self.checkpoint.read(part.tensor, start * row_bytes, now)?;
             (at, out) = (at + n, later);
+        }
+        Ok(())
+    }
+
+    /// Columns of a part as rows of `cols` numbers, from row after row of the source.
+    fn read_columns(
+        &self,
+        part: &Part,
+        rows: &Range<usize>,
+        (from, cols): (Dtype, usize),
+        (raw, x): (&mut [u8], &mut [f32]),
+    ) -> Result<()> {
+        let tensor = &self.checkpoint.tensors()[part.tensor];
+        let size = |n: usize| from.row_bytes(n).ok_or_else(|| self.misfit(from));
+        let first = part.rows.at(rows.start);
+        let together = (rows.clone()).all(|i| part.rows.at(i) == first + i - rows.start);
+        if !together || from.block_len() > 1 {
+            return Err(self.misfit(from));
+        }
+        let mut line = vec![0.0; rows.len()];
+        let raw = &mut raw[..size(rows.len())?];
+        for col in 0..cols {
+            let at = size(col * tensor.cols() + first)?;
+            self.checkpoint.read(part.tensor, at, raw)?;
+            self.to_f32(from, raw, &mut line);
+            for (x, v) in x[col..].iter_mut().step_by(cols).zip(&line) {
+                *x = *v;
+            }
         }
         Ok(())
     }

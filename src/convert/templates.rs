@@ -1,12 +1,12 @@
 //! Chat templates of a checkpoint folder.
 //!
 //! Order: the one given by the user, `tokenizer_config.json`, `chat_template.jinja`,
-//! `chat_template.json`, and for GEB a default.
+//! `chat_template.json`, and the family's default.
 
 use serde_json::Value;
 
 use super::folder::{Folder, bad, kind, short};
-use super::fronts::Family;
+use super::fronts::Front;
 use super::vocab::{Sources, Vocab};
 use crate::error::Result;
 use crate::limits;
@@ -26,7 +26,7 @@ pub const GEB_TEMPLATE: &str = concat!(
 pub(super) fn read(
     folder: &Folder,
     sources: &Sources,
-    family: Family,
+    front: &Front,
     given: Option<&str>,
     vocab: &mut Vocab,
 ) -> Result<()> {
@@ -66,9 +66,9 @@ pub(super) fn read(
         if let Some(text) = json.get("chat_template").and_then(Value::as_str) {
             out.push(("default".into(), text.to_owned()));
         }
-    } else if family == Family::Geb {
+    } else if let Some(template) = front.template {
         vocab.notes.push("no chat template in the folder: the ChatGLM2 form is used (--chat-template replaces it)".into());
-        out.push(("default".into(), GEB_TEMPLATE.into()));
+        out.push(("default".into(), template.into()));
     }
     check(&out)?;
     vocab.templates = out;

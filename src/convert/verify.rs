@@ -1,8 +1,8 @@
 //! The tokenizer that will be written against the tokenizer of the source, on a fixed text.
 
 use super::folder::{Folder, bad};
-use super::spm;
 use super::vocab::Vocab;
+use super::{bpe, spm};
 use crate::error::{Error, Result};
 use crate::gguf::GgufFile;
 use crate::gguf::writer::{self, MetaValue};
@@ -88,7 +88,10 @@ impl<'a> Reference<'a> {
             }
         }
         const FILE: &str = "tokenizer.json";
-        let bytes = folder.bytes(FILE)?.unwrap_or_default();
+        let bytes = match folder.bytes(FILE)? {
+            Some(bytes) => bytes,
+            None => bpe::from_parts(folder)?.map_or_else(Vec::new, |v| v.to_string().into()),
+        };
         // The library panics on some malformed files.
         let built = std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(&bytes));
         match built {

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use serde_json::Value;
 
 use super::folder::{Fields, Folder, bad, kind, short};
-use super::fronts::Family;
+use super::fronts::Front;
 use super::{bpe, spm, templates};
 use crate::error::Result;
 use crate::gguf::writer::MetaValue;
@@ -51,6 +51,8 @@ pub struct Vocab {
     pub merges: Vec<String>,
     /// Special ids by GGUF key part (`bos`, `eos`, …).
     pub special: Vec<(&'static str, u32)>,
+    /// What every text starts with, where it is more than one token.
+    pub starts: Vec<u32>,
     /// `add_bos_token`.
     pub add_bos: Option<bool>,
     /// `add_eos_token`.
@@ -63,6 +65,9 @@ pub struct Vocab {
     pub notes: Vec<String>,
 }
 
+/// Part of the key of [`Vocab::starts`], which GGUF has no key for.
+const STARTS: &str = "start_token_ids";
+
 /// Kinds of special tokens: name in configurations, GGUF key part (the spelling *seperator* is GGUF's).
 const SPECIAL: &[(&str, &str)] = &[
     ("bos", "bos"),
@@ -71,20 +76,6 @@ const SPECIAL: &[(&str, &str)] = &[
     ("sep", "seperator"),
     ("pad", "padding"),
     ("mask", "mask"),
-];
-
-/// The special tokens of GEB, numbered after the pieces (the ChatGLM3 set).
-const GEB_SPECIAL: [&str; 10] = [
-    "[MASK]",
-    "[gMASK]",
-    "[sMASK]",
-    "<sop>",
-    "<eop>",
-    "<eod>",
-    "<|system|>",
-    "<|user|>",
-    "<|assistant|>",
-    "<|observation|>",
 ];
 
 /// The JSON files that say something about the tokenizer.
@@ -102,7 +93,10 @@ impl Sources {
             config: config.clone(),
             generation: folder.json("generation_config.json")?,
             tokenizer_config: folder.json("tokenizer_config.json")?,
-            tokenizer: folder.json("tokenizer.json")?,
+            tokenizer: match folder.json("tokenizer.json")? {
+                Some(json) => Some(json),
+                None => bpe::from_parts(folder)?,
+            },
             special_map: folder.json("special_tokens_map.json")?,
         })
     }
@@ -140,7 +134,7 @@ impl Sources {
 pub fn read(
     folder: &Folder,
     config: &Value,
-    family: Family,
+    front: &Front,
     rows: usize,
     template: Option<&str>,
 ) -> Result<Vocab> {
@@ -157,28 +151,26 @@ pub fn read(
     } else if sources.tokenizer.is_some() {
         bpe::read(&sources, &mut vocab)?;
     } else {
-        let known = "tokenizer.model, GEBtokenizer.model or tokenizer.json";
+        let known = "tokenizer.model, GEBtokenizer.model, tokenizer.json or vocab.json";
         return Err(bad(&folder.name(), "tokenizer", "absent", known));
     }
-    if family == Family::Geb {
-        geb_tokens(&mut vocab, rows);
-    }
+    appended_tokens(&mut vocab, front.appended, rows);
     added_tokens(&sources, &mut vocab, rows)?;
     fill(&mut vocab, rows)?;
-    special_ids(&sources, &mut vocab, family)?;
-    templates::read(folder, &sources, family, template, &mut vocab)?;
+    special_ids(&sources, &mut vocab, front)?;
+    templates::read(folder, &sources, front, template, &mut vocab)?;
     Ok(vocab)
 }
 
-/// The ten tokens that GEB's tokenizer class adds in code, when the embedding has rows for them.
-fn geb_tokens(vocab: &mut Vocab, rows: usize) {
-    if vocab.tokens.len() + GEB_SPECIAL.len() > rows {
-        vocab
-            .notes
-            .push("no rows left for the ten special tokens of GEB: not added".into());
+/// Tokens that a tokenizer class adds in code, when the embedding has rows for them.
+fn appended_tokens(vocab: &mut Vocab, texts: &[&str], rows: usize) {
+    if vocab.tokens.len() + texts.len() > rows && !texts.is_empty() {
+        let n = texts.len();
+        let note = format!("no rows left for the {n} special tokens of the tokenizer: not added");
+        vocab.notes.push(note);
         return;
     }
-    for text in GEB_SPECIAL {
+    for &text in texts {
         if !vocab.tokens.iter().any(|t| t.text == text) {
             vocab.tokens.push(Token {
                 text: text.into(),
@@ -347,7 +339,7 @@ fn stop_ids(special: &mut Vec<(&'static str, u32)>, stops: Vec<u32>, notes: &mut
 
 /// Ids by the text of `tokenizer_config.json`, else from the configurations, else what the
 /// tokenizer file itself said (already in `vocab.special`).
-fn special_ids(sources: &Sources, vocab: &mut Vocab, family: Family) -> Result<()> {
+fn special_ids(sources: &Sources, vocab: &mut Vocab, front: &Front) -> Result<()> {
     let by_text: HashMap<&str, u32> = vocab
         .tokens
         .iter()
@@ -394,7 +386,7 @@ fn special_ids(sources: &Sources, vocab: &mut Vocab, family: Family) -> Result<(
         }
     }
     stop_ids(&mut special, stops, &mut vocab.notes);
-    if family == Family::Geb {
+    if !front.appended.is_empty() {
         // ChatGLM tokenizers pad with the unknown token.
         let unk = special.iter().find(|s| s.0 == "unknown").map(|s| s.1);
         if !special.iter().any(|s| s.0 == "padding") {
@@ -402,6 +394,10 @@ fn special_ids(sources: &Sources, vocab: &mut Vocab, family: Family) -> Result<(
         }
         vocab.add_bos = Some(vocab.add_bos.unwrap_or(false));
         vocab.add_eos = Some(vocab.add_eos.unwrap_or(false));
+    }
+    let starts = front.starts.iter().map(|t| by_text.get(t).copied());
+    if let Some(starts @ [_, ..]) = starts.collect::<Option<Vec<u32>>>().as_deref() {
+        vocab.starts = starts.to_vec();
     }
     if vocab.add_bos == Some(true) && !special.iter().any(|s| s.0 == "bos") {
         return Err(bad(
@@ -452,6 +448,9 @@ impl Vocab {
             if let Some(value) = value {
                 key(name, MetaValue::Bool(value));
             }
+        }
+        if !self.starts.is_empty() {
+            key(STARTS, MetaValue::U32s(self.starts.clone()));
         }
         let named: Vec<String> = self
             .templates

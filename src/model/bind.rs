@@ -5,11 +5,11 @@ mod experts;
 use geb_kernels::dtype::Dtype;
 use geb_kernels::{Kernels, Level};
 
-use super::arch::{NormKind, NormPlace, QkNorm};
+use super::arch::{NormKind, NormPlace, Positions, QkNorm};
 use super::config::Config;
 use super::rope::ScalingKind;
 use super::weights::{
-    Attention, Branch, Ffn, GateUp, Layer, Linear, Mixer, Norm, QMatrix, Qkv, Weights,
+    Attention, Bias, Branch, Ffn, GateUp, Layer, Linear, Mixer, Norm, QMatrix, Qkv, Weights,
 };
 use crate::error::{Error, Result};
 use crate::gguf::{GgufFile, TensorInfo};
@@ -145,18 +145,28 @@ impl Binder<'_> {
             NormPlace::After => (false, true),
             NormPlace::Both => (true, true),
         };
+        // Branches side by side may share a norm.
+        let own = |role, shared| match self.has(&name(&format!("{role}.weight"))) {
+            true => role,
+            false => shared,
+        };
+        let attn_norm = own("attn_norm_2", "attn_norm");
+        let ffn_norm = own(
+            "ffn_norm",
+            if c.parallel { "attn_norm" } else { "ffn_norm" },
+        );
         let mixer = match self.expert_attention(c, n) {
             Some(attention) => Mixer::Experts(attention),
             None => Mixer::Attention(self.attention(c, n)),
         };
         Layer {
             mixer: Branch {
-                norm: self.norm(c, name("attn_norm"), before),
+                norm: self.norm(c, name(attn_norm), before),
                 body: mixer,
                 post_norm: after.then(|| self.vector(name("post_attention_norm.weight"), e)),
             },
             ffn: Branch {
-                norm: self.norm(c, name("ffn_norm"), before),
+                norm: self.norm(c, name(ffn_norm), before),
                 body: self.feed_forward(c, n),
                 post_norm: after.then(|| self.vector(name("post_ffw_norm.weight"), e)),
             },
@@ -164,7 +174,8 @@ impl Binder<'_> {
     }
 
     fn attention(&mut self, c: &Config, n: usize) -> Attention {
-        let (e, q, kv) = (c.embedding_length, c.q_width(), c.kv_width());
+        let (e, sizes) = (c.embedding_length, c.layers[n]);
+        let (q, kv) = (sizes.q_width(), sizes.kv_width());
         let name = |role: &str| format!("blk.{n}.{role}");
         let qk_norm = match c.arch.qk_norm {
             QkNorm::None => None,
@@ -193,10 +204,16 @@ impl Binder<'_> {
     }
 
     fn feed_forward(&mut self, c: &Config, n: usize) -> Ffn {
-        let (e, f) = (c.embedding_length, c.feed_forward_length);
+        let (e, f) = (c.embedding_length, c.layers[n].feed_forward_length);
         let name = |role: &str| format!("blk.{n}.{role}");
         if self.has(&name("ffn_gate_inp.weight")) {
             return self.experts(c, n);
+        }
+        if !c.arch.gated && !self.has(&name("ffn_gate.weight")) {
+            return Ffn::Plain {
+                up: self.linear(&name("ffn_up"), f, e),
+                down: self.linear(&name("ffn_down"), e, f),
+            };
         }
         let gate_up = self.gate_up(&name("ffn_gate"), &name("ffn_up"), f, e);
         let down = self.linear(&name("ffn_down"), e, f);
@@ -224,6 +241,14 @@ pub fn bind(file: &GgufFile, config: &mut Config) -> Result<Weights> {
     let e = config.embedding_length;
     let token_embd = b.matrix("token_embd.weight".into(), 0, e);
     config.vocab = token_embd.rows;
+    let normed = b.has("token_embd_norm.weight");
+    let embedding_norm = b.norm(config, "token_embd_norm".into(), normed);
+    let learned = config.arch.positions == Positions::Learned;
+    let position_embd =
+        learned.then(|| b.matrix("position_embd.weight".into(), config.context_length, e));
+    let bias = config
+        .alibi
+        .map(|max| Bias::alibi(config.layers[0].head_count, max));
     let output_norm = b.norm(config, "output_norm".into(), true);
     let output = if b.has("output.weight") {
         b.linear("output", config.vocab, e)
@@ -268,6 +293,9 @@ pub fn bind(file: &GgufFile, config: &mut Config) -> Result<Weights> {
     if b.problems.is_empty() {
         return Ok(Weights {
             token_embd,
+            embedding_norm,
+            position_embd,
+            bias,
             output_norm,
             output,
             rope_freqs,

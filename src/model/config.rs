@@ -1,11 +1,41 @@
 //! Hyperparameters: read once, range-checked, then plain numbers (rule 11).
 
-use super::arch::{Arch, NormKind, REGISTRY, Scalars};
+use super::arch::{Arch, NormKind, Positions, REGISTRY, Scalars};
 use super::rope::{RopeScaling, ScalingKind};
 use super::routing::Routing;
 use crate::error::{Error, Result};
 use crate::gguf::{GgufFile, Value, ValueType};
 use crate::limits;
+
+/// Sizes of one layer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LayerSizes {
+    /// Query heads, H.
+    pub head_count: usize,
+    /// Key/value heads, K; divides H.
+    pub head_count_kv: usize,
+    /// Elements of a head, d.
+    pub head_size: usize,
+    /// Width of the feed-forward layer, F.
+    pub feed_forward_length: usize,
+}
+
+impl LayerSizes {
+    /// Query heads per KV head.
+    pub fn group(&self) -> usize {
+        self.head_count / self.head_count_kv
+    }
+
+    /// Width of all query heads.
+    pub fn q_width(&self) -> usize {
+        self.head_count * self.head_size
+    }
+
+    /// Width of all key (or value) heads.
+    pub fn kv_width(&self) -> usize {
+        self.head_count_kv * self.head_size
+    }
+}
 
 /// The numbers of a model.
 #[derive(Clone, Debug)]
@@ -18,14 +48,10 @@ pub struct Config {
     pub context_length: usize,
     /// Width of the residual stream, E.
     pub embedding_length: usize,
-    /// Width of the feed-forward layers, F.
-    pub feed_forward_length: usize,
+    /// Sizes of each layer.
+    pub layers: Vec<LayerSizes>,
     /// Where layers have experts: how they choose among them.
     pub experts: Option<Routing>,
-    /// Query heads, H.
-    pub head_count: usize,
-    /// Key/value heads, K; divides H.
-    pub head_count_kv: usize,
     /// Elements of a head, d.
     pub head_size: usize,
     /// Epsilon of the norms.
@@ -52,6 +78,10 @@ pub struct Config {
     pub logit_scale: f32,
     /// `s`: logits become `s tanh(logit / s)`.
     pub logit_softcap: Option<f32>,
+    /// Attention and feed-forward of a layer see the same input.
+    pub parallel: bool,
+    /// ALiBi: the exponent of its smallest slope.
+    pub alibi: Option<f32>,
     /// Factor of the attention scores.
     pub attention_scale: f32,
     /// Vocabulary: rows of the embedding table, set when tensors are bound.
@@ -88,6 +118,30 @@ impl Keys<'_> {
 
     pub(super) fn required(&self, suffix: &str, max: u64) -> Result<usize> {
         GgufFile::require(&self.key(suffix), self.int(suffix, max)?)
+    }
+
+    /// A number of each of `layers` layers: an array, or one number for all.
+    fn each(&self, suffix: &str, max: u64, layers: usize) -> Result<Option<Vec<usize>>> {
+        let key = self.key(suffix);
+        let Some(Value::Array(array)) = self.file.get(&key) else {
+            return Ok(self.int(suffix, max)?.map(|v| vec![v; layers]));
+        };
+        let number = |v: Value<'_>| {
+            u64::try_from(v.as_int()?)
+                .ok()
+                .filter(|v| (1..=max).contains(v))
+        };
+        let list: Option<Vec<usize>> = (array.iter().take(layers))
+            .map(|v| number(v).map(|v| v as usize))
+            .collect();
+        match list.filter(|l| l.len() == layers) {
+            Some(list) => Ok(Some(list)),
+            None => Err(Error::Key {
+                key,
+                value: "an array".into(),
+                allowed: format!("for each of {layers} layers an integer in 1..={max}"),
+            }),
+        }
     }
 
     pub(super) fn float(
@@ -135,55 +189,21 @@ impl Config {
         })?;
         let keys = Keys { file, arch };
         let embedding_length = keys.required("embedding_length", limits::MAX_WIDTH)?;
-        let head_count = keys.required("attention.head_count", limits::MAX_HEADS)?;
-        let head_count_kv = keys
-            .int("attention.head_count_kv", limits::MAX_HEADS)?
-            .unwrap_or(head_count);
-        if !head_count.is_multiple_of(head_count_kv) {
-            return keys.bad(
-                "attention.head_count_kv",
-                head_count_kv,
-                format!("a divisor of {head_count} heads"),
-            );
-        }
-        let head_size = match keys.int("attention.key_length", limits::MAX_WIDTH)? {
-            Some(d) => d,
-            None if embedding_length.is_multiple_of(head_count) => embedding_length / head_count,
-            None => {
-                return keys.bad(
-                    "attention.head_count",
-                    head_count,
-                    format!("a divisor of width {embedding_length}"),
-                );
-            }
-        };
-        if (head_count * head_size) as u64 > limits::MAX_WIDTH {
-            return keys.bad(
-                "attention.key_length",
-                head_size,
-                "heads together at most 2^20 wide",
-            );
-        }
-        if keys
-            .int("attention.value_length", limits::MAX_WIDTH)?
-            .is_some_and(|v| v != head_size)
-        {
-            return keys.bad(
-                "attention.value_length",
-                "not the key length",
-                format!("{head_size}"),
-            );
-        }
+        let block_count = keys.required("block_count", limits::MAX_LAYERS)?;
+        let layers = layers(&keys, block_count, embedding_length)?;
+        let head_size = layers[0].head_size;
         let rope_dimension_count = keys
             .int("rope.dimension_count", limits::MAX_WIDTH)?
             .unwrap_or(head_size / arch.rope_divisor);
+        let rope_dimension_count = match arch.positions {
+            Positions::Rope => rope_dimension_count,
+            Positions::Learned | Positions::Alibi => 0,
+        };
         if rope_dimension_count > head_size || !rope_dimension_count.is_multiple_of(2) {
             let allowed = format!("an even number up to the head size {head_size}");
             return keys.bad("rope.dimension_count", rope_dimension_count, allowed);
         }
-        let feed_forward_length = keys.required("feed_forward_length", limits::MAX_WIDTH)?;
         let context_length = keys.required("context_length", limits::MAX_CONTEXT)?;
-        let block_count = keys.required("block_count", limits::MAX_LAYERS)?;
         let epsilon = match arch.norm {
             NormKind::Rms => "attention.layer_norm_rms_epsilon",
             NormKind::Layer | NormKind::BareLayer => "attention.layer_norm_epsilon",
@@ -201,10 +221,8 @@ impl Config {
             block_count,
             context_length,
             embedding_length,
-            feed_forward_length,
-            experts: Routing::read(&keys, feed_forward_length)?,
-            head_count,
-            head_count_kv,
+            experts: Routing::read(&keys, layers[0].feed_forward_length)?,
+            layers,
             head_size,
             norm_epsilon,
             output_norm_epsilon: keys
@@ -221,6 +239,13 @@ impl Config {
             embedding_scale,
             residual_scale,
             logit_scale,
+            parallel: file
+                .bool(&keys.key("use_parallel_residual"))?
+                .unwrap_or(arch.parallel),
+            alibi: match arch.positions {
+                Positions::Alibi => Some(optional("attention.max_alibi_bias")?.unwrap_or(8.0)),
+                Positions::Rope | Positions::Learned => None,
+            },
             logit_softcap: optional("final_logit_softcapping")?,
             attention_scale: keys
                 .float("attention.scale", 1e-6..=1e6)?
@@ -229,25 +254,52 @@ impl Config {
         })
     }
 
-    /// The most positions a token of any layer sees.
-    pub fn widest_window(&self) -> usize {
-        self.windows.iter().copied().max().unwrap_or(usize::MAX)
+    /// The largest of a number of the layers.
+    pub fn widest(&self, of: impl Fn(&LayerSizes) -> usize) -> usize {
+        self.layers.iter().map(of).max().unwrap_or(0)
     }
+}
 
-    /// Query heads per KV head.
-    pub fn group(&self) -> usize {
-        self.head_count / self.head_count_kv
+/// Sizes of the layers; each number is one for all or an array.
+fn layers(keys: &Keys<'_>, count: usize, width: usize) -> Result<Vec<LayerSizes>> {
+    let heads = keys.each("attention.head_count", limits::MAX_HEADS, count)?;
+    let heads = GgufFile::require(&keys.key("attention.head_count"), heads)?;
+    let kv = keys.each("attention.head_count_kv", limits::MAX_HEADS, count)?;
+    let kv = kv.unwrap_or_else(|| heads.clone());
+    let ffn = keys.each("feed_forward_length", limits::MAX_WIDTH, count)?;
+    let ffn = GgufFile::require(&keys.key("feed_forward_length"), ffn)?;
+    let head_size = match keys.int("attention.key_length", limits::MAX_WIDTH)? {
+        Some(d) => d,
+        None if width.is_multiple_of(heads[0]) => width / heads[0],
+        None => {
+            let allowed = format!("a divisor of width {width}");
+            return keys.bad("attention.head_count", heads[0], allowed);
+        }
+    };
+    let values = keys.int("attention.value_length", limits::MAX_WIDTH)?;
+    if values.is_some_and(|v| v != head_size) {
+        let value = "not the key length";
+        return keys.bad("attention.value_length", value, format!("{head_size}"));
     }
-
-    /// Width of all query heads.
-    pub fn q_width(&self) -> usize {
-        self.head_count * self.head_size
+    let mut layers = Vec::with_capacity(count);
+    for l in 0..count {
+        let sizes = LayerSizes {
+            head_count: heads[l],
+            head_count_kv: kv[l],
+            head_size,
+            feed_forward_length: ffn[l],
+        };
+        if !heads[l].is_multiple_of(kv[l]) {
+            let allowed = format!("a divisor of {} heads", heads[l]);
+            return keys.bad("attention.head_count_kv", kv[l], allowed);
+        }
+        if sizes.q_width() as u64 > limits::MAX_WIDTH {
+            let allowed = "heads together at most 2^20 wide";
+            return keys.bad("attention.key_length", head_size, allowed);
+        }
+        layers.push(sizes);
     }
-
-    /// Width of all key (or value) heads.
-    pub fn kv_width(&self) -> usize {
-        self.head_count_kv * self.head_size
-    }
+    Ok(layers)
 }
 
 /// Factors of embeddings, residual branches and logits.

@@ -12,7 +12,7 @@ pub mod weights;
 
 use std::sync::Arc;
 
-pub use config::Config;
+pub use config::{Config, LayerSizes};
 pub use resident::Streamed;
 
 use crate::error::Result;

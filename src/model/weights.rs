@@ -113,6 +113,13 @@ pub enum Ffn {
         /// Down, `[E, F]`.
         down: Linear,
     },
+    /// `down(act(up x))`.
+    Plain {
+        /// Up, `[F, E]`.
+        up: Linear,
+        /// Down, `[E, F]`.
+        down: Linear,
+    },
     /// A few of many gated layers for each token.
     Experts(Experts),
 }
@@ -156,6 +163,39 @@ impl GateUp {
         match self {
             GateUp::Fused(w) => from_ref(w),
             GateUp::Split(w) => w,
+        }
+    }
+}
+
+/// What is added to the scores of a head, by the distance from query to key.
+#[derive(Clone, Debug)]
+pub enum Bias {
+    /// The distance times a slope for each head (ALiBi).
+    Slopes(Vec<f32>),
+}
+
+impl Bias {
+    /// The slopes of ALiBi (arXiv 2108.12409): powers of one ratio for as many heads as the next lower
+    /// power of two has, then every second power of its root.
+    pub fn alibi(heads: usize, max_bias: f32) -> Bias {
+        let whole = match heads.is_power_of_two() {
+            true => heads,
+            false => heads.next_power_of_two() / 2,
+        };
+        let slope = |h: usize| {
+            let power = match h < whole {
+                true => max_bias * (h + 1) as f32 / whole as f32,
+                false => max_bias / 2.0 * (2 * (h - whole) + 1) as f32 / whole as f32,
+            };
+            (-power).exp2()
+        };
+        Bias::Slopes((0..heads).map(slope).collect())
+    }
+
+    /// Of `head`, for a key `distance` positions after the query.
+    pub fn at(&self, head: usize, distance: isize) -> f32 {
+        match self {
+            Bias::Slopes(slopes) => slopes[head] * distance as f32,
         }
     }
 }
@@ -207,6 +247,7 @@ impl Layer {
                     inputs.extend([vec![s.gate_up.linears()], vec![from_ref(&s.down)]]);
                 }
             }
+            Ffn::Plain { up, down } => inputs.extend([vec![from_ref(up)], vec![from_ref(down)]]),
         }
         inputs
     }
@@ -217,6 +258,12 @@ impl Layer {
 pub struct Weights {
     /// Embedding table, `[V, E]`.
     pub token_embd: QMatrix,
+    /// What is added to the embedding at each position, `[context, E]`.
+    pub position_embd: Option<QMatrix>,
+    /// What is added to the scores of attention.
+    pub bias: Option<Bias>,
+    /// Norm of the embeddings.
+    pub embedding_norm: Norm,
     /// Norm before the output.
     pub output_norm: Norm,
     /// Vocabulary projection, `[V, E]`; the embedding table when the file has none.
@@ -229,4 +276,26 @@ pub struct Weights {
     pub rope_factors_short: Option<Vec<f32>>,
     /// The layers.
     pub layers: Vec<Layer>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Bias;
+
+    #[test]
+    fn slopes_are_the_published_ones() {
+        let slopes = |heads| match Bias::alibi(heads, 8.0) {
+            Bias::Slopes(s) => s,
+        };
+        assert_eq!(slopes(8)[..2], [0.5, 0.25]);
+        assert_eq!(slopes(8)[7], 0.00390625);
+        let twelve = slopes(12);
+        assert_eq!(twelve[..8], slopes(8));
+        for (slope, want) in twelve[8..]
+            .iter()
+            .zip([0.707107, 0.353553, 0.176777, 0.088388])
+        {
+            assert!((slope - want).abs() < 1e-6);
+        }
+    }
 }

@@ -55,6 +55,8 @@ pub struct Tokenizer {
     stop: Vec<u32>,
     /// Special tokens that swallow the white space after them.
     strips: Vec<u32>,
+    /// What a text starts with, instead of the start token.
+    starts: Vec<u32>,
     add_bos: bool,
     add_eos: bool,
     warnings: Vec<String>,
@@ -110,6 +112,7 @@ impl Tokenizer {
             add_eos: validate::add_token(file, "tokenizer.ggml.add_eos_token", ids.eos, false)?,
             special: Special::new(&vocab)?,
             strips: special::strips(file, &vocab)?,
+            starts: validate::starts(file, vocab.len())?,
             vocab,
             engine,
             ids,
@@ -132,6 +135,9 @@ impl Tokenizer {
     pub fn encode_text(&self, text: &str, opts: Encode) -> Result<Vec<u32>> {
         check_length(text, limits::MAX_TEXT_BYTES)?;
         let mut out = Vec::new();
+        if opts.add_special {
+            out.extend_from_slice(&self.starts);
+        }
         out.extend(self.ids.bos.filter(|_| opts.add_special && self.add_bos));
         let whole = 0..text.len();
         let parse = if opts.parse_special {

@@ -102,6 +102,23 @@ pub(super) fn vocab(file: &GgufFile) -> Result<Vocab> {
     Ok(vocab)
 }
 
+/// `tokenizer.ggml.start_token_ids`, a key of this project: what every text starts with where that is
+/// more than one token (`[gMASK] sop` of ChatGLM).
+pub(super) fn starts(file: &GgufFile, vocab: usize) -> Result<Vec<u32>> {
+    const KEY: &str = "tokenizer.ggml.start_token_ids";
+    let Some(array) = file.array(KEY, ValueType::U32)? else {
+        return Ok(Vec::new());
+    };
+    if array.len > 16 {
+        return Err(key_error(KEY, format!("{} ids", array.len), "at most 16"));
+    }
+    let ids: Vec<u32> = numbers(array).map(u32::from_le_bytes).collect();
+    match ids.iter().find(|&&id| id as usize >= vocab) {
+        Some(id) => Err(key_error(KEY, id, format!("below {vocab}"))),
+        None => Ok(ids),
+    }
+}
+
 fn same_length(key: &str, array: ArrayRef<'_>, len: usize) -> Result<()> {
     if array.len == len {
         return Ok(());

@@ -1,54 +1,19 @@
 //! What the families of checkpoints look like: how they are recognised, which architecture they
 //! become, and which GGUF tensor is made of which rows of which checkpoint tensors.
 
-/// Which front end reads a checkpoint.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Family {
-    /// Llama, Mistral and everything that is stored like them.
-    Llama,
-    /// GEB-1.3B (`model_type` geblm).
-    Geb,
-    /// Qwen2, 2.5.
-    Qwen2,
-    /// Qwen3.
-    Qwen3,
-    /// Phi-3, 3.5, 4.
-    Phi3,
-    /// MiniCPM 1 and 2.
-    MiniCpm,
-    /// OLMo 1.
-    Olmo,
-    /// OLMo 2.
-    Olmo2,
-    /// Gemma 3, text.
-    Gemma3,
-    /// Mixtral.
-    Mixtral,
-    /// Qwen1.5 and 2 with experts.
-    Qwen2Moe,
-    /// Qwen3 with experts.
-    Qwen3Moe,
-    /// OLMoE.
-    OlmoE,
-    /// JetMoE.
-    JetMoe,
-}
+use super::folder::Fields;
+use super::hyper::{Hyper, Shape, alike};
+use super::templates::GEB_TEMPLATE;
+use crate::error::Result;
 
-impl Family {
-    /// Whether some layers have experts.
-    pub fn has_experts(self) -> bool {
-        matches!(
-            self,
-            Family::Mixtral | Family::Qwen2Moe | Family::Qwen3Moe | Family::OlmoE | Family::JetMoe
-        )
-    }
-}
+mod keys;
 
-/// A family: what a front end needs to know before it reads numbers.
+/// Reads what only some families state.
+type More = fn(&Fields<'_>, &mut Hyper) -> Result<()>;
+
+/// A family: everything that tells it from the others, before numbers are read.
 #[derive(Debug)]
 pub struct Front {
-    /// Which one.
-    pub family: Family,
     /// Values of `architectures[0]`.
     pub classes: &'static [&'static str],
     /// Values of `model_type`, looked at when there is no class.
@@ -63,11 +28,36 @@ pub struct Front {
     pub norm_offset: f32,
     /// Whether the output matrix is the embedding when the configuration does not say.
     pub tied: bool,
+    /// Names under which the activation is stated, and its names that the graph has.
+    pub activation: (&'static [&'static str], &'static [&'static str]),
+    /// Switches that the graph has in one position only: name, position, what is allowed.
+    pub fixed: &'static [(&'static str, bool, &'static str)],
+    /// `sliding_window` holds for the layers.
+    pub windowed: bool,
+    /// Share of a head that is rotated when the configuration does not say; `None`: no rotation.
+    pub rotated: Option<f64>,
+    /// Trained context when the configuration does not say.
+    pub context: Option<u64>,
+    /// Width of the feed-forward layers in widths of the model, when the configuration does not say.
+    pub ffn_times: Option<u64>,
+    /// Tokens that the tokenizer's code numbers after the pieces of its file.
+    pub appended: &'static [&'static str],
+    /// Texts of the tokens that every text starts with, where there are several.
+    pub starts: &'static [&'static str],
+    /// Chat template of folders without one.
+    pub template: Option<&'static str>,
+    /// The layout is not published: `GebLayout` answers.
+    pub open_layout: bool,
+    pub(super) shape: fn(&Fields<'_>, &Front, usize, usize) -> Result<Shape>,
+    pub(super) more: More,
     pub(super) table: &'static Table,
+    /// Further lines of layers whose router, the first line, is in the checkpoint.
+    pub(super) experts: &'static [Line],
+    /// Further lines of the other layers.
+    pub(super) dense: &'static [Line],
 }
 
 const LIKE_LLAMA: Front = Front {
-    family: Family::Llama,
     classes: &["LlamaForCausalLM", "MistralForCausalLM"],
     types: &["llama", "mistral"],
     architecture: "llama",
@@ -75,63 +65,99 @@ const LIKE_LLAMA: Front = Front {
     layer_norm: false,
     norm_offset: 0.0,
     tied: false,
+    activation: (&["hidden_act"], &["silu", "swish"]),
+    fixed: &[],
+    windowed: false,
+    rotated: Some(1.0),
+    context: None,
+    ffn_times: None,
+    appended: &[],
+    starts: &[],
+    template: None,
+    open_layout: false,
+    shape: alike,
+    more: |_, _| Ok(()),
     table: &LLAMA,
+    experts: &[],
+    dense: &[],
 };
+
+const ALL_SLIDE: &[(&str, bool, &str)] = &[(
+    "use_sliding_window",
+    false,
+    "false (a window in some of the layers is not supported)",
+)];
 
 /// All families.
 pub const FRONTS: &[Front] = &[
-    LIKE_LLAMA,
     Front {
-        family: Family::Geb,
+        windowed: true,
+        ..LIKE_LLAMA
+    },
+    Front {
         classes: &["GEBForCausalLM"],
         types: &["geblm"],
+        fixed: &[
+            (
+                "apply_residual_connection_post_layernorm",
+                false,
+                "false (residual connections around the norms)",
+            ),
+            (
+                "post_layer_norm",
+                true,
+                "true (a norm after the last block)",
+            ),
+        ],
+        appended: keys::GEB_TOKENS,
+        template: Some(GEB_TEMPLATE),
+        open_layout: true,
         table: &GEB,
         ..LIKE_LLAMA
     },
     Front {
-        family: Family::Qwen2,
         classes: &["Qwen2ForCausalLM"],
         types: &["qwen2"],
         architecture: "qwen2",
         permuted: false,
+        fixed: ALL_SLIDE,
         ..LIKE_LLAMA
     },
     Front {
-        family: Family::Qwen3,
         classes: &["Qwen3ForCausalLM"],
         types: &["qwen3"],
         architecture: "qwen3",
         permuted: false,
+        fixed: ALL_SLIDE,
         table: &QWEN3,
         ..LIKE_LLAMA
     },
     Front {
-        family: Family::Phi3,
         classes: &["Phi3ForCausalLM"],
         types: &["phi3"],
         architecture: "phi3",
         permuted: false,
+        windowed: true,
         table: &PHI3,
         ..LIKE_LLAMA
     },
     Front {
-        family: Family::MiniCpm,
         classes: &["MiniCPMForCausalLM"],
         types: &["minicpm"],
         architecture: "minicpm",
+        more: keys::minicpm,
         ..LIKE_LLAMA
     },
     Front {
-        family: Family::Olmo,
         classes: &["OlmoForCausalLM"],
         types: &["olmo"],
         architecture: "olmo",
         layer_norm: true,
+        more: keys::olmo,
         table: &OLMO,
         ..LIKE_LLAMA
     },
     Front {
-        family: Family::Olmo2,
         classes: &["Olmo2ForCausalLM"],
         types: &["olmo2"],
         architecture: "olmo2",
@@ -140,13 +166,15 @@ pub const FRONTS: &[Front] = &[
         ..LIKE_LLAMA
     },
     Front {
-        family: Family::Gemma3,
         classes: &["Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"],
         types: &["gemma3_text", "gemma3"],
         architecture: "gemma3",
         permuted: false,
         norm_offset: 1.0,
         tied: true,
+        activation: (&["hidden_activation", "hidden_act"], &["gelu_pytorch_tanh"]),
+        windowed: true,
+        more: keys::gemma3,
         table: &GEMMA3,
         ..LIKE_LLAMA
     },
@@ -155,6 +183,14 @@ pub const FRONTS: &[Front] = &[
     experts::QWEN3_MOE,
     experts::OLMOE,
     experts::JETMOE,
+    classic::CHATGLM,
+    classic::GLM,
+    classic::OPENELM,
+    classic::GPT2,
+    classic::GPT_NEO,
+    classic::GPT_NEOX,
+    classic::BLOOM,
+    classic::FALCON,
 ];
 
 /// A dimension in symbols.
@@ -179,6 +215,8 @@ pub(super) enum Dim {
     /// The expert of every token.
     SharedFfn,
     One,
+    /// Trained positions.
+    Context,
 }
 
 /// Which rows of a source tensor, and in which order.
@@ -193,9 +231,14 @@ pub(super) enum Rows {
     GebValue,
     GebGate,
     GebUp,
-    /// The first half, of each expert where there are several.
-    FirstHalf,
-    SecondHalf,
+    /// Groups of `[query heads of a key head, key, value]` become queries, keys, values.
+    Grouped,
+    /// The first half, of each expert where a source has several.
+    First,
+    /// The second half.
+    Second,
+    /// The source is stored transposed: columns become rows.
+    Transposed,
 }
 
 /// One line of a table: GGUF stem (`{}` = layer), shape, sources (`{}` = layer, `{e}` = each expert).
@@ -213,6 +256,7 @@ macro_rules! lines {
     };
 }
 
+mod classic;
 mod experts;
 
 /// Stems of one architecture: before the layers, per layer, after the layers.
@@ -221,11 +265,9 @@ pub(super) struct Table {
     pub first: &'static [Line],
     /// In pieces that families share.
     pub layer: &'static [&'static [Line]],
-    /// Lines of layers whose router, the first line, is in the checkpoint.
-    pub experts: &'static [Line],
-    /// Lines of the other layers.
-    pub dense: &'static [Line],
     pub last: &'static [Line],
+    /// Start of names that some checkpoints leave out.
+    pub prefix: &'static str,
     /// Ends of names that hold no weights of the graph.
     pub skip: &'static [&'static str],
 }
@@ -277,9 +319,8 @@ const FFN_FUSED: &[Line] = lines! {
 const LLAMA: Table = Table {
     first: EMBEDDING,
     layer: &[ATTN_NORM, QKV, ATTN_OUTPUT, FFN_NORM, FFN],
-    experts: &[],
-    dense: &[],
     last: NORM_AND_OUTPUT,
+    prefix: "",
     skip: &[".rotary_emb.inv_freq"],
 };
 const QWEN3: Table = Table {
@@ -343,8 +384,8 @@ const GEB: Table = Table {
         "blk.{}.ffn_down" [Width, Ffn] = "transformer.encoder.layers.{}.mlp.dense_4h_to_h" All;
     }],
     last: GEB_LAST,
+    prefix: "",
     skip: GEB_SKIP,
-    ..LLAMA
 };
 
 /// GEB with a part of each head rotated: the chatglm graph, with its fused matrices.
@@ -362,6 +403,6 @@ pub(super) const GEB_PARTIAL: Table = Table {
         "blk.{}.ffn_down" [Width, Ffn] = "transformer.encoder.layers.{}.mlp.dense_4h_to_h" All;
     }],
     last: GEB_LAST,
+    prefix: "",
     skip: GEB_SKIP,
-    ..LLAMA
 };

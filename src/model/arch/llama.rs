@@ -1,16 +1,19 @@
 //! Llama 1 to 3, TinyLlama, Mistral, Mixtral, Danube, GEB-1.3B (full rotation).
 //! Files hold q and k with interleaved pairs (the converter permutes Hugging Face rows).
 
-use super::{Arch, Gate, NormKind, NormPlace, QkNorm, RopePairing, Scalars};
+use super::{Arch, Gate, NormKind, NormPlace, Positions, QkNorm, RopePairing, Scalars};
 
 pub(super) const ARCH: Arch = Arch {
     name: "llama",
+    positions: Positions::Rope,
     rope: RopePairing::Adjacent,
     rope_divisor: 1,
     norm: NormKind::Rms,
     norm_place: NormPlace::Before,
     qk_norm: QkNorm::None,
     gate: Gate::Silu,
+    gated: true,
+    parallel: false,
     renormalise: true,
     scalars: Scalars::Ones,
     full_every: 1,

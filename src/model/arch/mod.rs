@@ -1,14 +1,20 @@
 //! Architectures as data: each is one small file of answers to the questions below, and one
 //! layer loop (`model/forward.rs`) serves them all. Nothing here contains a loop.
 
+mod bloom;
 mod chatglm;
+mod falcon;
 mod gemma3;
+mod gpt2;
+mod gptneo;
+mod gptneox;
 mod jetmoe;
 mod llama;
 mod minicpm;
 mod olmo;
 mod olmo2;
 mod olmoe;
+mod openelm;
 mod phi3;
 mod qwen2;
 mod qwen2moe;
@@ -22,6 +28,17 @@ pub enum RopePairing {
     Adjacent,
     /// `(i, i + r/2)`.
     Half,
+}
+
+/// How a token's position is told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Positions {
+    /// Queries and keys are rotated.
+    Rope,
+    /// A vector for each position is added to the embedding.
+    Learned,
+    /// Scores fall with the distance, by a slope for each head (ALiBi, arXiv 2108.12409).
+    Alibi,
 }
 
 /// Formula of the norms.
@@ -82,6 +99,8 @@ pub enum Scalars {
 pub struct Arch {
     /// Value of `general.architecture`, also the prefix of its keys.
     pub name: &'static str,
+    /// How positions are told.
+    pub positions: Positions,
     /// Pairing of the rotation.
     pub rope: RopePairing,
     /// Rotated share of a head when `rope.dimension_count` is absent: 1 / this.
@@ -94,6 +113,10 @@ pub struct Arch {
     pub qk_norm: QkNorm,
     /// Activation of the gate.
     pub gate: Gate,
+    /// Where there is no `ffn_gate`, `ffn_up` holds it too; otherwise feed-forward layers have none.
+    pub gated: bool,
+    /// Attention and feed-forward see the same input, if the file does not say.
+    pub parallel: bool,
     /// Whether the weights of a token's experts are divided by their sum, if the file does not say.
     pub renormalise: bool,
     /// Default factors.
@@ -116,6 +139,12 @@ pub const REGISTRY: &[&Arch] = &[
     &minicpm::ARCH,
     &olmo::ARCH,
     &olmo2::ARCH,
+    &openelm::ARCH,
+    &gpt2::ARCH,
+    &gptneo::ARCH,
+    &gptneox::ARCH,
+    &bloom::ARCH,
+    &falcon::ARCH,
     &olmoe::ARCH,
     &qwen2moe::ARCH,
     &qwen3moe::ARCH,

@@ -76,13 +76,14 @@ impl Binder<'_> {
             .experts
             .as_ref()
             .filter(|_| self.has(&format!("{router}.weight")))?;
-        if c.group() != r.used {
+        let sizes = c.layers[n];
+        if sizes.group() != r.used {
             self.problems.push(format!(
                 "  {router}.weight: {} query heads for each key head, expected {}, one of each expert of a token",
-                c.group(), r.used
+                sizes.group(), r.used
             ));
         }
-        let (e, kv) = (c.embedding_length, c.kv_width());
+        let (e, kv) = (c.embedding_length, sizes.kv_width());
         let plain = |all: Vec<QMatrix>| all.into_iter().map(plain).collect();
         Some(ExpertAttention {
             router: self.linear(&router, r.count, e),

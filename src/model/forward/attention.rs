@@ -14,7 +14,8 @@ impl Pass<'_, '_> {
     /// What `b.h` says of each token, `[n, E]`, becomes what attention makes of it.
     pub(super) fn attention(&mut self, b: &mut Buffers, a: &Attention, l: usize, n: usize) {
         let c = self.model.config();
-        let (e, qw, kw) = (c.embedding_length, c.q_width(), c.kv_width());
+        let (e, sizes) = (c.embedding_length, c.layers[l]);
+        let (qw, kw) = (sizes.q_width(), sizes.kv_width());
         let h = &mut b.h[..n * e];
         let qkv = &mut b.qkv[..n * (qw + 2 * kw)];
         // Where q, k and v of token t start, and the distance between tokens.
@@ -45,7 +46,7 @@ impl Pass<'_, '_> {
         (starts, strides): ([usize; 3], [usize; 3]),
     ) {
         let c = self.model.config();
-        let (qw, kw) = (c.q_width(), c.kv_width());
+        let (qw, kw) = (c.layers[l].q_width(), c.layers[l].kv_width());
         let qkv = &mut b.qkv[..n * (qw + 2 * kw)];
         if let Some(limit) = c.clamp {
             self.rows(qkv, qw + 2 * kw, |_, row| {
@@ -53,9 +54,17 @@ impl Pass<'_, '_> {
             });
         }
         self.rotate(norms, l, qkv, (starts, strides));
-        self.store(l, qkv, starts, strides, n);
         let attn = &mut b.attn[..n * qw];
-        self.attend(l, &qkv[starts[0]..], strides[0], attn, &mut b.pieces);
+        match &self.model.weights().bias {
+            None => {
+                self.store(l, qkv, starts, strides, n);
+                self.attend(l, &qkv[starts[0]..], strides[0], attn, &mut b.pieces);
+            }
+            Some(bias) => {
+                self.store_rows(l, qkv, (starts, strides), n);
+                self.attend_biased(l, &qkv[starts[0]..], strides[0], attn, bias);
+            }
+        }
     }
 
     /// Norms (where the architecture does) and rotates the q and k heads of every token in place.
@@ -70,6 +79,9 @@ impl Pass<'_, '_> {
         let (kernels, first) = (self.kernels, self.first);
         let table = self.ropes.table(c.windows[l] != usize::MAX);
         let (d, pairs) = (c.head_size, c.rope_dimension_count / 2);
+        if pairs == 0 && norms.is_none() {
+            return;
+        }
         let adjacent = c.arch.rope == RopePairing::Adjacent;
         let turn = |t: usize, heads: &mut [f32], side: usize| {
             if let Some(weights) = norms {
@@ -80,7 +92,7 @@ impl Pass<'_, '_> {
                 .chunks_exact_mut(d)
                 .for_each(|head| kernels.rope(head, cos, sin, adjacent));
         };
-        let (qw, kw) = (c.q_width(), c.kv_width());
+        let (qw, kw) = (c.layers[l].q_width(), c.layers[l].kv_width());
         if strides[0] > qw {
             // Fused rows hold q and k side by side.
             self.rows(qkv, strides[0], |t, row| {
@@ -98,7 +110,7 @@ impl Pass<'_, '_> {
 
     /// Writes the keys and values of the batch into the cache.
     fn store(&mut self, l: usize, qkv: &[f32], starts: [usize; 3], strides: [usize; 3], n: usize) {
-        let (kernels, shape, first) = (self.kernels, self.cache.shape(), self.first);
+        let (kernels, shape, first) = (self.kernels, self.cache.shape(l), self.first);
         self.cache.will_write(first + n);
         let put = |i: usize, out: &mut [u8]| {
             let (head, side) = (i / 2, i % 2);
@@ -132,7 +144,8 @@ impl Pass<'_, '_> {
     ) {
         let c = self.model.config();
         let (kernels, cache, first) = (self.kernels, &*self.cache, self.first);
-        let (columns, group, width) = (c.group() * c.head_size, c.group(), c.q_width());
+        let (sizes, group) = (c.layers[l], c.layers[l].group());
+        let (columns, width) = (group * c.head_size, sizes.q_width());
         let n = out.len() / width;
         let end = first + n;
         let query = |head: usize, tokens: (usize, usize), positions: (usize, usize)| AttnQuery {
@@ -148,7 +161,7 @@ impl Pass<'_, '_> {
         };
         let mut out = MatMut::new(out, n, width, width);
         let start = (first + 1).saturating_sub(c.windows[l]) / SPLIT * SPLIT;
-        let (splits, heads) = ((end - start).div_ceil(SPLIT), c.head_count_kv);
+        let (splits, heads) = ((end - start).div_ceil(SPLIT), sizes.head_count_kv);
         if n > kernels.decode_tokens() || splits == 1 || self.lead.threads() == 1 {
             let tile = (TILE_ROWS / group).max(1);
             self.lead
@@ -160,7 +173,7 @@ impl Pass<'_, '_> {
             return;
         }
         // Few tokens over a long cache: pieces of positions, then a merge.
-        let shape = cache.shape();
+        let shape = cache.shape(l);
         let each = query(0, (0, n), (0, end)).partial_len(shape);
         pieces.resize((heads * splits * each).max(pieces.len()), 0.0);
         let pieces = &mut pieces[..heads * splits * each];

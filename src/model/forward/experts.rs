@@ -178,7 +178,7 @@ impl Pass<'_, '_> {
         let c = self.model.config();
         let Some(r) = &c.experts else { return };
         let (e, d, k) = (c.embedding_length, c.head_size, r.used);
-        let (qw, kw) = (c.q_width(), c.kv_width());
+        let (qw, kw) = (c.layers[l].q_width(), c.layers[l].kv_width());
         self.route(b, &a.router, r, n);
         self.gather(&mut b.mixture, &b.h[..n * e]);
         let of: [Of<'_>; 2] = [&|x| &a.queries[x], &|x| &a.outputs[x]];

@@ -1,5 +1,7 @@
 //! Feed-forward layers.
 
+use geb_kernels::Kernels;
+
 use super::{Buffers, Pass};
 use crate::model::arch::Gate;
 use crate::model::weights::{GateUp, Linear};
@@ -43,6 +45,29 @@ impl Pass<'_, '_> {
         move |g, u| match kind {
             Gate::Silu => kernels.silu_mul(g, u),
             Gate::Gelu => kernels.gelu_mul(g, u),
+        }
+    }
+
+    /// `down(act(up x))` of each token of `b.h`, in place: `[n, E]`.
+    pub(super) fn plain(&mut self, b: &mut Buffers, (up, down): (&Linear, &Linear), n: usize) {
+        let c = self.model.config();
+        let (e, f, kernels) = (c.embedding_length, down.weight.cols, self.kernels);
+        let h = &mut b.h[..n * e];
+        let wide = &mut b.gate_up[..n * f];
+        self.project(&mut b.acts, h, n, [(up, &mut *wide)]);
+        self.rows(wide, f, |_, row| activate(kernels, c.arch.gate, row));
+        self.project(&mut b.acts, wide, n, [(down, &mut *h)]);
+    }
+}
+
+/// An activation alone: the kernels multiply it with what they are given, here with ones.
+fn activate(kernels: &Kernels, gate: Gate, row: &mut [f32]) {
+    const ONES: [f32; 256] = [1.0; 256];
+    for piece in row.chunks_mut(ONES.len()) {
+        let ones = &ONES[..piece.len()];
+        match gate {
+            Gate::Silu => kernels.silu_mul(piece, ones),
+            Gate::Gelu => kernels.gelu_mul(piece, ones),
         }
     }
 }

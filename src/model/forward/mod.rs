@@ -4,7 +4,7 @@
 //! x = token_embd[tokens]
 //! for each layer:
 //!     h = norm(x);  q, k, v = W h;  norm and rotate q, k;  store k, v
-//!     x += norm(W_o attention(q))
+//!     x += norm(W_o attention(q))                 or later, where both branches see the same x
 //!     h = norm(x);  x += norm(W_down( silu(W_gate h) * W_up h ))
 //! logits = W_out norm(x)
 //! ```
@@ -13,6 +13,7 @@
 //! rows, is a step of the team. Row passes of a single token stay on the leader.
 
 mod attention;
+mod biased;
 mod experts;
 mod feed_forward;
 
@@ -22,6 +23,7 @@ use geb_kernels::mat::MatMut;
 use geb_kernels::team::Leader;
 use geb_kernels::{ActKind, Activations, Kernels};
 
+use super::config::LayerSizes;
 use super::inputs::InputStats;
 use super::resident::Residents;
 use super::rope::Ropes;
@@ -46,6 +48,8 @@ pub(crate) struct Buffers {
     qkv: Vec<f32>,
     attn: Vec<f32>,
     gate_up: Vec<f32>,
+    /// What attention made, until the feed-forward layer beside it is done.
+    side: Vec<f32>,
     pieces: Vec<f32>,
     acts: Acts,
     mixture: experts::Mixture,
@@ -57,9 +61,10 @@ impl Buffers {
         Buffers {
             x: zeros(c.embedding_length),
             h: zeros(c.embedding_length),
-            qkv: zeros(c.q_width() + 2 * c.kv_width()),
-            attn: zeros(c.q_width()),
+            qkv: zeros(c.widest(|l| l.q_width() + 2 * l.kv_width())),
+            attn: zeros(c.widest(LayerSizes::q_width)),
             gate_up: vec![0.0; gate_up(c, batch)],
+            side: zeros(if c.parallel { c.embedding_length } else { 0 }),
             pieces: Vec::new(),
             acts: Default::default(),
             mixture: experts::Mixture::new(c, batch),
@@ -68,15 +73,16 @@ impl Buffers {
 
     /// Bytes the buffers of a batch take, activations in their packed form included.
     pub(crate) fn bytes(c: &Config, batch: usize) -> u64 {
-        let width =
-            3 * c.embedding_length + 3 * c.q_width() + 2 * c.kv_width() + 2 * c.feed_forward_length;
+        let heads = c.widest(|l| 3 * l.q_width() + 2 * l.kv_width());
+        let ffn = c.widest(|l| l.feed_forward_length);
+        let width = (3 + usize::from(c.parallel)) * c.embedding_length + heads + 2 * ffn;
         (4 * (width * batch + gate_up(c, batch))) as u64 + experts::Mixture::bytes(c, batch)
     }
 }
 
 /// Numbers that gate and up of a batch have, or of a wave of experts.
 fn gate_up(c: &Config, batch: usize) -> usize {
-    let dense = 2 * c.feed_forward_length * batch;
+    let dense = 2 * c.widest(|l| l.feed_forward_length) * batch;
     let experts = c.experts.as_ref().map_or(0, |r| {
         let rows = batch.max(experts::WAVE_ROWS).min(batch * r.used);
         2 * (r.width * rows).max(r.shared_width * batch)
@@ -113,6 +119,11 @@ impl Pass<'_, '_> {
         let c = self.model.config();
         let (n, e, eps) = (tokens.len(), c.embedding_length, c.norm_epsilon);
         self.embed(tokens, &mut b.x[..n * e]);
+        let embedding_norm = &self.model.weights().embedding_norm;
+        if !matches!(embedding_norm, Norm::None) {
+            self.norm(&b.x[..n * e], embedding_norm, eps, &mut b.h[..n * e]);
+            b.x[..n * e].copy_from_slice(&b.h[..n * e]);
+        }
         for l in 0..self.layers {
             if self.cancel.is_some_and(|c| c.load(Ordering::Relaxed)) {
                 return Err(Error::Interrupted);
@@ -123,11 +134,20 @@ impl Pass<'_, '_> {
                 Mixer::Attention(a) => self.attention(b, a, l, n),
                 Mixer::Experts(a) => self.expert_attention(b, a, l, n),
             }
-            self.add(&mut b.x[..n * e], &mut b.h[..n * e], &layer.mixer.post_norm);
+            if c.parallel {
+                std::mem::swap(&mut b.h, &mut b.side);
+            } else {
+                self.add(&mut b.x[..n * e], &mut b.h[..n * e], &layer.mixer.post_norm);
+            }
             self.norm(&b.x[..n * e], &layer.ffn.norm, eps, &mut b.h[..n * e]);
             match &layer.ffn.body {
                 Ffn::Gated { gate_up, down } => self.gated(b, (gate_up, down), n),
+                Ffn::Plain { up, down } => self.plain(b, (up, down), n),
                 Ffn::Experts(w) => self.experts(b, w, n),
+            }
+            if c.parallel {
+                let side = &mut b.side[..n * e];
+                self.add(&mut b.x[..n * e], side, &layer.mixer.post_norm);
             }
             self.add(&mut b.x[..n * e], &mut b.h[..n * e], &layer.ffn.post_norm);
         }
@@ -171,6 +191,8 @@ impl Pass<'_, '_> {
     fn embed(&mut self, tokens: &[u32], x: &mut [f32]) {
         let (kernels, table) = (self.kernels, &self.model.weights().token_embd);
         let factor = self.model.config().embedding_scale;
+        let (model, first) = (self.model, self.first);
+        let positions = model.weights().position_embd.as_ref();
         let data = self.model.bytes(table);
         let row_bytes = data.len() / table.rows;
         self.rows(x, table.cols, |t, row| {
@@ -178,6 +200,14 @@ impl Pass<'_, '_> {
             kernels.dequantize(table.dtype, &data[at..at + row_bytes], row);
             if factor != 1.0 {
                 scale(row, factor);
+            }
+            if let Some(table) = positions {
+                let data = model.bytes(table);
+                let bytes = data.len() / table.rows;
+                let mut position = vec![0.0; table.cols];
+                let at = (first + t) * bytes;
+                kernels.dequantize(table.dtype, &data[at..at + bytes], &mut position);
+                kernels.add(row, &position);
             }
         });
     }

@@ -187,8 +187,7 @@ fn reach(session: &mut Session, ids: &[u32]) -> geb::Result<()> {
 /// Bytes one decoded token reads after `depth` others: the weights and, in the middle of `n` decoded
 /// ones, the cache.
 pub fn bytes_read(session: &Session, depth: usize, n: usize) -> u64 {
-    let seen = (depth + 1 + n / 2).min(session.model().config().widest_window());
-    session.model().bytes_per_token() + seen as u64 * session.kv_position_bytes()
+    session.model().bytes_per_token() + session.kv_bytes_seen(depth + 1 + n / 2)
 }
 
 /// Ids spread over the vocabulary, the same ones in every run.
@@ -304,7 +303,7 @@ impl Report<'_> {
             "kernel": kernel_name(session, main),
             "threads": session.threads(),
             "kv_type": session.kv_type().name(),
-            "kv_bytes_per_position": session.kv_position_bytes(),
+            "kv_bytes_per_position": session.kv_bytes_seen(1),
             "depth_tokens": args.depth,
             "reps": args.reps,
             "prompt_tokens": args.prompt,

@@ -1,0 +1,12 @@
+//! GPT-2 and Cerebras-GPT: learned positions, LayerNorm with bias, plain feed-forward layers with GELU.
+
+use super::{Arch, Gate, NormKind, Positions, llama};
+
+pub(super) const ARCH: Arch = Arch {
+    name: "gpt2",
+    positions: Positions::Learned,
+    norm: NormKind::Layer,
+    gate: Gate::Gelu,
+    gated: false,
+    ..llama::ARCH
+};
