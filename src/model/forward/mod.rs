@@ -23,6 +23,7 @@ use geb_kernels::mat::MatMut;
 use geb_kernels::team::Leader;
 use geb_kernels::{ActKind, Activations, Kernels};
 
+use super::adapters::Adapters;
 use super::config::LayerSizes;
 use super::inputs::InputStats;
 use super::resident::Residents;
@@ -33,7 +34,7 @@ use crate::cache::KvCache;
 use crate::error::{Error, Result};
 
 /// Up to this many rows a pass over rows stays on the leader.
-const SERIAL_ROWS: usize = 4;
+pub(super) const SERIAL_ROWS: usize = 4;
 
 /// Kinds of activations, each with its own buffer.
 const KINDS: [ActKind; 3] = [ActKind::F32, ActKind::Bf16, ActKind::Q8];
@@ -90,6 +91,33 @@ fn gate_up(c: &Config, batch: usize) -> usize {
     dense.max(experts)
 }
 
+/// What goes into a pass.
+#[derive(Clone, Copy, Debug)]
+pub enum Segment<'a> {
+    /// Token ids, of which the rows of the embedding table are taken.
+    Tokens(&'a [u32]),
+    /// What stands in the place of those rows, `[positions, E]`; no factor of the embeddings applies.
+    Vectors(&'a [f32]),
+}
+
+impl Segment<'_> {
+    /// Positions it takes in a model of width `e`.
+    pub(crate) fn len(&self, e: usize) -> usize {
+        match self {
+            Segment::Tokens(ids) => ids.len(),
+            Segment::Vectors(x) => x.len() / e,
+        }
+    }
+
+    /// The positions of this range.
+    pub(crate) fn part(&self, e: usize, range: std::ops::Range<usize>) -> Self {
+        match *self {
+            Segment::Tokens(ids) => Segment::Tokens(&ids[range]),
+            Segment::Vectors(x) => Segment::Vectors(&x[range.start * e..range.end * e]),
+        }
+    }
+}
+
 /// One forward pass of a batch.
 pub(crate) struct Pass<'a, 'l> {
     pub(crate) model: &'a Model,
@@ -99,6 +127,8 @@ pub(crate) struct Pass<'a, 'l> {
     pub(crate) ropes: &'a Ropes,
     /// Position of the batch's first token.
     pub(crate) first: usize,
+    /// Whether a token sees none after its own; otherwise each sees the whole batch.
+    pub(crate) causal: bool,
     /// Layers to run; fewer than the model has for an early exit.
     pub(crate) layers: usize,
     pub(crate) cancel: Option<&'a AtomicBool>,
@@ -106,19 +136,22 @@ pub(crate) struct Pass<'a, 'l> {
     pub(crate) inputs: Option<&'a mut InputStats>,
     /// Told which experts are about to be used, where memory is limited.
     pub(crate) residents: Option<&'a mut Residents>,
+    /// Changes of the matrices.
+    pub(crate) adapters: Option<&'a mut Adapters>,
 }
 
 impl Pass<'_, '_> {
-    /// Runs `tokens`; writes the logits of the last `logits.len() / vocab` of them.
+    /// Runs `input`; writes the logits of the last `logits.len() / vocab` positions.
     pub(crate) fn run(
         &mut self,
         b: &mut Buffers,
-        tokens: &[u32],
+        input: Segment<'_>,
         logits: &mut [f32],
     ) -> Result<()> {
         let c = self.model.config();
-        let (n, e, eps) = (tokens.len(), c.embedding_length, c.norm_epsilon);
-        self.embed(tokens, &mut b.x[..n * e]);
+        let (e, eps) = (c.embedding_length, c.norm_epsilon);
+        let n = input.len(e);
+        self.embed(input, &mut b.x[..n * e]);
         let embedding_norm = &self.model.weights().embedding_norm;
         if !matches!(embedding_norm, Norm::None) {
             self.norm(&b.x[..n * e], embedding_norm, eps, &mut b.h[..n * e]);
@@ -177,6 +210,13 @@ impl Pass<'_, '_> {
         self.scale_logits(logits);
     }
 
+    /// Writes what the layers made of the batch in `b`, after the output norm: `[tokens, E]`.
+    pub(crate) fn hidden(&mut self, b: &Buffers, out: &mut [f32]) {
+        let weights = self.model.weights();
+        let eps = self.model.config().output_norm_epsilon;
+        self.norm(&b.x[..out.len()], &weights.output_norm, eps, out);
+    }
+
     fn scale_logits(&mut self, logits: &mut [f32]) {
         let c = self.model.config();
         if c.logit_scale != 1.0 {
@@ -188,7 +228,7 @@ impl Pass<'_, '_> {
         }
     }
 
-    fn embed(&mut self, tokens: &[u32], x: &mut [f32]) {
+    fn embed(&mut self, input: Segment<'_>, x: &mut [f32]) {
         let (kernels, table) = (self.kernels, &self.model.weights().token_embd);
         let factor = self.model.config().embedding_scale;
         let (model, first) = (self.model, self.first);
@@ -196,10 +236,15 @@ impl Pass<'_, '_> {
         let data = self.model.bytes(table);
         let row_bytes = data.len() / table.rows;
         self.rows(x, table.cols, |t, row| {
-            let at = tokens[t] as usize * row_bytes;
-            kernels.dequantize(table.dtype, &data[at..at + row_bytes], row);
-            if factor != 1.0 {
-                scale(row, factor);
+            match input {
+                Segment::Tokens(ids) => {
+                    let at = ids[t] as usize * row_bytes;
+                    kernels.dequantize(table.dtype, &data[at..at + row_bytes], row);
+                    if factor != 1.0 {
+                        scale(row, factor);
+                    }
+                }
+                Segment::Vectors(x) => row.copy_from_slice(&x[t * row.len()..][..row.len()]),
             }
             if let Some(table) = positions {
                 let data = model.bytes(table);
@@ -253,6 +298,10 @@ impl Pass<'_, '_> {
                     &mut local.panel,
                 );
             });
+        if let Some(adapters) = self.adapters.as_deref_mut() {
+            let outs = outs.each_mut().map(|(w, out)| (&w.weight, &mut **out));
+            adapters.add((kernels, self.lead), x, n, outs);
+        }
         for (w, out) in outs {
             if let Some(bias) = &w.bias {
                 self.rows(out, w.weight.rows, |_, row| kernels.add(row, bias));
@@ -272,23 +321,9 @@ impl Pass<'_, '_> {
         for (acts, kind) in acts.iter_mut().zip(KINDS) {
             let is = |m: &&QMatrix| self.kernels.act_kind(m.dtype) == kind;
             if matrices.iter().any(is) {
-                self.pack(acts, kind, x, n, matrices[0].cols);
+                let cols = matrices[0].cols;
+                pack((self.kernels, self.lead), acts, kind, x, (n, cols));
             }
-        }
-    }
-
-    fn pack(&mut self, acts: &mut Activations, kind: ActKind, x: &[f32], n: usize, cols: usize) {
-        let kernels = self.kernels;
-        acts.reshape(kernels, kind, n, cols);
-        let (shape, bytes) = (acts.shape(), acts.tile_bytes());
-        if n <= SERIAL_ROWS {
-            for (i, tile) in acts.bytes_mut().chunks_mut(bytes).enumerate() {
-                kernels.fill_tile(shape, i, x, tile);
-            }
-        } else {
-            self.lead.chunks_mut(acts.bytes_mut(), bytes, |i, tile, _| {
-                kernels.fill_tile(shape, i, x, tile)
-            });
         }
     }
 
@@ -342,6 +377,27 @@ impl Pass<'_, '_> {
 /// Where the activations of a kind are.
 fn slot(kind: ActKind) -> usize {
     KINDS.iter().position(|k| *k == kind).unwrap_or(0)
+}
+
+/// Packs (and quantizes) the right-hand side of a product, `x`: `[n, cols]`.
+pub(super) fn pack(
+    (kernels, lead): (&'static Kernels, &mut Leader<'_>),
+    acts: &mut Activations,
+    kind: ActKind,
+    x: &[f32],
+    (n, cols): (usize, usize),
+) {
+    acts.reshape(kernels, kind, n, cols);
+    let (shape, bytes) = (acts.shape(), acts.tile_bytes());
+    if n <= SERIAL_ROWS {
+        for (i, tile) in acts.bytes_mut().chunks_mut(bytes).enumerate() {
+            kernels.fill_tile(shape, i, x, tile);
+        }
+    } else {
+        lead.chunks_mut(acts.bytes_mut(), bytes, |i, tile, _| {
+            kernels.fill_tile(shape, i, x, tile)
+        });
+    }
 }
 
 fn scale(x: &mut [f32], factor: f32) {

@@ -5,6 +5,7 @@ use geb::kernels::Kernels;
 use geb::model::Model;
 use geb::model::weights::Ffn;
 use geb::scales::{Scan, scan};
+use geb::sparsity::Zeros;
 use serde_json::{Value as Json, json};
 
 use crate::args::InspectArgs;
@@ -22,6 +23,8 @@ struct Sum {
     tensors: u64,
     weights: u64,
     bytes: u64,
+    /// `--sparsity`
+    zeros: Option<Zeros>,
 }
 
 impl Sum {
@@ -31,6 +34,7 @@ impl Sum {
             tensors: 0,
             weights: 0,
             bytes: 0,
+            zeros: None,
         }
     }
 
@@ -44,6 +48,9 @@ impl Sum {
             "weights": self.weights,
             "bytes": self.bytes,
             "bits_per_weight": self.bits_per_weight(),
+            "zeros": self.zeros.map(|z| z.zeros),
+            "zero_percent": self.zeros.map(|z| z.percent()),
+            "empty_group_percent": self.zeros.map(|z| z.empty_percent()),
         })
     }
 }
@@ -88,12 +95,14 @@ struct Facts<'a> {
     model: Result<std::sync::Arc<Model>, String>,
     /// `--verify`: per tensor.
     scans: Option<Vec<Scan>>,
+    /// `--sparsity`: per tensor.
+    zeros: Option<Vec<Option<Zeros>>>,
 }
 
 /// Runs the command.
 pub fn run(args: &InspectArgs) -> Outcome {
     let opened = load::open(&args.model, args.path.as_deref())?;
-    let facts = Facts::collect(&opened, args.verify)?;
+    let facts = Facts::collect(&opened, args)?;
     if args.json {
         out_line(&facts.to_json(&opened).to_string())?;
     } else {
@@ -116,7 +125,7 @@ pub fn run(args: &InspectArgs) -> Outcome {
 }
 
 impl<'a> Facts<'a> {
-    fn collect(opened: &'a Opened, verify: bool) -> Outcome<Self> {
+    fn collect(opened: &'a Opened, args: &InspectArgs) -> Outcome<Self> {
         let file: &GgufFile = &opened.file;
         let kernels = Kernels::best().map_err(Failure::usage)?;
         let no_kernel = |t: &TensorView<'_>| !kernels.supports(t.dtype());
@@ -132,7 +141,10 @@ impl<'a> Facts<'a> {
             tensor_bytes: file.tensors().map(|t| t.bytes().len() as u64).sum(),
             no_kernel: file.tensors().filter(no_kernel).map(reason).collect(),
             model: Model::load(opened.file.clone()).map_err(|e| e.to_string()),
-            scans: verify.then(|| file.tensors().map(|t| scan(t.dtype(), t.bytes())).collect()),
+            scans: (args.verify)
+                .then(|| file.tensors().map(|t| scan(t.dtype(), t.bytes())).collect()),
+            zeros: (args.sparsity)
+                .then(|| file.tensors().map(|t| Zeros::of(&t, kernels)).collect()),
         })
     }
 
@@ -164,7 +176,7 @@ impl<'a> Facts<'a> {
     /// The tensors together by a name of theirs, largest first.
     fn sums(&self, name: impl Fn(&TensorView<'_>) -> &'static str) -> Vec<Sum> {
         let mut sums: Vec<Sum> = Vec::new();
-        for t in self.file.tensors() {
+        for (i, t) in self.file.tensors().enumerate() {
             let name = name(&t);
             let at = sums.iter().position(|s| s.name == name);
             let at = at.unwrap_or_else(|| {
@@ -174,9 +186,16 @@ impl<'a> Facts<'a> {
             sums[at].tensors += 1;
             sums[at].weights += t.info().elements();
             sums[at].bytes += t.bytes().len() as u64;
+            if let Some(zeros) = self.zeros_of(i) {
+                sums[at].zeros.get_or_insert_default().add(&zeros);
+            }
         }
         sums.sort_by_key(|s| std::cmp::Reverse(s.bytes));
         sums
+    }
+
+    fn zeros_of(&self, tensor: usize) -> Option<Zeros> {
+        *self.zeros.as_ref()?.get(tensor)?
     }
 
     fn types(&self) -> Vec<Sum> {
@@ -190,14 +209,16 @@ impl<'a> Facts<'a> {
     fn sum_table(&self, sums: &[Sum]) -> String {
         let row = |s: &Sum| {
             let share = s.bytes as f64 * 100.0 / self.tensor_bytes.max(1) as f64;
-            vec![
+            let mut row = vec![
                 format!("  {}", s.name),
                 format!("{} tensors", s.tensors),
                 format!("{} weights", count(s.weights)),
                 bytes(s.bytes),
                 format!("{share:.1} %"),
                 format!("{:.2} bits per weight", s.bits_per_weight()),
-            ]
+            ];
+            row.extend(s.zeros.iter().map(zeros_text));
+            row
         };
         table(&sums.iter().map(row).collect::<Vec<_>>())
     }
@@ -255,6 +276,7 @@ impl<'a> Facts<'a> {
                     .and_then(|s| s.get(i))
                     .map(|s| scan_text(*s)),
             );
+            row.extend(self.zeros_of(i).iter().map(zeros_text));
             row
         };
         self.file.tensors().enumerate().map(row).collect()
@@ -282,6 +304,9 @@ impl<'a> Facts<'a> {
             });
             if let Some(scan) = self.scans.as_ref().and_then(|s| s.get(i)) {
                 entry["scan"] = scan_text(*scan).into();
+            }
+            if let Some(zeros) = self.zeros_of(i) {
+                entry["zeros"] = zeros.zeros.into();
             }
             entry
         });
@@ -316,6 +341,11 @@ impl<'a> Facts<'a> {
             "tensors": tensors.collect::<Vec<_>>(),
         })
     }
+}
+
+fn zeros_text(zeros: &Zeros) -> String {
+    let (zero, empty) = (zeros.percent(), zeros.empty_percent());
+    format!("{zero:.1} % zeros ({empty:.1} % of 32 in a row)")
 }
 
 fn scan_text(scan: Scan) -> String {
