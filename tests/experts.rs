@@ -10,12 +10,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use common::tiny::{Tiny, dense_layer, expert_layer};
+use geb::calibrate;
 use geb::convert::{self, Options};
 use geb::gguf::writer::MetaValue;
 use geb::gguf::{GgufFile, Load};
 use geb::model::Model;
+use geb::model::inputs::InputStats;
 use geb::session::{Session, SessionOptions, Want};
 use geb::{Dtype, Error};
+use geb_kernels::Effort;
 
 fn model(tiny: &Tiny) -> Result<Arc<Model>, Error> {
     Model::load(Arc::new(
@@ -333,4 +336,63 @@ fn limited_memory_changes_nothing_but_what_is_held() {
             _ => assert!(s.found > 0, "{s:?}"),
         }
     }
+}
+
+/// The experts of a layer have sums of their own, of the tokens that reached them; one that none
+/// reached does not stop the quantizer.
+#[test]
+fn statistics_count_the_tokens_of_each_expert() {
+    let tiny = sparse("llama");
+    let model = model(&tiny).expect("loads");
+    let mut session = Session::new(model.clone(), &SessionOptions::default()).expect("session");
+    let mut stats = InputStats::new(&model, false).expect("memory");
+    let ids = [4, 4, 4, 4];
+    session.observe(&ids, &mut stats).expect("runs");
+    stats.end_chunk().expect("finite");
+    let find = |name: &str| {
+        let mut inputs = stats.inputs().iter();
+        inputs
+            .find(|i| i.names.iter().any(|n| n == name))
+            .expect("an input")
+    };
+    let (router, experts) = (
+        find("blk.0.ffn_gate_inp.weight"),
+        find("blk.0.ffn_up_exps.weight"),
+    );
+    assert_eq!(experts.names.len(), 2);
+    assert_eq!(experts.tokens.len(), 5);
+    // Four equal tokens, though at different positions: some experts have none.
+    assert_eq!(experts.tokens.iter().sum::<u64>(), 12);
+    assert!(experts.tokens.contains(&0), "{:?}", experts.tokens);
+    let n = router.cols;
+    for c in 0..n {
+        let all: f32 = (0..5).map(|x| experts.squares[x * n + c]).sum();
+        assert!((all - 3.0 * router.squares[c]).abs() <= 1e-5 * all, "{c}");
+    }
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let (matrix, source) = (dir.path().join("m.gguf"), dir.path().join("s.gguf"));
+    std::fs::write(&source, tiny.bytes()).expect("writes");
+    let origin = calibrate::Origin::new(&dir.path().join("text"), "text", 4);
+    calibrate::write(&matrix, &origin, 1, &stats).expect("writes");
+    let file = GgufFile::open(&matrix, Load::Map).expect("opens");
+    let sums = file
+        .tensor("blk.0.ffn_down_exps.weight.in_sum2")
+        .expect("a tensor");
+    assert_eq!(sums.info().dims, [16, 5]);
+    let convert = |threads, keep: Option<&str>| {
+        let options = Options {
+            policy: Dtype::Q4_0.into(),
+            imatrix: Some(matrix.clone()),
+            search: Effort::Fast,
+            threads: Some(threads),
+            keep_experts: keep.map(|k| k.parse().expect("a list")),
+            ..Options::default()
+        };
+        convert::convert_to_vec(&source, &options)
+    };
+    let bytes = convert(1, None).expect("converts").0;
+    assert!(bytes == convert(3, None).expect("converts").0);
+    // The statistics of a file before it is pruned are not those of the pruned one.
+    let error = convert(1, Some("0,1")).unwrap_err().to_string();
+    assert!(error.contains("is 5, allowed: 2"), "{error}");
 }
