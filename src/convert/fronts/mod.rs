@@ -191,6 +191,7 @@ pub const FRONTS: &[Front] = &[
     classic::GPT_NEOX,
     classic::BLOOM,
     classic::FALCON,
+    seq2seq::T5,
 ];
 
 /// A dimension in symbols.
@@ -217,6 +218,10 @@ pub(super) enum Dim {
     One,
     /// Trained positions.
     Context,
+    /// Query heads, counted.
+    Heads,
+    /// Buckets of distances.
+    Buckets,
 }
 
 /// Which rows of a source tensor, and in which order.
@@ -258,11 +263,14 @@ macro_rules! lines {
 
 mod classic;
 mod experts;
+mod seq2seq;
 
 /// Stems of one architecture: before the layers, per layer, after the layers.
 #[derive(Debug)]
 pub(super) struct Table {
     pub first: &'static [Line],
+    /// The layers of an encoder.
+    pub encoder: &'static [&'static [Line]],
     /// In pieces that families share.
     pub layer: &'static [&'static [Line]],
     pub last: &'static [Line],
@@ -320,6 +328,7 @@ const LLAMA: Table = Table {
     first: EMBEDDING,
     layer: &[ATTN_NORM, QKV, ATTN_OUTPUT, FFN_NORM, FFN],
     last: NORM_AND_OUTPUT,
+    encoder: &[],
     prefix: "",
     skip: &[".rotary_emb.inv_freq"],
 };
@@ -384,6 +393,7 @@ const GEB: Table = Table {
         "blk.{}.ffn_down" [Width, Ffn] = "transformer.encoder.layers.{}.mlp.dense_4h_to_h" All;
     }],
     last: GEB_LAST,
+    encoder: &[],
     prefix: "",
     skip: GEB_SKIP,
 };
@@ -403,6 +413,7 @@ pub(super) const GEB_PARTIAL: Table = Table {
         "blk.{}.ffn_down" [Width, Ffn] = "transformer.encoder.layers.{}.mlp.dense_4h_to_h" All;
     }],
     last: GEB_LAST,
+    encoder: &[],
     prefix: "",
     skip: GEB_SKIP,
 };

@@ -20,6 +20,7 @@ mod qwen2;
 mod qwen2moe;
 mod qwen3;
 mod qwen3moe;
+mod t5;
 
 /// How the elements of a head are paired for rotation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,6 +40,8 @@ pub enum Positions {
     Learned,
     /// Scores fall with the distance, by a slope for each head (ALiBi, arXiv 2108.12409).
     Alibi,
+    /// Scores change with the distance by learned steps (T5, arXiv 1910.10683).
+    Buckets,
 }
 
 /// Formula of the norms.
@@ -81,6 +84,8 @@ pub enum Gate {
     Silu,
     /// GELU, tanh form.
     Gelu,
+    /// The larger of the number and 0.
+    Relu,
 }
 
 /// Factors of embedding, residual branches and logits where the file has no keys for them.
@@ -92,6 +97,8 @@ pub enum Scalars {
     RootWidth,
     /// 12; 1.4 / root of the layers; logits times 256 / width.
     MiniCpm,
+    /// Logits over the root of the width where the output matrix is the embedding.
+    Tied,
 }
 
 /// An architecture: what differs between the graphs of the family.
@@ -113,8 +120,12 @@ pub struct Arch {
     pub qk_norm: QkNorm,
     /// Activation of the gate.
     pub gate: Gate,
-    /// Where there is no `ffn_gate`, `ffn_up` holds it too; otherwise feed-forward layers have none.
-    pub gated: bool,
+    /// Activation of feed-forward layers without `ffn_gate`; `None`: `ffn_up` holds the gate too.
+    pub plain: Option<Gate>,
+    /// An encoder reads the prompt, and the layers look at what it made of it.
+    pub encoder: bool,
+    /// Scores are divided by the root of the head size, if the file does not say.
+    pub scaled: bool,
     /// Attention and feed-forward see the same input, if the file does not say.
     pub parallel: bool,
     /// Whether the weights of a token's experts are divided by their sum, if the file does not say.
@@ -145,6 +156,7 @@ pub const REGISTRY: &[&Arch] = &[
     &gptneox::ARCH,
     &bloom::ARCH,
     &falcon::ARCH,
+    &t5::ARCH,
     &olmoe::ARCH,
     &qwen2moe::ARCH,
     &qwen3moe::ARCH,

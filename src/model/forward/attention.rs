@@ -5,14 +5,20 @@ use geb_kernels::mat::MatMut;
 
 use super::{Buffers, Pass, SERIAL_ROWS};
 use crate::model::arch::RopePairing;
-use crate::model::weights::{Attention, Qkv};
+use crate::model::weights::{Attention, Bias, Qkv};
 
 /// Query rows of one attention tile.
 const TILE_ROWS: usize = 48;
 
 impl Pass<'_, '_> {
     /// What `b.h` says of each token, `[n, E]`, becomes what attention makes of it.
-    pub(super) fn attention(&mut self, b: &mut Buffers, a: &Attention, l: usize, n: usize) {
+    pub(super) fn attention(
+        &mut self,
+        b: &mut Buffers,
+        (a, bias): (&Attention, Option<&Bias>),
+        l: usize,
+        n: usize,
+    ) {
         let c = self.model.config();
         let (e, sizes) = (c.embedding_length, c.layers[l]);
         let (qw, kw) = (sizes.q_width(), sizes.kv_width());
@@ -31,7 +37,7 @@ impl Pass<'_, '_> {
                 ([0, n * qw, n * (qw + kw)], [qw, kw, kw])
             }
         };
-        self.mix(b, a.qk_norm.as_ref(), l, n, (starts, strides));
+        self.mix(b, (a.qk_norm.as_ref(), bias), l, n, (starts, strides));
         let (h, attn) = (&mut b.h[..n * e], &b.attn[..n * qw]);
         self.project(&mut b.acts, attn, n, [(&a.output, h)]);
     }
@@ -40,7 +46,7 @@ impl Pass<'_, '_> {
     pub(super) fn mix(
         &mut self,
         b: &mut Buffers,
-        norms: Option<&[Vec<f32>; 2]>,
+        (norms, bias): (Option<&[Vec<f32>; 2]>, Option<&Bias>),
         l: usize,
         n: usize,
         (starts, strides): ([usize; 3], [usize; 3]),
@@ -55,14 +61,15 @@ impl Pass<'_, '_> {
         }
         self.rotate(norms, l, qkv, (starts, strides));
         let attn = &mut b.attn[..n * qw];
-        match &self.model.weights().bias {
+        match bias {
             None => {
                 self.store(l, qkv, starts, strides, n);
                 self.attend(l, &qkv[starts[0]..], strides[0], attn, &mut b.pieces);
             }
             Some(bias) => {
-                self.store_rows(l, qkv, (starts, strides), n);
-                self.attend_biased(l, &qkv[starts[0]..], strides[0], attn, bias);
+                let side = |s: usize| (&qkv[starts[s]..], strides[s]);
+                self.cache.put_rows(l, (self.first, n), [side(1), side(2)]);
+                self.attend_biased(l, (&qkv[starts[0]..], strides[0]), attn, Some(bias));
             }
         }
     }

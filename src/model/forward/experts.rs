@@ -204,7 +204,13 @@ impl Pass<'_, '_> {
         let [wk, wv] = &a.keys_values;
         let h = &b.h[..n * e];
         self.project(&mut b.acts, h, n, [(wk, keys), (wv, values)]);
-        self.mix(b, None, l, n, ([0, n * qw, n * (qw + kw)], [qw, kw, kw]));
+        self.mix(
+            b,
+            (None, None),
+            l,
+            n,
+            ([0, n * qw, n * (qw + kw)], [qw, kw, kw]),
+        );
         let m = &mut b.mixture;
         let (attn, pairs) = (&b.attn, &m.pairs);
         self.rows(&mut b.qkv[..n * qw], kw, |place, row| {

@@ -45,6 +45,7 @@ impl Pass<'_, '_> {
         move |g, u| match kind {
             Gate::Silu => kernels.silu_mul(g, u),
             Gate::Gelu => kernels.gelu_mul(g, u),
+            Gate::Relu => g.iter_mut().zip(u).for_each(|(g, u)| *g = g.max(0.0) * u),
         }
     }
 
@@ -52,10 +53,11 @@ impl Pass<'_, '_> {
     pub(super) fn plain(&mut self, b: &mut Buffers, (up, down): (&Linear, &Linear), n: usize) {
         let c = self.model.config();
         let (e, f, kernels) = (c.embedding_length, down.weight.cols, self.kernels);
+        let gate = c.arch.plain.unwrap_or(c.arch.gate);
         let h = &mut b.h[..n * e];
         let wide = &mut b.gate_up[..n * f];
         self.project(&mut b.acts, h, n, [(up, &mut *wide)]);
-        self.rows(wide, f, |_, row| activate(kernels, c.arch.gate, row));
+        self.rows(wide, f, |_, row| activate(kernels, gate, row));
         self.project(&mut b.acts, wide, n, [(down, &mut *h)]);
     }
 }
@@ -68,6 +70,7 @@ fn activate(kernels: &Kernels, gate: Gate, row: &mut [f32]) {
         match gate {
             Gate::Silu => kernels.silu_mul(piece, ones),
             Gate::Gelu => kernels.gelu_mul(piece, ones),
+            Gate::Relu => piece.iter_mut().for_each(|v| *v = v.max(0.0)),
         }
     }
 }

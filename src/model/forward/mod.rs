@@ -14,6 +14,7 @@
 
 mod attention;
 mod biased;
+mod cross;
 mod experts;
 mod feed_forward;
 
@@ -28,7 +29,7 @@ use super::config::LayerSizes;
 use super::inputs::InputStats;
 use super::resident::Residents;
 use super::rope::Ropes;
-use super::weights::{Ffn, Linear, Mixer, Norm, QMatrix};
+use super::weights::{Bias, Branch, Cross, Ffn, Layer, Linear, Mixer, Norm, QMatrix};
 use super::{Config, Model};
 use crate::cache::KvCache;
 use crate::error::{Error, Result};
@@ -91,6 +92,15 @@ fn gate_up(c: &Config, batch: usize) -> usize {
     dense.max(experts)
 }
 
+/// The layers that run.
+struct Stack<'a> {
+    layers: &'a [Layer],
+    /// What is added to the scores.
+    bias: Option<&'a Bias>,
+    /// Looks at the text that an encoder has read, one for each layer.
+    cross: &'a [Branch<Cross>],
+}
+
 /// What goes into a pass.
 #[derive(Clone, Copy, Debug)]
 pub enum Segment<'a> {
@@ -129,6 +139,8 @@ pub(crate) struct Pass<'a, 'l> {
     pub(crate) first: usize,
     /// Whether a token sees none after its own; otherwise each sees the whole batch.
     pub(crate) causal: bool,
+    /// Keys and values of what an encoder has read.
+    pub(crate) text: Option<&'a KvCache>,
     /// Layers to run; fewer than the model has for an early exit.
     pub(crate) layers: usize,
     pub(crate) cancel: Option<&'a AtomicBool>,
@@ -140,7 +152,7 @@ pub(crate) struct Pass<'a, 'l> {
     pub(crate) adapters: Option<&'a mut Adapters>,
 }
 
-impl Pass<'_, '_> {
+impl<'a> Pass<'a, '_> {
     /// Runs `input`; writes the logits of the last `logits.len() / vocab` positions.
     pub(crate) fn run(
         &mut self,
@@ -149,22 +161,55 @@ impl Pass<'_, '_> {
         logits: &mut [f32],
     ) -> Result<()> {
         let c = self.model.config();
-        let (e, eps) = (c.embedding_length, c.norm_epsilon);
+        let e = c.embedding_length;
         let n = input.len(e);
         self.embed(input, &mut b.x[..n * e]);
         let embedding_norm = &self.model.weights().embedding_norm;
         if !matches!(embedding_norm, Norm::None) {
-            self.norm(&b.x[..n * e], embedding_norm, eps, &mut b.h[..n * e]);
+            self.norm(&b.x[..n * e], embedding_norm, &mut b.h[..n * e]);
             b.x[..n * e].copy_from_slice(&b.h[..n * e]);
         }
+        self.run_layers(b, n)?;
+        if self.inputs.is_some() {
+            let (h, weights) = (&mut b.h[..n * e], self.model.weights());
+            self.output_norm(&b.x[..n * e], h);
+            self.observe(&weights.output.weight, h);
+        }
+        let wanted = logits.len() / c.vocab;
+        self.head(b, n - wanted, logits);
+        Ok(())
+    }
+
+    /// The layers of the decoder or, for tokens that see each other, of the encoder if there is one.
+    fn stack(&self) -> Stack<'a> {
+        let w = self.model.weights();
+        match &w.encoder {
+            Some(encoder) if !self.causal => Stack {
+                layers: &encoder.layers,
+                bias: Some(&encoder.bias),
+                cross: &[],
+            },
+            encoder => Stack {
+                layers: &w.layers,
+                bias: w.bias.as_ref(),
+                cross: encoder.as_ref().map_or(&[], |e| &e.cross),
+            },
+        }
+    }
+
+    /// Takes `b.x` of `n` tokens through the layers.
+    fn run_layers(&mut self, b: &mut Buffers, n: usize) -> Result<()> {
+        let c = self.model.config();
+        let e = c.embedding_length;
+        let stack = self.stack();
         for l in 0..self.layers {
             if self.cancel.is_some_and(|c| c.load(Ordering::Relaxed)) {
                 return Err(Error::Interrupted);
             }
-            let layer = &self.model.weights().layers[l];
-            self.norm(&b.x[..n * e], &layer.mixer.norm, eps, &mut b.h[..n * e]);
+            let layer = &stack.layers[l];
+            self.norm(&b.x[..n * e], &layer.mixer.norm, &mut b.h[..n * e]);
             match &layer.mixer.body {
-                Mixer::Attention(a) => self.attention(b, a, l, n),
+                Mixer::Attention(a) => self.attention(b, (a, stack.bias), l, n),
                 Mixer::Experts(a) => self.expert_attention(b, a, l, n),
             }
             if c.parallel {
@@ -172,7 +217,12 @@ impl Pass<'_, '_> {
             } else {
                 self.add(&mut b.x[..n * e], &mut b.h[..n * e], &layer.mixer.post_norm);
             }
-            self.norm(&b.x[..n * e], &layer.ffn.norm, eps, &mut b.h[..n * e]);
+            if let Some(cross) = stack.cross.get(l) {
+                self.norm(&b.x[..n * e], &cross.norm, &mut b.h[..n * e]);
+                self.cross(b, &cross.body, l, n);
+                self.add(&mut b.x[..n * e], &mut b.h[..n * e], &cross.post_norm);
+            }
+            self.norm(&b.x[..n * e], &layer.ffn.norm, &mut b.h[..n * e]);
             match &layer.ffn.body {
                 Ffn::Gated { gate_up, down } => self.gated(b, (gate_up, down), n),
                 Ffn::Plain { up, down } => self.plain(b, (up, down), n),
@@ -184,14 +234,6 @@ impl Pass<'_, '_> {
             }
             self.add(&mut b.x[..n * e], &mut b.h[..n * e], &layer.ffn.post_norm);
         }
-        if self.inputs.is_some() {
-            let (h, weights) = (&mut b.h[..n * e], self.model.weights());
-            let eps = c.output_norm_epsilon;
-            self.norm(&b.x[..n * e], &weights.output_norm, eps, h);
-            self.observe(&weights.output.weight, h);
-        }
-        let wanted = logits.len() / c.vocab;
-        self.head(b, n - wanted, logits);
         Ok(())
     }
 
@@ -204,17 +246,14 @@ impl Pass<'_, '_> {
         }
         let h = &mut b.h[..n * e];
         let weights = self.model.weights();
-        let x = &b.x[from * e..(from + n) * e];
-        self.norm(x, &weights.output_norm, c.output_norm_epsilon, h);
+        self.output_norm(&b.x[from * e..(from + n) * e], h);
         self.project(&mut b.acts, h, n, [(&weights.output, &mut *logits)]);
         self.scale_logits(logits);
     }
 
     /// Writes what the layers made of the batch in `b`, after the output norm: `[tokens, E]`.
     pub(crate) fn hidden(&mut self, b: &Buffers, out: &mut [f32]) {
-        let weights = self.model.weights();
-        let eps = self.model.config().output_norm_epsilon;
-        self.norm(&b.x[..out.len()], &weights.output_norm, eps, out);
+        self.output_norm(&b.x[..out.len()], out);
     }
 
     fn scale_logits(&mut self, logits: &mut [f32]) {
@@ -344,7 +383,16 @@ impl Pass<'_, '_> {
         });
     }
 
-    fn norm(&mut self, x: &[f32], norm: &Norm, eps: f32, out: &mut [f32]) {
+    fn norm(&mut self, x: &[f32], norm: &Norm, out: &mut [f32]) {
+        self.norm_with(x, norm, self.model.config().norm_epsilon, out);
+    }
+
+    fn output_norm(&mut self, x: &[f32], out: &mut [f32]) {
+        let (norm, c) = (&self.model.weights().output_norm, self.model.config());
+        self.norm_with(x, norm, c.output_norm_epsilon, out);
+    }
+
+    fn norm_with(&mut self, x: &[f32], norm: &Norm, eps: f32, out: &mut [f32]) {
         let (kernels, e) = (self.kernels, self.model.config().embedding_length);
         let row = |t: usize| &x[t * e..(t + 1) * e];
         match norm {
