@@ -1,5 +1,7 @@
 //! Every bound on what a file or a user may ask for, one constant each, with its reason.
 
+/// Kinds of distances with a bias of their own.
+pub const MAX_BUCKETS: u64 = 1_024;
 /// Smallest GGUF file: magic, version and the two counts.
 pub const MIN_FILE_BYTES: usize = 24;
 /// Tensors in one file. The largest published models have about 2,000 per part.
