@@ -53,7 +53,7 @@ pub enum Command {
     /// Convert a PEFT adapter folder (LoRA, DoRA) to a GGUF adapter, for geb-run --lora and merge.
     Adapter(Adapter),
     /// Merge adapters into a model, then quantize it.
-    Merge(Merge),
+    Merge(Box<Merge>),
 }
 
 /// One of [`MIXTURES`], in small or capital letters.
