@@ -12,13 +12,16 @@ use crate::adapter::Adapter;
 use crate::cache::KvCache;
 use crate::cpus::available_memory;
 use crate::error::{Error, Result};
-use crate::model::Model;
+use crate::limits;
 use crate::model::adapters::Adapters;
+use crate::model::arch::Positions;
 pub use crate::model::forward::Segment;
 use crate::model::forward::{Buffers, Pass};
 use crate::model::inputs::InputStats;
+use crate::model::resident::{Residents, Streamed};
 use crate::model::rope::Ropes;
 use crate::model::weights::Layer;
+use crate::model::{Config, Model};
 use crate::state::State;
 use crate::threads::{self, Pool};
 use level::choose_kernels;
@@ -54,12 +57,18 @@ pub struct SessionOptions {
     pub threads: usize,
     /// Positions of the context; `None` takes the trained length, at most [`DEFAULT_CTX`].
     pub ctx: Option<usize>,
+    /// Let `ctx` exceed the trained length, up to [`limits::MAX_CONTEXT`]: rotations that were never
+    /// trained. Not for models whose positions are a table.
+    pub beyond: bool,
     /// KV cache type.
     pub kv: KvChoice,
     /// Instruction level; `None` takes the best of the host (or `GEB_ISA`).
     pub level: Option<Level>,
     /// Set to stop a forward pass at the next layer.
     pub cancel: Option<Arc<AtomicBool>>,
+    /// Bytes that weights, cache and buffers may take: of a model with experts, those least recently
+    /// used are given up.
+    pub max_ram: Option<u64>,
 }
 
 /// Which logits a forward pass returns.
@@ -104,6 +113,7 @@ pub struct Session {
     ctx: usize,
     kv: KvType,
     cancel: Option<Arc<AtomicBool>>,
+    residents: Option<Residents>,
     adapters: Option<Adapters>,
     text: Option<Text>,
 }
@@ -113,6 +123,24 @@ struct Text {
     tokens: Vec<u32>,
     /// Keys and values for the layers of the decoder.
     cache: KvCache,
+}
+
+/// A context ends with the trained length unless more was asked for and there are positions for it.
+fn check_ctx(c: &Config, ctx: usize, beyond: bool) -> Result<()> {
+    let trained = c.context_length;
+    let (most, why) = match (beyond, c.arch.positions) {
+        (true, Positions::Learned) => (trained, "the length of its table of positions"),
+        (true, _) => (limits::MAX_CONTEXT as usize, "whatever was trained"),
+        (false, _) => (trained, "the trained length; more must be asked for"),
+    };
+    if (1..=most).contains(&ctx) {
+        return Ok(());
+    }
+    Err(Error::Request {
+        what: "context".into(),
+        value: ctx.to_string(),
+        allowed: format!("1..={most}, {why}"),
+    })
 }
 
 impl Session {
@@ -126,14 +154,7 @@ impl Session {
             None => c.context_length.min(DEFAULT_CTX),
         };
         let ctx = options.ctx.unwrap_or(default);
-        if !(1..=c.context_length).contains(&ctx) {
-            let allowed = format!("1..={}, the trained length", c.context_length);
-            return Err(Error::Request {
-                what: "context".into(),
-                value: ctx.to_string(),
-                allowed,
-            });
-        }
+        check_ctx(c, ctx, options.beyond)?;
         let weights = model.weights();
         let kv = match options.kv {
             KvChoice::F16 | KvChoice::Q8_0 if weights.bias.is_some() => {
@@ -170,6 +191,8 @@ impl Session {
                 available,
             });
         }
+        let limited = |limit| Residents::new(&model, limit, needed);
+        let residents = options.max_ram.map(limited).transpose()?;
         let threads = if options.threads == 0 {
             threads::default_threads()
         } else {
@@ -189,6 +212,7 @@ impl Session {
             ctx,
             kv,
             cancel: options.cancel.clone(),
+            residents,
             text: None,
             adapters: None,
             model,
@@ -272,6 +296,11 @@ impl Session {
             scratch: Buffers::bytes(c, batch),
             adapters: self.adapters.as_ref().map_or(0, Adapters::bytes),
         }
+    }
+
+    /// What became of the experts under [`SessionOptions::max_ram`].
+    pub fn streamed(&self) -> Option<Streamed> {
+        self.residents.as_ref().map(Residents::sums)
     }
 
     /// The kernels in use.
@@ -612,6 +641,7 @@ impl Session {
             ropes,
             buffers,
             cancel,
+            residents,
             text,
             adapters,
             ..
@@ -632,6 +662,7 @@ impl Session {
                 layers,
                 cancel,
                 inputs,
+                residents: residents.as_mut(),
                 adapters: adapters.as_mut(),
             };
             f(&mut pass, buffers, out)

@@ -73,6 +73,17 @@ pub struct Shape {
     pub head_dim_given: bool,
 }
 
+/// Experts of a layer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Experts {
+    /// How many there are.
+    pub count: usize,
+    /// Width of one.
+    pub width: usize,
+    /// Width of the one that works on every token.
+    pub shared: usize,
+}
+
 /// Hyperparameters of a checkpoint.
 #[derive(Clone, Debug)]
 pub struct Hyper {
@@ -84,6 +95,8 @@ pub struct Hyper {
     pub width: usize,
     /// Layers and heads.
     pub shape: Shape,
+    /// Where layers have experts.
+    pub experts: Option<Experts>,
     /// Vocabulary size of the configuration (rows of the embedding may be more).
     pub vocab: usize,
     /// Trained context.
@@ -150,6 +163,7 @@ impl Hyper {
             tied: c.bool("tie_word_embeddings")?.unwrap_or(front.tied),
             rotary: rotary(&c, front, shape.head_dim)?,
             shape,
+            experts: None,
             encoder_layers: 0,
             buckets: 0,
             states: None,
@@ -449,6 +463,7 @@ mod tests {
                 head_dim,
                 head_dim_given: false,
             },
+            experts: None,
             vocab: 1,
             context: 131072,
             eps: 1e-5,

@@ -68,7 +68,7 @@ impl Binder<'_> {
                     cols,
                     range: info.range.clone(),
                 };
-                self.runs(&name, info.dtype);
+                self.check_type(info);
             }
             None => self.problems.push(format!(
                 "  {name}: {found:?} rows and columns, expected [{N} x {rows}, {cols}]"
