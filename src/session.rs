@@ -12,13 +12,15 @@ use crate::adapter::Adapter;
 use crate::cache::KvCache;
 use crate::cpus::available_memory;
 use crate::error::{Error, Result};
-use crate::model::Model;
+use crate::limits;
 use crate::model::adapters::Adapters;
+use crate::model::arch::Positions;
 pub use crate::model::forward::Segment;
 use crate::model::forward::{Buffers, Pass};
 use crate::model::inputs::InputStats;
 use crate::model::rope::Ropes;
 use crate::model::weights::Layer;
+use crate::model::{Config, Model};
 use crate::threads::{self, Pool};
 
 /// Tokens of one batch: enough to fill the prefill tiles, few enough to stay in the caches.
@@ -52,6 +54,9 @@ pub struct SessionOptions {
     pub threads: usize,
     /// Positions of the context; `None` takes the trained length, at most [`DEFAULT_CTX`].
     pub ctx: Option<usize>,
+    /// Let `ctx` exceed the trained length, up to [`limits::MAX_CONTEXT`]: rotations that were never
+    /// trained. Not for models whose positions are a table.
+    pub beyond: bool,
     /// KV cache type.
     pub kv: KvChoice,
     /// Instruction level; `None` takes the best of the host (or `GEB_ISA`).
@@ -112,20 +117,31 @@ struct Text {
     cache: KvCache,
 }
 
+/// A context ends with the trained length unless more was asked for and there are positions for it.
+fn check_ctx(c: &Config, ctx: usize, beyond: bool) -> Result<()> {
+    let trained = c.context_length;
+    let (most, why) = match (beyond, c.arch.positions) {
+        (true, Positions::Learned) => (trained, "the length of its table of positions"),
+        (true, _) => (limits::MAX_CONTEXT as usize, "whatever was trained"),
+        (false, _) => (trained, "the trained length; more must be asked for"),
+    };
+    if (1..=most).contains(&ctx) {
+        return Ok(());
+    }
+    Err(Error::Request {
+        what: "context".into(),
+        value: ctx.to_string(),
+        allowed: format!("1..={most}, {why}"),
+    })
+}
+
 impl Session {
     /// Chooses kernels, checks memory, allocates cache and buffers.
     pub fn new(model: Arc<Model>, options: &SessionOptions) -> Result<Session> {
         let c = model.config();
         let kernels = choose_kernels(options.level)?;
         let ctx = options.ctx.unwrap_or(c.context_length.min(DEFAULT_CTX));
-        if !(1..=c.context_length).contains(&ctx) {
-            let allowed = format!("1..={}, the trained length", c.context_length);
-            return Err(Error::Request {
-                what: "context".into(),
-                value: ctx.to_string(),
-                allowed,
-            });
-        }
+        check_ctx(c, ctx, options.beyond)?;
         let weights = model.weights();
         let kv = match options.kv {
             KvChoice::F16 | KvChoice::Q8_0 if weights.bias.is_some() => {

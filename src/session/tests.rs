@@ -6,6 +6,7 @@ use super::*;
 use crate::Dtype;
 use crate::convert::{self, Options};
 use crate::gguf::{GgufFile, Load};
+use crate::model::arch::REGISTRY;
 
 const KV: [KvChoice; 3] = [KvChoice::F32, KvChoice::F16, KvChoice::Q8_0];
 
@@ -168,4 +169,54 @@ fn a_whole_context_goes_back_anywhere() {
     assert_eq!(s.pos(), 3);
     let got = in_batches(&mut s, &ids[3..], &[1]);
     assert!(got == want[3 * model.config().vocab..]);
+}
+
+#[test]
+fn a_context_beyond_the_trained_length_must_be_asked_for() {
+    let model = model();
+    let trained = model.config().context_length;
+    let options = |ctx, beyond| SessionOptions {
+        ctx: Some(ctx),
+        beyond,
+        threads: 1,
+        ..Default::default()
+    };
+    for (ctx, beyond, most) in [
+        (trained + 1, false, trained),
+        (0, true, limits::MAX_CONTEXT as usize),
+        (
+            limits::MAX_CONTEXT as usize + 1,
+            true,
+            limits::MAX_CONTEXT as usize,
+        ),
+    ] {
+        let refused = Session::new(model.clone(), &options(ctx, beyond)).err();
+        let message = refused.expect("refused").to_string();
+        assert!(message.contains(&ctx.to_string()), "{message}");
+        assert!(message.contains(&format!("1..={most}")), "{message}");
+    }
+    let ids = some_ids(&model, trained + 8);
+    let mut longer = Session::new(model.clone(), &options(trained + 8, true)).expect("asked for");
+    let got = in_batches(&mut longer, &ids, &[512]);
+    assert_eq!(got.len(), ids.len() * model.config().vocab);
+    assert!(got.iter().all(|v| v.is_finite()));
+    // Up to the trained length nothing changes.
+    let mut plain = Session::new(model.clone(), &options(trained, false)).expect("fits");
+    let want = in_batches(&mut plain, &ids[..trained], &[512]);
+    assert!(want == got[..want.len()]);
+}
+
+#[test]
+fn a_table_of_positions_ends() {
+    let mut config = model().config().clone();
+    for arch in REGISTRY {
+        config.arch = arch;
+        let more = check_ctx(&config, config.context_length + 1, true);
+        assert_eq!(
+            more.is_err(),
+            arch.positions == Positions::Learned,
+            "{}",
+            arch.name
+        );
+    }
 }

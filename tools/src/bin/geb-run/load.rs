@@ -121,6 +121,7 @@ pub fn session_options(cpu: &CpuArgs, interrupt: &Interrupt) -> Outcome<SessionO
     Ok(SessionOptions {
         threads: cpu.threads.map_or(defaults.threads, |t| t as usize),
         ctx: cpu.ctx.map(|c| c as usize),
+        beyond: cpu.ctx_beyond,
         kv: match cpu.kv {
             KvHow::Auto => KvChoice::Auto,
             KvHow::F16 => KvChoice::F16,

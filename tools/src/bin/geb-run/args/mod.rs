@@ -158,6 +158,9 @@ pub struct CpuArgs {
     #[arg(short, long, value_name = "N", env = "GEB_CTX", hide_env_values = true, help_heading = "CPU",
           value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
     pub ctx: Option<u32>,
+    /// Let --ctx exceed the length the model was trained for; answers get worse out there
+    #[arg(long, requires = "ctx", help_heading = "CPU", hide_short_help = true)]
+    pub ctx_beyond: bool,
     /// Type of the KV cache
     #[arg(
         long,
