@@ -102,6 +102,14 @@ pub struct Session {
     kv: KvType,
     cancel: Option<Arc<AtomicBool>>,
     adapters: Option<Adapters>,
+    text: Option<Text>,
+}
+
+/// What an encoder has read.
+struct Text {
+    tokens: Vec<u32>,
+    /// Keys and values for the layers of the decoder.
+    cache: KvCache,
 }
 
 impl Session {
@@ -170,6 +178,7 @@ impl Session {
             ctx,
             kv,
             cancel: options.cancel.clone(),
+            text: None,
             adapters: None,
             model,
         })
@@ -271,6 +280,51 @@ impl Session {
         self.kv
     }
 
+    /// Reads the text that the decoder of a model with an encoder looks at; forgets all other tokens
+    /// unless it is the text read last. The decoder starts with `config().encoder.start`.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for a model without an encoder, no tokens, one outside the vocabulary, or more
+    /// than [`BATCH`] or the context; [`Error::Interrupted`] when cancelled.
+    pub fn encode(&mut self, tokens: &[u32]) -> Result<()> {
+        if self.text.as_ref().is_some_and(|t| t.tokens == tokens) {
+            return Ok(());
+        }
+        let c = self.model.config();
+        let bad = |what: &str, value: String, allowed: String| Error::Request {
+            what: what.into(),
+            value,
+            allowed,
+        };
+        let Some(encoder) = c.encoder else {
+            let value = format!("architecture {}", c.arch.name);
+            return Err(bad("model", value, "one with an encoder".into()));
+        };
+        let (n, most) = (tokens.len(), BATCH.min(self.ctx));
+        if !(1..=most).contains(&n) {
+            let value = format!("{n} tokens");
+            return Err(bad("text of the encoder", value, format!("1 to {most}")));
+        }
+        self.check_ids(tokens)?;
+        let mut own = KvCache::of_rows(c, encoder.block_count, n)?;
+        let mut text = KvCache::of_rows(c, c.block_count, n)?;
+        self.reset();
+        self.text = None;
+        std::mem::swap(&mut self.cache, &mut own);
+        let run = |pass: &mut Pass<'_, '_>, b: &mut Buffers, _: &mut [f32]| {
+            pass.causal = false;
+            pass.encode(b, tokens, &mut text)
+        };
+        let done = self.team(0, encoder.block_count, 0..0, None, run);
+        std::mem::swap(&mut self.cache, &mut own);
+        done?;
+        self.text = Some(Text {
+            tokens: tokens.to_vec(),
+            cache: text,
+        });
+        Ok(())
+    }
+
     /// Appends `tokens` and returns the logits asked for: `[vocab]` for [`Want::Last`],
     /// `[tokens, vocab]` for [`Want::All`].
     ///
@@ -365,6 +419,13 @@ impl Session {
     /// # Errors
     /// As [`Session::forward`], without those of logits.
     pub fn observe(&mut self, tokens: &[u32], stats: &mut InputStats) -> Result<()> {
+        if self.model.config().encoder.is_some() {
+            return Err(Error::Unsupported {
+                what: "statistics of inputs",
+                value: self.model.config().arch.name.into(),
+                known: "models without an encoder".into(),
+            });
+        }
         self.reset();
         self.check(tokens, 0)?;
         let layers = self.model.config().block_count;
@@ -440,6 +501,13 @@ impl Session {
                 known: "embeddings (geb-run embed)".into(),
             });
         }
+        if config.encoder.is_some() && self.text.is_none() {
+            return Err(Error::Request {
+                what: "text of the encoder".into(),
+                value: "absent".into(),
+                allowed: "one that was read (Session::encode)".into(),
+            });
+        }
         self.check_ids(tokens)?;
         self.check_room(tokens.len(), first)
     }
@@ -510,6 +578,7 @@ impl Session {
             ropes,
             buffers,
             cancel,
+            text,
             adapters,
             ..
         } = self;
@@ -524,6 +593,7 @@ impl Session {
                 ropes,
                 first,
                 causal: true,
+                text: text.as_ref().map(|t| &t.cache),
                 layers,
                 cancel,
                 inputs,

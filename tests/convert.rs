@@ -34,6 +34,8 @@ const CASES: &[&str] = &[
     "bloom",
     "falcon",
     "falcon-new",
+    "t5",
+    "t5-relu",
 ];
 const TYPES: &[Dtype] = &[
     Dtype::F32,

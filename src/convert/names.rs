@@ -150,6 +150,11 @@ pub fn outputs(checkpoint: &Checkpoint, hyper: &Hyper, layout: &GebLayout) -> Re
     for line in table.first {
         walk.line(line, 0);
     }
+    for layer in 0..hyper.encoder_layers {
+        for line in table.encoder.iter().copied().flatten() {
+            walk.line(line, layer);
+        }
+    }
     for layer in 0..hyper.layers() {
         for line in table.layer.iter().copied().flatten() {
             walk.line(line, layer);
@@ -178,7 +183,7 @@ pub fn outputs(checkpoint: &Checkpoint, hyper: &Hyper, layout: &GebLayout) -> Re
 impl Walk<'_> {
     fn dim(&self, dim: Dim, layer: usize) -> u64 {
         let h = self.hyper;
-        let (d, sizes) = (h.shape.head_dim, h.shape.layers[layer]);
+        let (d, sizes) = (h.shape.head_dim, h.sizes(layer));
         let (q, kv) = (sizes.heads * d, sizes.kv_heads * d);
         match dim {
             Dim::Vocab => self.vocab_rows,
@@ -190,6 +195,8 @@ impl Walk<'_> {
             Dim::Qkv => (q + 2 * kv) as u64,
             Dim::Ffn2 => 2 * sizes.ffn as u64,
             Dim::Context => h.context,
+            Dim::Heads => sizes.heads as u64,
+            Dim::Buckets => h.buckets as u64,
         }
     }
 
@@ -206,7 +213,7 @@ impl Walk<'_> {
 
     fn row_map(&self, rows: Rows, n: usize, layer: usize) -> RowMap {
         let (h, all) = (self.hyper, RowMap::Span(0..n));
-        let (d, sizes) = (h.shape.head_dim, h.shape.layers[layer]);
+        let (d, sizes) = (h.shape.head_dim, h.sizes(layer));
         let (rotary, permute) = match h.front.open_layout {
             true => (self.layout.rope_dims(d), self.layout.rope_half_split),
             false => (d, h.front.permuted),

@@ -1,5 +1,7 @@
 //! Architecture plus file gives weights: every missing, misshapen or unusable tensor is reported at once (rule 13).
 
+mod encoder;
+
 use geb_kernels::dtype::Dtype;
 use geb_kernels::{Kernels, Level};
 
@@ -191,7 +193,7 @@ impl Binder<'_> {
         let (e, f) = (c.embedding_length, c.layers[n].feed_forward_length);
         let name = |role: &str| format!("blk.{n}.{role}");
         let split = self.has(&name("ffn_gate.weight"));
-        if !c.arch.gated && !split {
+        if c.arch.plain.is_some() && !split {
             return Ffn::Plain {
                 up: self.linear(&name("ffn_up"), f, e),
                 down: self.linear(&name("ffn_down"), e, f),
@@ -226,10 +228,12 @@ pub fn bind(file: &GgufFile, config: &mut Config) -> Result<Weights> {
     let learned = config.arch.positions == Positions::Learned;
     let position_embd =
         learned.then(|| b.matrix("position_embd.weight".into(), config.context_length, e));
-    let bias = config
-        .alibi
-        .map(|max| Bias::alibi(config.layers[0].head_count, max));
-    let output_norm = b.norm(config, "output_norm".into(), true);
+    let heads = config.widest(|l| l.head_count);
+    let bias = config.alibi.map(|max| Bias::alibi(heads, max));
+    let output_norm = match config.arch.encoder {
+        true => b.norm(config, "dec.output_norm".into(), true),
+        false => b.norm(config, "output_norm".into(), true),
+    };
     let output = if b.has("output.weight") {
         b.linear("output", config.vocab, e)
     } else {
@@ -251,13 +255,20 @@ pub fn bind(file: &GgufFile, config: &mut Config) -> Result<Weights> {
         let missing = "  rope_factors_long.weight, rope_factors_short.weight: missing";
         b.problems.push(missing.into());
     }
-    let layers = (0..config.block_count)
-        .map(|n| b.layer(config, n))
-        .collect();
+    let (encoder, layers, bias) = match config.encoder {
+        Some(sizes) => {
+            let (encoder, layers, bias) = b.encoder(config, sizes);
+            (Some(encoder), layers, Some(bias))
+        }
+        None => {
+            let layers = (0..config.block_count).map(|n| b.layer(config, n));
+            (None, layers.collect(), bias)
+        }
+    };
     for t in file.tensors() {
         let name = &t.info().name;
         // A dropped layer or a graph this program does not know must not go unnoticed.
-        if name.starts_with("blk.")
+        if encoder::of_layers(config.arch, name)
             && !b.used.contains(name)
             && !name.ends_with(".rope_freqs.weight")
         {
@@ -276,6 +287,7 @@ pub fn bind(file: &GgufFile, config: &mut Config) -> Result<Weights> {
             embedding_norm,
             position_embd,
             bias,
+            encoder,
             output_norm,
             output,
             rope_freqs,

@@ -36,6 +36,17 @@ impl LayerSizes {
     }
 }
 
+/// Numbers of a model with an encoder.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct EncoderSizes {
+    /// Layers of the encoder.
+    pub block_count: usize,
+    /// Kinds of distances that have a bias.
+    pub buckets: usize,
+    /// Token that the decoder starts with.
+    pub start: u32,
+}
+
 /// The numbers of a model.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -79,6 +90,8 @@ pub struct Config {
     pub parallel: bool,
     /// ALiBi: the exponent of its smallest slope.
     pub alibi: Option<f32>,
+    /// What reads the prompt.
+    pub encoder: Option<EncoderSizes>,
     /// Factor of the attention scores.
     pub attention_scale: f32,
     /// Vocabulary: rows of the embedding table, set when tensors are bound.
@@ -177,15 +190,25 @@ impl Config {
             });
         }
         let embedding_length = keys.required("embedding_length", limits::MAX_WIDTH)?;
-        let block_count = keys.required("block_count", limits::MAX_LAYERS)?;
-        let layers = layers(&keys, block_count, embedding_length)?;
+        let blocks = keys.required("block_count", limits::MAX_LAYERS)?;
+        let encoder = encoder(&keys, blocks)?;
+        let block_count = match encoder {
+            Some(_) => keys.int("decoder_block_count", limits::MAX_LAYERS)?,
+            None => None,
+        };
+        let block_count = block_count.unwrap_or(blocks);
+        let layers = layers(&keys, blocks.max(block_count), embedding_length)?;
+        if encoder.is_some() && layers.iter().any(|l| *l != layers[0]) {
+            let value = "of several values";
+            return keys.bad("attention.head_count", value, "one size for all layers");
+        }
         let head_size = layers[0].head_size;
         let rope_dimension_count = keys
             .int("rope.dimension_count", limits::MAX_WIDTH)?
             .unwrap_or(head_size / arch.rope_divisor);
         let rope_dimension_count = match arch.positions {
             Positions::Rope => rope_dimension_count,
-            Positions::Learned | Positions::Alibi => 0,
+            Positions::Learned | Positions::Alibi | Positions::Buckets => 0,
         };
         if rope_dimension_count > head_size || !rope_dimension_count.is_multiple_of(2) {
             let allowed = format!("an even number up to the head size {head_size}");
@@ -208,6 +231,7 @@ impl Config {
             block_count,
             context_length,
             embedding_length,
+            windows: windows(&keys, layers.len())?,
             layers,
             head_size,
             norm_epsilon: GgufFile::require(&keys.key(epsilon), keys.float(epsilon, 0.0..=1.0)?)?,
@@ -217,7 +241,6 @@ impl Config {
                 .unwrap_or(10_000.0),
             rope_scaling: rope_scaling(&keys, context_length)?,
             rope_freq_base_window: base_window.or(arch.window_base),
-            windows: windows(&keys, block_count)?,
             causal: file.bool(&keys.key("attention.causal"))?.unwrap_or(true),
             clamp: optional("attention.clamp_kqv")?,
             embedding_scale,
@@ -228,12 +251,16 @@ impl Config {
                 .unwrap_or(arch.parallel),
             alibi: match arch.positions {
                 Positions::Alibi => Some(optional("attention.max_alibi_bias")?.unwrap_or(8.0)),
-                Positions::Rope | Positions::Learned => None,
+                Positions::Rope | Positions::Learned | Positions::Buckets => None,
             },
+            encoder,
             logit_softcap: optional("final_logit_softcapping")?,
-            attention_scale: keys
-                .float("attention.scale", 1e-6..=1e6)?
-                .unwrap_or(1.0 / (head_size as f32).sqrt()),
+            attention_scale: keys.float("attention.scale", 1e-6..=1e6)?.unwrap_or(
+                match arch.scaled {
+                    true => 1.0 / (head_size as f32).sqrt(),
+                    false => 1.0,
+                },
+            ),
             vocab: 0,
         })
     }
@@ -242,6 +269,29 @@ impl Config {
     pub fn widest(&self, of: impl Fn(&LayerSizes) -> usize) -> usize {
         self.layers.iter().map(of).max().unwrap_or(0)
     }
+}
+
+/// The encoder of architectures that have one.
+fn encoder(keys: &Keys<'_>, block_count: usize) -> Result<Option<EncoderSizes>> {
+    if !keys.arch.encoder {
+        return Ok(None);
+    }
+    let buckets = keys.int("attention.relative_buckets_count", limits::MAX_BUCKETS)?;
+    let start = keys.key("decoder_start_token_id");
+    let start = keys.file.int(&start, 0..=limits::MAX_VOCAB as u64)?;
+    let buckets = buckets.unwrap_or(32);
+    if !buckets.is_multiple_of(4) {
+        return keys.bad(
+            "attention.relative_buckets_count",
+            buckets,
+            "a multiple of 4",
+        );
+    }
+    Ok(Some(EncoderSizes {
+        block_count,
+        buckets,
+        start: start.unwrap_or(0) as u32,
+    }))
 }
 
 /// Sizes of the layers; each number is one for all or an array.
@@ -292,6 +342,8 @@ fn scalars(keys: &Keys<'_>, width: usize, layers: usize) -> Result<[f32; 3]> {
     let default = match keys.arch.scalars {
         Scalars::Ones => [1.0; 3],
         Scalars::RootWidth => [width.sqrt(), 1.0, 1.0],
+        Scalars::Tied if keys.file.tensor("output.weight").is_some() => [1.0; 3],
+        Scalars::Tied => [1.0, 1.0, 1.0 / width.sqrt()],
         Scalars::MiniCpm => [12.0, 1.4 / layers.sqrt(), 256.0 / width],
     };
     let range = 1e-6..=1e6;

@@ -109,6 +109,13 @@ pub enum Ffn {
 pub enum Bias {
     /// The distance times a slope for each head (ALiBi).
     Slopes(Vec<f32>),
+    /// A value for each distance from `-reach` to `reach`, beyond which nothing changes (T5).
+    Distances {
+        /// `[heads, 2 reach + 1]`.
+        table: Vec<f32>,
+        /// Largest distance.
+        reach: usize,
+    },
 }
 
 impl Bias {
@@ -129,12 +136,74 @@ impl Bias {
         Bias::Slopes((0..heads).map(slope).collect())
     }
 
+    /// T5's: `values` `[buckets, heads]`; keys after the query have half of the buckets if it sees them.
+    pub fn buckets(values: &[f32], buckets: usize, both_sides: bool) -> Bias {
+        let (heads, reach) = (values.len() / buckets, REACH as isize);
+        let value = |head: usize, distance| {
+            let bucket = bucket(distance, buckets, both_sides);
+            values[bucket * heads + head]
+        };
+        let of = |head| (-reach..=reach).map(move |distance| value(head, distance));
+        Bias::Distances {
+            table: (0..heads).flat_map(of).collect(),
+            reach: REACH,
+        }
+    }
+
     /// Of `head`, for a key `distance` positions after the query.
     pub fn at(&self, head: usize, distance: isize) -> f32 {
         match self {
             Bias::Slopes(slopes) => slopes[head] * distance as f32,
+            Bias::Distances { table, reach } => {
+                let reach = *reach as isize;
+                let at = (distance.clamp(-reach, reach) + reach) as usize;
+                table[head * (2 * reach + 1) as usize + at]
+            }
         }
     }
+}
+
+/// Distance from which on all keys are in the last bucket (T5 has no key for it).
+const REACH: usize = 128;
+
+/// The bucket of a distance (arXiv 1910.10683): one for each small distance, then ever wider ones.
+fn bucket(distance: isize, buckets: usize, both_sides: bool) -> usize {
+    let (side, count, away) = match both_sides {
+        true if distance > 0 => (buckets / 2, buckets / 2, distance),
+        true => (0, buckets / 2, -distance),
+        false => (0, buckets, (-distance).max(0)),
+    };
+    let (exact, away) = (count / 2, away as usize);
+    if away < exact {
+        return side + away;
+    }
+    let share = (away as f32 / exact as f32).ln() / (REACH as f32 / exact as f32).ln();
+    let wide = exact + (share * (count - exact) as f32) as usize;
+    side + wide.min(count - 1)
+}
+
+/// Attention over the text that an encoder has read.
+#[derive(Clone, Debug)]
+pub struct Cross {
+    /// Queries, `[H d, E]`.
+    pub q: Linear,
+    /// Keys and values of the text, `[K d, E]` each.
+    pub kv: [Linear; 2],
+    /// Projection back, `[E, H d]`.
+    pub output: Linear,
+}
+
+/// What reads the prompt of a model with an encoder.
+#[derive(Clone, Debug)]
+pub struct Encoder {
+    /// Its layers.
+    pub layers: Vec<Layer>,
+    /// Norm of what they make.
+    pub norm: Norm,
+    /// What is added to the scores of its attention.
+    pub bias: Bias,
+    /// For each layer of the decoder: its look at the prompt, after its own attention.
+    pub cross: Vec<Branch<Cross>>,
 }
 
 /// Weights of one layer.
@@ -182,6 +251,8 @@ pub struct Weights {
     pub position_embd: Option<QMatrix>,
     /// What is added to the scores of attention.
     pub bias: Option<Bias>,
+    /// What reads the prompt; `layers` are those of the decoder then.
+    pub encoder: Option<Encoder>,
     /// Norm of the embeddings.
     pub embedding_norm: Norm,
     /// Norm before the output.
@@ -200,21 +271,40 @@ pub struct Weights {
 
 #[cfg(test)]
 mod tests {
-    use super::Bias;
+    use super::{Bias, bucket};
+
+    #[test]
+    fn buckets_are_the_published_ones() {
+        let both = |d| bucket(d, 32, true);
+        let want = [15, 10, 8, 1, 0, 17, 24, 26, 31];
+        assert_eq!([-200, -20, -8, -1, 0, 1, 8, 20, 200].map(both), want);
+        let causal = |d| bucket(d, 32, false);
+        let want = [31, 23, 16, 15, 1, 0, 0];
+        assert_eq!([-200, -40, -16, -15, -1, 0, 3].map(causal), want);
+        let values: Vec<f32> = (0..64).map(|v| v as f32).collect();
+        let bias = Bias::buckets(&values, 32, true);
+        assert_eq!(
+            [bias.at(1, -200), bias.at(0, 1), bias.at(1, 300)],
+            [31.0, 34.0, 63.0]
+        );
+    }
 
     #[test]
     fn slopes_are_the_published_ones() {
-        let slopes = |heads| match Bias::alibi(heads, 8.0) {
-            Bias::Slopes(s) => s,
+        let slopes = |heads: usize| -> Vec<f32> {
+            let bias = Bias::alibi(heads, 8.0);
+            (0..heads).map(|h| bias.at(h, 1)).collect()
         };
         assert_eq!(slopes(8)[..2], [0.5, 0.25]);
         assert_eq!(slopes(8)[7], 0.00390625);
         let twelve = slopes(12);
         assert_eq!(twelve[..8], slopes(8));
-        for (slope, want) in twelve[8..]
-            .iter()
-            .zip([0.707107, 0.353553, 0.176777, 0.088388])
-        {
+        for (slope, want) in twelve[8..].iter().zip([
+            std::f32::consts::FRAC_1_SQRT_2,
+            0.353553,
+            0.176777,
+            0.088388,
+        ]) {
             assert!((slope - want).abs() < 1e-6);
         }
     }

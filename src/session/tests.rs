@@ -91,6 +91,45 @@ fn a_window_keeps_a_ring_that_changes_nothing() {
     }
 }
 
+/// Gemma's layers with a window keep a ring while the others keep everything.
+#[test]
+fn layers_keep_what_each_of_them_sees() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gemma3/hf");
+    let dir = tempfile::tempdir().expect("temporary folder");
+    for entry in std::fs::read_dir(&source).expect("fixture") {
+        let entry = entry.expect("entry");
+        std::fs::copy(entry.path(), dir.path().join(entry.file_name())).expect("copy");
+    }
+    let path = dir.path().join("config.json");
+    let text = std::fs::read_to_string(&path).expect("config");
+    let mut config: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    config["max_position_embeddings"] = 4096.into();
+    std::fs::write(&path, config.to_string()).expect("config");
+    let options = Options {
+        policy: Dtype::F32.into(),
+        ..Options::default()
+    };
+    let (bytes, _) = convert::convert_to_vec(dir.path(), &options).expect("convert");
+    let file = GgufFile::from_bytes(bytes).expect("a file");
+    let model = Model::load(Arc::new(file)).expect("load");
+    let c = model.config();
+    let sliding = c.windows.iter().filter(|w| **w != usize::MAX).count();
+    assert!(sliding > 0 && sliding < c.block_count);
+    let mut mixed = session(&model, KvChoice::F32, 4096);
+    let full = mixed.cache.shape(0).kv();
+    let mut whole = session(&model, KvChoice::F32, 4096);
+    whole.cache = KvCache::new(c, full, 4096, 4096).expect("cache");
+    assert!(mixed.memory().kv < KvCache::bytes(c, full, 4096, 4096));
+    let ids = some_ids(&model, 1300);
+    let sizes = [512, 1, 300, 13];
+    assert!(in_batches(&mut mixed, &ids, &sizes) == in_batches(&mut whole, &ids, &sizes));
+    // The rings have lost what an early position sees.
+    mixed.truncate(500);
+    assert_eq!(mixed.pos(), 0);
+    whole.truncate(500);
+    assert_eq!(whole.pos(), 500);
+}
+
 #[test]
 fn going_back_is_exact_or_starts_again() {
     let model = model();

@@ -180,6 +180,7 @@ pub const FRONTS: &[Front] = &[
     classic::GPT_NEOX,
     classic::BLOOM,
     classic::FALCON,
+    seq2seq::T5,
 ];
 
 /// A dimension in symbols.
@@ -199,6 +200,10 @@ pub(super) enum Dim {
     Ffn2,
     /// Trained positions.
     Context,
+    /// Query heads, counted.
+    Heads,
+    /// Buckets of distances.
+    Buckets,
 }
 
 /// Which rows of a source tensor, and in which order.
@@ -238,11 +243,14 @@ macro_rules! lines {
 }
 
 mod classic;
+mod seq2seq;
 
 /// Stems of one architecture: before the layers, per layer, after the layers.
 #[derive(Debug)]
 pub(super) struct Table {
     pub first: &'static [Line],
+    /// The layers of an encoder.
+    pub encoder: &'static [&'static [Line]],
     /// In pieces that families share.
     pub layer: &'static [&'static [Line]],
     pub last: &'static [Line],
@@ -300,6 +308,7 @@ const LLAMA: Table = Table {
     first: EMBEDDING,
     layer: &[ATTN_NORM, QKV, ATTN_OUTPUT, FFN_NORM, FFN],
     last: NORM_AND_OUTPUT,
+    encoder: &[],
     prefix: "",
     skip: &[".rotary_emb.inv_freq"],
 };
@@ -364,6 +373,7 @@ const GEB: Table = Table {
         "blk.{}.ffn_down" [Width, Ffn] = "transformer.encoder.layers.{}.mlp.dense_4h_to_h" All;
     }],
     last: GEB_LAST,
+    encoder: &[],
     prefix: "",
     skip: GEB_SKIP,
 };
@@ -383,6 +393,7 @@ pub(super) const GEB_PARTIAL: Table = Table {
         "blk.{}.ffn_down" [Width, Ffn] = "transformer.encoder.layers.{}.mlp.dense_4h_to_h" All;
     }],
     last: GEB_LAST,
+    encoder: &[],
     prefix: "",
     skip: GEB_SKIP,
 };

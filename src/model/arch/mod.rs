@@ -16,6 +16,7 @@ mod openelm;
 mod phi3;
 mod qwen2;
 mod qwen3;
+mod t5;
 
 /// How the elements of a head are paired for rotation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,6 +36,8 @@ pub enum Positions {
     Learned,
     /// Scores fall with the distance, by a slope for each head (ALiBi, arXiv 2108.12409).
     Alibi,
+    /// Scores change with the distance by learned steps (T5, arXiv 1910.10683).
+    Buckets,
 }
 
 /// Formula of the norms.
@@ -77,6 +80,8 @@ pub enum Gate {
     Silu,
     /// GELU, tanh form.
     Gelu,
+    /// The larger of the number and 0.
+    Relu,
 }
 
 /// Factors of embedding, residual branches and logits where the file has no keys for them.
@@ -88,6 +93,8 @@ pub enum Scalars {
     RootWidth,
     /// 12; 1.4 / root of the layers; logits times 256 / width.
     MiniCpm,
+    /// Logits over the root of the width where the output matrix is the embedding.
+    Tied,
 }
 
 /// An architecture: what differs between the graphs of the family.
@@ -109,8 +116,12 @@ pub struct Arch {
     pub qk_norm: QkNorm,
     /// Activation of the gate.
     pub gate: Gate,
-    /// Where there is no `ffn_gate`, `ffn_up` holds it too; otherwise feed-forward layers have none.
-    pub gated: bool,
+    /// Activation of feed-forward layers without `ffn_gate`; `None`: `ffn_up` holds the gate too.
+    pub plain: Option<Gate>,
+    /// An encoder reads the prompt, and the layers look at what it made of it.
+    pub encoder: bool,
+    /// Scores are divided by the root of the head size, if the file does not say.
+    pub scaled: bool,
     /// Attention and feed-forward see the same input, if the file does not say.
     pub parallel: bool,
     /// Default factors.
@@ -139,6 +150,7 @@ pub const REGISTRY: &[&Arch] = &[
     &gptneox::ARCH,
     &bloom::ARCH,
     &falcon::ARCH,
+    &t5::ARCH,
 ];
 
 impl Arch {

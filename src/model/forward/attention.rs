@@ -5,14 +5,20 @@ use geb_kernels::mat::MatMut;
 
 use super::{Buffers, Pass, SERIAL_ROWS};
 use crate::model::arch::RopePairing;
-use crate::model::weights::{Attention, Qkv};
+use crate::model::weights::{Attention, Bias, Qkv};
 
 /// Query rows of one attention tile.
 const TILE_ROWS: usize = 48;
 
 impl Pass<'_, '_> {
     /// What `b.h` says of each token, `[n, E]`, becomes what attention makes of it.
-    pub(super) fn attention(&mut self, b: &mut Buffers, a: &Attention, l: usize, n: usize) {
+    pub(super) fn attention(
+        &mut self,
+        b: &mut Buffers,
+        (a, bias): (&Attention, Option<&Bias>),
+        l: usize,
+        n: usize,
+    ) {
         let c = self.model.config();
         let (e, sizes) = (c.embedding_length, c.layers[l]);
         let (qw, kw) = (sizes.q_width(), sizes.kv_width());
@@ -38,14 +44,15 @@ impl Pass<'_, '_> {
         }
         self.rotate(a, l, qkv, (starts, strides));
         let attn = &mut b.attn[..n * qw];
-        match &self.model.weights().bias {
+        match bias {
             None => {
                 self.store(l, qkv, starts, strides, n);
                 self.attend(l, &qkv[starts[0]..], strides[0], attn, &mut b.pieces);
             }
             Some(bias) => {
-                self.store_rows(l, qkv, (starts, strides), n);
-                self.attend_biased(l, &qkv[starts[0]..], strides[0], attn, bias);
+                let side = |s: usize| (&qkv[starts[s]..], strides[s]);
+                self.cache.put_rows(l, (self.first, n), [side(1), side(2)]);
+                self.attend_biased(l, (&qkv[starts[0]..], strides[0]), attn, Some(bias));
             }
         }
         self.project(&mut b.acts, attn, n, [(&a.output, &mut *h)]);

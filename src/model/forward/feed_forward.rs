@@ -16,6 +16,7 @@ impl Pass<'_, '_> {
         let gate = |g: &mut [f32], u: &[f32]| match c.arch.gate {
             Gate::Silu => kernels.silu_mul(g, u),
             Gate::Gelu => kernels.gelu_mul(g, u),
+            Gate::Relu => g.iter_mut().zip(u).for_each(|(g, u)| *g = g.max(0.0) * u),
         };
         match weights.0 {
             GateUp::Split([w_gate, w_up]) => {
@@ -41,10 +42,11 @@ impl Pass<'_, '_> {
     pub(super) fn plain(&mut self, b: &mut Buffers, (up, down): (&Linear, &Linear), n: usize) {
         let c = self.model.config();
         let (e, f, kernels) = (c.embedding_length, down.weight.cols, self.kernels);
+        let gate = c.arch.plain.unwrap_or(c.arch.gate);
         let h = &mut b.h[..n * e];
         let wide = &mut b.gate_up[..n * f];
         self.project(&mut b.acts, h, n, [(up, &mut *wide)]);
-        self.rows(wide, f, |_, row| activate(kernels, c.arch.gate, row));
+        self.rows(wide, f, |_, row| activate(kernels, gate, row));
         self.project(&mut b.acts, wide, n, [(down, &mut *h)]);
     }
 }
@@ -57,6 +59,7 @@ fn activate(kernels: &Kernels, gate: Gate, row: &mut [f32]) {
         match gate {
             Gate::Silu => kernels.silu_mul(piece, ones),
             Gate::Gelu => kernels.gelu_mul(piece, ones),
+            Gate::Relu => piece.iter_mut().for_each(|v| *v = v.max(0.0)),
         }
     }
 }

@@ -14,6 +14,7 @@
 
 mod attention;
 mod biased;
+mod cross;
 mod feed_forward;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,7 +27,7 @@ use super::adapters::Adapters;
 use super::config::LayerSizes;
 use super::inputs::InputStats;
 use super::rope::Ropes;
-use super::weights::{Ffn, Linear, Mixer, Norm, QMatrix};
+use super::weights::{Bias, Branch, Cross, Ffn, Layer, Linear, Mixer, Norm, QMatrix};
 use super::{Config, Model};
 use crate::cache::KvCache;
 use crate::error::{Error, Result};
@@ -74,6 +75,15 @@ impl Buffers {
     }
 }
 
+/// The layers that run.
+struct Stack<'a> {
+    layers: &'a [Layer],
+    /// What is added to the scores.
+    bias: Option<&'a Bias>,
+    /// Looks at the text that an encoder has read, one for each layer.
+    cross: &'a [Branch<Cross>],
+}
+
 /// What goes into a pass.
 #[derive(Clone, Copy, Debug)]
 pub enum Segment<'a> {
@@ -112,6 +122,8 @@ pub(crate) struct Pass<'a, 'l> {
     pub(crate) first: usize,
     /// Whether a token sees none after its own; otherwise each sees the whole batch.
     pub(crate) causal: bool,
+    /// Keys and values of what an encoder has read.
+    pub(crate) text: Option<&'a KvCache>,
     /// Layers to run; fewer than the model has for an early exit.
     pub(crate) layers: usize,
     pub(crate) cancel: Option<&'a AtomicBool>,
@@ -121,7 +133,7 @@ pub(crate) struct Pass<'a, 'l> {
     pub(crate) adapters: Option<&'a mut Adapters>,
 }
 
-impl Pass<'_, '_> {
+impl<'a> Pass<'a, '_> {
     /// Runs `input`; writes the logits of the last `logits.len() / vocab` positions.
     pub(crate) fn run(
         &mut self,
@@ -138,19 +150,57 @@ impl Pass<'_, '_> {
             self.norm(&b.x[..n * e], embedding_norm, &mut b.h[..n * e]);
             b.x[..n * e].copy_from_slice(&b.h[..n * e]);
         }
+        self.run_layers(b, n)?;
+        if self.inputs.is_some() {
+            let (h, weights) = (&mut b.h[..n * e], self.model.weights());
+            self.norm(&b.x[..n * e], &weights.output_norm, h);
+            self.observe(&weights.output.weight, h);
+        }
+        let wanted = logits.len() / c.vocab;
+        self.head(b, n - wanted, logits);
+        Ok(())
+    }
+
+    /// The layers of the decoder or, for tokens that see each other, of the encoder if there is one.
+    fn stack(&self) -> Stack<'a> {
+        let w = self.model.weights();
+        match &w.encoder {
+            Some(encoder) if !self.causal => Stack {
+                layers: &encoder.layers,
+                bias: Some(&encoder.bias),
+                cross: &[],
+            },
+            encoder => Stack {
+                layers: &w.layers,
+                bias: w.bias.as_ref(),
+                cross: encoder.as_ref().map_or(&[], |e| &e.cross),
+            },
+        }
+    }
+
+    /// Takes `b.x` of `n` tokens through the layers.
+    fn run_layers(&mut self, b: &mut Buffers, n: usize) -> Result<()> {
+        let c = self.model.config();
+        let e = c.embedding_length;
+        let stack = self.stack();
         for l in 0..self.layers {
             if self.cancel.is_some_and(|c| c.load(Ordering::Relaxed)) {
                 return Err(Error::Interrupted);
             }
-            let layer = &self.model.weights().layers[l];
+            let layer = &stack.layers[l];
             self.norm(&b.x[..n * e], &layer.mixer.norm, &mut b.h[..n * e]);
             match &layer.mixer.body {
-                Mixer::Attention(a) => self.attention(b, a, l, n),
+                Mixer::Attention(a) => self.attention(b, (a, stack.bias), l, n),
             }
             if c.parallel {
                 std::mem::swap(&mut b.h, &mut b.side);
             } else {
                 self.add(&mut b.x[..n * e], &mut b.h[..n * e], &layer.mixer.post_norm);
+            }
+            if let Some(cross) = stack.cross.get(l) {
+                self.norm(&b.x[..n * e], &cross.norm, &mut b.h[..n * e]);
+                self.cross(b, &cross.body, l, n);
+                self.add(&mut b.x[..n * e], &mut b.h[..n * e], &cross.post_norm);
             }
             self.norm(&b.x[..n * e], &layer.ffn.norm, &mut b.h[..n * e]);
             match &layer.ffn.body {
@@ -163,13 +213,6 @@ impl Pass<'_, '_> {
             }
             self.add(&mut b.x[..n * e], &mut b.h[..n * e], &layer.ffn.post_norm);
         }
-        if self.inputs.is_some() {
-            let (h, weights) = (&mut b.h[..n * e], self.model.weights());
-            self.norm(&b.x[..n * e], &weights.output_norm, h);
-            self.observe(&weights.output.weight, h);
-        }
-        let wanted = logits.len() / c.vocab;
-        self.head(b, n - wanted, logits);
         Ok(())
     }
 

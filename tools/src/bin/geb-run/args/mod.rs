@@ -85,13 +85,15 @@ pub enum Command {
     Pull(PullArgs),
     /// Quantize and compare a built-in model, no download needed
     Demo(DemoArgs),
+    /// List the model families and techniques: how far each is, and what proves it
+    Systems(SystemsArgs),
 }
 
 impl Command {
     /// Names accepted as the first word.
-    pub const NAMES: [&'static str; 14] = [
+    pub const NAMES: [&'static str; 15] = [
         "chat", "generate", "tokenize", "inspect", "logits", "eval", "scores", "embed", "bench",
-        "compare", "tune", "imatrix", "pull", "demo",
+        "compare", "tune", "imatrix", "pull", "demo", "systems",
     ];
 }
 
@@ -436,6 +438,14 @@ pub struct TokenizeArgs {
     /// Print the ids only, comma-separated
     #[arg(long, conflicts_with = "json")]
     pub ids: bool,
+}
+
+/// `geb-run systems`
+#[derive(Debug, Args)]
+pub struct SystemsArgs {
+    /// Print a list of objects
+    #[arg(long)]
+    pub json: bool,
 }
 
 const PULL_EXAMPLES: &str = "\
