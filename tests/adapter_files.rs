@@ -131,7 +131,7 @@ impl Peft {
             });
             let new = changed(&w, cols, (&a, &b), s, m.as_deref());
             merged.get_mut(name).expect("the same names").1 = match turned {
-                true => turn(&new, rows),
+                true => turn(&new, cols),
                 false => new,
             };
             let key = |end: &str| format!("base_model.model.{module}.{end}");
