@@ -111,12 +111,6 @@ const fn state(
     }
 }
 
-const ALL_SLIDE: &[(&str, bool, &str)] = &[(
-    "use_sliding_window",
-    false,
-    "false (a window in some of the layers is not supported)",
-)];
-
 /// All families.
 pub const FRONTS: &[Front] = &[
     Front {
@@ -149,7 +143,7 @@ pub const FRONTS: &[Front] = &[
         types: &["qwen2"],
         architecture: "qwen2",
         permuted: false,
-        fixed: ALL_SLIDE,
+        more: keys::qwen,
         ..LIKE_LLAMA
     },
     Front {
@@ -157,7 +151,7 @@ pub const FRONTS: &[Front] = &[
         types: &["qwen3"],
         architecture: "qwen3",
         permuted: false,
-        fixed: ALL_SLIDE,
+        more: keys::qwen,
         table: &QWEN3,
         ..LIKE_LLAMA
     },
@@ -191,6 +185,15 @@ pub const FRONTS: &[Front] = &[
         types: &["olmo2"],
         architecture: "olmo2",
         permuted: false,
+        table: &OLMO2,
+        ..LIKE_LLAMA
+    },
+    Front {
+        classes: &["Olmo3ForCausalLM"],
+        types: &["olmo3"],
+        architecture: "olmo2",
+        permuted: false,
+        more: keys::olmo3,
         table: &OLMO2,
         ..LIKE_LLAMA
     },
