@@ -56,7 +56,7 @@ impl Binder<'_> {
     }
 
     /// A tensor of `N` matrices `[rows, cols]`, one after the other.
-    fn stack<const N: usize>(&mut self, name: String, rows: usize, cols: usize) -> [Linear; N] {
+    fn slices<const N: usize>(&mut self, name: String, rows: usize, cols: usize) -> [Linear; N] {
         let info = self.file.tensor(&name).map(|t| t.info());
         let found = info.map(|i| (i.rows(), i.cols()));
         let mut whole = Self::placeholder();
@@ -100,8 +100,8 @@ impl Binder<'_> {
         let mixer = Rwkv6 {
             lerp_x: self.vector(name("lerp_x.weight"), e),
             lerp: self.lerps(n, ["w", "k", "v", "r", "g"], e),
-            mix_in: self.stack(w1, rank, e),
-            mix_out: self.stack(name("w2.weight"), e, rank),
+            mix_in: self.slices(w1, rank, e),
+            mix_out: self.slices(name("w2.weight"), e, rank),
             decay: self.low_rank(["decay_w1", "decay_w2"].map(name), Some(name("decay")), e),
             kvrg: ["key", "value", "receptance", "gate"].map(|r| self.linear(&name(r), e, e)),
             first: self.vector(name("first.weight"), e),
