@@ -114,6 +114,7 @@ pub(super) fn hyper(c: &Fields<'_>, front: &'static Front, states: &States) -> R
         tied: c.bool("tie_word_embeddings")?.unwrap_or(front.tied),
         encoder_layers: 0,
         buckets: 0,
+        experts: None,
         rotary: 0,
         states: Some(s),
         more: Vec::new(),
