@@ -132,7 +132,7 @@ impl Folder {
         let Some(bytes) = self.bytes(name)? else {
             return Ok(None);
         };
-        let value: Value = serde_json::from_slice(&bytes)
+        let value: Value = serde_json::from_slice(&without_infinities(bytes))
             .map_err(|e| bad(name, "JSON", format!("malformed ({e})"), "a JSON object"))?;
         if !value.is_object() {
             return Err(bad(name, "JSON", kind(&value), "an object"));
@@ -153,6 +153,28 @@ impl Folder {
         all.sort();
         all
     }
+}
+
+/// Python writes `Infinity` and `NaN` where JSON has no number; `null` takes their place.
+fn without_infinities(mut bytes: Vec<u8>) -> Vec<u8> {
+    let (mut at, mut quoted) = (0, false);
+    while at < bytes.len() {
+        match bytes[at] {
+            b'"' => quoted = !quoted,
+            b'\\' if quoted => at += 1,
+            b'I' | b'N' | b'-' if !quoted => {
+                let word = [&b"Infinity"[..], b"-Infinity", b"NaN"]
+                    .into_iter()
+                    .find(|w| bytes[at..].starts_with(w));
+                if let Some(word) = word {
+                    bytes.splice(at..at + word.len(), *b"null");
+                }
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    bytes
 }
 
 /// What kind of JSON value this is, for messages.
@@ -295,5 +317,17 @@ pub(super) fn short(value: &Value) -> String {
     match text.char_indices().nth(60) {
         Some((at, _)) => format!("{}…", &text[..at]),
         None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_that_only_python_writes_are_null() {
+        let text = br#"{"a": [0.0, Infinity, -Infinity, -1], "NaN": NaN, "b": "\"Infinity NaN"}"#;
+        let want = br#"{"a": [0.0, null, null, -1], "NaN": null, "b": "\"Infinity NaN"}"#;
+        assert_eq!(without_infinities(text.to_vec()), want);
     }
 }
