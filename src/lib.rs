@@ -6,11 +6,13 @@
 
 #![deny(unsafe_code)]
 
+pub mod adapter;
 pub mod cache;
 pub mod calibrate;
 pub mod chat;
 pub mod convert;
 pub mod cpus;
+pub mod embed;
 pub mod error;
 pub mod eval;
 pub mod generate;
@@ -21,6 +23,7 @@ pub mod model;
 pub mod sampler;
 pub mod scales;
 pub mod session;
+pub mod sparsity;
 pub mod speculate;
 pub mod threads;
 pub mod tokenizer;

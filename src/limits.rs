@@ -89,3 +89,7 @@ pub const MAX_CHECKPOINT_TENSORS: usize = 65_536;
 pub const MAX_JSON_BYTES: u64 = 256 << 20;
 /// A file of a data set for evaluation; the largest published one has 50 MB.
 pub const MAX_DATA_FILE_BYTES: u64 = 256 << 20;
+/// Rank of an adapter; published ones have at most 1,024.
+pub const MAX_ADAPTER_RANK: u64 = 65_536;
+/// Problems of one file that an error shows.
+pub const MAX_SHOWN_PROBLEMS: usize = 40;

@@ -8,10 +8,13 @@ use geb_kernels::float::KvType;
 use geb_kernels::level::Level;
 use geb_kernels::{ActKind, Kernels};
 
+use crate::adapter::Adapter;
 use crate::cache::KvCache;
 use crate::cpus::available_memory;
 use crate::error::{Error, Result};
 use crate::model::Model;
+use crate::model::adapters::Adapters;
+pub use crate::model::forward::Segment;
 use crate::model::forward::{Buffers, Pass};
 use crate::model::inputs::InputStats;
 use crate::model::rope::Ropes;
@@ -38,6 +41,9 @@ pub enum KvChoice {
     /// 8 bits and a scale per 32 elements of a head: 1.125 bytes per element.
     Q8_0,
 }
+
+/// What [`Session::tokens`] has for a position that a vector was given for.
+pub const VECTOR: u32 = u32::MAX;
 
 /// How to run a session.
 #[derive(Clone, Default)]
@@ -74,6 +80,8 @@ pub struct SessionMemory {
     pub kv: u64,
     /// Buffers of a batch.
     pub scratch: u64,
+    /// Adapters in use.
+    pub adapters: u64,
 }
 
 /// A model, its cache and its threads.
@@ -93,6 +101,7 @@ pub struct Session {
     ctx: usize,
     kv: KvType,
     cancel: Option<Arc<AtomicBool>>,
+    adapters: Option<Adapters>,
 }
 
 impl Session {
@@ -161,6 +170,7 @@ impl Session {
             ctx,
             kv,
             cancel: options.cancel.clone(),
+            adapters: None,
             model,
         })
     }
@@ -168,6 +178,20 @@ impl Session {
     /// The model.
     pub fn model(&self) -> &Arc<Model> {
         &self.model
+    }
+
+    /// Puts these adapters, each with its scale, in the place of those in use; none of them: the model as
+    /// it is. The weights stay as they are, so this is quick. Forgets everything: what the cache holds
+    /// was computed with other weights.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for a scale that is no finite number, [`Error::Tensors`] for an adapter that
+    /// was read for another model ([`Model::adapter`]); those in use stay.
+    pub fn set_adapters(&mut self, adapters: &[(&Adapter, f32)]) -> Result<()> {
+        let new = Adapters::new(&self.model, self.kernels, adapters)?;
+        self.adapters = (!adapters.is_empty()).then_some(new);
+        self.reset();
+        Ok(())
     }
 
     /// Positions of the context.
@@ -223,6 +247,7 @@ impl Session {
                 .sum(),
             kv: KvCache::bytes(c, self.kv, self.ctx, batch),
             scratch: Buffers::bytes(c, batch),
+            adapters: self.adapters.as_ref().map_or(0, Adapters::bytes),
         }
     }
 
@@ -265,26 +290,46 @@ impl Session {
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<&[f32]> {
         self.check(tokens, self.tokens.len())?;
-        let (vocab, layers) = (self.model.config().vocab, self.model.config().block_count);
+        self.feed(&[Segment::Tokens(tokens)], want, progress)
+    }
+
+    /// Appends what was checked, in batches.
+    fn feed(
+        &mut self,
+        segments: &[Segment<'_>],
+        want: Want,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<&[f32]> {
+        let c = self.model.config();
+        let (vocab, layers, e) = (c.vocab, c.block_count, c.embedding_length);
+        let total = segments.iter().map(|s| s.len(e)).sum();
         self.want(match want {
             Want::None => 0,
-            Want::Last => tokens.len().min(1),
-            Want::All => tokens.len(),
+            Want::Last => 1.min(total),
+            Want::All => total,
         });
         let mut done = 0;
-        while done < tokens.len() {
-            let batch = &tokens[done..tokens.len().min(done + BATCH.min(self.ctx))];
+        let batch = BATCH.min(self.ctx);
+        for (segment, at) in segments.iter().flat_map(|s| {
+            let starts = (0..s.len(e)).step_by(batch);
+            starts.map(move |at| (s, at))
+        }) {
+            let part = segment.part(e, at..segment.len(e).min(at + batch));
+            let n = part.len(e);
             let rows = match want {
-                Want::All => done..done + batch.len(),
-                Want::Last if done + batch.len() == tokens.len() => 0..1,
+                Want::All => done..done + n,
+                Want::Last if done + n == total => 0..1,
                 _ => 0..0,
             };
             let logits = rows.start * vocab..rows.end * vocab;
-            self.pass(batch, self.tokens.len(), layers, logits, None)?;
-            self.tokens.extend_from_slice(batch);
-            self.batch = batch.len();
-            done += batch.len();
-            progress(done, tokens.len());
+            self.pass(part, self.tokens.len(), layers, logits, None)?;
+            match part {
+                Segment::Tokens(ids) => self.tokens.extend_from_slice(ids),
+                Segment::Vectors(_) => self.tokens.extend(std::iter::repeat_n(VECTOR, n)),
+            }
+            self.batch = n;
+            done += n;
+            progress(done, total);
         }
         Ok(self.logits())
     }
@@ -324,7 +369,8 @@ impl Session {
         self.check(tokens, 0)?;
         let layers = self.model.config().block_count;
         for batch in tokens.chunks(BATCH.min(self.ctx)) {
-            self.pass(batch, self.tokens.len(), layers, 0..0, Some(stats))?;
+            let input = Segment::Tokens(batch);
+            self.pass(input, self.tokens.len(), layers, 0..0, Some(stats))?;
             self.tokens.extend_from_slice(batch);
         }
         self.reset();
@@ -355,7 +401,8 @@ impl Session {
         self.check_layers(layers)?;
         self.check(&[token], first)?;
         self.want(1);
-        self.pass(&[token], first, layers, 0..self.model.config().vocab, None)?;
+        let logits = 0..self.model.config().vocab;
+        self.pass(Segment::Tokens(&[token]), first, layers, logits, None)?;
         Ok(self.logits())
     }
 
@@ -382,39 +429,58 @@ impl Session {
 
     /// Whether `tokens` can be evaluated from position `first` on.
     fn check(&self, tokens: &[u32], first: usize) -> Result<()> {
+        let config = self.model.config();
+        if !config.causal {
+            return Err(Error::Unsupported {
+                what: "use of a model whose tokens see those after them",
+                value: format!(
+                    "prediction ({}.attention.causal is false)",
+                    config.arch.name
+                ),
+                known: "embeddings (geb-run embed)".into(),
+            });
+        }
+        self.check_ids(tokens)?;
+        self.check_room(tokens.len(), first)
+    }
+
+    /// Whether all ids are in the vocabulary.
+    fn check_ids(&self, tokens: &[u32]) -> Result<()> {
         let vocab = self.model.config().vocab;
-        let bad = |what: &str, value: String, allowed: String| {
-            Err(Error::Request {
-                what: what.into(),
-                value,
-                allowed,
-            })
-        };
-        if let Some(t) = tokens.iter().find(|t| **t as usize >= vocab) {
-            return bad("token id", t.to_string(), format!("0..{vocab}"));
+        match tokens.iter().find(|t| **t as usize >= vocab) {
+            None => Ok(()),
+            Some(t) => Err(Error::Request {
+                what: "token id".into(),
+                value: t.to_string(),
+                allowed: format!("0..{vocab}"),
+            }),
         }
+    }
+
+    /// Whether `n` more positions fit behind `first`.
+    fn check_room(&self, n: usize, first: usize) -> Result<()> {
         let room = self.ctx.saturating_sub(first);
-        if tokens.len() > room {
-            let value = format!("{} tokens after {first}", tokens.len());
-            return bad(
-                "prompt",
-                value,
-                format!("at most {room}, the rest of the context of {}", self.ctx),
-            );
+        if n <= room {
+            return Ok(());
         }
-        Ok(())
+        Err(Error::Request {
+            what: "prompt".into(),
+            value: format!("{n} tokens after {first}"),
+            allowed: format!("at most {room}, the rest of the context of {}", self.ctx),
+        })
     }
 
     /// One batch at position `first` through the first `layers` layers.
     fn pass(
         &mut self,
-        tokens: &[u32],
+        input: Segment<'_>,
         first: usize,
         layers: usize,
         logits: Range<usize>,
         inputs: Option<&mut InputStats>,
     ) -> Result<()> {
-        self.ropes.extend(first + tokens.len());
+        let end = first + input.len(self.model.config().embedding_length);
+        self.ropes.extend(end);
         self.batch = 0;
         let rows = logits.len() / self.model.config().vocab;
         self.team(
@@ -422,9 +488,9 @@ impl Session {
             layers,
             logits.clone(),
             inputs,
-            |pass, buffers, out| pass.run(buffers, tokens, out),
+            |pass, buffers, out| pass.run(buffers, input, out),
         )?;
-        self.finite(logits, first + tokens.len() - rows)
+        self.finite(logits, end - rows)
     }
 
     /// Calls `f` as the leader of the team with `self.logits[logits]`.
@@ -444,6 +510,7 @@ impl Session {
             ropes,
             buffers,
             cancel,
+            adapters,
             ..
         } = self;
         let out = &mut self.logits[logits];
@@ -456,9 +523,11 @@ impl Session {
                 cache,
                 ropes,
                 first,
+                causal: true,
                 layers,
                 cancel,
                 inputs,
+                adapters: adapters.as_mut(),
             };
             f(&mut pass, buffers, out)
         })
@@ -498,5 +567,6 @@ fn choose_kernels(level: Option<Level>) -> Result<&'static Kernels> {
     }
 }
 
+mod states;
 #[cfg(test)]
 mod tests;

@@ -70,11 +70,7 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Checkpoint`] names the file and the field that breaks a rule.
     pub fn open(folder: &Folder) -> Result<Checkpoint> {
-        let mut out = Checkpoint {
-            files: Vec::new(),
-            tensors: Vec::new(),
-            names: HashMap::new(),
-        };
+        let mut out = Self::empty();
         for single in ["model.safetensors", "pytorch_model.bin"] {
             let index = format!("{single}.index.json");
             if folder.has(single) {
@@ -90,13 +86,29 @@ impl Checkpoint {
         Err(bad(&folder.name(), "weights", "absent", known))
     }
 
-    /// The tensors of a GGUF file, of all its parts.
-    pub fn from_gguf(file: &GgufFile) -> Checkpoint {
-        let mut out = Checkpoint {
+    /// Opens the first of these weight files that the folder has.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn open_one(folder: &Folder, names: &[&str]) -> Result<Checkpoint> {
+        let mut out = Self::empty();
+        let name = names.iter().find(|n| folder.has(n));
+        let none = || bad(&folder.name(), "weights", "absent", names.join(" or "));
+        out.add_file(folder, name.ok_or_else(none)?)?;
+        Ok(out)
+    }
+
+    fn empty() -> Checkpoint {
+        Checkpoint {
             files: Vec::new(),
             tensors: Vec::new(),
             names: HashMap::new(),
-        };
+        }
+    }
+
+    /// The tensors of a GGUF file, of all its parts.
+    pub fn from_gguf(file: &GgufFile) -> Checkpoint {
+        let mut out = Self::empty();
         for (n, (part, path)) in file.parts().enumerate() {
             let name = path.file_name().unwrap_or_default();
             let name = name.to_string_lossy().into_owned();

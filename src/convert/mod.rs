@@ -12,11 +12,14 @@
 mod bpe;
 pub mod checkpoint;
 mod cholesky;
+mod cut;
 mod feedback;
 mod folder;
 pub mod fronts;
 pub mod hyper;
+mod merge;
 pub mod names;
+pub mod peft;
 mod pickle;
 mod pipeline;
 mod plan;
@@ -72,6 +75,10 @@ pub struct Options {
     /// How hard to search. With `Best` and second moments in the importance matrix, errors of columns
     /// make up for each other.
     pub search: Effort,
+    /// Adapter files to be merged into the weights, each with its scale.
+    pub adapters: Vec<(PathBuf, f32)>,
+    /// The layers to keep, by rising number; `None` = all.
+    pub layers: Option<Vec<usize>>,
     /// Threads; `None` = all that are available.
     pub threads: Option<usize>,
 }
@@ -89,6 +96,8 @@ impl Default for Options {
             resume: false,
             imatrix: None,
             search: Effort::Reference,
+            adapters: Vec::new(),
+            layers: None,
             threads: None,
         }
     }

@@ -9,10 +9,12 @@ use geb_kernels::dtype::Dtype;
 use sha2::{Digest, Sha256};
 
 use super::checkpoint::{Checkpoint, Elem, float_type};
+use super::cut;
 use super::feedback::{Feedback, Shared};
 use super::folder::{Folder, bad};
 use super::fronts::Front;
 use super::hyper::Hyper;
+use super::merge::Merge;
 use super::names::{self, Output};
 use super::policy::{Policy, Reason};
 use super::report::{Report, TensorReport};
@@ -50,6 +52,8 @@ pub(super) struct Prepared {
     pub notes: Vec<String>,
     /// What the columns of the matrices are multiplied with.
     pub imatrix: Option<Imatrix>,
+    /// What is added to the weights.
+    merge: Merge,
     /// The files that must not be overwritten.
     sources: Vec<PathBuf>,
     /// Folder and vocabulary of a checkpoint, for the comparison of tokenizers.
@@ -69,6 +73,15 @@ impl Prepared {
             weighted: options.policy.weighted || options.imatrix.is_some(),
             ..options.policy.clone()
         };
+        if let Some(keep) = &options.layers {
+            prepared.keep_layers(keep, options)?;
+        }
+        let adapters = &options.adapters;
+        let (merge, keys) = Merge::open(adapters, &prepared.architecture, &prepared.items)?;
+        prepared.merge = merge;
+        prepared.metadata.extend(keys);
+        let paths = adapters.iter().map(|a| a.0.clone());
+        prepared.sources.extend(paths);
         assign(&mut prepared.items, &policy, &prepared.metadata)?;
         if let Some(path) = &options.imatrix {
             prepared.weigh(path, options)?;
@@ -83,6 +96,33 @@ impl Prepared {
             prepared.notes.extend(notes);
         }
         Ok(prepared)
+    }
+
+    /// Leaves the other layers out.
+    fn keep_layers(&mut self, keep: &[usize], options: &Options) -> Result<()> {
+        if options.imatrix.is_some() || !options.adapters.is_empty() {
+            return Err(Error::Request {
+                what: "layers to keep".into(),
+                value: "with an importance matrix or adapters".into(),
+                allowed: "alone: both know the layers by their old numbers".into(),
+            });
+        }
+        let (metadata, items) = (&mut self.metadata, &mut self.items);
+        cut::keep_layers(keep, &self.architecture, metadata, items)?;
+        let elements = items.iter().map(|i| i.dims.iter().product::<u64>()).sum();
+        for (key, value) in metadata {
+            match key.as_str() {
+                "general.size_label" => *value = size_label(elements).into(),
+                RECIPE => {
+                    let MetaValue::Str(recipe) = value else {
+                        continue;
+                    };
+                    recipe.push_str(&format!("; layers {keep:?}"));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Takes an importance matrix that fits the tensors, and records it.
@@ -170,6 +210,7 @@ impl Prepared {
             architecture: architecture.into(),
             notes: vocab.notes.clone(),
             imatrix: None,
+            merge: Merge::default(),
             sources,
             text: Some((folder, vocab)),
         })
@@ -213,6 +254,7 @@ impl Prepared {
             architecture,
             notes,
             imatrix: None,
+            merge: Merge::default(),
             sources: file.parts().map(|p| p.1.to_owned()).collect(),
             text: None,
         })
@@ -286,6 +328,7 @@ impl Prepared {
                 effort: options.search,
                 importance: matrix.and_then(|m| m.importance(&item.name)),
                 feedback: None,
+                changes: self.merge.of(&item.name),
                 name: &item.name,
                 dims: &item.dims,
                 source: &item.source,

@@ -16,6 +16,7 @@ use geb_kernels::{Effort, Kernels, Search};
 use super::Source;
 use super::checkpoint::{Checkpoint, float_type};
 use super::feedback::Shared;
+use super::merge::{self, Change};
 use super::rows::Part;
 use super::sums::{Outcome, Sums};
 use crate::error::{Error, Result};
@@ -34,6 +35,8 @@ pub(super) struct Job<'a> {
     pub importance: Option<Vec<f32>>,
     /// Set when errors of columns make up for each other.
     pub feedback: Option<Arc<Shared<'a>>>,
+    /// What is added to the weights first.
+    pub changes: &'a [Change],
     pub name: &'a str,
     /// GGUF dimensions, contiguous first.
     pub dims: &'a [u64],
@@ -146,8 +149,9 @@ impl Job<'_> {
         if part.offset != 0.0 {
             x.iter_mut().for_each(|v| *v += part.offset);
         }
-        let same = from == self.dtype && part.offset == 0.0 && !part.transposed;
-        let (bytes, mut outcome) = if same {
+        merge::apply(self.changes, unit.first, cols, x);
+        let changed = part.offset != 0.0 || part.transposed || !self.changes.is_empty();
+        let (bytes, mut outcome) = if from == self.dtype && !changed {
             let bytes = match from {
                 Dtype::F32 if cfg!(target_endian = "little") => bytemuck::cast_slice(x).to_vec(),
                 _ => raw.clone(),

@@ -63,6 +63,8 @@ pub struct Config {
     pub rope_freq_base_window: Option<f32>,
     /// Per layer: a token sees itself and `window - 1` before it; `usize::MAX` means all.
     pub windows: Vec<usize>,
+    /// Whether a token sees none after its own; false for text encoders.
+    pub causal: bool,
     /// Queries, keys and values are clamped to this magnitude.
     pub clamp: Option<f32>,
     /// Factor of the embeddings.
@@ -216,6 +218,7 @@ impl Config {
             rope_scaling: rope_scaling(&keys, context_length)?,
             rope_freq_base_window: base_window.or(arch.window_base),
             windows: windows(&keys, block_count)?,
+            causal: file.bool(&keys.key("attention.causal"))?.unwrap_or(true),
             clamp: optional("attention.clamp_kqv")?,
             embedding_scale,
             residual_scale,

@@ -1,5 +1,6 @@
 //! From a validated file to logits: hyperparameters, weights, the layer loop.
 
+pub(crate) mod adapters;
 pub mod arch;
 mod bind;
 mod config;

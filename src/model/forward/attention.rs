@@ -132,13 +132,15 @@ impl Pass<'_, '_> {
         let (columns, width) = (group * c.head_size, sizes.q_width());
         let n = out.len() / width;
         let end = first + n;
+        // Without a mask all tokens see what one behind the end would.
+        let first_position = if self.causal { first } else { end };
         let query = |head: usize, tokens: (usize, usize), positions: (usize, usize)| AttnQuery {
             q,
             stride,
             column: head * columns,
             heads: group,
             tokens,
-            first_position: first,
+            first_position,
             positions,
             window: c.windows[l],
             scale: c.attention_scale,

@@ -44,7 +44,7 @@ impl Pass<'_, '_> {
         bias: &Bias,
     ) {
         let c = self.model.config();
-        let (cache, first) = (&*self.cache, self.first);
+        let (cache, first, causal) = (&*self.cache, self.first, self.causal);
         let (d, group, width) = (c.head_size, c.layers[l].group(), c.layers[l].q_width());
         let n = out.len() / width;
         let (scale, window) = (c.attention_scale, c.windows[l]);
@@ -56,7 +56,10 @@ impl Pass<'_, '_> {
                 let mut scores = Vec::new();
                 for i in 0..block.rows() {
                     let position = first + t + i;
-                    let seen = (position + 1).saturating_sub(window)..position + 1;
+                    let seen = match causal {
+                        true => (position + 1).saturating_sub(window)..position + 1,
+                        false => 0..first + n,
+                    };
                     let at = (t + i) * stride + column;
                     let query = &q[at..at + d];
                     let distance = |key: usize| key as isize - position as isize;

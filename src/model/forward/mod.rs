@@ -22,6 +22,7 @@ use geb_kernels::mat::MatMut;
 use geb_kernels::team::Leader;
 use geb_kernels::{ActKind, Activations, Kernels};
 
+use super::adapters::Adapters;
 use super::config::LayerSizes;
 use super::inputs::InputStats;
 use super::rope::Ropes;
@@ -31,7 +32,7 @@ use crate::cache::KvCache;
 use crate::error::{Error, Result};
 
 /// Up to this many rows a pass over rows stays on the leader.
-const SERIAL_ROWS: usize = 4;
+pub(super) const SERIAL_ROWS: usize = 4;
 
 /// Kinds of activations, each with its own buffer.
 const KINDS: [ActKind; 3] = [ActKind::F32, ActKind::Bf16, ActKind::Q8];
@@ -73,6 +74,33 @@ impl Buffers {
     }
 }
 
+/// What goes into a pass.
+#[derive(Clone, Copy, Debug)]
+pub enum Segment<'a> {
+    /// Token ids, of which the rows of the embedding table are taken.
+    Tokens(&'a [u32]),
+    /// What stands in the place of those rows, `[positions, E]`; no factor of the embeddings applies.
+    Vectors(&'a [f32]),
+}
+
+impl Segment<'_> {
+    /// Positions it takes in a model of width `e`.
+    pub(crate) fn len(&self, e: usize) -> usize {
+        match self {
+            Segment::Tokens(ids) => ids.len(),
+            Segment::Vectors(x) => x.len() / e,
+        }
+    }
+
+    /// The positions of this range.
+    pub(crate) fn part(&self, e: usize, range: std::ops::Range<usize>) -> Self {
+        match *self {
+            Segment::Tokens(ids) => Segment::Tokens(&ids[range]),
+            Segment::Vectors(x) => Segment::Vectors(&x[range.start * e..range.end * e]),
+        }
+    }
+}
+
 /// One forward pass of a batch.
 pub(crate) struct Pass<'a, 'l> {
     pub(crate) model: &'a Model,
@@ -82,24 +110,29 @@ pub(crate) struct Pass<'a, 'l> {
     pub(crate) ropes: &'a Ropes,
     /// Position of the batch's first token.
     pub(crate) first: usize,
+    /// Whether a token sees none after its own; otherwise each sees the whole batch.
+    pub(crate) causal: bool,
     /// Layers to run; fewer than the model has for an early exit.
     pub(crate) layers: usize,
     pub(crate) cancel: Option<&'a AtomicBool>,
     /// Told the input of every linear layer.
     pub(crate) inputs: Option<&'a mut InputStats>,
+    /// Changes of the matrices.
+    pub(crate) adapters: Option<&'a mut Adapters>,
 }
 
 impl Pass<'_, '_> {
-    /// Runs `tokens`; writes the logits of the last `logits.len() / vocab` of them.
+    /// Runs `input`; writes the logits of the last `logits.len() / vocab` positions.
     pub(crate) fn run(
         &mut self,
         b: &mut Buffers,
-        tokens: &[u32],
+        input: Segment<'_>,
         logits: &mut [f32],
     ) -> Result<()> {
         let c = self.model.config();
-        let (n, e) = (tokens.len(), c.embedding_length);
-        self.embed(tokens, &mut b.x[..n * e]);
+        let e = c.embedding_length;
+        let n = input.len(e);
+        self.embed(input, &mut b.x[..n * e]);
         let embedding_norm = &self.model.weights().embedding_norm;
         if !matches!(embedding_norm, Norm::None) {
             self.norm(&b.x[..n * e], embedding_norm, &mut b.h[..n * e]);
@@ -154,6 +187,12 @@ impl Pass<'_, '_> {
         self.scale_logits(logits);
     }
 
+    /// Writes what the layers made of the batch in `b`, after the output norm: `[tokens, E]`.
+    pub(crate) fn hidden(&mut self, b: &Buffers, out: &mut [f32]) {
+        let weights = self.model.weights();
+        self.norm(&b.x[..out.len()], &weights.output_norm, out);
+    }
+
     fn scale_logits(&mut self, logits: &mut [f32]) {
         let c = self.model.config();
         if c.logit_scale != 1.0 {
@@ -165,7 +204,7 @@ impl Pass<'_, '_> {
         }
     }
 
-    fn embed(&mut self, tokens: &[u32], x: &mut [f32]) {
+    fn embed(&mut self, input: Segment<'_>, x: &mut [f32]) {
         let (kernels, table) = (self.kernels, &self.model.weights().token_embd);
         let factor = self.model.config().embedding_scale;
         let (model, first) = (self.model, self.first);
@@ -173,10 +212,15 @@ impl Pass<'_, '_> {
         let data = self.model.bytes(table);
         let row_bytes = data.len() / table.rows;
         self.rows(x, table.cols, |t, row| {
-            let at = tokens[t] as usize * row_bytes;
-            kernels.dequantize(table.dtype, &data[at..at + row_bytes], row);
-            if factor != 1.0 {
-                scale(row, factor);
+            match input {
+                Segment::Tokens(ids) => {
+                    let at = ids[t] as usize * row_bytes;
+                    kernels.dequantize(table.dtype, &data[at..at + row_bytes], row);
+                    if factor != 1.0 {
+                        scale(row, factor);
+                    }
+                }
+                Segment::Vectors(x) => row.copy_from_slice(&x[t * row.len()..][..row.len()]),
             }
             if let Some(table) = positions {
                 let data = model.bytes(table);
@@ -210,7 +254,7 @@ impl Pass<'_, '_> {
         let kind = |m: &QMatrix| kernels.act_kind(m.dtype);
         for (slot, want) in KINDS.into_iter().enumerate() {
             if outs.iter().any(|(w, _)| kind(&w.weight) == want) {
-                self.prepare(&mut acts[slot], want, x, n, cols);
+                pack((kernels, self.lead), &mut acts[slot], want, x, (n, cols));
             }
         }
         let acts = &*acts;
@@ -239,26 +283,14 @@ impl Pass<'_, '_> {
                     &mut local.panel,
                 );
             });
+        if let Some(adapters) = self.adapters.as_deref_mut() {
+            let outs = outs.each_mut().map(|(w, out)| (&w.weight, &mut **out));
+            adapters.add((kernels, self.lead), x, n, outs);
+        }
         for (w, out) in outs {
             if let Some(bias) = &w.bias {
                 self.rows(out, w.weight.rows, |_, row| kernels.add(row, bias));
             }
-        }
-    }
-
-    /// Packs (and quantizes) the right-hand side of a product.
-    fn prepare(&mut self, acts: &mut Activations, kind: ActKind, x: &[f32], n: usize, cols: usize) {
-        let kernels = self.kernels;
-        acts.reshape(kernels, kind, n, cols);
-        let (shape, bytes) = (acts.shape(), acts.tile_bytes());
-        if n <= SERIAL_ROWS {
-            for (i, tile) in acts.bytes_mut().chunks_mut(bytes).enumerate() {
-                kernels.fill_tile(shape, i, x, tile);
-            }
-        } else {
-            self.lead.chunks_mut(acts.bytes_mut(), bytes, |i, tile, _| {
-                kernels.fill_tile(shape, i, x, tile)
-            });
         }
     }
 
@@ -307,6 +339,27 @@ impl Pass<'_, '_> {
             self.rows(y, e, |_, row| scale(row, factor));
         }
         self.rows(x, e, |t, row| kernels.add(row, &y[t * e..(t + 1) * e]));
+    }
+}
+
+/// Packs (and quantizes) the right-hand side of a product, `x`: `[n, cols]`.
+pub(super) fn pack(
+    (kernels, lead): (&'static Kernels, &mut Leader<'_>),
+    acts: &mut Activations,
+    kind: ActKind,
+    x: &[f32],
+    (n, cols): (usize, usize),
+) {
+    acts.reshape(kernels, kind, n, cols);
+    let (shape, bytes) = (acts.shape(), acts.tile_bytes());
+    if n <= SERIAL_ROWS {
+        for (i, tile) in acts.bytes_mut().chunks_mut(bytes).enumerate() {
+            kernels.fill_tile(shape, i, x, tile);
+        }
+    } else {
+        lead.chunks_mut(acts.bytes_mut(), bytes, |i, tile, _| {
+            kernels.fill_tile(shape, i, x, tile)
+        });
     }
 }
 

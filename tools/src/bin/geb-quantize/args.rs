@@ -18,6 +18,8 @@ Examples:
   geb-quantize model-f16.gguf model-q4_k.gguf --type q4_k --imatrix model.imatrix.gguf --search best
   geb-quantize probe ./geb-1.3b --text sample.txt
   geb-quantize verify geb-q8_0.gguf
+  geb-quantize adapter ./my-lora my-lora.gguf --base ./geb-1.3b
+  geb-quantize merge ./geb-1.3b my-lora.gguf=0.8 geb-mine-q8_0.gguf --type q8_0
 
 Exit codes: 0 ok, 1 failure, 2 usage, 3 bad source, 4 unsupported source, 130 interrupted.";
 
@@ -30,7 +32,7 @@ Exit codes: 0 ok, 1 failure, 2 usage, 3 bad source, 4 unsupported source, 130 in
     after_help = EXAMPLES,
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
-    override_usage = "geb-quantize [OPTIONS] --type <TYPE> <SOURCE> <OUT>\n       geb-quantize probe [OPTIONS] <SOURCE> --text <FILE>\n       geb-quantize verify <FILE>"
+    override_usage = "geb-quantize [OPTIONS] --type <TYPE> <SOURCE> <OUT>\n       geb-quantize probe [OPTIONS] <SOURCE> --text <FILE>\n       geb-quantize verify <FILE>\n       geb-quantize adapter <PEFT_FOLDER> <OUT> --base <FOLDER>\n       geb-quantize merge [OPTIONS] --type <TYPE> <BASE> <ADAPTER[=SCALE]>... <OUT>"
 )]
 pub struct Cli {
     /// What else to do.
@@ -48,6 +50,10 @@ pub enum Command {
     Probe(Probe),
     /// Compare the tensors of a file with the hashes that were stored when it was written.
     Verify(Verify),
+    /// Convert a PEFT adapter folder (LoRA, DoRA) to a GGUF adapter, for geb-run --lora and merge.
+    Adapter(Adapter),
+    /// Merge adapters into a model, then quantize it.
+    Merge(Merge),
 }
 
 /// One of [`MIXTURES`], in small or capital letters.
@@ -128,6 +134,37 @@ pub struct Convert {
     /// File to write; replaced only when the new one is complete and verified
     #[arg(required_unless_present = "dry_run")]
     pub out: Option<PathBuf>,
+    #[command(flatten)]
+    pub how: How,
+}
+
+/// A conversion of an adapter.
+#[derive(Args, Debug)]
+pub struct Adapter {
+    /// Folder with adapter_config.json and adapter_model.safetensors
+    pub folder: PathBuf,
+    /// GGUF file to write
+    pub out: PathBuf,
+    /// Checkpoint folder of the model that the adapter changes
+    #[arg(long, value_name = "FOLDER")]
+    pub base: PathBuf,
+    #[command(flatten)]
+    pub layout: Layout,
+}
+
+/// A merge.
+#[derive(Args, Debug)]
+pub struct Merge {
+    /// Checkpoint folder or GGUF file, GGUF adapters, and the file to write
+    #[arg(value_name = "BASE ADAPTER[=SCALE]... OUT", num_args = 3.., required = true)]
+    pub files: Vec<String>,
+    #[command(flatten)]
+    pub how: How,
+}
+
+/// How to convert.
+#[derive(Args, Debug)]
+pub struct How {
     /// Type of the weights, or a mixture of types (q4_k, q5_k, q3_k mean the _M mixtures)
     #[arg(short = 't', long = "type", ignore_case = true, value_name = "TYPE", value_parser = mixture())]
     pub policy: Policy,
@@ -152,6 +189,9 @@ pub struct Convert {
     /// Jinja chat template to store instead of the source's
     #[arg(long, value_name = "FILE")]
     pub chat_template: Option<PathBuf>,
+    /// Keep these layers and leave the others out, such as 0-5,8
+    #[arg(long, value_name = "LIST", value_parser = layers)]
+    pub keep_layers: Option<Layers>,
     /// Continue a run that was stopped, and leave this one so that it can be continued
     #[arg(long)]
     pub resume: bool,
@@ -185,6 +225,13 @@ pub struct Convert {
     /// No progress bar
     #[arg(long, help_heading = "Output")]
     pub no_progress: bool,
+    #[command(flatten)]
+    pub layout: Layout,
+}
+
+/// Answers to the layout questions of GEB checkpoints.
+#[derive(Args, Debug)]
+pub struct Layout {
     /// Rows of key_value
     #[arg(
         long,
@@ -209,6 +256,29 @@ pub struct Convert {
         help_heading = "GEB checkpoints (see probe)"
     )]
     pub geb_mlp: Mlp,
+}
+
+/// Numbers of layers.
+#[derive(Clone, Debug)]
+pub struct Layers(pub Vec<usize>);
+
+/// `0-5,8`.
+fn layers(text: &str) -> Result<Layers, String> {
+    let bad = || format!("expected numbers and ranges such as 0-5,8, found {text}");
+    let number = |n: &str| n.parse::<u16>().map_err(|_| bad());
+    let mut all = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        all.extend((number(first)?..=number(last)?).map(usize::from));
+    }
+    Ok(Layers(all))
+}
+
+/// `FILE` or `FILE=SCALE`.
+pub fn scaled(text: &str) -> (PathBuf, f32) {
+    let scale = |(file, scale): (&str, &str)| Some((file.into(), scale.parse().ok()?));
+    let found = text.rsplit_once('=').and_then(scale);
+    found.unwrap_or((text.into(), 1.0))
 }
 
 /// `500M`, `2G`, or bytes.

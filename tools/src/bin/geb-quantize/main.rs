@@ -29,6 +29,8 @@ fn main() -> ExitCode {
     let result = match (cli.command, cli.convert) {
         (Some(args::Command::Probe(probe)), _) => work::probe(&probe, &stop),
         (Some(args::Command::Verify(verify)), _) => work::verify(&verify),
+        (Some(args::Command::Adapter(adapter)), _) => work::adapter(&adapter),
+        (Some(args::Command::Merge(merge)), _) => work::merge(&merge, &stop),
         (None, Some(convert)) => work::convert(&convert, &stop),
         (None, None) => unreachable!("clap requires SOURCE without a subcommand"),
     };

@@ -1,7 +1,7 @@
 //! What the flags mean: from `args` to options of the library, and the runs.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -13,20 +13,27 @@ use geb::kernels::Effort;
 use geb::{Dtype, Error, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::args::{Convert, Kv, Mlp, Probe, Rope, Search, Verify};
+use crate::args::{
+    Adapter, Convert, How, Kv, Layout, Merge, Mlp, Probe, Rope, Search, Verify, scaled,
+};
 use crate::show;
 
 /// Longest probe text or template that is read.
 const MAX_TEXT_BYTES: u64 = 16 << 20;
 
-impl Convert {
-    fn options(&self) -> Result<Options> {
-        let layout = GebLayout {
+impl Layout {
+    fn meant(&self) -> GebLayout {
+        GebLayout {
             kv_interleaved: self.geb_kv == Kv::Interleaved,
             rope_full: matches!(self.geb_rope, Rope::FullHalf | Rope::FullInterleaved),
             rope_half_split: matches!(self.geb_rope, Rope::FullHalf | Rope::PartHalf),
             gate_first: self.geb_mlp == Mlp::GateUp,
-        };
+        }
+    }
+}
+
+impl How {
+    fn options(&self, adapters: Vec<(PathBuf, f32)>) -> Result<Options> {
         let policy = Policy {
             pure: self.pure,
             output: self.output_type,
@@ -39,7 +46,9 @@ impl Convert {
             policy,
             allow_requantize: self.allow_requantize,
             allow_nonfinite: self.allow_nonfinite,
-            layout,
+            layout: self.layout.meant(),
+            adapters,
+            layers: self.keep_layers.as_ref().map(|l| l.0.clone()),
             chat_template: self.chat_template.as_deref().map(read_text).transpose()?,
             hash_source: self.hash_source,
             split_max: self.split_max_size,
@@ -74,23 +83,75 @@ fn read_text(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).map_err(io)
 }
 
-/// Runs a conversion or a dry run and prints its report.
+/// Runs a conversion.
 pub fn convert(args: &Convert, stop: &Arc<AtomicBool>) -> Result<()> {
-    let options = args.options()?;
+    let options = args.how.options(Vec::new())?;
+    run(
+        (&args.source, args.out.as_deref()),
+        &args.how,
+        &options,
+        stop,
+    )
+}
+
+/// Runs a conversion with adapters.
+pub fn merge(args: &Merge, stop: &Arc<AtomicBool>) -> Result<()> {
+    let [source, adapters @ .., out] = &args.files[..] else {
+        unreachable!("clap asks for three files");
+    };
+    let options = args
+        .how
+        .options(adapters.iter().map(|a| scaled(a)).collect())?;
+    run(
+        (Path::new(source), Some(Path::new(out))),
+        &args.how,
+        &options,
+        stop,
+    )
+}
+
+/// Converts an adapter and says what is in it.
+pub fn adapter(args: &Adapter) -> Result<()> {
+    let layout = args.layout.meant();
+    let done = convert::peft::convert(&args.folder, &args.base, &layout, &args.out)?;
+    let ranks = done.parts.iter().map(|p| p.rank);
+    let (least, most) = (ranks.clone().min().unwrap_or(0), ranks.max().unwrap_or(0));
+    let magnitudes = done.parts.iter().any(|p| p.magnitude.is_some());
+    show::print(&format!(
+        "{}: adapter for {}: {} matrices, rank {least} to {most}, alpha {}{}\n",
+        args.out.display(),
+        done.architecture,
+        done.parts.len(),
+        done.alpha,
+        if magnitudes {
+            ", with magnitudes (DoRA)"
+        } else {
+            ""
+        }
+    ))
+}
+
+/// Runs a conversion or a dry run and prints its report.
+fn run(
+    (source, out): (&Path, Option<&Path>),
+    args: &How,
+    options: &Options,
+    stop: &Arc<AtomicBool>,
+) -> Result<()> {
     let started = Instant::now();
-    let (report, written) = match (&args.out, args.dry_run) {
+    let (report, written) = match (out, args.dry_run) {
         (Some(out), false) => {
             let mut bar = Bar::new(stop.clone(), !args.no_progress);
-            let report = convert::convert(&args.source, out, &options, &mut bar);
+            let report = convert::convert(source, out, options, &mut bar);
             bar.bar.finish_and_clear();
             (report?, true)
         }
-        _ => (convert::dry_run(&args.source, &options)?, false),
+        _ => (convert::dry_run(source, options)?, false),
     };
     for note in &report.notes {
         eprintln!("geb-quantize: note: {note}");
     }
-    let json = || show::report_json(&report, &options, written);
+    let json = || show::report_json(&report, options, written);
     if let Some(path) = &args.report {
         write_whole(path, &json())?;
     }

@@ -48,6 +48,7 @@ fn open(args: &PerplexityArgs, interrupt: &Interrupt) -> Outcome<(Vec<Session>, 
     cpu.ctx = Some(cpu.ctx.unwrap_or(WINDOW as u32));
     let base = args.base.clone().map(|base| ModelArgs {
         model: Some(base),
+        lora: Vec::new(),
         ..args.model.clone()
     });
     let mut sessions = Vec::new();

@@ -91,7 +91,9 @@ fn session(opened: &Opened, chunk: u32, cpu: &CpuArgs, interrupt: &Interrupt) ->
     };
     let at = |e| load::at(&opened.path, e);
     let model = Model::load(opened.file.clone()).map_err(at)?;
-    Session::new(model, &options).map_err(at)
+    let mut session = Session::new(model, &options).map_err(at)?;
+    load::adapt(&mut session, &opened.lora)?;
+    Ok(session)
 }
 
 /// The chunk to begin with: those before it are in `stats`.

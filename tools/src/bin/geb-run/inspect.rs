@@ -4,6 +4,7 @@ use geb::gguf::{GgufFile, TensorView, Value};
 use geb::kernels::Kernels;
 use geb::model::Model;
 use geb::scales::{Scan, scan};
+use geb::sparsity::Zeros;
 use serde_json::{Value as Json, json};
 
 use crate::args::InspectArgs;
@@ -21,6 +22,8 @@ struct Sum {
     tensors: u64,
     weights: u64,
     bytes: u64,
+    /// `--sparsity`
+    zeros: Option<Zeros>,
 }
 
 impl Sum {
@@ -30,6 +33,7 @@ impl Sum {
             tensors: 0,
             weights: 0,
             bytes: 0,
+            zeros: None,
         }
     }
 
@@ -43,6 +47,9 @@ impl Sum {
             "weights": self.weights,
             "bytes": self.bytes,
             "bits_per_weight": self.bits_per_weight(),
+            "zeros": self.zeros.map(|z| z.zeros),
+            "zero_percent": self.zeros.map(|z| z.percent()),
+            "empty_group_percent": self.zeros.map(|z| z.empty_percent()),
         })
     }
 }
@@ -77,12 +84,14 @@ struct Facts<'a> {
     refused: Option<String>,
     /// `--verify`: per tensor.
     scans: Option<Vec<Scan>>,
+    /// `--sparsity`: per tensor.
+    zeros: Option<Vec<Option<Zeros>>>,
 }
 
 /// Runs the command.
 pub fn run(args: &InspectArgs) -> Outcome {
     let opened = load::open(&args.model, args.path.as_deref())?;
-    let facts = Facts::collect(&opened, args.verify)?;
+    let facts = Facts::collect(&opened, args)?;
     if args.json {
         out_line(&facts.to_json(&opened).to_string())?;
     } else {
@@ -105,7 +114,7 @@ pub fn run(args: &InspectArgs) -> Outcome {
 }
 
 impl<'a> Facts<'a> {
-    fn collect(opened: &'a Opened, verify: bool) -> Outcome<Self> {
+    fn collect(opened: &'a Opened, args: &InspectArgs) -> Outcome<Self> {
         let file: &GgufFile = &opened.file;
         let kernels = Kernels::best().map_err(Failure::usage)?;
         let no_kernel = |t: &TensorView<'_>| !kernels.supports(t.dtype());
@@ -123,7 +132,10 @@ impl<'a> Facts<'a> {
             refused: Model::load(opened.file.clone())
                 .err()
                 .map(|e| e.to_string()),
-            scans: verify.then(|| file.tensors().map(|t| scan(t.dtype(), t.bytes())).collect()),
+            scans: (args.verify)
+                .then(|| file.tensors().map(|t| scan(t.dtype(), t.bytes())).collect()),
+            zeros: (args.sparsity)
+                .then(|| file.tensors().map(|t| Zeros::of(&t, kernels)).collect()),
         })
     }
 
@@ -138,7 +150,7 @@ impl<'a> Facts<'a> {
     /// The tensors together by a name of theirs, largest first.
     fn sums(&self, name: impl Fn(&TensorView<'_>) -> &'static str) -> Vec<Sum> {
         let mut sums: Vec<Sum> = Vec::new();
-        for t in self.file.tensors() {
+        for (i, t) in self.file.tensors().enumerate() {
             let name = name(&t);
             let at = sums.iter().position(|s| s.name == name);
             let at = at.unwrap_or_else(|| {
@@ -148,9 +160,16 @@ impl<'a> Facts<'a> {
             sums[at].tensors += 1;
             sums[at].weights += t.info().elements();
             sums[at].bytes += t.bytes().len() as u64;
+            if let Some(zeros) = self.zeros_of(i) {
+                sums[at].zeros.get_or_insert_default().add(&zeros);
+            }
         }
         sums.sort_by_key(|s| std::cmp::Reverse(s.bytes));
         sums
+    }
+
+    fn zeros_of(&self, tensor: usize) -> Option<Zeros> {
+        *self.zeros.as_ref()?.get(tensor)?
     }
 
     fn types(&self) -> Vec<Sum> {
@@ -164,14 +183,16 @@ impl<'a> Facts<'a> {
     fn sum_table(&self, sums: &[Sum]) -> String {
         let row = |s: &Sum| {
             let share = s.bytes as f64 * 100.0 / self.tensor_bytes.max(1) as f64;
-            vec![
+            let mut row = vec![
                 format!("  {}", s.name),
                 format!("{} tensors", s.tensors),
                 format!("{} weights", count(s.weights)),
                 bytes(s.bytes),
                 format!("{share:.1} %"),
                 format!("{:.2} bits per weight", s.bits_per_weight()),
-            ]
+            ];
+            row.extend(s.zeros.iter().map(zeros_text));
+            row
         };
         table(&sums.iter().map(row).collect::<Vec<_>>())
     }
@@ -219,6 +240,7 @@ impl<'a> Facts<'a> {
                     .and_then(|s| s.get(i))
                     .map(|s| scan_text(*s)),
             );
+            row.extend(self.zeros_of(i).iter().map(zeros_text));
             row
         };
         self.file.tensors().enumerate().map(row).collect()
@@ -247,6 +269,9 @@ impl<'a> Facts<'a> {
             if let Some(scan) = self.scans.as_ref().and_then(|s| s.get(i)) {
                 entry["scan"] = scan_text(*scan).into();
             }
+            if let Some(zeros) = self.zeros_of(i) {
+                entry["zeros"] = zeros.zeros.into();
+            }
             entry
         });
         let sums = |sums: Vec<Sum>| -> serde_json::Map<_, _> {
@@ -274,6 +299,11 @@ impl<'a> Facts<'a> {
             "tensors": tensors.collect::<Vec<_>>(),
         })
     }
+}
+
+fn zeros_text(zeros: &Zeros) -> String {
+    let (zero, empty) = (zeros.percent(), zeros.empty_percent());
+    format!("{zero:.1} % zeros ({empty:.1} % of 32 in a row)")
 }
 
 fn scan_text(scan: Scan) -> String {

@@ -24,6 +24,8 @@ pub struct Opened {
     pub path: PathBuf,
     /// The validated file.
     pub file: Arc<GgufFile>,
+    /// Adapters to run beside the weights, with their scales.
+    pub lora: Vec<(PathBuf, f32)>,
 }
 
 /// A model ready to run.
@@ -51,6 +53,7 @@ pub fn open(args: &ModelArgs, positional: Option<&str>) -> Outcome<Opened> {
     Ok(Opened {
         path,
         file: Arc::new(file),
+        lora: args.lora.clone(),
     })
 }
 
@@ -87,12 +90,25 @@ pub fn load(
     if cpu.threads.is_none() {
         options.threads = tune::stored(model.bytes_per_token()).unwrap_or(options.threads);
     }
-    let session = Session::new(model, &options).map_err(|e| at(&opened.path, e))?;
+    let mut session = Session::new(model, &options).map_err(|e| at(&opened.path, e))?;
+    adapt(&mut session, &opened.lora)?;
     Ok(Loaded {
         opened,
         session,
         load: started.elapsed(),
     })
+}
+
+/// Sets the adapters of `--lora`.
+pub fn adapt(session: &mut Session, lora: &[(PathBuf, f32)]) -> Outcome {
+    let mut adapters = Vec::new();
+    for (path, scale) in lora {
+        let file = GgufFile::open(path, Load::Map).map_err(|e| at(path, e))?;
+        let adapter = session.model().adapter(&file).map_err(|e| at(path, e))?;
+        adapters.push((adapter, *scale));
+    }
+    let adapters: Vec<_> = adapters.iter().map(|(a, s)| (a, *s)).collect();
+    Ok(session.set_adapters(&adapters)?)
 }
 
 /// Session options from flags.

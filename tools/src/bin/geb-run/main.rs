@@ -13,6 +13,7 @@ mod commands;
 mod compare;
 mod cpu_share;
 mod demo;
+mod embed;
 mod eval;
 mod generate;
 mod imatrix;
@@ -79,6 +80,7 @@ fn run(command: &Command) -> Outcome {
         Command::Logits(args) => logits::run(args, &interrupt),
         Command::Eval(args) => eval::run(args, &interrupt),
         Command::Scores(args) => scores::run(args, &interrupt),
+        Command::Embed(args) => embed::run(args, &interrupt),
         Command::Bench(args) => bench::run(args, &interrupt),
         Command::Compare(args) => compare::run(args, &interrupt),
         Command::Tune(args) => tune::run(args, &interrupt),

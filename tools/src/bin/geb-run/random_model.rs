@@ -119,6 +119,7 @@ pub fn make(
     Ok(Opened {
         path: PathBuf::from(name),
         file: Arc::new(opened?),
+        lora: Vec::new(),
     })
 }
 

@@ -47,6 +47,7 @@ fn draft_model(
         &ModelArgs {
             model: Some(name.to_owned()),
             load: LoadHow::Map,
+            lora: Vec::new(),
         },
         None,
     )?;

@@ -24,6 +24,9 @@ pub struct InspectArgs {
     /// Scan all block scales and float weights for NaN and infinity
     #[arg(long)]
     pub verify: bool,
+    /// Count the weights that are zero
+    #[arg(long)]
+    pub sparsity: bool,
     /// Show long values and arrays in full
     #[arg(long)]
     pub full: bool,

@@ -8,12 +8,14 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 mod calibrate;
 mod compare;
+mod embed;
 mod evaluate;
 mod measure;
 mod tasks;
 
 pub use calibrate::ImatrixArgs;
 pub use compare::{CompareArgs, GateArgs, WriteArgs};
+pub use embed::EmbedArgs;
 pub use evaluate::{CountHow, EvalArgs, EvalCommand, PerplexityArgs, ScoresArgs};
 pub use measure::{BenchArgs, DemoArgs, InspectArgs, LogitsArgs, TuneArgs};
 pub use tasks::{ChoiceArgs, NeedleArgs};
@@ -69,6 +71,8 @@ pub enum Command {
     Eval(EvalArgs),
     /// Log-probability of every token of a text
     Scores(ScoresArgs),
+    /// Turn texts into vectors
+    Embed(EmbedArgs),
     /// Measure prefill and decode speed
     Bench(BenchArgs),
     /// Compare types and files: size, speed, accuracy
@@ -85,9 +89,9 @@ pub enum Command {
 
 impl Command {
     /// Names accepted as the first word.
-    pub const NAMES: [&'static str; 13] = [
-        "chat", "generate", "tokenize", "inspect", "logits", "eval", "scores", "bench", "compare",
-        "tune", "imatrix", "pull", "demo",
+    pub const NAMES: [&'static str; 14] = [
+        "chat", "generate", "tokenize", "inspect", "logits", "eval", "scores", "embed", "bench",
+        "compare", "tune", "imatrix", "pull", "demo",
     ];
 }
 
@@ -106,6 +110,16 @@ pub struct ModelArgs {
         hide_short_help = true
     )]
     pub load: LoadHow,
+    /// GGUF adapter (LoRA, DoRA) beside the weights, with a scale if not 1; may be repeated
+    #[arg(long, value_name = "FILE[=SCALE]", value_parser = scaled, help_heading = "Model")]
+    pub lora: Vec<(PathBuf, f32)>,
+}
+
+/// `FILE` or `FILE=SCALE`.
+fn scaled(text: &str) -> Result<(PathBuf, f32), std::convert::Infallible> {
+    let scale = |(file, scale): (&str, &str)| Some((file.into(), scale.parse().ok()?));
+    let found = text.rsplit_once('=').and_then(scale);
+    Ok(found.unwrap_or((text.into(), 1.0)))
 }
 
 /// `--load`.

@@ -38,6 +38,7 @@ impl Bench {
             Ok(Opened {
                 path: path.to_path_buf(),
                 file: Arc::new(file),
+                lora: Vec::new(),
             })
         };
         let opened = plan.paths().into_iter().map(open);

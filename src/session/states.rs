@@ -1,0 +1,131 @@
+//! Vectors in and out of a session: hidden states instead of logits, embeddings instead of ids.
+
+use super::{BATCH, Buffers, Segment, Session, Want};
+use crate::cpus::available_memory;
+use crate::error::{Error, Result};
+
+impl Session {
+    /// As [`Session::forward`] for pieces of which some are vectors: summaries, soft prompts, encoded
+    /// images. A vector stands where the embedding of a token would, at the next position.
+    ///
+    /// # Errors
+    /// As [`Session::forward`], and [`Error::Request`] for vectors of another width or with numbers that
+    /// are not finite.
+    pub fn forward_inputs(&mut self, segments: &[Segment<'_>], want: Want) -> Result<&[f32]> {
+        let e = self.model.config().embedding_length;
+        for segment in segments {
+            match segment {
+                Segment::Tokens(ids) => self.check_ids(ids)?,
+                Segment::Vectors(x) => check_vectors(x, e)?,
+            }
+        }
+        self.check(&[], self.tokens.len())?;
+        let n = segments.iter().map(|s| s.len(e)).sum();
+        self.check_room(n, self.tokens.len())?;
+        self.feed(segments, want, &mut |_, _| {})
+    }
+
+    /// What the layers make of `tokens`, after the output norm: `[tokens, E]`. Starts from an empty cache
+    /// and leaves it empty. Unless `causal`, each token sees the whole text; that takes buffers for all
+    /// of it at once.
+    ///
+    /// # Errors
+    /// As [`Session::forward`]; [`Error::Unsupported`] for a model with windows whose tokens are to see
+    /// the whole text; [`Error::Memory`]; [`Error::NonFinite`].
+    pub fn hidden_states(&mut self, tokens: &[u32], causal: bool) -> Result<Vec<f32>> {
+        self.reset();
+        self.check_ids(tokens)?;
+        self.check_room(tokens.len(), 0)?;
+        let e = self.model.config().embedding_length;
+        let mut out = Vec::with_capacity(tokens.len() * e);
+        let batch = BATCH.min(self.ctx);
+        let done = if causal || tokens.len() <= batch {
+            let step = if causal { batch } else { tokens.len().max(1) };
+            let mut pieces = tokens.chunks(step);
+            pieces.try_for_each(|piece| self.states(piece, causal, &mut out))
+        } else {
+            let wide = self.wide_buffers(tokens.len())?;
+            let narrow = std::mem::replace(&mut self.buffers, wide);
+            let done = self.states(tokens, causal, &mut out);
+            self.buffers = narrow;
+            done
+        };
+        self.reset();
+        done.map(|()| out)
+    }
+
+    /// Buffers for a batch of `n`.
+    fn wide_buffers(&self, n: usize) -> Result<Buffers> {
+        let c = self.model.config();
+        let needed = Buffers::bytes(c, n);
+        match available_memory().filter(|a| needed > *a) {
+            None => Ok(Buffers::new(c, n)),
+            Some(available) => Err(Error::Memory {
+                what: format!("a text of {n} tokens at once"),
+                needed,
+                available,
+            }),
+        }
+    }
+
+    /// Appends one batch to the cache and its states to `out`.
+    fn states(&mut self, tokens: &[u32], causal: bool, out: &mut Vec<f32>) -> Result<()> {
+        let c = self.model.config();
+        let (e, layers) = (c.embedding_length, c.block_count);
+        if !causal && c.windows.iter().any(|w| *w != usize::MAX) {
+            return Err(Error::Unsupported {
+                what: "attention to the whole text",
+                value: "a model with sliding windows".into(),
+                known: "models whose layers see all positions".into(),
+            });
+        }
+        let first = self.tokens.len();
+        self.ropes.extend(first + tokens.len());
+        let len = tokens.len() * e;
+        self.wanted = 0;
+        self.logits.resize(len.max(self.logits.len()), 0.0);
+        self.team(first, layers, 0..len, None, |pass, buffers, states| {
+            pass.causal = causal;
+            pass.run(buffers, Segment::Tokens(tokens), &mut [])?;
+            pass.hidden(buffers, states);
+            Ok(())
+        })?;
+        self.tokens.extend_from_slice(tokens);
+        let states = &self.logits[..len];
+        if let Some(i) = states.iter().position(|v| !v.is_finite()) {
+            return Err(Error::NonFinite {
+                what: format!("hidden state of position {}", first + i / e),
+                index: (i % e) as u64,
+                value: states[i],
+            });
+        }
+        out.extend_from_slice(states);
+        Ok(())
+    }
+}
+
+/// Whole finite vectors of width `e`.
+fn check_vectors(x: &[f32], e: usize) -> Result<()> {
+    let bad = |what: &str, value: String, allowed: String| {
+        Err(Error::Request {
+            what: what.into(),
+            value,
+            allowed,
+        })
+    };
+    if !x.len().is_multiple_of(e) {
+        return bad(
+            "numbers of input vectors",
+            x.len().to_string(),
+            format!("a multiple of {e}"),
+        );
+    }
+    match x.iter().position(|v| !v.is_finite()) {
+        None => Ok(()),
+        Some(i) => bad(
+            &format!("element {i} of the input vectors"),
+            x[i].to_string(),
+            "a finite number".into(),
+        ),
+    }
+}
