@@ -81,6 +81,8 @@ pub const MAX_NORMALIZED_BYTES: usize = 2 * MAX_TEXT_BYTES;
 pub const MAX_LAYERS: u64 = 1_024;
 /// Width of a model, of its feed-forward layers, and of all heads together.
 pub const MAX_WIDTH: u64 = 1 << 20;
+/// Experts of one layer; published models have at most 512.
+pub const MAX_EXPERTS: u64 = 1_024;
 /// Heads of one layer.
 pub const MAX_HEADS: u64 = 65_536;
 /// Positions of a context.

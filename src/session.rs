@@ -18,6 +18,7 @@ use crate::model::arch::Positions;
 pub use crate::model::forward::Segment;
 use crate::model::forward::{Buffers, Pass};
 use crate::model::inputs::InputStats;
+use crate::model::resident::{Residents, Streamed};
 use crate::model::rope::Ropes;
 use crate::model::weights::Layer;
 use crate::model::{Config, Model};
@@ -63,6 +64,9 @@ pub struct SessionOptions {
     pub level: Option<Level>,
     /// Set to stop a forward pass at the next layer.
     pub cancel: Option<Arc<AtomicBool>>,
+    /// Bytes that weights, cache and buffers may take: of a model with experts, those least recently
+    /// used are given up.
+    pub max_ram: Option<u64>,
 }
 
 /// Which logits a forward pass returns.
@@ -106,6 +110,7 @@ pub struct Session {
     ctx: usize,
     kv: KvType,
     cancel: Option<Arc<AtomicBool>>,
+    residents: Option<Residents>,
     adapters: Option<Adapters>,
     text: Option<Text>,
 }
@@ -176,6 +181,8 @@ impl Session {
                 available,
             });
         }
+        let limited = |limit| Residents::new(&model, limit, needed);
+        let residents = options.max_ram.map(limited).transpose()?;
         let threads = if options.threads == 0 {
             threads::default_threads()
         } else {
@@ -194,6 +201,7 @@ impl Session {
             ctx,
             kv,
             cancel: options.cancel.clone(),
+            residents,
             text: None,
             adapters: None,
             model,
@@ -274,6 +282,11 @@ impl Session {
             scratch: Buffers::bytes(c, batch),
             adapters: self.adapters.as_ref().map_or(0, Adapters::bytes),
         }
+    }
+
+    /// What became of the experts under [`SessionOptions::max_ram`].
+    pub fn streamed(&self) -> Option<Streamed> {
+        self.residents.as_ref().map(Residents::sums)
     }
 
     /// The kernels in use.
@@ -594,6 +607,7 @@ impl Session {
             ropes,
             buffers,
             cancel,
+            residents,
             text,
             adapters,
             ..
@@ -613,6 +627,7 @@ impl Session {
                 layers,
                 cancel,
                 inputs,
+                residents: residents.as_mut(),
                 adapters: adapters.as_mut(),
             };
             f(&mut pass, buffers, out)

@@ -72,6 +72,17 @@ pub struct Shape {
     pub head_dim_given: bool,
 }
 
+/// Experts of a layer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Experts {
+    /// How many there are.
+    pub count: usize,
+    /// Width of one.
+    pub width: usize,
+    /// Width of the one that works on every token.
+    pub shared: usize,
+}
+
 /// Hyperparameters of a checkpoint.
 #[derive(Clone, Debug)]
 pub struct Hyper {
@@ -83,6 +94,8 @@ pub struct Hyper {
     pub width: usize,
     /// Layers and heads.
     pub shape: Shape,
+    /// Where layers have experts.
+    pub experts: Option<Experts>,
     /// Vocabulary size of the configuration (rows of the embedding may be more).
     pub vocab: usize,
     /// Trained context.
@@ -144,6 +157,7 @@ impl Hyper {
             tied: c.bool("tie_word_embeddings")?.unwrap_or(front.tied),
             rotary: rotary(&c, front, shape.head_dim)?,
             shape,
+            experts: None,
             encoder_layers: 0,
             buckets: 0,
             more: Vec::new(),
@@ -439,6 +453,7 @@ mod tests {
                 head_dim,
                 head_dim_given: false,
             },
+            experts: None,
             vocab: 1,
             context: 131072,
             eps: 1e-5,

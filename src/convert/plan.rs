@@ -69,6 +69,9 @@ impl Prepared {
         } else {
             Self::read_gguf(source, options)?
         };
+        if let Some(keep) = &options.keep_experts {
+            keep.apply(&mut prepared.items, &mut prepared.metadata)?;
+        }
         let policy = Policy {
             weighted: options.policy.weighted || options.imatrix.is_some(),
             ..options.policy.clone()
@@ -602,6 +605,9 @@ fn recipe(options: &Options, front: Option<&Front>) -> String {
             l.rope_name(),
             l.mlp_name()
         ));
+    }
+    if let Some(keep) = &options.keep_experts {
+        out.push_str(&format!("; keep experts {keep}"));
     }
     if options.chat_template.is_some() {
         out.push_str("; chat template given");

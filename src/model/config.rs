@@ -2,6 +2,7 @@
 
 use super::arch::{Arch, NormKind, Positions, REGISTRY, Scalars};
 use super::rope::{RopeScaling, ScalingKind};
+use super::routing::Routing;
 use crate::error::{Error, Result};
 use crate::gguf::{GgufFile, Value, ValueType};
 use crate::limits;
@@ -60,10 +61,14 @@ pub struct Config {
     pub embedding_length: usize,
     /// Sizes of each layer.
     pub layers: Vec<LayerSizes>,
+    /// Where layers have experts: how they choose among them.
+    pub experts: Option<Routing>,
     /// Elements of a head, d.
     pub head_size: usize,
     /// Epsilon of the norms.
     pub norm_epsilon: f32,
+    /// Epsilon of the norm before the output.
+    pub output_norm_epsilon: f32,
     /// Rotated elements of a head, r; even, at most d.
     pub rope_dimension_count: usize,
     /// Base of the rotation angles.
@@ -99,9 +104,9 @@ pub struct Config {
 }
 
 /// Keys of one architecture in one file.
-struct Keys<'a> {
+pub(super) struct Keys<'a> {
     file: &'a GgufFile,
-    arch: &'static Arch,
+    pub(super) arch: &'static Arch,
 }
 
 impl Keys<'_> {
@@ -109,14 +114,24 @@ impl Keys<'_> {
         format!("{}.{suffix}", self.arch.name)
     }
 
-    fn int(&self, suffix: &str, max: u64) -> Result<Option<usize>> {
+    pub(super) fn int(&self, suffix: &str, max: u64) -> Result<Option<usize>> {
         Ok(self
             .file
             .int(&self.key(suffix), 1..=max)?
             .map(|v| v as usize))
     }
 
-    fn required(&self, suffix: &str, max: u64) -> Result<usize> {
+    /// As [`Keys::int`], and 0.
+    pub(super) fn count(&self, suffix: &str, max: u64) -> Result<Option<usize>> {
+        let v = self.file.int(&self.key(suffix), 0..=max)?;
+        Ok(v.map(|v| v as usize))
+    }
+
+    pub(super) fn bool(&self, suffix: &str) -> Result<Option<bool>> {
+        self.file.bool(&self.key(suffix))
+    }
+
+    pub(super) fn required(&self, suffix: &str, max: u64) -> Result<usize> {
         GgufFile::require(&self.key(suffix), self.int(suffix, max)?)
     }
 
@@ -144,7 +159,11 @@ impl Keys<'_> {
         }
     }
 
-    fn float(&self, suffix: &str, range: std::ops::RangeInclusive<f32>) -> Result<Option<f32>> {
+    pub(super) fn float(
+        &self,
+        suffix: &str,
+        range: std::ops::RangeInclusive<f32>,
+    ) -> Result<Option<f32>> {
         let key = self.key(suffix);
         match self.file.float(&key)? {
             Some(v) if !range.contains(&v) => Err(Error::Key {
@@ -156,7 +175,12 @@ impl Keys<'_> {
         }
     }
 
-    fn bad<T>(&self, suffix: &str, value: impl ToString, allowed: impl Into<String>) -> Result<T> {
+    pub(super) fn bad<T>(
+        &self,
+        suffix: &str,
+        value: impl ToString,
+        allowed: impl Into<String>,
+    ) -> Result<T> {
         Err(Error::Key {
             key: self.key(suffix),
             value: value.to_string(),
@@ -179,16 +203,6 @@ impl Config {
                 .join(", "),
         })?;
         let keys = Keys { file, arch };
-        if let Some(experts) = file
-            .int(&keys.key("expert_count"), 0..=65_536)?
-            .filter(|n| *n > 0)
-        {
-            return Err(Error::Unsupported {
-                what: "feed-forward layer",
-                value: format!("{experts} experts ({})", keys.key("expert_count")),
-                known: "dense layers".into(),
-            });
-        }
         let embedding_length = keys.required("embedding_length", limits::MAX_WIDTH)?;
         let blocks = keys.required("block_count", limits::MAX_LAYERS)?;
         let encoder = encoder(&keys, blocks)?;
@@ -219,6 +233,7 @@ impl Config {
             NormKind::Rms => "attention.layer_norm_rms_epsilon",
             NormKind::Layer | NormKind::BareLayer => "attention.layer_norm_epsilon",
         };
+        let norm_epsilon = GgufFile::require(&keys.key(epsilon), keys.float(epsilon, 0.0..=1.0)?)?;
         let [embedding_scale, residual_scale, logit_scale] =
             scalars(&keys, embedding_length, block_count)?;
         let optional = |suffix| {
@@ -231,10 +246,14 @@ impl Config {
             block_count,
             context_length,
             embedding_length,
+            experts: Routing::read(&keys, layers[0].feed_forward_length)?,
             windows: windows(&keys, layers.len())?,
             layers,
             head_size,
-            norm_epsilon: GgufFile::require(&keys.key(epsilon), keys.float(epsilon, 0.0..=1.0)?)?,
+            norm_epsilon,
+            output_norm_epsilon: keys
+                .float("output_norm_epsilon", 0.0..=1.0)?
+                .unwrap_or(norm_epsilon),
             rope_dimension_count,
             rope_freq_base: keys
                 .float("rope.freq_base", 1.0..=1e12)?

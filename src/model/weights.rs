@@ -83,6 +83,24 @@ pub struct Attention {
 pub enum Mixer {
     /// Attention over the KV cache.
     Attention(Attention),
+    /// Attention whose queries and output are those of a few experts for each token.
+    Experts(ExpertAttention),
+}
+
+/// A mixture of attention heads (JetMoE, arXiv 2404.07413): each of the k experts of a token has K
+/// query heads, one for each KV head.
+#[derive(Clone, Debug)]
+pub struct ExpertAttention {
+    /// Router, `[X, E]`.
+    pub router: Linear,
+    /// Queries of each expert, `[K d, E]`.
+    pub queries: Vec<Linear>,
+    /// Keys and values of all experts, `[K d, E]`.
+    pub keys_values: [Linear; 2],
+    /// Back from the heads of each expert, `[E, K d]`.
+    pub outputs: Vec<Linear>,
+    /// Added to the sum of the outputs, `[E]`.
+    pub bias: Option<Vec<f32>>,
 }
 
 /// What works on each token alone.
@@ -102,6 +120,51 @@ pub enum Ffn {
         /// Down, `[E, F]`.
         down: Linear,
     },
+    /// A few of many gated layers for each token.
+    Experts(Experts),
+}
+
+/// One expert.
+#[derive(Clone, Debug)]
+pub struct Expert {
+    /// Gate and up, `[Fx, E]` each.
+    pub gate_up: [Linear; 2],
+    /// Down, `[E, Fx]`.
+    pub down: Linear,
+}
+
+/// A mixture of experts: `sum over the chosen e of weight_e expert_e(x)`.
+#[derive(Clone, Debug)]
+pub struct Experts {
+    /// Router, `[X, E]`.
+    pub router: Linear,
+    /// The experts, X of them.
+    pub experts: Vec<Expert>,
+    /// Works on every token.
+    pub shared: Option<Shared>,
+    /// Added to the sum, `[E]`.
+    pub bias: Option<Vec<f32>>,
+}
+
+/// An expert for every token: `sigmoid(router x) down(act(gate x) * up x)`.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// Its weight, `[1, E]`.
+    pub router: Linear,
+    /// Gate and up.
+    pub gate_up: GateUp,
+    /// Down, `[E, Fs]`.
+    pub down: Linear,
+}
+
+impl GateUp {
+    /// The matrices.
+    pub fn linears(&self) -> &[Linear] {
+        match self {
+            GateUp::Fused(w) => from_ref(w),
+            GateUp::Split(w) => w,
+        }
+    }
 }
 
 /// What is added to the scores of a head, by the distance from query to key.
@@ -218,27 +281,44 @@ pub struct Layer {
 impl Layer {
     /// The linear maps of the layer, in order; those of a group have the same input.
     pub fn linears(&self) -> Vec<&[Linear]> {
-        let mut groups: Vec<&[Linear]> = Vec::new();
+        self.inputs().into_iter().flatten().collect()
+    }
+
+    /// As [`Layer::linears`], with the groups of all experts together: their inputs are some of the
+    /// tokens each.
+    pub fn inputs(&self) -> Vec<Vec<&[Linear]>> {
+        let mut inputs: Vec<Vec<&[Linear]>> = Vec::new();
         match &self.mixer.body {
             Mixer::Attention(a) => {
-                groups.push(match &a.qkv {
-                    Qkv::Fused(w) => from_ref(w),
-                    Qkv::Split(w) => w,
+                inputs.push(match &a.qkv {
+                    Qkv::Fused(w) => vec![from_ref(w)],
+                    Qkv::Split(w) => vec![w],
                 });
-                groups.push(from_ref(&a.output));
+                inputs.push(vec![from_ref(&a.output)]);
+            }
+            Mixer::Experts(a) => {
+                inputs.push(vec![from_ref(&a.router)]);
+                inputs.push(a.queries.iter().map(from_ref).collect());
+                inputs.push(vec![&a.keys_values]);
+                inputs.push(a.outputs.iter().map(from_ref).collect());
             }
         }
         match &self.ffn.body {
             Ffn::Gated { gate_up, down } => {
-                groups.push(match gate_up {
-                    GateUp::Fused(w) => from_ref(w),
-                    GateUp::Split(w) => w,
-                });
-                groups.push(from_ref(down));
+                inputs.extend([vec![gate_up.linears()], vec![from_ref(down)]]);
             }
-            Ffn::Plain { up, down } => groups.extend([from_ref(up), from_ref(down)]),
+            Ffn::Experts(w) => {
+                inputs.push(vec![from_ref(&w.router)]);
+                inputs.push(w.experts.iter().map(|e| &e.gate_up[..]).collect());
+                inputs.push(w.experts.iter().map(|e| from_ref(&e.down)).collect());
+                if let Some(s) = &w.shared {
+                    inputs.push(vec![from_ref(&s.router)]);
+                    inputs.extend([vec![s.gate_up.linears()], vec![from_ref(&s.down)]]);
+                }
+            }
+            Ffn::Plain { up, down } => inputs.extend([vec![from_ref(up)], vec![from_ref(down)]]),
         }
-        groups
+        inputs
     }
 }
 

@@ -51,6 +51,10 @@ pub struct Front {
     pub(super) shape: fn(&Fields<'_>, &Front, usize, usize) -> Result<Shape>,
     pub(super) more: More,
     pub(super) table: &'static Table,
+    /// Further lines of layers whose router, the first line, is in the checkpoint.
+    pub(super) experts: &'static [Line],
+    /// Further lines of the other layers.
+    pub(super) dense: &'static [Line],
 }
 
 const LIKE_LLAMA: Front = Front {
@@ -74,6 +78,8 @@ const LIKE_LLAMA: Front = Front {
     shape: alike,
     more: |_, _| Ok(()),
     table: &LLAMA,
+    experts: &[],
+    dense: &[],
 };
 
 const ALL_SLIDE: &[(&str, bool, &str)] = &[(
@@ -172,6 +178,11 @@ pub const FRONTS: &[Front] = &[
         table: &GEMMA3,
         ..LIKE_LLAMA
     },
+    experts::MIXTRAL,
+    experts::QWEN2_MOE,
+    experts::QWEN3_MOE,
+    experts::OLMOE,
+    experts::JETMOE,
     classic::CHATGLM,
     classic::GLM,
     classic::OPENELM,
@@ -198,6 +209,13 @@ pub(super) enum Dim {
     /// Queries, keys and values.
     Qkv,
     Ffn2,
+    /// All experts of a layer.
+    Experts,
+    /// One expert.
+    ExpertFfn,
+    /// The expert of every token.
+    SharedFfn,
+    One,
     /// Trained positions.
     Context,
     /// Query heads, counted.
@@ -220,7 +238,7 @@ pub(super) enum Rows {
     GebUp,
     /// Groups of `[query heads of a key head, key, value]` become queries, keys, values.
     Grouped,
-    /// The first half.
+    /// The first half, of each expert where a source has several.
     First,
     /// The second half.
     Second,
@@ -228,7 +246,8 @@ pub(super) enum Rows {
     Transposed,
 }
 
-/// One line of a table: GGUF stem (`{}` = layer), shape, sources (`{}` = layer).
+/// One line of a table: GGUF stem (`{}` = layer), shape, sources (`{}` = layer, `{e}` = each expert).
+/// Stems that end with `.bias` are whole names, also those of their sources.
 #[derive(Debug)]
 pub(super) struct Line {
     pub gguf: &'static str,
@@ -243,6 +262,7 @@ macro_rules! lines {
 }
 
 mod classic;
+mod experts;
 mod seq2seq;
 
 /// Stems of one architecture: before the layers, per layer, after the layers.

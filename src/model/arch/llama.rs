@@ -1,4 +1,4 @@
-//! Llama 1 to 3, TinyLlama, Mistral, Danube, GEB-1.3B (full rotation).
+//! Llama 1 to 3, TinyLlama, Mistral, Mixtral, Danube, GEB-1.3B (full rotation).
 //! Files hold q and k with interleaved pairs (the converter permutes Hugging Face rows).
 
 use super::{Arch, Gate, NormKind, NormPlace, Positions, QkNorm, RopePairing, Scalars};
@@ -16,6 +16,7 @@ pub(super) const ARCH: Arch = Arch {
     encoder: false,
     scaled: true,
     parallel: false,
+    renormalise: true,
     scalars: Scalars::Ones,
     full_every: 1,
     window_base: None,

@@ -8,14 +8,18 @@ mod gemma3;
 mod gpt2;
 mod gptneo;
 mod gptneox;
+mod jetmoe;
 mod llama;
 mod minicpm;
 mod olmo;
 mod olmo2;
+mod olmoe;
 mod openelm;
 mod phi3;
 mod qwen2;
+mod qwen2moe;
 mod qwen3;
+mod qwen3moe;
 mod t5;
 
 /// How the elements of a head are paired for rotation.
@@ -124,6 +128,8 @@ pub struct Arch {
     pub scaled: bool,
     /// Attention and feed-forward see the same input, if the file does not say.
     pub parallel: bool,
+    /// Whether the weights of a token's experts are divided by their sum, if the file does not say.
+    pub renormalise: bool,
     /// Default factors.
     pub scalars: Scalars,
     /// If the file does not say: every so many layers, the last one sees all positions and the
@@ -151,6 +157,10 @@ pub const REGISTRY: &[&Arch] = &[
     &bloom::ARCH,
     &falcon::ARCH,
     &t5::ARCH,
+    &olmoe::ARCH,
+    &qwen2moe::ARCH,
+    &qwen3moe::ARCH,
+    &jetmoe::ARCH,
 ];
 
 impl Arch {

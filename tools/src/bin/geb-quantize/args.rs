@@ -53,7 +53,7 @@ pub enum Command {
     /// Convert a PEFT adapter folder (LoRA, DoRA) to a GGUF adapter, for geb-run --lora and merge.
     Adapter(Adapter),
     /// Merge adapters into a model, then quantize it.
-    Merge(Merge),
+    Merge(Box<Merge>),
 }
 
 /// One of [`MIXTURES`], in small or capital letters.
@@ -198,6 +198,9 @@ pub struct How {
     /// Write parts of at most this size: OUT-00001-of-0000N.gguf (M and G are powers of 1000)
     #[arg(long, value_name = "N(M|G)", value_parser = size)]
     pub split_max_size: Option<u64>,
+    /// Leave the other experts out: 0,2,5-7, or 3:0,1 for layer 3 (may be repeated)
+    #[arg(long, value_name = "[LAYER:]LIST")]
+    pub keep_experts: Vec<String>,
     /// Record the SHA-256 of the weight files as well
     #[arg(long)]
     pub hash_source: bool,

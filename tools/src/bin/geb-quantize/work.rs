@@ -53,6 +53,10 @@ impl How {
             hash_source: self.hash_source,
             split_max: self.split_max_size,
             resume: self.resume,
+            keep_experts: match &self.keep_experts[..] {
+                [] => None,
+                lists => Some(lists.join(" ").parse()?),
+            },
             imatrix: self.imatrix.clone(),
             search: match (self.search, &self.imatrix) {
                 (Some(Search::Best), _) => Effort::Best,

@@ -170,6 +170,15 @@ pub struct CpuArgs {
         hide_short_help = true
     )]
     pub kv: KvHow,
+    /// Memory for weights, cache and buffers (800M, 2G): experts of a model that are not in use leave it
+    #[arg(
+        long,
+        value_name = "SIZE",
+        help_heading = "CPU",
+        hide_short_help = true,
+        value_parser = size
+    )]
+    pub max_ram: Option<u64>,
     /// Use at most this instruction set (scalar, avx2, ...) [env: GEB_ISA]
     #[arg(
         long,
@@ -178,6 +187,18 @@ pub struct CpuArgs {
         hide_short_help = true
     )]
     pub isa: Option<String>,
+}
+
+/// `800M`, `2G`, or bytes.
+fn size(text: &str) -> Result<u64, String> {
+    let units = [("K", 1_000), ("M", 1_000_000), ("G", 1_000_000_000)];
+    let found = units
+        .iter()
+        .find_map(|(unit, n)| Some((text.strip_suffix(unit)?, *n)));
+    let (digits, unit) = found.unwrap_or((text, 1));
+    let n = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(unit));
+    n.filter(|&n| n > 0)
+        .ok_or_else(|| "expected a number of bytes, or one with K, M or G, such as 2G".into())
 }
 
 /// How the next token is chosen.
