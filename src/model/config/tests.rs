@@ -13,12 +13,12 @@ fn read(architecture: &str, more: &[(&str, MetaValue)]) -> Result<Config> {
         ("feed_forward_length", 64),
         ("attention.head_count", 4),
     ] {
-        plan.push_meta(&format!("{architecture}.{key}"), MetaValue::U32(value));
+        plan.push_meta(format!("{architecture}.{key}"), MetaValue::U32(value));
     }
     let epsilon = format!("{architecture}.attention.layer_norm_rms_epsilon");
     plan.push_meta(&epsilon, MetaValue::F32(1e-5));
     for (key, value) in more {
-        plan.push_meta(&format!("{architecture}.{key}"), value.clone());
+        plan.push_meta(format!("{architecture}.{key}"), value.clone());
     }
     let header = plan.layout().expect("fits").header;
     Config::read(&GgufFile::from_bytes(header).expect("a valid file"))
