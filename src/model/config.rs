@@ -1,6 +1,6 @@
 //! Hyperparameters: read once, range-checked, then plain numbers (rule 11).
 
-use super::arch::{Arch, NormKind, Positions, REGISTRY, Scalars};
+use super::arch::{Arch, NormKind, Positions, REGISTRY, Scalars, WindowRope};
 use super::rope::{RopeScaling, ScalingKind};
 use super::routing::Routing;
 use crate::error::{Error, Result};
@@ -240,6 +240,8 @@ impl Config {
             keys.float(suffix, 0.0..=1e6)
                 .map(|v| v.filter(|v| *v > 0.0))
         };
+        let rope_freq_base = keys.float("rope.freq_base", 1.0..=1e12)?;
+        let rope_freq_base = rope_freq_base.unwrap_or(10_000.0);
         let base_window = keys.float("rope.freq_base_swa", 1.0..=1e12)?;
         Ok(Config {
             arch,
@@ -255,11 +257,13 @@ impl Config {
                 .float("output_norm_epsilon", 0.0..=1.0)?
                 .unwrap_or(norm_epsilon),
             rope_dimension_count,
-            rope_freq_base: keys
-                .float("rope.freq_base", 1.0..=1e12)?
-                .unwrap_or(10_000.0),
+            rope_freq_base,
             rope_scaling: rope_scaling(&keys, context_length)?,
-            rope_freq_base_window: base_window.or(arch.window_base),
+            rope_freq_base_window: base_window.or(match arch.window_rope {
+                WindowRope::Same => None,
+                WindowRope::Plain => Some(rope_freq_base),
+                WindowRope::Base(base) => Some(base),
+            }),
             causal: file.bool(&keys.key("attention.causal"))?.unwrap_or(true),
             clamp: optional("attention.clamp_kqv")?,
             embedding_scale,

@@ -82,12 +82,6 @@ const LIKE_LLAMA: Front = Front {
     dense: &[],
 };
 
-const ALL_SLIDE: &[(&str, bool, &str)] = &[(
-    "use_sliding_window",
-    false,
-    "false (a window in some of the layers is not supported)",
-)];
-
 /// All families.
 pub const FRONTS: &[Front] = &[
     Front {
@@ -120,7 +114,7 @@ pub const FRONTS: &[Front] = &[
         types: &["qwen2"],
         architecture: "qwen2",
         permuted: false,
-        fixed: ALL_SLIDE,
+        more: keys::qwen,
         ..LIKE_LLAMA
     },
     Front {
@@ -128,7 +122,7 @@ pub const FRONTS: &[Front] = &[
         types: &["qwen3"],
         architecture: "qwen3",
         permuted: false,
-        fixed: ALL_SLIDE,
+        more: keys::qwen,
         table: &QWEN3,
         ..LIKE_LLAMA
     },
@@ -162,6 +156,15 @@ pub const FRONTS: &[Front] = &[
         types: &["olmo2"],
         architecture: "olmo2",
         permuted: false,
+        table: &OLMO2,
+        ..LIKE_LLAMA
+    },
+    Front {
+        classes: &["Olmo3ForCausalLM"],
+        types: &["olmo3"],
+        architecture: "olmo2",
+        permuted: false,
+        more: keys::olmo3,
         table: &OLMO2,
         ..LIKE_LLAMA
     },

@@ -1,7 +1,7 @@
 //! Llama 1 to 3, TinyLlama, Mistral, Mixtral, Danube, GEB-1.3B (full rotation).
 //! Files hold q and k with interleaved pairs (the converter permutes Hugging Face rows).
 
-use super::{Arch, Gate, NormKind, NormPlace, Positions, QkNorm, RopePairing, Scalars};
+use super::{Arch, Gate, NormKind, NormPlace, Positions, QkNorm, RopePairing, Scalars, WindowRope};
 
 pub(super) const ARCH: Arch = Arch {
     name: "llama",
@@ -19,5 +19,5 @@ pub(super) const ARCH: Arch = Arch {
     renormalise: true,
     scalars: Scalars::Ones,
     full_every: 1,
-    window_base: None,
+    window_rope: WindowRope::Same,
 };

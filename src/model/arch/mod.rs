@@ -44,6 +44,17 @@ pub enum Positions {
     Buckets,
 }
 
+/// How layers with a window rotate, beside layers that see all positions.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum WindowRope {
+    /// As all layers.
+    Same,
+    /// Not stretched.
+    Plain,
+    /// Not stretched, with this base.
+    Base(f32),
+}
+
 /// Formula of the norms.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NormKind {
@@ -135,8 +146,8 @@ pub struct Arch {
     /// If the file does not say: every so many layers, the last one sees all positions and the
     /// others a window; 1: a window, if there is one, holds for all layers.
     pub full_every: usize,
-    /// Base of the rotation of layers with a window, if it is another one.
-    pub window_base: Option<f32>,
+    /// Rotation of layers with a window, if the file does not say.
+    pub window_rope: WindowRope,
 }
 
 /// All architectures this program runs.

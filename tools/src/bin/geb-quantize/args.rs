@@ -40,7 +40,13 @@ pub struct Cli {
     pub command: Option<Command>,
     /// A conversion.
     #[command(flatten)]
-    pub convert: Option<Convert>,
+    pub files: Option<Files>,
+    /// How.
+    #[command(flatten)]
+    pub how: Option<How>,
+    /// Layout of GEB checkpoints.
+    #[command(flatten)]
+    pub layout: Layout,
 }
 
 /// Other work.
@@ -126,16 +132,14 @@ pub enum Search {
     Best,
 }
 
-/// A conversion.
+/// What to convert.
 #[derive(Args, Debug)]
-pub struct Convert {
+pub struct Files {
     /// Checkpoint folder (config.json, weights, tokenizer) or GGUF file
     pub source: PathBuf,
     /// File to write; replaced only when the new one is complete and verified
     #[arg(required_unless_present = "dry_run")]
     pub out: Option<PathBuf>,
-    #[command(flatten)]
-    pub how: How,
 }
 
 /// A conversion of an adapter.
@@ -160,6 +164,8 @@ pub struct Merge {
     pub files: Vec<String>,
     #[command(flatten)]
     pub how: How,
+    #[command(flatten)]
+    pub layout: Layout,
 }
 
 /// How to convert.
@@ -228,8 +234,6 @@ pub struct How {
     /// No progress bar
     #[arg(long, help_heading = "Output")]
     pub no_progress: bool,
-    #[command(flatten)]
-    pub layout: Layout,
 }
 
 /// Answers to the layout questions of GEB checkpoints.
