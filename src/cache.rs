@@ -73,7 +73,7 @@ fn zeroed(len: usize) -> Result<Vec<u8>> {
 
 /// The layers, one behind the other. A head holds the whole context, or a ring of the window and a
 /// batch if that is less.
-fn layers(c: &Config, kv: KvType, ctx: usize, batch: usize) -> Vec<LayerCache> {
+fn layers(c: &Config, count: usize, kv: KvType, ctx: usize, batch: usize) -> Vec<LayerCache> {
     let mut start = 0;
     let one = |(sizes, &window): (&LayerSizes, &usize)| {
         let positions = ctx.min(window.saturating_add(batch));
@@ -86,19 +86,28 @@ fn layers(c: &Config, kv: KvType, ctx: usize, batch: usize) -> Vec<LayerCache> {
         start += layer.bytes();
         layer
     };
-    c.layers.iter().zip(&c.windows).map(one).collect()
+    let count = count.min(c.layers.len());
+    c.layers[..count].iter().zip(&c.windows).map(one).collect()
 }
 
 impl KvCache {
     /// Bytes a cache for `ctx` positions takes, written in batches of at most `batch`.
     pub fn bytes(c: &Config, kv: KvType, ctx: usize, batch: usize) -> u64 {
-        let layers = layers(c, kv, ctx, batch);
+        let layers = layers(c, c.block_count, kv, ctx, batch);
         layers.iter().map(|l| l.bytes() as u64).sum()
     }
 
     /// An empty cache for `ctx` positions, written in batches of at most `batch`; allocated once.
     pub fn new(c: &Config, kv: KvType, ctx: usize, batch: usize) -> Result<KvCache> {
-        let layers = layers(c, kv, ctx, batch);
+        Self::of(layers(c, c.block_count, kv, ctx, batch))
+    }
+
+    /// An empty cache of rows of floats, for `count` layers and a text of `positions`.
+    pub(crate) fn of_rows(c: &Config, count: usize, positions: usize) -> Result<KvCache> {
+        Self::of(layers(c, count, KvType::F32, positions, positions))
+    }
+
+    fn of(layers: Vec<LayerCache>) -> Result<KvCache> {
         let data = zeroed(layers.iter().map(LayerCache::bytes).sum::<usize>() + ALIGN)?;
         Ok(KvCache {
             skip: data.as_ptr().align_offset(ALIGN).min(ALIGN),
@@ -154,6 +163,33 @@ impl KvCache {
     /// To be called before the positions up to `end` are written.
     pub fn will_write(&mut self, end: usize) {
         self.written = self.written.max(end);
+    }
+
+    /// Positions written since the cache was empty.
+    pub(crate) fn written(&self) -> usize {
+        self.written
+    }
+
+    /// Writes keys and values of positions `first..first + n` into a cache of rows: for each side the
+    /// first token's heads and the distance to the next token's.
+    pub(crate) fn put_rows(
+        &mut self,
+        layer: usize,
+        (first, n): (usize, usize),
+        sides: [(&[f32], usize); 2],
+    ) {
+        self.will_write(first + n);
+        let shape = self.layers[layer].shape;
+        let (d, width) = (shape.head_size(), shape.width());
+        let rows: &mut [f32] = bytemuck::cast_slice_mut(self.layer_mut(layer));
+        let parts = rows.chunks_exact_mut(shape.positions() * width);
+        for (i, part) in parts.enumerate() {
+            let ((from, stride), head) = (sides[i % 2], i / 2);
+            for t in 0..n {
+                let to = (first + t) % shape.positions() * width;
+                part[to..to + d].copy_from_slice(&from[t * stride + head * d..][..d]);
+            }
+        }
     }
 
     /// How many of the first `n` positions are left when the later ones are given up: all of them

@@ -20,6 +20,7 @@ pub mod gguf;
 pub mod limits;
 pub mod mmap;
 pub mod model;
+pub mod operators;
 pub mod sampler;
 pub mod scales;
 pub mod session;

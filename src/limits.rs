@@ -1,5 +1,7 @@
 //! Every bound on what a file or a user may ask for, one constant each, with its reason.
 
+/// Kinds of distances with a bias of their own.
+pub const MAX_BUCKETS: u64 = 1_024;
 /// Smallest GGUF file: magic, version and the two counts.
 pub const MIN_FILE_BYTES: usize = 24;
 /// Tensors in one file. The largest published models have about 2,000 per part.
@@ -71,10 +73,16 @@ pub const MAX_ELIFS: usize = 256;
 pub const MAX_PROMPT_BYTES: usize = 1 << 20;
 /// Longest text that an evaluation encodes.
 pub const MAX_TEXT_BYTES: usize = 64 << 20;
+/// The table of a tokenizer that normalises text; published ones have 240 kB.
+pub const MAX_CHARSMAP_BYTES: usize = 16 << 20;
+/// A text after normalisation.
+pub const MAX_NORMALIZED_BYTES: usize = 2 * MAX_TEXT_BYTES;
 /// Layers of a model.
 pub const MAX_LAYERS: u64 = 1_024;
 /// Width of a model, of its feed-forward layers, and of all heads together.
 pub const MAX_WIDTH: u64 = 1 << 20;
+/// Experts of one layer; published models have at most 512.
+pub const MAX_EXPERTS: u64 = 1_024;
 /// Heads of one layer.
 pub const MAX_HEADS: u64 = 65_536;
 /// Positions of a context.

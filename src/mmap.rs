@@ -5,6 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Read;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,6 +14,15 @@ use crate::gguf::Load;
 
 /// Exit code of a program whose mapped file was cut under it.
 pub const EXIT_TRUNCATED: i32 = 74;
+
+/// What will become of some bytes of a mapped file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Advice {
+    /// They are about to be used: read them ahead.
+    Needed,
+    /// They are not used for a while: their memory may go. They are read again when touched.
+    Dropped,
+}
 
 /// Read-only bytes of a file or of the program itself.
 #[derive(Clone)]
@@ -50,6 +60,43 @@ impl Bytes {
             // An advice: without it reading is slower, not wrong.
             let _ = rustix::fs::fadvise(&m.file, 0, None, rustix::fs::Advice::Sequential);
         }
+    }
+
+    /// Whether these are the bytes of a mapped file.
+    pub fn is_mapped(&self) -> bool {
+        matches!(self, Self::Map(_))
+    }
+
+    /// Says what will become of `range`; of bytes in memory nothing does.
+    #[allow(unsafe_code)]
+    pub fn advise(&self, range: Range<usize>, advice: Advice) {
+        #[cfg(unix)]
+        if let Self::Map(m) = self
+            && range.end <= m.map.len()
+        {
+            // Without it memory is used longer or bytes come later, nothing else.
+            match advice {
+                Advice::Needed => {
+                    let need = memmap2::Advice::WillNeed;
+                    let _ = m.map.advise_range(need, range.start, range.len());
+                }
+                Advice::Dropped => {
+                    // Whole pages inside only: the ends belong to neighbours too.
+                    let page = rustix::param::page_size();
+                    let start = range.start.next_multiple_of(page);
+                    let end = range.end / page * page;
+                    if start >= end {
+                        return;
+                    }
+                    let drop = memmap2::UncheckedAdvice::DontNeed;
+                    // SAFETY: the mapping is of a file, shared and never written: dropped pages are
+                    // read from the file again with the same contents, also while other threads read.
+                    let _ = unsafe { m.map.unchecked_advise_range(drop, start, end - start) };
+                }
+            }
+        }
+        #[cfg(not(unix))]
+        let _ = (range, advice);
     }
 
     /// Copies the bytes at `at`. A mapped file is read, not touched: its pages do not count as

@@ -17,9 +17,12 @@ use crate::model::adapters::Adapters;
 pub use crate::model::forward::Segment;
 use crate::model::forward::{Buffers, Pass};
 use crate::model::inputs::InputStats;
+use crate::model::resident::{Residents, Streamed};
 use crate::model::rope::Ropes;
 use crate::model::weights::Layer;
 use crate::threads::{self, Pool};
+use choose::{check_ctx, choose_kernels};
+use text::Text;
 
 /// Tokens of one batch: enough to fill the prefill tiles, few enough to stay in the caches.
 pub const BATCH: usize = 512;
@@ -52,12 +55,18 @@ pub struct SessionOptions {
     pub threads: usize,
     /// Positions of the context; `None` takes the trained length, at most [`DEFAULT_CTX`].
     pub ctx: Option<usize>,
+    /// Let `ctx` exceed the trained length, up to [`limits::MAX_CONTEXT`]: rotations that were never
+    /// trained. Not for models whose positions are a table.
+    pub beyond: bool,
     /// KV cache type.
     pub kv: KvChoice,
     /// Instruction level; `None` takes the best of the host (or `GEB_ISA`).
     pub level: Option<Level>,
     /// Set to stop a forward pass at the next layer.
     pub cancel: Option<Arc<AtomicBool>>,
+    /// Bytes that weights, cache and buffers may take: of a model with experts, those least recently
+    /// used are given up.
+    pub max_ram: Option<u64>,
 }
 
 /// Which logits a forward pass returns.
@@ -101,7 +110,9 @@ pub struct Session {
     ctx: usize,
     kv: KvType,
     cancel: Option<Arc<AtomicBool>>,
+    residents: Option<Residents>,
     adapters: Option<Adapters>,
+    text: Option<Text>,
 }
 
 impl Session {
@@ -110,14 +121,7 @@ impl Session {
         let c = model.config();
         let kernels = choose_kernels(options.level)?;
         let ctx = options.ctx.unwrap_or(c.context_length.min(DEFAULT_CTX));
-        if !(1..=c.context_length).contains(&ctx) {
-            let allowed = format!("1..={}, the trained length", c.context_length);
-            return Err(Error::Request {
-                what: "context".into(),
-                value: ctx.to_string(),
-                allowed,
-            });
-        }
+        check_ctx(c, ctx, options.beyond)?;
         let weights = model.weights();
         let kv = match options.kv {
             KvChoice::F16 | KvChoice::Q8_0 if weights.bias.is_some() => {
@@ -152,6 +156,8 @@ impl Session {
                 available,
             });
         }
+        let limited = |limit| Residents::new(&model, limit, needed);
+        let residents = options.max_ram.map(limited).transpose()?;
         let threads = if options.threads == 0 {
             threads::default_threads()
         } else {
@@ -170,6 +176,8 @@ impl Session {
             ctx,
             kv,
             cancel: options.cancel.clone(),
+            residents,
+            text: None,
             adapters: None,
             model,
         })
@@ -249,6 +257,11 @@ impl Session {
             scratch: Buffers::bytes(c, batch),
             adapters: self.adapters.as_ref().map_or(0, Adapters::bytes),
         }
+    }
+
+    /// What became of the experts under [`SessionOptions::max_ram`].
+    pub fn streamed(&self) -> Option<Streamed> {
+        self.residents.as_ref().map(Residents::sums)
     }
 
     /// The kernels in use.
@@ -365,6 +378,13 @@ impl Session {
     /// # Errors
     /// As [`Session::forward`], without those of logits.
     pub fn observe(&mut self, tokens: &[u32], stats: &mut InputStats) -> Result<()> {
+        if self.model.config().encoder.is_some() {
+            return Err(Error::Unsupported {
+                what: "statistics of inputs",
+                value: self.model.config().arch.name.into(),
+                known: "models without an encoder".into(),
+            });
+        }
         self.reset();
         self.check(tokens, 0)?;
         let layers = self.model.config().block_count;
@@ -440,6 +460,13 @@ impl Session {
                 known: "embeddings (geb-run embed)".into(),
             });
         }
+        if config.encoder.is_some() && self.text.is_none() {
+            return Err(Error::Request {
+                what: "text of the encoder".into(),
+                value: "absent".into(),
+                allowed: "one that was read (Session::encode)".into(),
+            });
+        }
         self.check_ids(tokens)?;
         self.check_room(tokens.len(), first)
     }
@@ -510,6 +537,8 @@ impl Session {
             ropes,
             buffers,
             cancel,
+            residents,
+            text,
             adapters,
             ..
         } = self;
@@ -524,9 +553,11 @@ impl Session {
                 ropes,
                 first,
                 causal: true,
+                text: text.as_ref().map(|t| &t.cache),
                 layers,
                 cancel,
                 inputs,
+                residents: residents.as_mut(),
                 adapters: adapters.as_mut(),
             };
             f(&mut pass, buffers, out)
@@ -548,25 +579,8 @@ impl Session {
     }
 }
 
-fn choose_kernels(level: Option<Level>) -> Result<&'static Kernels> {
-    match level {
-        Some(level) => Kernels::for_level(level).ok_or_else(|| Error::Request {
-            what: "instruction level".into(),
-            value: level.name().into(),
-            allowed: Level::available()
-                .iter()
-                .map(|l| l.name())
-                .collect::<Vec<_>>()
-                .join(", "),
-        }),
-        None => Kernels::best().map_err(|allowed| Error::Request {
-            what: "GEB_ISA".into(),
-            value: std::env::var("GEB_ISA").unwrap_or_default(),
-            allowed,
-        }),
-    }
-}
-
+mod choose;
 mod states;
 #[cfg(test)]
 mod tests;
+mod text;

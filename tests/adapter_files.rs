@@ -68,6 +68,7 @@ fn write(path: &Path, tensors: &Tensors) {
 
 /// A checkpoint folder like `from`, with other weights.
 fn checkpoint(from: &Path, to: &Path, weights: &Tensors) {
+    let _ = fs::remove_dir_all(to);
     fs::create_dir_all(to).expect("folder");
     for entry in fs::read_dir(from).expect("folder") {
         let path = entry.expect("entry").path();
@@ -100,55 +101,43 @@ impl Peft {
             let Some(module) = name.strip_suffix(".weight") else {
                 continue;
             };
-            let table = name.contains("embed");
-            let &[rows, cols] = &shape[..] else { continue };
-            if table {
+            let tables = ["embed", "wte.", "wpe."];
+            let &[mut rows, mut cols] = &shape[..] else {
+                continue;
+            };
+            if tables.iter().any(|t| name.contains(t)) {
                 continue;
             }
-            let rank = if name.contains("layers.0") { 3 } else { 4 };
+            // GPT-2 keeps inputs by outputs; its adapters have the usual shapes.
+            let turned = name.contains(".c_");
+            let w = if turned { turn(w, cols) } else { w.clone() };
+            if turned {
+                (rows, cols) = (cols, rows);
+            }
+            let rank: usize = if name.contains("layers.0") { 3 } else { 4 };
             let alpha = match module {
                 m if m.ends_with(".v_proj") => 3.0,
                 m if m.ends_with("layers.1.mlp.down_proj") => 5.0,
                 _ => 8.0f64,
             };
-            let s = alpha
-                / if root {
-                    f64::from(rank).sqrt()
-                } else {
-                    f64::from(rank)
-                };
-            let rank = rank as usize;
+            let divisor = rank as f64;
+            let s = alpha / if root { divisor.sqrt() } else { divisor };
             let size = (w.iter().map(|v| v * v).sum::<f32>() / w.len() as f32).sqrt() * 0.1;
             let (a, b) = (random(rank * cols, 1.0), random(rows * rank, size));
-            let m: Vec<f32> = (w.chunks_exact(cols).zip(random(rows, 0.3)))
-                .map(|(w, u)| w.iter().map(|v| v * v).sum::<f32>().sqrt() * (1.0 + u))
-                .collect();
-            let (_, new) = merged.get_mut(name).expect("the same names");
-            for r in 0..rows {
-                let mut row: Vec<f64> = w[r * cols..][..cols]
-                    .iter()
-                    .map(|v| f64::from(*v))
-                    .collect();
-                for (k, a) in a.chunks_exact(cols).enumerate() {
-                    let factor = s * f64::from(b[r * rank + k]);
-                    row.iter_mut()
-                        .zip(a)
-                        .for_each(|(w, a)| *w += factor * f64::from(*a));
-                }
-                let norm = row.iter().map(|v| v * v).sum::<f64>().sqrt();
-                let gain = if magnitudes {
-                    f64::from(m[r]) / norm
-                } else {
-                    1.0
-                };
-                (new[r * cols..].iter_mut())
-                    .zip(row)
-                    .for_each(|(n, v)| *n = (gain * v) as f32);
-            }
+            let m = magnitudes.then(|| -> Vec<f32> {
+                let norm = |w: &[f32]| w.iter().map(|v| v * v).sum::<f32>().sqrt();
+                let rows = w.chunks_exact(cols).zip(random(rows, 0.3));
+                rows.map(|(w, u)| norm(w) * (1.0 + u)).collect()
+            });
+            let new = changed(&w, cols, (&a, &b), s, m.as_deref());
+            merged.get_mut(name).expect("the same names").1 = match turned {
+                true => turn(&new, cols),
+                false => new,
+            };
             let key = |end: &str| format!("base_model.model.{module}.{end}");
             tensors.insert(key("lora_A.weight"), (vec![rank, cols], a));
             tensors.insert(key("lora_B.weight"), (vec![rows, rank], b));
-            if magnitudes {
+            if let Some(m) = m {
                 tensors.insert(key("lora_magnitude_vector"), (vec![rows], m));
             }
         }
@@ -169,6 +158,38 @@ impl Peft {
         fs::write(folder.join("adapter_config.json"), self.config.to_string()).expect("written");
         write(&folder.join("adapter_model.safetensors"), &self.tensors);
     }
+}
+
+/// A matrix with `cols` columns, columns as rows.
+fn turn(w: &[f32], cols: usize) -> Vec<f32> {
+    let rows = w.len() / cols;
+    (0..w.len())
+        .map(|i| w[i % rows * cols + i / rows])
+        .collect()
+}
+
+/// The definition, in F64: `W + s B A`, with m row by row `m (W + s B A) / |W + s B A|`.
+fn changed(
+    w: &[f32],
+    cols: usize,
+    (a, b): (&[f32], &[f32]),
+    s: f64,
+    m: Option<&[f32]>,
+) -> Vec<f32> {
+    let rank = a.len() / cols;
+    let rows = w.chunks_exact(cols).zip(b.chunks_exact(rank)).enumerate();
+    rows.flat_map(|(r, (w, b))| {
+        let dot = |c: usize| -> f64 {
+            (0..rank)
+                .map(|k| f64::from(b[k]) * f64::from(a[k * cols + c]))
+                .sum()
+        };
+        let row: Vec<f64> = (0..cols).map(|c| f64::from(w[c]) + s * dot(c)).collect();
+        let norm = row.iter().map(|v| v * v).sum::<f64>().sqrt();
+        let gain = m.map_or(1.0, |m| f64::from(m[r]) / norm);
+        row.into_iter().map(move |v| (gain * v) as f32)
+    })
+    .collect()
 }
 
 fn f32_file(source: &Path, out: &Path, change: impl FnOnce(&mut Options)) -> Arc<Model> {
@@ -211,8 +232,11 @@ fn worst(a: &[f32], b: &[f32]) -> f32 {
 fn peft_adapters_keep_their_meaning_under_gguf_names() {
     let dir = tempfile::tempdir().expect("folder");
     let path = |name: &str| dir.path().join(name);
-    // Reordered heads; a fused matrix; matrices packed and split; another family; alphas of modules.
-    for (seed, case) in ["llama", "phi3", "nano", "minicpm"].into_iter().enumerate() {
+    // Reordered heads; a fused matrix; matrices packed and split; stored the other way round; alphas of modules.
+    for (seed, case) in ["llama", "phi3", "nano", "minicpm", "qwen2", "gpt2"]
+        .into_iter()
+        .enumerate()
+    {
         let base = read(&source(case).join("model.safetensors"));
         for (magnitudes, root) in [(false, false), (true, true)] {
             let peft = Peft::random(&base, seed as u64, magnitudes, root);

@@ -103,7 +103,10 @@ fn the_first_input_is_the_norm_of_the_embeddings() {
     }
     let input = &stats.inputs()[0];
     assert_eq!(input.names[0], "blk.0.attn_q.weight");
-    assert_eq!((input.names.len(), input.tokens), (3, 5 * CHUNK as u64));
+    assert_eq!(
+        (input.names.len(), &input.tokens[..]),
+        (3, &[5 * CHUNK as u64][..])
+    );
     let largest = moments.iter().fold(0f64, |m, v| m.max(v.abs()));
     for i in 0..n {
         let square = moments[i * n + i];

@@ -25,6 +25,10 @@ const CASES: &[&str] = &[
     "olmo",
     "olmo2",
     "gemma3",
+    "mixtral",
+    "qwen3moe",
+    "olmoe",
+    "jetmoe",
     "chatglm3",
     "glm",
     "openelm",
@@ -34,6 +38,8 @@ const CASES: &[&str] = &[
     "bloom",
     "falcon",
     "falcon-new",
+    "t5",
+    "t5-relu",
 ];
 const TYPES: &[Dtype] = &[
     Dtype::F32,

@@ -3,15 +3,19 @@
 mod common;
 
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::nano::{encode, session_with};
-use geb::Dtype;
+use geb::convert::{Options, convert_to_vec};
 use geb::generate::{Events, GenerateOptions, Generated, StopReason, generate};
+use geb::gguf::GgufFile;
+use geb::model::Model;
 use geb::sampler::SamplerOptions;
-use geb::session::{KvChoice, Session, SessionOptions};
-use geb::tokenizer::Tokenizer;
+use geb::session::{KvChoice, Session, SessionOptions, Want};
+use geb::tokenizer::{Encode, Tokenizer};
+use geb::{Dtype, Error};
 
 fn session() -> (Session, Tokenizer) {
     let options = SessionOptions {
@@ -225,4 +229,61 @@ fn a_cancelled_prefill_keeps_the_session_usable() {
     let result =
         generate(&mut session, &tokenizer, &prompt, &with_flag, &mut quiet).expect("generates");
     assert_eq!(result.ids.len(), 8);
+}
+
+/// The encoder reads the prompt, the decoder writes the text.
+#[test]
+fn a_model_with_an_encoder_answers_as_the_reference() {
+    for case in ["t5", "t5-relu"] {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/fixtures")
+            .join(case);
+        let options = Options {
+            policy: Dtype::F32.into(),
+            ..Options::default()
+        };
+        let (bytes, _) = convert_to_vec(&folder.join("hf"), &options).expect("converts");
+        let model = Model::load(Arc::new(GgufFile::from_bytes(bytes).expect("a file")));
+        let mut session =
+            Session::new(model.expect("a model"), &SessionOptions::default()).expect("session");
+        let tokenizer = Tokenizer::from_gguf(session.model().file()).expect("tokenizer");
+        let expected = std::fs::read(folder.join("expected.json")).expect("expected.json");
+        let expected: serde_json::Value = serde_json::from_slice(&expected).expect("JSON");
+        let tensors = std::fs::read(folder.join("expected.safetensors")).expect("a file");
+        let tensors = safetensors::SafeTensors::deserialize(&tensors).expect("safetensors");
+        let ids = tensors.tensor("greedy_ids").expect("ids");
+        let (ids, _) = ids.data().as_chunks::<8>();
+        let want: Vec<u32> = ids.iter().map(|c| i64::from_le_bytes(*c) as u32).collect();
+        let how = Encode {
+            add_special: true,
+            parse_special: true,
+        };
+        let text = expected["prompt_text"].as_str().expect("a text");
+        let prompt = tokenizer.encode(text, how).expect("encodes");
+        for _ in 0..2 {
+            let done = generate(&mut session, &tokenizer, &prompt, &greedy(16), &mut quiet);
+            assert_eq!(done.expect("generates").ids, want, "{case}");
+        }
+        // Another text, other logits.
+        let mut first = |text: &[u32]| -> Vec<f32> {
+            session.encode(text).expect("encodes");
+            session.reset();
+            session.forward(&[0], Want::Last).expect("forward").to_vec()
+        };
+        let backwards: Vec<u32> = prompt.iter().rev().copied().collect();
+        let pairs: Vec<_> = first(&prompt).into_iter().zip(first(&backwards)).collect();
+        assert!(pairs.iter().any(|(a, b)| (a - b).abs() > 0.3), "{case}");
+        // Without a text there is nothing to look at.
+        let mut fresh =
+            Session::new(session.model().clone(), &SessionOptions::default()).expect("session");
+        assert!(matches!(
+            fresh.forward(&[0], Want::Last),
+            Err(Error::Request { .. })
+        ));
+        assert!(matches!(fresh.encode(&[]), Err(Error::Request { .. })));
+        assert!(matches!(
+            fresh.encode(&[1; 513]),
+            Err(Error::Request { .. })
+        ));
+    }
 }

@@ -279,6 +279,10 @@ fn wrong_types_and_missing_things_are_errors() {
         "{{ raise_exception('no') }}",
         "{{ raise_exception(messages) }}",
         "{% for a in 5 %}{% endfor %}",
+        "{% for a in none %}{% endfor %}",
+        "{{ missing[1:] }}",
+        "{{ [1][::0] }}",
+        "{{ [1]|map('string')|tojson }}",
         "{% include '/etc/passwd' %}",
         "{% import '/etc/passwd' as p %}",
         "{% from '/etc/passwd' import p %}",
@@ -335,6 +339,22 @@ fn ordinary_expressions_mean_what_they_mean() {
         (
             "{{ 1.5 + 1 }} {{ 2 * 0.5 }} {{ 'a' * 3 }} {{ 2 * 'ab' }} {{ ([1, 2] * 2)|join('-') }}",
             "2.5 1.0 aaa abab 1-2-1-2",
+        ),
+        (
+            "{{ 'abcdef'[::-1] }} {{ 'abcdef'[1:-1:2] }} {{ [1,2,3][::-1] }} {{ [][::-1] }}",
+            "fedcba bd [3, 2, 1] []",
+        ),
+        (
+            "{{ 'abc'[-9:2] }} {{ 'abc'[5:] }} {{ [1,2,3,4][-2:0:-1] }} {{ 'äöü'[:-1] }}{{ none[1:] }}",
+            "ab  [3, 2] äö",
+        ),
+        (
+            "{{ '<b>'|safe + '<i>' + \"'\\\"&\" }} {{ '<' + '>'|safe }} {{ '<b>'|safe ~ '<' }}",
+            "<b>&lt;i&gt;&#39;&#34;&amp; &lt;> <b><",
+        ),
+        (
+            "{% for a in missing %}x{% else %}none{% endfor %} {{ [1,2]|map('string')|list|tojson }}",
+            "none [\"1\", \"2\"]",
         ),
         (
             "{{ 'a' ~ 1 ~ none ~ true }} {{ 'a' + 'b' + 'c' }} {{ [1] + [2] }}",

@@ -21,6 +21,8 @@ const BOS: &str = "tokenizer.ggml.bos_token_id";
 const EOS: &str = "tokenizer.ggml.eos_token_id";
 const ADD_BOS: &str = "tokenizer.ggml.add_bos_token";
 const ADD_EOS: &str = "tokenizer.ggml.add_eos_token";
+const CHARSMAP: &str = "tokenizer.ggml.precompiled_charsmap";
+const COLLAPSE: &str = "tokenizer.ggml.remove_extra_whitespaces";
 
 fn strs(list: &[&str]) -> V {
     V::Strs(list.iter().map(|s| (*s).to_owned()).collect())
@@ -42,6 +44,35 @@ fn spm() -> Meta {
         ),
         (TYPES, V::I32s(vec![2, 3, 3, 6, 6, 1, 1, 1, 1])),
     ]
+}
+
+/// Unigram, with a table that turns `x` into `ab`.
+fn unigram() -> Meta {
+    vec![
+        (MODEL, V::Str("t5".into())),
+        (
+            TOKENS,
+            strs(&["<pad>", "</s>", "<unk>", "a", "b", "ab", "\u{2581}"]),
+        ),
+        (SCORES, V::F32s(vec![0.0, 0.0, 0.0, -2.0, -3.0, -4.0, -4.0])),
+        (TYPES, V::I32s(vec![3, 3, 2, 1, 1, 1, 1])),
+        (CHARSMAP, V::U8s(charsmap(0))),
+        (COLLAPSE, V::Bool(true)),
+    ]
+}
+
+/// A trie of the key `x`, whose text is at `offset`: root, its child at 128, the leaf at 0.
+fn charsmap(offset: u32) -> Vec<u8> {
+    let mut units = [0u32; 256];
+    // The child of a root with offset 128 is at 128 ^ label; its leaf at that place ^ 255.
+    let child = usize::from(b'x') ^ 128;
+    units[0] = 128 << 10;
+    units[child] = 255 << 10 | 1 << 8 | u32::from(b'x');
+    units[child ^ 255] = 1 << 31 | offset;
+    let mut out = (4 * units.len() as u32).to_le_bytes().to_vec();
+    out.extend(units.iter().flat_map(|u| u.to_le_bytes()));
+    out.extend(b"ab\0");
+    out
 }
 
 fn bpe() -> Meta {
@@ -72,6 +103,10 @@ fn the_bases_are_valid() {
     assert_eq!(ids(&tokenizer, "\n"), [8, 4]);
     // No bytes for this one.
     assert_eq!(ids(&tokenizer, "z"), [8, 0]);
+    let tokenizer = build(unigram()).expect("valid");
+    assert_eq!(ids(&tokenizer, "ab  b "), [6, 5, 6, 4]);
+    assert_eq!(ids(&tokenizer, "xzza"), [6, 5, 2, 3]);
+    assert!(tokenizer.add_eos() && !tokenizer.add_bos());
     let tokenizer = build(bpe()).expect("valid");
     assert_eq!(ids(&tokenizer, "abcab"), [4, 3]);
     assert_eq!(tokenizer.decode(&[4, 5, 3]), "abcab");
@@ -101,6 +136,14 @@ fn one_wrong_key_is_one_named_error() {
         (meta, key)
     };
     let mut cases = vec![
+        // The table of replacements.
+        with(unigram, CHARSMAP, V::Str("x".into())),
+        with(unigram, CHARSMAP, V::U8s(vec![1, 0])),
+        with(unigram, CHARSMAP, V::U8s(vec![8, 0, 0, 0, 1])),
+        with(unigram, CHARSMAP, V::U8s(vec![1, 0, 0, 0, 1])),
+        with(unigram, CHARSMAP, V::U8s(vec![0, 0, 0, 0, 0xFF])),
+        with(unigram, COLLAPSE, V::U32(1)),
+        without(unigram, SCORES),
         // The model.
         without(spm, MODEL),
         with(spm, MODEL, V::U32(1)),
@@ -199,7 +242,7 @@ fn one_wrong_key_is_one_named_error() {
 fn unknown_algorithms_are_unsupported_and_the_known_ones_listed() {
     for (key, value) in [
         (MODEL, "bert"),
-        (MODEL, "t5"),
+        (MODEL, "gemma4"),
         (MODEL, "rwkv"),
         (MODEL, ""),
         (PRE, "gpt-4o"),
@@ -220,6 +263,26 @@ fn unknown_algorithms_are_unsupported_and_the_known_ones_listed() {
             known.contains(if key == MODEL { "llama" } else { "llama-bpe" }),
             "{known}"
         );
+    }
+}
+
+/// Tries that lead nowhere, or to no text, change nothing.
+#[test]
+fn a_broken_trie_replaces_nothing() {
+    let valid = charsmap(0);
+    let mut broken = vec![charsmap(3), charsmap(99), charsmap(1 << 30)];
+    for cut in [4, 8, 12, 300] {
+        let mut bytes = valid.clone();
+        bytes.drain(4 + cut..4 + 1024);
+        bytes[..4].copy_from_slice(&(cut as u32).to_le_bytes());
+        broken.push(bytes);
+    }
+    for bytes in broken {
+        let mut meta = unigram();
+        set(&mut meta, CHARSMAP, V::U8s(bytes));
+        let tokenizer = build(meta).expect("valid");
+        let ids = tokenizer.encode("xa", Encode::default()).expect("encodes");
+        assert!(ids == [6, 2, 3] || ids == [6, 3], "{ids:?}");
     }
 }
 

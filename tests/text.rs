@@ -103,7 +103,8 @@ fn messages(value: &Value) -> Vec<Message> {
 /// Further cases, which only the converter builds. Not `minicpm`: its reference puts a space before
 /// a user-defined token that begins a text, which GGUF runtimes do not.
 const CONVERTED: &[&str] = &[
-    "qwen2", "qwen3", "phi3", "olmo", "olmo2", "gemma3", "chatglm3", "glm",
+    "qwen2", "qwen3", "phi3", "olmo", "olmo2", "gemma3", "chatglm3", "glm", "mixtral", "qwen3moe",
+    "olmoe", "jetmoe",
 ];
 
 #[test]

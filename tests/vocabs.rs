@@ -10,7 +10,7 @@ use geb::gguf::{GgufFile, Load};
 use geb::tokenizer::{Encode, Tokenizer};
 
 /// Vocabularies whose algorithm is not ours; they must be refused by name.
-const REFUSED: [&str; 4] = ["bert-bge", "deepseek-llm", "gemma-4", "nomic-bert-moe"];
+const REFUSED: [&str; 2] = ["bert-bge", "gemma-4"];
 
 fn companion(path: &Path, extension: &str) -> Option<String> {
     std::fs::read_to_string(format!("{}.{extension}", path.display())).ok()

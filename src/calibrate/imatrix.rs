@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 use crate::error::{Error, Result};
 use crate::gguf::writer::{self, Plan};
 use crate::gguf::{GgufFile, Load, ValueType};
-use crate::model::inputs::InputStats;
+use crate::model::inputs::{Input, InputStats};
 
 const SUMS: &str = ".in_sum2";
 const COUNTS: &str = ".counts";
@@ -74,10 +74,10 @@ pub fn write(path: &Path, origin: &Origin, chunks: usize, stats: &InputStats) ->
         .flat_map(|input| input.names.iter().map(move |name| (name, input)))
         .collect();
     sorted.sort_by_key(|(name, _)| *name);
-    let covariance = sorted.iter().any(|(_, i)| !i.moments.is_empty());
-    if covariance {
-        let of = |f: fn(&(&String, &crate::model::inputs::Input)) -> String| {
-            sorted.iter().map(f).collect::<Vec<_>>()
+    let covariance = |(_, i): &&(&String, &Input)| !i.moments.is_empty();
+    if sorted.iter().any(|s| covariance(&s)) {
+        let of = |f: fn(&(&String, &Input)) -> String| {
+            sorted.iter().filter(covariance).map(f).collect::<Vec<_>>()
         };
         plan.push_meta(READERS, of(|(name, _)| (*name).clone()));
         plan.push_meta(COVARIANCES, of(|(_, i)| i.names[0].clone()));
@@ -85,11 +85,12 @@ pub fn write(path: &Path, origin: &Origin, chunks: usize, stats: &InputStats) ->
     let mut values: Vec<Vec<u8>> = Vec::new();
     let mut matrices: Vec<&[f32]> = Vec::new();
     for (name, input) in &sorted {
-        let n = input.cols as u64;
-        plan.push_tensor(format!("{name}{SUMS}"), Dtype::F32, [n, 1]);
+        let (n, matrices) = (input.cols as u64, input.tokens.len() as u64);
+        plan.push_tensor(format!("{name}{SUMS}"), Dtype::F32, [n, matrices]);
         values.push(input.squares.iter().flat_map(|v| v.to_le_bytes()).collect());
-        plan.push_tensor(format!("{name}{COUNTS}"), Dtype::F32, [1, 1]);
-        values.push((input.tokens as f32).to_le_bytes().to_vec());
+        plan.push_tensor(format!("{name}{COUNTS}"), Dtype::F32, [1, matrices]);
+        let counts = input.tokens.iter().map(|n| *n as f32);
+        values.push(counts.flat_map(f32::to_le_bytes).collect());
     }
     for (name, input) in &sorted {
         if !input.moments.is_empty() && input.names.first() == Some(*name) {
@@ -274,6 +275,12 @@ impl Imatrix {
                 return Err(self.bad(name, "unknown".into(), allowed));
             };
             let cols = dims.first().copied().unwrap_or(0);
+            let matrices: u64 = dims.iter().skip(2).product();
+            if e.counts.len() > 1 && e.counts.len() as u64 != matrices {
+                let allowed = format!("{matrices}, those of the model's tensor");
+                let value = e.counts.len().to_string();
+                return Err(self.bad(&format!("matrices of {name}"), value, &allowed));
+            }
             if cols != e.cols as u64 {
                 let allowed = format!("{cols}, those of the model's tensor");
                 return Err(self.bad(&format!("columns of {name}"), e.cols.to_string(), &allowed));
@@ -287,19 +294,18 @@ impl Imatrix {
         Ok(())
     }
 
-    /// Mean square of each column of a tensor's input, `[cols]`; over several matrices the mean. A
-    /// column that was always zero gets a trace of importance, so that its weights stay defined.
+    /// Mean square of each column of a tensor's input, `[matrices, cols]`. A column that was always
+    /// zero gets a trace of importance, so that its weights stay defined; in a matrix that no token
+    /// reached all columns are alike.
     pub fn importance(&self, name: &str) -> Option<Vec<f32>> {
         let e = self.entries.get(name)?;
-        let mut out = vec![0f32; e.cols];
-        for (sums, count) in e.sums.chunks_exact(e.cols).zip(&e.counts) {
-            for (o, s) in out.iter_mut().zip(sums) {
-                *o += s / count;
-            }
+        let mut out = e.sums.clone();
+        for (out, count) in out.chunks_exact_mut(e.cols).zip(&e.counts) {
+            out.iter_mut().for_each(|v| *v /= count.max(1.0));
+            let mean = out.iter().map(|v| f64::from(*v)).sum::<f64>() / e.cols as f64;
+            let trace = if mean > 0.0 { 1e-6 * mean as f32 } else { 1.0 };
+            out.iter_mut().for_each(|v| *v += trace);
         }
-        let mean = out.iter().map(|v| f64::from(*v)).sum::<f64>() / e.cols as f64;
-        let trace = if mean > 0.0 { 1e-6 * mean as f32 } else { 1.0 };
-        out.iter_mut().for_each(|v| *v += trace);
         Some(out)
     }
 
@@ -362,7 +368,18 @@ impl Imatrix {
             let entry = entry.ok_or_else(|| {
                 self.bad(name, "absent or of other columns".into(), "as in the model")
             })?;
-            input.tokens = tokens;
+            match &mut input.tokens[..] {
+                [one] => *one = tokens,
+                each if each.len() == entry.counts.len() => {
+                    let counts = each.iter_mut().zip(&entry.counts);
+                    counts.for_each(|(n, count)| *n = *count as u64);
+                }
+                each => {
+                    let value = entry.counts.len().to_string();
+                    let allowed = format!("{}, as in the model", each.len());
+                    return Err(self.bad(&format!("matrices of {name}"), value, &allowed));
+                }
+            }
             input.squares.copy_from_slice(&entry.sums);
             let moments = self.file.tensor(&format!("{name}{MOMENTS}"));
             if moments.is_some() == input.moments.is_empty() {
@@ -412,7 +429,13 @@ fn entry(path: &Path, file: &GgufFile, name: &str) -> Result<Entry> {
         let field = format!("{name}{SUMS}[{i}]");
         return Err(bad(path, &field, sums[i].to_string(), allowed));
     }
-    if let Some(i) = counts.iter().position(|v| !(v.is_finite() && *v > 0.0)) {
+    // An expert may be one that no token reached.
+    let least = if counts.len() > 1 {
+        0.0
+    } else {
+        f32::MIN_POSITIVE
+    };
+    if let Some(i) = counts.iter().position(|v| !(v.is_finite() && *v >= least)) {
         let field = format!("{name}{COUNTS}[{i}]");
         return Err(bad(path, &field, counts[i].to_string(), "more than zero"));
     }

@@ -186,9 +186,14 @@ fn is_list(value: &Value) -> bool {
 }
 
 fn add_two(a: &Value, b: &Value) -> Result<Value, Error> {
-    if let (Some(a), Some(b)) = (a.as_str(), b.as_str()) {
-        memory(a.len().saturating_add(b.len()))?;
-        return Ok(Value::from([a, b].concat()));
+    if let (Some(x), Some(y)) = (a.as_str(), b.as_str()) {
+        memory(x.len().saturating_add(y.len()))?;
+        if a.is_safe() || b.is_safe() {
+            // Text that `safe` has marked takes other text in escaped.
+            let sum = escaped(x, a.is_safe())? + &escaped(y, b.is_safe())?;
+            return Ok(Value::from_safe_string(sum));
+        }
+        return Ok(Value::from([x, y].concat()));
     }
     if is_list(a) && is_list(b) {
         memory((effort(a) + effort(b)).saturating_mul(ELEMENT))?;
@@ -196,6 +201,63 @@ fn add_two(a: &Value, b: &Value) -> Result<Value, Error> {
         return Ok(Value::from(all));
     }
     numbers("+", a, b, i128::checked_add, |a, b| a + b)
+}
+
+/// HTML's five characters as Python's Markup writes them.
+fn escaped(text: &str, safe: bool) -> Result<String, Error> {
+    if safe {
+        return Ok(text.to_owned());
+    }
+    memory(text.len().saturating_mul(5))?;
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '\'' => out.push_str("&#39;"),
+            '"' => out.push_str("&#34;"),
+            c => out.push(c),
+        }
+    }
+    Ok(out)
+}
+
+/// `a[start:stop:step]`, as in Python.
+fn slice(
+    value: Value,
+    start: Option<i64>,
+    stop: Option<i64>,
+    step: Option<i64>,
+) -> Result<Value, Error> {
+    let items: Vec<Value> = match value.as_str() {
+        Some(text) => text.chars().map(Value::from).collect(),
+        None if is_list(&value) => value.try_iter()?.collect(),
+        None if value.is_undefined() => return Err(error("undefined values have no slices")),
+        // As every item that is not there.
+        None => return Ok(Value::UNDEFINED),
+    };
+    memory(items.len().saturating_mul(ELEMENT))?;
+    let (len, step) = (items.len() as i64, step.unwrap_or(1));
+    // Where a slice may begin and end, in its direction.
+    let (low, high) = if step > 0 { (0, len) } else { (-1, len - 1) };
+    let from_end = |at: i64| if at < 0 { at.saturating_add(len) } else { at };
+    let border = |at: Option<i64>, default| at.map_or(default, |at| from_end(at).clamp(low, high));
+    let (first, end) = match step {
+        0 => return Err(error("slice step cannot be zero")),
+        1.. => (border(start, low), border(stop, high)),
+        _ => (border(start, high), border(stop, low)),
+    };
+    let mut at = first;
+    let mut out = Vec::new();
+    while if step > 0 { at < end } else { at > end } {
+        out.extend(usize::try_from(at).ok().and_then(|i| items.get(i)).cloned());
+        at = at.saturating_add(step);
+    }
+    Ok(match value.as_str() {
+        Some(_) => Value::from(out.iter().filter_map(Value::as_str).collect::<String>()),
+        None => Value::from(out),
+    })
 }
 
 fn numbers(
@@ -396,6 +458,14 @@ pub(super) fn install(env: &mut Environment<'static>) {
     env.add_filter("__geb_in", |value: Value| -> Result<Value, Error> {
         work(effort(&value))?;
         Ok(value)
+    });
+    env.add_filter("__geb_slice", slice);
+    env.add_filter("__geb_each", |value: Value| match value.kind() {
+        ValueKind::None => Err(error("none is not iterable")),
+        _ => Ok(value),
+    });
+    env.add_filter("__geb_lazy", |_: Value| -> Result<Value, Error> {
+        Err(error("a generator cannot be written as JSON"))
     });
     env.add_function("range", range);
     env.add_function(

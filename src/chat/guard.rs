@@ -25,6 +25,9 @@ use minijinja::{Error, ErrorKind, Value};
 
 use crate::limits;
 
+/// Filters whose result is made while it is looked at.
+const LAZY: [&str; 5] = ["map", "select", "selectattr", "reject", "rejectattr"];
+
 /// Names that only this module writes.
 const RESERVED: &str = "__geb";
 
@@ -262,6 +265,10 @@ impl Printer {
         if let Some(Expr::Filter(inner)) = &filter.expr {
             self.filter_chain(inner)?;
             self.text("|");
+            // Python's are generators, which have no JSON.
+            if filter.name == "tojson" && LAZY.contains(&inner.name) {
+                self.text("__geb_lazy|");
+            }
         }
         self.name(filter.name)?;
         self.arguments(&filter.args)?;
@@ -440,6 +447,7 @@ impl Printer {
         self.target(&f.target)?;
         self.text(" in ");
         self.expr(&f.iter)?;
+        self.text("|__geb_each");
         if let Some(filter) = &f.filter_expr {
             self.text(" if ");
             self.expr(filter)?;
@@ -484,13 +492,16 @@ impl Printer {
     /// `a[b:c:d]`.
     fn slice(&mut self, s: &Slice<'_>) -> Result<(), Error> {
         self.text("(");
-        self.expr(&s.expr)?;
-        self.text("[");
-        for (i, part) in [&s.start, &s.stop, &s.step].into_iter().enumerate() {
-            self.text(if i > 0 { ":" } else { "" });
-            part.iter().try_for_each(|p| self.expr(p))?;
+        self.operand(&s.expr)?;
+        self.text("|__geb_slice(");
+        for part in [&s.start, &s.stop, &s.step] {
+            match part {
+                Some(part) => self.expr(part)?,
+                None => self.text("none"),
+            }
+            self.text(", ");
         }
-        self.text("]|__geb_out)");
+        self.text(")|__geb_out)");
         Ok(())
     }
 

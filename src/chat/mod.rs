@@ -116,7 +116,8 @@ impl ChatTemplate {
         for (name, text) in specials {
             env.add_global(name, text);
         }
-        // Hugging Face always passes these two.
+        // Hugging Face always passes these.
+        env.add_global("add_generation_prompt", false);
         env.add_global("tools", Value::from(()));
         env.add_global("documents", Value::from(()));
         env.add_template_owned(NAME, source_in_bounds)
@@ -154,7 +155,29 @@ impl ChatTemplate {
             minijinja::context! { role => m.role.as_str(), content => content.as_ref() }
         };
         let list: Vec<Value> = messages.iter().zip(contents).map(message).collect();
-        let context = minijinja::context! { messages => list, add_generation_prompt => prompt };
+        self.run(minijinja::context! { messages => list, add_generation_prompt => prompt })
+    }
+
+    /// Renders a conversation given as an object of what the template may look at, as Hugging
+    /// Face's `apply_chat_template` takes it: `messages` (with tool calls, parts, reasoning),
+    /// `tools`, `documents`, `add_generation_prompt`, switches of the family.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for something else than an object, or more than
+    /// [`limits::MAX_PROMPT_BYTES`] of it; those of [`ChatTemplate::render`].
+    pub fn render_json(&self, context: &serde_json::Value) -> Result<String> {
+        let bytes = context.to_string().len();
+        if !context.is_object() || bytes > limits::MAX_PROMPT_BYTES {
+            return Err(Error::Request {
+                what: "conversation".into(),
+                value: format!("{bytes} bytes of JSON"),
+                allowed: format!("an object of at most {} bytes", limits::MAX_PROMPT_BYTES),
+            });
+        }
+        self.run(python::value(context))
+    }
+
+    fn run(&self, context: Value) -> Result<String> {
         let template = self.env.get_template(NAME).map_err(template_error)?;
         let mut out = python::Bounded::default();
         bounds::start();

@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Value};
+use serde_json::Value as Json;
 
 use crate::limits;
 
@@ -26,6 +27,22 @@ pub(super) fn install(env: &mut Environment<'static>) {
     env.add_filter("tojson", tojson);
     env.add_filter("length", length);
     env.add_filter("count", length);
+}
+
+/// JSON as a value; the order of keys is kept.
+pub(super) fn value(json: &Json) -> Value {
+    match json {
+        Json::Null => Value::from(()),
+        Json::Bool(b) => Value::from(*b),
+        Json::Number(n) => match (n.as_i64(), n.as_u64()) {
+            (Some(i), _) => Value::from(i),
+            (None, Some(u)) => Value::from(u),
+            (None, None) => Value::from(n.as_f64().unwrap_or(f64::NAN)),
+        },
+        Json::String(text) => Value::from(text.as_str()),
+        Json::Array(items) => items.iter().map(value).collect(),
+        Json::Object(map) => Value::from_pairs(map.iter().map(|(k, v)| (k.as_str(), value(v)))),
+    }
 }
 
 /// Output that stops at [`limits::MAX_RENDERED_BYTES`].
@@ -111,7 +128,7 @@ fn tojson(value: Value, kwargs: Kwargs) -> Result<Value, Error> {
             ));
         }
     };
-    let mut json = Json {
+    let mut json = Writer {
         out: String::new(),
         item,
         key,
@@ -124,7 +141,7 @@ fn tojson(value: Value, kwargs: Kwargs) -> Result<Value, Error> {
     Ok(Value::from(json.out))
 }
 
-struct Json {
+struct Writer {
     out: String,
     item: String,
     key: String,
@@ -133,7 +150,7 @@ struct Json {
     sort_keys: bool,
 }
 
-impl Json {
+impl Writer {
     fn value(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
         if depth > 32 || self.out.len() > limits::MAX_RENDERED_BYTES {
             return Err(Error::new(

@@ -1,17 +1,47 @@
 //! Leaving layers out (Inheritune, arXiv 2404.08634): the kept ones are numbered anew, and what the
 //! metadata says layer by layer goes with them.
 
-use super::plan::Item;
+use super::Options;
+use super::plan::{Item, Prepared, RECIPE, size_label};
 use crate::error::{Error, Result};
 use crate::gguf::writer::MetaValue;
 use crate::model::arch::{Arch, Scalars};
 
+impl Prepared {
+    /// Leaves the layers out that `keep` does not name.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for numbers that do not rise or that the model has not, and beside an importance
+    /// matrix or adapters; [`Error::Unsupported`] for models whose layers depend on their number.
+    pub(super) fn keep_layers(&mut self, keep: &[usize], options: &Options) -> Result<()> {
+        if options.imatrix.is_some() || !options.adapters.is_empty() {
+            return Err(Error::Request {
+                what: "layers to keep".into(),
+                value: "with an importance matrix or adapters".into(),
+                allowed: "alone: both know the layers by their old numbers".into(),
+            });
+        }
+        let (metadata, items) = (&mut self.metadata, &mut self.items);
+        keep_layers(keep, &self.architecture, metadata, items)?;
+        let elements = items.iter().map(|i| i.dims.iter().product::<u64>()).sum();
+        for (key, value) in metadata {
+            match key.as_str() {
+                "general.size_label" => *value = size_label(elements).into(),
+                RECIPE => {
+                    let MetaValue::Str(recipe) = value else {
+                        continue;
+                    };
+                    recipe.push_str(&format!("; layers {keep:?}"));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Keeps the layers with these numbers, which must rise.
-///
-/// # Errors
-/// [`Error::Request`] for numbers that do not rise or that the model has not; [`Error::Unsupported`] for
-/// models whose layers cannot be told apart by number alone.
-pub(super) fn keep_layers(
+fn keep_layers(
     keep: &[usize],
     architecture: &str,
     metadata: &mut Vec<(String, MetaValue)>,

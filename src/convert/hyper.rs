@@ -72,6 +72,17 @@ pub struct Shape {
     pub head_dim_given: bool,
 }
 
+/// Experts of a layer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Experts {
+    /// How many there are.
+    pub count: usize,
+    /// Width of one.
+    pub width: usize,
+    /// Width of the one that works on every token.
+    pub shared: usize,
+}
+
 /// Hyperparameters of a checkpoint.
 #[derive(Clone, Debug)]
 pub struct Hyper {
@@ -83,6 +94,8 @@ pub struct Hyper {
     pub width: usize,
     /// Layers and heads.
     pub shape: Shape,
+    /// Where layers have experts.
+    pub experts: Option<Experts>,
     /// Vocabulary size of the configuration (rows of the embedding may be more).
     pub vocab: usize,
     /// Trained context.
@@ -97,6 +110,10 @@ pub struct Hyper {
     pub window: Option<u32>,
     /// Whether the output matrix is the embedding.
     pub tied: bool,
+    /// Layers of the encoder, where there is one; `shape` is that of the decoder then.
+    pub encoder_layers: usize,
+    /// Buckets of distances that have a bias.
+    pub buckets: usize,
     /// Rotated elements of a head; 0 where positions are told otherwise.
     pub rotary: usize,
     /// Keys that only some families have.
@@ -140,10 +157,19 @@ impl Hyper {
             tied: c.bool("tie_word_embeddings")?.unwrap_or(front.tied),
             rotary: rotary(&c, front, shape.head_dim)?,
             shape,
+            experts: None,
+            encoder_layers: 0,
+            buckets: 0,
             more: Vec::new(),
         };
         (front.more)(&c, &mut hyper)?;
         Ok(hyper)
+    }
+
+    /// Sizes of a layer; those of an encoder are those of the first layer of the decoder.
+    pub(super) fn sizes(&self, layer: usize) -> LayerSizes {
+        let layers = &self.shape.layers;
+        layers[if layer < layers.len() { layer } else { 0 }]
     }
 
     /// Layers.
@@ -170,7 +196,11 @@ impl Hyper {
         let u = |v: usize| MetaValue::U32(v as u32);
         let mut out = Vec::new();
         let mut key = |name: &str, value: MetaValue| out.push((format!("{arch}.{name}"), value));
-        key("block_count", u(self.layers()));
+        let blocks = match self.encoder_layers {
+            0 => self.layers(),
+            encoder => encoder,
+        };
+        key("block_count", u(blocks));
         key("context_length", MetaValue::U32(self.context as u32));
         key("embedding_length", u(self.width));
         key("feed_forward_length", self.each(|l| l.ffn));
@@ -423,6 +453,7 @@ mod tests {
                 head_dim,
                 head_dim_given: false,
             },
+            experts: None,
             vocab: 1,
             context: 131072,
             eps: 1e-5,
@@ -435,6 +466,8 @@ mod tests {
             }),
             window: None,
             tied: false,
+            encoder_layers: 0,
+            buckets: 0,
             rotary: head_dim,
             more: Vec::new(),
         }

@@ -26,6 +26,7 @@ mod plan;
 pub mod policy;
 mod positions;
 pub mod probe;
+mod prune;
 mod report;
 mod rows;
 mod spm;
@@ -42,6 +43,7 @@ use geb_kernels::dtype::Dtype;
 use geb_kernels::{Effort, Kernels};
 
 pub use names::GebLayout;
+pub use prune::KeepExperts;
 pub use report::{Report, TensorReport, TypeRow};
 pub use rows::{Part, RowMap};
 pub use sums::{Outcome, Sums, WorstBlock};
@@ -79,6 +81,8 @@ pub struct Options {
     pub adapters: Vec<(PathBuf, f32)>,
     /// The layers to keep, by rising number; `None` = all.
     pub layers: Option<Vec<usize>>,
+    /// Leave the other experts out.
+    pub keep_experts: Option<KeepExperts>,
     /// Threads; `None` = all that are available.
     pub threads: Option<usize>,
 }
@@ -98,6 +102,7 @@ impl Default for Options {
             search: Effort::Reference,
             adapters: Vec::new(),
             layers: None,
+            keep_experts: None,
             threads: None,
         }
     }

@@ -150,8 +150,19 @@ pub fn outputs(checkpoint: &Checkpoint, hyper: &Hyper, layout: &GebLayout) -> Re
     for line in table.first {
         walk.line(line, 0);
     }
+    for layer in 0..hyper.encoder_layers {
+        for line in table.encoder.iter().copied().flatten() {
+            walk.line(line, layer);
+        }
+    }
     for layer in 0..hyper.layers() {
-        for line in table.layer.iter().copied().flatten() {
+        let router = hyper.front.experts.first();
+        let sparse = router.is_some_and(|r| walk.has(r, layer));
+        let ffn = match sparse {
+            true => hyper.front.experts,
+            false => hyper.front.dense,
+        };
+        for line in table.layer.iter().copied().chain([ffn]).flatten() {
             walk.line(line, layer);
         }
     }
@@ -178,7 +189,7 @@ pub fn outputs(checkpoint: &Checkpoint, hyper: &Hyper, layout: &GebLayout) -> Re
 impl Walk<'_> {
     fn dim(&self, dim: Dim, layer: usize) -> u64 {
         let h = self.hyper;
-        let (d, sizes) = (h.shape.head_dim, h.shape.layers[layer]);
+        let (d, sizes) = (h.shape.head_dim, h.sizes(layer));
         let (q, kv) = (sizes.heads * d, sizes.kv_heads * d);
         match dim {
             Dim::Vocab => self.vocab_rows,
@@ -189,7 +200,13 @@ impl Walk<'_> {
             Dim::Kv => kv as u64,
             Dim::Qkv => (q + 2 * kv) as u64,
             Dim::Ffn2 => 2 * sizes.ffn as u64,
+            Dim::Experts => h.experts.map_or(0, |x| x.count as u64),
+            Dim::ExpertFfn => h.experts.map_or(0, |x| x.width as u64),
+            Dim::SharedFfn => h.experts.map_or(0, |x| x.shared as u64),
+            Dim::One => 1,
             Dim::Context => h.context,
+            Dim::Heads => sizes.heads as u64,
+            Dim::Buckets => h.buckets as u64,
         }
     }
 
@@ -204,9 +221,10 @@ impl Walk<'_> {
         }
     }
 
-    fn row_map(&self, rows: Rows, n: usize, layer: usize) -> RowMap {
+    /// `n` rows of a source with `matrices` of equal size.
+    fn row_map(&self, rows: Rows, n: usize, matrices: usize, layer: usize) -> RowMap {
         let (h, all) = (self.hyper, RowMap::Span(0..n));
-        let (d, sizes) = (h.shape.head_dim, h.shape.layers[layer]);
+        let (d, sizes) = (h.shape.head_dim, h.sizes(layer));
         let (rotary, permute) = match h.front.open_layout {
             true => (self.layout.rope_dims(d), self.layout.rope_half_split),
             false => (d, h.front.permuted),
@@ -224,8 +242,8 @@ impl Walk<'_> {
         };
         match rows {
             Rows::All | Rows::Transposed => all,
-            Rows::First => all.half(0),
-            Rows::Second => all.half(1),
+            Rows::First => all.half_of_each(matrices, 0),
+            Rows::Second => all.half_of_each(matrices, 1),
             Rows::Grouped => all.ungroup(d, sizes.heads / sizes.kv_heads),
             Rows::Rotary => heads(all),
             Rows::GebKey => heads(packed(0)),
@@ -239,45 +257,73 @@ impl Walk<'_> {
         find(self.checkpoint, name, self.hyper.table.prefix)
     }
 
+    /// Whether the checkpoint has the weights of a line.
+    fn has(&self, line: &Line, layer: usize) -> bool {
+        let stem = line.parts.first().map_or("", |p| p.0);
+        let stem = stem.replace("{}", &layer.to_string());
+        self.find(&format!("{stem}.weight")).is_some()
+    }
+
+    /// The sources of a line: one for each expert, where its name says so.
+    fn sources(&self, line: &Line, layer: usize) -> Vec<(String, Rows)> {
+        let experts = self.hyper.experts.map_or(0, |x| x.count);
+        let mut sources = Vec::new();
+        for &(hf, rows) in line.parts {
+            let stem = hf.replace("{}", &layer.to_string());
+            if stem.contains("{e}") {
+                let one = |e: usize| (stem.replace("{e}", &e.to_string()), rows);
+                sources.extend((0..experts).map(one));
+            } else {
+                sources.push((stem, rows));
+            }
+        }
+        sources
+    }
+
     /// The weight of a line and, when the checkpoint has one, its bias.
     fn line(&mut self, line: &Line, layer: usize) {
-        let number = layer.to_string();
-        let stem = |(hf, _): &(&str, Rows)| hf.replace("{}", &number);
-        let stems: Vec<String> = line.parts.iter().map(stem).collect();
-        let has = |walk: &Self, stem: &String, end| walk.find(&format!("{stem}.{end}"));
+        let sources = self.sources(line, layer);
+        if line.gguf.ends_with(".bias") {
+            return self.tensor(line, &sources, layer, "");
+        }
+        let has = |walk: &Self, stem: &String, end| walk.find(&format!("{stem}{end}"));
         if line.gguf == "output" {
-            let stored = stems.iter().find_map(|s| has(self, s, "weight"));
+            let stored = sources.iter().find_map(|s| has(self, &s.0, ".weight"));
             if self.hyper.tied || stored.is_none() {
                 // Tied: the runtime uses the embedding. A stored copy is dropped.
                 stored.into_iter().for_each(|i| self.used[i] = true);
                 return;
             }
         }
-        let has_bias = stems.iter().any(|s| has(self, s, "bias").is_some());
-        self.tensor(line, &stems, layer, "weight");
+        let has_bias = sources.iter().any(|s| has(self, &s.0, ".bias").is_some());
+        self.tensor(line, &sources, layer, ".weight");
         if has_bias {
-            self.tensor(line, &stems, layer, "bias");
+            self.tensor(line, &sources, layer, ".bias");
         }
     }
 
-    fn tensor(&mut self, line: &Line, stems: &[String], layer: usize, suffix: &str) {
-        let rows_out = self.dim(line.shape[0], layer);
-        let cols = line
-            .shape
-            .get(1)
-            .map(|&d| self.dim(d, layer))
-            .filter(|_| suffix == "weight");
+    /// One tensor of the file; `suffix` ends its name and those of its sources.
+    fn tensor(&mut self, line: &Line, sources: &[(String, Rows)], layer: usize, suffix: &str) {
+        let mut shape: Vec<u64> = line.shape.iter().map(|&d| self.dim(d, layer)).collect();
+        if suffix != ".weight" {
+            shape.truncate(1);
+        }
+        // Experts are matrices of a source each, or all in one.
+        let (stack, matrix) = shape.split_at(shape.len().saturating_sub(2));
+        let each = line.parts.iter().any(|p| p.0.contains("{e}"));
+        let stack = if each { &[] } else { stack };
+        let matrices: u64 = stack.iter().product();
         let mut parts = Vec::new();
-        for (stem, &(_, rows)) in stems.iter().zip(line.parts) {
-            let name = format!("{stem}.{suffix}");
+        for (stem, rows) in sources {
+            let name = format!("{stem}{suffix}");
             let Some(i) = self.find(&name) else {
                 self.problems.push(format!("{name}: missing"));
                 continue;
             };
             self.used[i] = true;
-            let n = self.source_rows(rows, rows_out, line, layer);
-            let transposed = matches!(rows, Rows::Transposed) && cols.is_some();
-            let mut want: Vec<u64> = std::iter::once(n).chain(cols).collect();
+            let n = self.source_rows(*rows, matrix[0], line, layer);
+            let transposed = matches!(rows, Rows::Transposed) && matrix.len() > 1;
+            let mut want = [stack, &[n], &matrix[1..]].concat();
             if transposed {
                 want.reverse();
             }
@@ -287,9 +333,10 @@ impl Walk<'_> {
                     .push(format!("{name}: shape {found:?}, expected {want:?}"));
                 continue;
             }
+            let n = (n * matrices) as usize;
             parts.push(Part {
                 tensor: i,
-                rows: self.row_map(rows, n as usize, layer),
+                rows: self.row_map(*rows, n, matrices as usize, layer),
                 offset: match line.gguf.ends_with("norm") {
                     true => self.hyper.front.norm_offset,
                     false => 0.0,
@@ -298,10 +345,9 @@ impl Walk<'_> {
             });
         }
         let gguf = line.gguf.replace("{}", &layer.to_string());
-        let dims = cols.into_iter().chain([rows_out]).collect();
         self.out.push(Output {
-            name: format!("{gguf}.{suffix}"),
-            dims,
+            name: format!("{gguf}{suffix}"),
+            dims: shape.into_iter().rev().collect(),
             parts,
         });
     }

@@ -9,7 +9,6 @@ use geb_kernels::dtype::Dtype;
 use sha2::{Digest, Sha256};
 
 use super::checkpoint::{Checkpoint, Elem, float_type};
-use super::cut;
 use super::feedback::{Feedback, Shared};
 use super::folder::{Folder, bad};
 use super::fronts::Front;
@@ -30,7 +29,7 @@ use crate::gguf::writer::{self, MetaValue, PlannedTensor};
 use crate::gguf::{GgufFile, Load, split};
 
 /// Key of the options that shaped the file.
-const RECIPE: &str = "geb.recipe";
+pub(super) const RECIPE: &str = "geb.recipe";
 
 /// One tensor to be written.
 #[derive(Debug)]
@@ -69,6 +68,9 @@ impl Prepared {
         } else {
             Self::read_gguf(source, options)?
         };
+        if let Some(keep) = &options.keep_experts {
+            keep.apply(&mut prepared.items, &mut prepared.metadata)?;
+        }
         let policy = Policy {
             weighted: options.policy.weighted || options.imatrix.is_some(),
             ..options.policy.clone()
@@ -96,33 +98,6 @@ impl Prepared {
             prepared.notes.extend(notes);
         }
         Ok(prepared)
-    }
-
-    /// Leaves the other layers out.
-    fn keep_layers(&mut self, keep: &[usize], options: &Options) -> Result<()> {
-        if options.imatrix.is_some() || !options.adapters.is_empty() {
-            return Err(Error::Request {
-                what: "layers to keep".into(),
-                value: "with an importance matrix or adapters".into(),
-                allowed: "alone: both know the layers by their old numbers".into(),
-            });
-        }
-        let (metadata, items) = (&mut self.metadata, &mut self.items);
-        cut::keep_layers(keep, &self.architecture, metadata, items)?;
-        let elements = items.iter().map(|i| i.dims.iter().product::<u64>()).sum();
-        for (key, value) in metadata {
-            match key.as_str() {
-                "general.size_label" => *value = size_label(elements).into(),
-                RECIPE => {
-                    let MetaValue::Str(recipe) = value else {
-                        continue;
-                    };
-                    recipe.push_str(&format!("; layers {keep:?}"));
-                }
-                _ => {}
-            }
-        }
-        Ok(())
     }
 
     /// Takes an importance matrix that fits the tensors, and records it.
@@ -562,7 +537,7 @@ fn general(
 }
 
 /// `4.2M`, `1.3B`.
-fn size_label(elements: u64) -> String {
+pub(super) fn size_label(elements: u64) -> String {
     match elements {
         n if n >= 1_000_000_000 => format!("{:.1}B", n as f64 / 1e9),
         n if n >= 1_000_000 => format!("{:.1}M", n as f64 / 1e6),
@@ -602,6 +577,9 @@ fn recipe(options: &Options, front: Option<&Front>) -> String {
             l.rope_name(),
             l.mlp_name()
         ));
+    }
+    if let Some(keep) = &options.keep_experts {
+        out.push_str(&format!("; keep experts {keep}"));
     }
     if options.chat_template.is_some() {
         out.push_str("; chat template given");

@@ -518,7 +518,8 @@ fn role(name: &str) -> Role {
 
 /// `blk.7.…`: 7.
 fn layer(name: &str) -> usize {
-    let number = name.strip_prefix("blk.").and_then(|n| n.split('.').next());
+    let (_, rest) = name.split_once("blk.").unwrap_or_default();
+    let number = rest.split('.').next();
     number.and_then(|n| n.parse().ok()).unwrap_or(0)
 }
 

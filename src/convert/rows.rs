@@ -59,6 +59,24 @@ impl RowMap {
         self.select((0..n).map(|i| i / head_dim * 2 * head_dim + part * head_dim + i % head_dim))
     }
 
+    /// Half `part` of the rows of each of `matrices` of equal size.
+    pub fn half_of_each(&self, matrices: usize, part: usize) -> RowMap {
+        if matrices <= 1 {
+            return self.half(part);
+        }
+        let n = self.len() / matrices / 2;
+        let first = |m: usize| (2 * m + part) * n;
+        self.select((0..matrices).flat_map(|m| first(m)..first(m) + n))
+    }
+
+    /// Some of the rows.
+    pub fn slice(&self, rows: Range<usize>) -> RowMap {
+        match self {
+            RowMap::Span(r) => RowMap::Span(r.start + rows.start..r.start + rows.end),
+            RowMap::List(l) => RowMap::List(l[rows].to_vec()),
+        }
+    }
+
     /// Queries, then keys, then values of a matrix of rows [kv heads, `queries` + 2, head_dim].
     pub fn ungroup(&self, head_dim: usize, queries: usize) -> RowMap {
         let group = (queries + 2) * head_dim;
@@ -127,6 +145,9 @@ mod tests {
         assert_eq!(list(RowMap::Span(0..8).kv_interleaved(2, 0)), [0, 1, 4, 5]);
         assert_eq!(list(RowMap::Span(0..8).kv_interleaved(2, 1)), [2, 3, 6, 7]);
         assert_eq!(list(RowMap::Span(0..8).half(1)), [4, 5, 6, 7]);
+        assert_eq!(list(RowMap::Span(0..8).half_of_each(2, 1)), [2, 3, 6, 7]);
+        let half = RowMap::Span(0..8).half_of_each(2, 0);
+        assert_eq!(list(half.slice(1..3)), [1, 4]);
         assert_eq!(
             list(RowMap::Span(0..8).kv_interleaved(2, 1).interleave(4, 4)),
             [2, 6, 3, 7]

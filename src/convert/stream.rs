@@ -31,7 +31,7 @@ pub(super) struct Job<'a> {
     pub checkpoint: &'a Checkpoint,
     pub kernels: &'static Kernels,
     pub effort: Effort,
-    /// A weight for the squared errors of each column.
+    /// A weight for the squared errors of each column, of each matrix of a stack.
     pub importance: Option<Vec<f32>>,
     /// Set when errors of columns make up for each other.
     pub feedback: Option<Arc<Shared<'a>>>,
@@ -88,16 +88,35 @@ impl Job<'_> {
             Source::Values(values) => vec![values.len()],
         };
         let step = (UNIT / self.row_len()).max(1);
+        let matrix = self.matrix_rows();
         let (mut units, mut first) = (Vec::new(), 0);
         for (part, n) in parts.into_iter().enumerate() {
-            for start in (0..n).step_by(step) {
-                let rows = start..n.min(start + step);
-                let next = first + rows.len();
+            let mut start = 0;
+            while start < n {
+                // The matrices of a stack have importances of their own.
+                let end = n.min(start + step.min(matrix - first % matrix));
+                let rows = start..end;
                 units.push(Unit { part, rows, first });
-                first = next;
+                (first, start) = (first + end - start, end);
             }
         }
         units
+    }
+
+    /// Rows of one matrix of a stack.
+    fn matrix_rows(&self) -> usize {
+        match self.dims {
+            [_, rows, _, ..] => (*rows as usize).max(1),
+            _ => usize::MAX,
+        }
+    }
+
+    /// The importances of the matrix that a unit is of.
+    fn importance_of(&self, unit: &Unit) -> Option<&[f32]> {
+        let all = self.importance.as_deref()?;
+        let matrices = (all.len() / self.row_len()).max(1);
+        all.chunks_exact(self.row_len())
+            .nth(unit.first / self.matrix_rows() % matrices)
     }
 
     /// Reads and encodes one unit; parallel work runs on `pool`, whose thread this is not.
@@ -284,7 +303,7 @@ impl Job<'_> {
         let mut bytes = vec![0u8; len];
         let search = Search {
             effort: self.effort,
-            importance: self.importance.as_deref(),
+            importance: self.importance_of(unit),
         };
         match &self.feedback {
             Some(f) => (f.get(self.name, pool)?).encode(self.kernels, self.dtype, x, &mut bytes),

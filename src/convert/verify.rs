@@ -78,7 +78,7 @@ enum Reference<'a> {
 
 impl<'a> Reference<'a> {
     fn open(folder: &'a Folder, vocab: &Vocab) -> Result<Reference<'a>> {
-        for file in ["tokenizer.model", "GEBtokenizer.model"] {
+        for file in spm::FILES {
             if folder.has(file) {
                 return Ok(Reference::Pieces {
                     folder,

@@ -41,7 +41,7 @@ pub struct Token {
 /// A vocabulary before it becomes metadata.
 #[derive(Clone, Debug, Default)]
 pub struct Vocab {
-    /// `tokenizer.ggml.model`: `llama` or `gpt2`.
+    /// `tokenizer.ggml.model`: `llama`, `gpt2` or `t5`.
     pub model: &'static str,
     /// `tokenizer.ggml.pre`.
     pub pre: &'static str,
@@ -59,6 +59,10 @@ pub struct Vocab {
     pub add_eos: Option<bool>,
     /// `add_space_prefix`.
     pub space_prefix: Option<bool>,
+    /// `remove_extra_whitespaces`.
+    pub collapse: Option<bool>,
+    /// `precompiled_charsmap`; empty when text is not changed.
+    pub charsmap: Vec<u8>,
     /// Chat templates: name (`default` is the main one) and source.
     pub templates: Vec<(String, String)>,
     /// What the user should know.
@@ -143,15 +147,13 @@ pub fn read(
         pre: "default",
         ..Vocab::default()
     };
-    let model_file = ["tokenizer.model", "GEBtokenizer.model"]
-        .into_iter()
-        .find(|f| folder.has(f));
+    let model_file = spm::FILES.into_iter().find(|f| folder.has(f));
     if let Some(file) = model_file {
         spm::read(folder, file, &sources, &mut vocab)?;
     } else if sources.tokenizer.is_some() {
         bpe::read(&sources, &mut vocab)?;
     } else {
-        let known = "tokenizer.model, GEBtokenizer.model, tokenizer.json or vocab.json";
+        let known = format!("{}, tokenizer.json or vocab.json", spm::FILES.join(", "));
         return Err(bad(&folder.name(), "tokenizer", "absent", known));
     }
     appended_tokens(&mut vocab, front.appended, rows);
@@ -423,7 +425,7 @@ impl Vocab {
             "tokens",
             MetaValue::Strs(self.tokens.iter().map(|t| t.text.clone()).collect()),
         );
-        if self.model == "llama" {
+        if matches!(self.model, "llama" | "t5") {
             key(
                 "scores",
                 MetaValue::F32s(self.tokens.iter().map(|t| t.score).collect()),
@@ -443,11 +445,18 @@ impl Vocab {
             ("add_bos_token", self.add_bos),
             ("add_eos_token", self.add_eos),
             ("add_space_prefix", self.space_prefix),
+            ("remove_extra_whitespaces", self.collapse),
         ];
         for (name, value) in flags {
             if let Some(value) = value {
                 key(name, MetaValue::Bool(value));
             }
+        }
+        if !self.charsmap.is_empty() {
+            key(
+                "precompiled_charsmap",
+                MetaValue::U8s(self.charsmap.clone()),
+            );
         }
         if !self.starts.is_empty() {
             key(STARTS, MetaValue::U32s(self.starts.clone()));

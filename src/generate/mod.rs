@@ -178,6 +178,16 @@ pub fn generate_with(
 ) -> Result<Generated> {
     let start = Instant::now();
     check(session, prompt, options)?;
+    let (read, encoder) = (prompt.len(), session.model().config().encoder);
+    let first = encoder.map_or(0, |e| e.start);
+    let prompt = match encoder {
+        // The prompt is read once; the text begins anew.
+        Some(_) => {
+            session.encode(prompt)?;
+            std::slice::from_ref(&first)
+        }
+        None => prompt,
+    };
     let mut run = Run {
         sampler: Sampler::new(options.sampling.clone())?,
         scanner: StopScanner::new(&options.stop),
@@ -188,7 +198,7 @@ pub fn generate_with(
             text: String::new(),
             reason: StopReason::Length,
             timings: Timings {
-                prompt_tokens: prompt.len(),
+                prompt_tokens: read,
                 ..Timings::default()
             },
         },

@@ -10,7 +10,7 @@ use super::shape::TensorInfo;
 use super::split;
 use super::value::{ArrayRef, Value, ValueType};
 use crate::error::{Error, Result};
-use crate::mmap::{self, Bytes};
+use crate::mmap::{self, Advice, Bytes};
 
 /// How the bytes of a file come into memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -130,11 +130,23 @@ impl GgufFile {
 
     /// The bytes of a [`TensorInfo::range`], in whichever part they are.
     pub fn slice(&self, range: &Range<usize>) -> &[u8] {
+        let (part, range) = self.part_of(range);
+        &part.data()[range]
+    }
+
+    /// The part that holds a range, and where.
+    fn part_of(&self, range: &Range<usize>) -> (&GgufFile, Range<usize>) {
         let after = self.rest.partition_point(|p| p.0 <= range.start);
         match after.checked_sub(1).and_then(|i| self.rest.get(i)) {
-            Some((start, part)) => &part.data()[range.start - start..range.end - start],
-            None => &self.data()[range.clone()],
+            Some((start, part)) => (part, range.start - start..range.end - start),
+            None => (self, range.clone()),
         }
+    }
+
+    /// Says what will become of the bytes of a range.
+    pub(crate) fn advise(&self, range: &Range<usize>, advice: Advice) {
+        let (part, range) = self.part_of(range);
+        part.bytes.advise(range, advice);
     }
 
     /// All metadata in file order.

@@ -49,7 +49,9 @@ impl Model {
     fn adaptable(&self) -> HashMap<&str, &QMatrix> {
         let tied = self.weights.output.weight.range == self.weights.token_embd.range;
         let output = (!tied).then_some(&self.weights.output);
-        let layers = self.weights.layers.iter().flat_map(Layer::linears);
+        let inputs = self.weights.layers.iter().flat_map(Layer::inputs);
+        // Experts, which see some of the tokens each, are left as they are.
+        let layers = inputs.filter(|groups| groups.len() == 1).flatten();
         let by_start: HashMap<usize, &QMatrix> = layers
             .flatten()
             .chain(output)

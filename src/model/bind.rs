@@ -1,5 +1,8 @@
 //! Architecture plus file gives weights: every missing, misshapen or unusable tensor is reported at once (rule 13).
 
+mod encoder;
+mod experts;
+
 use geb_kernels::dtype::Dtype;
 use geb_kernels::{Kernels, Level};
 
@@ -10,7 +13,7 @@ use super::weights::{
     Attention, Bias, Branch, Ffn, GateUp, Layer, Linear, Mixer, Norm, QMatrix, Qkv, Weights,
 };
 use crate::error::{Error, Result};
-use crate::gguf::GgufFile;
+use crate::gguf::{GgufFile, TensorInfo};
 
 /// The scalar kernels: every format that has kernels has these.
 fn reference() -> &'static Kernels {
@@ -54,15 +57,20 @@ impl Binder<'_> {
                 found.0, found.1
             ));
         }
-        if !reference().supports(info.dtype) {
-            self.unsupported.push(format!("{name} ({})", info.dtype));
-        }
+        self.check_type(info);
         self.used.insert(name);
         QMatrix {
             dtype: info.dtype,
             rows: found.0,
             cols: found.1,
             range: info.range.clone(),
+        }
+    }
+
+    fn check_type(&mut self, info: &TensorInfo) {
+        if !reference().supports(info.dtype) {
+            self.unsupported
+                .push(format!("{} ({})", info.name, info.dtype));
         }
     }
 
@@ -131,14 +139,45 @@ impl Binder<'_> {
     }
 
     fn layer(&mut self, c: &Config, n: usize) -> Layer {
-        let (e, sizes) = (c.embedding_length, c.layers[n]);
-        let (q, kv) = (sizes.q_width(), sizes.kv_width());
+        let e = c.embedding_length;
         let name = |role: &str| format!("blk.{n}.{role}");
         let (before, after) = match c.arch.norm_place {
             NormPlace::Before => (true, false),
             NormPlace::After => (false, true),
             NormPlace::Both => (true, true),
         };
+        // Branches side by side may share a norm.
+        let own = |role, shared| match self.has(&name(&format!("{role}.weight"))) {
+            true => role,
+            false => shared,
+        };
+        let attn_norm = own("attn_norm_2", "attn_norm");
+        let ffn_norm = own(
+            "ffn_norm",
+            if c.parallel { "attn_norm" } else { "ffn_norm" },
+        );
+        let mixer = match self.expert_attention(c, n) {
+            Some(attention) => Mixer::Experts(attention),
+            None => Mixer::Attention(self.attention(c, n)),
+        };
+        Layer {
+            mixer: Branch {
+                norm: self.norm(c, name(attn_norm), before),
+                body: mixer,
+                post_norm: after.then(|| self.vector(name("post_attention_norm.weight"), e)),
+            },
+            ffn: Branch {
+                norm: self.norm(c, name(ffn_norm), before),
+                body: self.feed_forward(c, n),
+                post_norm: after.then(|| self.vector(name("post_ffw_norm.weight"), e)),
+            },
+        }
+    }
+
+    fn attention(&mut self, c: &Config, n: usize) -> Attention {
+        let (e, sizes) = (c.embedding_length, c.layers[n]);
+        let (q, kv) = (sizes.q_width(), sizes.kv_width());
+        let name = |role: &str| format!("blk.{n}.{role}");
         let qk_norm = match c.arch.qk_norm {
             QkNorm::None => None,
             QkNorm::Head => Some([c.head_size; 2]),
@@ -153,17 +192,7 @@ impl Binder<'_> {
                 self.linear(&name("attn_v"), kv, e),
             ])
         };
-        // Branches side by side may share a norm.
-        let own = |role, shared| match self.has(&name(&format!("{role}.weight"))) {
-            true => role,
-            false => shared,
-        };
-        let attn_norm = own("attn_norm_2", "attn_norm");
-        let ffn_norm = own(
-            "ffn_norm",
-            if c.parallel { "attn_norm" } else { "ffn_norm" },
-        );
-        let attention = Attention {
+        Attention {
             qkv,
             qk_norm: qk_norm.map(|[q, k]| {
                 [
@@ -172,41 +201,33 @@ impl Binder<'_> {
                 ]
             }),
             output: self.linear(&name("attn_output"), e, q),
-        };
-        Layer {
-            mixer: Branch {
-                norm: self.norm(c, name(attn_norm), before),
-                body: Mixer::Attention(attention),
-                post_norm: after.then(|| self.vector(name("post_attention_norm.weight"), e)),
-            },
-            ffn: Branch {
-                norm: self.norm(c, name(ffn_norm), before),
-                body: self.feed_forward(c, n),
-                post_norm: after.then(|| self.vector(name("post_ffw_norm.weight"), e)),
-            },
         }
     }
 
     fn feed_forward(&mut self, c: &Config, n: usize) -> Ffn {
         let (e, f) = (c.embedding_length, c.layers[n].feed_forward_length);
         let name = |role: &str| format!("blk.{n}.{role}");
-        let split = self.has(&name("ffn_gate.weight"));
-        if !c.arch.gated && !split {
+        if self.has(&name("ffn_gate_inp.weight")) {
+            return self.experts(c, n);
+        }
+        if c.arch.plain.is_some() && !self.has(&name("ffn_gate.weight")) {
             return Ffn::Plain {
                 up: self.linear(&name("ffn_up"), f, e),
                 down: self.linear(&name("ffn_down"), e, f),
             };
         }
-        let gate_up = if split {
-            GateUp::Split([
-                self.linear(&name("ffn_gate"), f, e),
-                self.linear(&name("ffn_up"), f, e),
-            ])
-        } else {
-            GateUp::Fused(self.linear(&name("ffn_up"), 2 * f, e))
-        };
+        let gate_up = self.gate_up(&name("ffn_gate"), &name("ffn_up"), f, e);
         let down = self.linear(&name("ffn_down"), e, f);
         Ffn::Gated { gate_up, down }
+    }
+
+    /// Gate and up, or one matrix of both under the name of up.
+    fn gate_up(&mut self, gate: &str, up: &str, f: usize, e: usize) -> GateUp {
+        if self.has(&format!("{gate}.weight")) {
+            GateUp::Split([self.linear(gate, f, e), self.linear(up, f, e)])
+        } else {
+            GateUp::Fused(self.linear(up, 2 * f, e))
+        }
     }
 }
 
@@ -226,10 +247,12 @@ pub fn bind(file: &GgufFile, config: &mut Config) -> Result<Weights> {
     let learned = config.arch.positions == Positions::Learned;
     let position_embd =
         learned.then(|| b.matrix("position_embd.weight".into(), config.context_length, e));
-    let bias = config
-        .alibi
-        .map(|max| Bias::alibi(config.layers[0].head_count, max));
-    let output_norm = b.norm(config, "output_norm".into(), true);
+    let heads = config.widest(|l| l.head_count);
+    let bias = config.alibi.map(|max| Bias::alibi(heads, max));
+    let output_norm = match config.arch.encoder {
+        true => b.norm(config, "dec.output_norm".into(), true),
+        false => b.norm(config, "output_norm".into(), true),
+    };
     let output = if b.has("output.weight") {
         b.linear("output", config.vocab, e)
     } else {
@@ -251,13 +274,20 @@ pub fn bind(file: &GgufFile, config: &mut Config) -> Result<Weights> {
         let missing = "  rope_factors_long.weight, rope_factors_short.weight: missing";
         b.problems.push(missing.into());
     }
-    let layers = (0..config.block_count)
-        .map(|n| b.layer(config, n))
-        .collect();
+    let (encoder, layers, bias) = match config.encoder {
+        Some(sizes) => {
+            let (encoder, layers, bias) = b.encoder(config, sizes);
+            (Some(encoder), layers, Some(bias))
+        }
+        None => {
+            let layers = (0..config.block_count).map(|n| b.layer(config, n));
+            (None, layers.collect(), bias)
+        }
+    };
     for t in file.tensors() {
         let name = &t.info().name;
         // A dropped layer or a graph this program does not know must not go unnoticed.
-        if name.starts_with("blk.")
+        if encoder::of_layers(config.arch, name)
             && !b.used.contains(name)
             && !name.ends_with(".rope_freqs.weight")
         {
@@ -276,6 +306,7 @@ pub fn bind(file: &GgufFile, config: &mut Config) -> Result<Weights> {
             embedding_norm,
             position_embd,
             bias,
+            encoder,
             output_norm,
             output,
             rope_freqs,

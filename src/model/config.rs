@@ -1,7 +1,8 @@
 //! Hyperparameters: read once, range-checked, then plain numbers (rule 11).
 
-use super::arch::{Arch, NormKind, Positions, REGISTRY, Scalars};
+use super::arch::{Arch, NormKind, Positions, REGISTRY, Scalars, WindowRope};
 use super::rope::{RopeScaling, ScalingKind};
+use super::routing::Routing;
 use crate::error::{Error, Result};
 use crate::gguf::{GgufFile, Value, ValueType};
 use crate::limits;
@@ -36,6 +37,17 @@ impl LayerSizes {
     }
 }
 
+/// Numbers of a model with an encoder.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct EncoderSizes {
+    /// Layers of the encoder.
+    pub block_count: usize,
+    /// Kinds of distances that have a bias.
+    pub buckets: usize,
+    /// Token that the decoder starts with.
+    pub start: u32,
+}
+
 /// The numbers of a model.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -49,10 +61,14 @@ pub struct Config {
     pub embedding_length: usize,
     /// Sizes of each layer.
     pub layers: Vec<LayerSizes>,
+    /// Where layers have experts: how they choose among them.
+    pub experts: Option<Routing>,
     /// Elements of a head, d.
     pub head_size: usize,
     /// Epsilon of the norms.
     pub norm_epsilon: f32,
+    /// Epsilon of the norm before the output.
+    pub output_norm_epsilon: f32,
     /// Rotated elements of a head, r; even, at most d.
     pub rope_dimension_count: usize,
     /// Base of the rotation angles.
@@ -79,6 +95,8 @@ pub struct Config {
     pub parallel: bool,
     /// ALiBi: the exponent of its smallest slope.
     pub alibi: Option<f32>,
+    /// What reads the prompt.
+    pub encoder: Option<EncoderSizes>,
     /// Factor of the attention scores.
     pub attention_scale: f32,
     /// Vocabulary: rows of the embedding table, set when tensors are bound.
@@ -86,9 +104,9 @@ pub struct Config {
 }
 
 /// Keys of one architecture in one file.
-struct Keys<'a> {
+pub(super) struct Keys<'a> {
     file: &'a GgufFile,
-    arch: &'static Arch,
+    pub(super) arch: &'static Arch,
 }
 
 impl Keys<'_> {
@@ -96,14 +114,24 @@ impl Keys<'_> {
         format!("{}.{suffix}", self.arch.name)
     }
 
-    fn int(&self, suffix: &str, max: u64) -> Result<Option<usize>> {
+    pub(super) fn int(&self, suffix: &str, max: u64) -> Result<Option<usize>> {
         Ok(self
             .file
             .int(&self.key(suffix), 1..=max)?
             .map(|v| v as usize))
     }
 
-    fn required(&self, suffix: &str, max: u64) -> Result<usize> {
+    /// As [`Keys::int`], and 0.
+    pub(super) fn count(&self, suffix: &str, max: u64) -> Result<Option<usize>> {
+        let v = self.file.int(&self.key(suffix), 0..=max)?;
+        Ok(v.map(|v| v as usize))
+    }
+
+    pub(super) fn bool(&self, suffix: &str) -> Result<Option<bool>> {
+        self.file.bool(&self.key(suffix))
+    }
+
+    pub(super) fn required(&self, suffix: &str, max: u64) -> Result<usize> {
         GgufFile::require(&self.key(suffix), self.int(suffix, max)?)
     }
 
@@ -131,7 +159,11 @@ impl Keys<'_> {
         }
     }
 
-    fn float(&self, suffix: &str, range: std::ops::RangeInclusive<f32>) -> Result<Option<f32>> {
+    pub(super) fn float(
+        &self,
+        suffix: &str,
+        range: std::ops::RangeInclusive<f32>,
+    ) -> Result<Option<f32>> {
         let key = self.key(suffix);
         match self.file.float(&key)? {
             Some(v) if !range.contains(&v) => Err(Error::Key {
@@ -143,7 +175,12 @@ impl Keys<'_> {
         }
     }
 
-    fn bad<T>(&self, suffix: &str, value: impl ToString, allowed: impl Into<String>) -> Result<T> {
+    pub(super) fn bad<T>(
+        &self,
+        suffix: &str,
+        value: impl ToString,
+        allowed: impl Into<String>,
+    ) -> Result<T> {
         Err(Error::Key {
             key: self.key(suffix),
             value: value.to_string(),
@@ -166,26 +203,26 @@ impl Config {
                 .join(", "),
         })?;
         let keys = Keys { file, arch };
-        if let Some(experts) = file
-            .int(&keys.key("expert_count"), 0..=65_536)?
-            .filter(|n| *n > 0)
-        {
-            return Err(Error::Unsupported {
-                what: "feed-forward layer",
-                value: format!("{experts} experts ({})", keys.key("expert_count")),
-                known: "dense layers".into(),
-            });
-        }
         let embedding_length = keys.required("embedding_length", limits::MAX_WIDTH)?;
-        let block_count = keys.required("block_count", limits::MAX_LAYERS)?;
-        let layers = layers(&keys, block_count, embedding_length)?;
+        let blocks = keys.required("block_count", limits::MAX_LAYERS)?;
+        let encoder = encoder(&keys, blocks)?;
+        let block_count = match encoder {
+            Some(_) => keys.int("decoder_block_count", limits::MAX_LAYERS)?,
+            None => None,
+        };
+        let block_count = block_count.unwrap_or(blocks);
+        let layers = layers(&keys, blocks.max(block_count), embedding_length)?;
+        if encoder.is_some() && layers.iter().any(|l| *l != layers[0]) {
+            let value = "of several values";
+            return keys.bad("attention.head_count", value, "one size for all layers");
+        }
         let head_size = layers[0].head_size;
         let rope_dimension_count = keys
             .int("rope.dimension_count", limits::MAX_WIDTH)?
             .unwrap_or(head_size / arch.rope_divisor);
         let rope_dimension_count = match arch.positions {
             Positions::Rope => rope_dimension_count,
-            Positions::Learned | Positions::Alibi => 0,
+            Positions::Learned | Positions::Alibi | Positions::Buckets => 0,
         };
         if rope_dimension_count > head_size || !rope_dimension_count.is_multiple_of(2) {
             let allowed = format!("an even number up to the head size {head_size}");
@@ -196,28 +233,37 @@ impl Config {
             NormKind::Rms => "attention.layer_norm_rms_epsilon",
             NormKind::Layer | NormKind::BareLayer => "attention.layer_norm_epsilon",
         };
+        let norm_epsilon = GgufFile::require(&keys.key(epsilon), keys.float(epsilon, 0.0..=1.0)?)?;
         let [embedding_scale, residual_scale, logit_scale] =
             scalars(&keys, embedding_length, block_count)?;
         let optional = |suffix| {
             keys.float(suffix, 0.0..=1e6)
                 .map(|v| v.filter(|v| *v > 0.0))
         };
+        let rope_freq_base = keys.float("rope.freq_base", 1.0..=1e12)?;
+        let rope_freq_base = rope_freq_base.unwrap_or(10_000.0);
         let base_window = keys.float("rope.freq_base_swa", 1.0..=1e12)?;
         Ok(Config {
             arch,
             block_count,
             context_length,
             embedding_length,
+            experts: Routing::read(&keys, layers[0].feed_forward_length)?,
+            windows: windows(&keys, layers.len())?,
             layers,
             head_size,
-            norm_epsilon: GgufFile::require(&keys.key(epsilon), keys.float(epsilon, 0.0..=1.0)?)?,
+            norm_epsilon,
+            output_norm_epsilon: keys
+                .float("output_norm_epsilon", 0.0..=1.0)?
+                .unwrap_or(norm_epsilon),
             rope_dimension_count,
-            rope_freq_base: keys
-                .float("rope.freq_base", 1.0..=1e12)?
-                .unwrap_or(10_000.0),
+            rope_freq_base,
             rope_scaling: rope_scaling(&keys, context_length)?,
-            rope_freq_base_window: base_window.or(arch.window_base),
-            windows: windows(&keys, block_count)?,
+            rope_freq_base_window: base_window.or(match arch.window_rope {
+                WindowRope::Same => None,
+                WindowRope::Plain => Some(rope_freq_base),
+                WindowRope::Base(base) => Some(base),
+            }),
             causal: file.bool(&keys.key("attention.causal"))?.unwrap_or(true),
             clamp: optional("attention.clamp_kqv")?,
             embedding_scale,
@@ -228,12 +274,16 @@ impl Config {
                 .unwrap_or(arch.parallel),
             alibi: match arch.positions {
                 Positions::Alibi => Some(optional("attention.max_alibi_bias")?.unwrap_or(8.0)),
-                Positions::Rope | Positions::Learned => None,
+                Positions::Rope | Positions::Learned | Positions::Buckets => None,
             },
+            encoder,
             logit_softcap: optional("final_logit_softcapping")?,
-            attention_scale: keys
-                .float("attention.scale", 1e-6..=1e6)?
-                .unwrap_or(1.0 / (head_size as f32).sqrt()),
+            attention_scale: keys.float("attention.scale", 1e-6..=1e6)?.unwrap_or(
+                match arch.scaled {
+                    true => 1.0 / (head_size as f32).sqrt(),
+                    false => 1.0,
+                },
+            ),
             vocab: 0,
         })
     }
@@ -242,6 +292,29 @@ impl Config {
     pub fn widest(&self, of: impl Fn(&LayerSizes) -> usize) -> usize {
         self.layers.iter().map(of).max().unwrap_or(0)
     }
+}
+
+/// The encoder of architectures that have one.
+fn encoder(keys: &Keys<'_>, block_count: usize) -> Result<Option<EncoderSizes>> {
+    if !keys.arch.encoder {
+        return Ok(None);
+    }
+    let buckets = keys.int("attention.relative_buckets_count", limits::MAX_BUCKETS)?;
+    let start = keys.key("decoder_start_token_id");
+    let start = keys.file.int(&start, 0..=limits::MAX_VOCAB as u64)?;
+    let buckets = buckets.unwrap_or(32);
+    if !buckets.is_multiple_of(4) {
+        return keys.bad(
+            "attention.relative_buckets_count",
+            buckets,
+            "a multiple of 4",
+        );
+    }
+    Ok(Some(EncoderSizes {
+        block_count,
+        buckets,
+        start: start.unwrap_or(0) as u32,
+    }))
 }
 
 /// Sizes of the layers; each number is one for all or an array.
@@ -292,6 +365,8 @@ fn scalars(keys: &Keys<'_>, width: usize, layers: usize) -> Result<[f32; 3]> {
     let default = match keys.arch.scalars {
         Scalars::Ones => [1.0; 3],
         Scalars::RootWidth => [width.sqrt(), 1.0, 1.0],
+        Scalars::Tied if keys.file.tensor("output.weight").is_some() => [1.0; 3],
+        Scalars::Tied => [1.0, 1.0, 1.0 / width.sqrt()],
         Scalars::MiniCpm => [12.0, 1.4 / layers.sqrt(), 256.0 / width],
     };
     let range = 1e-6..=1e6;
@@ -369,3 +444,6 @@ fn rope_scaling(keys: &Keys<'_>, context_length: usize) -> Result<RopeScaling> {
             .unwrap_or(1.0),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,8 +14,7 @@ use geb_kernels::team::Leader;
 use geb_kernels::{ActKind, Activations, Kernels};
 
 use super::Model;
-use super::config::LayerSizes;
-use super::weights::{Linear, QMatrix};
+use super::weights::{Layer, Linear, QMatrix};
 use crate::cpus::available_memory;
 use crate::error::{Error, Result};
 
@@ -24,31 +23,49 @@ const PANEL: usize = 256;
 /// Outputs of one claim of a thread.
 const STEP: usize = 16;
 
-/// The sums of one input.
+/// The sums of one input; of the inputs of a layer's experts, those of one role together.
 pub struct Input {
     /// The tensors that read it; the first one names it.
     pub names: Vec<String>,
     /// Columns.
     pub cols: usize,
-    /// Tokens seen.
-    pub tokens: u64,
-    /// Sums of squares, `[cols]`.
+    /// Tokens seen, by each of the matrices: one, or as many as there are experts.
+    pub tokens: Vec<u64>,
+    /// Sums of squares, `[matrices, cols]`.
     pub squares: Vec<f32>,
-    /// Second moments, `[cols, cols]`, symmetric; empty if not asked for.
+    /// Second moments, `[cols, cols]`, symmetric; empty if not asked for, and for experts.
     pub moments: Vec<f32>,
     /// Squares and tokens of the chunk that is being added.
-    chunk: (Vec<f64>, u64),
+    chunk: (Vec<f64>, Vec<u64>),
 }
 
 /// The sums of all inputs of a model's layers and of its output matrix.
 pub struct InputStats {
     inputs: Vec<Input>,
-    /// Where the bytes of a weight start, and which input it reads.
-    readers: HashMap<usize, usize>,
+    /// Where the bytes of a weight start; which input it reads, and as which matrix.
+    readers: HashMap<usize, (usize, usize)>,
     /// A batch with tokens as columns, and products of a panel.
     turned: Vec<f32>,
     product: Vec<f32>,
     acts: Activations,
+}
+
+/// The inputs of a model's layers and of its output matrix.
+fn inputs(model: &Model) -> impl Iterator<Item = Vec<&[Linear]>> {
+    let w = model.weights();
+    let output = vec![std::slice::from_ref(&w.output)];
+    w.layers.iter().flat_map(Layer::inputs).chain([output])
+}
+
+fn cols(groups: &[&[Linear]]) -> usize {
+    let first = groups.first().and_then(|g| g.first());
+    first.map_or(0, |w| w.weight.cols)
+}
+
+/// Second moments of an input: those of experts would take as much room as their weights.
+fn moments(groups: &[&[Linear]], covariance: bool) -> usize {
+    let wanted = covariance && groups.len() == 1;
+    if wanted { cols(groups).pow(2) } else { 0 }
 }
 
 impl InputStats {
@@ -77,37 +94,43 @@ impl InputStats {
             product: Vec::new(),
             acts: Activations::default(),
         };
-        let mut add = |weights: &[Linear]| {
-            let cols = weights.first().map_or(0, |w| w.weight.cols);
+        let mut add = |groups: &[&[Linear]]| {
+            let (cols, matrices) = (cols(groups), groups.len());
             let mut of = Vec::new();
-            for start in weights.iter().map(|w| w.weight.range.start) {
-                stats.readers.insert(start, stats.inputs.len());
-                of.extend(names.get(&start).cloned());
+            for (matrix, group) in groups.iter().enumerate() {
+                for start in group.iter().map(|w| w.weight.range.start) {
+                    stats.readers.insert(start, (stats.inputs.len(), matrix));
+                    of.extend(names.get(&start).cloned());
+                }
             }
             stats.inputs.push(Input {
                 names: of,
                 cols,
-                tokens: 0,
-                squares: vec![0.0; cols],
-                moments: vec![0.0; if covariance { cols * cols } else { 0 }],
-                chunk: (vec![0.0; cols], 0),
+                tokens: vec![0; matrices],
+                squares: vec![0.0; matrices * cols],
+                moments: vec![0.0; moments(groups, covariance)],
+                chunk: (vec![0.0; matrices * cols], vec![0; matrices]),
             });
         };
-        for layer in &model.weights().layers {
-            layer.linears().into_iter().for_each(&mut add);
+        // Experts that are tensors of their own have statistics of their own.
+        let named = |g: &&[Linear]| names.contains_key(&g[0].weight.range.start);
+        for groups in inputs(model) {
+            if groups.iter().all(named) {
+                groups.iter().for_each(|g| add(&[*g]));
+            } else {
+                add(&groups);
+            }
         }
-        add(std::slice::from_ref(&model.weights().output));
         Ok(stats)
     }
 
     /// Bytes that [`InputStats::new`] takes for `model`.
     pub fn bytes(model: &Model, covariance: bool) -> u64 {
-        let c = model.config();
-        let e = c.embedding_length;
-        let one = |n: usize| (12 * n + if covariance { 4 * n * n } else { 0 }) as u64;
-        let widths = |l: &LayerSizes| [e, l.q_width(), e, l.feed_forward_length];
-        let layers: u64 = c.layers.iter().flat_map(widths).map(one).sum();
-        layers + one(e)
+        let one = |groups: Vec<&[Linear]>| {
+            let sums = 12 * cols(&groups) * groups.len();
+            (sums + 4 * moments(&groups, covariance)) as u64
+        };
+        inputs(model).map(one).sum()
     }
 
     /// The inputs, in the order of the layers.
@@ -131,7 +154,9 @@ impl InputStats {
                 *sum = (f64::from(*sum) + *part) as f32;
                 *part = 0.0;
             }
-            input.tokens += std::mem::take(tokens);
+            for (sum, part) in input.tokens.iter_mut().zip(tokens) {
+                *sum += std::mem::take(part);
+            }
             for values in [&input.squares, &input.moments] {
                 if let Some(i) = values.iter().position(|v| !v.is_finite()) {
                     let name = input.names.first().map_or("", String::as_str);
@@ -154,13 +179,14 @@ impl InputStats {
         kernels: &'static Kernels,
         lead: &mut Leader<'_>,
     ) {
-        let Some(&at) = self.readers.get(&weight.range.start) else {
+        let Some(&(at, matrix)) = self.readers.get(&weight.range.start) else {
             return;
         };
         let input = &mut self.inputs[at];
         let (cols, n) = (input.cols, x.len() / input.cols);
-        input.chunk.1 += n as u64;
-        lead.chunks_mut(&mut input.chunk.0, 64, |i, sums, _| {
+        input.chunk.1[matrix] += n as u64;
+        let sums = &mut input.chunk.0[matrix * cols..(matrix + 1) * cols];
+        lead.chunks_mut(sums, 64, |i, sums, _| {
             for row in x.chunks_exact(cols) {
                 for (sum, x) in sums.iter_mut().zip(&row[64 * i..]) {
                     *sum += f64::from(*x) * f64::from(*x);

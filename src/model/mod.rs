@@ -6,12 +6,15 @@ mod bind;
 mod config;
 pub(crate) mod forward;
 pub mod inputs;
+pub(crate) mod resident;
 pub(crate) mod rope;
+pub mod routing;
 pub mod weights;
 
 use std::sync::Arc;
 
 pub use config::{Config, LayerSizes};
+pub use resident::Streamed;
 
 use crate::error::Result;
 use crate::gguf::GgufFile;
@@ -55,26 +58,42 @@ impl Model {
         self.file.slice(&m.range)
     }
 
+    /// Of the matrices of experts, what a token does not use, measured by `size`.
+    fn idle(&self, size: impl Fn(&weights::QMatrix) -> u64) -> u64 {
+        let Some(routing) = &self.config.experts else {
+            return 0;
+        };
+        let idle = (routing.count - routing.used) as u64;
+        let inputs = self.weights.layers.iter().flat_map(|l| l.inputs());
+        let of_experts = inputs.filter(|groups| groups.len() > 1);
+        let matrices = of_experts.flat_map(|groups| groups.concat());
+        let all: u64 = matrices.map(|w| size(&w.weight)).sum();
+        all / routing.count as u64 * idle
+    }
+
     /// Products of a weight and an activation per token in the layers: one per matrix element, the
-    /// embedding and output matrices not counted.
+    /// embedding and output matrices not counted, nor experts that the token does not use.
     pub fn products_per_token(&self) -> u64 {
         let ends = [
             &self.weights.token_embd.range,
             &self.weights.output.weight.range,
         ];
         let infos = self.file.tensors().map(|t| t.info());
-        infos
+        let all: u64 = infos
             .filter(|t| t.dims.len() > 1 && !ends.contains(&&t.range))
             .map(|t| t.elements())
-            .sum()
+            .sum();
+        all - self.idle(|m| (m.rows * m.cols) as u64)
     }
 
     /// Bytes of weights read to decode one token: everything but the embedding table,
-    /// of which one row is read (all of it when it is the output matrix too).
+    /// of which one row is read (all of it when it is the output matrix too), and but the experts
+    /// that the token does not use.
     pub fn bytes_per_token(&self) -> u64 {
         let table = &self.weights.token_embd.range;
         let tied = *table == self.weights.output.weight.range;
         let all: u64 = self.file.tensors().map(|t| t.bytes().len() as u64).sum();
-        all - if tied { 0 } else { table.len() as u64 }
+        let unread = if tied { 0 } else { table.len() as u64 };
+        all - unread - self.idle(|m| m.range.len() as u64)
     }
 }

@@ -83,6 +83,24 @@ pub struct Attention {
 pub enum Mixer {
     /// Attention over the KV cache.
     Attention(Attention),
+    /// Attention whose queries and output are those of a few experts for each token.
+    Experts(ExpertAttention),
+}
+
+/// A mixture of attention heads (JetMoE, arXiv 2404.07413): each of the k experts of a token has K
+/// query heads, one for each KV head.
+#[derive(Clone, Debug)]
+pub struct ExpertAttention {
+    /// Router, `[X, E]`.
+    pub router: Linear,
+    /// Queries of each expert, `[K d, E]`.
+    pub queries: Vec<Linear>,
+    /// Keys and values of all experts, `[K d, E]`.
+    pub keys_values: [Linear; 2],
+    /// Back from the heads of each expert, `[E, K d]`.
+    pub outputs: Vec<Linear>,
+    /// Added to the sum of the outputs, `[E]`.
+    pub bias: Option<Vec<f32>>,
 }
 
 /// What works on each token alone.
@@ -102,6 +120,51 @@ pub enum Ffn {
         /// Down, `[E, F]`.
         down: Linear,
     },
+    /// A few of many gated layers for each token.
+    Experts(Experts),
+}
+
+/// One expert.
+#[derive(Clone, Debug)]
+pub struct Expert {
+    /// Gate and up, `[Fx, E]` each.
+    pub gate_up: [Linear; 2],
+    /// Down, `[E, Fx]`.
+    pub down: Linear,
+}
+
+/// A mixture of experts: `sum over the chosen e of weight_e expert_e(x)`.
+#[derive(Clone, Debug)]
+pub struct Experts {
+    /// Router, `[X, E]`.
+    pub router: Linear,
+    /// The experts, X of them.
+    pub experts: Vec<Expert>,
+    /// Works on every token.
+    pub shared: Option<Shared>,
+    /// Added to the sum, `[E]`.
+    pub bias: Option<Vec<f32>>,
+}
+
+/// An expert for every token: `sigmoid(router x) down(act(gate x) * up x)`.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// Its weight, `[1, E]`.
+    pub router: Linear,
+    /// Gate and up.
+    pub gate_up: GateUp,
+    /// Down, `[E, Fs]`.
+    pub down: Linear,
+}
+
+impl GateUp {
+    /// The matrices.
+    pub fn linears(&self) -> &[Linear] {
+        match self {
+            GateUp::Fused(w) => from_ref(w),
+            GateUp::Split(w) => w,
+        }
+    }
 }
 
 /// What is added to the scores of a head, by the distance from query to key.
@@ -109,6 +172,13 @@ pub enum Ffn {
 pub enum Bias {
     /// The distance times a slope for each head (ALiBi).
     Slopes(Vec<f32>),
+    /// A value for each distance from `-reach` to `reach`, beyond which nothing changes (T5).
+    Distances {
+        /// `[heads, 2 reach + 1]`.
+        table: Vec<f32>,
+        /// Largest distance.
+        reach: usize,
+    },
 }
 
 impl Bias {
@@ -129,12 +199,74 @@ impl Bias {
         Bias::Slopes((0..heads).map(slope).collect())
     }
 
+    /// T5's: `values` `[buckets, heads]`; keys after the query have half of the buckets if it sees them.
+    pub fn buckets(values: &[f32], buckets: usize, both_sides: bool) -> Bias {
+        let (heads, reach) = (values.len() / buckets, REACH as isize);
+        let value = |head: usize, distance| {
+            let bucket = bucket(distance, buckets, both_sides);
+            values[bucket * heads + head]
+        };
+        let of = |head| (-reach..=reach).map(move |distance| value(head, distance));
+        Bias::Distances {
+            table: (0..heads).flat_map(of).collect(),
+            reach: REACH,
+        }
+    }
+
     /// Of `head`, for a key `distance` positions after the query.
     pub fn at(&self, head: usize, distance: isize) -> f32 {
         match self {
             Bias::Slopes(slopes) => slopes[head] * distance as f32,
+            Bias::Distances { table, reach } => {
+                let reach = *reach as isize;
+                let at = (distance.clamp(-reach, reach) + reach) as usize;
+                table[head * (2 * reach + 1) as usize + at]
+            }
         }
     }
+}
+
+/// Distance from which on all keys are in the last bucket (T5 has no key for it).
+const REACH: usize = 128;
+
+/// The bucket of a distance (arXiv 1910.10683): one for each small distance, then ever wider ones.
+fn bucket(distance: isize, buckets: usize, both_sides: bool) -> usize {
+    let (side, count, away) = match both_sides {
+        true if distance > 0 => (buckets / 2, buckets / 2, distance),
+        true => (0, buckets / 2, -distance),
+        false => (0, buckets, (-distance).max(0)),
+    };
+    let (exact, away) = (count / 2, away as usize);
+    if away < exact {
+        return side + away;
+    }
+    let share = (away as f32 / exact as f32).ln() / (REACH as f32 / exact as f32).ln();
+    let wide = exact + (share * (count - exact) as f32) as usize;
+    side + wide.min(count - 1)
+}
+
+/// Attention over the text that an encoder has read.
+#[derive(Clone, Debug)]
+pub struct Cross {
+    /// Queries, `[H d, E]`.
+    pub q: Linear,
+    /// Keys and values of the text, `[K d, E]` each.
+    pub kv: [Linear; 2],
+    /// Projection back, `[E, H d]`.
+    pub output: Linear,
+}
+
+/// What reads the prompt of a model with an encoder.
+#[derive(Clone, Debug)]
+pub struct Encoder {
+    /// Its layers.
+    pub layers: Vec<Layer>,
+    /// Norm of what they make.
+    pub norm: Norm,
+    /// What is added to the scores of its attention.
+    pub bias: Bias,
+    /// For each layer of the decoder: its look at the prompt, after its own attention.
+    pub cross: Vec<Branch<Cross>>,
 }
 
 /// Weights of one layer.
@@ -149,27 +281,44 @@ pub struct Layer {
 impl Layer {
     /// The linear maps of the layer, in order; those of a group have the same input.
     pub fn linears(&self) -> Vec<&[Linear]> {
-        let mut groups: Vec<&[Linear]> = Vec::new();
+        self.inputs().into_iter().flatten().collect()
+    }
+
+    /// As [`Layer::linears`], with the groups of all experts together: their inputs are some of the
+    /// tokens each.
+    pub fn inputs(&self) -> Vec<Vec<&[Linear]>> {
+        let mut inputs: Vec<Vec<&[Linear]>> = Vec::new();
         match &self.mixer.body {
             Mixer::Attention(a) => {
-                groups.push(match &a.qkv {
-                    Qkv::Fused(w) => from_ref(w),
-                    Qkv::Split(w) => w,
+                inputs.push(match &a.qkv {
+                    Qkv::Fused(w) => vec![from_ref(w)],
+                    Qkv::Split(w) => vec![w],
                 });
-                groups.push(from_ref(&a.output));
+                inputs.push(vec![from_ref(&a.output)]);
+            }
+            Mixer::Experts(a) => {
+                inputs.push(vec![from_ref(&a.router)]);
+                inputs.push(a.queries.iter().map(from_ref).collect());
+                inputs.push(vec![&a.keys_values]);
+                inputs.push(a.outputs.iter().map(from_ref).collect());
             }
         }
         match &self.ffn.body {
             Ffn::Gated { gate_up, down } => {
-                groups.push(match gate_up {
-                    GateUp::Fused(w) => from_ref(w),
-                    GateUp::Split(w) => w,
-                });
-                groups.push(from_ref(down));
+                inputs.extend([vec![gate_up.linears()], vec![from_ref(down)]]);
             }
-            Ffn::Plain { up, down } => groups.extend([from_ref(up), from_ref(down)]),
+            Ffn::Experts(w) => {
+                inputs.push(vec![from_ref(&w.router)]);
+                inputs.push(w.experts.iter().map(|e| &e.gate_up[..]).collect());
+                inputs.push(w.experts.iter().map(|e| from_ref(&e.down)).collect());
+                if let Some(s) = &w.shared {
+                    inputs.push(vec![from_ref(&s.router)]);
+                    inputs.extend([vec![s.gate_up.linears()], vec![from_ref(&s.down)]]);
+                }
+            }
+            Ffn::Plain { up, down } => inputs.extend([vec![from_ref(up)], vec![from_ref(down)]]),
         }
-        groups
+        inputs
     }
 }
 
@@ -182,6 +331,8 @@ pub struct Weights {
     pub position_embd: Option<QMatrix>,
     /// What is added to the scores of attention.
     pub bias: Option<Bias>,
+    /// What reads the prompt; `layers` are those of the decoder then.
+    pub encoder: Option<Encoder>,
     /// Norm of the embeddings.
     pub embedding_norm: Norm,
     /// Norm before the output.
@@ -200,21 +351,40 @@ pub struct Weights {
 
 #[cfg(test)]
 mod tests {
-    use super::Bias;
+    use super::{Bias, bucket};
+
+    #[test]
+    fn buckets_are_the_published_ones() {
+        let both = |d| bucket(d, 32, true);
+        let want = [15, 10, 8, 1, 0, 17, 24, 26, 31];
+        assert_eq!([-200, -20, -8, -1, 0, 1, 8, 20, 200].map(both), want);
+        let causal = |d| bucket(d, 32, false);
+        let want = [31, 23, 16, 15, 1, 0, 0];
+        assert_eq!([-200, -40, -16, -15, -1, 0, 3].map(causal), want);
+        let values: Vec<f32> = (0..64).map(|v| v as f32).collect();
+        let bias = Bias::buckets(&values, 32, true);
+        assert_eq!(
+            [bias.at(1, -200), bias.at(0, 1), bias.at(1, 300)],
+            [31.0, 34.0, 63.0]
+        );
+    }
 
     #[test]
     fn slopes_are_the_published_ones() {
-        let slopes = |heads| match Bias::alibi(heads, 8.0) {
-            Bias::Slopes(s) => s,
+        let slopes = |heads: usize| -> Vec<f32> {
+            let bias = Bias::alibi(heads, 8.0);
+            (0..heads).map(|h| bias.at(h, 1)).collect()
         };
         assert_eq!(slopes(8)[..2], [0.5, 0.25]);
         assert_eq!(slopes(8)[7], 0.00390625);
         let twelve = slopes(12);
         assert_eq!(twelve[..8], slopes(8));
-        for (slope, want) in twelve[8..]
-            .iter()
-            .zip([0.707107, 0.353553, 0.176777, 0.088388])
-        {
+        for (slope, want) in twelve[8..].iter().zip([
+            std::f32::consts::FRAC_1_SQRT_2,
+            0.353553,
+            0.176777,
+            0.088388,
+        ]) {
             assert!((slope - want).abs() < 1e-6);
         }
     }

@@ -33,6 +33,14 @@ impl Session {
     /// As [`Session::forward`]; [`Error::Unsupported`] for a model with windows whose tokens are to see
     /// the whole text; [`Error::Memory`]; [`Error::NonFinite`].
     pub fn hidden_states(&mut self, tokens: &[u32], causal: bool) -> Result<Vec<f32>> {
+        let c = self.model.config();
+        if c.encoder.is_some() {
+            return Err(Error::Unsupported {
+                what: "hidden states",
+                value: format!("architecture {}", c.arch.name),
+                known: "models without an encoder".into(),
+            });
+        }
         self.reset();
         self.check_ids(tokens)?;
         self.check_room(tokens.len(), 0)?;

@@ -6,6 +6,9 @@ use super::*;
 use crate::Dtype;
 use crate::convert::{self, Options};
 use crate::gguf::{GgufFile, Load};
+use crate::limits;
+use crate::model::arch::Positions;
+use crate::model::arch::REGISTRY;
 
 const KV: [KvChoice; 3] = [KvChoice::F32, KvChoice::F16, KvChoice::Q8_0];
 
@@ -91,6 +94,45 @@ fn a_window_keeps_a_ring_that_changes_nothing() {
     }
 }
 
+/// Gemma's layers with a window keep a ring while the others keep everything.
+#[test]
+fn layers_keep_what_each_of_them_sees() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gemma3/hf");
+    let dir = tempfile::tempdir().expect("temporary folder");
+    for entry in std::fs::read_dir(&source).expect("fixture") {
+        let entry = entry.expect("entry");
+        std::fs::copy(entry.path(), dir.path().join(entry.file_name())).expect("copy");
+    }
+    let path = dir.path().join("config.json");
+    let text = std::fs::read_to_string(&path).expect("config");
+    let mut config: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    config["max_position_embeddings"] = 4096.into();
+    std::fs::write(&path, config.to_string()).expect("config");
+    let options = Options {
+        policy: Dtype::F32.into(),
+        ..Options::default()
+    };
+    let (bytes, _) = convert::convert_to_vec(dir.path(), &options).expect("convert");
+    let file = GgufFile::from_bytes(bytes).expect("a file");
+    let model = Model::load(Arc::new(file)).expect("load");
+    let c = model.config();
+    let sliding = c.windows.iter().filter(|w| **w != usize::MAX).count();
+    assert!(sliding > 0 && sliding < c.block_count);
+    let mut mixed = session(&model, KvChoice::F32, 4096);
+    let full = mixed.cache.shape(0).kv();
+    let mut whole = session(&model, KvChoice::F32, 4096);
+    whole.cache = KvCache::new(c, full, 4096, 4096).expect("cache");
+    assert!(mixed.memory().kv < KvCache::bytes(c, full, 4096, 4096));
+    let ids = some_ids(&model, 1300);
+    let sizes = [512, 1, 300, 13];
+    assert!(in_batches(&mut mixed, &ids, &sizes) == in_batches(&mut whole, &ids, &sizes));
+    // The rings have lost what an early position sees.
+    mixed.truncate(500);
+    assert_eq!(mixed.pos(), 0);
+    whole.truncate(500);
+    assert_eq!(whole.pos(), 500);
+}
+
 #[test]
 fn going_back_is_exact_or_starts_again() {
     let model = model();
@@ -129,4 +171,54 @@ fn a_whole_context_goes_back_anywhere() {
     assert_eq!(s.pos(), 3);
     let got = in_batches(&mut s, &ids[3..], &[1]);
     assert!(got == want[3 * model.config().vocab..]);
+}
+
+#[test]
+fn a_context_beyond_the_trained_length_must_be_asked_for() {
+    let model = model();
+    let trained = model.config().context_length;
+    let options = |ctx, beyond| SessionOptions {
+        ctx: Some(ctx),
+        beyond,
+        threads: 1,
+        ..Default::default()
+    };
+    for (ctx, beyond, most) in [
+        (trained + 1, false, trained),
+        (0, true, limits::MAX_CONTEXT as usize),
+        (
+            limits::MAX_CONTEXT as usize + 1,
+            true,
+            limits::MAX_CONTEXT as usize,
+        ),
+    ] {
+        let refused = Session::new(model.clone(), &options(ctx, beyond)).err();
+        let message = refused.expect("refused").to_string();
+        assert!(message.contains(&ctx.to_string()), "{message}");
+        assert!(message.contains(&format!("1..={most}")), "{message}");
+    }
+    let ids = some_ids(&model, trained + 8);
+    let mut longer = Session::new(model.clone(), &options(trained + 8, true)).expect("asked for");
+    let got = in_batches(&mut longer, &ids, &[512]);
+    assert_eq!(got.len(), ids.len() * model.config().vocab);
+    assert!(got.iter().all(|v| v.is_finite()));
+    // Up to the trained length nothing changes.
+    let mut plain = Session::new(model.clone(), &options(trained, false)).expect("fits");
+    let want = in_batches(&mut plain, &ids[..trained], &[512]);
+    assert!(want == got[..want.len()]);
+}
+
+#[test]
+fn a_table_of_positions_ends() {
+    let mut config = model().config().clone();
+    for arch in REGISTRY {
+        config.arch = arch;
+        let more = check_ctx(&config, config.context_length + 1, true);
+        assert_eq!(
+            more.is_err(),
+            arch.positions == Positions::Learned,
+            "{}",
+            arch.name
+        );
+    }
 }

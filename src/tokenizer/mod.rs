@@ -1,18 +1,21 @@
 //! Text to token ids and back, built from the metadata of a GGUF file.
 //!
 //! `validate` reads and checks the keys, `vocab` holds the tokens, `special` finds special
-//! tokens in text, `spm` and `bpe` (with `merges`) are the two algorithms, `pre` is the table
-//! of ways to cut text, `stream` turns ids into text. Algorithms see ordinary text only: whether the
+//! tokens in text, `spm`, `unigram` and `bpe` (with `merges`) are the algorithms, `normalize` and
+//! `pieces` what the first two share, `pre` is the table of ways to cut text, `stream` turns ids into text. Algorithms see ordinary text only: whether the
 //! text of a control token is one is decided here and never inside them.
 
 mod bpe;
 mod merges;
+pub(crate) mod normalize;
 #[cfg(test)]
 mod oracle;
+mod pieces;
 mod pre;
 mod special;
 mod spm;
 mod stream;
+mod unigram;
 mod validate;
 mod vocab;
 
@@ -53,8 +56,7 @@ pub struct Tokenizer {
     special: Special,
     ids: SpecialIds,
     stop: Vec<u32>,
-    /// Special tokens that swallow the white space after them.
-    strips: Vec<u32>,
+    strips: special::Strips,
     /// What a text starts with, instead of the start token.
     starts: Vec<u32>,
     add_bos: bool,
@@ -81,9 +83,10 @@ impl Tokenizer {
         }
         let mut warnings = Vec::new();
         let (engine, bos_default): (Box<dyn Engine>, bool) = match algorithm {
-            Algorithm::Spm => {
-                warn_about_normalizer(file, &mut warnings);
-                (Box::new(spm::Spm::from_gguf(file, &vocab, &ids)?), true)
+            Algorithm::Spm => (Box::new(spm::Spm::from_gguf(file, &vocab, &ids)?), true),
+            Algorithm::Unigram => {
+                let unigram = unigram::Unigram::from_gguf(file, &vocab, &ids)?;
+                (Box::new(unigram), false)
             }
             Algorithm::ByteBpe => {
                 let (pre, warning) = bpe::pre_of(file)?;
@@ -109,7 +112,12 @@ impl Tokenizer {
                 ids.bos,
                 bos_default,
             )?,
-            add_eos: validate::add_token(file, "tokenizer.ggml.add_eos_token", ids.eos, false)?,
+            add_eos: validate::add_token(
+                file,
+                "tokenizer.ggml.add_eos_token",
+                ids.eos,
+                algorithm == Algorithm::Unigram,
+            )?,
             special: Special::new(&vocab)?,
             strips: special::strips(file, &vocab)?,
             starts: validate::starts(file, vocab.len())?,
@@ -166,20 +174,23 @@ impl Tokenizer {
 
     fn encode_found(&self, text: &str, parse: &[Range<usize>], out: &mut Vec<u32>) -> Result<()> {
         let (mut pos, mut strip) = (0, false);
-        let blank = |text: &str, strip: bool| match strip {
+        let start = |text: &'_ str, strip: bool| match strip {
             true => text.len() - text.trim_start().len(),
             false => 0,
         };
         for found in self.special.find_all(text, parse) {
-            let piece = &text[pos..found.range.start];
-            self.engine
-                .encode(&self.vocab, &piece[blank(piece, strip)..], out)?;
+            let mut piece = &text[pos..found.range.start];
+            piece = &piece[start(piece, strip)..];
+            if self.strips.before.contains(&found.id) {
+                piece = piece.trim_end();
+            }
+            self.engine.encode(&self.vocab, piece, out)?;
             out.push(found.id);
-            (pos, strip) = (found.range.end, self.strips.contains(&found.id));
+            (pos, strip) = (found.range.end, self.strips.after.contains(&found.id));
         }
         let piece = &text[pos..];
         self.engine
-            .encode(&self.vocab, &piece[blank(piece, strip)..], out)
+            .encode(&self.vocab, &piece[start(piece, strip)..], out)
     }
 
     /// Byte ranges of the control tokens in `text`.
@@ -320,18 +331,4 @@ pub(crate) fn special_texts(file: &GgufFile) -> Result<Vec<(&'static str, String
         _ => String::new(),
     };
     Ok(named.map(|(name, id)| (name, text(id))).collect())
-}
-
-/// SentencePiece files may ask for text normalisation, for which this runtime has no table.
-fn warn_about_normalizer(file: &GgufFile, warnings: &mut Vec<String>) {
-    const MAP: &str = "tokenizer.ggml.precompiled_charsmap";
-    const COLLAPSE: &str = "tokenizer.ggml.remove_extra_whitespaces";
-    if file.get(MAP).is_some() {
-        warnings.push(format!("{MAP} is ignored: text is not normalised"));
-    }
-    if file.bool(COLLAPSE).ok().flatten() == Some(true) {
-        warnings.push(format!(
-            "{COLLAPSE} is ignored: spaces are kept as they are"
-        ));
-    }
 }

@@ -51,19 +51,33 @@ pub(super) fn stop_ids(vocab: &Vocab, ids: &SpecialIds) -> Vec<u32> {
     out
 }
 
-/// Control tokens that swallow the white space after them: those of Phi-3's chats, whose tokenizer
-/// marks them `rstrip`. GGUF has no key for that, so the architecture decides.
-pub(super) fn strips(file: &GgufFile, vocab: &Vocab) -> Result<Vec<u32>> {
+/// Control tokens that swallow white space next to them.
+#[derive(Default)]
+pub(super) struct Strips {
+    pub before: Vec<u32>,
+    pub after: Vec<u32>,
+}
+
+/// Those of Phi-3's chats, whose tokenizer marks them `rstrip`, and T5's sentinels (also `lstrip`).
+/// GGUF has no key for that, so the architecture decides.
+pub(super) fn strips(file: &GgufFile, vocab: &Vocab) -> Result<Strips> {
     const NOT: [&str; 4] = ["<unk>", "<s>", "</s>", "<|endoftext|>"];
-    if file.str("general.architecture")? != Some("phi3") {
-        return Ok(Vec::new());
-    }
-    let special = |text: &str, kind| kind == Kind::Control && !NOT.contains(&text);
-    Ok(vocab
-        .iter()
-        .filter(|&(_, text, kind)| special(text, kind))
-        .map(|(id, ..)| id)
-        .collect())
+    let controls = |wanted: fn(&str) -> bool| -> Vec<u32> {
+        let special = |&(_, text, kind): &(u32, &str, Kind)| kind == Kind::Control && wanted(text);
+        vocab.iter().filter(special).map(|(id, ..)| id).collect()
+    };
+    let sentinels = || controls(|text| text.starts_with("<extra_id_"));
+    Ok(match file.str("general.architecture")? {
+        Some("phi3") => Strips {
+            before: Vec::new(),
+            after: controls(|text| !NOT.contains(&text)),
+        },
+        Some("t5") => Strips {
+            before: sentinels(),
+            after: sentinels(),
+        },
+        _ => Strips::default(),
+    })
 }
 
 /// Finds texts; of those that start at the same place the longest.

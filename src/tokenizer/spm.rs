@@ -1,7 +1,7 @@
 //! SentencePiece BPE (`tokenizer.ggml.model = llama`).
 //!
-//! Pseudo-code: put a space before text that follows the start or a special token; write
-//! spaces as U+2581; start with one symbol per character; while some adjacent pair joined
+//! Pseudo-code: normalise the text (a space before text that follows the start or a special
+//! token, spaces as U+2581); start with one symbol per character; while some adjacent pair joined
 //! is a token, join the pair of the highest score (of equal ones the leftmost); take unused
 //! pieces apart again; symbols that are no token become byte tokens.
 //!
@@ -12,21 +12,18 @@ use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashMap};
 
 use super::Engine;
+use super::normalize::Normalizer;
+use super::pieces::Fallback;
 use super::validate::{self, SpecialIds};
 use super::vocab::{Kind, Lookup, Vocab};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::gguf::GgufFile;
-
-/// U+2581, which stands for a space.
-const SPACE: &str = "\u{2581}";
 
 pub(super) struct Spm {
     lookup: Lookup,
     scores: Vec<f32>,
-    bytes: [Option<u32>; 256],
-    byte_of: HashMap<u32, u8>,
-    unknown: Option<u32>,
-    space_prefix: bool,
+    fallback: Fallback,
+    normalizer: Normalizer,
 }
 
 /// A run of characters in the text; `len` 0 means that it was joined to its left neighbour.
@@ -72,20 +69,11 @@ impl Eq for Candidate {}
 impl Spm {
     pub fn from_gguf(file: &GgufFile, vocab: &Vocab, ids: &SpecialIds) -> Result<Spm> {
         let scores = validate::scores(file, vocab.len())?;
-        let bytes = validate::byte_tokens(vocab)?;
-        let byte_of = (0u8..=255)
-            .zip(bytes)
-            .filter_map(|(b, id)| Some((id?, b)))
-            .collect();
         Ok(Spm {
             lookup: validate::lookup(vocab, &[Kind::UserDefined, Kind::Unused])?,
             scores,
-            bytes,
-            byte_of,
-            unknown: ids.unknown,
-            space_prefix: file
-                .bool("tokenizer.ggml.add_space_prefix")?
-                .unwrap_or(true),
+            fallback: Fallback::new(vocab, ids)?,
+            normalizer: Normalizer::from_gguf(file)?,
         })
     }
 
@@ -153,12 +141,14 @@ impl Spm {
         splits
     }
 
-    /// Emits the token of one symbol, the tokens of an unused piece's parts, or bytes.
+    /// Emits the token of one symbol, the tokens of an unused piece's parts, or bytes; the text
+    /// began at `out[start]`.
     fn emit(
         &self,
         vocab: &Vocab,
         symbol: &str,
         splits: &HashMap<&str, usize>,
+        start: usize,
         out: &mut Vec<u32>,
     ) -> Result<()> {
         let mut stack = vec![symbol];
@@ -171,30 +161,9 @@ impl Spm {
                         stack.push(right);
                         stack.push(left);
                     }
-                    None => self.emit_bytes(text, out)?,
+                    None => self.fallback.encode(text, start, out)?,
                 },
             }
-        }
-        Ok(())
-    }
-
-    fn emit_bytes(&self, text: &str, out: &mut Vec<u32>) -> Result<()> {
-        let start = out.len();
-        for byte in text.bytes() {
-            if let Some(id) = self.bytes[usize::from(byte)] {
-                out.push(id);
-                continue;
-            }
-            out.truncate(start);
-            let Some(unknown) = self.unknown else {
-                return Err(Error::Request {
-                    what: "text".into(),
-                    value: format!("{text:?}, for which the model has no token"),
-                    allowed: "text that the vocabulary covers".into(),
-                });
-            };
-            out.push(unknown);
-            break;
         }
         Ok(())
     }
@@ -202,11 +171,7 @@ impl Spm {
 
 impl Engine for Spm {
     fn encode(&self, vocab: &Vocab, text: &str, out: &mut Vec<u32>) -> Result<()> {
-        if text.is_empty() {
-            return Ok(());
-        }
-        let prefix = if self.space_prefix { SPACE } else { "" };
-        let text = format!("{prefix}{}", text.replace(' ', SPACE));
+        let text = self.normalizer.apply(text)?;
         let mut symbols: Vec<Symbol> = Vec::with_capacity(text.len());
         for (i, (start, c)) in text.char_indices().enumerate() {
             symbols.push(Symbol {
@@ -219,21 +184,20 @@ impl Engine for Spm {
         if let Some(last) = symbols.last_mut() {
             last.next = NONE;
         }
+        let start = out.len();
         let splits = self.merge(vocab, &text, &mut symbols);
         for s in symbols.iter().filter(|s| s.len > 0) {
-            self.emit(vocab, &text[s.start..s.start + s.len], &splits, out)?;
+            let symbol = &text[s.start..s.start + s.len];
+            self.emit(vocab, symbol, &splits, start, out)?;
         }
         Ok(())
     }
 
     fn append_bytes(&self, vocab: &Vocab, id: u32, out: &mut Vec<u8>) {
-        match vocab.kind(id) {
-            Kind::Byte => out.extend(self.byte_of.get(&id)),
-            _ => out.extend(vocab.text(id).replace(SPACE, " ").into_bytes()),
-        }
+        self.fallback.append_bytes(vocab, id, out);
     }
 
     fn adds_space(&self) -> bool {
-        self.space_prefix
+        self.normalizer.adds_space()
     }
 }

@@ -18,6 +18,8 @@ pub(super) enum Algorithm {
     Spm,
     /// `gpt2`: byte-level BPE.
     ByteBpe,
+    /// `t5`: SentencePiece unigram.
+    Unigram,
 }
 
 /// Special ids; all are below the vocabulary's length.
@@ -45,10 +47,11 @@ pub(super) fn algorithm(file: &GgufFile) -> Result<Algorithm> {
     match GgufFile::require(KEY, file.str(KEY)?)? {
         "llama" => Ok(Algorithm::Spm),
         "gpt2" => Ok(Algorithm::ByteBpe),
+        "t5" => Ok(Algorithm::Unigram),
         other => Err(Error::Unsupported {
             what: "tokenizer model",
             value: other.to_owned(),
-            known: "llama, gpt2".to_owned(),
+            known: "llama, gpt2, t5".to_owned(),
         }),
     }
 }
@@ -248,11 +251,17 @@ pub(super) fn special_ids(file: &GgufFile, algorithm: Algorithm, len: usize) -> 
             _ => {}
         }
     }
-    if algorithm == Algorithm::Spm && len > 2 {
-        // Every SentencePiece vocabulary starts with these three (ARCHITECTURE of the format).
-        ids.bos.get_or_insert(1);
-        ids.eos.get_or_insert(2);
-        ids.unknown.get_or_insert(0);
+    if len > 2 {
+        // The published defaults of both SentencePiece algorithms.
+        let defaults = |bos: Option<u32>, eos, unknown| (bos, Some(eos), Some(unknown));
+        let (bos, eos, unknown) = match algorithm {
+            Algorithm::Spm => defaults(Some(1), 2, 0),
+            Algorithm::Unigram => defaults(None, 1, 2),
+            Algorithm::ByteBpe => (None, None, None),
+        };
+        ids.bos = ids.bos.or(bos);
+        ids.eos = ids.eos.or(eos);
+        ids.unknown = ids.unknown.or(unknown);
     }
     Ok(ids)
 }

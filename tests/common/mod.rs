@@ -6,3 +6,4 @@ pub mod cases;
 pub mod gguf;
 pub mod mutate;
 pub mod nano;
+pub mod tiny;

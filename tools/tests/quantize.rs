@@ -420,3 +420,82 @@ fn parts_hashes_and_their_check() {
     fs::remove_file(&last).unwrap();
     fails(&verify(&first), 1, "part 3 of 3 is missing");
 }
+
+#[test]
+fn adapters_and_kept_layers() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let peft = path("peft");
+    fs::create_dir(&peft).unwrap();
+    let config = r#"{"peft_type": "LORA", "r": 1, "lora_alpha": 2}"#;
+    fs::write(peft.join("adapter_config.json"), config).unwrap();
+    let (a, b) = (vec![1u8; 256 * 4], vec![2u8; 256 * 4]);
+    let view = |shape: [usize; 2], data| {
+        safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.to_vec(), data).unwrap()
+    };
+    let stem = "base_model.model.transformer.encoder.layers.0.self_attention.query";
+    let tensors = [
+        (format!("{stem}.lora_A.weight"), view([1, 256], &a)),
+        (format!("{stem}.lora_B.weight"), view([256, 1], &b)),
+    ];
+    let file = peft.join("adapter_model.safetensors");
+    safetensors::serialize_to_file(tensors, None, &file).unwrap();
+    let out = path("adapter.gguf");
+    let done = (quantize()
+        .arg("adapter")
+        .arg(&peft)
+        .arg(&out)
+        .arg("--base")
+        .arg(nano()))
+    .output()
+    .unwrap();
+    let text = String::from_utf8_lossy(&done.stdout).into_owned();
+    assert!(
+        done.status.success() && text.contains("llama: 1 matrices, rank 1 to 1"),
+        "{text}"
+    );
+    let merge = |adapter: String| {
+        let mut command = quantize();
+        command
+            .arg("merge")
+            .arg(nano())
+            .arg(adapter)
+            .arg(path("m.gguf"));
+        command.args(["--type", "q8_0"]).output().unwrap()
+    };
+    let done = merge(format!("{}=0.5", out.display()));
+    assert!(
+        done.status.success(),
+        "{}",
+        String::from_utf8_lossy(&done.stderr)
+    );
+    let merged = fs::read(path("m.gguf")).unwrap();
+    let done = run(&nano(), &path("n.gguf"), &["--type", "q8_0"]);
+    assert!(done.status.success() && merged != fs::read(path("n.gguf")).unwrap());
+    fails(&merge("no-such.gguf".into()), 1, "no-such.gguf");
+    fails(
+        &merge(path("n.gguf").display().to_string()),
+        3,
+        "general.type is model",
+    );
+
+    let done = run(
+        &nano(),
+        &path("k.gguf"),
+        &["--type", "q8_0", "--keep-layers", "0-1,3"],
+    );
+    assert!(
+        done.status.success(),
+        "{}",
+        String::from_utf8_lossy(&done.stderr)
+    );
+    assert!(
+        fs::metadata(path("k.gguf")).unwrap().len() < fs::metadata(path("n.gguf")).unwrap().len()
+    );
+    let refused = run(
+        &nano(),
+        &path("k.gguf"),
+        &["--type", "q8_0", "--keep-layers", "3-4"],
+    );
+    fails(&refused, 2, "layers to keep");
+}

@@ -57,6 +57,7 @@ pub(super) const CHATGLM: Front = Front {
             "blk.{}.ffn_down" [Width, Ffn] = "transformer.encoder.layers.{}.mlp.dense_4h_to_h" All;
         }],
         last: GEB_LAST,
+        encoder: &[],
         prefix: "transformer.",
         skip: &["rotary_pos_emb.inv_freq"],
     },
@@ -74,6 +75,7 @@ pub(super) const GLM: Front = Front {
         first: EMBEDDING,
         layer: &[ATTN_NORM, QKV, ATTN_OUTPUT, FFN_NORM, FFN_FUSED],
         last: NORM_AND_OUTPUT,
+        encoder: &[],
         prefix: "",
         skip: &[".rotary_emb.inv_freq"],
     },
@@ -115,6 +117,7 @@ pub(super) const OPENELM: Front = Front {
             "output_norm" [Width] = "transformer.norm" All;
             "output" [Vocab, Width] = "lm_head" All;
         },
+        encoder: &[],
         prefix: "transformer.",
         skip: &[".inv_freq"],
     },
@@ -144,6 +147,7 @@ const GPT_ENDS: Table = Table {
         "output_norm" [Width] = "transformer.ln_f" All;
         "output" [Vocab, Width] = "lm_head" All;
     },
+    encoder: &[],
     prefix: "transformer.",
     skip: &[".attn.bias", ".attn.masked_bias"],
 };
@@ -229,6 +233,7 @@ pub(super) const GPT_NEOX: Front = Front {
             "output_norm" [Width] = "gpt_neox.final_layer_norm" All;
             "output" [Vocab, Width] = "embed_out" All;
         },
+        encoder: &[],
         prefix: "",
         skip: &[".inv_freq", ".attention.bias", ".attention.masked_bias"],
     },

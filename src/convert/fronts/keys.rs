@@ -2,8 +2,9 @@
 
 use serde_json::Value;
 
-use crate::convert::folder::Fields;
-use crate::convert::hyper::Hyper;
+use crate::convert::folder::{Fields, bad, short};
+use crate::convert::hyper::{FILE, Hyper};
+use crate::convert::positions::window;
 use crate::error::Result;
 use crate::gguf::writer::MetaValue;
 use crate::limits;
@@ -63,22 +64,118 @@ pub(super) fn gemma3(c: &Fields<'_>, h: &mut Hyper) -> Result<()> {
     if let Some(cap) = float(c, "final_logit_softcapping")? {
         h.put("final_logit_softcapping", cap);
     }
-    h.more.extend(slides(c)?);
+    let pattern = slides(c, h.layers())?;
+    h.more.extend(pattern);
     Ok(())
 }
 
-/// Which layers of Gemma have a window, unless it is five of every six.
-fn slides(c: &Fields<'_>) -> Result<Option<(&'static str, MetaValue)>> {
-    let Some(types) = c.value.get("layer_types").and_then(Value::as_array) else {
-        let every = c.uint(&["sliding_window_pattern"], 1..=limits::MAX_LAYERS)?;
-        let key = "attention.sliding_window_pattern";
-        return Ok(every
-            .filter(|n| *n != 6)
-            .map(|n| (key, MetaValue::U32(n as u32))));
+/// Qwen: a window in the layers from `max_window_layers` on, if it is used at all.
+pub(super) fn qwen(c: &Fields<'_>, h: &mut Hyper) -> Result<()> {
+    if c.bool("use_sliding_window")? != Some(true) {
+        return Ok(());
+    }
+    let first = c.uint(&["max_window_layers"], 0..=limits::MAX_LAYERS)?;
+    let first = first.unwrap_or(0) as usize;
+    windowed(c, h, |l| l >= first)
+}
+
+/// OLMo 3: a window in three of four layers, which rotate as before the context was stretched.
+pub(super) fn olmo3(c: &Fields<'_>, h: &mut Hyper) -> Result<()> {
+    windowed(c, h, |l| l % 4 < 3)
+}
+
+/// A window in the layers that `layer_types` names or, without it, in the `usual` ones.
+fn windowed(c: &Fields<'_>, h: &mut Hyper, usual: impl Fn(usize) -> bool) -> Result<()> {
+    let usual = (0..h.layers()).map(usual).collect();
+    let slides = layer_types(c, h.layers())?.unwrap_or(usual);
+    h.window = window(c)?.filter(|_| slides.contains(&true));
+    if h.window.is_some() {
+        let pattern = MetaValue::Bools(slides);
+        h.more.push(("attention.sliding_window_pattern", pattern));
+    }
+    Ok(())
+}
+
+/// `layer_types`: which of the layers have a window.
+fn layer_types(c: &Fields<'_>, layers: usize) -> Result<Option<Vec<bool>>> {
+    let Some((name, types)) = c.get(&["layer_types"]) else {
+        return Ok(None);
     };
-    let sliding = |t: &Value| t.as_str() == Some("sliding_attention");
-    let slides: Vec<bool> = types.iter().map(sliding).collect();
+    let one = |t: &Value| match t.as_str() {
+        Some("sliding_attention") => Some(true),
+        Some("full_attention") => Some(false),
+        _ => None,
+    };
+    let list = types.as_array().map(|l| l.iter().map(one).collect());
+    let list: Option<Vec<bool>> = list.flatten();
+    match list.filter(|l| l.len() == layers) {
+        Some(list) => Ok(Some(list)),
+        None => {
+            let allowed =
+                format!("sliding_attention or full_attention for each of {layers} layers");
+            Err(bad(FILE, name, short(types), allowed))
+        }
+    }
+}
+
+/// Which layers of Gemma have a window, unless it is five of every six.
+fn slides(c: &Fields<'_>, layers: usize) -> Result<Option<(&'static str, MetaValue)>> {
+    let key = "attention.sliding_window_pattern";
+    let Some(slides) = layer_types(c, layers)? else {
+        let every = c.uint(&["sliding_window_pattern"], 1..=limits::MAX_LAYERS)?;
+        let every = every.filter(|n| *n != 6);
+        return Ok(every.map(|n| (key, MetaValue::U32(n as u32))));
+    };
     let usual = (0..slides.len()).all(|l| slides[l] == (l % 6 < 5));
-    let pattern = MetaValue::Bools(slides);
-    Ok((!usual).then_some(("attention.sliding_window_pattern", pattern)))
+    Ok((!usual).then_some((key, MetaValue::Bools(slides))))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::convert::GebLayout;
+
+    /// The keys that say which layers have a window.
+    fn windows(class: &str, more: serde_json::Value) -> Result<Vec<(String, MetaValue)>> {
+        let mut config = json!({
+            "architectures": [class], "num_hidden_layers": 4, "hidden_size": 64,
+            "intermediate_size": 64, "num_attention_heads": 4, "max_position_embeddings": 64,
+            "vocab_size": 100, "sliding_window": 8,
+        });
+        for (key, value) in more.as_object().into_iter().flatten() {
+            config[key] = value.clone();
+        }
+        let keys = Hyper::read(&config)?.metadata(&GebLayout::default(), 100);
+        Ok((keys.into_iter())
+            .filter(|(key, _)| key.contains("sliding_window"))
+            .collect())
+    }
+
+    #[test]
+    fn windows_are_in_the_layers_that_the_configuration_says() {
+        let of = |arch: &str, slides: [bool; 4]| {
+            let key = format!("{arch}.attention.sliding_window");
+            let pattern = (format!("{key}_pattern"), MetaValue::Bools(slides.to_vec()));
+            vec![(key, MetaValue::U32(8)), pattern]
+        };
+        let qwen = |more| windows("Qwen2ForCausalLM", more).unwrap();
+        let used = json!({"use_sliding_window": true, "max_window_layers": 2});
+        assert_eq!(qwen(used), of("qwen2", [false, false, true, true]));
+        assert_eq!(qwen(json!({"max_window_layers": 2})), []);
+        let none = json!({"use_sliding_window": true, "max_window_layers": 4});
+        assert_eq!(qwen(none), []);
+        let olmo = |more| windows("Olmo3ForCausalLM", more);
+        let usual = of("olmo2", [true, true, true, false]);
+        assert_eq!(olmo(json!({})).unwrap(), usual);
+        let [s, f] = ["sliding_attention", "full_attention"];
+        let types = json!({"layer_types": [s, f, f, s]});
+        assert_eq!(
+            olmo(types).unwrap(),
+            of("olmo2", [true, false, false, true])
+        );
+        assert!(olmo(json!({"layer_types": [s, f]})).is_err());
+        assert!(olmo(json!({"layer_types": [s, f, f, "chunked"]})).is_err());
+    }
 }

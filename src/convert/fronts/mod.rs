@@ -51,6 +51,10 @@ pub struct Front {
     pub(super) shape: fn(&Fields<'_>, &Front, usize, usize) -> Result<Shape>,
     pub(super) more: More,
     pub(super) table: &'static Table,
+    /// Further lines of layers whose router, the first line, is in the checkpoint.
+    pub(super) experts: &'static [Line],
+    /// Further lines of the other layers.
+    pub(super) dense: &'static [Line],
 }
 
 const LIKE_LLAMA: Front = Front {
@@ -74,13 +78,9 @@ const LIKE_LLAMA: Front = Front {
     shape: alike,
     more: |_, _| Ok(()),
     table: &LLAMA,
+    experts: &[],
+    dense: &[],
 };
-
-const ALL_SLIDE: &[(&str, bool, &str)] = &[(
-    "use_sliding_window",
-    false,
-    "false (a window in some of the layers is not supported)",
-)];
 
 /// All families.
 pub const FRONTS: &[Front] = &[
@@ -114,7 +114,7 @@ pub const FRONTS: &[Front] = &[
         types: &["qwen2"],
         architecture: "qwen2",
         permuted: false,
-        fixed: ALL_SLIDE,
+        more: keys::qwen,
         ..LIKE_LLAMA
     },
     Front {
@@ -122,7 +122,7 @@ pub const FRONTS: &[Front] = &[
         types: &["qwen3"],
         architecture: "qwen3",
         permuted: false,
-        fixed: ALL_SLIDE,
+        more: keys::qwen,
         table: &QWEN3,
         ..LIKE_LLAMA
     },
@@ -160,6 +160,15 @@ pub const FRONTS: &[Front] = &[
         ..LIKE_LLAMA
     },
     Front {
+        classes: &["Olmo3ForCausalLM"],
+        types: &["olmo3"],
+        architecture: "olmo2",
+        permuted: false,
+        more: keys::olmo3,
+        table: &OLMO2,
+        ..LIKE_LLAMA
+    },
+    Front {
         classes: &["Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"],
         types: &["gemma3_text", "gemma3"],
         architecture: "gemma3",
@@ -172,6 +181,11 @@ pub const FRONTS: &[Front] = &[
         table: &GEMMA3,
         ..LIKE_LLAMA
     },
+    experts::MIXTRAL,
+    experts::QWEN2_MOE,
+    experts::QWEN3_MOE,
+    experts::OLMOE,
+    experts::JETMOE,
     classic::CHATGLM,
     classic::GLM,
     classic::OPENELM,
@@ -180,6 +194,7 @@ pub const FRONTS: &[Front] = &[
     classic::GPT_NEOX,
     classic::BLOOM,
     classic::FALCON,
+    seq2seq::T5,
 ];
 
 /// A dimension in symbols.
@@ -197,8 +212,19 @@ pub(super) enum Dim {
     /// Queries, keys and values.
     Qkv,
     Ffn2,
+    /// All experts of a layer.
+    Experts,
+    /// One expert.
+    ExpertFfn,
+    /// The expert of every token.
+    SharedFfn,
+    One,
     /// Trained positions.
     Context,
+    /// Query heads, counted.
+    Heads,
+    /// Buckets of distances.
+    Buckets,
 }
 
 /// Which rows of a source tensor, and in which order.
@@ -215,7 +241,7 @@ pub(super) enum Rows {
     GebUp,
     /// Groups of `[query heads of a key head, key, value]` become queries, keys, values.
     Grouped,
-    /// The first half.
+    /// The first half, of each expert where a source has several.
     First,
     /// The second half.
     Second,
@@ -223,7 +249,8 @@ pub(super) enum Rows {
     Transposed,
 }
 
-/// One line of a table: GGUF stem (`{}` = layer), shape, sources (`{}` = layer).
+/// One line of a table: GGUF stem (`{}` = layer), shape, sources (`{}` = layer, `{e}` = each expert).
+/// Stems that end with `.bias` are whole names, also those of their sources.
 #[derive(Debug)]
 pub(super) struct Line {
     pub gguf: &'static str,
@@ -238,11 +265,15 @@ macro_rules! lines {
 }
 
 mod classic;
+mod experts;
+mod seq2seq;
 
 /// Stems of one architecture: before the layers, per layer, after the layers.
 #[derive(Debug)]
 pub(super) struct Table {
     pub first: &'static [Line],
+    /// The layers of an encoder.
+    pub encoder: &'static [&'static [Line]],
     /// In pieces that families share.
     pub layer: &'static [&'static [Line]],
     pub last: &'static [Line],
@@ -300,6 +331,7 @@ const LLAMA: Table = Table {
     first: EMBEDDING,
     layer: &[ATTN_NORM, QKV, ATTN_OUTPUT, FFN_NORM, FFN],
     last: NORM_AND_OUTPUT,
+    encoder: &[],
     prefix: "",
     skip: &[".rotary_emb.inv_freq"],
 };
@@ -364,6 +396,7 @@ const GEB: Table = Table {
         "blk.{}.ffn_down" [Width, Ffn] = "transformer.encoder.layers.{}.mlp.dense_4h_to_h" All;
     }],
     last: GEB_LAST,
+    encoder: &[],
     prefix: "",
     skip: GEB_SKIP,
 };
@@ -383,6 +416,7 @@ pub(super) const GEB_PARTIAL: Table = Table {
         "blk.{}.ffn_down" [Width, Ffn] = "transformer.encoder.layers.{}.mlp.dense_4h_to_h" All;
     }],
     last: GEB_LAST,
+    encoder: &[],
     prefix: "",
     skip: GEB_SKIP,
 };

@@ -7,6 +7,6 @@ pub(super) const ARCH: Arch = Arch {
     positions: Positions::Learned,
     norm: NormKind::Layer,
     gate: Gate::Gelu,
-    gated: false,
+    plain: Some(Gate::Gelu),
     ..llama::ARCH
 };

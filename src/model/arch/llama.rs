@@ -1,7 +1,7 @@
-//! Llama 1 to 3, TinyLlama, Mistral, Danube, GEB-1.3B (full rotation).
+//! Llama 1 to 3, TinyLlama, Mistral, Mixtral, Danube, GEB-1.3B (full rotation).
 //! Files hold q and k with interleaved pairs (the converter permutes Hugging Face rows).
 
-use super::{Arch, Gate, NormKind, NormPlace, Positions, QkNorm, RopePairing, Scalars};
+use super::{Arch, Gate, NormKind, NormPlace, Positions, QkNorm, RopePairing, Scalars, WindowRope};
 
 pub(super) const ARCH: Arch = Arch {
     name: "llama",
@@ -12,9 +12,12 @@ pub(super) const ARCH: Arch = Arch {
     norm_place: NormPlace::Before,
     qk_norm: QkNorm::None,
     gate: Gate::Silu,
-    gated: true,
+    plain: None,
+    encoder: false,
+    scaled: true,
     parallel: false,
+    renormalise: true,
     scalars: Scalars::Ones,
     full_every: 1,
-    window_base: None,
+    window_rope: WindowRope::Same,
 };

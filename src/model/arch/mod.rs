@@ -8,14 +8,19 @@ mod gemma3;
 mod gpt2;
 mod gptneo;
 mod gptneox;
+mod jetmoe;
 mod llama;
 mod minicpm;
 mod olmo;
 mod olmo2;
+mod olmoe;
 mod openelm;
 mod phi3;
 mod qwen2;
+mod qwen2moe;
 mod qwen3;
+mod qwen3moe;
+mod t5;
 
 /// How the elements of a head are paired for rotation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,6 +40,19 @@ pub enum Positions {
     Learned,
     /// Scores fall with the distance, by a slope for each head (ALiBi, arXiv 2108.12409).
     Alibi,
+    /// Scores change with the distance by learned steps (T5, arXiv 1910.10683).
+    Buckets,
+}
+
+/// How layers with a window rotate, beside layers that see all positions.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum WindowRope {
+    /// As all layers.
+    Same,
+    /// Not stretched.
+    Plain,
+    /// Not stretched, with this base.
+    Base(f32),
 }
 
 /// Formula of the norms.
@@ -77,6 +95,8 @@ pub enum Gate {
     Silu,
     /// GELU, tanh form.
     Gelu,
+    /// The larger of the number and 0.
+    Relu,
 }
 
 /// Factors of embedding, residual branches and logits where the file has no keys for them.
@@ -88,6 +108,8 @@ pub enum Scalars {
     RootWidth,
     /// 12; 1.4 / root of the layers; logits times 256 / width.
     MiniCpm,
+    /// Logits over the root of the width where the output matrix is the embedding.
+    Tied,
 }
 
 /// An architecture: what differs between the graphs of the family.
@@ -109,17 +131,23 @@ pub struct Arch {
     pub qk_norm: QkNorm,
     /// Activation of the gate.
     pub gate: Gate,
-    /// Where there is no `ffn_gate`, `ffn_up` holds it too; otherwise feed-forward layers have none.
-    pub gated: bool,
+    /// Activation of feed-forward layers without `ffn_gate`; `None`: `ffn_up` holds the gate too.
+    pub plain: Option<Gate>,
+    /// An encoder reads the prompt, and the layers look at what it made of it.
+    pub encoder: bool,
+    /// Scores are divided by the root of the head size, if the file does not say.
+    pub scaled: bool,
     /// Attention and feed-forward see the same input, if the file does not say.
     pub parallel: bool,
+    /// Whether the weights of a token's experts are divided by their sum, if the file does not say.
+    pub renormalise: bool,
     /// Default factors.
     pub scalars: Scalars,
     /// If the file does not say: every so many layers, the last one sees all positions and the
     /// others a window; 1: a window, if there is one, holds for all layers.
     pub full_every: usize,
-    /// Base of the rotation of layers with a window, if it is another one.
-    pub window_base: Option<f32>,
+    /// Rotation of layers with a window, if the file does not say.
+    pub window_rope: WindowRope,
 }
 
 /// All architectures this program runs.
@@ -139,6 +167,11 @@ pub const REGISTRY: &[&Arch] = &[
     &gptneox::ARCH,
     &bloom::ARCH,
     &falcon::ARCH,
+    &t5::ARCH,
+    &olmoe::ARCH,
+    &qwen2moe::ARCH,
+    &qwen3moe::ARCH,
+    &jetmoe::ARCH,
 ];
 
 impl Arch {

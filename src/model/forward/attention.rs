@@ -5,14 +5,20 @@ use geb_kernels::mat::MatMut;
 
 use super::{Buffers, Pass, SERIAL_ROWS};
 use crate::model::arch::RopePairing;
-use crate::model::weights::{Attention, Qkv};
+use crate::model::weights::{Attention, Bias, Qkv};
 
 /// Query rows of one attention tile.
 const TILE_ROWS: usize = 48;
 
 impl Pass<'_, '_> {
     /// What `b.h` says of each token, `[n, E]`, becomes what attention makes of it.
-    pub(super) fn attention(&mut self, b: &mut Buffers, a: &Attention, l: usize, n: usize) {
+    pub(super) fn attention(
+        &mut self,
+        b: &mut Buffers,
+        (a, bias): (&Attention, Option<&Bias>),
+        l: usize,
+        n: usize,
+    ) {
         let c = self.model.config();
         let (e, sizes) = (c.embedding_length, c.layers[l]);
         let (qw, kw) = (sizes.q_width(), sizes.kv_width());
@@ -31,30 +37,47 @@ impl Pass<'_, '_> {
                 ([0, n * qw, n * (qw + kw)], [qw, kw, kw])
             }
         };
+        self.mix(b, (a.qk_norm.as_ref(), bias), l, n, (starts, strides));
+        let (h, attn) = (&mut b.h[..n * e], &b.attn[..n * qw]);
+        self.project(&mut b.acts, attn, n, [(&a.output, h)]);
+    }
+
+    /// Attention of the queries, keys and values in `b.qkv`, into `b.attn`.
+    pub(super) fn mix(
+        &mut self,
+        b: &mut Buffers,
+        (norms, bias): (Option<&[Vec<f32>; 2]>, Option<&Bias>),
+        l: usize,
+        n: usize,
+        (starts, strides): ([usize; 3], [usize; 3]),
+    ) {
+        let c = self.model.config();
+        let (qw, kw) = (c.layers[l].q_width(), c.layers[l].kv_width());
+        let qkv = &mut b.qkv[..n * (qw + 2 * kw)];
         if let Some(limit) = c.clamp {
             self.rows(qkv, qw + 2 * kw, |_, row| {
                 row.iter_mut().for_each(|v| *v = v.clamp(-limit, limit));
             });
         }
-        self.rotate(a, l, qkv, (starts, strides));
+        self.rotate(norms, l, qkv, (starts, strides));
         let attn = &mut b.attn[..n * qw];
-        match &self.model.weights().bias {
+        match bias {
             None => {
                 self.store(l, qkv, starts, strides, n);
                 self.attend(l, &qkv[starts[0]..], strides[0], attn, &mut b.pieces);
             }
             Some(bias) => {
-                self.store_rows(l, qkv, (starts, strides), n);
-                self.attend_biased(l, &qkv[starts[0]..], strides[0], attn, bias);
+                let side = |s: usize| (&qkv[starts[s]..], strides[s]);
+                self.cache.put_rows(l, (self.first, n), [side(1), side(2)]);
+                self.attend_biased(l, (&qkv[starts[0]..], strides[0]), attn, Some(bias));
             }
         }
-        self.project(&mut b.acts, attn, n, [(&a.output, &mut *h)]);
     }
 
     /// Norms (where the architecture does) and rotates the q and k heads of every token in place.
     fn rotate(
         &mut self,
-        a: &Attention,
+        norms: Option<&[Vec<f32>; 2]>,
         l: usize,
         qkv: &mut [f32],
         (starts, strides): ([usize; 3], [usize; 3]),
@@ -63,12 +86,12 @@ impl Pass<'_, '_> {
         let (kernels, first) = (self.kernels, self.first);
         let table = self.ropes.table(c.windows[l] != usize::MAX);
         let (d, pairs) = (c.head_size, c.rope_dimension_count / 2);
-        if pairs == 0 && a.qk_norm.is_none() {
+        if pairs == 0 && norms.is_none() {
             return;
         }
         let adjacent = c.arch.rope == RopePairing::Adjacent;
         let turn = |t: usize, heads: &mut [f32], side: usize| {
-            if let Some(weights) = &a.qk_norm {
+            if let Some(weights) = norms {
                 kernels.rms_norm_each(heads, &weights[side], c.norm_epsilon);
             }
             let (cos, sin) = table.at(first + t, pairs);

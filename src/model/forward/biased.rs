@@ -10,72 +10,60 @@ use crate::model::weights::Bias;
 const TILE: usize = 16;
 
 impl Pass<'_, '_> {
-    /// Writes the keys and values of the batch into the cache: a row of floats for each position.
-    pub(super) fn store_rows(
-        &mut self,
-        l: usize,
-        qkv: &[f32],
-        (starts, strides): ([usize; 3], [usize; 3]),
-        n: usize,
-    ) {
-        let (shape, first) = (self.cache.shape(l), self.first);
-        let (d, width) = (shape.head_size(), shape.width());
-        self.cache.will_write(first + n);
-        let rows: &mut [f32] = bytemuck::cast_slice_mut(self.cache.layer_mut(l));
-        let sides = rows.chunks_exact_mut(shape.positions() * width);
-        for (i, side) in sides.enumerate() {
-            let (head, part) = (i / 2, 1 + i % 2);
-            for t in 0..n {
-                let from = starts[part] + t * strides[part] + head * d;
-                let to = (first + t) % shape.positions() * width;
-                side[to..to + d].copy_from_slice(&qkv[from..from + d]);
-            }
-        }
-    }
-
-    /// Attention of the batch over the cache; `out`: `[n, H d]`. A row's result depends on its query
-    /// and what it sees only.
+    /// Attention of the batch over the cache or, without a bias, over the text that an encoder has read;
+    /// `out`: `[n, H d]`. A row's result depends on its query and what it sees only.
     pub(super) fn attend_biased(
         &mut self,
         l: usize,
-        q: &[f32],
-        stride: usize,
+        (q, stride): (&[f32], usize),
         out: &mut [f32],
-        bias: &Bias,
+        bias: Option<&Bias>,
     ) {
         let c = self.model.config();
-        let (cache, first, causal) = (&*self.cache, self.first, self.causal);
+        let cache = match (bias, self.text) {
+            (None, Some(text)) => text,
+            _ => &*self.cache,
+        };
         let (d, group, width) = (c.head_size, c.layers[l].group(), c.layers[l].q_width());
         let n = out.len() / width;
-        let (scale, window) = (c.attention_scale, c.windows[l]);
+        let (scale, first, window) = (c.attention_scale, self.first, c.windows[l]);
+        let whole = bias.is_none() || !self.causal;
+        let end = if bias.is_none() {
+            cache.written()
+        } else {
+            first + n
+        };
         let out = MatMut::new(out, n, width, width);
+        let work = |t: usize, column: usize, block: &mut MatMut<'_>| {
+            let head = column / d;
+            let rows = cache.rows(l, head / group);
+            let mut scores = Vec::new();
+            for i in 0..block.rows() {
+                let position = first + t + i;
+                let seen = match whole {
+                    true => 0..end,
+                    false => (position + 1).saturating_sub(window)..position + 1,
+                };
+                let query = &q[(t + i) * stride + column..][..d];
+                let score = |p: usize| {
+                    let distance = p as isize - position as isize;
+                    let bias = bias.map_or(0.0, |b| b.at(head, distance));
+                    scale * dot(query, rows.key(p)) + bias
+                };
+                scores.clear();
+                scores.extend(seen.clone().map(score));
+                soften(&mut scores);
+                let row = block.row_mut(i);
+                row.fill(0.0);
+                for (p, weight) in seen.zip(&scores) {
+                    let values = rows.value(p).iter().zip(row.iter_mut());
+                    values.for_each(|(v, out)| *out += weight * v);
+                }
+            }
+        };
         self.lead
             .blocks([out], (TILE, d), |_, (t, column), mut block, _| {
-                let head = column / d;
-                let rows = cache.rows(l, head / group);
-                let mut scores = Vec::new();
-                for i in 0..block.rows() {
-                    let position = first + t + i;
-                    let seen = match causal {
-                        true => (position + 1).saturating_sub(window)..position + 1,
-                        false => 0..first + n,
-                    };
-                    let at = (t + i) * stride + column;
-                    let query = &q[at..at + d];
-                    let distance = |key: usize| key as isize - position as isize;
-                    scores.clear();
-                    scores.extend(
-                        seen.clone()
-                            .map(|p| scale * dot(query, rows.key(p)) + bias.at(head, distance(p))),
-                    );
-                    soften(&mut scores);
-                    let row = block.row_mut(i);
-                    row.fill(0.0);
-                    for (p, weight) in seen.zip(&scores) {
-                        let values = rows.value(p).iter().zip(row.iter_mut());
-                        values.for_each(|(v, out)| *out += weight * v);
-                    }
-                }
+                work(t, column, &mut block);
             });
     }
 }

@@ -9,25 +9,21 @@ use crate::model::weights::{GateUp, Linear};
 impl Pass<'_, '_> {
     /// `down(act(gate x) * up x)` of each token of `b.h`, in place: `[n, E]`.
     pub(super) fn gated(&mut self, b: &mut Buffers, weights: (&GateUp, &Linear), n: usize) {
-        let c = self.model.config();
-        let (e, f, kernels) = (c.embedding_length, weights.1.weight.cols, self.kernels);
+        let (e, f) = (self.model.config().embedding_length, weights.1.weight.cols);
         let h = &mut b.h[..n * e];
         let gate_up = &mut b.gate_up[..2 * n * f];
-        let gate = |g: &mut [f32], u: &[f32]| match c.arch.gate {
-            Gate::Silu => kernels.silu_mul(g, u),
-            Gate::Gelu => kernels.gelu_mul(g, u),
-        };
         match weights.0 {
             GateUp::Split([w_gate, w_up]) => {
                 let (g, u) = gate_up.split_at_mut(n * f);
                 self.project(&mut b.acts, h, n, [(w_gate, &mut *g), (w_up, &mut *u)]);
-                self.rows(g, f, |t, g| gate(g, &u[t * f..(t + 1) * f]));
+                self.gate(g, u, f);
             }
             GateUp::Fused(fused) => {
                 self.project(&mut b.acts, h, n, [(fused, &mut *gate_up)]);
+                let act = self.act();
                 self.rows(gate_up, 2 * f, |_, row| {
                     let (g, u) = row.split_at_mut(f);
-                    gate(g, u);
+                    act(g, u);
                 });
                 for t in 1..n {
                     gate_up.copy_within(2 * t * f..(2 * t + 1) * f, t * f);
@@ -37,14 +33,31 @@ impl Pass<'_, '_> {
         self.project(&mut b.acts, &gate_up[..n * f], n, [(weights.1, &mut *h)]);
     }
 
+    /// `g = act(g) * u` for rows of `f`.
+    pub(super) fn gate(&mut self, g: &mut [f32], u: &[f32], f: usize) {
+        let act = self.act();
+        self.rows(g, f, |t, g| act(g, &u[t * f..(t + 1) * f]));
+    }
+
+    /// The activation of the gate, times up.
+    fn act(&self) -> impl Fn(&mut [f32], &[f32]) + Sync + use<> {
+        let (kernels, kind) = (self.kernels, self.model.config().arch.gate);
+        move |g, u| match kind {
+            Gate::Silu => kernels.silu_mul(g, u),
+            Gate::Gelu => kernels.gelu_mul(g, u),
+            Gate::Relu => g.iter_mut().zip(u).for_each(|(g, u)| *g = g.max(0.0) * u),
+        }
+    }
+
     /// `down(act(up x))` of each token of `b.h`, in place: `[n, E]`.
     pub(super) fn plain(&mut self, b: &mut Buffers, (up, down): (&Linear, &Linear), n: usize) {
         let c = self.model.config();
         let (e, f, kernels) = (c.embedding_length, down.weight.cols, self.kernels);
+        let gate = c.arch.plain.unwrap_or(c.arch.gate);
         let h = &mut b.h[..n * e];
         let wide = &mut b.gate_up[..n * f];
         self.project(&mut b.acts, h, n, [(up, &mut *wide)]);
-        self.rows(wide, f, |_, row| activate(kernels, c.arch.gate, row));
+        self.rows(wide, f, |_, row| activate(kernels, gate, row));
         self.project(&mut b.acts, wide, n, [(down, &mut *h)]);
     }
 }
@@ -57,6 +70,7 @@ fn activate(kernels: &Kernels, gate: Gate, row: &mut [f32]) {
         match gate {
             Gate::Silu => kernels.silu_mul(piece, ones),
             Gate::Gelu => kernels.gelu_mul(piece, ones),
+            Gate::Relu => piece.iter_mut().for_each(|v| *v = v.max(0.0)),
         }
     }
 }

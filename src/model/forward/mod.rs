@@ -14,6 +14,8 @@
 
 mod attention;
 mod biased;
+mod cross;
+mod experts;
 mod feed_forward;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,8 +27,9 @@ use geb_kernels::{ActKind, Activations, Kernels};
 use super::adapters::Adapters;
 use super::config::LayerSizes;
 use super::inputs::InputStats;
+use super::resident::Residents;
 use super::rope::Ropes;
-use super::weights::{Ffn, Linear, Mixer, Norm, QMatrix};
+use super::weights::{Bias, Branch, Cross, Ffn, Layer, Linear, Mixer, Norm, QMatrix};
 use super::{Config, Model};
 use crate::cache::KvCache;
 use crate::error::{Error, Result};
@@ -36,6 +39,9 @@ pub(super) const SERIAL_ROWS: usize = 4;
 
 /// Kinds of activations, each with its own buffer.
 const KINDS: [ActKind; 3] = [ActKind::F32, ActKind::Bf16, ActKind::Q8];
+
+/// The same rows packed for each kind of product.
+type Acts = [Activations; KINDS.len()];
 
 /// Buffers of a batch, sized once for the largest batch. Shapes are `[tokens, width]`.
 pub(crate) struct Buffers {
@@ -47,7 +53,8 @@ pub(crate) struct Buffers {
     /// What attention made, until the feed-forward layer beside it is done.
     side: Vec<f32>,
     pieces: Vec<f32>,
-    acts: [Activations; KINDS.len()],
+    acts: Acts,
+    mixture: experts::Mixture,
 }
 
 impl Buffers {
@@ -58,10 +65,11 @@ impl Buffers {
             h: zeros(c.embedding_length),
             qkv: zeros(c.widest(|l| l.q_width() + 2 * l.kv_width())),
             attn: zeros(c.widest(LayerSizes::q_width)),
-            gate_up: zeros(2 * c.widest(|l| l.feed_forward_length)),
+            gate_up: vec![0.0; gate_up(c, batch)],
             side: zeros(if c.parallel { c.embedding_length } else { 0 }),
             pieces: Vec::new(),
             acts: Default::default(),
+            mixture: experts::Mixture::new(c, batch),
         }
     }
 
@@ -69,9 +77,28 @@ impl Buffers {
     pub(crate) fn bytes(c: &Config, batch: usize) -> u64 {
         let heads = c.widest(|l| 3 * l.q_width() + 2 * l.kv_width());
         let ffn = c.widest(|l| l.feed_forward_length);
-        let width = (3 + usize::from(c.parallel)) * c.embedding_length + heads + 4 * ffn;
-        (4 * width * batch) as u64
+        let width = (3 + usize::from(c.parallel)) * c.embedding_length + heads + 2 * ffn;
+        (4 * (width * batch + gate_up(c, batch))) as u64 + experts::Mixture::bytes(c, batch)
     }
+}
+
+/// Numbers that gate and up of a batch have, or of a wave of experts.
+fn gate_up(c: &Config, batch: usize) -> usize {
+    let dense = 2 * c.widest(|l| l.feed_forward_length) * batch;
+    let experts = c.experts.as_ref().map_or(0, |r| {
+        let rows = batch.max(experts::WAVE_ROWS).min(batch * r.used);
+        2 * (r.width * rows).max(r.shared_width * batch)
+    });
+    dense.max(experts)
+}
+
+/// The layers that run.
+struct Stack<'a> {
+    layers: &'a [Layer],
+    /// What is added to the scores.
+    bias: Option<&'a Bias>,
+    /// Looks at the text that an encoder has read, one for each layer.
+    cross: &'a [Branch<Cross>],
 }
 
 /// What goes into a pass.
@@ -112,16 +139,20 @@ pub(crate) struct Pass<'a, 'l> {
     pub(crate) first: usize,
     /// Whether a token sees none after its own; otherwise each sees the whole batch.
     pub(crate) causal: bool,
+    /// Keys and values of what an encoder has read.
+    pub(crate) text: Option<&'a KvCache>,
     /// Layers to run; fewer than the model has for an early exit.
     pub(crate) layers: usize,
     pub(crate) cancel: Option<&'a AtomicBool>,
     /// Told the input of every linear layer.
     pub(crate) inputs: Option<&'a mut InputStats>,
+    /// Told which experts are about to be used, where memory is limited.
+    pub(crate) residents: Option<&'a mut Residents>,
     /// Changes of the matrices.
     pub(crate) adapters: Option<&'a mut Adapters>,
 }
 
-impl Pass<'_, '_> {
+impl<'a> Pass<'a, '_> {
     /// Runs `input`; writes the logits of the last `logits.len() / vocab` positions.
     pub(crate) fn run(
         &mut self,
@@ -138,24 +169,64 @@ impl Pass<'_, '_> {
             self.norm(&b.x[..n * e], embedding_norm, &mut b.h[..n * e]);
             b.x[..n * e].copy_from_slice(&b.h[..n * e]);
         }
+        self.run_layers(b, n)?;
+        if self.inputs.is_some() {
+            let (h, weights) = (&mut b.h[..n * e], self.model.weights());
+            self.output_norm(&b.x[..n * e], h);
+            self.observe(&weights.output.weight, h);
+        }
+        let wanted = logits.len() / c.vocab;
+        self.head(b, n - wanted, logits);
+        Ok(())
+    }
+
+    /// The layers of the decoder or, for tokens that see each other, of the encoder if there is one.
+    fn stack(&self) -> Stack<'a> {
+        let w = self.model.weights();
+        match &w.encoder {
+            Some(encoder) if !self.causal => Stack {
+                layers: &encoder.layers,
+                bias: Some(&encoder.bias),
+                cross: &[],
+            },
+            encoder => Stack {
+                layers: &w.layers,
+                bias: w.bias.as_ref(),
+                cross: encoder.as_ref().map_or(&[], |e| &e.cross),
+            },
+        }
+    }
+
+    /// Takes `b.x` of `n` tokens through the layers.
+    fn run_layers(&mut self, b: &mut Buffers, n: usize) -> Result<()> {
+        let c = self.model.config();
+        let e = c.embedding_length;
+        let stack = self.stack();
         for l in 0..self.layers {
             if self.cancel.is_some_and(|c| c.load(Ordering::Relaxed)) {
                 return Err(Error::Interrupted);
             }
-            let layer = &self.model.weights().layers[l];
+            let layer = &stack.layers[l];
             self.norm(&b.x[..n * e], &layer.mixer.norm, &mut b.h[..n * e]);
             match &layer.mixer.body {
-                Mixer::Attention(a) => self.attention(b, a, l, n),
+                Mixer::Attention(a) => self.attention(b, (a, stack.bias), l, n),
+                Mixer::Experts(a) => self.expert_attention(b, a, l, n),
             }
             if c.parallel {
                 std::mem::swap(&mut b.h, &mut b.side);
             } else {
                 self.add(&mut b.x[..n * e], &mut b.h[..n * e], &layer.mixer.post_norm);
             }
+            if let Some(cross) = stack.cross.get(l) {
+                self.norm(&b.x[..n * e], &cross.norm, &mut b.h[..n * e]);
+                self.cross(b, &cross.body, l, n);
+                self.add(&mut b.x[..n * e], &mut b.h[..n * e], &cross.post_norm);
+            }
             self.norm(&b.x[..n * e], &layer.ffn.norm, &mut b.h[..n * e]);
             match &layer.ffn.body {
                 Ffn::Gated { gate_up, down } => self.gated(b, (gate_up, down), n),
                 Ffn::Plain { up, down } => self.plain(b, (up, down), n),
+                Ffn::Experts(w) => self.experts(b, w, n),
             }
             if c.parallel {
                 let side = &mut b.side[..n * e];
@@ -163,13 +234,6 @@ impl Pass<'_, '_> {
             }
             self.add(&mut b.x[..n * e], &mut b.h[..n * e], &layer.ffn.post_norm);
         }
-        if self.inputs.is_some() {
-            let (h, weights) = (&mut b.h[..n * e], self.model.weights());
-            self.norm(&b.x[..n * e], &weights.output_norm, h);
-            self.observe(&weights.output.weight, h);
-        }
-        let wanted = logits.len() / c.vocab;
-        self.head(b, n - wanted, logits);
         Ok(())
     }
 
@@ -182,15 +246,14 @@ impl Pass<'_, '_> {
         }
         let h = &mut b.h[..n * e];
         let weights = self.model.weights();
-        self.norm(&b.x[from * e..(from + n) * e], &weights.output_norm, h);
+        self.output_norm(&b.x[from * e..(from + n) * e], h);
         self.project(&mut b.acts, h, n, [(&weights.output, &mut *logits)]);
         self.scale_logits(logits);
     }
 
     /// Writes what the layers made of the batch in `b`, after the output norm: `[tokens, E]`.
     pub(crate) fn hidden(&mut self, b: &Buffers, out: &mut [f32]) {
-        let weights = self.model.weights();
-        self.norm(&b.x[..out.len()], &weights.output_norm, out);
+        self.output_norm(&b.x[..out.len()], out);
     }
 
     fn scale_logits(&mut self, logits: &mut [f32]) {
@@ -243,22 +306,16 @@ impl Pass<'_, '_> {
     /// `out = W x + b` for matrices that share the input `x`: `[n, cols]`; outputs `[n, rows]`.
     fn project<const N: usize>(
         &mut self,
-        acts: &mut [Activations; KINDS.len()],
+        acts: &mut Acts,
         x: &[f32],
         n: usize,
         mut outs: [(&Linear, &mut [f32]); N],
     ) {
         let kernels = self.kernels;
         let cols = outs[0].0.weight.cols;
-        self.observe(&outs[0].0.weight, x);
-        let kind = |m: &QMatrix| kernels.act_kind(m.dtype);
-        for (slot, want) in KINDS.into_iter().enumerate() {
-            if outs.iter().any(|(w, _)| kind(&w.weight) == want) {
-                pack((kernels, self.lead), &mut acts[slot], want, x, (n, cols));
-            }
-        }
-        let acts = &*acts;
         let matrices = outs.each_ref().map(|(w, _)| &w.weight);
+        self.prepare(acts, matrices, x, n);
+        let acts = &*acts;
         let data = matrices.map(|m| self.model.bytes(m));
         let rows: usize = matrices.iter().map(|m| m.rows).sum();
         let threads = self.lead.threads();
@@ -270,10 +327,7 @@ impl Pass<'_, '_> {
             .blocks(blocks, (n, step), |i, (_, c), block, local| {
                 let row_bytes = data[i].len() / matrices[i].rows;
                 let weights = &data[i][c * row_bytes..(c + block.cols()) * row_bytes];
-                let acts = &acts[KINDS
-                    .iter()
-                    .position(|k| *k == kind(matrices[i]))
-                    .unwrap_or(0)];
+                let acts = &acts[slot(kernels.act_kind(matrices[i].dtype))];
                 kernels.mat_mul(
                     matrices[i].dtype,
                     weights,
@@ -290,6 +344,24 @@ impl Pass<'_, '_> {
         for (w, out) in outs {
             if let Some(bias) = &w.bias {
                 self.rows(out, w.weight.rows, |_, row| kernels.add(row, bias));
+            }
+        }
+    }
+
+    /// Packs (and quantizes) the input of `matrices`, `[n, cols]`, for each kind of product they are.
+    fn prepare<const N: usize>(
+        &mut self,
+        acts: &mut Acts,
+        matrices: [&QMatrix; N],
+        x: &[f32],
+        n: usize,
+    ) {
+        self.observe(matrices[0], x);
+        for (acts, kind) in acts.iter_mut().zip(KINDS) {
+            let is = |m: &&QMatrix| self.kernels.act_kind(m.dtype) == kind;
+            if matrices.iter().any(is) {
+                let cols = matrices[0].cols;
+                pack((self.kernels, self.lead), acts, kind, x, (n, cols));
             }
         }
     }
@@ -312,8 +384,16 @@ impl Pass<'_, '_> {
     }
 
     fn norm(&mut self, x: &[f32], norm: &Norm, out: &mut [f32]) {
-        let (kernels, c) = (self.kernels, self.model.config());
-        let (eps, e) = (c.norm_epsilon, c.embedding_length);
+        self.norm_with(x, norm, self.model.config().norm_epsilon, out);
+    }
+
+    fn output_norm(&mut self, x: &[f32], out: &mut [f32]) {
+        let (norm, c) = (&self.model.weights().output_norm, self.model.config());
+        self.norm_with(x, norm, c.output_norm_epsilon, out);
+    }
+
+    fn norm_with(&mut self, x: &[f32], norm: &Norm, eps: f32, out: &mut [f32]) {
+        let (kernels, e) = (self.kernels, self.model.config().embedding_length);
         let row = |t: usize| &x[t * e..(t + 1) * e];
         match norm {
             Norm::None => out.copy_from_slice(x),
@@ -340,6 +420,11 @@ impl Pass<'_, '_> {
         }
         self.rows(x, e, |t, row| kernels.add(row, &y[t * e..(t + 1) * e]));
     }
+}
+
+/// Where the activations of a kind are.
+fn slot(kind: ActKind) -> usize {
+    KINDS.iter().position(|k| *k == kind).unwrap_or(0)
 }
 
 /// Packs (and quantizes) the right-hand side of a product, `x`: `[n, cols]`.

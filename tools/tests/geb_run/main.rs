@@ -1,5 +1,6 @@
 //! `geb-run` as a user meets it: exit codes, streams, files, on tiny models made from fixtures.
 
+mod adapters;
 mod compare;
 mod evaluate;
 mod imatrix;

@@ -40,7 +40,13 @@ pub struct Cli {
     pub command: Option<Command>,
     /// A conversion.
     #[command(flatten)]
-    pub convert: Option<Convert>,
+    pub files: Option<Files>,
+    /// How.
+    #[command(flatten)]
+    pub how: Option<How>,
+    /// Layout of GEB checkpoints.
+    #[command(flatten)]
+    pub layout: Layout,
 }
 
 /// Other work.
@@ -53,7 +59,7 @@ pub enum Command {
     /// Convert a PEFT adapter folder (LoRA, DoRA) to a GGUF adapter, for geb-run --lora and merge.
     Adapter(Adapter),
     /// Merge adapters into a model, then quantize it.
-    Merge(Merge),
+    Merge(Box<Merge>),
 }
 
 /// One of [`MIXTURES`], in small or capital letters.
@@ -126,16 +132,14 @@ pub enum Search {
     Best,
 }
 
-/// A conversion.
+/// What to convert.
 #[derive(Args, Debug)]
-pub struct Convert {
+pub struct Files {
     /// Checkpoint folder (config.json, weights, tokenizer) or GGUF file
     pub source: PathBuf,
     /// File to write; replaced only when the new one is complete and verified
     #[arg(required_unless_present = "dry_run")]
     pub out: Option<PathBuf>,
-    #[command(flatten)]
-    pub how: How,
 }
 
 /// A conversion of an adapter.
@@ -160,6 +164,8 @@ pub struct Merge {
     pub files: Vec<String>,
     #[command(flatten)]
     pub how: How,
+    #[command(flatten)]
+    pub layout: Layout,
 }
 
 /// How to convert.
@@ -198,6 +204,9 @@ pub struct How {
     /// Write parts of at most this size: OUT-00001-of-0000N.gguf (M and G are powers of 1000)
     #[arg(long, value_name = "N(M|G)", value_parser = size)]
     pub split_max_size: Option<u64>,
+    /// Leave the other experts out: 0,2,5-7, or 3:0,1 for layer 3 (may be repeated)
+    #[arg(long, value_name = "[LAYER:]LIST")]
+    pub keep_experts: Vec<String>,
     /// Record the SHA-256 of the weight files as well
     #[arg(long)]
     pub hash_source: bool,
@@ -225,8 +234,6 @@ pub struct How {
     /// No progress bar
     #[arg(long, help_heading = "Output")]
     pub no_progress: bool,
-    #[command(flatten)]
-    pub layout: Layout,
 }
 
 /// Answers to the layout questions of GEB checkpoints.

@@ -26,12 +26,12 @@ fn main() -> ExitCode {
     if let Err(e) = handler {
         eprintln!("geb-quantize: warning: Ctrl-C will not clean up: {e}");
     }
-    let result = match (cli.command, cli.convert) {
+    let result = match (cli.command, cli.files.zip(cli.how)) {
         (Some(args::Command::Probe(probe)), _) => work::probe(&probe, &stop),
         (Some(args::Command::Verify(verify)), _) => work::verify(&verify),
         (Some(args::Command::Adapter(adapter)), _) => work::adapter(&adapter),
         (Some(args::Command::Merge(merge)), _) => work::merge(&merge, &stop),
-        (None, Some(convert)) => work::convert(&convert, &stop),
+        (None, Some((files, how))) => work::convert(&files, &how, &cli.layout, &stop),
         (None, None) => unreachable!("clap requires SOURCE without a subcommand"),
     };
     match result {

@@ -14,7 +14,7 @@ use geb::{Dtype, Error, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::args::{
-    Adapter, Convert, How, Kv, Layout, Merge, Mlp, Probe, Rope, Search, Verify, scaled,
+    Adapter, Files, How, Kv, Layout, Merge, Mlp, Probe, Rope, Search, Verify, scaled,
 };
 use crate::show;
 
@@ -33,7 +33,7 @@ impl Layout {
 }
 
 impl How {
-    fn options(&self, adapters: Vec<(PathBuf, f32)>) -> Result<Options> {
+    fn options(&self, layout: &Layout, adapters: Vec<(PathBuf, f32)>) -> Result<Options> {
         let policy = Policy {
             pure: self.pure,
             output: self.output_type,
@@ -46,13 +46,17 @@ impl How {
             policy,
             allow_requantize: self.allow_requantize,
             allow_nonfinite: self.allow_nonfinite,
-            layout: self.layout.meant(),
+            layout: layout.meant(),
             adapters,
             layers: self.keep_layers.as_ref().map(|l| l.0.clone()),
             chat_template: self.chat_template.as_deref().map(read_text).transpose()?,
             hash_source: self.hash_source,
             split_max: self.split_max_size,
             resume: self.resume,
+            keep_experts: match &self.keep_experts[..] {
+                [] => None,
+                lists => Some(lists.join(" ").parse()?),
+            },
             imatrix: self.imatrix.clone(),
             search: match (self.search, &self.imatrix) {
                 (Some(Search::Best), _) => Effort::Best,
@@ -84,14 +88,9 @@ fn read_text(path: &Path) -> Result<String> {
 }
 
 /// Runs a conversion.
-pub fn convert(args: &Convert, stop: &Arc<AtomicBool>) -> Result<()> {
-    let options = args.how.options(Vec::new())?;
-    run(
-        (&args.source, args.out.as_deref()),
-        &args.how,
-        &options,
-        stop,
-    )
+pub fn convert(files: &Files, how: &How, layout: &Layout, stop: &Arc<AtomicBool>) -> Result<()> {
+    let options = how.options(layout, Vec::new())?;
+    run((&files.source, files.out.as_deref()), how, &options, stop)
 }
 
 /// Runs a conversion with adapters.
@@ -101,7 +100,7 @@ pub fn merge(args: &Merge, stop: &Arc<AtomicBool>) -> Result<()> {
     };
     let options = args
         .how
-        .options(adapters.iter().map(|a| scaled(a)).collect())?;
+        .options(&args.layout, adapters.iter().map(|a| scaled(a)).collect())?;
     run(
         (Path::new(source), Some(Path::new(out))),
         &args.how,

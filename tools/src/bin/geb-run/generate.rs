@@ -53,6 +53,7 @@ pub fn run(args: &GenerateArgs, interrupt: &Interrupt) -> Outcome {
     }
     if !args.output.quiet && !args.json {
         dim(timing_line(Some(loaded.load), &result.timings));
+        load::streamed(&loaded.session);
     }
     if result.reason == StopReason::Cancelled {
         Err(Failure::interrupted())

@@ -3,6 +3,7 @@
 use geb::gguf::{GgufFile, TensorView, Value};
 use geb::kernels::Kernels;
 use geb::model::Model;
+use geb::model::weights::Ffn;
 use geb::scales::{Scan, scan};
 use geb::sparsity::Zeros;
 use serde_json::{Value as Json, json};
@@ -72,6 +73,16 @@ fn group(name: &str, dims: usize) -> &'static str {
     }
 }
 
+/// What experts a model has.
+struct Experts {
+    count: usize,
+    used: usize,
+    layers: usize,
+    all_layers: usize,
+    /// Weights of the layers that a token is multiplied with.
+    products: u64,
+}
+
 /// What was found out about a file.
 struct Facts<'a> {
     file: &'a GgufFile,
@@ -80,8 +91,8 @@ struct Facts<'a> {
     tensor_bytes: u64,
     /// `(tensor, reason)` of those that have no kernel.
     no_kernel: Vec<(&'a str, String)>,
-    /// Why the model as a whole does not load, if so.
-    refused: Option<String>,
+    /// The model, or why it does not load.
+    model: Result<std::sync::Arc<Model>, String>,
     /// `--verify`: per tensor.
     scans: Option<Vec<Scan>>,
     /// `--sparsity`: per tensor.
@@ -129,13 +140,28 @@ impl<'a> Facts<'a> {
             parameters: file.tensors().map(|t| t.info().elements()).sum(),
             tensor_bytes: file.tensors().map(|t| t.bytes().len() as u64).sum(),
             no_kernel: file.tensors().filter(no_kernel).map(reason).collect(),
-            refused: Model::load(opened.file.clone())
-                .err()
-                .map(|e| e.to_string()),
+            model: Model::load(opened.file.clone()).map_err(|e| e.to_string()),
             scans: (args.verify)
                 .then(|| file.tensors().map(|t| scan(t.dtype(), t.bytes())).collect()),
             zeros: (args.sparsity)
                 .then(|| file.tensors().map(|t| Zeros::of(&t, kernels)).collect()),
+        })
+    }
+
+    /// `None` for a dense model.
+    fn experts(&self) -> Option<Experts> {
+        let model = self.model.as_ref().ok()?;
+        let routing = model.config().experts.as_ref()?;
+        let layers = &model.weights().layers;
+        let sparse = layers
+            .iter()
+            .filter(|l| matches!(l.ffn.body, Ffn::Experts(_)));
+        Some(Experts {
+            count: routing.count,
+            used: routing.used,
+            layers: sparse.count(),
+            all_layers: layers.len(),
+            products: model.products_per_token(),
         })
     }
 
@@ -209,6 +235,16 @@ impl<'a> Facts<'a> {
             self.bits_per_weight(),
         );
         text.push_str(&format!("  runs here: {}\n", self.verdict()));
+        if let Some(e) = self.experts() {
+            text.push_str(&format!(
+                "  experts: {} of {} work on a token, in {} of {} layers; it meets {} of the weights\n",
+                e.used,
+                e.count,
+                e.layers,
+                e.all_layers,
+                count(e.products),
+            ));
+        }
         for (name, reason) in &self.no_kernel {
             text.push_str(&format!("    {name}: {reason}\n"));
         }
@@ -247,12 +283,12 @@ impl<'a> Facts<'a> {
     }
 
     fn verdict(&self) -> String {
-        match (&self.refused, self.no_kernel.len()) {
-            (None, 0) => "yes".into(),
-            (None, n) => {
+        match (&self.model, self.no_kernel.len()) {
+            (Ok(_), 0) => "yes".into(),
+            (Ok(_), n) => {
                 format!("not fully: {n} tensors have no kernel (convert with geb-quantize)")
             }
-            (Some(why), _) => format!("no: {}", why.replace('\n', "; ")),
+            (Err(why), _) => format!("no: {}", why.replace('\n', "; ")),
         }
     }
 
@@ -289,8 +325,14 @@ impl<'a> Facts<'a> {
             "file_bytes": self.file.file_bytes(),
             "parameters": self.parameters,
             "bits_per_weight": self.bits_per_weight(),
-            "runs": self.refused.is_none() && self.no_kernel.is_empty(),
-            "refused": self.refused,
+            "runs": self.model.is_ok() && self.no_kernel.is_empty(),
+            "refused": self.model.as_ref().err(),
+            "experts": self.experts().map(|e| json!({
+                "count": e.count,
+                "used": e.used,
+                "layers": e.layers,
+                "weights_per_token": e.products,
+            })),
             "not_runnable": not_runnable.collect::<Vec<_>>(),
             "warnings": index.warnings,
             "groups": sums(self.groups()),

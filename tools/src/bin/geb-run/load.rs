@@ -15,7 +15,7 @@ use geb::tokenizer::Tokenizer;
 use crate::args::{CpuArgs, KvHow, LoadHow, ModelArgs, SamplingArgs, TemplateArgs};
 use crate::interrupt::Interrupt;
 use crate::model_path;
-use crate::report::{Failure, Outcome, note};
+use crate::report::{Failure, Outcome, bytes, dim, note};
 use crate::tune;
 
 /// An opened file with its path.
@@ -99,6 +99,19 @@ pub fn load(
     })
 }
 
+/// Says what became of the experts under `--max-ram`.
+pub fn streamed(session: &Session) {
+    if let Some(s) = session.streamed() {
+        dim(format_args!(
+            "experts: {} of {} held, {} read, {} found in memory",
+            bytes(s.held),
+            bytes(s.budget),
+            bytes(s.read),
+            bytes(s.found)
+        ));
+    }
+}
+
 /// Sets the adapters of `--lora`.
 pub fn adapt(session: &mut Session, lora: &[(PathBuf, f32)]) -> Outcome {
     let mut adapters = Vec::new();
@@ -121,6 +134,7 @@ pub fn session_options(cpu: &CpuArgs, interrupt: &Interrupt) -> Outcome<SessionO
     Ok(SessionOptions {
         threads: cpu.threads.map_or(defaults.threads, |t| t as usize),
         ctx: cpu.ctx.map(|c| c as usize),
+        beyond: cpu.ctx_beyond,
         kv: match cpu.kv {
             KvHow::Auto => KvChoice::Auto,
             KvHow::F16 => KvChoice::F16,
@@ -129,6 +143,7 @@ pub fn session_options(cpu: &CpuArgs, interrupt: &Interrupt) -> Outcome<SessionO
         },
         level,
         cancel: Some(interrupt.flag()),
+        max_ram: cpu.max_ram,
     })
 }
 

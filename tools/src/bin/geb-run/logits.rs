@@ -50,6 +50,7 @@ pub fn run(args: &LogitsArgs, interrupt: &Interrupt) -> Outcome {
             args.out.display(),
             args.tokens.len()
         ));
+        load::streamed(&loaded.session);
     }
     Ok(())
 }

@@ -32,6 +32,7 @@ mod report;
 mod scores;
 mod screen;
 mod speculate;
+mod systems;
 mod tokenize;
 mod tune;
 
@@ -87,6 +88,7 @@ fn run(command: &Command) -> Outcome {
         Command::Imatrix(args) => imatrix::run(args, &interrupt),
         Command::Pull(args) => pull::run(args),
         Command::Demo(args) => demo::run(args, &interrupt),
+        Command::Systems(args) => systems::run(args),
     }
 }
 

@@ -27,6 +27,9 @@ pub enum Shape {
     /// 30 layers, width 576, 135 M weights
     #[value(name = "smollm2-135m")]
     Smollm2,
+    /// 7 layers of Mixtral 8x7B, 10.4 G weights, 2 of 8 experts for each token
+    #[value(name = "mixtral-7-layers")]
+    Mixtral,
 }
 
 /// Hyperparameters of a shape.
@@ -42,6 +45,8 @@ struct Sizes {
     context: u64,
     tied: bool,
     rope_base: f32,
+    /// Experts of a layer and of a token; none in a dense model.
+    experts: Option<(u64, u64)>,
 }
 
 impl Shape {
@@ -59,6 +64,7 @@ impl Shape {
                 context: 4096,
                 tied: false,
                 rope_base: 10_000.0,
+                experts: None,
             },
             Self::Smollm2 => Sizes {
                 name: "smollm2-135m",
@@ -72,6 +78,21 @@ impl Shape {
                 context: 8192,
                 tied: true,
                 rope_base: 100_000.0,
+                experts: None,
+            },
+            Self::Mixtral => Sizes {
+                name: "mixtral-7-layers",
+                layers: 7,
+                width: 4096,
+                heads: 32,
+                kv_heads: 8,
+                head_size: 128,
+                ffn: 14336,
+                vocab: 32000,
+                context: 32768,
+                tied: false,
+                rope_base: 1_000_000.0,
+                experts: Some((8, 2)),
             },
         }
     }
@@ -107,8 +128,8 @@ pub fn make(
         dtype.name(),
         std::process::id()
     ));
-    let opened =
-        write(&path, &plan, &pool, interrupt).and_then(|()| Ok(GgufFile::open(&path, Load::Map)?));
+    let opened = write(&path, &plan, (dtype, &pool), interrupt)
+        .and_then(|()| Ok(GgufFile::open(&path, Load::Map)?));
     match save {
         Some(to) if opened.is_ok() => {
             std::fs::rename(&path, to).map_err(|e| Failure::new(e.to_string()).at(to.display()))?;
@@ -123,10 +144,15 @@ pub fn make(
     })
 }
 
-fn write(path: &Path, plan: &Plan, pool: &[u8], interrupt: &Interrupt) -> Outcome {
+fn write(
+    path: &Path,
+    plan: &Plan,
+    (dtype, pool): (Dtype, &[u8]),
+    interrupt: &Interrupt,
+) -> Outcome {
     let at = |e: std::io::Error| Failure::new(e.to_string()).at(path.display());
     let mut out = BufWriter::with_capacity(POOL_BYTES, File::create(path).map_err(at)?);
-    let mut start = 0;
+    let (mut start, mut random) = (0, Random::new());
     let mut fill = |i: usize, out: &mut dyn Write| {
         if interrupt.pressed() {
             return Err(geb::Error::Interrupted);
@@ -139,6 +165,13 @@ fn write(path: &Path, plan: &Plan, pool: &[u8], interrupt: &Interrupt) -> Outcom
         if tensor.dims.len() == 1 {
             return (0..tensor.dims[0])
                 .try_for_each(|_| out.write_all(&1f32.to_le_bytes()))
+                .map_err(io);
+        }
+        if tensor.dtype != dtype {
+            // Routers; theirs is the choice of experts, so no two are alike.
+            let n = tensor.dims.iter().product::<u64>();
+            return (0..n)
+                .try_for_each(|_| out.write_all(&random.weight().to_le_bytes()))
                 .map_err(io);
         }
         let rows = tensor.dims[1..].iter().product::<u64>() as usize;
@@ -230,26 +263,47 @@ fn plan(s: &Sizes, dtype: Dtype, kernels: &Kernels) -> Outcome<Plan> {
             matrix(name("attn_v"), s.width, kv),
             matrix(name("attn_output"), q, s.width),
             norm(name("ffn_norm")),
-            matrix(name("ffn_gate"), s.width, s.ffn),
-            matrix(name("ffn_up"), s.width, s.ffn),
-            matrix(name("ffn_down"), s.ffn, s.width),
+        ]);
+        let Some((experts, _)) = s.experts else {
+            tensors.extend([
+                matrix(name("ffn_gate"), s.width, s.ffn),
+                matrix(name("ffn_up"), s.width, s.ffn),
+                matrix(name("ffn_down"), s.ffn, s.width),
+            ]);
+            continue;
+        };
+        tensors.push(PlannedTensor {
+            name: name("ffn_gate_inp"),
+            dtype: Dtype::F32,
+            dims: vec![s.width, experts],
+        });
+        let stack = |role: &str, cols, rows| PlannedTensor {
+            name: name(role),
+            dtype,
+            dims: vec![cols, rows, experts],
+        };
+        tensors.extend([
+            stack("ffn_gate_exps", s.width, s.ffn),
+            stack("ffn_up_exps", s.width, s.ffn),
+            stack("ffn_down_exps", s.ffn, s.width),
         ]);
     }
-    let metadata = metadata
+    let mut metadata: Vec<(String, MetaValue)> = metadata
         .into_iter()
         .map(|(k, v)| (k.to_owned(), v))
         .collect();
+    if let Some((experts, used)) = s.experts {
+        metadata.push(("llama.expert_count".into(), u32_of(experts)));
+        metadata.push(("llama.expert_used_count".into(), u32_of(used)));
+    }
     Ok(Plan { metadata, tensors })
 }
 
 /// About [`POOL_BYTES`] of blocks, whole ones, with weights of mean 0 and [`DEVIATION`]. The same
 /// [`POOL_WEIGHTS`] repeat: searching for the scales of more would take longer than it helps.
 fn pool(dtype: Dtype, kernels: &Kernels) -> Vec<u8> {
-    let mut random = Random(0x9e37_79b9_7f4a_7c15);
-    let range = DEVIATION * 3f64.sqrt();
-    let weights: Vec<f32> = (0..POOL_WEIGHTS)
-        .map(|_| ((random.unit() * 2.0 - 1.0) * range) as f32)
-        .collect();
+    let mut random = Random::new();
+    let weights: Vec<f32> = (0..POOL_WEIGHTS).map(|_| random.weight()).collect();
     let mut bytes = vec![0; POOL_WEIGHTS / dtype.block_len() * dtype.block_bytes()];
     kernels.quantize(dtype, &weights, &mut bytes);
     bytes.repeat(POOL_BYTES.div_ceil(bytes.len()))
@@ -259,6 +313,16 @@ fn pool(dtype: Dtype, kernels: &Kernels) -> Vec<u8> {
 struct Random(u64);
 
 impl Random {
+    fn new() -> Random {
+        Random(0x9e37_79b9_7f4a_7c15)
+    }
+
+    /// Of mean 0 and [`DEVIATION`].
+    fn weight(&mut self) -> f32 {
+        let range = DEVIATION * 3f64.sqrt();
+        ((self.unit() * 2.0 - 1.0) * range) as f32
+    }
+
     fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
@@ -309,5 +373,8 @@ mod tests {
         };
         assert_eq!(weights(Shape::Geb1_3b) / 100_000, 13_480);
         assert_eq!(weights(Shape::Smollm2), 134_515_008);
+        // Mixtral 8x7B has 46.7 G weights in 32 layers.
+        let layers = weights(Shape::Mixtral) - 2 * 32000 * 4096 - 4096;
+        assert_eq!((layers / 7 * 32 + 2 * 32000 * 4096) / 10_000_000, 4_670);
     }
 }

@@ -85,13 +85,15 @@ pub enum Command {
     Pull(PullArgs),
     /// Quantize and compare a built-in model, no download needed
     Demo(DemoArgs),
+    /// List the model families and techniques: how far each is, and what proves it
+    Systems(SystemsArgs),
 }
 
 impl Command {
     /// Names accepted as the first word.
-    pub const NAMES: [&'static str; 14] = [
+    pub const NAMES: [&'static str; 15] = [
         "chat", "generate", "tokenize", "inspect", "logits", "eval", "scores", "embed", "bench",
-        "compare", "tune", "imatrix", "pull", "demo",
+        "compare", "tune", "imatrix", "pull", "demo", "systems",
     ];
 }
 
@@ -156,6 +158,9 @@ pub struct CpuArgs {
     #[arg(short, long, value_name = "N", env = "GEB_CTX", hide_env_values = true, help_heading = "CPU",
           value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
     pub ctx: Option<u32>,
+    /// Let --ctx exceed the length the model was trained for; answers get worse out there
+    #[arg(long, requires = "ctx", help_heading = "CPU", hide_short_help = true)]
+    pub ctx_beyond: bool,
     /// Type of the KV cache
     #[arg(
         long,
@@ -165,6 +170,15 @@ pub struct CpuArgs {
         hide_short_help = true
     )]
     pub kv: KvHow,
+    /// Memory for weights, cache and buffers (800M, 2G): experts of a model that are not in use leave it
+    #[arg(
+        long,
+        value_name = "SIZE",
+        help_heading = "CPU",
+        hide_short_help = true,
+        value_parser = size
+    )]
+    pub max_ram: Option<u64>,
     /// Use at most this instruction set (scalar, avx2, ...) [env: GEB_ISA]
     #[arg(
         long,
@@ -173,6 +187,18 @@ pub struct CpuArgs {
         hide_short_help = true
     )]
     pub isa: Option<String>,
+}
+
+/// `800M`, `2G`, or bytes.
+fn size(text: &str) -> Result<u64, String> {
+    let units = [("K", 1_000), ("M", 1_000_000), ("G", 1_000_000_000)];
+    let found = units
+        .iter()
+        .find_map(|(unit, n)| Some((text.strip_suffix(unit)?, *n)));
+    let (digits, unit) = found.unwrap_or((text, 1));
+    let n = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(unit));
+    n.filter(|&n| n > 0)
+        .ok_or_else(|| "expected a number of bytes, or one with K, M or G, such as 2G".into())
 }
 
 /// How the next token is chosen.
@@ -436,6 +462,14 @@ pub struct TokenizeArgs {
     /// Print the ids only, comma-separated
     #[arg(long, conflicts_with = "json")]
     pub ids: bool,
+}
+
+/// `geb-run systems`
+#[derive(Debug, Args)]
+pub struct SystemsArgs {
+    /// Print a list of objects
+    #[arg(long)]
+    pub json: bool,
 }
 
 const PULL_EXAMPLES: &str = "\

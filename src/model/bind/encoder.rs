@@ -1,0 +1,103 @@
+//! Models with an encoder: `enc.blk.*`, `dec.blk.*` and what ties them.
+
+use super::Binder;
+use crate::model::arch::Arch;
+use crate::model::config::{Config, EncoderSizes};
+use crate::model::weights::{
+    Attention, Bias, Branch, Cross, Encoder, Ffn, GateUp, Layer, Mixer, Qkv,
+};
+
+impl Binder<'_> {
+    /// The encoder, the layers of the decoder and the bias of their attention.
+    pub(super) fn encoder(
+        &mut self,
+        c: &Config,
+        sizes: EncoderSizes,
+    ) -> (Encoder, Vec<Layer>, Bias) {
+        let heads = c.layers[0].head_count;
+        let bias = |b: &mut Self, stem: &str| {
+            let name = format!("{stem}.blk.0.attn_rel_b.weight");
+            let mut values = b.vector(name, sizes.buckets * heads);
+            // Missing or misshapen: reported, and the file refused.
+            values.resize(sizes.buckets * heads, 0.0);
+            Bias::buckets(&values, sizes.buckets, stem == "enc")
+        };
+        let (enc_bias, dec_bias) = (bias(self, "enc"), bias(self, "dec"));
+        let encoder = Encoder {
+            layers: (0..sizes.block_count)
+                .map(|n| self.stacked(c, &format!("enc.blk.{n}")))
+                .collect(),
+            norm: self.norm(c, "enc.output_norm".into(), true),
+            bias: enc_bias,
+            cross: (0..c.block_count).map(|n| self.cross(c, n)).collect(),
+        };
+        let layers = (0..c.block_count)
+            .map(|n| self.stacked(c, &format!("dec.blk.{n}")))
+            .collect();
+        (encoder, layers, dec_bias)
+    }
+
+    /// A layer of either.
+    fn stacked(&mut self, c: &Config, stem: &str) -> Layer {
+        let (e, sizes) = (c.embedding_length, c.layers[0]);
+        let (q, kv, f) = (sizes.q_width(), sizes.kv_width(), sizes.feed_forward_length);
+        let name = |role: &str| format!("{stem}.{role}");
+        let attention = Attention {
+            qkv: Qkv::Split([
+                self.linear(&name("attn_q"), q, e),
+                self.linear(&name("attn_k"), kv, e),
+                self.linear(&name("attn_v"), kv, e),
+            ]),
+            qk_norm: None,
+            output: self.linear(&name("attn_o"), e, q),
+        };
+        let up = self.linear(&name("ffn_up"), f, e);
+        let down = self.linear(&name("ffn_down"), e, f);
+        let ffn = if self.has(&name("ffn_gate.weight")) {
+            let gate_up = GateUp::Split([self.linear(&name("ffn_gate"), f, e), up]);
+            Ffn::Gated { gate_up, down }
+        } else {
+            Ffn::Plain { up, down }
+        };
+        Layer {
+            mixer: Branch {
+                norm: self.norm(c, name("attn_norm"), true),
+                body: Mixer::Attention(attention),
+                post_norm: None,
+            },
+            ffn: Branch {
+                norm: self.norm(c, name("ffn_norm"), true),
+                body: ffn,
+                post_norm: None,
+            },
+        }
+    }
+
+    fn cross(&mut self, c: &Config, n: usize) -> Branch<Cross> {
+        let (e, sizes) = (c.embedding_length, c.layers[0]);
+        let (q, kv) = (sizes.q_width(), sizes.kv_width());
+        let name = |role: &str| format!("dec.blk.{n}.cross_attn_{role}");
+        Branch {
+            norm: self.norm(c, name("norm"), true),
+            body: Cross {
+                q: self.linear(&name("q"), q, e),
+                kv: [
+                    self.linear(&name("k"), kv, e),
+                    self.linear(&name("v"), kv, e),
+                ],
+                output: self.linear(&name("o"), e, q),
+            },
+            post_norm: None,
+        }
+    }
+}
+
+/// Whether a tensor belongs to the layers, so that it must be part of the graph. T5 files may hold a
+/// bias for looking at the prompt, which no graph has.
+pub(super) fn of_layers(arch: &Arch, name: &str) -> bool {
+    let starts = match arch.encoder {
+        true => &["enc.", "dec."][..],
+        false => &["blk."][..],
+    };
+    starts.iter().any(|s| name.starts_with(s)) && !name.ends_with(".cross_attn_rel_b.weight")
+}
