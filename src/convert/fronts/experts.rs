@@ -70,8 +70,10 @@ pub(super) const QWEN2_MOE: Front = Front {
     types: &["qwen2_moe"],
     architecture: "qwen2moe",
     permuted: false,
-    fixed: ALL_SLIDE,
-    more: |c, h| normed(c, h, false),
+    more: |c, h| {
+        keys::qwen(c, h)?;
+        normed(c, h, false)
+    },
     table: &Table {
         layer: &[ATTN_NORM, QKV, ATTN_OUTPUT, FFN_NORM],
         ..LLAMA
@@ -102,8 +104,10 @@ pub(super) const QWEN3_MOE: Front = Front {
     types: &["qwen3_moe"],
     architecture: "qwen3moe",
     permuted: false,
-    fixed: ALL_SLIDE,
-    more: |c, h| normed(c, h, true),
+    more: |c, h| {
+        keys::qwen(c, h)?;
+        normed(c, h, true)
+    },
     table: &Table {
         layer: &[ATTN_NORM, QKV, HEAD_NORMS, ATTN_OUTPUT, FFN_NORM],
         ..LLAMA
