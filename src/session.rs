@@ -12,19 +12,18 @@ use crate::adapter::Adapter;
 use crate::cache::KvCache;
 use crate::cpus::available_memory;
 use crate::error::{Error, Result};
-use crate::limits;
+use crate::model::Model;
 use crate::model::adapters::Adapters;
-use crate::model::arch::Positions;
 pub use crate::model::forward::Segment;
 use crate::model::forward::{Buffers, Pass};
 use crate::model::inputs::InputStats;
 use crate::model::resident::{Residents, Streamed};
 use crate::model::rope::Ropes;
 use crate::model::weights::Layer;
-use crate::model::{Config, Model};
 use crate::state::State;
 use crate::threads::{self, Pool};
-use level::choose_kernels;
+use choose::{check_ctx, choose_kernels};
+use text::Text;
 
 /// Tokens of one batch: enough to fill the prefill tiles, few enough to stay in the caches.
 pub const BATCH: usize = 512;
@@ -116,31 +115,6 @@ pub struct Session {
     residents: Option<Residents>,
     adapters: Option<Adapters>,
     text: Option<Text>,
-}
-
-/// What an encoder has read.
-struct Text {
-    tokens: Vec<u32>,
-    /// Keys and values for the layers of the decoder.
-    cache: KvCache,
-}
-
-/// A context ends with the trained length unless more was asked for and there are positions for it.
-fn check_ctx(c: &Config, ctx: usize, beyond: bool) -> Result<()> {
-    let trained = c.context_length;
-    let (most, why) = match (beyond, c.arch.positions) {
-        (true, Positions::Learned) => (trained, "the length of its table of positions"),
-        (true, _) => (limits::MAX_CONTEXT as usize, "whatever was trained"),
-        (false, _) => (trained, "the trained length; more must be asked for"),
-    };
-    if (1..=most).contains(&ctx) {
-        return Ok(());
-    }
-    Err(Error::Request {
-        what: "context".into(),
-        value: ctx.to_string(),
-        allowed: format!("1..={most}, {why}"),
-    })
 }
 
 impl Session {
@@ -321,51 +295,6 @@ impl Session {
     /// Element type of the KV cache.
     pub fn kv_type(&self) -> KvType {
         self.kv
-    }
-
-    /// Reads the text that the decoder of a model with an encoder looks at; forgets all other tokens
-    /// unless it is the text read last. The decoder starts with `config().encoder.start`.
-    ///
-    /// # Errors
-    /// [`Error::Request`] for a model without an encoder, no tokens, one outside the vocabulary, or more
-    /// than [`BATCH`] or the context; [`Error::Interrupted`] when cancelled.
-    pub fn encode(&mut self, tokens: &[u32]) -> Result<()> {
-        if self.text.as_ref().is_some_and(|t| t.tokens == tokens) {
-            return Ok(());
-        }
-        let c = self.model.config();
-        let bad = |what: &str, value: String, allowed: String| Error::Request {
-            what: what.into(),
-            value,
-            allowed,
-        };
-        let Some(encoder) = c.encoder else {
-            let value = format!("architecture {}", c.arch.name);
-            return Err(bad("model", value, "one with an encoder".into()));
-        };
-        let (n, most) = (tokens.len(), BATCH.min(self.ctx));
-        if !(1..=most).contains(&n) {
-            let value = format!("{n} tokens");
-            return Err(bad("text of the encoder", value, format!("1 to {most}")));
-        }
-        self.check_ids(tokens)?;
-        let mut own = KvCache::of_rows(c, encoder.block_count, n)?;
-        let mut text = KvCache::of_rows(c, c.block_count, n)?;
-        self.reset();
-        self.text = None;
-        std::mem::swap(&mut self.cache, &mut own);
-        let run = |pass: &mut Pass<'_, '_>, b: &mut Buffers, _: &mut [f32]| {
-            pass.causal = false;
-            pass.encode(b, tokens, &mut text)
-        };
-        let done = self.team(0, encoder.block_count, 0..0, None, run);
-        std::mem::swap(&mut self.cache, &mut own);
-        done?;
-        self.text = Some(Text {
-            tokens: tokens.to_vec(),
-            cache: text,
-        });
-        Ok(())
     }
 
     /// Appends `tokens` and returns the logits asked for: `[vocab]` for [`Want::Last`],
@@ -684,8 +613,9 @@ impl Session {
     }
 }
 
-mod level;
+mod choose;
 mod saved;
 mod states;
 #[cfg(test)]
 mod tests;
+mod text;

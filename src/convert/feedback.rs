@@ -69,16 +69,18 @@ impl<'a> Shared<'a> {
         self.lock().left += units;
     }
 
-    /// The feedback for `tensor`; asked for once by each unit.
+    /// The feedback for `tensor`; asked for once by each unit, from a thread that is not of `pool`.
     ///
     /// # Errors
     /// As [`Feedback::new`], or when the second moments cannot be read.
-    pub fn get(&self, tensor: &str) -> Result<Arc<Feedback>> {
+    pub fn get(&self, tensor: &str, pool: &rayon::ThreadPool) -> Result<Arc<Feedback>> {
+        // A thread of the pool would be given other units while it waits, with the lock held.
+        debug_assert!(pool.current_thread_index().is_none());
         let mut state = self.lock();
         let made = match state.made.take() {
             Some(made) => made,
             None => match self.imatrix.covariance(tensor)? {
-                Some(h) => Arc::new(Feedback::new(&h)?),
+                Some(h) => Arc::new(pool.install(|| Feedback::new(&h))?),
                 None => {
                     return Err(Error::Verify(format!(
                         "{tensor}: no second moments in the importance matrix"

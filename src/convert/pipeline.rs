@@ -1,11 +1,13 @@
-//! The units of all tensors, computed ahead by the pool's threads and taken in order.
+//! The units of all tensors, computed ahead by threads of their own and taken in order.
 //!
 //! ```text
 //! threads   claim the next unit, compute it, leave it in its place
 //! writer    waits for unit 0, 1, 2 …; the first bad unit is reported whatever the thread count
 //! ```
 //! At most [`UNITS_PER_THREAD`] units per thread are ahead of the writer, so memory is bounded, and
-//! neither side waits at the end of a tensor.
+//! neither side waits at the end of a tensor. What a unit computes in parallel runs on the pool. The
+//! threads here are not the pool's: one that waits for such work must not be given another unit to do
+//! meanwhile, which may ask for a lock that it holds.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -32,6 +34,7 @@ pub(super) struct Pipeline<'a> {
     state: Mutex<State>,
     changed: Condvar,
     ahead: usize,
+    pool: &'a rayon::ThreadPool,
 }
 
 #[derive(Default)]
@@ -44,20 +47,29 @@ struct State {
     stop: bool,
 }
 
-/// Runs `body` while the threads of `pool` compute the units of `jobs`.
+/// Runs `body` while as many threads as `pool` has compute the units of `jobs`.
+///
+/// # Errors
+/// Those of `body`, and [`Error::Request`] when the system has no threads left.
 pub(super) fn run<'a, R>(
-    pool: &rayon::ThreadPool,
+    pool: &'a rayon::ThreadPool,
     jobs: &'a [Job<'a>],
-    body: impl FnOnce(&Pipeline<'a>) -> R,
-) -> R {
+    body: impl FnOnce(&Pipeline<'a>) -> Result<R>,
+) -> Result<R> {
     let threads = pool.current_num_threads().max(1);
-    let pipeline = Pipeline::new(jobs, threads * UNITS_PER_THREAD);
-    pool.in_place_scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|_| pipeline.work());
-        }
+    let pipeline = Pipeline::new(jobs, pool);
+    std::thread::scope(|scope| {
         // Dropped when the body returns or panics, so that the threads end.
         let _stop = Stop(&pipeline);
+        for i in 0..threads {
+            let named = std::thread::Builder::new().name(format!("unit-{i}"));
+            let started = named.spawn_scoped(scope, || pipeline.work());
+            started.map_err(|e| Error::Request {
+                what: "threads".into(),
+                value: threads.to_string(),
+                allowed: e.to_string(),
+            })?;
+        }
         body(&pipeline)
     })
 }
@@ -72,7 +84,7 @@ impl Drop for Stop<'_, '_> {
 }
 
 impl<'a> Pipeline<'a> {
-    fn new(jobs: &'a [Job<'a>], ahead: usize) -> Pipeline<'a> {
+    fn new(jobs: &'a [Job<'a>], pool: &'a rayon::ThreadPool) -> Pipeline<'a> {
         let mut units = Vec::new();
         let mut ranges = Vec::with_capacity(jobs.len());
         for (j, job) in jobs.iter().enumerate() {
@@ -86,7 +98,8 @@ impl<'a> Pipeline<'a> {
             ranges,
             state: Mutex::default(),
             changed: Condvar::new(),
-            ahead,
+            ahead: pool.current_num_threads().max(1) * UNITS_PER_THREAD,
+            pool,
         }
     }
 
@@ -103,8 +116,8 @@ impl<'a> Pipeline<'a> {
         let mut scratch = Scratch::default();
         while let Some(i) = self.claim() {
             let (job, unit) = &self.units[i];
-            let computed =
-                catch_unwind(AssertUnwindSafe(|| self.jobs[*job].run(unit, &mut scratch)));
+            let run = || self.jobs[*job].run(unit, self.pool, &mut scratch);
+            let computed = catch_unwind(AssertUnwindSafe(run));
             let mut state = self.lock();
             state.ready.insert(i, computed);
             if state.wanted == i {

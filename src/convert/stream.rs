@@ -128,13 +128,19 @@ impl Job<'_> {
             .nth(unit.first / self.matrix_rows() % matrices)
     }
 
-    /// Reads and encodes one unit.
-    pub fn run(&self, unit: &Unit, scratch: &mut Scratch) -> Result<Done> {
+    /// Reads and encodes one unit; parallel work runs on `pool`, whose thread this is not.
+    pub fn run(
+        &self,
+        unit: &Unit,
+        pool: &rayon::ThreadPool,
+        scratch: &mut Scratch,
+    ) -> Result<Done> {
         let parts = match self.source {
             Source::Rows(parts) => parts,
             Source::Values(values) => {
                 let x = &values[unit.rows.clone()];
-                let (bytes, outcome) = self.encode(x, unit, &mut scratch.y, |at| at as u64)?;
+                let (bytes, outcome) =
+                    self.encode(x, (unit, pool), &mut scratch.y, |at| at as u64)?;
                 let read = 0;
                 return Ok(Done {
                     bytes,
@@ -199,7 +205,7 @@ impl Job<'_> {
             };
             (bytes, outcome)
         } else {
-            self.encode(x, unit, y, index)?
+            self.encode(x, (unit, pool), y, index)?
         };
         outcome.nonfinite = nonfinite;
         let read = raw.len() as u64;
@@ -309,7 +315,7 @@ impl Job<'_> {
     fn encode(
         &self,
         x: &[f32],
-        unit: &Unit,
+        (unit, pool): (&Unit, &rayon::ThreadPool),
         y: &mut Vec<f32>,
         index: impl Fn(usize) -> u64,
     ) -> Result<(Vec<u8>, Outcome)> {
@@ -321,7 +327,7 @@ impl Job<'_> {
             importance: self.importance_of(unit),
         };
         match &self.feedback {
-            Some(f) => (f.get(self.name)?).encode(self.kernels, self.dtype, x, &mut bytes),
+            Some(f) => (f.get(self.name, pool)?).encode(self.kernels, self.dtype, x, &mut bytes),
             None => (self.kernels).quantize_with(self.dtype, x, search, &mut bytes),
         }
         y.resize(x.len(), 0.0);

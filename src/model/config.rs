@@ -534,3 +534,6 @@ fn rope_scaling(keys: &Keys<'_>, context_length: usize) -> Result<RopeScaling> {
             .unwrap_or(1.0),
     })
 }
+
+#[cfg(test)]
+mod tests;

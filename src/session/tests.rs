@@ -6,6 +6,8 @@ use super::*;
 use crate::Dtype;
 use crate::convert::{self, Options};
 use crate::gguf::{GgufFile, Load};
+use crate::limits;
+use crate::model::arch::Positions;
 use crate::model::arch::REGISTRY;
 
 const KV: [KvChoice; 3] = [KvChoice::F32, KvChoice::F16, KvChoice::Q8_0];

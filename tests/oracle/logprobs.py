@@ -2,9 +2,12 @@
 """Compares log-probabilities of `geb-run logits` with llama.cpp (PyPI `xllamacpp`) on the same file.
 
     python3 tests/oracle/logprobs.py GEB_RUN MODEL.gguf TEXT [--positions 200] [--skip CHARS] [--threads 2]
+                                     [--exact MODEL-f32.gguf]
 
 For each position: the next-token distribution of both, top-1 agreement and |difference| of the
-log-probability of the text's own next token. Needs: pip install xllamacpp numpy safetensors.
+log-probability of the text's own next token. --exact names the same weights decoded to F32
+(`geb-quantize --type f32 --allow-requantize`): run without rounded activations, they tell which of the two
+strays. Needs: pip install xllamacpp numpy safetensors.
 """
 import argparse, json, subprocess, tempfile, os
 import numpy as np
@@ -47,6 +50,7 @@ def main():
     ap.add_argument("--positions", type=int, default=200)
     ap.add_argument("--skip", type=int, default=0)
     ap.add_argument("--threads", type=int, default=2)
+    ap.add_argument("--exact")
     a = ap.parse_args()
     text = open(a.text, encoding="utf-8").read()[a.skip:a.skip + 4 * a.positions]
     ids = json.loads(subprocess.run([a.geb, "tokenize", "-m", a.model, "--json", "--plain", "-"], input=text, text=True,
@@ -60,9 +64,15 @@ def main():
     top1 = (us.argmax(1) == them.argmax(1)).mean()
     dp = np.abs(us[rows, nxt] - them[rows, nxt])
     kl = (np.exp(them) * np.where(np.isfinite(them), them - us, 0)).sum(1)
-    print(json.dumps({"text": os.path.basename(a.text), "positions": len(nxt), "top1_agreement": float(top1),
+    line = {"text": os.path.basename(a.text), "positions": len(nxt), "top1_agreement": float(top1),
                       "mean_abs_dlogp_next": float(dp.mean()), "max_abs_dlogp_next": float(dp.max()),
-                      "mean_kl": float(kl.mean()), "missing_in_peer": int((~np.isfinite(them)).sum())}))
+                      "mean_kl": float(kl.mean()), "missing_in_peer": int((~np.isfinite(them)).sum())}
+    if a.exact:
+        exact = ours(a.geb, a.exact, ids)[:-1]
+        for name, x in (("geb", us), ("peer", them)):
+            line[f"top1_{name}_exact"] = float((x.argmax(1) == exact.argmax(1)).mean())
+            line[f"kl_{name}_exact"] = float((np.exp(exact) * np.where(np.isfinite(x), exact - x, 0)).sum(1).mean())
+    print(json.dumps(line))
 
 
 if __name__ == "__main__":

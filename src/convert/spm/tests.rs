@@ -28,7 +28,7 @@ fn tokenizer(path: &Path, front: &Front, architecture: &str, rows: usize) -> Tok
     let mut plan = Plan::default();
     plan.push_meta("general.architecture", architecture.to_owned());
     for (key, value) in vocab.metadata() {
-        plan.push_meta(&key, value);
+        plan.push_meta(key, value);
     }
     verify::tokenizer(&folder, &vocab, &vocab.metadata()).expect("equals the source");
     let file = GgufFile::from_bytes(plan.layout().expect("fits").header).expect("valid");

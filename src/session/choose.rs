@@ -1,0 +1,47 @@
+//! What a session is asked for, checked before anything is allocated.
+
+use geb_kernels::Kernels;
+use geb_kernels::level::Level;
+
+use crate::error::{Error, Result};
+use crate::limits;
+use crate::model::Config;
+use crate::model::arch::Positions;
+
+/// A context ends with the trained length unless more was asked for and there are positions for it.
+pub(super) fn check_ctx(c: &Config, ctx: usize, beyond: bool) -> Result<()> {
+    let trained = c.context_length;
+    let (most, why) = match (beyond, c.arch.positions) {
+        (true, Positions::Learned) => (trained, "the length of its table of positions"),
+        (true, _) => (limits::MAX_CONTEXT as usize, "whatever was trained"),
+        (false, _) => (trained, "the trained length; more must be asked for"),
+    };
+    if (1..=most).contains(&ctx) {
+        return Ok(());
+    }
+    Err(Error::Request {
+        what: "context".into(),
+        value: ctx.to_string(),
+        allowed: format!("1..={most}, {why}"),
+    })
+}
+
+/// The kernels of the level asked for, else the best of the host (or `GEB_ISA`).
+pub(super) fn choose_kernels(level: Option<Level>) -> Result<&'static Kernels> {
+    match level {
+        Some(level) => Kernels::for_level(level).ok_or_else(|| Error::Request {
+            what: "instruction level".into(),
+            value: level.name().into(),
+            allowed: Level::available()
+                .iter()
+                .map(|l| l.name())
+                .collect::<Vec<_>>()
+                .join(", "),
+        }),
+        None => Kernels::best().map_err(|allowed| Error::Request {
+            what: "GEB_ISA".into(),
+            value: std::env::var("GEB_ISA").unwrap_or_default(),
+            allowed,
+        }),
+    }
+}
