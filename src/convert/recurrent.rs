@@ -247,7 +247,8 @@ pub(super) fn outputs(
     states.last.iter().for_each(|e| walk.entry(e, 0));
     for (t, used) in checkpoint.tensors().iter().zip(&walk.used) {
         // The first layer mixes no values of a layer before it.
-        if !used && !(t.name.starts_with("blocks.0.att.v") && t.name.len() == 15) {
+        let first_values = t.name.starts_with("blocks.0.att.v") && t.name.len() == 15;
+        if !used && !first_values {
             let problem = format!("{}: not part of this architecture", t.name);
             walk.problems.push(problem);
         }

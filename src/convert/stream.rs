@@ -150,7 +150,8 @@ impl Job<'_> {
             }
             Source::Made(made) => {
                 let x = made.values(self.checkpoint)?;
-                let (bytes, outcome) = self.encode(&x, (unit, pool), &mut scratch.y, |at| at as u64)?;
+                let (bytes, outcome) =
+                    self.encode(&x, (unit, pool), &mut scratch.y, |at| at as u64)?;
                 let read = made.source_bytes(self.checkpoint);
                 return Ok(Done {
                     bytes,

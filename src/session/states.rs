@@ -80,6 +80,13 @@ impl Session {
     fn states(&mut self, tokens: &[u32], causal: bool, out: &mut Vec<f32>) -> Result<()> {
         let c = self.model.config();
         let (e, layers) = (c.embedding_length, c.block_count);
+        if self.model.weights().encoder.is_some() {
+            return Err(Error::Unsupported {
+                what: "hidden states",
+                value: "a model with encoder and decoder".into(),
+                known: "models of one stack of layers".into(),
+            });
+        }
         if !causal && (c.windows.iter().any(|w| *w != usize::MAX) || c.recurrent.is_some()) {
             return Err(Error::Unsupported {
                 what: "attention to the whole text",
