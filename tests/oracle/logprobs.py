@@ -2,12 +2,12 @@
 """Compares log-probabilities of `geb-run logits` with llama.cpp (PyPI `xllamacpp`) on the same file.
 
     python3 tests/oracle/logprobs.py GEB_RUN MODEL.gguf TEXT [--positions 200] [--skip CHARS] [--threads 2]
-                                     [--exact MODEL-f32.gguf]
+                                     [--exact MODEL-f32.gguf] [--top1]
 
 For each position: the next-token distribution of both, top-1 agreement and |difference| of the
 log-probability of the text's own next token. --exact names the same weights decoded to F32
 (`geb-quantize --type f32 --allow-requantize`): run without rounded activations, they tell which of the two
-strays. Needs: pip install xllamacpp numpy safetensors.
+strays. --top1 asks the peer for its best tokens only, which is much faster, and prints agreements alone. Needs: pip install xllamacpp numpy safetensors.
 """
 import argparse, json, subprocess, tempfile, os
 import numpy as np
@@ -24,7 +24,7 @@ def ours(geb, model, ids):
     return x - np.log(np.exp(x).sum(axis=1, keepdims=True))
 
 
-def theirs(model, ids, threads, vocab, plain):
+def theirs(model, ids, threads, vocab, plain, wanted):
     # Probabilities are those before sampling. What is sampled is forced to the token `plain`, because
     # the server reports none for an end token or for half a character.
     p = xlc.CommonParams()
@@ -34,7 +34,7 @@ def theirs(model, ids, threads, vocab, plain):
     server = xlc.Server(p)
     rows = []
     for i in range(1, len(ids) + 1):
-        body = {"prompt": ids[:i], "max_tokens": 1, "n_probs": vocab, "cache_prompt": True, "temperature": 0.0,
+        body = {"prompt": ids[:i], "max_tokens": 1, "n_probs": wanted, "cache_prompt": True, "temperature": 0.0,
                 "samplers": [], "logit_bias": [[plain, 1000.0]]}
         reply = server.handle_completions(body)
         row = np.full(vocab, -np.inf)
@@ -51,6 +51,7 @@ def main():
     ap.add_argument("--skip", type=int, default=0)
     ap.add_argument("--threads", type=int, default=2)
     ap.add_argument("--exact")
+    ap.add_argument("--top1", action="store_true")
     a = ap.parse_args()
     text = open(a.text, encoding="utf-8").read()[a.skip:a.skip + 4 * a.positions]
     ids = json.loads(subprocess.run([a.geb, "tokenize", "-m", a.model, "--json", "--plain", "-"], input=text, text=True,
@@ -58,20 +59,23 @@ def main():
     us = ours(a.geb, a.model, ids)[:-1]
     plain = json.loads(subprocess.run([a.geb, "tokenize", "-m", a.model, "--json", "--plain", "the"], check=True,
                                       stdout=subprocess.PIPE).stdout)["ids"][0]
-    them = theirs(a.model, ids[:-1], a.threads, us.shape[1], plain)
+    them = theirs(a.model, ids[:-1], a.threads, us.shape[1], plain, 8 if a.top1 else us.shape[1])
     nxt = np.array(ids[1:])
     rows = np.arange(len(nxt))
     top1 = (us.argmax(1) == them.argmax(1)).mean()
+    line = {"text": os.path.basename(a.text), "positions": len(nxt), "top1_agreement": float(top1)}
+    names = {"geb": us, "peer": them}
+    exact = ours(a.geb, a.exact, ids)[:-1] if a.exact else None
+    for name, x in names.items() if a.exact else ():
+        line[f"top1_{name}_exact"] = float((x.argmax(1) == exact.argmax(1)).mean())
+    if a.top1:
+        return print(json.dumps(line))
     dp = np.abs(us[rows, nxt] - them[rows, nxt])
     kl = (np.exp(them) * np.where(np.isfinite(them), them - us, 0)).sum(1)
-    line = {"text": os.path.basename(a.text), "positions": len(nxt), "top1_agreement": float(top1),
-                      "mean_abs_dlogp_next": float(dp.mean()), "max_abs_dlogp_next": float(dp.max()),
-                      "mean_kl": float(kl.mean()), "missing_in_peer": int((~np.isfinite(them)).sum())}
-    if a.exact:
-        exact = ours(a.geb, a.exact, ids)[:-1]
-        for name, x in (("geb", us), ("peer", them)):
-            line[f"top1_{name}_exact"] = float((x.argmax(1) == exact.argmax(1)).mean())
-            line[f"kl_{name}_exact"] = float((np.exp(exact) * np.where(np.isfinite(x), exact - x, 0)).sum(1).mean())
+    line |= {"mean_abs_dlogp_next": float(dp.mean()), "max_abs_dlogp_next": float(dp.max()),
+             "mean_kl": float(kl.mean()), "missing_in_peer": int((~np.isfinite(them)).sum())}
+    for name, x in names.items() if a.exact else ():
+        line[f"kl_{name}_exact"] = float((np.exp(exact) * np.where(np.isfinite(x), exact - x, 0)).sum(1).mean())
     print(json.dumps(line))
 
 
