@@ -144,7 +144,7 @@ fn configurations() {
     let unsupported = [
         (
             "architectures",
-            json!(["MixtralForCausalLM"]),
+            json!(["GPTJForCausalLM"]),
             "architecture",
         ),
         ("hidden_act", json!("gelu"), "activation"),

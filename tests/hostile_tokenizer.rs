@@ -243,7 +243,6 @@ fn unknown_algorithms_are_unsupported_and_the_known_ones_listed() {
     for (key, value) in [
         (MODEL, "bert"),
         (MODEL, "gemma4"),
-        (MODEL, "rwkv"),
         (MODEL, ""),
         (PRE, "gpt-4o"),
         (PRE, ""),
