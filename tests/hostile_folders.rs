@@ -142,11 +142,7 @@ fn configurations() {
         refused(&case, run(set(key, value).path()), field, shown);
     }
     let unsupported = [
-        (
-            "architectures",
-            json!(["GPTJForCausalLM"]),
-            "architecture",
-        ),
+        ("architectures", json!(["GPTJForCausalLM"]), "architecture"),
         ("hidden_act", json!("gelu"), "activation"),
         (
             "rope_scaling",
