@@ -296,9 +296,12 @@ level!(scalar, Scalar, crate::isa::scalar::Scalar, Plain, decode 1, tile 1 1, en
 #[cfg(all(target_arch = "x86_64", not(test)))]
 level!(avx2, Avx2, crate::isa::x86::Avx2, Fused, decode 1 2 3 4, tile 4 6, encode encode_avx2,
     features "avx2,fma,f16c");
-#[cfg(all(target_arch = "x86_64", not(test)))]
+#[cfg(all(target_arch = "x86_64", not(feature = "evex"), not(test)))]
 level!(avxvnni, AvxVnni, crate::isa::x86::AvxVnni, Fused, decode 1 2 3 4, tile 6 6,
     encode encode_avx2, features "avx2,fma,f16c,avxvnni");
+#[cfg(all(target_arch = "x86_64", feature = "evex", not(test)))]
+level!(avxvnni, AvxVnni, crate::isa::x86::AvxVnni, Fused, decode 1 2 3 4, tile 6 6,
+    encode encode_avx2, features "avx2,fma,f16c");
 #[cfg(all(target_arch = "x86_64", not(test)))]
 level!(avx512vnni, Avx512Vnni, crate::isa::x86_512::Avx512, Fused, decode 1 2 3 4, tile 14 12,
     encode encode_avx512, features "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vnni");

@@ -82,8 +82,14 @@ impl Level {
                     && is_x86_feature_detected!("fma")
                     && is_x86_feature_detected!("f16c")
             }
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(all(target_arch = "x86_64", not(feature = "evex")))]
             Level::AvxVnni => Level::Avx2.is_available() && is_x86_feature_detected!("avxvnni"),
+            #[cfg(all(target_arch = "x86_64", feature = "evex"))]
+            Level::AvxVnni => {
+                Level::Avx2.is_available()
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512vnni")
+            }
             #[cfg(target_arch = "x86_64")]
             Level::Avx512Vnni => {
                 Level::Avx2.is_available()

@@ -339,6 +339,32 @@ unsafe impl Isa for Avx2 {
     }
 }
 
+/// The dot product of AVX-VNNI: four unsigned by signed products added to each lane.
+#[cfg(not(feature = "evex"))]
+#[inline(always)]
+unsafe fn dot_vnni(acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
+    simd! { _mm256_dpbusd_avx_epi32(acc, w, x) }
+}
+
+/// The same operation in the encoding of AVX-512-VNNI with VL, for processors that lack the other one.
+/// Written out, because the intrinsic would need the features of AVX-512 and with them the compiler
+/// would use twice as many registers: only the encoding may differ from the level that is measured.
+#[cfg(feature = "evex")]
+#[inline(always)]
+unsafe fn dot_vnni(mut acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
+    // SAFETY: the caller vouches for AVX-512-VNNI and VL; registers only.
+    unsafe {
+        core::arch::asm!(
+            "{{evex}} vpdpbusd {acc}, {w}, {x}",
+            acc = inout(ymm_reg) acc,
+            w = in(ymm_reg) w,
+            x = in(ymm_reg) x,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    acc
+}
+
 // SAFETY: every method needs at most AVX2, FMA, F16C and AVX-VNNI, and stays within documented
 // ranges.
 unsafe impl Isa for AvxVnni {
@@ -350,8 +376,8 @@ unsafe impl Isa for AvxVnni {
         simd! {
             let x = load2(x);
             [
-                _mm256_dpbusd_avx_epi32(acc[0], w[0], x[0]),
-                _mm256_dpbusd_avx_epi32(acc[1], w[1], x[1]),
+                dot_vnni(acc[0], w[0], x[0]),
+                dot_vnni(acc[1], w[1], x[1]),
             ]
         }
     }
@@ -368,6 +394,6 @@ unsafe impl Isa for AvxVnni {
     }
     #[inline(always)]
     unsafe fn dot_rows(self, acc: __m256i, w: __m256i, x: *const u8) -> __m256i {
-        simd! { _mm256_dpbusd_avx_epi32(acc, w, self.splat_int(x)) }
+        simd! { dot_vnni(acc, w, self.splat_int(x)) }
     }
 }
