@@ -76,6 +76,15 @@ pub(crate) unsafe trait Isa: Copy + 'static {
     fn or_bytes(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
     /// `table[b]` for each byte, all below 16.
     fn lookup(self, table: &[u8; 16], b: Self::Bytes) -> Self::Bytes;
+    /// Eight words side by side, low bytes first.
+    #[inline(always)]
+    fn words(self, w: [u64; 8]) -> Self::Bytes {
+        let w = w.map(u64::to_le);
+        // SAFETY: 64 bytes.
+        unsafe { self.load_at(w.as_ptr().cast(), [0, 16, 32, 48]) }
+    }
+    /// The negative of byte `k`, wrapping, where bit `k` is set.
+    fn negate(self, b: Self::Bytes, bits: u64) -> Self::Bytes;
     /// Byte `k` is `value` where bit `k` is set, else 0.
     fn spread_bits(self, bits: u64, value: u8) -> Self::Bytes;
     /// Adds `k` to each byte, wrapping.

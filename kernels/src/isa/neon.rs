@@ -153,6 +153,23 @@ macro_rules! token {
                 out
             }
             #[inline(always)]
+            fn words(self, w: [u64; 8]) -> Self::Bytes {
+                let mut out = simd! { [vdupq_n_u8(0); 4] };
+                for q in 0..4 {
+                    out[q] = simd! { vcombine_u8(vcreate_u8(w[2 * q]), vcreate_u8(w[2 * q + 1])) };
+                }
+                out
+            }
+            #[inline(always)]
+            fn negate(self, mut b: Self::Bytes, bits: u64) -> Self::Bytes {
+                // All ones for minus: the complement plus one.
+                let minus = self.spread_bits(bits, 255);
+                for q in 0..4 {
+                    b[q] = simd! { vsubq_u8(veorq_u8(b[q], minus[q]), minus[q]) };
+                }
+                b
+            }
+            #[inline(always)]
             fn add_bytes(self, mut b: Self::Bytes, k: u8) -> Self::Bytes {
                 for q in 0..4 {
                     b[q] = simd! { vaddq_u8(b[q], vdupq_n_u8(k)) };

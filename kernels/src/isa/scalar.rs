@@ -97,6 +97,13 @@ unsafe impl Isa for Scalar {
     }
 
     #[inline(always)]
+    fn negate(self, b: [u8; 64], bits: u64) -> [u8; 64] {
+        // All ones for minus: the complement plus one.
+        let minus = self.spread_bits(bits, 255);
+        core::array::from_fn(|k| (b[k] ^ minus[k]).wrapping_sub(minus[k]))
+    }
+
+    #[inline(always)]
     fn add_bytes(self, b: [u8; 64], k: u8) -> [u8; 64] {
         map(b, |v| v.wrapping_add(k))
     }

@@ -79,6 +79,21 @@ macro_rules! common {
             simd! { [spread32(bits as u32, value), spread32((bits >> 32) as u32, value)] }
         }
         #[inline(always)]
+        fn words(self, [a, b, c, d, e, f, g, h]: [u64; 8]) -> Self::Bytes {
+            simd! {
+                [
+                    _mm256_set_epi64x(d as i64, c as i64, b as i64, a as i64),
+                    _mm256_set_epi64x(h as i64, g as i64, f as i64, e as i64),
+                ]
+            }
+        }
+        #[inline(always)]
+        fn negate(self, b: Self::Bytes, bits: u64) -> Self::Bytes {
+            // All ones for minus: the complement plus one.
+            let [m, n] = self.spread_bits(bits, 255);
+            simd! { [_mm256_sub_epi8(_mm256_xor_si256(b[0], m), m), _mm256_sub_epi8(_mm256_xor_si256(b[1], n), n)] }
+        }
+        #[inline(always)]
         fn add_bytes(self, b: Self::Bytes, k: u8) -> Self::Bytes {
             simd! {
                 let k = _mm256_set1_epi8(k as i8);

@@ -219,6 +219,18 @@ unsafe impl Isa for Avx512 {
         simd! { _mm512_maskz_set1_epi8(bits, value as i8) }
     }
     #[inline(always)]
+    fn words(self, [a, b, c, d, e, f, g, h]: [u64; 8]) -> __m512i {
+        simd! {
+            let low = _mm256_set_epi64x(d as i64, c as i64, b as i64, a as i64);
+            let high = _mm256_set_epi64x(h as i64, g as i64, f as i64, e as i64);
+            _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1)
+        }
+    }
+    #[inline(always)]
+    fn negate(self, b: __m512i, bits: u64) -> __m512i {
+        simd! { _mm512_mask_sub_epi8(b, bits, _mm512_setzero_si512(), b) }
+    }
+    #[inline(always)]
     fn add_bytes(self, b: __m512i, k: u8) -> __m512i {
         simd! { _mm512_add_epi8(b, _mm512_set1_epi8(k as i8)) }
     }
