@@ -2,12 +2,14 @@
 """Compares log-probabilities of `geb-run logits` with llama.cpp (PyPI `xllamacpp`) on the same file.
 
     python3 tests/oracle/logprobs.py GEB_RUN MODEL.gguf TEXT [--positions 200] [--skip CHARS] [--threads 2]
-                                     [--exact MODEL-f32.gguf] [--top1]
+                                     [--exact MODEL-f32.gguf] [--top1] [--answers]
 
 For each position: the next-token distribution of both, top-1 agreement and |difference| of the
 log-probability of the text's own next token. --exact names the same weights decoded to F32
 (`geb-quantize --type f32 --allow-requantize`): run without rounded activations, they tell which of the two
-strays. --top1 asks the peer for its best tokens only, which is much faster, and prints agreements alone. Needs: pip install xllamacpp numpy safetensors.
+strays. --top1 asks the peer for its best tokens only, which is much faster, and prints agreements alone.
+--answers reads TEXT as prompts, one per line, lets `geb-run generate --temp 0` answer each, and compares at the
+answers' positions alone: what a user sees. Needs: pip install xllamacpp numpy safetensors.
 """
 import argparse, json, subprocess, tempfile, os
 import numpy as np
@@ -24,7 +26,22 @@ def ours(geb, model, ids):
     return x - np.log(np.exp(x).sum(axis=1, keepdims=True))
 
 
-def theirs(model, ids, threads, vocab, plain, wanted):
+def answered(geb, model, prompts, positions):
+    """(token ids, index of the first generated one) of greedy answers, `positions` generated tokens in all."""
+    each = -(-positions // len(prompts))
+    for prompt in prompts:
+        run = [geb, "generate", "-m", model, "--temp", "0", "-n", str(min(each, positions)), "--json", "-p", prompt]
+        answer = json.loads(subprocess.run(run, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout)
+        positions -= len(answer["ids"])
+        yield answer["prompt_ids"] + answer["ids"], len(answer["prompt_ids"])
+
+
+def tokens(geb, model, text):
+    run = [geb, "tokenize", "-m", model, "--json", "--plain", "-"]
+    return json.loads(subprocess.run(run, input=text, text=True, check=True, stdout=subprocess.PIPE).stdout)["ids"]
+
+
+def theirs(model, ids, first, threads, vocab, plain, wanted):
     # Probabilities are those before sampling. What is sampled is forced to the token `plain`, because
     # the server reports none for an end token or for half a character.
     p = xlc.CommonParams()
@@ -33,7 +50,7 @@ def theirs(model, ids, threads, vocab, plain, wanted):
     p.warmup = False
     server = xlc.Server(p)
     rows = []
-    for i in range(1, len(ids) + 1):
+    for i in range(first, len(ids) + 1):
         body = {"prompt": ids[:i], "max_tokens": 1, "n_probs": wanted, "cache_prompt": True, "temperature": 0.0,
                 "samplers": [], "logit_bias": [[plain, 1000.0]]}
         reply = server.handle_completions(body)
@@ -52,20 +69,30 @@ def main():
     ap.add_argument("--threads", type=int, default=2)
     ap.add_argument("--exact")
     ap.add_argument("--top1", action="store_true")
+    ap.add_argument("--answers", action="store_true")
     a = ap.parse_args()
-    text = open(a.text, encoding="utf-8").read()[a.skip:a.skip + 4 * a.positions]
-    ids = json.loads(subprocess.run([a.geb, "tokenize", "-m", a.model, "--json", "--plain", "-"], input=text, text=True,
-                                    check=True, stdout=subprocess.PIPE).stdout)["ids"][: a.positions + 1]
-    us = ours(a.geb, a.model, ids)[:-1]
-    plain = json.loads(subprocess.run([a.geb, "tokenize", "-m", a.model, "--json", "--plain", "the"], check=True,
-                                      stdout=subprocess.PIPE).stdout)["ids"][0]
-    them = theirs(a.model, ids[:-1], a.threads, us.shape[1], plain, 8 if a.top1 else us.shape[1])
-    nxt = np.array(ids[1:])
+    text = open(a.text, encoding="utf-8").read()
+    if a.answers:
+        sequences = list(answered(a.geb, a.model, text.splitlines(), a.positions))
+    else:
+        sequences = [(tokens(a.geb, a.model, text[a.skip:a.skip + 4 * a.positions])[: a.positions + 1], 1)]
+    plain = tokens(a.geb, a.model, "the")[0]
+    us, them, exact, nxt = [], [], [], []
+    for ids, first in sequences:
+        us.append(ours(a.geb, a.model, ids)[first - 1:-1])
+        vocab = us[-1].shape[1]
+        them.append(theirs(a.model, ids[:-1], first, a.threads, vocab, plain, 8 if a.top1 else vocab))
+        if a.exact:
+            exact.append(ours(a.geb, a.exact, ids)[first - 1:-1])
+        nxt += ids[first:]
+    us, them, nxt = np.concatenate(us), np.concatenate(them), np.array(nxt)
     rows = np.arange(len(nxt))
     top1 = (us.argmax(1) == them.argmax(1)).mean()
     line = {"text": os.path.basename(a.text), "positions": len(nxt), "top1_agreement": float(top1)}
+    if a.answers:
+        line["own_choice"] = float((us.argmax(1) == nxt).mean())
     names = {"geb": us, "peer": them}
-    exact = ours(a.geb, a.exact, ids)[:-1] if a.exact else None
+    exact = np.concatenate(exact) if a.exact else None
     for name, x in names.items() if a.exact else ():
         line[f"top1_{name}_exact"] = float((x.argmax(1) == exact.argmax(1)).mean())
     if a.top1:
