@@ -365,7 +365,8 @@ unsafe fn dot_vnni(acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
 /// Written out, because the intrinsic would need the features of AVX-512 and with them the compiler
 /// would use twice as many registers: only the encoding may differ from the level that is measured.
 #[cfg(feature = "evex")]
-#[inline(always)]
+#[inline]
+#[target_feature(enable = "avx2")]
 unsafe fn dot_vnni(mut acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
     // SAFETY: the caller vouches for AVX-512-VNNI and VL; registers only.
     unsafe {
