@@ -4,7 +4,9 @@
 //! overwrites what its own tokens see. What a batch wrote over is gone, which limits
 //! how far a session can go back ([`KvCache::keeps`]).
 
-use geb_kernels::float::{KvHead, KvShape, KvType};
+use std::ops::Range;
+
+use geb_kernels::float::{BLOCK, KvHead, KvShape, KvType};
 
 use crate::error::{Error, Result};
 use crate::model::{Config, LayerSizes};
@@ -190,6 +192,60 @@ impl KvCache {
                 part[to..to + d].copy_from_slice(&from[t * stride + head * d..][..d]);
             }
         }
+    }
+
+    /// Where positions `span` of all layers lie, in whole blocks: of a ring, those that it holds.
+    fn places(&self, span: Range<usize>) -> impl Iterator<Item = Range<usize>> + '_ {
+        self.layers.iter().flat_map(move |l| {
+            let (head, blocks) = (l.shape.head_bytes(), l.shape.positions() / BLOCK);
+            let end = span.end.div_ceil(BLOCK);
+            let first = (span.start / BLOCK).max(end.saturating_sub(blocks));
+            let (start, bytes) = (self.skip + l.start, head / blocks);
+            (0..2 * l.heads).flat_map(move |run| {
+                let at = move |b: usize| start + run * head + b % blocks * bytes;
+                (first..end).map(move |b| at(b)..at(b) + bytes)
+            })
+        })
+    }
+
+    /// Bytes of [`KvCache::copy_out`].
+    pub(crate) fn copy_bytes(&self, span: Range<usize>) -> u64 {
+        self.places(span).map(|place| place.len() as u64).sum()
+    }
+
+    /// Keys and values of positions `span`, in whole blocks, for [`KvCache::copy_in`].
+    pub(crate) fn copy_out(&self, span: Range<usize>) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.copy_bytes(span.clone()) as usize);
+        self.places(span)
+            .for_each(|place| out.extend_from_slice(&self.data[place]));
+        out
+    }
+
+    /// Writes back what [`KvCache::copy_out`] has copied; false, and nothing changed, if a ring has
+    /// given up earlier positions that the next token sees, or if it is of another cache.
+    pub(crate) fn copy_in(&mut self, span: Range<usize>, bytes: &[u8]) -> bool {
+        let lost = |l: &LayerCache| {
+            let sees_from = (span.end + 1).saturating_sub(l.window);
+            sees_from < span.start && self.written > l.shape.positions() + sees_from
+        };
+        let fits = bytes.len() as u64 == self.copy_bytes(span.clone());
+        if !fits || self.layers.iter().any(lost) {
+            return false;
+        }
+        self.will_write(span.end);
+        let places: Vec<_> = self.places(span).collect();
+        let mut rest = bytes;
+        for place in places {
+            let (part, after) = rest.split_at(place.len());
+            self.data[place].copy_from_slice(part);
+            rest = after;
+        }
+        true
+    }
+
+    /// Whether a layer gives up positions before the context ends.
+    pub(crate) fn has_ring(&self) -> bool {
+        self.layers.iter().any(|l| l.window < l.shape.positions())
     }
 
     /// How many of the first `n` positions are left when the later ones are given up: all of them

@@ -22,6 +22,7 @@ use crate::model::rope::Ropes;
 use crate::model::weights::Layer;
 use crate::state::State;
 use crate::threads::{self, Pool};
+pub use branch::Branch;
 use choose::{check_ctx, choose_kernels};
 use text::Text;
 
@@ -613,6 +614,7 @@ impl Session {
     }
 }
 
+mod branch;
 mod choose;
 mod saved;
 mod states;

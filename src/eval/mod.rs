@@ -24,6 +24,7 @@ pub mod weights;
 
 pub use method::Method;
 pub use report::{Bin, DeltaP, Divergence, Kl, Report};
+pub(crate) use rows::log_sum;
 pub use rows::top_k;
 pub use scores::{Scores, TokenScore};
 pub use stats::{Estimate, quantile};

@@ -138,9 +138,8 @@ fn decode(session: &mut Session, tokenizer: &Tokenizer, prompt: &Prompt) -> Resu
         written.push(id);
         next = vec![id];
     }
-    let mut stream = tokenizer.stream_after(context.last().copied());
-    let text: String = written.iter().map(|id| stream.push(*id)).collect();
-    Ok((text + &stream.finish()).trim().to_owned())
+    let text = tokenizer.continuation(context.last().copied(), &written);
+    Ok(text.trim().to_owned())
 }
 
 /// Whether the text begins with this number and the number ends there.

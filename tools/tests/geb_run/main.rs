@@ -4,6 +4,7 @@ mod adapters;
 mod compare;
 mod evaluate;
 mod imatrix;
+mod several;
 mod speculation;
 mod support;
 mod tasks;

@@ -118,6 +118,7 @@ pub fn run(args: &ChatArgs, interrupt: &Interrupt) -> Outcome {
         sampling,
         stop: args.sampling.stop.clone(),
         ignore_eos: args.sampling.ignore_eos,
+        log_probs: false,
         cancel: Some(interrupt.flag()),
     };
     let mut chat = Chat {

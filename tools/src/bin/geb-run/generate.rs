@@ -14,7 +14,7 @@ use crate::interrupt::Interrupt;
 use crate::load::{self, Loaded, Opened};
 use crate::report::{self, Failure, Outcome, dim, note};
 use crate::screen::{Screen, timing_line};
-use crate::speculate;
+use crate::{several, speculate};
 
 /// Runs the command.
 pub fn run(args: &GenerateArgs, interrupt: &Interrupt) -> Outcome {
@@ -38,8 +38,19 @@ pub fn run(args: &GenerateArgs, interrupt: &Interrupt) -> Outcome {
         sampling,
         stop: args.sampling.stop.clone(),
         ignore_eos: args.sampling.ignore_eos,
+        log_probs: false,
         cancel: Some(interrupt.flag()),
     };
+    if args.several.wanted() {
+        let prompt = (&*ids, &tokenizer);
+        return several::run(
+            args,
+            &mut loaded,
+            prompt,
+            (&mut guesses, options),
+            interrupt,
+        );
+    }
     let mut screen = Screen::new(args.json, &args.output);
     let session = &mut loaded.session;
     let result = interrupt.during(|| {

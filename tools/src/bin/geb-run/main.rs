@@ -31,6 +31,7 @@ mod random_model;
 mod report;
 mod scores;
 mod screen;
+mod several;
 mod speculate;
 mod systems;
 mod tokenize;

@@ -11,6 +11,7 @@ mod compare;
 mod embed;
 mod evaluate;
 mod measure;
+mod several;
 mod tasks;
 
 pub use calibrate::ImatrixArgs;
@@ -18,6 +19,7 @@ pub use compare::{CompareArgs, GateArgs, WriteArgs};
 pub use embed::EmbedArgs;
 pub use evaluate::{CountHow, EvalArgs, EvalCommand, PerplexityArgs, ScoresArgs};
 pub use measure::{BenchArgs, DemoArgs, InspectArgs, LogitsArgs, TuneArgs};
+pub use several::SeveralArgs;
 pub use tasks::{ChoiceArgs, NeedleArgs};
 
 const STYLES: Styles = Styles::styled()
@@ -394,6 +396,8 @@ Examples:
   geb-run generate -m model.gguf -p \"Name three rivers.\"
   geb-run generate -m model.gguf -p \"Once upon a time\" --raw -n 64 --temp 0
   geb-run generate -m model.gguf -f prompt.txt --json --seed 1
+  geb-run generate -m model.gguf -p \"The capital of France is\" --raw -n 8 --beams 4
+  geb-run generate -m model.gguf -p \"Name a river.\" --best-of 5 --keep 5
   echo \"Hello\" | geb-run generate -m model.gguf -f -";
 
 /// `geb-run generate`.
@@ -433,6 +437,8 @@ pub struct GenerateArgs {
     pub template: TemplateArgs,
     #[command(flatten)]
     pub sampling: SamplingArgs,
+    #[command(flatten)]
+    pub several: SeveralArgs,
     #[command(flatten)]
     pub speculate: SpeculateArgs,
     #[command(flatten)]
