@@ -52,6 +52,24 @@ impl<'a> HeadRows<'a> {
         &rows[at..at + self.shape.head_size()]
     }
 
+    /// Products of `q` with the keys of positions `seen`, where keys lie in blocks as the kernels want them.
+    pub(crate) fn products(&self, q: &[f32], seen: Range<usize>) -> impl Iterator<Item = f32> {
+        let (mut out, width) = (Vec::with_capacity(seen.len()), self.shape.width());
+        for block in seen.start / BLOCK..seen.end.div_ceil(BLOCK) {
+            let first = block * BLOCK;
+            let keys = &self.keys[first % self.shape.positions() * width..][..BLOCK * width];
+            let mut sums = [0f32; BLOCK];
+            for (q, column) in q.iter().zip(keys.chunks_exact(BLOCK)) {
+                for (sum, k) in sums.iter_mut().zip(column) {
+                    *sum += q * k;
+                }
+            }
+            let inside = seen.start.max(first) - first..seen.end.min(first + BLOCK) - first;
+            out.extend_from_slice(&sums[inside]);
+        }
+        out.into_iter()
+    }
+
     /// The key at a position.
     pub(crate) fn key(&self, position: usize) -> &'a [f32] {
         self.row(self.keys, position)
@@ -142,7 +160,7 @@ impl KvCache {
         KvHead::new(layer.shape, keys, values)
     }
 
-    /// A head of an F32 cache that holds a row for each position.
+    /// A head of an F32 cache: values, and keys where they are stored as rows.
     pub(crate) fn rows(&self, layer: usize, head: usize) -> HeadRows<'_> {
         let layer = &self.layers[layer];
         let bytes = layer.shape.head_bytes();

@@ -21,6 +21,7 @@ pub mod limits;
 pub mod mmap;
 pub mod model;
 pub mod operators;
+pub mod probe;
 pub mod sampler;
 pub mod scales;
 pub mod session;

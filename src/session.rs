@@ -16,7 +16,7 @@ use crate::model::Model;
 use crate::model::adapters::Adapters;
 pub use crate::model::forward::Segment;
 use crate::model::forward::{Buffers, Pass};
-use crate::model::inputs::InputStats;
+use crate::model::observer::Observer;
 use crate::model::resident::{Residents, Streamed};
 use crate::model::rope::Ropes;
 use crate::model::weights::Layer;
@@ -317,7 +317,7 @@ impl Session {
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<&[f32]> {
         self.check(tokens, self.tokens.len())?;
-        self.feed(&[Segment::Tokens(tokens)], want, progress)
+        self.feed(&[Segment::Tokens(tokens)], want, None, progress)
     }
 
     /// Appends what was checked, in batches.
@@ -325,6 +325,7 @@ impl Session {
         &mut self,
         segments: &[Segment<'_>],
         want: Want,
+        mut observer: Option<&mut dyn Observer>,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<&[f32]> {
         let c = self.model.config();
@@ -352,7 +353,8 @@ impl Session {
                 _ => 0..0,
             };
             let logits = rows.start * vocab..rows.end * vocab;
-            self.pass(part, self.tokens.len(), layers, logits, None)?;
+            let observer = observer.as_mut().map(|o| &mut **o as &mut dyn Observer);
+            self.pass(part, self.tokens.len(), layers, logits, observer)?;
             match part {
                 Segment::Tokens(ids) => self.tokens.extend_from_slice(ids),
                 Segment::Vectors(_) => self.tokens.extend(std::iter::repeat_n(VECTOR, n)),
@@ -387,31 +389,6 @@ impl Session {
         })?;
         self.finite(0..self.wanted, first + rows.start)?;
         Ok(self.logits())
-    }
-
-    /// Runs `tokens` from an empty cache through all layers, adding what goes into each linear layer
-    /// to `stats`; computes no logits and leaves the cache empty.
-    ///
-    /// # Errors
-    /// As [`Session::forward`], without those of logits.
-    pub fn observe(&mut self, tokens: &[u32], stats: &mut InputStats) -> Result<()> {
-        if self.model.config().encoder.is_some() {
-            return Err(Error::Unsupported {
-                what: "statistics of inputs",
-                value: self.model.config().arch.name.into(),
-                known: "models without an encoder".into(),
-            });
-        }
-        self.reset();
-        self.check(tokens, 0)?;
-        let layers = self.model.config().block_count;
-        for batch in tokens.chunks(BATCH.min(self.ctx)) {
-            let input = Segment::Tokens(batch);
-            self.pass(input, self.tokens.len(), layers, 0..0, Some(stats))?;
-            self.tokens.extend_from_slice(batch);
-        }
-        self.reset();
-        Ok(())
     }
 
     /// The logits of the last pass, as it returned them.
@@ -530,7 +507,7 @@ impl Session {
         first: usize,
         layers: usize,
         logits: Range<usize>,
-        inputs: Option<&mut InputStats>,
+        observer: Option<&mut dyn Observer>,
     ) -> Result<()> {
         let end = first + input.len(self.model.config().embedding_length);
         self.ropes.extend(end);
@@ -541,7 +518,7 @@ impl Session {
                 first,
                 layers,
                 logits.clone(),
-                inputs,
+                observer,
                 |pass, buffers, out| pass.run(buffers, input, out),
             )
             .and_then(|()| self.finite(logits, end - rows));
@@ -559,7 +536,7 @@ impl Session {
         first: usize,
         layers: usize,
         logits: Range<usize>,
-        inputs: Option<&mut InputStats>,
+        observer: Option<&mut dyn Observer>,
         f: impl FnOnce(&mut Pass<'_, '_>, &mut Buffers, &mut [f32]) -> Result<()> + Send,
     ) -> Result<()> {
         let Session {
@@ -591,7 +568,7 @@ impl Session {
                 text: text.as_ref().map(|t| &t.cache),
                 layers,
                 cancel,
-                inputs,
+                observer: observer.map(|o| o as &mut dyn Observer),
                 residents: residents.as_mut(),
                 adapters: adapters.as_mut(),
             };
@@ -616,6 +593,7 @@ impl Session {
 
 mod branch;
 mod choose;
+mod look;
 mod saved;
 mod states;
 #[cfg(test)]

@@ -16,6 +16,7 @@ pub mod choice;
 mod method;
 pub mod needle;
 mod report;
+pub mod retrieval;
 mod rows;
 mod scores;
 mod stats;

@@ -6,6 +6,7 @@ mod bind;
 mod config;
 pub(crate) mod forward;
 pub mod inputs;
+pub mod observer;
 pub(crate) mod resident;
 pub(crate) mod rope;
 pub mod routing;

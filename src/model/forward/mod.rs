@@ -28,7 +28,7 @@ use geb_kernels::{ActKind, Activations, Kernels};
 
 use super::adapters::Adapters;
 use super::config::LayerSizes;
-use super::inputs::InputStats;
+use super::observer::Observer;
 use super::resident::Residents;
 use super::rope::Ropes;
 use super::weights::{Bias, Branch, Cross, Ffn, Layer, Linear, Mixer, Norm, QMatrix};
@@ -162,8 +162,8 @@ pub(crate) struct Pass<'a, 'l> {
     /// Layers to run; fewer than the model has for an early exit.
     pub(crate) layers: usize,
     pub(crate) cancel: Option<&'a AtomicBool>,
-    /// Told the input of every linear layer.
-    pub(crate) inputs: Option<&'a mut InputStats>,
+    /// Told what is computed.
+    pub(crate) observer: Option<&'a mut dyn Observer>,
     /// Told which experts are about to be used, where memory is limited.
     pub(crate) residents: Option<&'a mut Residents>,
     /// Changes of the matrices.
@@ -188,7 +188,7 @@ impl<'a> Pass<'a, '_> {
             b.x[..n * e].copy_from_slice(&b.h[..n * e]);
         }
         self.run_layers(b, n)?;
-        if self.inputs.is_some() {
+        if self.observer.is_some() {
             let (h, weights) = (&mut b.h[..n * e], self.model.weights());
             self.output_norm(&b.x[..n * e], h);
             self.observe(&weights.output.weight, h);
@@ -220,6 +220,7 @@ impl<'a> Pass<'a, '_> {
         let c = self.model.config();
         let e = c.embedding_length;
         let stack = self.stack();
+        self.show(0, &b.x[..n * e]);
         for l in 0..self.layers {
             if self.cancel.is_some_and(|c| c.load(Ordering::Relaxed)) {
                 return Err(Error::Interrupted);
@@ -243,27 +244,42 @@ impl<'a> Pass<'a, '_> {
                 self.cross(b, &cross.body, l, n);
                 self.add(&mut b.x[..n * e], &mut b.h[..n * e], &cross.post_norm);
             }
-            if matches!(layer.ffn.body, Ffn::None) {
-                continue;
-            }
-            self.norm(&b.x[..n * e], &layer.ffn.norm, &mut b.h[..n * e]);
-            match &layer.ffn.body {
-                Ffn::Gated { gate_up, down } => self.gated(b, (gate_up, down), n),
-                Ffn::Plain { up, down } => self.plain(b, (up, down), n),
-                Ffn::Experts(w) => self.experts(b, w, n),
-                Ffn::ChannelMix(m) => self.channel_mix(b, m, l, n),
-                Ffn::None => {}
-            }
-            if c.parallel {
-                let side = &mut b.side[..n * e];
-                self.add(&mut b.x[..n * e], side, &layer.mixer.post_norm);
-            }
-            self.add(&mut b.x[..n * e], &mut b.h[..n * e], &layer.ffn.post_norm);
-            if c.rescale_every > 0 && (l + 1).is_multiple_of(c.rescale_every) {
-                self.rows(&mut b.x[..n * e], e, |_, row| scale(row, 0.5));
-            }
+            self.feed_forward(b, layer, l, n);
+            self.show(l + 1, &b.x[..n * e]);
         }
         Ok(())
+    }
+
+    /// Adds to `b.x` what the second branch of layer `l` makes of it.
+    fn feed_forward(&mut self, b: &mut Buffers, layer: &Layer, l: usize, n: usize) {
+        let c = self.model.config();
+        let e = c.embedding_length;
+        if matches!(layer.ffn.body, Ffn::None) {
+            return;
+        }
+        self.norm(&b.x[..n * e], &layer.ffn.norm, &mut b.h[..n * e]);
+        match &layer.ffn.body {
+            Ffn::Gated { gate_up, down } => self.gated(b, (gate_up, down), n),
+            Ffn::Plain { up, down } => self.plain(b, (up, down), n),
+            Ffn::Experts(w) => self.experts(b, w, n),
+            Ffn::ChannelMix(m) => self.channel_mix(b, m, l, n),
+            Ffn::None => {}
+        }
+        if c.parallel {
+            let side = &mut b.side[..n * e];
+            self.add(&mut b.x[..n * e], side, &layer.mixer.post_norm);
+        }
+        self.add(&mut b.x[..n * e], &mut b.h[..n * e], &layer.ffn.post_norm);
+        if c.rescale_every > 0 && (l + 1).is_multiple_of(c.rescale_every) {
+            self.rows(&mut b.x[..n * e], e, |_, row| scale(row, 0.5));
+        }
+    }
+
+    /// Shows the residual stream behind `depth` layers to the observer, if there is one.
+    fn show(&mut self, depth: usize, x: &[f32]) {
+        if let Some(observer) = self.observer.as_deref_mut() {
+            observer.residual(depth, self.first, x);
+        }
     }
 
     /// Writes the logits of tokens `from..` of the batch whose last layer is in `b`: `[tokens, vocab]`.
@@ -278,6 +294,12 @@ impl<'a> Pass<'a, '_> {
         self.output_norm(&b.x[from * e..(from + n) * e], h);
         self.project(&mut b.acts, h, n, [(&weights.output, &mut *logits)]);
         self.scale_logits(logits);
+    }
+
+    /// Writes the logits of `states`, `[tokens, E]`, as if the last layer had made them.
+    pub(crate) fn lens(&mut self, b: &mut Buffers, states: &[f32], logits: &mut [f32]) {
+        b.x[..states.len()].copy_from_slice(states);
+        self.head(b, 0, logits);
     }
 
     /// Writes what the layers made of the batch in `b`, after the output norm: `[tokens, E]`.
@@ -325,10 +347,10 @@ impl<'a> Pass<'a, '_> {
         });
     }
 
-    /// Tells the collector of statistics, if there is one, what `weight` is multiplied with.
+    /// Tells the observer, if there is one, what `weight` is multiplied with.
     fn observe(&mut self, weight: &QMatrix, x: &[f32]) {
-        if let Some(inputs) = self.inputs.as_deref_mut() {
-            inputs.add(weight, x, self.kernels, self.lead);
+        if let Some(observer) = self.observer.as_deref_mut() {
+            observer.input(weight, x, (self.kernels, self.lead));
         }
     }
 

@@ -4,6 +4,7 @@ mod adapters;
 mod compare;
 mod evaluate;
 mod imatrix;
+mod probe;
 mod several;
 mod speculation;
 mod support;
@@ -22,8 +23,21 @@ fn help_fits_one_screen_and_has_examples() {
     exits(&help, 0);
     assert!(stdout(&help).lines().count() <= 40, "{}", stdout(&help));
     for command in [
-        "", "chat", "generate", "tokenize", "inspect", "logits", "eval", "scores", "bench",
-        "compare", "tune", "imatrix", "pull", "demo",
+        "",
+        "chat",
+        "generate",
+        "tokenize",
+        "inspect",
+        "logits",
+        "eval",
+        "scores",
+        "bench",
+        "compare",
+        "tune",
+        "probe",
+        "imatrix",
+        "pull",
+        "demo",
     ] {
         for flag in ["-h", "--help"] {
             let words: Vec<&str> = [command, flag]

@@ -25,6 +25,7 @@ mod load;
 mod logits;
 mod model_path;
 mod needle;
+mod probe;
 mod progress;
 mod pull;
 mod random_model;
@@ -86,6 +87,7 @@ fn run(command: &Command) -> Outcome {
         Command::Bench(args) => bench::run(args, &interrupt),
         Command::Compare(args) => compare::run(args, &interrupt),
         Command::Tune(args) => tune::run(args, &interrupt),
+        Command::Probe(args) => probe::run(args, &interrupt),
         Command::Imatrix(args) => imatrix::run(args, &interrupt),
         Command::Pull(args) => pull::run(args),
         Command::Demo(args) => demo::run(args, &interrupt),

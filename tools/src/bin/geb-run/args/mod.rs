@@ -11,6 +11,7 @@ mod compare;
 mod embed;
 mod evaluate;
 mod measure;
+mod probe;
 mod several;
 mod tasks;
 
@@ -19,6 +20,7 @@ pub use compare::{CompareArgs, GateArgs, WriteArgs};
 pub use embed::EmbedArgs;
 pub use evaluate::{CountHow, EvalArgs, EvalCommand, PerplexityArgs, ScoresArgs};
 pub use measure::{BenchArgs, DemoArgs, InspectArgs, LogitsArgs, TuneArgs};
+pub use probe::ProbeArgs;
 pub use several::SeveralArgs;
 pub use tasks::{ChoiceArgs, NeedleArgs};
 
@@ -81,6 +83,8 @@ pub enum Command {
     Compare(CompareArgs),
     /// Find and keep the best number of threads
     Tune(TuneArgs),
+    /// Look into a model: states, attention, heads
+    Probe(ProbeArgs),
     /// Collect an importance matrix for geb-quantize
     Imatrix(ImatrixArgs),
     /// Download a model by name
@@ -93,9 +97,23 @@ pub enum Command {
 
 impl Command {
     /// Names accepted as the first word.
-    pub const NAMES: [&'static str; 15] = [
-        "chat", "generate", "tokenize", "inspect", "logits", "eval", "scores", "embed", "bench",
-        "compare", "tune", "imatrix", "pull", "demo", "systems",
+    pub const NAMES: [&'static str; 16] = [
+        "chat",
+        "generate",
+        "tokenize",
+        "inspect",
+        "logits",
+        "eval",
+        "scores",
+        "embed",
+        "bench",
+        "compare",
+        "tune",
+        "probe",
+        "imatrix",
+        "pull",
+        "demo",
+        "systems",
     ];
 }
 

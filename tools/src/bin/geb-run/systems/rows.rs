@@ -190,7 +190,14 @@ pub(super) const ROWS: &[Row] = &[
             Unit("convert/policy/tests.rs", "every_base_type_can_be_written"),
         ],
         ""),
-    row("B16", "Attention probes", "-", Open, &[], "no dumps, no ablation"),
+    row("B16", "Attention probes", "self-attention; states of all", Synthetic,
+        &[
+            Test("observer", "weights_and_values_make_what_the_layer_made"),
+            Test("observer", "looking_changes_nothing_and_the_last_lens_is_the_output"),
+            Test("observer", "heads_switched_off_are_columns_of_zeros"),
+            Test("observer", "a_head_that_was_built_to_copy_is_found"),
+        ],
+        "retrieval scores on a built head, not against the paper's figures; not encoders, not JetMoE's heads"),
     row("B17", "Server", "-", Open, &[], "no server"),
     row("B18", "Chat roles kept apart", "all", Reference,
         &[
