@@ -10,6 +10,7 @@ pub mod adapter;
 pub mod cache;
 pub mod calibrate;
 pub mod chat;
+pub mod compress;
 pub mod convert;
 pub mod cpus;
 pub mod embed;

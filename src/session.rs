@@ -24,6 +24,7 @@ use crate::state::State;
 use crate::threads::{self, Pool};
 pub use branch::Branch;
 use choose::{check_ctx, choose_kernels};
+pub(crate) use saved::identity;
 use text::Text;
 
 /// Tokens of one batch: enough to fill the prefill tiles, few enough to stay in the caches.

@@ -2,6 +2,7 @@
 
 mod adapters;
 mod compare;
+mod compress;
 mod evaluate;
 mod imatrix;
 mod probe;
@@ -35,6 +36,8 @@ fn help_fits_one_screen_and_has_examples() {
         "compare",
         "tune",
         "probe",
+        "compress",
+        "decompress",
         "imatrix",
         "pull",
         "demo",

@@ -11,6 +11,7 @@ mod chat;
 mod choice;
 mod commands;
 mod compare;
+mod compress;
 mod cpu_share;
 mod demo;
 mod embed;
@@ -88,6 +89,8 @@ fn run(command: &Command) -> Outcome {
         Command::Compare(args) => compare::run(args, &interrupt),
         Command::Tune(args) => tune::run(args, &interrupt),
         Command::Probe(args) => probe::run(args, &interrupt),
+        Command::Compress(args) => compress::run(args, &interrupt),
+        Command::Decompress(args) => compress::undo(args, &interrupt),
         Command::Imatrix(args) => imatrix::run(args, &interrupt),
         Command::Pull(args) => pull::run(args),
         Command::Demo(args) => demo::run(args, &interrupt),

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 mod calibrate;
 mod compare;
+mod compress;
 mod embed;
 mod evaluate;
 mod measure;
@@ -17,6 +18,7 @@ mod tasks;
 
 pub use calibrate::ImatrixArgs;
 pub use compare::{CompareArgs, GateArgs, WriteArgs};
+pub use compress::{CompressArgs, DecompressArgs};
 pub use embed::EmbedArgs;
 pub use evaluate::{CountHow, EvalArgs, EvalCommand, PerplexityArgs, ScoresArgs};
 pub use measure::{BenchArgs, DemoArgs, InspectArgs, LogitsArgs, TuneArgs};
@@ -85,6 +87,10 @@ pub enum Command {
     Tune(TuneArgs),
     /// Look into a model: states, attention, heads
     Probe(ProbeArgs),
+    /// Store a text by what a model did not expect of it
+    Compress(CompressArgs),
+    /// Give a compressed text back
+    Decompress(DecompressArgs),
     /// Collect an importance matrix for geb-quantize
     Imatrix(ImatrixArgs),
     /// Download a model by name
@@ -97,7 +103,7 @@ pub enum Command {
 
 impl Command {
     /// Names accepted as the first word.
-    pub const NAMES: [&'static str; 16] = [
+    pub const NAMES: [&'static str; 18] = [
         "chat",
         "generate",
         "tokenize",
@@ -110,6 +116,8 @@ impl Command {
         "compare",
         "tune",
         "probe",
+        "compress",
+        "decompress",
         "imatrix",
         "pull",
         "demo",

@@ -205,7 +205,14 @@ pub(super) const ROWS: &[Row] = &[
             Test("text", "contents_stay_plain_whatever_a_template_does"),
         ],
         ""),
-    row("B19", "Text compression", "-", Open, &[], "no coder"),
+    row("B19", "Text compression", "all but encoders", Synthetic,
+        &[
+            Test("compress", "texts_and_bytes_come_back_whatever_the_threads_and_batches"),
+            Test("compress", "the_size_is_the_cross_entropy"),
+            Test("compress", "damage_is_found_before_or_after"),
+            Test("compress", "another_model_or_session_is_refused_by_name"),
+        ],
+        "arithmetic coding with the model's probabilities; training on compressed text is not for a runtime"),
     row("B20", "Best of n, beam search", "all", Synthetic,
         &[
             Test("search", "with_beams_for_all_texts_the_search_is_exhaustive"),
