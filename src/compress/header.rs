@@ -10,6 +10,8 @@
 //! All little-endian. `model` is the beginning of the SHA-256 of the model's shape, of the first bytes of every
 //! tensor and of its metadata, `text` that of the text, `check` that of all before it.
 
+use std::collections::BTreeMap;
+
 use geb_kernels::float::KvType;
 use geb_kernels::level::Level;
 use sha2::{Digest, Sha256};
@@ -71,11 +73,15 @@ fn of_model(model: &Model) -> [u8; 16] {
     half(sum.finalize().into())
 }
 
-/// As a person calls it: the name in the file, else the architecture, and the type of its largest matrix.
+/// As a person calls it: the name in the file, else the architecture, and the type of most of its bytes.
 fn name_of(model: &Model) -> String {
     let name = model.file().str("general.name").ok().flatten();
-    let largest = model.file().tensors().max_by_key(|t| t.bytes().len());
-    let dtype = largest.map_or("", |t| t.dtype().name());
+    let mut sizes = BTreeMap::new();
+    for t in model.file().tensors() {
+        *sizes.entry(t.dtype().name()).or_insert(0) += t.bytes().len();
+    }
+    let most = sizes.into_iter().max_by_key(|(_, bytes)| *bytes);
+    let dtype = most.map_or("", |(name, _)| name);
     let name = name.unwrap_or(model.config().arch.name);
     let short: String = name.chars().take(60).collect();
     format!("{short} {dtype}")
