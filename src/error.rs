@@ -83,6 +83,16 @@ pub enum Error {
         /// What would have been accepted.
         allowed: String,
     },
+    /// A compressed text is malformed, or was not given back as it was.
+    #[error("bad compressed text: {field} is {value}, allowed: {allowed}")]
+    Compressed {
+        /// The field.
+        field: String,
+        /// What the file says.
+        value: String,
+        /// What would have been accepted.
+        allowed: String,
+    },
     /// A valid file that this program cannot run or convert.
     #[error("unsupported {what}: {value}; known: {known}")]
     Unsupported {
@@ -156,6 +166,7 @@ impl Error {
             | Self::Checkpoint { .. }
             | Self::Imatrix { .. }
             | Self::Data { .. }
+            | Self::Compressed { .. }
             | Self::NonFinite { .. } => 3,
             Self::Type { .. } | Self::Unsupported { .. } | Self::Template(_) => 4,
             Self::Memory { .. } => 5,

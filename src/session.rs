@@ -4,9 +4,9 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use geb_kernels::Kernels;
 use geb_kernels::float::KvType;
 use geb_kernels::level::Level;
-use geb_kernels::{ActKind, Kernels};
 
 use crate::adapter::Adapter;
 use crate::cache::KvCache;
@@ -16,19 +16,19 @@ use crate::model::Model;
 use crate::model::adapters::Adapters;
 pub use crate::model::forward::Segment;
 use crate::model::forward::{Buffers, Pass};
-use crate::model::inputs::InputStats;
+use crate::model::observer::Observer;
 use crate::model::resident::{Residents, Streamed};
 use crate::model::rope::Ropes;
-use crate::model::weights::Layer;
 use crate::state::State;
 use crate::threads::{self, Pool};
-use choose::{check_ctx, choose_kernels};
+use ahead::Heads;
+pub use branch::Branch;
+use choose::{check_ctx, choose_kernels, choose_kv};
+pub(crate) use saved::identity;
 use text::Text;
 
 /// Tokens of one batch: enough to fill the prefill tiles, few enough to stay in the caches.
 pub const BATCH: usize = 512;
-/// Most tokens of a pass that verifies guesses.
-const VERIFY: usize = 32;
 /// Context used when none is asked for and the model allows more.
 pub const DEFAULT_CTX: usize = 4096;
 
@@ -68,6 +68,8 @@ pub struct SessionOptions {
     /// Bytes that weights, cache and buffers may take: of a model with experts, those least recently
     /// used are given up.
     pub max_ram: Option<u64>,
+    /// Keep what further heads of the model need ([`Session::look_ahead`]), where it has any.
+    pub extra_heads: bool,
 }
 
 /// Which logits a forward pass returns.
@@ -115,6 +117,7 @@ pub struct Session {
     residents: Option<Residents>,
     adapters: Option<Adapters>,
     text: Option<Text>,
+    heads: Option<Heads>,
 }
 
 impl Session {
@@ -130,32 +133,16 @@ impl Session {
         let ctx = options.ctx.unwrap_or(default);
         check_ctx(c, ctx, options.beyond)?;
         let weights = model.weights();
-        let kv = match options.kv {
-            KvChoice::F16 | KvChoice::Q8_0 if weights.bias.is_some() => {
-                return Err(Error::Request {
-                    what: "KV cache type".into(),
-                    value: format!("{:?}", options.kv),
-                    allowed: "F32, for attention with a bias".into(),
-                });
-            }
-            KvChoice::Auto if weights.bias.is_some() => KvType::F32,
-            KvChoice::F32 => KvType::F32,
-            KvChoice::F16 => KvType::F16,
-            KvChoice::Q8_0 => KvType::Q8_0,
-            KvChoice::Auto
-                if weights
-                    .layers
-                    .iter()
-                    .flat_map(Layer::linears)
-                    .flatten()
-                    .all(|w| kernels.act_kind(w.weight.dtype) != ActKind::Q8) =>
-            {
-                KvType::F32
-            }
-            KvChoice::Auto => KvType::F16,
-        };
+        let kv = choose_kv(options.kv, weights, kernels)?;
         let batch = BATCH.min(ctx);
-        let needed = KvCache::bytes(c, kv, ctx, batch)
+        let own = 0..c.block_count;
+        let heads = if options.extra_heads {
+            c.extra_heads
+        } else {
+            0
+        };
+        let needed = KvCache::bytes(c, own.clone(), kv, [ctx, batch])
+            + Heads::bytes(c, heads, kv, [ctx, batch])
             + State::bytes(c, &weights.layers)
             + Buffers::bytes(c, batch);
         if let Some(available) = available_memory().filter(|a| needed > *a) {
@@ -175,7 +162,8 @@ impl Session {
         Ok(Session {
             kernels,
             pool: Pool::new(threads)?,
-            cache: KvCache::new(c, kv, ctx, batch)?,
+            cache: KvCache::new(c, own, kv, [ctx, batch])?,
+            heads: Heads::new(c, heads, kv, [ctx, batch])?,
             state: State::new(c, &weights.layers)?,
             ropes: Ropes::new(c, weights, ctx),
             buffers: Buffers::new(c, batch),
@@ -238,6 +226,9 @@ impl Session {
         self.batch = 0;
         let n = self.state.keeps(self.tokens.len(), n);
         self.tokens.truncate(self.cache.keeps(n));
+        if let Some(heads) = &mut self.heads {
+            heads.truncate(self.tokens.len());
+        }
     }
 
     /// Forgets everything.
@@ -265,7 +256,8 @@ impl Session {
                 .tensors()
                 .map(|t| t.bytes().len() as u64)
                 .sum(),
-            kv: KvCache::bytes(c, self.kv, self.ctx, batch)
+            kv: KvCache::bytes(c, 0..c.block_count, self.kv, [self.ctx, batch])
+                + self.heads.as_ref().map_or(0, Heads::held)
                 + State::bytes(c, &self.model.weights().layers),
             scratch: Buffers::bytes(c, batch),
             adapters: self.adapters.as_ref().map_or(0, Adapters::bytes),
@@ -316,7 +308,7 @@ impl Session {
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<&[f32]> {
         self.check(tokens, self.tokens.len())?;
-        self.feed(&[Segment::Tokens(tokens)], want, progress)
+        self.feed(&[Segment::Tokens(tokens)], want, None, progress)
     }
 
     /// Appends what was checked, in batches.
@@ -324,6 +316,7 @@ impl Session {
         &mut self,
         segments: &[Segment<'_>],
         want: Want,
+        mut observer: Option<&mut dyn Observer>,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<&[f32]> {
         let c = self.model.config();
@@ -351,7 +344,8 @@ impl Session {
                 _ => 0..0,
             };
             let logits = rows.start * vocab..rows.end * vocab;
-            self.pass(part, self.tokens.len(), layers, logits, None)?;
+            let observer = observer.as_mut().map(|o| &mut **o as &mut dyn Observer);
+            self.pass(part, self.tokens.len(), layers, logits, observer)?;
             match part {
                 Segment::Tokens(ids) => self.tokens.extend_from_slice(ids),
                 Segment::Vectors(_) => self.tokens.extend(std::iter::repeat_n(VECTOR, n)),
@@ -388,80 +382,9 @@ impl Session {
         Ok(self.logits())
     }
 
-    /// Runs `tokens` from an empty cache through all layers, adding what goes into each linear layer
-    /// to `stats`; computes no logits and leaves the cache empty.
-    ///
-    /// # Errors
-    /// As [`Session::forward`], without those of logits.
-    pub fn observe(&mut self, tokens: &[u32], stats: &mut InputStats) -> Result<()> {
-        if self.model.config().encoder.is_some() {
-            return Err(Error::Unsupported {
-                what: "statistics of inputs",
-                value: self.model.config().arch.name.into(),
-                known: "models without an encoder".into(),
-            });
-        }
-        self.reset();
-        self.check(tokens, 0)?;
-        let layers = self.model.config().block_count;
-        for batch in tokens.chunks(BATCH.min(self.ctx)) {
-            let input = Segment::Tokens(batch);
-            self.pass(input, self.tokens.len(), layers, 0..0, Some(stats))?;
-            self.tokens.extend_from_slice(batch);
-        }
-        self.reset();
-        Ok(())
-    }
-
     /// The logits of the last pass, as it returned them.
     pub fn logits(&self) -> &[f32] {
         &self.logits[..self.wanted]
-    }
-
-    /// Most tokens that one pass verifies: logits are the same bits for any batch, but longer guesses
-    /// seldom hold.
-    ///
-    /// One for a model that keeps a state: it cannot take back what it has seen of wrong guesses.
-    pub fn verify_batch(&self) -> usize {
-        if self.state.is_empty() { VERIFY } else { 1 }
-    }
-
-    /// Evaluates `token`, `ahead` positions behind the end, with the first `layers` layers only, the
-    /// output norm and the output matrix (early exit, arXiv 2404.16710); returns its logits `[vocab]`.
-    ///
-    /// The tokens between the end and `token` must have gone the same way before. The session keeps
-    /// its length: what this leaves behind the end of the cache is written again by the next forward pass.
-    ///
-    /// # Errors
-    /// As [`Session::forward`], and [`Error::Request`] for a number of layers that the model has not.
-    pub fn exit_early(&mut self, token: u32, ahead: usize, layers: usize) -> Result<&[f32]> {
-        let first = self.tokens.len().saturating_add(ahead);
-        self.check_layers(layers)?;
-        self.check(&[token], first)?;
-        self.want(1);
-        let logits = 0..self.model.config().vocab;
-        self.pass(Segment::Tokens(&[token]), first, layers, logits, None)?;
-        Ok(self.logits())
-    }
-
-    /// Refuses an exit layer that this model has not, and any for a model that keeps a state.
-    pub(crate) fn check_layers(&self, layers: usize) -> Result<()> {
-        if !self.state.is_empty() {
-            return Err(Error::Request {
-                what: "exit layer".into(),
-                value: layers.to_string(),
-                allowed: "none: the state of a recurrent model would see the guesses".into(),
-            });
-        }
-        let count = self.model.config().block_count;
-        if (1..=count).contains(&layers) {
-            return Ok(());
-        }
-        Err(Error::Request {
-            what: "exit layer".into(),
-            value: layers.to_string(),
-            allowed: format!("1..={count}, the layers of the model"),
-        })
     }
 
     /// Makes room for the logits of `rows` tokens.
@@ -529,7 +452,7 @@ impl Session {
         first: usize,
         layers: usize,
         logits: Range<usize>,
-        inputs: Option<&mut InputStats>,
+        observer: Option<&mut dyn Observer>,
     ) -> Result<()> {
         let end = first + input.len(self.model.config().embedding_length);
         self.ropes.extend(end);
@@ -540,7 +463,7 @@ impl Session {
                 first,
                 layers,
                 logits.clone(),
-                inputs,
+                observer,
                 |pass, buffers, out| pass.run(buffers, input, out),
             )
             .and_then(|()| self.finite(logits, end - rows));
@@ -558,7 +481,7 @@ impl Session {
         first: usize,
         layers: usize,
         logits: Range<usize>,
-        inputs: Option<&mut InputStats>,
+        observer: Option<&mut dyn Observer>,
         f: impl FnOnce(&mut Pass<'_, '_>, &mut Buffers, &mut [f32]) -> Result<()> + Send,
     ) -> Result<()> {
         let Session {
@@ -573,6 +496,7 @@ impl Session {
             residents,
             text,
             adapters,
+            heads,
             ..
         } = self;
         let out = &mut self.logits[logits];
@@ -590,9 +514,10 @@ impl Session {
                 text: text.as_ref().map(|t| &t.cache),
                 layers,
                 cancel,
-                inputs,
+                observer: observer.map(|o| o as &mut dyn Observer),
                 residents: residents.as_mut(),
                 adapters: adapters.as_mut(),
+                trunk: heads.as_mut().map(Heads::trunk),
             };
             f(&mut pass, buffers, out)
         })
@@ -613,7 +538,10 @@ impl Session {
     }
 }
 
+mod ahead;
+mod branch;
 mod choose;
+mod look;
 mod saved;
 mod states;
 #[cfg(test)]

@@ -16,6 +16,7 @@ pub mod choice;
 mod method;
 pub mod needle;
 mod report;
+pub mod retrieval;
 mod rows;
 mod scores;
 mod stats;
@@ -24,6 +25,7 @@ pub mod weights;
 
 pub use method::Method;
 pub use report::{Bin, DeltaP, Divergence, Kl, Report};
+pub(crate) use rows::log_sum;
 pub use rows::top_k;
 pub use scores::{Scores, TokenScore};
 pub use stats::{Estimate, quantile};

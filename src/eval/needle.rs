@@ -9,9 +9,11 @@
 //! The facts are about cities and numbers that nothing else in the prompt mentions; several needles
 //! of a cell differ in wording, city and number.
 
+use std::ops::Range;
+
 use serde::Serialize;
 
-use super::choice::run::{Prompt, argmax, likelihood};
+use super::choice::run::{Prompt, argmax, ids, likelihood};
 use crate::error::{Error, Result};
 use crate::session::{Session, Want};
 use crate::tokenizer::{Encode, Tokenizer};
@@ -71,33 +73,79 @@ pub fn run(
     plan: &Plan,
     observe: &mut dyn FnMut(Trial) -> bool,
 ) -> Result<()> {
+    session.reset();
+    prompts(session, tokenizer, plan, &mut |session, planted| {
+        let log_prob = likelihood(session, &planted.prompt)?;
+        let answer = decode(session, tokenizer, &planted.prompt)?;
+        let trial = Trial {
+            length: planted.length,
+            tokens: planted.prompt.ids.len(),
+            depth: planted.depth,
+            needle: planted.needle,
+            found: begins_with(&answer, &planted.number),
+            expected: planted.number,
+            answer,
+            log_prob,
+        };
+        match observe(trial) {
+            true => Ok(()),
+            false => Err(Error::Interrupted),
+        }
+    })
+}
+
+/// A prompt of the plan.
+pub(super) struct Planted {
+    length: usize,
+    depth: f64,
+    needle: usize,
+    number: String,
+    pub(super) prompt: Prompt,
+    /// The context as text, and where in it the needle is.
+    text: String,
+    bytes: Range<usize>,
+}
+
+impl Planted {
+    /// The tokens of the needle.
+    pub(super) fn needle_tokens(&self, tokenizer: &Tokenizer) -> Result<Range<usize>> {
+        let before = |end: usize| -> Result<usize> {
+            let ids = ids(tokenizer, &self.text[..end])?;
+            let pairs = ids.iter().zip(&self.prompt.ids);
+            Ok(pairs.take_while(|(a, b)| a == b).count())
+        };
+        Ok(before(self.bytes.start)?..before(self.bytes.end)?)
+    }
+}
+
+/// Calls `each` with every prompt of the plan, in the order of [`run`].
+pub(super) fn prompts(
+    session: &mut Session,
+    tokenizer: &Tokenizer,
+    plan: &Plan,
+    each: &mut dyn FnMut(&mut Session, Planted) -> Result<()>,
+) -> Result<()> {
     check(session, plan)?;
     let made_up = || (0..FILLERS).map(filler).collect();
     let haystack = plan.haystack.as_deref().map_or_else(made_up, sentences);
     let haystack = Haystack::new(tokenizer, haystack)?;
     let mut depths = plan.depths.clone();
     depths.sort_by(|a, b| b.total_cmp(a));
-    session.reset();
     for &length in &plan.lengths {
         for &depth in &depths {
             for needle in 0..plan.needles {
                 let fact = Fact::new(needle);
-                let prompt = haystack.prompt(tokenizer, &fact, length, depth)?;
-                let log_prob = likelihood(session, &prompt)?;
-                let answer = decode(session, tokenizer, &prompt)?;
-                let trial = Trial {
+                let (prompt, (text, bytes)) = haystack.prompt(tokenizer, &fact, length, depth)?;
+                let planted = Planted {
                     length,
-                    tokens: prompt.ids.len(),
                     depth,
                     needle,
-                    found: begins_with(&answer, &fact.number),
-                    expected: fact.number,
-                    answer,
-                    log_prob,
+                    number: fact.number,
+                    prompt,
+                    text,
+                    bytes,
                 };
-                if !observe(trial) {
-                    return Err(Error::Interrupted);
-                }
+                each(session, planted)?;
             }
         }
     }
@@ -138,9 +186,8 @@ fn decode(session: &mut Session, tokenizer: &Tokenizer, prompt: &Prompt) -> Resu
         written.push(id);
         next = vec![id];
     }
-    let mut stream = tokenizer.stream_after(context.last().copied());
-    let text: String = written.iter().map(|id| stream.push(*id)).collect();
-    Ok((text + &stream.finish()).trim().to_owned())
+    let text = tokenizer.continuation(context.last().copied(), &written);
+    Ok(text.trim().to_owned())
 }
 
 /// Whether the text begins with this number and the number ends there.
@@ -223,10 +270,13 @@ impl Haystack {
         fact: &Fact,
         length: usize,
         depth: f64,
-    ) -> Result<Prompt> {
+    ) -> Result<(Prompt, (String, Range<usize>))> {
         let answer = format!(" {}", fact.number);
-        let build = |count| Prompt::new(tokenizer, &self.text(fact, count, depth), &answer);
-        let bare = build(0)?.ids.len();
+        let build = |count| -> Result<_> {
+            let text = self.text(fact, count, depth);
+            Ok((Prompt::new(tokenizer, &text.0, &answer)?, text))
+        };
+        let bare = build(0)?.0.ids.len();
         let room = length.checked_sub(bare).ok_or_else(|| Error::Request {
             what: "length".into(),
             value: length.to_string(),
@@ -235,9 +285,9 @@ impl Haystack {
         // Sentences in a row seldom take more tokens than each alone; where they do, fewer fit.
         let mut count = self.fitting(room);
         loop {
-            let prompt = build(count)?;
-            if prompt.ids.len() <= length {
-                return Ok(prompt);
+            let built = build(count)?;
+            if built.0.ids.len() <= length {
+                return Ok(built);
             }
             count -= 1;
         }
@@ -253,8 +303,9 @@ impl Haystack {
         sums.take_while(|sum| *sum <= room).count()
     }
 
-    /// `count` sentences with the needle behind the share `depth` of their tokens, and the question.
-    fn text(&self, fact: &Fact, count: usize, depth: f64) -> String {
+    /// `count` sentences with the needle behind the share `depth` of their tokens, and the question; where
+    /// in it the needle is.
+    fn text(&self, fact: &Fact, count: usize, depth: f64) -> (String, Range<usize>) {
         let tokens = || self.tokens.iter().cycle().take(count);
         let target = depth * tokens().sum::<usize>() as f64;
         let mut sum = 0.0;
@@ -265,12 +316,19 @@ impl Haystack {
         let before = before.count();
         let filler: Vec<&str> = self.sentences.iter().map(String::as_str).collect();
         let filler = filler.iter().copied().cycle();
-        let parts = filler.clone().take(before);
-        let parts = parts.chain([fact.needle.as_str()]);
-        let parts: Vec<&str> = parts
-            .chain(filler.skip(before).take(count - before))
-            .collect();
-        parts.join(" ") + &fact.question
+        let mut text = String::new();
+        for sentence in filler.clone().take(before) {
+            text += sentence;
+            text.push(' ');
+        }
+        let start = text.len();
+        text += &fact.needle;
+        let needle = start..text.len();
+        for sentence in filler.skip(before).take(count - before) {
+            text.push(' ');
+            text += sentence;
+        }
+        (text + &fact.question, needle)
     }
 }
 
@@ -357,12 +415,49 @@ fn mixed(n: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::convert::{Options, convert_to_vec};
+    use crate::gguf::GgufFile;
 
     #[test]
     fn sentences_of_the_filler_differ() {
         let all: std::collections::BTreeSet<String> = (0..FILLERS).map(filler).collect();
         assert_eq!(all.len(), FILLERS);
+    }
+
+    #[test]
+    fn the_needle_is_found_among_the_tokens() {
+        for case in ["llama", "llama3", "gpt2"] {
+            let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+            let source = dir.join(case).join("hf");
+            let (bytes, _) = convert_to_vec(&source, &Options::default()).expect("converts");
+            let file = GgufFile::from_bytes(bytes).expect("GGUF");
+            let tokenizer = Tokenizer::from_gguf(&file).expect("tokenizer");
+            let sentences = (0..50).map(filler).collect();
+            let haystack = Haystack::new(&tokenizer, sentences).expect("sentences");
+            for depth in [0.0, 0.4, 1.0] {
+                let fact = Fact::new(1);
+                let found = haystack.prompt(&tokenizer, &fact, 1500, depth);
+                let (prompt, (text, bytes)) = found.expect("a prompt");
+                assert_eq!(text[bytes.clone()], fact.needle);
+                let planted = Planted {
+                    length: 1500,
+                    depth,
+                    needle: 1,
+                    number: fact.number.clone(),
+                    prompt,
+                    text,
+                    bytes,
+                };
+                let tokens = planted.needle_tokens(&tokenizer).expect("tokens");
+                let found = tokenizer.decode(&planted.prompt.ids[tokens]);
+                // The full stop may be one token with what follows.
+                assert!(fact.needle.starts_with(found.trim()), "{case} {found:?}");
+                assert!(found.contains(&fact.number), "{case} {found:?}");
+            }
+        }
     }
 
     #[test]

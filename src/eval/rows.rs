@@ -48,7 +48,7 @@ fn summary(kernels: &Kernels, row: &[f32]) -> ([u32; TOP], f64) {
 }
 
 /// Logarithm of the softmax's denominator of a row whose largest logit is `largest`.
-pub(super) fn log_sum(kernels: &Kernels, row: &[f32], largest: f32) -> f64 {
+pub(crate) fn log_sum(kernels: &Kernels, row: &[f32], largest: f32) -> f64 {
     f64::from(largest) + kernels.exp_sum(row, largest).ln()
 }
 

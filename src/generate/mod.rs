@@ -13,6 +13,7 @@
 //! Cancelling (flag or callback) ends with `cancelled` and keeps what was generated. The loop knows
 //! nothing of chats, terminals or servers; they own the prompt and the callback.
 
+mod search;
 mod stop;
 
 use std::ops::ControlFlow;
@@ -20,11 +21,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use geb_kernels::Kernels;
+
 use crate::error::{Error, Result};
+use crate::eval::log_sum;
 use crate::sampler::{Sampler, SamplerOptions};
 use crate::session::{Session, Want};
 use crate::speculate::{Speculation, SpeculationStats};
 use crate::tokenizer::Tokenizer;
+pub use search::{BeamOptions, Sequence, beam_search, best_of};
 pub use stop::StopScanner;
 
 /// What to generate and when to stop.
@@ -38,6 +43,8 @@ pub struct GenerateOptions {
     pub stop: Vec<String>,
     /// Go on after an end token.
     pub ignore_eos: bool,
+    /// Fill [`Generated::log_probs`].
+    pub log_probs: bool,
     /// Set from outside to stop. Give the session the same flag, so that a long prefill ends too.
     pub cancel: Option<Arc<AtomicBool>>,
 }
@@ -49,6 +56,7 @@ impl Default for GenerateOptions {
             sampling: SamplerOptions::default(),
             stop: Vec::new(),
             ignore_eos: false,
+            log_probs: false,
             cancel: None,
         }
     }
@@ -139,6 +147,9 @@ pub struct Generated {
     pub ids: Vec<u32>,
     /// The text of the answer, exactly what the callback received.
     pub text: String,
+    /// If asked for: natural logarithm of the probability that the model gives to each sampled token, an
+    /// end token included, before penalties and temperature.
+    pub log_probs: Vec<f64>,
     /// Why it ended.
     pub reason: StopReason,
     /// Counts and times.
@@ -178,24 +189,17 @@ pub fn generate_with(
 ) -> Result<Generated> {
     let start = Instant::now();
     check(session, prompt, options)?;
-    let (read, encoder) = (prompt.len(), session.model().config().encoder);
-    let first = encoder.map_or(0, |e| e.start);
-    let prompt = match encoder {
-        // The prompt is read once; the text begins anew.
-        Some(_) => {
-            session.encode(prompt)?;
-            std::slice::from_ref(&first)
-        }
-        None => prompt,
-    };
+    let read = prompt.len();
+    let prompt = beginning(session, prompt)?;
     let mut run = Run {
         sampler: Sampler::new(options.sampling.clone())?,
         scanner: StopScanner::new(&options.stop),
         logits: Vec::new(),
-        history: prompt.to_vec(),
+        history: prompt,
         out: Generated {
             ids: Vec::new(),
             text: String::new(),
+            log_probs: Vec::new(),
             reason: StopReason::Length,
             timings: Timings {
                 prompt_tokens: read,
@@ -203,11 +207,11 @@ pub fn generate_with(
             },
         },
     };
-    match run.prefill(session, prompt, events) {
+    match run.prefill(session, events) {
         Err(Error::Interrupted) => run.out.reason = StopReason::Cancelled,
         Err(e) => return Err(e),
         Ok(()) => {
-            let held = prompt.len();
+            let held = run.history.len();
             let mut ahead = Ahead {
                 session,
                 speculation,
@@ -224,30 +228,62 @@ pub fn generate_with(
     Ok(run.out)
 }
 
+fn refuse(what: &str, value: String, allowed: String) -> Error {
+    Error::Request {
+        what: what.into(),
+        value,
+        allowed,
+    }
+}
+
 /// Everything that can be refused before work starts.
 fn check(session: &Session, prompt: &[u32], options: &GenerateOptions) -> Result<()> {
-    let refuse = |what: &str, value: String, allowed: String| {
-        Err(Error::Request {
-            what: what.into(),
-            value,
-            allowed,
-        })
-    };
+    check_prompt(session, prompt)?;
+    if options.stop.iter().any(String::is_empty) {
+        let allowed = "at least one character".into();
+        return Err(refuse("stop string", "empty".into(), allowed));
+    }
+    Ok(())
+}
+
+fn check_prompt(session: &Session, prompt: &[u32]) -> Result<()> {
     if prompt.is_empty() {
-        return refuse("prompt", "empty".into(), "at least one token".into());
+        let allowed = "at least one token".into();
+        return Err(refuse("prompt", "empty".into(), allowed));
     }
     if prompt.len() > session.ctx() {
         let allowed = format!("at most {} (the context)", session.ctx());
-        return refuse("prompt", format!("{} tokens", prompt.len()), allowed);
-    }
-    if options.stop.iter().any(String::is_empty) {
-        return refuse(
-            "stop string",
-            "empty".into(),
-            "at least one character".into(),
-        );
+        let value = format!("{} tokens", prompt.len());
+        return Err(refuse("prompt", value, allowed));
     }
     Ok(())
+}
+
+/// What the text begins with: the prompt or, where an encoder reads the prompt, the token that starts
+/// an answer to it.
+fn beginning(session: &mut Session, prompt: &[u32]) -> Result<Vec<u32>> {
+    match session.model().config().encoder {
+        Some(encoder) => {
+            session.encode(prompt)?;
+            Ok(vec![encoder.start])
+        }
+        None => Ok(prompt.to_vec()),
+    }
+}
+
+/// Evaluates of `ids` what the session does not hold yet, for logits at least the last one. Returns how
+/// many it held.
+fn read(session: &mut Session, ids: &[u32], want: Want, events: &mut dyn Events) -> Result<usize> {
+    let most = ids.len() - usize::from(want == Want::Last);
+    let keep = session.common_prefix(ids).min(most);
+    if keep < session.pos() {
+        session.truncate(keep);
+    }
+    // A recurrent state cannot go back: the session may have kept less than asked.
+    let keep = session.pos().min(keep);
+    let mut progress = |done, total| events.prefill(done, total);
+    session.forward_with(&ids[keep..], want, &mut progress)?;
+    Ok(keep)
 }
 
 /// The session while it decodes: it may hold more than the text.
@@ -269,6 +305,12 @@ impl Ahead<'_> {
     }
 }
 
+/// Natural logarithm of the probability of token `id`.
+fn log_prob(kernels: &Kernels, row: &[f32], id: u32) -> f64 {
+    let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    f64::from(row[id as usize]) - log_sum(kernels, row, largest)
+}
+
 /// The state of one generation.
 struct Run {
     sampler: Sampler,
@@ -281,25 +323,11 @@ struct Run {
 }
 
 impl Run {
-    /// Evaluates what the cache does not hold yet; at least the last token, for its logits.
-    fn prefill(
-        &mut self,
-        session: &mut Session,
-        prompt: &[u32],
-        events: &mut dyn Events,
-    ) -> Result<()> {
+    /// Evaluates the prompt.
+    fn prefill(&mut self, session: &mut Session, events: &mut dyn Events) -> Result<()> {
         let start = Instant::now();
-        let keep = session.common_prefix(prompt).min(prompt.len() - 1);
-        if keep < session.tokens().len() {
-            session.truncate(keep);
-        }
-        // A recurrent state cannot go back: the session may have kept less than asked.
-        let keep = session.tokens().len().min(keep);
-        self.out.timings.reused_tokens = keep;
-        let logits = session.forward_with(&prompt[keep..], Want::Last, &mut |done, total| {
-            events.prefill(done, total)
-        })?;
-        self.logits.extend_from_slice(logits);
+        self.out.timings.reused_tokens = read(session, &self.history, Want::Last, events)?;
+        self.logits.extend_from_slice(session.logits());
         self.out.timings.prefill = start.elapsed();
         Ok(())
     }
@@ -329,7 +357,12 @@ impl Run {
             if cancelled() {
                 break StopReason::Cancelled;
             }
+            let unchanged = options.log_probs.then(|| self.logits.clone());
             let id = self.sampler.sample(&mut self.logits, &self.history)?;
+            if let Some(row) = unchanged {
+                let kernels = ahead.session.kernels();
+                self.out.log_probs.push(log_prob(kernels, &row, id));
+            }
             self.out.timings.sampled_tokens += 1;
             first.get_or_insert_with(Instant::now);
             if !options.ignore_eos && tokenizer.is_stop(id) {

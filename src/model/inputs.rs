@@ -14,6 +14,7 @@ use geb_kernels::team::Leader;
 use geb_kernels::{ActKind, Activations, Kernels};
 
 use super::Model;
+use super::observer::Observer;
 use super::weights::{Layer, Linear, QMatrix};
 use crate::cpus::available_memory;
 use crate::error::{Error, Result};
@@ -170,14 +171,14 @@ impl InputStats {
         }
         Ok(())
     }
+}
 
-    /// Adds a batch `x`, `[tokens, cols]`, that `weight` is about to be multiplied with.
-    pub(super) fn add(
+impl Observer for InputStats {
+    fn input(
         &mut self,
         weight: &QMatrix,
         x: &[f32],
-        kernels: &'static Kernels,
-        lead: &mut Leader<'_>,
+        (kernels, lead): (&'static Kernels, &mut Leader<'_>),
     ) {
         let Some(&(at, matrix)) = self.readers.get(&weight.range.start) else {
             return;

@@ -22,7 +22,7 @@ impl Session {
         self.check(&[], self.tokens.len())?;
         let n = segments.iter().map(|s| s.len(e)).sum();
         self.check_room(n, self.tokens.len())?;
-        self.feed(segments, want, &mut |_, _| {})
+        self.feed(segments, want, None, &mut |_, _| {})
     }
 
     /// What the layers make of `tokens`, after the output norm: `[tokens, E]`. Starts from an empty cache
@@ -33,14 +33,7 @@ impl Session {
     /// As [`Session::forward`]; [`Error::Unsupported`] for a model with windows whose tokens are to see
     /// the whole text; [`Error::Memory`]; [`Error::NonFinite`].
     pub fn hidden_states(&mut self, tokens: &[u32], causal: bool) -> Result<Vec<f32>> {
-        let c = self.model.config();
-        if c.encoder.is_some() {
-            return Err(Error::Unsupported {
-                what: "hidden states",
-                value: format!("architecture {}", c.arch.name),
-                known: "models without an encoder".into(),
-            });
-        }
+        self.check_stack("hidden states")?;
         self.reset();
         self.check_ids(tokens)?;
         self.check_room(tokens.len(), 0)?;
@@ -62,6 +55,19 @@ impl Session {
         done.map(|()| out)
     }
 
+    /// Refuses a model with an encoder.
+    pub(super) fn check_stack(&self, what: &'static str) -> Result<()> {
+        let c = self.model.config();
+        match c.encoder {
+            None => Ok(()),
+            Some(_) => Err(Error::Unsupported {
+                what,
+                value: format!("architecture {}", c.arch.name),
+                known: "models without an encoder".into(),
+            }),
+        }
+    }
+
     /// Buffers for a batch of `n`.
     fn wide_buffers(&self, n: usize) -> Result<Buffers> {
         let c = self.model.config();
@@ -80,13 +86,6 @@ impl Session {
     fn states(&mut self, tokens: &[u32], causal: bool, out: &mut Vec<f32>) -> Result<()> {
         let c = self.model.config();
         let (e, layers) = (c.embedding_length, c.block_count);
-        if self.model.weights().encoder.is_some() {
-            return Err(Error::Unsupported {
-                what: "hidden states",
-                value: "a model with encoder and decoder".into(),
-                known: "models of one stack of layers".into(),
-            });
-        }
         if !causal && (c.windows.iter().any(|w| *w != usize::MAX) || c.recurrent.is_some()) {
             return Err(Error::Unsupported {
                 what: "attention to the whole text",
@@ -120,7 +119,7 @@ impl Session {
 }
 
 /// Whole finite vectors of width `e`.
-fn check_vectors(x: &[f32], e: usize) -> Result<()> {
+pub(super) fn check_vectors(x: &[f32], e: usize) -> Result<()> {
     let bad = |what: &str, value: String, allowed: String| {
         Err(Error::Request {
             what: what.into(),

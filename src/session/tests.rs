@@ -72,6 +72,59 @@ fn in_batches(session: &mut Session, ids: &[u32], sizes: &[usize]) -> Vec<f32> {
 }
 
 #[test]
+fn branches_take_turns_as_long_as_a_ring_allows() {
+    let model = model();
+    let ids = some_ids(&model, 1400);
+    for kv in KV {
+        let mut s = session(&model, kv, 4096);
+        s.forward(&ids[..700], Want::None).expect("forward");
+        let whole = s.branch(s.safe_from(690));
+        assert_eq!(whole.tokens(), &ids[..700]);
+        let tail = |s: &mut Session, n: usize| -> Vec<f32> {
+            let text: Vec<u32> = ids.iter().rev().copied().take(n).collect();
+            in_batches(s, &text, &[1])
+        };
+        // Two texts behind 650 tokens, token by token in turns.
+        let mut turns = [0, 1].map(|i| {
+            s.truncate(650);
+            assert_eq!(s.pos(), 650);
+            s.forward(&ids[700 + 40 * i..740 + 40 * i], Want::None)
+                .expect("forward");
+            (s.branch(650), Vec::new())
+        });
+        for t in 0..40 {
+            for (i, (branch, logits)) in turns.iter_mut().enumerate() {
+                s.resume(branch).expect("held");
+                let id = [ids[900 + 40 * i + t]];
+                logits.extend_from_slice(s.forward(&id, Want::Last).expect("forward"));
+                *branch = s.branch(650);
+            }
+        }
+        for (i, (branch, logits)) in turns.iter().enumerate() {
+            let mut fresh = session(&model, kv, 4096);
+            fresh
+                .forward(&branch.tokens()[..690], Want::None)
+                .expect("forward");
+            let want = in_batches(&mut fresh, &ids[900 + 40 * i..940 + 40 * i], &[40]);
+            assert!(*logits == want, "{kv:?} {i}");
+        }
+        // So far ahead that the ring has given up what the branch sees.
+        let near = s.branch(729);
+        tail(&mut s, 600);
+        assert!(matches!(s.resume(&near), Err(Error::Request { .. })));
+        s.resume(&whole).expect("nothing shared");
+        let again = tail(&mut s, 30);
+        let mut fresh = session(&model, kv, 4096);
+        fresh.forward(&ids[..700], Want::None).expect("forward");
+        assert!(again == tail(&mut fresh, 30), "{kv:?}");
+        // Another beginning.
+        s.reset();
+        s.forward(&ids[1..700], Want::None).expect("forward");
+        assert!(matches!(s.resume(&near), Err(Error::Request { .. })));
+    }
+}
+
+#[test]
 fn a_window_keeps_a_ring_that_changes_nothing() {
     let model = model();
     let ids = some_ids(&model, 1500);
@@ -81,7 +134,13 @@ fn a_window_keeps_a_ring_that_changes_nothing() {
         assert_eq!(ring.memory().kv, session(&model, kv, 576).memory().kv);
         assert!(ring.memory().kv < session(&model, kv, 64).memory().kv * 10);
         let mut whole = session(&model, kv, 4096);
-        whole.cache = KvCache::new(model.config(), whole.kv, 4096, 4096).expect("cache");
+        whole.cache = KvCache::new(
+            model.config(),
+            0..model.config().block_count,
+            whole.kv,
+            [4096; 2],
+        )
+        .expect("cache");
         for sizes in [&[512][..], &[500, 1, 13, 300, 2, 64, 7, 450, 1]] {
             ring.reset();
             whole.reset();
@@ -121,8 +180,8 @@ fn layers_keep_what_each_of_them_sees() {
     let mut mixed = session(&model, KvChoice::F32, 4096);
     let full = mixed.cache.shape(0).kv();
     let mut whole = session(&model, KvChoice::F32, 4096);
-    whole.cache = KvCache::new(c, full, 4096, 4096).expect("cache");
-    assert!(mixed.memory().kv < KvCache::bytes(c, full, 4096, 4096));
+    whole.cache = KvCache::new(c, 0..c.block_count, full, [4096; 2]).expect("cache");
+    assert!(mixed.memory().kv < KvCache::bytes(c, 0..c.block_count, full, [4096; 2]));
     let ids = some_ids(&model, 1300);
     let sizes = [512, 1, 300, 13];
     assert!(in_batches(&mut mixed, &ids, &sizes) == in_batches(&mut whole, &ids, &sizes));

@@ -236,6 +236,11 @@ impl Tokenizer {
         StreamDecoder::new(self, previous, false)
     }
 
+    /// The text of `ids` that continue a text whose last token is `previous`.
+    pub fn continuation(&self, previous: Option<u32>, ids: &[u32]) -> String {
+        self.decode_with(self.stream_after(previous), ids)
+    }
+
     /// The bytes of one token; empty for ids out of range. Control tokens give their text.
     pub fn token_bytes(&self, id: u32) -> Vec<u8> {
         let mut out = Vec::new();

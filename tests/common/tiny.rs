@@ -73,6 +73,33 @@ impl Tiny {
         self.keys.push((key, value));
     }
 
+    /// Adds a key of the whole file.
+    pub fn meta(&mut self, key: &str, value: MetaValue) {
+        self.keys.push((key.into(), value));
+    }
+
+    /// Leaves the first `n` tokens: an unknown one, start, end, and letters.
+    pub fn letters(&mut self, n: usize) {
+        self.vocab = n;
+        for (name, (shape, values)) in &mut self.tensors {
+            if name == "token_embd.weight" || name == "output.weight" {
+                shape[0] = n;
+                values.truncate(n * WIDTH);
+            }
+        }
+        let letters = (b'a'..=b'z').map(|c| (c as char).to_string());
+        let named = ["<unk>", "<s>", "</s>"].map(str::to_owned);
+        let tokens = named.into_iter().chain(letters).take(n).collect();
+        let kinds = [2, 3, 3].into_iter().chain(std::iter::repeat(1)).take(n);
+        self.meta("tokenizer.ggml.model", MetaValue::Str("llama".into()));
+        self.meta("tokenizer.ggml.tokens", MetaValue::Strs(tokens));
+        self.meta("tokenizer.ggml.scores", MetaValue::F32s(vec![0.0; n]));
+        let kinds = MetaValue::I32s(kinds.collect());
+        self.meta("tokenizer.ggml.token_type", kinds);
+        self.meta("tokenizer.ggml.bos_token_id", MetaValue::U32(1));
+        self.meta("tokenizer.ggml.eos_token_id", MetaValue::U32(2));
+    }
+
     /// `used` of `experts` for each token.
     pub fn routing(&mut self, experts: usize, used: usize) {
         (self.experts, self.used) = (experts, used);

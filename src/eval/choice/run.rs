@@ -182,7 +182,7 @@ impl Prompt {
 }
 
 /// Ids of a text at the start of a context; texts of control tokens are ordinary text.
-fn ids(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
+pub(crate) fn ids(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
     let mut ids: Vec<u32> = tokenizer
         .bos()
         .filter(|_| tokenizer.add_bos())

@@ -5,6 +5,7 @@ use geb_kernels::mat::MatMut;
 
 use super::{Buffers, Pass, SERIAL_ROWS};
 use crate::model::arch::RopePairing;
+use crate::model::observer::Heads;
 use crate::model::weights::{Attention, Bias, Qkv};
 
 /// Query rows of one attention tile.
@@ -38,8 +39,37 @@ impl Pass<'_, '_> {
             }
         };
         self.mix(b, (a.qk_norm.as_ref(), bias), l, n, (starts, strides));
+        let q = (&b.qkv[starts[0]..], strides[0]);
+        self.show_heads(l, q, bias, &mut b.attn[..n * qw]);
         let (h, attn) = (&mut b.h[..n * e], &b.attn[..n * qw]);
         self.project(&mut b.acts, attn, n, [(&a.output, h)]);
+    }
+
+    /// Shows what the heads have found, `[n, H d]`, to the observer, if there is one.
+    fn show_heads(
+        &mut self,
+        l: usize,
+        queries: (&[f32], usize),
+        bias: Option<&Bias>,
+        out: &mut [f32],
+    ) {
+        let Some(observer) = self.observer.as_deref_mut() else {
+            return;
+        };
+        let c = self.model.config();
+        observer.heads(&mut Heads {
+            layer: l,
+            first: self.first,
+            count: c.layers[l].head_count,
+            size: c.head_size,
+            out,
+            queries,
+            group: c.layers[l].group(),
+            cache: self.cache,
+            bias,
+            window: c.windows[l],
+            scale: c.attention_scale,
+        });
     }
 
     /// Attention of the queries, keys and values in `b.qkv`, into `b.attn`.

@@ -1,9 +1,16 @@
 //! `geb-run` as a user meets it: exit codes, streams, files, on tiny models made from fixtures.
 
 mod adapters;
+#[path = "../../../tests/common/changed.rs"]
+#[allow(dead_code)]
+mod changed;
 mod compare;
+mod compress;
+mod encoder;
 mod evaluate;
 mod imatrix;
+mod probe;
+mod several;
 mod speculation;
 mod support;
 mod tasks;
@@ -21,8 +28,23 @@ fn help_fits_one_screen_and_has_examples() {
     exits(&help, 0);
     assert!(stdout(&help).lines().count() <= 40, "{}", stdout(&help));
     for command in [
-        "", "chat", "generate", "tokenize", "inspect", "logits", "eval", "scores", "bench",
-        "compare", "tune", "imatrix", "pull", "demo",
+        "",
+        "chat",
+        "generate",
+        "tokenize",
+        "inspect",
+        "logits",
+        "eval",
+        "scores",
+        "bench",
+        "compare",
+        "tune",
+        "probe",
+        "compress",
+        "decompress",
+        "imatrix",
+        "pull",
+        "demo",
     ] {
         for flag in ["-h", "--help"] {
             let words: Vec<&str> = [command, flag]

@@ -56,7 +56,9 @@ fn open(args: &PerplexityArgs, interrupt: &Interrupt) -> Outcome<(Vec<Session>, 
     for model in base.iter().chain([&args.model]) {
         let opened = load::open(model, None)?;
         tokenizer = Some(load::tokenizer(&opened)?);
-        sessions.push(load::load(opened, &cpu, interrupt, Instant::now())?.session);
+        let loaded = load::load(opened, &cpu, interrupt, Instant::now())?;
+        load::one_text(loaded.session.model(), &loaded.opened.path)?;
+        sessions.push(loaded.session);
     }
     let tokenizer = tokenizer.ok_or_else(|| Failure::usage("no model"))?;
     Ok((sessions, tokenizer))
@@ -65,11 +67,16 @@ fn open(args: &PerplexityArgs, interrupt: &Interrupt) -> Outcome<(Vec<Session>, 
 /// The ids of a text file; `add_special`: with the start token if the model adds one.
 pub fn encode(tokenizer: &Tokenizer, path: &Path, add_special: bool) -> Outcome<Vec<u32>> {
     let text = load::read_text(path, geb::limits::MAX_TEXT_BYTES)?;
+    encode_text(tokenizer, &text, add_special)
+}
+
+/// Ids of a text as it is.
+pub fn encode_text(tokenizer: &Tokenizer, text: &str, add_special: bool) -> Outcome<Vec<u32>> {
     let how = Encode {
         add_special,
         parse_special: false,
     };
-    Ok(tokenizer.encode_text(&text, how)?)
+    Ok(tokenizer.encode_text(text, how)?)
 }
 
 fn method(args: &PerplexityArgs, tokenizer: &Tokenizer) -> Method {

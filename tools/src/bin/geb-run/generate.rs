@@ -14,7 +14,7 @@ use crate::interrupt::Interrupt;
 use crate::load::{self, Loaded, Opened};
 use crate::report::{self, Failure, Outcome, dim, note};
 use crate::screen::{Screen, timing_line};
-use crate::speculate;
+use crate::{several, speculate};
 
 /// Runs the command.
 pub fn run(args: &GenerateArgs, interrupt: &Interrupt) -> Outcome {
@@ -26,7 +26,8 @@ pub fn run(args: &GenerateArgs, interrupt: &Interrupt) -> Outcome {
     let opened = load::open(&args.model, None)?;
     let tokenizer = load::tokenizer(&opened)?;
     let mut ids = prompt_ids(args, &opened, &tokenizer, &prompt)?;
-    let mut loaded = load::load(opened, &args.cpu, interrupt, started)?;
+    let mut loaded =
+        load::load_to_guess(opened, &args.cpu, args.speculate.heads, interrupt, started)?;
     if let Some(path) = &args.load_state {
         load_state(&mut loaded, path)?;
         ids.splice(0..0, loaded.session.tokens().iter().copied());
@@ -38,8 +39,19 @@ pub fn run(args: &GenerateArgs, interrupt: &Interrupt) -> Outcome {
         sampling,
         stop: args.sampling.stop.clone(),
         ignore_eos: args.sampling.ignore_eos,
+        log_probs: false,
         cancel: Some(interrupt.flag()),
     };
+    if args.several.wanted() {
+        let prompt = (&*ids, &tokenizer);
+        return several::run(
+            args,
+            &mut loaded,
+            prompt,
+            (&mut guesses, options),
+            interrupt,
+        );
+    }
     let mut screen = Screen::new(args.json, &args.output);
     let session = &mut loaded.session;
     let result = interrupt.during(|| {

@@ -11,6 +11,7 @@ mod chat;
 mod choice;
 mod commands;
 mod compare;
+mod compress;
 mod cpu_share;
 mod demo;
 mod embed;
@@ -25,12 +26,14 @@ mod load;
 mod logits;
 mod model_path;
 mod needle;
+mod probe;
 mod progress;
 mod pull;
 mod random_model;
 mod report;
 mod scores;
 mod screen;
+mod several;
 mod speculate;
 mod systems;
 mod tokenize;
@@ -85,6 +88,9 @@ fn run(command: &Command) -> Outcome {
         Command::Bench(args) => bench::run(args, &interrupt),
         Command::Compare(args) => compare::run(args, &interrupt),
         Command::Tune(args) => tune::run(args, &interrupt),
+        Command::Probe(args) => probe::run(args, &interrupt),
+        Command::Compress(args) => compress::run(args, &interrupt),
+        Command::Decompress(args) => compress::undo(args, &interrupt),
         Command::Imatrix(args) => imatrix::run(args, &interrupt),
         Command::Pull(args) => pull::run(args),
         Command::Demo(args) => demo::run(args, &interrupt),

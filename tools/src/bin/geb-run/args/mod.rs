@@ -8,16 +8,22 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 mod calibrate;
 mod compare;
+mod compress;
 mod embed;
 mod evaluate;
 mod measure;
+mod probe;
+mod several;
 mod tasks;
 
 pub use calibrate::ImatrixArgs;
 pub use compare::{CompareArgs, GateArgs, WriteArgs};
+pub use compress::{CompressArgs, DecompressArgs};
 pub use embed::EmbedArgs;
 pub use evaluate::{CountHow, EvalArgs, EvalCommand, PerplexityArgs, ScoresArgs};
 pub use measure::{BenchArgs, DemoArgs, InspectArgs, LogitsArgs, TuneArgs};
+pub use probe::ProbeArgs;
+pub use several::SeveralArgs;
 pub use tasks::{ChoiceArgs, NeedleArgs};
 
 const STYLES: Styles = Styles::styled()
@@ -79,6 +85,12 @@ pub enum Command {
     Compare(CompareArgs),
     /// Find and keep the best number of threads
     Tune(TuneArgs),
+    /// Look into a model: states, attention, heads
+    Probe(ProbeArgs),
+    /// Store a text by what a model did not expect of it
+    Compress(CompressArgs),
+    /// Give a compressed text back
+    Decompress(DecompressArgs),
     /// Collect an importance matrix for geb-quantize
     Imatrix(ImatrixArgs),
     /// Download a model by name
@@ -91,9 +103,25 @@ pub enum Command {
 
 impl Command {
     /// Names accepted as the first word.
-    pub const NAMES: [&'static str; 15] = [
-        "chat", "generate", "tokenize", "inspect", "logits", "eval", "scores", "embed", "bench",
-        "compare", "tune", "imatrix", "pull", "demo", "systems",
+    pub const NAMES: [&'static str; 18] = [
+        "chat",
+        "generate",
+        "tokenize",
+        "inspect",
+        "logits",
+        "eval",
+        "scores",
+        "embed",
+        "bench",
+        "compare",
+        "tune",
+        "probe",
+        "compress",
+        "decompress",
+        "imatrix",
+        "pull",
+        "demo",
+        "systems",
     ];
 }
 
@@ -274,12 +302,12 @@ pub struct SamplingArgs {
     pub ignore_eos: bool,
 }
 
-/// `--lookup`.
+/// `--lookup`, `--heads`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LookupWhen {
+pub enum GuessWhen {
     /// Where measured times promise a gain
     Auto,
-    /// Whenever earlier text offers a continuation
+    /// Whenever there is something to offer
     On,
     /// Never
     Off,
@@ -296,7 +324,7 @@ pub struct SpeculateArgs {
         help_heading = "Speed",
         hide_short_help = true
     )]
-    pub lookup: LookupWhen,
+    pub lookup: GuessWhen,
     /// Guess with this smaller model of the same vocabulary
     #[arg(
         long,
@@ -305,7 +333,16 @@ pub struct SpeculateArgs {
         hide_short_help = true
     )]
     pub draft: Option<String>,
-    /// Most tokens that --draft or --exit-layer guesses at once
+    /// Guess with the further heads of a model that has some (multi-token prediction)
+    #[arg(
+        long,
+        value_name = "WHEN",
+        default_value = "auto",
+        help_heading = "Speed",
+        hide_short_help = true
+    )]
+    pub heads: GuessWhen,
+    /// Most tokens that --heads, --draft or --exit-layer guesses at once
     #[arg(long, value_name = "N", default_value_t = 8, help_heading = "Speed", hide_short_help = true,
           value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub draft_max: u32,
@@ -394,6 +431,8 @@ Examples:
   geb-run generate -m model.gguf -p \"Name three rivers.\"
   geb-run generate -m model.gguf -p \"Once upon a time\" --raw -n 64 --temp 0
   geb-run generate -m model.gguf -f prompt.txt --json --seed 1
+  geb-run generate -m model.gguf -p \"The capital of France is\" --raw -n 8 --beams 4
+  geb-run generate -m model.gguf -p \"Name a river.\" --best-of 5 --keep 5
   echo \"Hello\" | geb-run generate -m model.gguf -f -";
 
 /// `geb-run generate`.
@@ -433,6 +472,8 @@ pub struct GenerateArgs {
     pub template: TemplateArgs,
     #[command(flatten)]
     pub sampling: SamplingArgs,
+    #[command(flatten)]
+    pub several: SeveralArgs,
     #[command(flatten)]
     pub speculate: SpeculateArgs,
     #[command(flatten)]
