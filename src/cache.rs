@@ -20,6 +20,8 @@ pub struct KvCache {
     /// Bytes before the first aligned one.
     skip: usize,
     layers: Vec<LayerCache>,
+    /// Number of the first of them.
+    first: usize,
     /// One past the highest position ever written since the cache was empty.
     written: usize,
 }
@@ -93,7 +95,7 @@ fn zeroed(len: usize) -> Result<Vec<u8>> {
 
 /// The layers, one behind the other. A head holds the whole context, or a ring of the window and a
 /// batch if that is less.
-fn layers(c: &Config, count: usize, kv: KvType, ctx: usize, batch: usize) -> Vec<LayerCache> {
+fn layers(c: &Config, of: &Range<usize>, kv: KvType, [ctx, batch]: [usize; 2]) -> Vec<LayerCache> {
     let mut start = 0;
     let one = |(sizes, &window): (&LayerSizes, &usize)| {
         let positions = ctx.min(window.saturating_add(batch));
@@ -106,40 +108,44 @@ fn layers(c: &Config, count: usize, kv: KvType, ctx: usize, batch: usize) -> Vec
         start += layer.bytes();
         layer
     };
-    let count = count.min(c.layers.len());
-    c.layers[..count].iter().zip(&c.windows).map(one).collect()
+    let of = of.start..of.end.min(c.layers.len());
+    let windows = &c.windows[of.start..];
+    c.layers[of].iter().zip(windows).map(one).collect()
 }
 
 impl KvCache {
-    /// Bytes a cache for `ctx` positions takes, written in batches of at most `batch`.
-    pub fn bytes(c: &Config, kv: KvType, ctx: usize, batch: usize) -> u64 {
-        let layers = layers(c, c.block_count, kv, ctx, batch);
+    /// Bytes that a cache of the layers `of` takes for `ctx` positions, written in batches of at most
+    /// `batch`.
+    pub fn bytes(c: &Config, of: Range<usize>, kv: KvType, sizes: [usize; 2]) -> u64 {
+        let layers = layers(c, &of, kv, sizes);
         layers.iter().map(|l| l.bytes() as u64).sum()
     }
 
-    /// An empty cache for `ctx` positions, written in batches of at most `batch`; allocated once.
-    pub fn new(c: &Config, kv: KvType, ctx: usize, batch: usize) -> Result<KvCache> {
-        Self::of(layers(c, c.block_count, kv, ctx, batch))
-    }
-
-    /// An empty cache of rows of floats, for `count` layers and a text of `positions`.
-    pub(crate) fn of_rows(c: &Config, count: usize, positions: usize) -> Result<KvCache> {
-        Self::of(layers(c, count, KvType::F32, positions, positions))
-    }
-
-    fn of(layers: Vec<LayerCache>) -> Result<KvCache> {
+    /// An empty cache of the layers `of` for `[ctx, batch]`, as [`KvCache::bytes`]; allocated once.
+    pub fn new(c: &Config, of: Range<usize>, kv: KvType, sizes: [usize; 2]) -> Result<KvCache> {
+        let layers = layers(c, &of, kv, sizes);
         let data = zeroed(layers.iter().map(LayerCache::bytes).sum::<usize>() + ALIGN)?;
         Ok(KvCache {
             skip: data.as_ptr().align_offset(ALIGN).min(ALIGN),
             data,
             layers,
+            first: of.start,
             written: 0,
         })
     }
 
+    /// An empty cache of rows of floats, for `count` layers and a text of `positions`.
+    pub(crate) fn of_rows(c: &Config, count: usize, positions: usize) -> Result<KvCache> {
+        Self::new(c, 0..count, KvType::F32, [positions; 2])
+    }
+
+    fn layer(&self, layer: usize) -> &LayerCache {
+        &self.layers[layer - self.first]
+    }
+
     /// Type and layout of a head of one layer.
     pub fn shape(&self, layer: usize) -> KvShape {
-        self.layers[layer].shape
+        self.layer(layer).shape
     }
 
     /// Bytes that a token at position `positions - 1` sees, all layers together.
@@ -153,7 +159,7 @@ impl KvCache {
 
     /// Keys and values of one head of one layer.
     pub fn head(&self, layer: usize, head: usize) -> KvHead<'_> {
-        let layer = &self.layers[layer];
+        let layer = self.layer(layer);
         let bytes = layer.shape.head_bytes();
         let at = self.skip + layer.start + head * 2 * bytes;
         let (keys, values) = self.data[at..at + 2 * bytes].split_at(bytes);
@@ -162,7 +168,7 @@ impl KvCache {
 
     /// A head of an F32 cache: values, and keys where they are stored as rows.
     pub(crate) fn rows(&self, layer: usize, head: usize) -> HeadRows<'_> {
-        let layer = &self.layers[layer];
+        let layer = self.layer(layer);
         let bytes = layer.shape.head_bytes();
         let at = self.skip + layer.start + head * 2 * bytes;
         let (keys, values) = self.data[at..at + 2 * bytes].split_at(bytes);
@@ -175,9 +181,9 @@ impl KvCache {
 
     /// All heads of one layer: `[KV heads][keys, values]`, [`KvShape::head_bytes`] each.
     pub fn layer_mut(&mut self, layer: usize) -> &mut [u8] {
-        let layer = &self.layers[layer];
-        let at = self.skip + layer.start;
-        &mut self.data[at..at + layer.bytes()]
+        let layer = self.layer(layer);
+        let (at, len) = (self.skip + layer.start, layer.bytes());
+        &mut self.data[at..at + len]
     }
 
     /// To be called before the positions up to `end` are written.
@@ -199,7 +205,7 @@ impl KvCache {
         sides: [(&[f32], usize); 2],
     ) {
         self.will_write(first + n);
-        let shape = self.layers[layer].shape;
+        let shape = self.layer(layer).shape;
         let (d, width) = (shape.head_size(), shape.width());
         let rows: &mut [f32] = bytemuck::cast_slice_mut(self.layer_mut(layer));
         let parts = rows.chunks_exact_mut(shape.positions() * width);

@@ -4,9 +4,9 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use geb_kernels::Kernels;
 use geb_kernels::float::KvType;
 use geb_kernels::level::Level;
-use geb_kernels::{ActKind, Kernels};
 
 use crate::adapter::Adapter;
 use crate::cache::KvCache;
@@ -20,19 +20,17 @@ use crate::model::forward::{Buffers, Pass};
 use crate::model::observer::Observer;
 use crate::model::resident::{Residents, Streamed};
 use crate::model::rope::Ropes;
-use crate::model::weights::Layer;
 use crate::state::State;
 use crate::threads::{self, Pool};
+use ahead::Heads;
 pub use branch::Branch;
-use choose::{check_ctx, choose_kernels};
+use choose::{check_ctx, choose_kernels, choose_kv};
 pub use memory::SessionMemory;
 pub(crate) use saved::identity;
 use text::Text;
 
 /// Tokens of one batch: enough to fill the prefill tiles, few enough to stay in the caches.
 pub const BATCH: usize = 512;
-/// Most tokens of a pass that verifies guesses.
-const VERIFY: usize = 32;
 /// Context used when none is asked for and the model allows more.
 pub const DEFAULT_CTX: usize = 4096;
 
@@ -74,6 +72,8 @@ pub struct SessionOptions {
     /// Bytes that weights, cache and buffers may take: of a model with experts, those least recently
     /// used are given up.
     pub max_ram: Option<u64>,
+    /// Keep what further heads of the model need ([`Session::look_ahead`]), where it has any.
+    pub extra_heads: bool,
 }
 
 /// Which logits a forward pass returns.
@@ -109,6 +109,7 @@ pub struct Session {
     residents: Option<Residents>,
     adapters: Option<Adapters>,
     text: Option<Text>,
+    heads: Option<Heads>,
 }
 
 impl Session {
@@ -124,32 +125,16 @@ impl Session {
         let ctx = options.ctx.unwrap_or(default);
         check_ctx(c, ctx, options.beyond)?;
         let weights = model.weights();
-        let kv = match options.kv {
-            KvChoice::F16 | KvChoice::Q8_0 if weights.bias.is_some() => {
-                return Err(Error::Request {
-                    what: "KV cache type".into(),
-                    value: format!("{:?}", options.kv),
-                    allowed: "F32, for attention with a bias".into(),
-                });
-            }
-            KvChoice::Auto if weights.bias.is_some() => KvType::F32,
-            KvChoice::F32 => KvType::F32,
-            KvChoice::F16 => KvType::F16,
-            KvChoice::Q8_0 => KvType::Q8_0,
-            KvChoice::Auto
-                if weights
-                    .layers
-                    .iter()
-                    .flat_map(Layer::linears)
-                    .flatten()
-                    .all(|w| kernels.act_kind(w.weight.dtype) != ActKind::Q8) =>
-            {
-                KvType::F32
-            }
-            KvChoice::Auto => KvType::F16,
-        };
+        let kv = choose_kv(options.kv, weights, kernels)?;
         let batch = BATCH.min(ctx);
-        let needed = KvCache::bytes(c, kv, ctx, batch)
+        let own = 0..c.block_count;
+        let heads = if options.extra_heads {
+            c.extra_heads
+        } else {
+            0
+        };
+        let needed = KvCache::bytes(c, own.clone(), kv, [ctx, batch])
+            + Heads::bytes(c, heads, kv, [ctx, batch])
             + State::bytes(c, &weights.layers)
             + Buffers::bytes(c, batch);
         if let Some(available) = available_memory().filter(|a| needed > *a) {
@@ -170,7 +155,8 @@ impl Session {
         Ok(Session {
             kernels,
             pool: Pool::new(threads)?,
-            cache: KvCache::new(c, kv, ctx, batch)?,
+            cache: KvCache::new(c, own, kv, [ctx, batch])?,
+            heads: Heads::new(c, heads, kv, [ctx, batch])?,
             state: State::new(c, &weights.layers)?,
             ropes: Ropes::new(c, weights, ctx),
             buffers: Buffers::new(c, batch),
@@ -234,6 +220,9 @@ impl Session {
         self.batch = 0;
         let n = self.state.keeps(self.tokens.len(), n);
         self.tokens.truncate(self.cache.keeps(n));
+        if let Some(heads) = &mut self.heads {
+            heads.truncate(self.tokens.len());
+        }
     }
 
     /// Forgets everything.
@@ -373,52 +362,6 @@ impl Session {
         &self.logits[..self.wanted]
     }
 
-    /// Most tokens that one pass verifies: logits are the same bits for any batch, but longer guesses
-    /// seldom hold.
-    ///
-    /// One for a model that keeps a state: it cannot take back what it has seen of wrong guesses.
-    pub fn verify_batch(&self) -> usize {
-        if self.state.is_empty() { VERIFY } else { 1 }
-    }
-
-    /// Evaluates `token`, `ahead` positions behind the end, with the first `layers` layers only, the
-    /// output norm and the output matrix (early exit, arXiv 2404.16710); returns its logits `[vocab]`.
-    ///
-    /// The tokens between the end and `token` must have gone the same way before. The session keeps
-    /// its length: what this leaves behind the end of the cache is written again by the next forward pass.
-    ///
-    /// # Errors
-    /// As [`Session::forward`], and [`Error::Request`] for a number of layers that the model has not.
-    pub fn exit_early(&mut self, token: u32, ahead: usize, layers: usize) -> Result<&[f32]> {
-        let first = self.tokens.len().saturating_add(ahead);
-        self.check_layers(layers)?;
-        self.check(&[token], first)?;
-        self.want(1);
-        let logits = 0..self.model.config().vocab;
-        self.pass(Segment::Tokens(&[token]), first, layers, logits, None)?;
-        Ok(self.logits())
-    }
-
-    /// Refuses an exit layer that this model has not, and any for a model that keeps a state.
-    pub(crate) fn check_layers(&self, layers: usize) -> Result<()> {
-        if !self.state.is_empty() {
-            return Err(Error::Request {
-                what: "exit layer".into(),
-                value: layers.to_string(),
-                allowed: "none: the state of a recurrent model would see the guesses".into(),
-            });
-        }
-        let count = self.model.config().block_count;
-        if (1..=count).contains(&layers) {
-            return Ok(());
-        }
-        Err(Error::Request {
-            what: "exit layer".into(),
-            value: layers.to_string(),
-            allowed: format!("1..={count}, the layers of the model"),
-        })
-    }
-
     /// Makes room for the logits of `rows` tokens.
     fn want(&mut self, rows: usize) {
         self.wanted = rows * self.model.config().vocab;
@@ -529,6 +472,7 @@ impl Session {
             text,
             adapters,
             sparse,
+            heads,
             ..
         } = self;
         let packed = model.packed(*sparse, kernels);
@@ -551,6 +495,7 @@ impl Session {
                 observer: observer.map(|o| o as &mut dyn Observer),
                 residents: residents.as_mut(),
                 adapters: adapters.as_mut(),
+                trunk: heads.as_mut().map(Heads::trunk),
             };
             f(&mut pass, buffers, out)
         })
@@ -571,6 +516,7 @@ impl Session {
     }
 }
 
+mod ahead;
 mod branch;
 mod choose;
 mod look;

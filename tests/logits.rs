@@ -230,6 +230,12 @@ fn f32_logits_and_greedy_ids_equal_the_reference_on_every_level() {
     }
 }
 
+/// Logits of `ids`, `n` of them at a time.
+fn in_pieces(session: &mut Session, ids: &[u32], n: usize) -> Vec<f32> {
+    let logits = |ids| session.forward(ids, Want::All).expect("forward").to_vec();
+    ids.chunks(n).flat_map(logits).collect()
+}
+
 #[test]
 fn batching_and_threads_do_not_change_the_result() {
     for case in [
@@ -269,10 +275,7 @@ fn batching_and_threads_do_not_change_the_result() {
             assert_eq!(got, whole, "{case}: {threads} threads");
             for step in [1, 5, 13] {
                 s.reset();
-                let mut got = Vec::new();
-                for piece in prompt.chunks(step) {
-                    got.extend_from_slice(s.forward(piece, Want::All).expect("forward"));
-                }
+                let got = in_pieces(&mut s, prompt, step);
                 let bound = 1e-4 * whole.iter().fold(0f32, |m, v| m.max(v.abs()));
                 assert!(worst(&got, &whole) <= bound, "{case}: pieces of {step}");
             }
@@ -436,24 +439,6 @@ fn nano(dtype: Dtype) -> Arc<Model> {
     Model::load(Arc::new(file)).expect("load")
 }
 
-/// Logits of `ids`, in batches of the given sizes (the last one repeats).
-fn in_batches(session: &mut Session, ids: &[u32], sizes: &[usize]) -> Vec<f32> {
-    let (mut out, mut at) = (Vec::new(), 0);
-    for i in 0.. {
-        let n = sizes[i.min(sizes.len() - 1)].min(ids.len() - at);
-        if n == 0 {
-            break;
-        }
-        out.extend_from_slice(
-            session
-                .forward(&ids[at..at + n], Want::All)
-                .expect("forward"),
-        );
-        at += n;
-    }
-    out
-}
-
 /// What speculation relies on: several tokens at once give the bits of the same tokens one by one.
 /// `firsts`: positions where the batches start, each followed by `tokens` tokens.
 fn batches_equal_single_tokens(model: &Arc<Model>, level: Level, firsts: &[usize], tokens: usize) {
@@ -472,11 +457,11 @@ fn batches_equal_single_tokens(model: &Arc<Model>, level: Level, firsts: &[usize
             for &first in firsts {
                 let ids = &ids[..first + tokens];
                 s.truncate(first);
-                let want = in_batches(&mut s, &ids[first..], &[1]);
+                let want = in_pieces(&mut s, &ids[first..], 1);
                 for n in [2, 3, 4, 5, 9, 16, tokens] {
                     s.truncate(first);
                     assert_eq!(s.pos(), first);
-                    let got = in_batches(&mut s, &ids[first..], &[n]);
+                    let got = in_pieces(&mut s, &ids[first..], n);
                     let name = format!("{} {kv:?} {threads} threads", level.name());
                     assert!(got == want, "{name}: batches of {n} after {first}");
                 }

@@ -8,6 +8,13 @@ use crate::gguf::writer::MetaValue;
 use crate::model::arch::{Arch, Scalars};
 
 impl Prepared {
+    /// Leaves further heads out.
+    pub(super) fn drop_heads(&mut self) {
+        self.items.retain(|i| !i.name.starts_with("mtp."));
+        self.metadata
+            .retain(|(key, _)| !key.ends_with(".mtp_head_count"));
+    }
+
     /// Leaves the layers out that `keep` does not name.
     ///
     /// # Errors

@@ -113,6 +113,8 @@ pub struct Hyper {
     pub tied: bool,
     /// Layers of the encoder, where there is one; `shape` is that of the decoder then.
     pub encoder_layers: usize,
+    /// Further heads, each a layer in the place of the last one.
+    pub extra_heads: usize,
     /// Buckets of distances that have a bias.
     pub buckets: usize,
     /// Rotated elements of a head; 0 where positions are told otherwise.
@@ -165,6 +167,7 @@ impl Hyper {
             shape,
             experts: None,
             encoder_layers: 0,
+            extra_heads: 0,
             buckets: 0,
             states: None,
             more: Vec::new(),
@@ -477,6 +480,7 @@ mod tests {
             window: None,
             tied: false,
             encoder_layers: 0,
+            extra_heads: 0,
             buckets: 0,
             rotary: head_dim,
             states: None,

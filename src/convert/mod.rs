@@ -87,6 +87,8 @@ pub struct Options {
     pub layers: Option<Vec<usize>>,
     /// Leave the other experts out.
     pub keep_experts: Option<KeepExperts>,
+    /// Leave further heads out: a next-token model that other programs read.
+    pub no_heads: bool,
     /// Threads; `None` = all that are available.
     pub threads: Option<usize>,
 }
@@ -107,6 +109,7 @@ impl Default for Options {
             adapters: Vec::new(),
             layers: None,
             keep_experts: None,
+            no_heads: false,
             threads: None,
         }
     }

@@ -8,6 +8,9 @@ use super::rows::{Part, RowMap};
 use super::{Source, recurrent};
 use crate::error::{Error, Result};
 
+/// How names of a further head begin.
+const HEAD: &str = "extra_heads.{}";
+
 /// The three layout questions of GEB-1.3B whose answers are not published.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct GebLayout {
@@ -117,6 +120,8 @@ struct Walk<'a> {
     problems: Vec<String>,
     used: Vec<bool>,
     out: Vec<Output>,
+    /// Whether the lines of layers are walked for further heads.
+    heads: bool,
 }
 
 /// Rows of the embedding matrix, which decide the length of the token list.
@@ -164,26 +169,24 @@ pub fn outputs(checkpoint: &Checkpoint, hyper: &Hyper, layout: &GebLayout) -> Re
         problems: Vec::new(),
         used: vec![false; checkpoint.tensors().len()],
         out: Vec::new(),
+        heads: false,
     };
     for line in table.first {
         walk.line(line, 0);
     }
     for layer in 0..hyper.encoder_layers {
-        for line in table.encoder.iter().copied().flatten() {
+        let ffn = walk.feed_forward(layer, true);
+        for line in table.encoder.iter().copied().flatten().chain(ffn) {
             walk.line(line, layer);
         }
     }
     for layer in 0..hyper.layers() {
-        let router = hyper.front.experts.first();
-        let sparse = router.is_some_and(|r| walk.has(r, layer));
-        let ffn = match sparse {
-            true => hyper.front.experts,
-            false => hyper.front.dense,
-        };
-        for line in table.layer.iter().copied().chain([ffn]).flatten() {
+        let ffn = walk.feed_forward(layer, false);
+        for line in table.layer.iter().copied().flatten().chain(ffn) {
             walk.line(line, layer);
         }
     }
+    walk.further_heads();
     for line in table.last {
         walk.line(line, 0);
     }
@@ -271,15 +274,72 @@ impl Walk<'_> {
         }
     }
 
+    /// The further lines of a layer, of the encoder or not: with experts where it has a router.
+    fn feed_forward(&self, layer: usize, encoder: bool) -> Vec<&'static Line> {
+        let own = |l: &&Line| l.gguf.starts_with("enc.") == encoder;
+        let front = self.hyper.front;
+        let router = front.experts.iter().find(own);
+        let lines = match router.is_some_and(|r| self.has(r, layer)) {
+            true => front.experts,
+            false => front.dense,
+        };
+        lines.iter().filter(own).collect()
+    }
+
     fn find(&self, name: &str) -> Option<usize> {
         find(self.checkpoint, name, self.hyper.table.prefix)
     }
 
     /// Whether the checkpoint has the weights of a line.
     fn has(&self, line: &Line, layer: usize) -> bool {
-        let stem = line.parts.first().map_or("", |p| p.0);
-        let stem = stem.replace("{}", &layer.to_string());
+        let stem = self.spell(line.parts.first().map_or("", |p| p.0), layer);
         self.find(&format!("{stem}.weight")).is_some()
+    }
+
+    /// A name of a table, for this layer or head.
+    fn spell(&self, name: &str, number: usize) -> String {
+        let block = self.hyper.front.heads;
+        let name = match self.heads {
+            true => name.replace("blk.{}", "mtp.{}").replace(block, HEAD),
+            false => name.to_owned(),
+        };
+        name.replace("{}", &number.to_string())
+    }
+
+    /// The layers of further heads: the lines of a layer under other names. A head too few or too many
+    /// is one problem, not one for each of its tensors.
+    fn further_heads(&mut self) {
+        let count = self.hyper.extra_heads;
+        if self.hyper.front.heads.is_empty() {
+            return;
+        }
+        let start = HEAD.trim_end_matches("{}");
+        let mut there = std::collections::BTreeSet::new();
+        for (i, t) in self.checkpoint.tensors().iter().enumerate() {
+            let rest = t.name.strip_prefix(start).and_then(|n| n.split_once('.'));
+            let Some(head) = rest.and_then(|(head, _)| head.parse::<usize>().ok()) else {
+                continue;
+            };
+            there.insert(head);
+            self.used[i] = head >= count;
+        }
+        let says = format!("n_future_tokens is {}: {count} further heads", count + 1);
+        let wrong = there
+            .range(count..)
+            .map(|i| format!("{start}{i}: unexpected, {says}"));
+        self.problems.extend(wrong);
+        self.heads = true;
+        for head in 0..count {
+            if !there.contains(&head) {
+                self.problems
+                    .push(format!("{start}{head}: missing, {says}"));
+                continue;
+            }
+            for line in self.hyper.table.layer.iter().copied().flatten() {
+                self.line(line, head);
+            }
+        }
+        self.heads = false;
     }
 
     /// The sources of a line: one for each expert, where its name says so.
@@ -287,7 +347,7 @@ impl Walk<'_> {
         let experts = self.hyper.experts.map_or(0, |x| x.count);
         let mut sources = Vec::new();
         for &(hf, rows) in line.parts {
-            let stem = hf.replace("{}", &layer.to_string());
+            let stem = self.spell(hf, layer);
             if stem.contains("{e}") {
                 let one = |e: usize| (stem.replace("{e}", &e.to_string()), rows);
                 sources.extend((0..experts).map(one));
@@ -363,7 +423,7 @@ impl Walk<'_> {
                 scale: 1.0,
             });
         }
-        let gguf = line.gguf.replace("{}", &layer.to_string());
+        let gguf = self.spell(line.gguf, layer);
         self.out.push(Output {
             name: format!("{gguf}{suffix}"),
             dims: shape.into_iter().rev().collect(),

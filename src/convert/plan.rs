@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use super::checkpoint::{Checkpoint, Elem, float_type};
 use super::feedback::{Feedback, Shared};
 use super::folder::{Folder, bad};
-use super::fronts::Front;
+use super::fronts::{Front, meta};
 use super::hyper::Hyper;
 use super::merge::Merge;
 use super::names::{self, Output};
@@ -75,6 +75,9 @@ impl Prepared {
         };
         if let Some(keep) = &options.keep_experts {
             keep.apply(&mut prepared.items, &mut prepared.metadata)?;
+        }
+        if options.no_heads {
+            prepared.drop_heads();
         }
         let policy = Policy {
             weighted: options.policy.weighted || options.imatrix.is_some(),
@@ -152,7 +155,10 @@ impl Prepared {
             Some(_) => None,
             None => Checkpoint::native(&folder, single)?,
         };
-        let own = native.as_ref().and_then(recurrent::native_config);
+        let own = match (&native, folder.json("params.json")?) {
+            (Some(native), Some(params)) => Some(meta::config(&params, native)?),
+            (native, _) => native.as_ref().and_then(recurrent::native_config),
+        };
         let config = config.or(own).ok_or_else(|| {
             bad(
                 "config.json",
@@ -600,6 +606,9 @@ fn recipe(options: &Options, front: Option<&Front>) -> String {
     }
     if let Some(keep) = &options.keep_experts {
         out.push_str(&format!("; keep experts {keep}"));
+    }
+    if options.no_heads {
+        out.push_str("; no further heads");
     }
     if options.chat_template.is_some() {
         out.push_str("; chat template given");

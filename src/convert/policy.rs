@@ -431,6 +431,8 @@ pub fn writable() -> impl Iterator<Item = Dtype> {
 
 const EMBEDDING: &str = "token_embd.weight";
 const OUTPUT: &str = "output.weight";
+/// How names of further heads begin.
+const HEADS: &str = "mtp.";
 
 /// What the rules ask about a model.
 struct Model {
@@ -455,7 +457,9 @@ impl Model {
         let int = |key: &str| get(&format!("{arch}.{key}")).and_then(first_int);
         let heads = int("attention.head_count").unwrap_or(1);
         let kv = int("attention.head_count_kv").unwrap_or(heads).max(1);
-        let values = tensors.iter().filter(|t| role(t.0) == Value);
+        let values = tensors
+            .iter()
+            .filter(|t| role(t.0) == Value && !t.0.starts_with(HEADS));
         let mut values: Vec<usize> = values.map(|t| layer(t.0)).collect();
         values.sort_unstable();
         Model {
@@ -483,9 +487,14 @@ impl Model {
     }
 
     fn holds(&self, when: When, role: Role, name: &str) -> bool {
-        let (i, n) = match (role, self.values.binary_search(&layer(name))) {
+        let layer = match name.starts_with(HEADS) {
+            // They stand in the place of the last layer.
+            true => self.layers.saturating_sub(1),
+            false => layer(name),
+        };
+        let (i, n) = match (role, self.values.binary_search(&layer)) {
             (Value, Ok(i)) => (i, self.values.len()),
-            _ => (layer(name), self.layers),
+            _ => (layer, self.layers),
         };
         match when {
             Always => true,

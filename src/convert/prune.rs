@@ -14,7 +14,8 @@ use crate::error::{Error, Result};
 use crate::gguf::writer::MetaValue;
 use crate::limits;
 
-/// Which experts stay: `0,2,5-7` in every layer, `3:0,1,4` in layer 3; several are joined by spaces.
+/// Which experts stay: `0,2,5-7` in every layer, `3:0,1,4` in layer 3 (of encoder and decoder, where there are
+/// two); several are joined by spaces.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct KeepExperts {
     all: Vec<usize>,
@@ -143,9 +144,9 @@ impl KeepExperts {
 
 /// Layer of a tensor that has something of each expert, and how many rows.
 fn experts_of(item: &Item, count: usize) -> Result<Option<(usize, usize)>> {
-    let Some((layer, role)) = item
-        .name
-        .strip_prefix("blk.")
+    let stacks = ["blk.", "enc.blk.", "dec.blk."];
+    let name = stacks.iter().find_map(|s| item.name.strip_prefix(s));
+    let Some((layer, role)) = name
         .and_then(|n| n.split_once('.'))
         .and_then(|(layer, role)| Some((layer.parse().ok()?, role)))
     else {

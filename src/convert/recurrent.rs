@@ -113,6 +113,7 @@ pub(super) fn hyper(c: &Fields<'_>, front: &'static Front, states: &States) -> R
         window: None,
         tied: c.bool("tie_word_embeddings")?.unwrap_or(front.tied),
         encoder_layers: 0,
+        extra_heads: 0,
         buckets: 0,
         experts: None,
         rotary: 0,

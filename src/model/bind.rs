@@ -4,6 +4,8 @@ mod encoder;
 mod experts;
 mod recurrent;
 
+use std::collections::BTreeSet;
+
 use geb_kernels::dtype::Dtype;
 use geb_kernels::{Kernels, Level};
 
@@ -29,6 +31,25 @@ struct Binder<'a> {
     used: std::collections::HashSet<String>,
     /// Floats per token that a recurrent branch works with, at most.
     scratch: usize,
+}
+
+/// A layer in the file.
+struct Place {
+    /// How the names of its tensors begin.
+    stem: String,
+    /// Which of the sizes of layers are its own.
+    n: usize,
+}
+
+impl Place {
+    fn new(stem: &str, number: usize, n: usize) -> Place {
+        let stem = format!("{stem}.{number}");
+        Place { stem, n }
+    }
+
+    fn name(&self, role: &str) -> String {
+        format!("{}.{role}", self.stem)
+    }
 }
 
 impl Binder<'_> {
@@ -147,12 +168,12 @@ impl Binder<'_> {
         Some(factors)
     }
 
-    fn layer(&mut self, c: &Config, n: usize) -> Layer {
+    fn layer(&mut self, c: &Config, at: &Place) -> Layer {
         if let Some(r) = &c.recurrent {
-            return self.recurrent_layer(c, r, n);
+            return self.recurrent_layer(c, r, at.n);
         }
         let e = c.embedding_length;
-        let name = |role: &str| format!("blk.{n}.{role}");
+        let name = |role: &str| at.name(role);
         let (before, after) = match c.arch.norm_place {
             NormPlace::Before => (true, false),
             NormPlace::After => (false, true),
@@ -168,9 +189,9 @@ impl Binder<'_> {
             "ffn_norm",
             if c.parallel { "attn_norm" } else { "ffn_norm" },
         );
-        let mixer = match self.expert_attention(c, n) {
+        let mixer = match self.expert_attention(c, at) {
             Some(attention) => Mixer::Experts(attention),
-            None => Mixer::Attention(self.attention(c, n)),
+            None => Mixer::Attention(self.attention(c, at)),
         };
         Layer {
             mixer: Branch {
@@ -180,16 +201,42 @@ impl Binder<'_> {
             },
             ffn: Branch {
                 norm: self.norm(c, name(ffn_norm), before),
-                body: self.feed_forward(c, n),
+                body: self.feed_forward(c, at),
                 post_norm: after.then(|| self.vector(name("post_ffw_norm.weight"), e)),
             },
         }
     }
 
-    fn attention(&mut self, c: &Config, n: usize) -> Attention {
-        let (e, sizes) = (c.embedding_length, c.layers[n]);
+    /// The layers of further heads. A head too few or too many is one problem.
+    fn heads(&mut self, c: &Config) -> Vec<Layer> {
+        let file = self.file;
+        let number = |name: &str| name.strip_prefix("mtp.")?.split_once('.')?.0.parse().ok();
+        let names: Vec<&str> = file.tensors().map(|t| &*t.info().name).collect();
+        let there: BTreeSet<usize> = names.iter().filter_map(|n| number(n)).collect();
+        let count = c.extra_heads;
+        let says = format!("{}.mtp_head_count is {count}", c.arch.name);
+        let more = there
+            .range(count..)
+            .map(|i| format!("  mtp.{i}: unexpected, {says}"));
+        self.problems.extend(more);
+        let unexpected = names
+            .iter()
+            .filter(|n| number(n).is_some_and(|i| i >= count));
+        self.used.extend(unexpected.map(|n| n.to_string()));
+        let mut heads = Vec::new();
+        for i in 0..count {
+            match there.contains(&i) {
+                true => heads.push(self.layer(c, &Place::new("mtp", i, c.block_count + i))),
+                false => self.problems.push(format!("  mtp.{i}: missing, {says}")),
+            }
+        }
+        heads
+    }
+
+    fn attention(&mut self, c: &Config, at: &Place) -> Attention {
+        let (e, sizes) = (c.embedding_length, c.layers[at.n]);
         let (q, kv) = (sizes.q_width(), sizes.kv_width());
-        let name = |role: &str| format!("blk.{n}.{role}");
+        let name = |role: &str| at.name(role);
         let qk_norm = match c.arch.qk_norm {
             QkNorm::None => None,
             QkNorm::Head => Some([c.head_size; 2]),
@@ -216,11 +263,11 @@ impl Binder<'_> {
         }
     }
 
-    fn feed_forward(&mut self, c: &Config, n: usize) -> Ffn {
-        let (e, f) = (c.embedding_length, c.layers[n].feed_forward_length);
-        let name = |role: &str| format!("blk.{n}.{role}");
+    fn feed_forward(&mut self, c: &Config, at: &Place) -> Ffn {
+        let (e, f) = (c.embedding_length, c.layers[at.n].feed_forward_length);
+        let name = |role: &str| at.name(role);
         if self.has(&name("ffn_gate_inp.weight")) {
-            return self.experts(c, n);
+            return self.experts(c, at);
         }
         if c.arch.plain.is_some() && !self.has(&name("ffn_gate.weight")) {
             return Ffn::Plain {
@@ -293,10 +340,12 @@ pub fn bind(file: &GgufFile, config: &mut Config) -> Result<Weights> {
             (Some(encoder), layers, Some(bias))
         }
         None => {
-            let layers = (0..config.block_count).map(|n| b.layer(config, n));
+            let layers = (0..config.block_count).map(|n| Place::new("blk", n, n));
+            let layers = layers.map(|at| b.layer(config, &at));
             (None, layers.collect(), bias)
         }
     };
+    let heads = b.heads(config);
     config.scratch = b.scratch;
     for t in file.tensors() {
         let name = &t.info().name;
@@ -327,6 +376,7 @@ pub fn bind(file: &GgufFile, config: &mut Config) -> Result<Weights> {
             rope_factors_long,
             rope_factors_short,
             layers,
+            heads,
         });
     }
     let shown = 40;

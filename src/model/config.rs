@@ -59,7 +59,9 @@ pub struct Config {
     pub context_length: usize,
     /// Width of the residual stream, E.
     pub embedding_length: usize,
-    /// Sizes of each layer.
+    /// Further heads, which predict the tokens behind the next one (arXiv 2404.19737).
+    pub extra_heads: usize,
+    /// Sizes of each layer, then of the layer of each further head.
     pub layers: Vec<LayerSizes>,
     /// Where layers have experts: how they choose among them.
     pub experts: Option<Routing>,
@@ -77,7 +79,7 @@ pub struct Config {
     pub rope_scaling: RopeScaling,
     /// Base of the rotation in layers with a window, if it is another one.
     pub rope_freq_base_window: Option<f32>,
-    /// Per layer: a token sees itself and `window - 1` before it; `usize::MAX` means all.
+    /// As many: a token sees itself and `window - 1` before it; `usize::MAX` means all.
     pub windows: Vec<usize>,
     /// Whether a token sees none after its own; false for text encoders.
     pub causal: bool,
@@ -241,6 +243,11 @@ impl Config {
             Some(_) => vec![without_heads(&keys)?; block_count],
             None => layers(&keys, blocks.max(block_count), embedding_length)?,
         };
+        let extra_heads = match (&encoder, &recurrent) {
+            (None, None) => keys.count("mtp_head_count", limits::MAX_LAYERS)?,
+            _ => None,
+        };
+        let extra_heads = extra_heads.unwrap_or(0);
         if encoder.is_some() && layers.iter().any(|l| *l != layers[0]) {
             let value = "of several values";
             return keys.bad("attention.head_count", value, "one size for all layers");
@@ -278,8 +285,9 @@ impl Config {
             context_length,
             embedding_length,
             experts: Routing::read(&keys, layers[0].feed_forward_length)?,
-            windows: windows(&keys, layers.len())?,
-            layers,
+            windows: like_last(windows(&keys, layers.len())?, extra_heads),
+            extra_heads,
+            layers: like_last(layers, extra_heads),
             head_size,
             norm_epsilon,
             output_norm_epsilon: keys
@@ -329,6 +337,14 @@ impl Config {
     pub fn widest(&self, of: impl Fn(&LayerSizes) -> usize) -> usize {
         self.layers.iter().map(of).max().unwrap_or(0)
     }
+}
+
+/// What the layers have, and `more` of what the last one has: for heads that stand in its place.
+fn like_last<T: Copy>(mut layers: Vec<T>, more: usize) -> Vec<T> {
+    if let Some(last) = layers.last().copied() {
+        layers.extend(std::iter::repeat_n(last, more));
+    }
+    layers
 }
 
 /// The encoder of architectures that have one.

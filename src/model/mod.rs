@@ -21,7 +21,7 @@ pub use packed::{PackedSums, SparseChoice};
 pub use resident::Streamed;
 
 use crate::error::Result;
-use crate::gguf::GgufFile;
+use crate::gguf::{GgufFile, TensorView};
 use packed::Packed;
 
 /// A model ready to run. Its matrices stay in the file.
@@ -89,14 +89,26 @@ impl Model {
         all / routing.count as u64 * idle
     }
 
+    /// The tensors that a token meets: not those of further heads, nor of what reads a text once.
+    fn tensors(&self) -> impl Iterator<Item = TensorView<'_>> {
+        let elsewhere = |name: &str| {
+            let once = [".cross_attn_k.", ".cross_attn_v."];
+            let starts = ["mtp.", "enc."];
+            starts.iter().any(|s| name.starts_with(s)) || once.iter().any(|s| name.contains(s))
+        };
+        let all = self.file.tensors();
+        all.filter(move |t| !elsewhere(&t.info().name))
+    }
+
     /// Products of a weight and an activation per token in the layers: one per matrix element, the
-    /// embedding and output matrices not counted, nor experts that the token does not use.
+    /// embedding and output matrices not counted, nor experts that the token does not use, nor further
+    /// heads, nor an encoder.
     pub fn products_per_token(&self) -> u64 {
         let ends = [
             &self.weights.token_embd.range,
             &self.weights.output.weight.range,
         ];
-        let infos = self.file.tensors().map(|t| t.info());
+        let infos = self.tensors().map(|t| t.info());
         let all: u64 = infos
             .filter(|t| t.dims.len() > 1 && !ends.contains(&&t.range))
             .map(|t| t.elements())
@@ -106,11 +118,11 @@ impl Model {
 
     /// Bytes of weights read to decode one token: everything but the embedding table,
     /// of which one row is read (all of it when it is the output matrix too), and but the experts
-    /// that the token does not use.
+    /// that the token does not use, and but further heads and an encoder.
     pub fn bytes_per_token(&self) -> u64 {
         let table = &self.weights.token_embd.range;
         let tied = *table == self.weights.output.weight.range;
-        let all: u64 = self.file.tensors().map(|t| t.bytes().len() as u64).sum();
+        let all: u64 = self.tensors().map(|t| t.bytes().len() as u64).sum();
         let unread = if tied { 0 } else { table.len() as u64 };
         all - unread - self.idle(|m| m.range.len() as u64)
     }

@@ -146,15 +146,15 @@ pub enum Ffn {
         /// Down, `[E, F]`.
         down: Linear,
     },
-    /// A few of many gated layers for each token.
+    /// A few of many such layers for each token.
     Experts(Experts),
 }
 
 /// One expert.
 #[derive(Clone, Debug)]
 pub struct Expert {
-    /// Gate and up, `[Fx, E]` each.
-    pub gate_up: [Linear; 2],
+    /// Gate and up, `[Fx, E]` each, or up alone.
+    pub inner: Vec<Linear>,
     /// Down, `[E, Fx]`.
     pub down: Linear,
 }
@@ -353,7 +353,7 @@ impl Layer {
             }
             Ffn::Experts(w) => {
                 inputs.push(vec![from_ref(&w.router)]);
-                inputs.push(w.experts.iter().map(|e| &e.gate_up[..]).collect());
+                inputs.push(w.experts.iter().map(|e| &e.inner[..]).collect());
                 inputs.push(w.experts.iter().map(|e| from_ref(&e.down)).collect());
                 if let Some(s) = &w.shared {
                     inputs.push(vec![from_ref(&s.router)]);
@@ -516,6 +516,8 @@ pub struct Weights {
     pub rope_factors_short: Option<Vec<f32>>,
     /// The layers.
     pub layers: Vec<Layer>,
+    /// Further heads: each takes what goes into the last of the layers, in the place of that layer.
+    pub heads: Vec<Layer>,
 }
 
 #[cfg(test)]

@@ -4,14 +4,16 @@ use super::{BATCH, Session};
 use crate::cpus::available_memory;
 use crate::error::{Error, Result};
 
-/// What a session holds behind a beginning that other texts share: tokens, their keys and values, the
-/// recurrent state. The text of an encoder is not part of it.
+/// What a session holds behind a beginning that other texts share: tokens, their keys and values, what
+/// further heads go by, the recurrent state. The text of an encoder is not part of it.
 pub struct Branch {
     /// Where the shared beginning ends.
     from: usize,
     /// All tokens, those of the beginning too.
     tokens: Vec<u32>,
     kv: Vec<u8>,
+    /// For further heads; they read it again.
+    trunk: Vec<f32>,
     state: Vec<f32>,
 }
 
@@ -31,6 +33,10 @@ impl Session {
             from,
             tokens: self.tokens.clone(),
             kv: self.cache.copy_out(from..self.tokens.len()),
+            trunk: match &self.heads {
+                Some(heads) => heads.rows(from..self.tokens.len()).to_vec(),
+                None => Vec::new(),
+            },
             state: self.state.values().to_vec(),
         }
     }
@@ -53,10 +59,17 @@ impl Session {
             return Err(lost());
         }
         // Equal tokens have left equal bits.
+        let trunk = self.heads.as_ref().map_or(0, |h| h.rows(from..end).len());
+        if branch.trunk.len() != trunk {
+            return Err(lost());
+        }
         if self.tokens != branch.tokens && !self.cache.copy_in(from..end, &branch.kv) {
             return Err(lost());
         }
         self.state.set(&branch.state, end)?;
+        if let Some(heads) = &mut self.heads {
+            heads.rewrite(from..end, &branch.trunk);
+        }
         self.tokens.clone_from(&branch.tokens);
         (self.batch, self.wanted) = (0, 0);
         Ok(())
@@ -69,7 +82,9 @@ impl Session {
 
     /// Refuses `count` branches of positions `from..to` that do not fit into memory.
     pub(crate) fn check_branches(&self, count: usize, from: usize, to: usize) -> Result<()> {
-        let each = self.cache.copy_bytes(from..to) + 4 * self.state.values().len() as u64;
+        let trunk = self.heads.as_ref().map_or(0, |h| h.width() * (to - from));
+        let floats = self.state.values().len() + trunk;
+        let each = self.cache.copy_bytes(from..to) + 4 * floats as u64;
         let needed = each.saturating_mul(count as u64);
         match available_memory().filter(|a| needed > *a) {
             None => Ok(()),

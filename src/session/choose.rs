@@ -1,12 +1,15 @@
 //! What a session is asked for, checked before anything is allocated.
 
-use geb_kernels::Kernels;
+use geb_kernels::float::KvType;
 use geb_kernels::level::Level;
+use geb_kernels::{ActKind, Kernels};
 
+use super::KvChoice;
 use crate::error::{Error, Result};
 use crate::limits;
 use crate::model::Config;
 use crate::model::arch::Positions;
+use crate::model::weights::{Layer, Weights};
 
 /// A context ends with the trained length unless more was asked for and there are positions for it.
 pub(super) fn check_ctx(c: &Config, ctx: usize, beyond: bool) -> Result<()> {
@@ -43,5 +46,25 @@ pub(super) fn choose_kernels(level: Option<Level>) -> Result<&'static Kernels> {
             value: std::env::var("GEB_ISA").unwrap_or_default(),
             allowed,
         }),
+    }
+}
+
+/// The type of the cache: attention with a bias has rows of floats, and a model whose matrices are all floats
+/// is run for reference.
+pub(super) fn choose_kv(choice: KvChoice, weights: &Weights, kernels: &Kernels) -> Result<KvType> {
+    let floats = || {
+        let mut all = weights.layers.iter().flat_map(Layer::linears).flatten();
+        all.all(|w| kernels.act_kind(w.weight.dtype) != ActKind::Q8)
+    };
+    match choice {
+        KvChoice::F16 | KvChoice::Q8_0 if weights.bias.is_some() => Err(Error::Request {
+            what: "KV cache type".into(),
+            value: format!("{choice:?}"),
+            allowed: "F32, for attention with a bias".into(),
+        }),
+        KvChoice::Auto if weights.bias.is_some() || floats() => Ok(KvType::F32),
+        KvChoice::F32 => Ok(KvType::F32),
+        KvChoice::F16 | KvChoice::Auto => Ok(KvType::F16),
+        KvChoice::Q8_0 => Ok(KvType::Q8_0),
     }
 }

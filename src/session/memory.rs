@@ -1,5 +1,6 @@
 //! Bytes that a session takes and reads.
 
+use super::ahead::Heads;
 use super::{BATCH, Session};
 use crate::cache::KvCache;
 use crate::model::PackedSums;
@@ -28,7 +29,8 @@ impl Session {
         let tensors = self.model.file().tensors();
         SessionMemory {
             weights: self.packed_of(tensors.map(|t| t.bytes().len() as u64).sum()),
-            kv: KvCache::bytes(c, self.kv, self.ctx, batch)
+            kv: KvCache::bytes(c, 0..c.block_count, self.kv, [self.ctx, batch])
+                + self.heads.as_ref().map_or(0, Heads::held)
                 + State::bytes(c, &self.model.weights().layers),
             scratch: Buffers::bytes(c, batch),
             adapters: self.adapters.as_ref().map_or(0, Adapters::bytes),

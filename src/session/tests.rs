@@ -134,7 +134,13 @@ fn a_window_keeps_a_ring_that_changes_nothing() {
         assert_eq!(ring.memory().kv, session(&model, kv, 576).memory().kv);
         assert!(ring.memory().kv < session(&model, kv, 64).memory().kv * 10);
         let mut whole = session(&model, kv, 4096);
-        whole.cache = KvCache::new(model.config(), whole.kv, 4096, 4096).expect("cache");
+        whole.cache = KvCache::new(
+            model.config(),
+            0..model.config().block_count,
+            whole.kv,
+            [4096; 2],
+        )
+        .expect("cache");
         for sizes in [&[512][..], &[500, 1, 13, 300, 2, 64, 7, 450, 1]] {
             ring.reset();
             whole.reset();
@@ -174,8 +180,8 @@ fn layers_keep_what_each_of_them_sees() {
     let mut mixed = session(&model, KvChoice::F32, 4096);
     let full = mixed.cache.shape(0).kv();
     let mut whole = session(&model, KvChoice::F32, 4096);
-    whole.cache = KvCache::new(c, full, 4096, 4096).expect("cache");
-    assert!(mixed.memory().kv < KvCache::bytes(c, full, 4096, 4096));
+    whole.cache = KvCache::new(c, 0..c.block_count, full, [4096; 2]).expect("cache");
+    assert!(mixed.memory().kv < KvCache::bytes(c, 0..c.block_count, full, [4096; 2]));
     let ids = some_ids(&model, 1300);
     let sizes = [512, 1, 300, 13];
     assert!(in_batches(&mut mixed, &ids, &sizes) == in_batches(&mut whole, &ids, &sizes));

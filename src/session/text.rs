@@ -13,6 +13,11 @@ pub(super) struct Text {
 }
 
 impl Session {
+    /// The text that the encoder has read last; empty without one.
+    pub fn text(&self) -> &[u32] {
+        self.text.as_ref().map_or(&[], |t| &t.tokens)
+    }
+
     /// Reads the text that the decoder of a model with an encoder looks at; forgets all other tokens
     /// unless it is the text read last. The decoder starts with `config().encoder.start`.
     ///

@@ -12,11 +12,12 @@
 //! same order, so the text is that of plain decoding for any setting. That rests on one promise of the
 //! session: a pass of several tokens gives bit for bit the logits of single tokens.
 //!
-//! Sources are [`Lookup`] (earlier text), [`DraftModel`] (a smaller model) and [`EarlyExit`] (the first
-//! layers of the same model). [`Drafter`] is all they share; how many guesses are made is decided by
+//! Sources are [`Lookup`] (earlier text), [`DraftModel`] (a smaller model), [`EarlyExit`] (the first
+//! layers of the same model) and [`ExtraHeads`] (heads trained to guess). [`Drafter`] is all they share; how many guesses are made is decided by
 //! measured times and past success (`pace`). What is not here: choosing tokens, stopping, text.
 
 mod early_exit;
+mod heads;
 mod lookup;
 mod model;
 mod pace;
@@ -24,6 +25,7 @@ mod pace;
 use std::time::Instant;
 
 pub use early_exit::EarlyExit;
+pub use heads::ExtraHeads;
 pub use lookup::Lookup;
 pub use model::DraftModel;
 

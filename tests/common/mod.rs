@@ -3,6 +3,7 @@
 
 pub mod alloc;
 pub mod cases;
+pub mod changed;
 pub mod gguf;
 pub mod mutate;
 pub mod nano;

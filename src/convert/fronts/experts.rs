@@ -10,12 +10,21 @@ use crate::limits;
 /// configuration says.
 const JETMOE_EPS: f32 = 1e-6;
 
-/// Counts and widths.
+/// As [`counts`], of families that say how many experts a token has.
 fn experts(c: &Fields<'_>, h: &mut Hyper) -> Result<()> {
+    counts(c, h, None)
+}
+
+/// Counts and widths; `usual`: the experts of a token where the configuration is silent.
+pub(super) fn counts(c: &Fields<'_>, h: &mut Hyper, usual: Option<u64>) -> Result<()> {
     let number = |h: &mut Hyper, key, n: u64| h.more.push((key, MetaValue::U32(n as u32)));
     let count = &["num_local_experts", "num_experts", "moe_num_experts"];
     let count = c.need_uint(count, 1..=limits::MAX_EXPERTS)?;
-    let used = c.need_uint(&["num_experts_per_tok", "moe_top_k"], 1..=count)?;
+    let used = ["num_experts_per_tok", "moe_top_k"];
+    let used = match usual {
+        Some(usual) => c.uint(&used, 1..=count)?.unwrap_or(usual),
+        None => c.need_uint(&used, 1..=count)?,
+    };
     let ffn = h.shape.layers.first().map_or(0, |l| l.ffn) as u64;
     let width = |name| c.uint(&[name], 1..=limits::MAX_WIDTH);
     let shared = width("shared_expert_intermediate_size")?;

@@ -33,6 +33,17 @@ impl Hyper {
     }
 }
 
+/// Heads for the tokens behind the next one (arXiv 2404.19737).
+pub(super) fn extra_heads(c: &Fields<'_>, h: &mut Hyper) -> Result<()> {
+    let tokens = c.uint(&["n_future_tokens"], 1..=limits::MAX_LAYERS)?;
+    h.extra_heads = tokens.map_or(0, |n| n as usize - 1);
+    if h.extra_heads > 0 {
+        let count = MetaValue::U32(h.extra_heads as u32);
+        h.more.push(("mtp_head_count", count));
+    }
+    Ok(())
+}
+
 /// Factors of embeddings, residual branches and logits.
 pub(super) fn minicpm(c: &Fields<'_>, h: &mut Hyper) -> Result<()> {
     let (width, layers) = (h.width as f64, h.layers() as f64);

@@ -58,6 +58,9 @@ pub struct Front {
     pub(super) experts: &'static [Line],
     /// Further lines of the other layers.
     pub(super) dense: &'static [Line],
+    /// How names of a layer begin where `extra_heads.{}` begins those of a further head; empty in
+    /// families without.
+    pub(super) heads: &'static str,
     /// Takes the place of the table in families whose layers keep a state.
     pub(super) states: Option<&'static States>,
 }
@@ -85,6 +88,7 @@ const LIKE_LLAMA: Front = Front {
     table: &LLAMA,
     experts: &[],
     dense: &[],
+    heads: "",
     states: None,
 };
 
@@ -115,8 +119,11 @@ const fn state(
 pub const FRONTS: &[Front] = &[
     Front {
         windowed: true,
+        more: keys::extra_heads,
+        heads: "model.layers.{}",
         ..LIKE_LLAMA
     },
+    meta::LLAMA,
     Front {
         classes: &["GEBForCausalLM"],
         types: &["geblm"],
@@ -224,6 +231,7 @@ pub const FRONTS: &[Front] = &[
     classic::BLOOM,
     classic::FALCON,
     seq2seq::T5,
+    seq2seq::SWITCH,
     state(
         &["Rwkv5ForCausalLM"],
         &["rwkv5"],
@@ -331,6 +339,7 @@ macro_rules! lines {
 
 mod classic;
 mod experts;
+pub(super) mod meta;
 mod seq2seq;
 
 /// Stems of one architecture: before the layers, per layer, after the layers.

@@ -1,8 +1,9 @@
-//! T5 and flan-T5: an encoder and a decoder.
+//! T5, flan-T5 and Switch Transformers: an encoder and a decoder.
 
-use super::{Dim, Front, LIKE_LLAMA, Line, Rows, Table};
-use crate::convert::folder::bad;
-use crate::convert::hyper::{FILE, alike};
+use super::{Dim, Front, LIKE_LLAMA, Line, Rows, Table, experts};
+use crate::convert::folder::{Fields, bad};
+use crate::convert::hyper::{FILE, Hyper, alike};
+use crate::error::Result;
 use crate::gguf::writer::MetaValue;
 use crate::limits;
 
@@ -20,14 +21,15 @@ const ENCODER: &[Line] = lines! {
     "enc.blk.{}.attn_v" [Kv, Width] = "encoder.block.{}.layer.0.SelfAttention.v" All;
     "enc.blk.{}.attn_o" [Width, Q] = "encoder.block.{}.layer.0.SelfAttention.o" All;
     "enc.blk.{}.ffn_norm" [Width] = "encoder.block.{}.layer.1.layer_norm" All;
-    "enc.blk.{}.ffn_down" [Width, Ffn] = "encoder.block.{}.layer.1.DenseReluDense.wo" All;
 };
-const ENCODER_UP: &[Line] = lines! {
+const ENCODER_RELU: &[Line] = lines! {
     "enc.blk.{}.ffn_up" [Ffn, Width] = "encoder.block.{}.layer.1.DenseReluDense.wi" All;
+    "enc.blk.{}.ffn_down" [Width, Ffn] = "encoder.block.{}.layer.1.DenseReluDense.wo" All;
 };
 const ENCODER_GATED: &[Line] = lines! {
     "enc.blk.{}.ffn_gate" [Ffn, Width] = "encoder.block.{}.layer.1.DenseReluDense.wi_0" All;
     "enc.blk.{}.ffn_up" [Ffn, Width] = "encoder.block.{}.layer.1.DenseReluDense.wi_1" All;
+    "enc.blk.{}.ffn_down" [Width, Ffn] = "encoder.block.{}.layer.1.DenseReluDense.wo" All;
 };
 const DECODER: &[Line] = lines! {
     "dec.blk.{}.attn_norm" [Width] = "decoder.block.{}.layer.0.layer_norm" All;
@@ -41,20 +43,21 @@ const DECODER: &[Line] = lines! {
     "dec.blk.{}.cross_attn_v" [Kv, Width] = "decoder.block.{}.layer.1.EncDecAttention.v" All;
     "dec.blk.{}.cross_attn_o" [Width, Q] = "decoder.block.{}.layer.1.EncDecAttention.o" All;
     "dec.blk.{}.ffn_norm" [Width] = "decoder.block.{}.layer.2.layer_norm" All;
-    "dec.blk.{}.ffn_down" [Width, Ffn] = "decoder.block.{}.layer.2.DenseReluDense.wo" All;
 };
-const DECODER_UP: &[Line] = lines! {
+const DECODER_RELU: &[Line] = lines! {
     "dec.blk.{}.ffn_up" [Ffn, Width] = "decoder.block.{}.layer.2.DenseReluDense.wi" All;
+    "dec.blk.{}.ffn_down" [Width, Ffn] = "decoder.block.{}.layer.2.DenseReluDense.wo" All;
 };
 const DECODER_GATED: &[Line] = lines! {
     "dec.blk.{}.ffn_gate" [Ffn, Width] = "decoder.block.{}.layer.2.DenseReluDense.wi_0" All;
     "dec.blk.{}.ffn_up" [Ffn, Width] = "decoder.block.{}.layer.2.DenseReluDense.wi_1" All;
+    "dec.blk.{}.ffn_down" [Width, Ffn] = "decoder.block.{}.layer.2.DenseReluDense.wo" All;
 };
 
 const RELU: Table = Table {
     first: FIRST,
-    encoder: &[ENCODER, ENCODER_UP],
-    layer: &[DECODER, DECODER_UP],
+    encoder: &[ENCODER, ENCODER_RELU],
+    layer: &[DECODER, DECODER_RELU],
     last: lines! {
         "enc.output_norm" [Width] = "encoder.final_layer_norm" All;
         "dec.output_norm" [Width] = "decoder.final_layer_norm" All;
@@ -72,6 +75,26 @@ const GATED: Table = Table {
     layer: &[DECODER, DECODER_GATED],
     ..RELU
 };
+
+/// Sizes and start of encoder and decoder.
+fn numbers(c: &Fields<'_>, h: &mut Hyper) -> Result<()> {
+    let number =
+        |name, usual, max| -> Result<u64> { Ok(c.uint(&[name], 0..=max)?.unwrap_or(usual)) };
+    h.encoder_layers = c.need_uint(&["num_layers"], 1..=limits::MAX_LAYERS)? as usize;
+    h.buckets = number("relative_attention_num_buckets", 32, 1024)? as usize;
+    let reach = "relative_attention_max_distance";
+    if number(reach, 128, u64::MAX)? != 128 {
+        return Err(bad(FILE, reach, number(reach, 128, u64::MAX)?, "128"));
+    }
+    let start = number("decoder_start_token_id", 0, limits::MAX_VOCAB as u64)?;
+    let layers = h.layers() as u32;
+    h.more.extend([
+        ("decoder_block_count", MetaValue::U32(layers)),
+        ("decoder_start_token_id", MetaValue::U32(start as u32)),
+        (BUCKETS, MetaValue::U32(h.buckets as u32)),
+    ]);
+    Ok(())
+}
 
 /// T5 with a ReLU, T5 1.1 and flan-T5 with a gated GELU.
 pub(super) const T5: Front = Front {
@@ -91,22 +114,7 @@ pub(super) const T5: Front = Front {
         Ok(shape)
     },
     more: |c, h| {
-        let number = |name, usual, max| -> crate::error::Result<u64> {
-            Ok(c.uint(&[name], 0..=max)?.unwrap_or(usual))
-        };
-        h.encoder_layers = c.need_uint(&["num_layers"], 1..=limits::MAX_LAYERS)? as usize;
-        h.buckets = number("relative_attention_num_buckets", 32, 1024)? as usize;
-        let reach = "relative_attention_max_distance";
-        if number(reach, 128, u64::MAX)? != 128 {
-            return Err(bad(FILE, reach, number(reach, 128, u64::MAX)?, "128"));
-        }
-        let start = number("decoder_start_token_id", 0, limits::MAX_VOCAB as u64)?;
-        let layers = h.layers() as u32;
-        h.more.extend([
-            ("decoder_block_count", MetaValue::U32(layers)),
-            ("decoder_start_token_id", MetaValue::U32(start as u32)),
-            (BUCKETS, MetaValue::U32(h.buckets as u32)),
-        ]);
+        numbers(c, h)?;
         if c.str(&["feed_forward_proj"])? == Some("gated-gelu") {
             h.table = &GATED;
         }
@@ -114,4 +122,40 @@ pub(super) const T5: Front = Front {
     },
     table: &RELU,
     ..LIKE_LLAMA
+};
+
+/// Switch Transformers (arXiv 2101.03961): T5 whose feed-forward layers are in some places experts without
+/// gates, one for each token, weighted by its probability. A capacity of experts is not known here:
+/// every token reaches its expert.
+pub(super) const SWITCH: Front = Front {
+    classes: &["SwitchTransformersForConditionalGeneration"],
+    types: &["switch_transformers"],
+    activation: (&["dense_act_fn", "feed_forward_proj"], &["relu"]),
+    more: |c, h| {
+        numbers(c, h)?;
+        experts::counts(c, h, Some(1))?;
+        let normed = MetaValue::Bool(false);
+        h.more.push(("expert_weights_norm", normed));
+        Ok(())
+    },
+    table: &Table {
+        encoder: &[ENCODER],
+        layer: &[DECODER],
+        ..RELU
+    },
+    experts: lines! {
+        "enc.blk.{}.ffn_gate_inp" [Experts, Width] = "encoder.block.{}.layer.1.mlp.router.classifier" All;
+        "enc.blk.{}.ffn_up_exps" [Experts, ExpertFfn, Width] = "encoder.block.{}.layer.1.mlp.experts.expert_{e}.wi" All;
+        "enc.blk.{}.ffn_down_exps" [Experts, Width, ExpertFfn] = "encoder.block.{}.layer.1.mlp.experts.expert_{e}.wo" All;
+        "dec.blk.{}.ffn_gate_inp" [Experts, Width] = "decoder.block.{}.layer.2.mlp.router.classifier" All;
+        "dec.blk.{}.ffn_up_exps" [Experts, ExpertFfn, Width] = "decoder.block.{}.layer.2.mlp.experts.expert_{e}.wi" All;
+        "dec.blk.{}.ffn_down_exps" [Experts, Width, ExpertFfn] = "decoder.block.{}.layer.2.mlp.experts.expert_{e}.wo" All;
+    },
+    dense: lines! {
+        "enc.blk.{}.ffn_up" [Ffn, Width] = "encoder.block.{}.layer.1.mlp.wi" All;
+        "enc.blk.{}.ffn_down" [Width, Ffn] = "encoder.block.{}.layer.1.mlp.wo" All;
+        "dec.blk.{}.ffn_up" [Ffn, Width] = "decoder.block.{}.layer.2.mlp.wi" All;
+        "dec.blk.{}.ffn_down" [Width, Ffn] = "decoder.block.{}.layer.2.mlp.wo" All;
+    },
+    ..T5
 };

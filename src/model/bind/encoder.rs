@@ -1,11 +1,9 @@
 //! Models with an encoder: `enc.blk.*`, `dec.blk.*` and what ties them.
 
-use super::Binder;
+use super::{Binder, Place};
 use crate::model::arch::Arch;
 use crate::model::config::{Config, EncoderSizes};
-use crate::model::weights::{
-    Attention, Bias, Branch, Cross, Encoder, Ffn, GateUp, Layer, Mixer, Qkv,
-};
+use crate::model::weights::{Attention, Bias, Branch, Cross, Encoder, Layer, Mixer, Qkv};
 
 impl Binder<'_> {
     /// The encoder, the layers of the decoder and the bias of their attention.
@@ -25,23 +23,23 @@ impl Binder<'_> {
         let (enc_bias, dec_bias) = (bias(self, "enc"), bias(self, "dec"));
         let encoder = Encoder {
             layers: (0..sizes.block_count)
-                .map(|n| self.stacked(c, &format!("enc.blk.{n}")))
+                .map(|n| self.stacked(c, &Place::new("enc.blk", n, 0)))
                 .collect(),
             norm: self.norm(c, "enc.output_norm".into(), true),
             bias: enc_bias,
             cross: (0..c.block_count).map(|n| self.cross(c, n)).collect(),
         };
         let layers = (0..c.block_count)
-            .map(|n| self.stacked(c, &format!("dec.blk.{n}")))
+            .map(|n| self.stacked(c, &Place::new("dec.blk", n, 0)))
             .collect();
         (encoder, layers, dec_bias)
     }
 
     /// A layer of either.
-    fn stacked(&mut self, c: &Config, stem: &str) -> Layer {
-        let (e, sizes) = (c.embedding_length, c.layers[0]);
-        let (q, kv, f) = (sizes.q_width(), sizes.kv_width(), sizes.feed_forward_length);
-        let name = |role: &str| format!("{stem}.{role}");
+    fn stacked(&mut self, c: &Config, at: &Place) -> Layer {
+        let (e, sizes) = (c.embedding_length, c.layers[at.n]);
+        let (q, kv) = (sizes.q_width(), sizes.kv_width());
+        let name = |role: &str| at.name(role);
         let attention = Attention {
             qkv: Qkv::Split([
                 self.linear(&name("attn_q"), q, e),
@@ -51,14 +49,6 @@ impl Binder<'_> {
             qk_norm: None,
             output: self.linear(&name("attn_o"), e, q),
         };
-        let up = self.linear(&name("ffn_up"), f, e);
-        let down = self.linear(&name("ffn_down"), e, f);
-        let ffn = if self.has(&name("ffn_gate.weight")) {
-            let gate_up = GateUp::Split([self.linear(&name("ffn_gate"), f, e), up]);
-            Ffn::Gated { gate_up, down }
-        } else {
-            Ffn::Plain { up, down }
-        };
         Layer {
             mixer: Branch {
                 norm: self.norm(c, name("attn_norm"), true),
@@ -67,7 +57,7 @@ impl Binder<'_> {
             },
             ffn: Branch {
                 norm: self.norm(c, name("ffn_norm"), true),
-                body: ffn,
+                body: self.feed_forward(c, at),
                 post_norm: None,
             },
         }
@@ -97,7 +87,7 @@ impl Binder<'_> {
 pub(super) fn of_layers(arch: &Arch, name: &str) -> bool {
     let starts = match arch.encoder {
         true => &["enc.", "dec."][..],
-        false => &["blk."][..],
+        false => &["blk.", "mtp."][..],
     };
     starts.iter().any(|s| name.starts_with(s)) && !name.ends_with(".cross_attn_rel_b.weight")
 }

@@ -1,6 +1,6 @@
 //! Experts of a layer: stacked in one tensor per role, or in one tensor each (old files).
 
-use super::Binder;
+use super::{Binder, Place};
 use crate::model::Config;
 use crate::model::routing::Routing;
 use crate::model::weights::{Expert, ExpertAttention, Experts, Ffn, Linear, QMatrix, Shared};
@@ -22,8 +22,8 @@ fn rows_of(m: &QMatrix, first: usize, rows: usize) -> QMatrix {
 
 impl Binder<'_> {
     /// The feed-forward layer of a layer that has a router.
-    pub(super) fn experts(&mut self, c: &Config, n: usize) -> Ffn {
-        let name = |role: &str| format!("blk.{n}.{role}");
+    pub(super) fn experts(&mut self, c: &Config, at: &Place) -> Ffn {
+        let name = |role: &str| at.name(role);
         let router = name("ffn_gate_inp");
         let Some(r) = &c.experts else {
             let key = format!("{}.expert_count", c.arch.name);
@@ -39,27 +39,29 @@ impl Binder<'_> {
             });
         };
         let (e, f) = (c.embedding_length, r.width);
-        let (gate, up) = if self.has(&name("ffn_gate_up_exps.weight")) {
+        let gates = ["ffn_gate_exps.weight", "ffn_gate.0.weight"].map(|role| self.has(&name(role)));
+        let inner: Vec<Vec<QMatrix>> = if self.has(&name("ffn_gate_up_exps.weight")) {
             let both = self.stack(c, r, name("ffn_gate_up"), [2 * f, e]);
             let half = |first| both.iter().map(move |m| rows_of(m, first, f)).collect();
-            let halves: [Vec<QMatrix>; 2] = [half(0), half(f)];
-            halves.into()
+            vec![half(0), half(f)]
+        } else if c.arch.plain.is_some() && !gates.contains(&true) {
+            vec![self.stack(c, r, name("ffn_up"), [f, e])]
         } else {
-            (
-                self.stack(c, r, name("ffn_gate"), [f, e]),
-                self.stack(c, r, name("ffn_up"), [f, e]),
-            )
+            let roles = ["ffn_gate", "ffn_up"];
+            roles
+                .map(|role| self.stack(c, r, name(role), [f, e]))
+                .into()
         };
         let down = self.stack(c, r, name("ffn_down"), [e, f]);
-        let experts = gate.into_iter().zip(up).zip(down);
-        let experts = experts.map(|((gate, up), down)| Expert {
-            gate_up: [plain(gate), plain(up)],
+        let of = |x: usize| inner.iter().filter_map(move |all| all.get(x).cloned());
+        let experts = down.into_iter().enumerate().map(|(x, down)| Expert {
+            inner: of(x).map(plain).collect(),
             down: plain(down),
         });
         Ffn::Experts(Experts {
             router: self.linear(&router, r.count, e),
             experts: experts.collect(),
-            shared: self.shared(c, r, n),
+            shared: self.shared(c, r, at),
             bias: self.bias(name("ffn_down.bias"), e),
         })
     }
@@ -69,14 +71,14 @@ impl Binder<'_> {
     }
 
     /// The attention of a layer that has a router for it; `None` without.
-    pub(super) fn expert_attention(&mut self, c: &Config, n: usize) -> Option<ExpertAttention> {
-        let name = |role: &str| format!("blk.{n}.{role}");
+    pub(super) fn expert_attention(&mut self, c: &Config, at: &Place) -> Option<ExpertAttention> {
+        let name = |role: &str| at.name(role);
         let router = name("attn_gate_inp");
         let r = c
             .experts
             .as_ref()
             .filter(|_| self.has(&format!("{router}.weight")))?;
-        let sizes = c.layers[n];
+        let sizes = c.layers[at.n];
         if sizes.group() != r.used {
             self.problems.push(format!(
                 "  {router}.weight: {} query heads for each key head, expected {}, one of each expert of a token",
@@ -95,9 +97,9 @@ impl Binder<'_> {
     }
 
     /// The expert of every token, where the layer has one.
-    fn shared(&mut self, c: &Config, r: &Routing, n: usize) -> Option<Shared> {
+    fn shared(&mut self, c: &Config, r: &Routing, at: &Place) -> Option<Shared> {
         let (e, f) = (c.embedding_length, r.shared_width);
-        let name = |role: &str| format!("blk.{n}.{role}");
+        let name = |role: &str| at.name(role);
         self.has(&name("ffn_gate_inp_shexp.weight"))
             .then(|| Shared {
                 // One row, which some files store as a vector.

@@ -16,7 +16,7 @@ impl Pass<'_, '_> {
     ) -> Result<()> {
         let c = self.model.config();
         let (n, e) = (tokens.len(), c.embedding_length);
-        self.embed(Segment::Tokens(tokens), &mut b.x[..n * e]);
+        self.embed(b, Segment::Tokens(tokens));
         self.run_layers(b, n)?;
         let Some(encoder) = &self.model.weights().encoder else {
             return Ok(());

@@ -144,23 +144,28 @@ impl Pass<'_, '_> {
             }
             None => b.h[..n * e].fill(0.0),
         }
-        let of: [Of<'_>; 3] = [
-            &|x| &w.experts[x].gate_up[0],
-            &|x| &w.experts[x].gate_up[1],
-            &|x| &w.experts[x].down,
-        ];
+        let gated = w.experts.first().is_some_and(|x| x.inner.len() > 1);
+        let of: [Of<'_>; 3] = [&|x| &w.experts[x].down, &|x| &w.experts[x].inner[0], &|x| {
+            &w.experts[x].inner[1]
+        }];
+        let used = if gated { &of[..] } else { &of[..2] };
         let m = &mut b.mixture;
         let mut first = 0;
-        while let Some(wave) = self.wave(&m.groups, first, &of) {
+        while let Some(wave) = self.wave(&m.groups, first, used) {
             first = wave.end;
             let groups = &m.groups[wave];
             let places = places(groups);
             let rows = &mut m.rows[places.start * e..places.end * e];
             let (g, u) = b.gate_up[..2 * places.len() * f].split_at_mut(places.len() * f);
-            let outs = [(of[0], &mut *g), (of[1], &mut *u)];
-            self.multiply(&mut m.acts, groups, rows, outs);
-            self.gate(g, u, f);
-            self.multiply(&mut m.acts, groups, g, [(of[2], rows)]);
+            if gated {
+                let outs = [(of[1], &mut *g), (of[2], &mut *u)];
+                self.multiply(&mut m.acts, groups, rows, outs);
+                self.gate(g, u, f);
+            } else {
+                self.multiply(&mut m.acts, groups, rows, [(of[1], &mut *g)]);
+                self.activate(g, f);
+            }
+            self.multiply(&mut m.acts, groups, g, [(of[0], rows)]);
         }
         self.combine(m, &mut b.h[..n * e], w.bias.as_deref());
     }

@@ -51,14 +51,19 @@ impl Pass<'_, '_> {
 
     /// `down(act(up x))` of each token of `b.h`, in place: `[n, E]`.
     pub(super) fn plain(&mut self, b: &mut Buffers, (up, down): (&Linear, &Linear), n: usize) {
-        let c = self.model.config();
-        let (e, f, kernels) = (c.embedding_length, down.weight.cols, self.kernels);
-        let gate = c.arch.plain.unwrap_or(c.arch.gate);
+        let (e, f) = (self.model.config().embedding_length, down.weight.cols);
         let h = &mut b.h[..n * e];
         let wide = &mut b.gate_up[..n * f];
         self.project(&mut b.acts, h, n, [(up, &mut *wide)]);
-        self.rows(wide, f, |_, row| activate(kernels, gate, row));
+        self.activate(wide, f);
         self.project(&mut b.acts, wide, n, [(down, &mut *h)]);
+    }
+
+    /// `x = act(x)` for rows of `f`, with the activation of layers without a gate.
+    pub(super) fn activate(&mut self, x: &mut [f32], f: usize) {
+        let (kernels, arch) = (self.kernels, self.model.config().arch);
+        let gate = arch.plain.unwrap_or(arch.gate);
+        self.rows(x, f, |_, row| activate(kernels, gate, row));
     }
 }
 

@@ -5,9 +5,9 @@
 
 use geb_kernels::mat::MatMut;
 
-use super::{Buffers, Pass, take};
+use super::{Acts, Buffers, Pass, take};
 use crate::model::Recurrent;
-use crate::model::weights::Mamba;
+use crate::model::weights::{Linear, Mamba};
 
 /// Channels of one claim of a thread in the scan of Mamba 1.
 const CHANNELS: usize = 32;
@@ -51,6 +51,17 @@ fn columns<'a>(
     jobs
 }
 
+/// What a mixer works with, a row for each token: its input, the gate, what comes out, what goes into the
+/// convolution and what it makes, and room.
+struct Parts<'a> {
+    h: &'a [f32],
+    z: &'a mut [f32],
+    y: &'a mut [f32],
+    u: &'a mut [f32],
+    x: &'a mut [f32],
+    rest: &'a mut [f32],
+}
+
 impl Pass<'_, '_> {
     /// The mixer on the batch `b.h`, `[n, E]`, in place.
     pub(super) fn mamba(&mut self, b: &mut Buffers, m: &Mamba, l: usize, n: usize) {
@@ -62,63 +73,17 @@ impl Pass<'_, '_> {
         let mut rest = &mut b.mix[..];
         let [z, y] = [(); 2].map(|()| take(&mut rest, n * d));
         let [u, x] = [(); 2].map(|()| take(&mut rest, n * channels));
-        let past = (m.taps() - 1) * channels;
+        let parts = Parts {
+            h,
+            z: &mut *z,
+            y: &mut *y,
+            u,
+            x,
+            rest,
+        };
         match (&m.step, &m.input[..]) {
-            (Some((parts, dt)), [wz, wu]) => {
-                self.project(&mut b.acts, h, n, [(wz, &mut *z), (wu, &mut *u)]);
-                self.convolve(m, l, u, x);
-                let low = take(&mut rest, n * r.rank);
-                let [bs, cs] = [(); 2].map(|()| take(&mut rest, n * r.state));
-                let [w0, w1, w2] = parts;
-                let outs = [(w0, &mut *low), (w1, &mut *bs), (w2, &mut *cs)];
-                self.project(&mut b.acts, x, n, outs);
-                if r.normed {
-                    let ones = vec![1.0; r.rank.max(r.state)];
-                    for (part, width) in [
-                        (&mut *low, r.rank),
-                        (&mut *bs, r.state),
-                        (&mut *cs, r.state),
-                    ] {
-                        let eps = c.norm_epsilon;
-                        self.rows(part, width, |_, row| {
-                            kernels.rms_norm_each(row, &ones[..width], eps)
-                        });
-                    }
-                }
-                // The convolution's input is done with: step sizes take its place.
-                self.project(&mut b.acts, low, n, [(dt, &mut *u)]);
-                self.rows(u, d, |_, row| {
-                    row.iter_mut().for_each(|v| *v = softplus(*v))
-                });
-                let state = &mut self.state.mixer_mut(l)[past..];
-                let mut jobs = columns(state, MatMut::new(y, n, d, d), (CHANNELS, r.state));
-                let inputs = [&*u, &*x, &*bs, &*cs];
-                self.lead.chunks_mut(&mut jobs, 1, |i, job, _| {
-                    if let [(state, out)] = job {
-                        scan(m, &r, i * CHANNELS, inputs, state, out);
-                    }
-                });
-            }
-            (_, [wz, wu, wt]) => {
-                let steps = take(&mut rest, n * r.heads);
-                let outs = [(wz, &mut *z), (wu, &mut *u), (wt, &mut *steps)];
-                self.project(&mut b.acts, h, n, outs);
-                self.convolve(m, l, u, x);
-                self.rows(steps, r.heads, |_, row| {
-                    for (v, bias) in row.iter_mut().zip(&m.step_bias) {
-                        *v = softplus(*v + bias);
-                    }
-                });
-                let width = d / r.heads;
-                let state = &mut self.state.mixer_mut(l)[past..];
-                let mut jobs = columns(state, MatMut::new(y, n, d, d), (width, r.state));
-                let inputs = [&*steps, &*x];
-                self.lead.chunks_mut(&mut jobs, 1, |head, job, _| {
-                    if let [(state, out)] = job {
-                        scan2(m, &r, head, inputs, state, out);
-                    }
-                });
-            }
+            (Some(step), [wz, wu]) => self.mamba1(&mut b.acts, (m, step), [wz, wu], l, parts),
+            (_, [wz, wu, wt]) => self.mamba2(&mut b.acts, m, [wz, wu, wt], l, parts),
             _ => {}
         }
         let y = &*y;
@@ -132,6 +97,87 @@ impl Pass<'_, '_> {
             });
         }
         self.project(&mut b.acts, z, n, [(&m.output, &mut *h)]);
+    }
+
+    /// Mamba 1: into `p.z` the gate, into `p.y` what the scan makes.
+    fn mamba1(
+        &mut self,
+        acts: &mut Acts,
+        (m, (parts, dt)): (&Mamba, &([Linear; 3], Linear)),
+        [wz, wu]: [&Linear; 2],
+        l: usize,
+        p: Parts<'_>,
+    ) {
+        let c = self.model.config();
+        let Some(r) = c.recurrent else { return };
+        let (d, kernels, n) = (r.inner, self.kernels, p.z.len() / r.inner);
+        self.project(acts, p.h, n, [(wz, p.z), (wu, &mut *p.u)]);
+        self.convolve(m, l, p.u, p.x);
+        let mut rest = p.rest;
+        let low = take(&mut rest, n * r.rank);
+        let [bs, cs] = [(); 2].map(|()| take(&mut rest, n * r.state));
+        let [w0, w1, w2] = parts;
+        let outs = [(w0, &mut *low), (w1, &mut *bs), (w2, &mut *cs)];
+        self.project(acts, p.x, n, outs);
+        if r.normed {
+            let ones = vec![1.0; r.rank.max(r.state)];
+            let parts = [&mut *low, &mut *bs, &mut *cs];
+            for (part, width) in parts.into_iter().zip([r.rank, r.state, r.state]) {
+                let eps = c.norm_epsilon;
+                self.rows(part, width, |_, row| {
+                    kernels.rms_norm_each(row, &ones[..width], eps)
+                });
+            }
+        }
+        // The convolution's input is done with: step sizes take its place.
+        self.project(acts, low, n, [(dt, &mut *p.u)]);
+        self.rows(p.u, d, |_, row| {
+            row.iter_mut().for_each(|v| *v = softplus(*v))
+        });
+        let past = (m.taps() - 1) * m.conv_bias.len();
+        let state = &mut self.state.mixer_mut(l)[past..];
+        let mut jobs = columns(state, MatMut::new(p.y, n, d, d), (CHANNELS, r.state));
+        let inputs = [&*p.u, &*p.x, &*bs, &*cs];
+        self.lead.chunks_mut(&mut jobs, 1, |i, job, _| {
+            if let [(state, out)] = job {
+                scan(m, &r, i * CHANNELS, inputs, state, out);
+            }
+        });
+    }
+
+    /// Mamba 2: the same.
+    fn mamba2(
+        &mut self,
+        acts: &mut Acts,
+        m: &Mamba,
+        [wz, wu, wt]: [&Linear; 3],
+        l: usize,
+        p: Parts<'_>,
+    ) {
+        let Some(r) = self.model.config().recurrent else {
+            return;
+        };
+        let (d, n) = (r.inner, p.z.len() / r.inner);
+        let mut rest = p.rest;
+        let steps = take(&mut rest, n * r.heads);
+        let outs = [(wz, p.z), (wu, &mut *p.u), (wt, &mut *steps)];
+        self.project(acts, p.h, n, outs);
+        self.convolve(m, l, p.u, p.x);
+        self.rows(steps, r.heads, |_, row| {
+            for (v, bias) in row.iter_mut().zip(&m.step_bias) {
+                *v = softplus(*v + bias);
+            }
+        });
+        let past = (m.taps() - 1) * m.conv_bias.len();
+        let state = &mut self.state.mixer_mut(l)[past..];
+        let width = d / r.heads;
+        let mut jobs = columns(state, MatMut::new(p.y, n, d, d), (width, r.state));
+        let inputs = [&*steps, &*p.x];
+        self.lead.chunks_mut(&mut jobs, 1, |head, job, _| {
+            if let [(state, out)] = job {
+                scan2(m, &r, head, inputs, state, out);
+            }
+        });
     }
 
     /// `x = silu(conv(u))`, both `[n, channels]`; the last inputs are kept for the next batch.

@@ -17,6 +17,7 @@ mod biased;
 mod cross;
 mod experts;
 mod feed_forward;
+mod heads;
 mod mamba;
 mod rwkv;
 
@@ -171,6 +172,8 @@ pub(crate) struct Pass<'a, 'l> {
     pub(crate) residents: Option<&'a mut Residents>,
     /// Changes of the matrices.
     pub(crate) adapters: Option<&'a mut Adapters>,
+    /// Takes what goes into the last layer, for further heads: `[context, E]`.
+    pub(crate) trunk: Option<&'a mut [f32]>,
 }
 
 impl<'a> Pass<'a, '_> {
@@ -184,7 +187,7 @@ impl<'a> Pass<'a, '_> {
         let c = self.model.config();
         let e = c.embedding_length;
         let n = input.len(e);
-        self.embed(input, &mut b.x[..n * e]);
+        self.embed(b, input);
         let embedding_norm = &self.model.weights().embedding_norm;
         if !matches!(embedding_norm, Norm::None) {
             self.norm(&b.x[..n * e], embedding_norm, &mut b.h[..n * e]);
@@ -225,36 +228,57 @@ impl<'a> Pass<'a, '_> {
         let stack = self.stack();
         self.show(0, &b.x[..n * e]);
         for l in 0..self.layers {
-            if self.cancel.is_some_and(|c| c.load(Ordering::Relaxed)) {
-                return Err(Error::Interrupted);
+            self.check_cancel()?;
+            if let Some(trunk) = self.trunk.as_deref_mut()
+                && l + 1 == c.block_count
+            {
+                let at = self.first * e;
+                trunk[at..at + n * e].copy_from_slice(&b.x[..n * e]);
             }
             let layer = &stack.layers[l];
-            self.norm(&b.x[..n * e], &layer.mixer.norm, &mut b.h[..n * e]);
-            match &layer.mixer.body {
-                Mixer::Attention(a) => self.attention(b, (a, stack.bias), l, n),
-                Mixer::Experts(a) => self.expert_attention(b, a, l, n),
-                Mixer::Rwkv6(m) => self.rwkv6(b, m, l, n),
-                Mixer::Rwkv7(m) => self.rwkv7(b, m, l, n),
-                Mixer::Mamba(m) => self.mamba(b, m, l, n),
+            self.mixer(b, &stack, layer, (l, n));
+            self.feed_forward(b, layer, (l, n));
+            if c.rescale_every > 0 && (l + 1).is_multiple_of(c.rescale_every) {
+                self.rows(&mut b.x[..n * e], e, |_, row| scale(row, 0.5));
             }
-            if c.parallel {
-                std::mem::swap(&mut b.h, &mut b.side);
-            } else {
-                self.add(&mut b.x[..n * e], &mut b.h[..n * e], &layer.mixer.post_norm);
-            }
-            if let Some(cross) = stack.cross.get(l) {
-                self.norm(&b.x[..n * e], &cross.norm, &mut b.h[..n * e]);
-                self.cross(b, &cross.body, l, n);
-                self.add(&mut b.x[..n * e], &mut b.h[..n * e], &cross.post_norm);
-            }
-            self.feed_forward(b, layer, l, n);
             self.show(l + 1, &b.x[..n * e]);
         }
         Ok(())
     }
 
-    /// Adds to `b.x` what the second branch of layer `l` makes of it.
-    fn feed_forward(&mut self, b: &mut Buffers, layer: &Layer, l: usize, n: usize) {
+    fn check_cancel(&self) -> Result<()> {
+        match self.cancel.is_some_and(|c| c.load(Ordering::Relaxed)) {
+            true => Err(Error::Interrupted),
+            false => Ok(()),
+        }
+    }
+
+    /// The part of a layer that mixes tokens, and its look at the encoder's text.
+    fn mixer(&mut self, b: &mut Buffers, stack: &Stack<'_>, layer: &Layer, (l, n): (usize, usize)) {
+        let c = self.model.config();
+        let e = c.embedding_length;
+        self.norm(&b.x[..n * e], &layer.mixer.norm, &mut b.h[..n * e]);
+        match &layer.mixer.body {
+            Mixer::Attention(a) => self.attention(b, (a, stack.bias), l, n),
+            Mixer::Experts(a) => self.expert_attention(b, a, l, n),
+            Mixer::Rwkv6(m) => self.rwkv6(b, m, l, n),
+            Mixer::Rwkv7(m) => self.rwkv7(b, m, l, n),
+            Mixer::Mamba(m) => self.mamba(b, m, l, n),
+        }
+        if c.parallel {
+            std::mem::swap(&mut b.h, &mut b.side);
+        } else {
+            self.add(&mut b.x[..n * e], &mut b.h[..n * e], &layer.mixer.post_norm);
+        }
+        if let Some(cross) = stack.cross.get(l) {
+            self.norm(&b.x[..n * e], &cross.norm, &mut b.h[..n * e]);
+            self.cross(b, &cross.body, l, n);
+            self.add(&mut b.x[..n * e], &mut b.h[..n * e], &cross.post_norm);
+        }
+    }
+
+    /// The part of a layer that works on each token alone.
+    fn feed_forward(&mut self, b: &mut Buffers, layer: &Layer, (l, n): (usize, usize)) {
         let c = self.model.config();
         let e = c.embedding_length;
         if matches!(layer.ffn.body, Ffn::None) {
@@ -273,9 +297,6 @@ impl<'a> Pass<'a, '_> {
             self.add(&mut b.x[..n * e], side, &layer.mixer.post_norm);
         }
         self.add(&mut b.x[..n * e], &mut b.h[..n * e], &layer.ffn.post_norm);
-        if c.rescale_every > 0 && (l + 1).is_multiple_of(c.rescale_every) {
-            self.rows(&mut b.x[..n * e], e, |_, row| scale(row, 0.5));
-        }
     }
 
     /// Shows the residual stream behind `depth` layers to the observer, if there is one.
@@ -321,33 +342,32 @@ impl<'a> Pass<'a, '_> {
         }
     }
 
-    fn embed(&mut self, input: Segment<'_>, x: &mut [f32]) {
-        let (kernels, table) = (self.kernels, &self.model.weights().token_embd);
-        let factor = self.model.config().embedding_scale;
-        let (model, first) = (self.model, self.first);
-        let positions = model.weights().position_embd.as_ref();
-        let data = self.model.bytes(table);
-        let row_bytes = data.len() / table.rows;
-        self.rows(x, table.cols, |t, row| {
-            match input {
-                Segment::Tokens(ids) => {
-                    let at = ids[t] as usize * row_bytes;
-                    kernels.dequantize(table.dtype, &data[at..at + row_bytes], row);
-                    if factor != 1.0 {
-                        scale(row, factor);
-                    }
+    /// Writes what stands for the input into `b.x`.
+    fn embed(&mut self, b: &mut Buffers, input: Segment<'_>) {
+        let (kernels, model, first) = (self.kernels, self.model, self.first);
+        let weights = model.weights();
+        let factor = model.config().embedding_scale;
+        let (e, n) = (weights.token_embd.cols, input.len(weights.token_embd.cols));
+        let (x, h) = (&mut b.x[..n * e], &mut b.h[..n * e]);
+        let read = |table: &QMatrix, row: usize, out: &mut [f32]| {
+            let data = model.bytes(table);
+            let bytes = data.len() / table.rows;
+            kernels.dequantize(table.dtype, &data[row * bytes..(row + 1) * bytes], out);
+        };
+        self.rows(x, e, |t, row| match input {
+            Segment::Tokens(ids) => {
+                read(&weights.token_embd, ids[t] as usize, row);
+                if factor != 1.0 {
+                    scale(row, factor);
                 }
-                Segment::Vectors(x) => row.copy_from_slice(&x[t * row.len()..][..row.len()]),
             }
-            if let Some(table) = positions {
-                let data = model.bytes(table);
-                let bytes = data.len() / table.rows;
-                let mut position = vec![0.0; table.cols];
-                let at = (first + t) * bytes;
-                kernels.dequantize(table.dtype, &data[at..at + bytes], &mut position);
-                kernels.add(row, &position);
-            }
+            Segment::Vectors(x) => row.copy_from_slice(&x[t * e..(t + 1) * e]),
         });
+        if let Some(table) = &weights.position_embd {
+            self.rows(h, e, |t, row| read(table, first + t, row));
+            let h = &*h;
+            self.rows(x, e, |t, row| kernels.add(row, &h[t * e..(t + 1) * e]));
+        }
     }
 
     /// Tells the observer, if there is one, what `weight` is multiplied with.

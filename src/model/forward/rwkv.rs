@@ -118,6 +118,21 @@ fn heads<'a>(
     jobs
 }
 
+/// What comes out of the heads of a token is normed, what the token says of itself is added, and the gate
+/// is applied.
+fn finish7(m: &Rwkv7, [r, k, v, g]: [&[f32]; 4], y: &mut [f32], size: usize) {
+    norm_heads(y, size, &m.norm);
+    for (head, y) in y.chunks_exact_mut(size).enumerate() {
+        let at = head * size..(head + 1) * size;
+        let [r, k, v, g] = [r, k, v, g].map(|x| &x[at.clone()]);
+        let own = r.iter().zip(k).zip(&m.r_k[at]);
+        let own: f32 = own.map(|((r, k), u)| r * k * u).sum();
+        for ((y, v), g) in y.iter_mut().zip(v).zip(g) {
+            *y = (*y + v * own) * g;
+        }
+    }
+}
+
 impl Pass<'_, '_> {
     /// `x -> out` through two matrices of low rank; `f` in between.
     fn low_rank(
@@ -259,42 +274,34 @@ impl Pass<'_, '_> {
                 *k += *k * k_a * (a - 1.0);
             }
         });
-        let inputs = [&*r, &*w, &*k, &*v, &*removed, &*a];
+        let (r, k, v) = (&*r, &*k, &*v);
+        self.scan7(l, &mut b.pieces, [r, &*w, k, v, &*removed, &*a], y);
+        let g = &*g;
+        self.rows(y, e, |t, y| {
+            let at = t * e..(t + 1) * e;
+            finish7(m, [r, k, v, g].map(|x| &x[at.clone()]), y, size);
+        });
+        self.project(&mut b.acts, y, n, [(&m.output, &mut *h)]);
+    }
+
+    /// The recurrence of RWKV 7 over a batch, `[n, E]` each, heads shared among the threads.
+    fn scan7(&mut self, l: usize, sums: &mut Vec<f32>, inputs: [&[f32]; 6], y: &mut [f32]) {
+        let c = self.model.config();
+        let Some(sizes) = c.recurrent else { return };
+        let (e, size) = (c.embedding_length, sizes.state);
+        let n = y.len() / e;
         let state = &mut self.state.mixer_mut(l)[e..];
-        let mut jobs = heads(state, y, n, &sizes);
-        let sums = &mut b.pieces;
         sums.resize(sums.len().max(e), 0.0);
-        let mut jobs: Vec<_> = jobs.drain(..).zip(sums.chunks_exact_mut(size)).collect();
+        let jobs = heads(state, y, n, &sizes).into_iter();
+        let mut jobs: Vec<_> = jobs.zip(sums.chunks_exact_mut(size)).collect();
         self.lead.chunks_mut(&mut jobs, 1, |head, job, _| {
             let [((state, out), sums)] = job else { return };
             for t in 0..n {
                 let at = t * e + head * size;
-                wkv7(
-                    state,
-                    inputs.map(|x| &x[at..at + size]),
-                    out.row_mut(t),
-                    sums,
-                );
+                let inputs = inputs.map(|x| &x[at..at + size]);
+                wkv7(state, inputs, out.row_mut(t), sums);
             }
         });
-        drop(jobs);
-        let [r, _, k, v, ..] = inputs;
-        let g = &*g;
-        self.rows(y, e, |t, y| {
-            norm_heads(y, size, &m.norm);
-            let at = t * e..(t + 1) * e;
-            let [r, k, v, g] = [r, k, v, g].map(|x| &x[at.clone()]);
-            for (head, y) in y.chunks_exact_mut(size).enumerate() {
-                let at = head * size..(head + 1) * size;
-                let [r, k, v, g] = [r, k, v, g].map(|x| &x[at.clone()]);
-                let own = r.iter().zip(k).zip(&m.r_k[at]);
-                let own: f32 = own.map(|((r, k), u)| r * k * u).sum();
-                for ((y, v), g) in y.iter_mut().zip(v).zip(g) {
-                    *y = (*y + v * own) * g;
-                }
-            }
-        });
-        self.project(&mut b.acts, y, n, [(&m.output, &mut *h)]);
     }
 
     /// The keys that a token removes: `k * k_k`, each head divided by its norm.

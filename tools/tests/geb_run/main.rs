@@ -1,8 +1,12 @@
 //! `geb-run` as a user meets it: exit codes, streams, files, on tiny models made from fixtures.
 
 mod adapters;
+#[path = "../../../tests/common/changed.rs"]
+#[allow(dead_code)]
+mod changed;
 mod compare;
 mod compress;
+mod encoder;
 mod evaluate;
 mod imatrix;
 mod probe;

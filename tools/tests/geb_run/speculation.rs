@@ -3,8 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use geb::gguf::writer::MetaValue;
+use geb::gguf::{GgufFile, Load};
 use serde_json::Value;
 
+use crate::changed::Changed;
 use crate::support::*;
 
 /// geb-nano as a Q8_0 file; made once.
@@ -23,13 +26,41 @@ fn nano() -> &'static str {
     path.to_str().expect("path")
 }
 
+/// The same with further heads: its last layer once more.
+fn with_heads() -> &'static str {
+    static MODEL: OnceLock<PathBuf> = OnceLock::new();
+    let path = MODEL.get_or_init(|| {
+        let file = GgufFile::open(Path::new(nano()), Load::Map).expect("own file");
+        let mut changed = Changed::of(&file);
+        let names = file.tensors().map(|t| t.info().name.clone());
+        let number = |name: &str| name.strip_prefix("blk.")?.split('.').next()?.parse().ok();
+        let last: u32 = names.filter_map(|n| number(&n)).max().expect("layers");
+        for t in file.tensors() {
+            if let Some(role) = t.info().name.strip_prefix(&format!("blk.{last}.")) {
+                changed.push(&format!("mtp.0.{role}"), &t);
+            }
+        }
+        changed
+            .plan
+            .push_meta("llama.mtp_head_count", MetaValue::U32(1));
+        let path = scratch().join("nano-heads.gguf");
+        std::fs::write(&path, changed.bytes()).expect("writes");
+        path
+    });
+    path.to_str().expect("path")
+}
+
 fn generate(extra: &[&str]) -> Value {
+    generate_with(nano(), extra)
+}
+
+fn generate_with(model: &str, extra: &[&str]) -> Value {
     let passage = "And the children of Israel did so, as the LORD commanded Moses. ";
     let prompt = passage.repeat(3);
     let words = [
         "generate",
         "-m",
-        nano(),
+        model,
         "-p",
         &prompt,
         "--raw",
@@ -133,4 +164,31 @@ fn bench_compares_with_and_without_guesses() {
         "{}",
         stdout(&output)
     );
+}
+
+#[test]
+fn a_model_with_heads_guesses_with_them() {
+    let plain = generate(&["--lookup", "off"]);
+    let count = |value: &Value, key: &str| value["speculation"][key].as_u64().expect("a number");
+    for how in ["on", "auto", "off"] {
+        let value = generate_with(with_heads(), &["--lookup", "off", "--heads", how]);
+        assert_eq!(value["ids"], plain["ids"], "{how}");
+        match how {
+            "on" => assert!(count(&value, "drafted") >= 20),
+            "off" => assert_eq!(count(&value, "drafted"), 0),
+            _ => {}
+        }
+    }
+    let refused = run(&[
+        "generate",
+        "-m",
+        nano(),
+        "-p",
+        "x",
+        "--raw",
+        "--heads",
+        "on",
+    ]);
+    exits(&refused, 2);
+    assert!(stderr(&refused).contains("has no further heads"));
 }

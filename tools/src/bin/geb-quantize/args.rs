@@ -207,6 +207,9 @@ pub struct How {
     /// Leave the other experts out: 0,2,5-7, or 3:0,1 for layer 3 (may be repeated)
     #[arg(long, value_name = "[LAYER:]LIST")]
     pub keep_experts: Vec<String>,
+    /// Leave out the further heads of a model that predicts several tokens (llama.cpp refuses files with them)
+    #[arg(long)]
+    pub no_heads: bool,
     /// Record the SHA-256 of the weight files as well
     #[arg(long)]
     pub hash_source: bool,

@@ -53,6 +53,7 @@ impl How {
             hash_source: self.hash_source,
             split_max: self.split_max_size,
             resume: self.resume,
+            no_heads: self.no_heads,
             keep_experts: match &self.keep_experts[..] {
                 [] => None,
                 lists => Some(lists.join(" ").parse()?),

@@ -156,8 +156,17 @@ fn one_round(session: &mut Session, args: &BenchArgs) -> geb::Result<(Rates, Rat
     Ok((prefill, decode))
 }
 
-/// Evaluates `n` tokens at once after `depth` cached ones; returns when it started.
+/// Evaluates `n` tokens at once after `depth` cached ones; returns when it started. An encoder reads a text of
+/// `n` tokens, whatever is cached.
 pub fn measure_prefill(session: &mut Session, depth: usize, n: usize) -> geb::Result<Instant> {
+    if session.model().config().encoder.is_some() {
+        let ids = some_ids(session, n + 1);
+        // The text that was read last is not read again.
+        session.encode(&ids[n..])?;
+        let start = Instant::now();
+        session.encode(&ids[..n])?;
+        return Ok(start);
+    }
     let ids = some_ids(session, depth + n);
     reach(session, &ids[..depth])?;
     let start = Instant::now();
@@ -168,6 +177,9 @@ pub fn measure_prefill(session: &mut Session, depth: usize, n: usize) -> geb::Re
 /// Evaluates `n` tokens one by one after `depth` cached ones and a first one; returns when it started.
 pub fn measure_decode(session: &mut Session, depth: usize, n: usize) -> geb::Result<Instant> {
     let ids = some_ids(session, depth + n + 1);
+    if session.model().config().encoder.is_some() && session.text().is_empty() {
+        session.encode(&ids[..1])?;
+    }
     reach(session, &ids[..=depth])?;
     let start = Instant::now();
     for id in &ids[depth + 1..] {
@@ -224,6 +236,10 @@ impl Report<'_> {
     /// and which peak that is.
     fn prefill_gops(&self) -> Option<(f64, f64, &'static str)> {
         let session = &self.loaded.session;
+        if session.model().config().encoder.is_some() {
+            // Its products are not those of a decoded token.
+            return None;
+        }
         let main = Dtype::from_name(load::main_type(&self.loaded.opened.file))?;
         let (peak, name) = match session.kernels().act_kind(main) {
             ActKind::Q8 => (self.limits.int8_gops, "int8"),
@@ -260,8 +276,12 @@ impl Report<'_> {
                     )
                 });
             let prompt = self.args.prompt;
+            let what = match session.model().config().encoder {
+                Some(_) => "encode ",
+                None => "prefill",
+            };
             text.push_str(&format!(
-                "prefill {prompt:<5}{}{share}\n",
+                "{what} {prompt:<5}{}{share}\n",
                 speed(&self.prefill)
             ));
         }

@@ -45,7 +45,8 @@ pub fn run(args: &BenchArgs, interrupt: &Interrupt) -> Outcome {
     let started = Instant::now();
     let opened = load::open(&args.model, None)?;
     let tokenizer = load::tokenizer(&opened)?;
-    let mut loaded = load::load(opened, &args.cpu, interrupt, started)?;
+    let mut loaded =
+        load::load_to_guess(opened, &args.cpu, args.speculate.heads, interrupt, started)?;
     let mut guesses = speculate::sources(&args.speculate, &args.cpu, &loaded, interrupt)?;
     let texts = [
         (

@@ -110,7 +110,7 @@ pub fn run(args: &ChatArgs, interrupt: &Interrupt) -> Outcome {
     let Some(template) = load::template(&opened, &tokenizer, &args.template)? else {
         return Err(no_template(&opened));
     };
-    let loaded = load::load(opened, &args.cpu, interrupt, started)?;
+    let loaded = load::load_to_guess(opened, &args.cpu, args.speculate.heads, interrupt, started)?;
     let guesses = speculate::sources(&args.speculate, &args.cpu, &loaded, interrupt)?;
     let (sampling, seed) = load::sampling(&args.sampling);
     let options = GenerateOptions {

@@ -53,6 +53,7 @@ fn measure(args: &ChoiceArgs, bank: Bank, interrupt: &Interrupt) -> Outcome<Run>
     let opened = load::open(&args.model, None)?;
     let tokenizer = load::tokenizer(&opened)?;
     let mut loaded = load::load(opened, &args.cpu, interrupt, Instant::now())?;
+    load::one_text(loaded.session.model(), &loaded.opened.path)?;
     let (file, path) = (&loaded.opened.file, &loaded.opened.path);
     let file_name = path.file_stem().unwrap_or_default().to_string_lossy();
     let name = file.str("general.name").ok().flatten();

@@ -56,7 +56,9 @@ fn open(args: &PerplexityArgs, interrupt: &Interrupt) -> Outcome<(Vec<Session>, 
     for model in base.iter().chain([&args.model]) {
         let opened = load::open(model, None)?;
         tokenizer = Some(load::tokenizer(&opened)?);
-        sessions.push(load::load(opened, &cpu, interrupt, Instant::now())?.session);
+        let loaded = load::load(opened, &cpu, interrupt, Instant::now())?;
+        load::one_text(loaded.session.model(), &loaded.opened.path)?;
+        sessions.push(loaded.session);
     }
     let tokenizer = tokenizer.ok_or_else(|| Failure::usage("no model"))?;
     Ok((sessions, tokenizer))

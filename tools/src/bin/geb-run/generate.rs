@@ -26,7 +26,8 @@ pub fn run(args: &GenerateArgs, interrupt: &Interrupt) -> Outcome {
     let opened = load::open(&args.model, None)?;
     let tokenizer = load::tokenizer(&opened)?;
     let mut ids = prompt_ids(args, &opened, &tokenizer, &prompt)?;
-    let mut loaded = load::load(opened, &args.cpu, interrupt, started)?;
+    let mut loaded =
+        load::load_to_guess(opened, &args.cpu, args.speculate.heads, interrupt, started)?;
     if let Some(path) = &args.load_state {
         load_state(&mut loaded, path)?;
         ids.splice(0..0, loaded.session.tokens().iter().copied());

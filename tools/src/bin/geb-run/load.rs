@@ -12,7 +12,9 @@ use geb::sampler::SamplerOptions;
 use geb::session::{KvChoice, Session, SessionOptions, SparseChoice};
 use geb::tokenizer::Tokenizer;
 
-use crate::args::{CpuArgs, KvHow, LoadHow, ModelArgs, SamplingArgs, SparseHow, TemplateArgs};
+use crate::args::{
+    CpuArgs, GuessWhen, KvHow, LoadHow, ModelArgs, SamplingArgs, SparseHow, TemplateArgs,
+};
 use crate::interrupt::Interrupt;
 use crate::model_path;
 use crate::report::{Failure, Outcome, bytes, dim, note};
@@ -85,7 +87,19 @@ pub fn load(
     interrupt: &Interrupt,
     started: Instant,
 ) -> Outcome<Loaded> {
+    load_to_guess(opened, cpu, GuessWhen::Off, interrupt, started)
+}
+
+/// As [`load`], with what the further heads of the model need unless `heads` are off.
+pub fn load_to_guess(
+    opened: Opened,
+    cpu: &CpuArgs,
+    heads: GuessWhen,
+    interrupt: &Interrupt,
+    started: Instant,
+) -> Outcome<Loaded> {
     let mut options = session_options(cpu, interrupt)?;
+    options.extra_heads = heads != GuessWhen::Off;
     let model = Model::load(opened.file.clone()).map_err(|e| at(&opened.path, e))?;
     if cpu.threads.is_none() {
         options.threads = tune::stored(model.bytes_per_token()).unwrap_or(options.threads);
@@ -114,6 +128,24 @@ fn packed(session: &Session) {
             bytes(p.file_bytes)
         ));
     }
+}
+
+/// Refuses a model with an encoder for work on one text: its tokens are answers to another one. Exit code 4.
+pub fn one_text(model: &Model, path: &Path) -> Outcome {
+    if model.config().encoder.is_none() {
+        return Ok(());
+    }
+    let name = model.config().arch.name;
+    let message = format!(
+        "{name} has an encoder: its decoder answers a text, and texts are not scored as its continuation"
+    );
+    let failure = Failure {
+        code: 4,
+        ..Failure::new(message)
+    };
+    Err(failure
+        .at(path.display())
+        .hint("geb-run generate lets it answer, geb-run bench measures its speed"))
 }
 
 /// Says what became of the experts under `--max-ram`.
@@ -166,6 +198,7 @@ pub fn session_options(cpu: &CpuArgs, interrupt: &Interrupt) -> Outcome<SessionO
             SparseHow::Off => SparseChoice::Off,
         },
         max_ram: cpu.max_ram,
+        extra_heads: false,
     })
 }
 

@@ -20,6 +20,7 @@ const BATCH: usize = 128;
 pub fn run(args: &LogitsArgs, interrupt: &Interrupt) -> Outcome {
     let opened = load::open(&args.model, None)?;
     let mut loaded = load::load(opened, &args.cpu, interrupt, Instant::now())?;
+    load::one_text(loaded.session.model(), &loaded.opened.path)?;
     if args.tokens.len() > loaded.session.ctx() {
         let (n, ctx) = (args.tokens.len(), loaded.session.ctx());
         return Err(

@@ -34,6 +34,7 @@ pub fn run(args: &NeedleArgs, interrupt: &Interrupt) -> Outcome {
     let opened = load::open(&args.model, None)?;
     let tokenizer = load::tokenizer(&opened)?;
     let mut loaded = load::load(opened, &args.cpu, interrupt, Instant::now())?;
+    load::one_text(loaded.session.model(), &loaded.opened.path)?;
     let path = &loaded.opened.path;
     let plan = plan(args, loaded.session.ctx())?;
     let mut progress = Progress::new("needles", "prompts", &args.output);

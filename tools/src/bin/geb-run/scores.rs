@@ -26,6 +26,7 @@ pub fn run(args: &ScoresArgs, interrupt: &Interrupt) -> Outcome {
         )));
     }
     let mut loaded = load::load(opened, &args.cpu, interrupt, Instant::now())?;
+    load::one_text(loaded.session.model(), &loaded.opened.path)?;
     let mut progress = Progress::new("scores", "tokens", &args.output);
     if args.csv {
         out(&header(args.top_k))?;

@@ -2,13 +2,15 @@
 
 use geb::model::Model;
 use geb::session::{Session, SessionOptions};
-use geb::speculate::{DraftModel, EarlyExit, Lookup, Speculation, SpeculationStats, Tuning};
+use geb::speculate::{
+    DraftModel, EarlyExit, ExtraHeads, Lookup, Speculation, SpeculationStats, Tuning,
+};
 use serde_json::{Value, json};
 
-use crate::args::{CpuArgs, LoadHow, LookupWhen, ModelArgs, SpeculateArgs};
+use crate::args::{CpuArgs, GuessWhen, LoadHow, ModelArgs, SpeculateArgs};
 use crate::interrupt::Interrupt;
 use crate::load::{self, Loaded};
-use crate::report::Outcome;
+use crate::report::{Failure, Outcome};
 
 /// The sources asked for. Earlier text comes first: it costs nothing.
 pub fn sources(
@@ -18,13 +20,23 @@ pub fn sources(
     interrupt: &Interrupt,
 ) -> Outcome<Speculation> {
     let mut guesses = match args.lookup {
-        LookupWhen::Auto => Speculation::lookup(),
-        LookupWhen::On => {
+        GuessWhen::Auto => Speculation::lookup(),
+        GuessWhen::On => {
             Speculation::off().with(Box::new(Lookup::new()), Tuning::Always, usize::MAX)
         }
-        LookupWhen::Off => Speculation::off(),
+        GuessWhen::Off => Speculation::off(),
     };
     let max = args.draft_max as usize;
+    if let Some(heads) = ExtraHeads::new(&loaded.session) {
+        let tuning = match args.heads {
+            GuessWhen::On => Tuning::Always,
+            _ => Tuning::Auto,
+        };
+        guesses = guesses.with(Box::new(heads), tuning, max);
+    } else if args.heads == GuessWhen::On {
+        let message = "--heads is on, but the model has no further heads";
+        return Err(Failure::usage(message));
+    }
     if let Some(name) = &args.draft {
         let draft = draft_model(name, cpu, loaded, interrupt)?;
         guesses = guesses.with(Box::new(draft), Tuning::Auto, max);

@@ -322,12 +322,12 @@ pub struct SamplingArgs {
     pub ignore_eos: bool,
 }
 
-/// `--lookup`.
+/// `--lookup`, `--heads`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LookupWhen {
+pub enum GuessWhen {
     /// Where measured times promise a gain
     Auto,
-    /// Whenever earlier text offers a continuation
+    /// Whenever there is something to offer
     On,
     /// Never
     Off,
@@ -344,7 +344,7 @@ pub struct SpeculateArgs {
         help_heading = "Speed",
         hide_short_help = true
     )]
-    pub lookup: LookupWhen,
+    pub lookup: GuessWhen,
     /// Guess with this smaller model of the same vocabulary
     #[arg(
         long,
@@ -353,7 +353,16 @@ pub struct SpeculateArgs {
         hide_short_help = true
     )]
     pub draft: Option<String>,
-    /// Most tokens that --draft or --exit-layer guesses at once
+    /// Guess with the further heads of a model that has some (multi-token prediction)
+    #[arg(
+        long,
+        value_name = "WHEN",
+        default_value = "auto",
+        help_heading = "Speed",
+        hide_short_help = true
+    )]
+    pub heads: GuessWhen,
+    /// Most tokens that --heads, --draft or --exit-layer guesses at once
     #[arg(long, value_name = "N", default_value_t = 8, help_heading = "Speed", hide_short_help = true,
           value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub draft_max: u32,

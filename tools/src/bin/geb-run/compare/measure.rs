@@ -47,6 +47,10 @@ impl Bench {
             .iter()
             .map(|o| Model::load(o.file.clone()).map_err(|e| load::at(&o.path, e)));
         let models = models.collect::<Outcome<Vec<_>>>()?;
+        if !plan.texts.is_empty() || !plan.tasks.is_empty() {
+            let mut pairs = models.iter().zip(&opened);
+            pairs.try_for_each(|(model, o)| load::one_text(model, &o.path))?;
+        }
         let mut threads = plan.threads.clone();
         if threads.is_empty() {
             threads.push(geb::threads::default_threads());
