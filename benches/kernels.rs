@@ -5,7 +5,7 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use geb_kernels::dtype::Dtype;
-use geb_kernels::{Activations, Kernels, Level, MatMut, Scratch, reference};
+use geb_kernels::{ActKind, Activations, Kernels, Level, MatMut, Scratch, SparseMatrix, reference};
 
 const COLS: usize = 2048;
 const ROWS: usize = 5632;
@@ -96,5 +96,60 @@ fn blocks(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, products, blocks);
+/// Q8_0 of which so many per cent are zero, dense and packed; the second shape does not fit a cache.
+fn sparse(c: &mut Criterion) {
+    let kernels = Kernels::best().expect("a level");
+    let shapes = [(ROWS, COLS, 1), (ROWS, COLS, 128), (4 * ROWS, COLS, 1)];
+    for (zeros, (rows, cols, tokens)) in [50, 62, 70, 80]
+        .into_iter()
+        .flat_map(|z| shapes.map(|s| (z, s)))
+    {
+        let (mut state, part) = (1u32, 512);
+        let row: Vec<f32> = (0..part * cols)
+            .map(|_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                let v = (state >> 8) as f32 / (1 << 24) as f32;
+                if (state >> 3) % 100 < zeros {
+                    0.0
+                } else {
+                    v - 1.5
+                }
+            })
+            .collect();
+        let mut bytes = vec![0; Dtype::Q8_0.row_bytes(row.len()).expect("whole blocks")];
+        kernels.quantize(Dtype::Q8_0, &row, &mut bytes);
+        let dense = bytes.repeat(rows / part);
+        let packed = SparseMatrix::pack(&dense, cols).expect("memory");
+        let mut acts = Activations::new();
+        acts.reshape(kernels, ActKind::Q8, tokens, cols);
+        acts.fill(kernels, &vec![0.5; tokens * cols]);
+        let (mut out, mut scratch) = (vec![0.0; tokens * rows], Scratch::new());
+        let mut group = c.benchmark_group(format!("sparse {rows}x{cols} n={tokens}"));
+        let size = packed.bytes(0..rows) as f64 / dense.len() as f64;
+        group
+            .sample_size(10)
+            .throughput(Throughput::Bytes(dense.len() as u64));
+        group.bench_function(format!("{zeros} % dense"), |b| {
+            b.iter(|| {
+                let view = MatMut::new(&mut out, tokens, rows, rows);
+                kernels.mat_mul(
+                    Dtype::Q8_0,
+                    black_box(&dense),
+                    cols,
+                    &acts,
+                    view,
+                    &mut scratch,
+                );
+            });
+        });
+        group.bench_function(format!("{zeros} % packed to {size:.2}"), |b| {
+            b.iter(|| {
+                let view = MatMut::new(&mut out, tokens, rows, rows);
+                kernels.mat_mul_sparse(black_box(&packed), 0..rows, &acts, view, &mut scratch);
+            });
+        });
+    }
+}
+
+criterion_group!(benches, products, blocks, sparse);
 criterion_main!(benches);

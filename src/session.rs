@@ -13,6 +13,7 @@ use crate::cache::KvCache;
 use crate::cpus::available_memory;
 use crate::error::{Error, Result};
 use crate::model::Model;
+pub use crate::model::SparseChoice;
 use crate::model::adapters::Adapters;
 pub use crate::model::forward::Segment;
 use crate::model::forward::{Buffers, Pass};
@@ -24,6 +25,7 @@ use crate::threads::{self, Pool};
 use ahead::Heads;
 pub use branch::Branch;
 use choose::{check_ctx, choose_kernels, choose_kv};
+pub use memory::SessionMemory;
 pub(crate) use saved::identity;
 use text::Text;
 
@@ -65,6 +67,8 @@ pub struct SessionOptions {
     pub level: Option<Level>,
     /// Set to stop a forward pass at the next layer.
     pub cancel: Option<Arc<AtomicBool>>,
+    /// Matrices of which most weights are zero; changes speed and memory, never results.
+    pub sparse: SparseChoice,
     /// Bytes that weights, cache and buffers may take: of a model with experts, those least recently
     /// used are given up.
     pub max_ram: Option<u64>,
@@ -81,19 +85,6 @@ pub enum Want {
     Last,
     /// Those of every token.
     All,
-}
-
-/// Bytes of a session.
-#[derive(Clone, Copy, Debug)]
-pub struct SessionMemory {
-    /// Weights in the file (mapped, not copied).
-    pub weights: u64,
-    /// KV cache.
-    pub kv: u64,
-    /// Buffers of a batch.
-    pub scratch: u64,
-    /// Adapters in use.
-    pub adapters: u64,
 }
 
 /// A model, its cache and its threads.
@@ -113,6 +104,7 @@ pub struct Session {
     tokens: Vec<u32>,
     ctx: usize,
     kv: KvType,
+    sparse: SparseChoice,
     cancel: Option<Arc<AtomicBool>>,
     residents: Option<Residents>,
     adapters: Option<Adapters>,
@@ -152,6 +144,7 @@ impl Session {
                 available,
             });
         }
+        model.packed(options.sparse, kernels);
         let limited = |limit| Residents::new(&model, limit, needed);
         let residents = options.max_ram.map(limited).transpose()?;
         let threads = if options.threads == 0 {
@@ -173,6 +166,7 @@ impl Session {
             tokens: Vec::new(),
             ctx,
             kv,
+            sparse: options.sparse,
             cancel: options.cancel.clone(),
             residents,
             text: None,
@@ -243,25 +237,6 @@ impl Session {
             .zip(tokens)
             .take_while(|(a, b)| a == b)
             .count()
-    }
-
-    /// Bytes of weights, cache and buffers.
-    pub fn memory(&self) -> SessionMemory {
-        let c = self.model.config();
-        let batch = BATCH.min(self.ctx);
-        SessionMemory {
-            weights: self
-                .model
-                .file()
-                .tensors()
-                .map(|t| t.bytes().len() as u64)
-                .sum(),
-            kv: KvCache::bytes(c, 0..c.block_count, self.kv, [self.ctx, batch])
-                + self.heads.as_ref().map_or(0, Heads::held)
-                + State::bytes(c, &self.model.weights().layers),
-            scratch: Buffers::bytes(c, batch),
-            adapters: self.adapters.as_ref().map_or(0, Adapters::bytes),
-        }
     }
 
     /// What became of the experts under [`SessionOptions::max_ram`].
@@ -496,9 +471,11 @@ impl Session {
             residents,
             text,
             adapters,
+            sparse,
             heads,
             ..
         } = self;
+        let packed = model.packed(*sparse, kernels);
         let out = &mut self.logits[logits];
         pool.run(|lead| {
             let cancel = cancel.as_deref();
@@ -514,6 +491,7 @@ impl Session {
                 text: text.as_ref().map(|t| &t.cache),
                 layers,
                 cancel,
+                packed,
                 observer: observer.map(|o| o as &mut dyn Observer),
                 residents: residents.as_mut(),
                 adapters: adapters.as_mut(),
@@ -542,6 +520,7 @@ mod ahead;
 mod branch;
 mod choose;
 mod look;
+mod memory;
 mod saved;
 mod states;
 #[cfg(test)]

@@ -1,14 +1,63 @@
 //! How many weights of a tensor are zero: what pruning left (arXiv 2405.03594), seen through the type of
 //! the file. F32, F16, BF16, Q8_0 and Q4_0 keep zeros; types with a minimum per block do not.
 
-use geb_kernels::Kernels;
+use std::collections::HashSet;
 
-use crate::gguf::TensorView;
+use geb_kernels::Kernels;
+use geb_kernels::dtype::Dtype;
+
+use crate::gguf::{GgufFile, TensorView, Value, ValueType};
+
+/// Zeros of each tensor in whole per cent, rounded down: one byte per tensor, in file order. Written into
+/// files that have Q8_0 matrices, 0 for other tensors.
+pub const ZERO_PERCENT: &str = "geb.tensors.zero_percent";
+/// Per cent of zeros from which on a matrix is packed: then it has about half of the bytes, and its
+/// products are faster from memory (`docs/performance.md`).
+pub const PACKED_FROM: u8 = 62;
+
+/// Whether a tensor may be packed if it has enough zeros: matrices of Q8_0. Of other types either zeros do
+/// not stay zeros, or fewer bytes do not make products faster.
+pub fn worth_packing(dtype: Dtype, dims: &[u64]) -> bool {
+    dtype == Dtype::Q8_0 && dims.len() == 2
+}
+
+/// Whole per cent, rounded down.
+pub fn percent(zeros: u64, weights: u64) -> u8 {
+    (u128::from(zeros) * 100 / u128::from(weights.max(1))).min(100) as u8
+}
 
 /// Weights that are looked at together: what one block of the common types holds.
 pub const GROUP: usize = 32;
 /// Weights decoded at a time, a multiple of every block length.
 const PIECE: usize = 1 << 14;
+
+/// The matrices of which the file says that they have enough zeros; what is wrong with the key is added to
+/// `warnings`, and nothing is marked then.
+pub fn marked<'a>(file: &'a GgufFile, warnings: &mut Vec<String>) -> HashSet<&'a str> {
+    let mut names = HashSet::new();
+    for (part, path) in file.parts() {
+        let tensors = part.own_tensors();
+        let percents = match part.get(ZERO_PERCENT) {
+            None => continue,
+            Some(Value::Array(a)) if a.elem == ValueType::U8 && a.len == tensors.len() => a,
+            Some(_) => {
+                let (path, n) = (path.display(), tensors.len());
+                warnings.push(format!(
+                    "{path}: {ZERO_PERCENT} is not an array of {n} bytes, ignored"
+                ));
+                continue;
+            }
+        };
+        let enough = |p: Value<'_>| p.as_int().is_some_and(|p| p >= PACKED_FROM.into());
+        let found = tensors
+            .iter()
+            .zip(percents.iter())
+            .filter(|(_, p)| enough(*p));
+        let found = found.filter(|(t, _)| worth_packing(t.dtype, &t.dims));
+        names.extend(found.map(|(t, _)| t.name.as_str()));
+    }
+    names
+}
 
 /// Counts of one or several tensors.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -13,8 +13,10 @@ use crate::format::{
 };
 use crate::kernels::{FormatOps, INT_ROWS, Kernels, Limits};
 use crate::level::Level;
+use crate::ops::sparse::{ExpandJob, SparseJob};
 use crate::ops::{DecodeJob, FillJob, MultiplyJob, UnpackJob};
 use crate::peak::PeakOps;
+use crate::sparse::SparseOps;
 
 /// The formats, in terms of the row constructors a level defines. Rare ones decode one token at a time:
 /// the results are the same, and half of the machine code is saved.
@@ -115,6 +117,18 @@ macro_rules! level {
             unsafe fn multiply<const SCALED: usize, const MINS: bool>(job: &MultiplyJob) {
                 // SAFETY: as above.
                 unsafe { ops::multiply::multiply::<Token, $int, SCALED, MINS>(TOKEN, job) }
+            }
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn decode_sparse<const T: usize>(job: &SparseJob) {
+                // SAFETY: as above.
+                unsafe { ops::sparse::decode::<Token, T>(TOKEN, job) }
+            }
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn expand(job: &ExpandJob) {
+                // SAFETY: as above.
+                unsafe { ops::sparse::expand(TOKEN, job) }
             }
 
             $(#[target_feature(enable = $features)])?
@@ -272,6 +286,7 @@ macro_rules! level {
                 },
                 formats: formats!(float_row, quant_row, rare_row),
                 fill,
+                sparse: SparseOps { decode: &[$(decode_sparse::<$t>),+], expand },
                 peak: PeakOps { int8: peak_int8, f32: peak_f32, read },
                 float: FloatOps {
                     rms_norm, rms_norm_each, layer_norm, add, silu_mul, gelu_mul, rope, attend, merge, store,
@@ -295,16 +310,16 @@ level!(scalar, Scalar, crate::isa::scalar::Scalar, Plain, decode 1, tile 1 1, en
 
 #[cfg(all(target_arch = "x86_64", not(test)))]
 level!(avx2, Avx2, crate::isa::x86::Avx2, Fused, decode 1 2 3 4, tile 4 6, encode encode_avx2,
-    features "avx2,fma,f16c");
+    features "avx2,fma,f16c,popcnt");
 #[cfg(all(target_arch = "x86_64", not(feature = "evex"), not(test)))]
 level!(avxvnni, AvxVnni, crate::isa::x86::AvxVnni, Fused, decode 1 2 3 4, tile 6 6,
-    encode encode_avx2, features "avx2,fma,f16c,avxvnni");
+    encode encode_avx2, features "avx2,fma,f16c,popcnt,avxvnni");
 #[cfg(all(target_arch = "x86_64", feature = "evex", not(test)))]
 level!(avxvnni, AvxVnni, crate::isa::x86::AvxVnni, Fused, decode 1 2 3 4, tile 6 6,
-    encode encode_avx2, features "avx2,fma,f16c");
+    encode encode_avx2, features "avx2,fma,f16c,popcnt");
 #[cfg(all(target_arch = "x86_64", not(test)))]
 level!(avx512vnni, Avx512Vnni, crate::isa::x86_512::Avx512, Fused, decode 1 2 3 4, tile 14 12,
-    encode encode_avx512, features "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vnni");
+    encode encode_avx512, features "avx2,fma,f16c,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,avx512vnni");
 
 #[cfg(all(target_arch = "aarch64", not(test)))]
 level!(neon, Neon, crate::isa::neon::Neon, Fused, decode 1 2 3 4, tile 4 4,
@@ -332,7 +347,7 @@ mod pairs {
     type Raw = crate::format::float::F32;
 
     #[target_feature(
-        enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vnni,avx512bf16"
+        enable = "avx2,fma,f16c,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,avx512vnni,avx512bf16"
     )]
     unsafe fn decode<const T: usize>(job: &DecodeJob) {
         // SAFETY: the caller vouches for the job; the features are enabled here.
@@ -340,7 +355,7 @@ mod pairs {
     }
 
     #[target_feature(
-        enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vnni,avx512bf16"
+        enable = "avx2,fma,f16c,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,avx512vnni,avx512bf16"
     )]
     unsafe fn unpack(job: &UnpackJob) {
         // SAFETY: as above.
@@ -348,7 +363,7 @@ mod pairs {
     }
 
     #[target_feature(
-        enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vnni,avx512bf16"
+        enable = "avx2,fma,f16c,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,avx512vnni,avx512bf16"
     )]
     unsafe fn multiply(job: &MultiplyJob) {
         // SAFETY: as above.

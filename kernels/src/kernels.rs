@@ -8,6 +8,7 @@ use crate::format::search::Search;
 use crate::level::Level;
 use crate::mat::MatMut;
 use crate::ops::{DecodeJob, FillJob, MultiplyJob, UnpackJob};
+use crate::sparse::SparseOps;
 
 /// Sizes that depend on the instruction set.
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +53,7 @@ pub struct Kernels {
     pub(crate) limits: Limits,
     pub(crate) formats: &'static [FormatOps],
     pub(crate) fill: unsafe fn(&mut FillJob),
+    pub(crate) sparse: SparseOps,
     pub(crate) float: crate::float::FloatOps,
     pub(crate) peak: crate::peak::PeakOps,
 }
@@ -60,6 +62,8 @@ pub struct Kernels {
 #[derive(Default)]
 pub struct Scratch {
     panel: AlignedBuf,
+    /// Expanded rows.
+    pub(crate) rows: Vec<u8>,
 }
 
 impl Scratch {
@@ -70,7 +74,7 @@ impl Scratch {
 
     /// Bytes held, for memory reports.
     pub fn memory_bytes(&self) -> usize {
-        self.panel.bytes().len()
+        self.panel.bytes().len() + self.rows.capacity()
     }
 }
 

@@ -9,11 +9,11 @@ use core::fmt;
 pub enum Level {
     /// Portable Rust, no intrinsics. Also the definition the others are tested against.
     Scalar,
-    /// x86-64 with AVX2, FMA and F16C.
+    /// x86-64 with AVX2, FMA, F16C and POPCNT.
     Avx2,
     /// AVX2 with the 256-bit VEX form of the 8-bit dot product.
     AvxVnni,
-    /// AVX-512 F, BW, VL, DQ, VBMI and VNNI.
+    /// AVX-512 F, BW, VL, DQ, VBMI, VBMI2 and VNNI.
     Avx512Vnni,
     /// AArch64 base line.
     Neon,
@@ -81,6 +81,7 @@ impl Level {
                 is_x86_feature_detected!("avx2")
                     && is_x86_feature_detected!("fma")
                     && is_x86_feature_detected!("f16c")
+                    && is_x86_feature_detected!("popcnt")
             }
             #[cfg(all(target_arch = "x86_64", not(feature = "evex")))]
             Level::AvxVnni => Level::Avx2.is_available() && is_x86_feature_detected!("avxvnni"),
@@ -98,6 +99,7 @@ impl Level {
                     && is_x86_feature_detected!("avx512vl")
                     && is_x86_feature_detected!("avx512dq")
                     && is_x86_feature_detected!("avx512vbmi")
+                    && is_x86_feature_detected!("avx512vbmi2")
                     && is_x86_feature_detected!("avx512vnni")
             }
             #[cfg(target_arch = "aarch64")]

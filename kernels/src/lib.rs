@@ -47,6 +47,7 @@ pub mod numbers;
 mod ops;
 mod peak;
 pub mod reference;
+mod sparse;
 pub mod team;
 
 pub use acts::{ActKind, ActShape, Activations, GROUP};
@@ -55,3 +56,4 @@ pub use format::snap::Grid;
 pub use kernels::{Kernels, Scratch};
 pub use level::Level;
 pub use mat::MatMut;
+pub use sparse::SparseMatrix;

@@ -208,6 +208,7 @@ pub fn convert(
         })
     })?;
     progress.verifying();
+    output.set_zeros(&report.zero_percents());
     pool.install(|| output.finish())?;
     report.finish(options.allow_nonfinite);
     Ok(report)
@@ -235,6 +236,7 @@ pub fn convert_to_vec(source: &Path, options: &Options) -> Result<(Vec<u8>, Repo
             Ok(())
         })
     })?;
+    plan.set_zeros(&report.zero_percents());
     plan.seal(&sums, &seal::hash_of(sums.iter()));
     let header = plan.layout()?.header;
     bytes[..header.len()].copy_from_slice(&header);

@@ -7,6 +7,7 @@ use geb_kernels::dtype::Dtype;
 
 use super::plan::Item;
 use super::sums::{Outcome, Sums, WorstBlock};
+use crate::sparsity::percent;
 
 /// One tensor of the output.
 #[derive(Clone, Debug)]
@@ -29,6 +30,8 @@ pub struct TensorReport {
     pub worst: WorstBlock,
     /// Weights that are NaN or infinite (only when allowed).
     pub nonfinite: u64,
+    /// Weights that are zero in the output; counted for matrices of Q8_0.
+    pub zeros: u64,
 }
 
 impl TensorReport {
@@ -43,6 +46,7 @@ impl TensorReport {
             sums: Sums::default(),
             worst: WorstBlock::default(),
             nonfinite: 0,
+            zeros: 0,
         }
     }
 
@@ -111,6 +115,7 @@ impl Report {
         self.tensors[i].sums = outcome.sums;
         self.tensors[i].worst = outcome.worst;
         self.tensors[i].nonfinite = outcome.nonfinite;
+        self.tensors[i].zeros = outcome.zeros;
     }
 
     pub(super) fn finish(&mut self, allow_nonfinite: bool) {
@@ -121,6 +126,12 @@ impl Report {
                     .collect::<Vec<_>>(),
             );
         }
+    }
+
+    /// Zeros of every tensor in per cent.
+    pub(super) fn zero_percents(&self) -> Vec<u8> {
+        let percent = |t: &TensorReport| percent(t.zeros, t.elements());
+        self.tensors.iter().map(percent).collect()
     }
 
     /// Weights.

@@ -20,6 +20,7 @@ use super::merge::{self, Change};
 use super::rows::Part;
 use super::sums::{Outcome, Sums};
 use crate::error::{Error, Result};
+use crate::sparsity::worth_packing;
 
 /// Weights per unit: 256 KiB as f32.
 const UNIT: usize = 1 << 16;
@@ -198,11 +199,11 @@ impl Job<'_> {
                 _ => raw.clone(),
             };
             let (sums, worst) = Sums::measure(x, x, self.block_len(), 0);
-            let nonfinite = 0;
             let outcome = Outcome {
                 sums,
                 worst,
-                nonfinite,
+                nonfinite: 0,
+                zeros: self.zeros(x),
             };
             (bytes, outcome)
         } else {
@@ -351,13 +352,21 @@ impl Job<'_> {
         let block = self.block_len();
         let first = (unit.first * self.row_len() / block) as u64;
         let (sums, worst) = Sums::measure(x, y, block, first);
-        let nonfinite = 0;
         let outcome = Outcome {
             sums,
             worst,
-            nonfinite,
+            nonfinite: 0,
+            zeros: self.zeros(y),
         };
         Ok((bytes, outcome))
+    }
+
+    /// Zeros among the weights as the file holds them, if anybody will ask.
+    fn zeros(&self, y: &[f32]) -> u64 {
+        match worth_packing(self.dtype, self.dims) {
+            true => y.iter().map(|v| u64::from(*v == 0.0)).sum(),
+            false => 0,
+        }
     }
 }
 

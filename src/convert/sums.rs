@@ -149,6 +149,8 @@ pub struct Outcome {
     pub worst: WorstBlock,
     /// Weights that are not finite (only where that is allowed).
     pub nonfinite: u64,
+    /// Weights that are written as zero (where they are counted).
+    pub zeros: u64,
 }
 
 impl Outcome {
@@ -157,9 +159,10 @@ impl Outcome {
         self.sums.add(&later.sums);
         self.worst = self.worst.worse(later.worst);
         self.nonfinite += later.nonfinite;
+        self.zeros += later.zeros;
     }
 
-    fn numbers(&self) -> [u64; 9] {
+    fn numbers(&self) -> [u64; 10] {
         let s = &self.sums;
         let floats = [s.xx, s.yy, s.xy, s.dd, s.max, self.worst.rms].map(f64::to_bits);
         let [xx, yy, xy, dd, max, rms] = floats;
@@ -173,6 +176,7 @@ impl Outcome {
             self.worst.index,
             rms,
             self.nonfinite,
+            self.zeros,
         ]
     }
 
@@ -190,7 +194,7 @@ impl Outcome {
             .split_whitespace()
             .map(|n| u64::from_str_radix(n, 16).ok());
         let numbers: Vec<u64> = numbers.collect::<Option<_>>()?;
-        let &[n, xx, yy, xy, dd, max, index, rms, nonfinite] = numbers.as_slice() else {
+        let &[n, xx, yy, xy, dd, max, index, rms, nonfinite, zeros] = numbers.as_slice() else {
             return None;
         };
         let [xx, yy, xy, dd, max, rms] = [xx, yy, xy, dd, max, rms].map(f64::from_bits);
@@ -205,6 +209,7 @@ impl Outcome {
             },
             worst: WorstBlock { index, rms },
             nonfinite,
+            zeros,
         })
     }
 }
@@ -270,9 +275,10 @@ mod tests {
             sums,
             worst,
             nonfinite: 5,
+            zeros: 7,
         };
         assert_eq!(Outcome::from_line(&outcome.to_line()), Some(outcome));
-        for bad in ["", "1 2", "x", "1 2 3 4 5 6 7 8 9 a"] {
+        for bad in ["", "1 2", "x", "1 2 3 4 5 6 7 8 9", "1 2 3 4 5 6 7 8 9 a b"] {
             assert_eq!(Outcome::from_line(bad), None);
         }
     }

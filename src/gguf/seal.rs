@@ -1,4 +1,5 @@
-//! Hashes inside the file: one SHA-256 per tensor, stored when it is written, checked later.
+//! Hashes inside the file: one SHA-256 per tensor, stored when it is written, checked later. Beside them
+//! how many weights of each tensor are zero.
 //!
 //! The metadata precedes the data, so the keys are written as zeros of the right length first
 //! and filled in when the data is there.
@@ -16,6 +17,7 @@ use super::value::ValueType;
 use super::writer::{MetaValue, Plan};
 use super::{GgufFile, Value};
 use crate::error::{Error, Result};
+use crate::sparsity::{ZERO_PERCENT, worth_packing};
 
 /// SHA-256 of each tensor's bytes as hex digits, in file order.
 pub const TENSOR_HASHES: &str = "geb.tensors.sha256";
@@ -48,13 +50,26 @@ pub(super) fn unhex(text: &str) -> Option<[u8; 32]> {
 }
 
 impl Plan {
-    /// Makes room for the hash of every tensor, and of the set when there is more than one part.
+    /// Makes room for the hash of every tensor, and of the set when there is more than one part; of files
+    /// with Q8_0 matrices also for the zeros of every tensor.
     pub fn reserve_hashes(&mut self, parts: usize) {
         let zeros = hex(&[0; 32]);
         let all = vec![zeros.clone(); self.tensors.len()];
         self.set_meta(TENSOR_HASHES, MetaValue::Strs(all));
         if parts > 1 {
             self.set_meta(SET_HASH, zeros);
+        }
+        let matrices = self.tensors.iter();
+        match matrices.filter(|t| worth_packing(t.dtype, &t.dims)).count() {
+            0 => self.metadata.retain(|(k, _)| k != ZERO_PERCENT),
+            _ => _ = self.set_meta(ZERO_PERCENT, vec![0u8; self.tensors.len()]),
+        }
+    }
+
+    /// Fills in the zeros of every tensor in per cent, if there is room for them.
+    pub(crate) fn set_zeros(&mut self, percents: &[u8]) {
+        if self.metadata.iter().any(|(k, _)| k == ZERO_PERCENT) {
+            self.set_meta(ZERO_PERCENT, percents.to_vec());
         }
     }
 

@@ -7,24 +7,30 @@ mod config;
 pub(crate) mod forward;
 pub mod inputs;
 pub mod observer;
+pub(crate) mod packed;
 pub(crate) mod resident;
 pub(crate) mod rope;
 pub mod routing;
 pub mod weights;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 pub use config::{Config, LayerSizes, Recurrent};
+use geb_kernels::Kernels;
+pub use packed::{PackedSums, SparseChoice};
 pub use resident::Streamed;
 
 use crate::error::Result;
 use crate::gguf::{GgufFile, TensorView};
+use packed::Packed;
 
 /// A model ready to run. Its matrices stay in the file.
 pub struct Model {
     file: Arc<GgufFile>,
     config: Config,
     weights: weights::Weights,
+    /// The matrices that the file marks, and all that can be, once they were asked for.
+    packed: [OnceLock<Packed>; 2],
 }
 
 impl Model {
@@ -36,6 +42,7 @@ impl Model {
             file,
             config,
             weights,
+            packed: Default::default(),
         }))
     }
 
@@ -57,6 +64,16 @@ impl Model {
     /// The blocks of a matrix, row after row.
     pub fn bytes(&self, m: &weights::QMatrix) -> &[u8] {
         self.file.slice(&m.range)
+    }
+
+    /// The matrices that are to be packed for these kernels; packs them the first time.
+    pub(crate) fn packed(&self, choice: SparseChoice, kernels: &Kernels) -> Option<&Packed> {
+        let all = match choice {
+            SparseChoice::Auto if kernels.expands() => false,
+            SparseChoice::Scan => true,
+            _ => return None,
+        };
+        Some(self.packed[usize::from(all)].get_or_init(|| Packed::new(self, all)))
     }
 
     /// Of the matrices of experts, what a token does not use, measured by `size`.

@@ -36,6 +36,7 @@ pub(crate) mod q8;
 pub(crate) mod search;
 pub(crate) mod small;
 pub(crate) mod snap;
+pub(crate) mod sparse;
 pub(crate) mod table;
 
 /// What every format has.

@@ -30,6 +30,27 @@ mod x86_parts;
 /// bytes of "first 16 of each group", 64 of "last 16 of each group".
 pub(crate) const UNPACKED: usize = UNIT;
 
+/// Where each of eight bytes comes from when as many as a mask has bits are spread over the bits: a
+/// shuffle, in which 0x80 makes a zero. The second table is for bytes that lie 8 places later.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+static SPREAD: [[[u8; 8]; 256]; 2] = {
+    let mut tables = [[[0x80; 8]; 256]; 2];
+    let mut mask = 0;
+    while mask < 256 {
+        let (mut k, mut from) = (0, 0);
+        while k < 8 {
+            if mask >> k & 1 == 1 {
+                tables[0][mask][k] = from;
+                tables[1][mask][k] = from + 8;
+                from += 1;
+            }
+            k += 1;
+        }
+        mask += 1;
+    }
+    tables
+};
+
 /// An instruction set. `load_*` and `store_*` need no alignment.
 ///
 /// # Safety
@@ -89,6 +110,20 @@ pub(crate) unsafe trait Isa: Copy + 'static {
     fn spread_bits(self, bits: u64, value: u8) -> Self::Bytes;
     /// Adds `k` to each byte, wrapping.
     fn add_bytes(self, b: Self::Bytes, k: u8) -> Self::Bytes;
+    /// The bytes from `p` on, one after the other, where the bits of `mask` are set; zeros elsewhere.
+    /// 64 bytes must be readable, whatever the mask.
+    #[inline(always)]
+    unsafe fn expand(self, mask: u64, p: *const u8) -> Self::Bytes {
+        let (mut out, mut from) = ([0u8; 64], 0);
+        for (k, out) in out.iter_mut().enumerate() {
+            let set = (mask >> k & 1) as u8;
+            // SAFETY: at most one more byte than bits before `k`, so within 64; the stores are all of `out`.
+            *out = unsafe { *p.add(from) } & 0u8.wrapping_sub(set);
+            from += usize::from(set);
+        }
+        // SAFETY: `out` has 64 bytes.
+        unsafe { self.load_at(out.as_ptr(), [0, 16, 32, 48]) }
+    }
 
     fn zero_ints(self) -> Self::Ints;
     /// Sums of four neighbouring lanes each, first `a`'s, then `b`'s, minus the eight I32 at the

@@ -3,7 +3,7 @@
 use core::arch::aarch64::*;
 use core::arch::asm;
 
-use super::Isa;
+use super::{Isa, SPREAD};
 
 /// The token of base NEON.
 #[derive(Clone, Copy)]
@@ -70,6 +70,22 @@ unsafe fn widen_f16(v: uint16x4_t) -> float32x4_t {
         );
     }
     out
+}
+
+/// Eight bytes at `p` spread over the bits of `mask`, and what comes next.
+///
+/// # Safety
+/// Needs NEON; eight bytes must be readable.
+#[inline(always)]
+unsafe fn spread8(p: *const u8, mask: u8) -> (uint8x8_t, *const u8) {
+    // SAFETY: as the caller vouches; a row of the table has eight bytes.
+    unsafe {
+        let places = vld1_u8(SPREAD[0][usize::from(mask)].as_ptr());
+        (
+            vtbl1_u8(vld1_u8(p), places),
+            p.add(mask.count_ones() as usize),
+        )
+    }
 }
 
 macro_rules! token {
@@ -175,6 +191,20 @@ macro_rules! token {
                     b[q] = simd! { vaddq_u8(b[q], vdupq_n_u8(k)) };
                 }
                 b
+            }
+            #[inline(always)]
+            unsafe fn expand(self, mask: u64, p: *const u8) -> Self::Bytes {
+                let (masks, mut from) = (mask.to_le_bytes(), p);
+                let mut out = simd! { [vdupq_n_u8(0); 4] };
+                for q in 0..4 {
+                    out[q] = simd! {
+                        let (low, next) = spread8(from, masks[2 * q]);
+                        let (high, next) = spread8(next, masks[2 * q + 1]);
+                        from = next;
+                        vcombine_u8(low, high)
+                    };
+                }
+                out
             }
 
             #[inline(always)]

@@ -100,6 +100,10 @@ macro_rules! common {
                 [_mm256_add_epi8(b[0], k), _mm256_add_epi8(b[1], k)]
             }
         }
+        #[inline(always)]
+        unsafe fn expand(self, mask: u64, p: *const u8) -> Self::Bytes {
+            simd! { expand2(mask, p) }
+        }
 
         #[inline(always)]
         fn zero_ints(self) -> Self::Ints {

@@ -1,4 +1,4 @@
-//! AVX-512 with VNNI and VBMI: 512-bit vectors.
+//! AVX-512 with VNNI, VBMI and VBMI2: 512-bit vectors.
 
 use core::arch::x86_64::*;
 
@@ -10,7 +10,7 @@ use super::{Isa, UNPACKED};
 use crate::acts::GROUP;
 use crate::ops::float::Product;
 
-/// The token of AVX-512 F, BW, VL, DQ, VBMI and VNNI.
+/// The token of AVX-512 F, BW, VL, DQ, VBMI, VBMI2 and VNNI.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512;
 
@@ -134,8 +134,8 @@ unsafe fn counts([p, q, r, s]: [i32; 4], sign: i32) -> __m512i {
     unsafe { _mm512_setr_epi32(p, p, p, p, q, q, q, q, r, r, r, r, s, s, s, s) }
 }
 
-// SAFETY: every method needs at most AVX-512 F, BW, VL, DQ, VNNI and F16C, and stays within
-// documented ranges.
+// SAFETY: every method needs at most AVX-512 F, BW, VL, DQ, VBMI, VBMI2, VNNI and F16C, and stays
+// within documented ranges.
 unsafe impl Isa for Avx512 {
     const UNSIGNED_WEIGHTS: bool = true;
     const ROWS: usize = 16;
@@ -233,6 +233,10 @@ unsafe impl Isa for Avx512 {
     #[inline(always)]
     fn add_bytes(self, b: __m512i, k: u8) -> __m512i {
         simd! { _mm512_add_epi8(b, _mm512_set1_epi8(k as i8)) }
+    }
+    #[inline(always)]
+    unsafe fn expand(self, mask: u64, p: *const u8) -> __m512i {
+        simd! { _mm512_maskz_expand_epi8(mask, _mm512_loadu_si512(p.cast())) }
     }
 
     #[inline(always)]

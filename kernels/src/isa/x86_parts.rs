@@ -2,7 +2,7 @@
 
 use core::arch::x86_64::*;
 
-use super::UNPACKED;
+use super::{SPREAD, UNPACKED};
 use crate::acts::GROUP;
 
 /// Runs intrinsics in a method of a token.
@@ -100,6 +100,46 @@ pub(super) unsafe fn run_pair(v: [__m256i; 2], a: usize, b: usize) -> __m256i {
             _mm256_extracti128_si256::<1>(v[1]),
         ];
         _mm256_set_m128i(runs[b], runs[a])
+    }
+}
+
+/// Two times eight bytes, the first at `p`, spread over the bits of two masks; what comes next.
+///
+/// # Safety
+/// Needs SSSE3; eight bytes must be readable after those of the first mask.
+#[inline(always)]
+unsafe fn spread16(p: *const u8, masks: [u8; 2]) -> (__m128i, *const u8) {
+    let [first, last] = masks;
+    // SAFETY: as the caller vouches; a row of the table has eight bytes.
+    unsafe {
+        let after = p.add(first.count_ones() as usize);
+        let bytes = _mm_castsi128_pd(_mm_loadl_epi64(p.cast()));
+        let bytes = _mm_loadh_pd(bytes, after.cast());
+        let low = SPREAD[0][usize::from(first)].as_ptr();
+        let places = _mm_castsi128_pd(_mm_loadl_epi64(low.cast()));
+        let places = _mm_loadh_pd(places, SPREAD[1][usize::from(last)].as_ptr().cast());
+        let spread = _mm_shuffle_epi8(_mm_castpd_si128(bytes), _mm_castpd_si128(places));
+        (spread, after.add(last.count_ones() as usize))
+    }
+}
+
+/// See [`Isa::expand`].
+///
+/// # Safety
+/// Needs AVX; 64 bytes must be readable.
+#[inline(always)]
+pub(super) unsafe fn expand2(mask: u64, mut p: *const u8) -> [__m256i; 2] {
+    let masks = mask.to_le_bytes();
+    // SAFETY: as the caller vouches: what the masks have taken is below 64 bytes.
+    unsafe {
+        let mut runs = [_mm_setzero_si128(); 4];
+        for q in 0..4 {
+            (runs[q], p) = spread16(p, [masks[2 * q], masks[2 * q + 1]]);
+        }
+        [
+            _mm256_set_m128i(runs[1], runs[0]),
+            _mm256_set_m128i(runs[3], runs[2]),
+        ]
     }
 }
 

@@ -103,7 +103,7 @@ fn keep<I: Isa>(isa: I, (low, high): (I::Eight, I::Eight), groups: usize) -> (I:
 /// # Safety
 /// `w` must hold a unit, `x` a *rows*-layout unit of each token, `tile_bytes` apart.
 #[inline(always)]
-unsafe fn unit<F: QuantFormat, I: Isa, const T: usize>(
+pub(super) unsafe fn unit<F: QuantFormat, I: Isa, const T: usize>(
     isa: I,
     w: *const u8,
     x: *const u8,

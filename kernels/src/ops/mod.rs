@@ -7,6 +7,7 @@ pub(crate) mod decode;
 pub(crate) mod fill;
 pub(crate) mod float;
 pub(crate) mod multiply;
+pub(crate) mod sparse;
 pub(crate) mod unpack;
 
 use crate::acts::ActShape;

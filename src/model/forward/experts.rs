@@ -16,6 +16,7 @@ use geb_kernels::mat::MatMut;
 
 use super::{Acts, Buffers, Pass, scale, slot};
 use crate::model::Config;
+use crate::model::packed::Operand;
 use crate::model::routing::{Gating, Routing};
 use crate::model::weights::{ExpertAttention, Experts, Linear, QMatrix};
 
@@ -351,15 +352,12 @@ impl Pass<'_, '_> {
                 }
             }
         }
-        let model = self.model;
+        let (model, packed) = (self.model, self.packed);
         self.lead.chunks_mut(&mut tasks, 1, |_, tasks, local| {
             for task in tasks {
-                let (m, n) = (task.matrix, task.out.cols());
-                let data = model.bytes(m);
-                let row_bytes = data.len() / m.rows;
-                let data = &data[task.first * row_bytes..(task.first + n) * row_bytes];
-                let out = task.out.reborrow();
-                kernels.mat_mul(m.dtype, data, cols, task.acts, out, &mut local.panel);
+                let (out, panel) = (task.out.reborrow(), &mut local.panel);
+                let weights = Operand::new(model, packed, task.matrix);
+                weights.multiply(kernels, task.first, task.acts, out, panel);
             }
         });
     }

@@ -30,6 +30,7 @@ use geb_kernels::{ActKind, Activations, Kernels};
 use super::adapters::Adapters;
 use super::config::LayerSizes;
 use super::observer::Observer;
+use super::packed::{Operand, Packed};
 use super::resident::Residents;
 use super::rope::Ropes;
 use super::weights::{Bias, Branch, Cross, Ffn, Layer, Linear, Mixer, Norm, QMatrix};
@@ -163,6 +164,8 @@ pub(crate) struct Pass<'a, 'l> {
     /// Layers to run; fewer than the model has for an early exit.
     pub(crate) layers: usize,
     pub(crate) cancel: Option<&'a AtomicBool>,
+    /// Matrices that are not read from the file.
+    pub(crate) packed: Option<&'a Packed>,
     /// Told what is computed.
     pub(crate) observer: Option<&'a mut dyn Observer>,
     /// Told which experts are about to be used, where memory is limited.
@@ -383,11 +386,10 @@ impl<'a> Pass<'a, '_> {
         mut outs: [(&Linear, &mut [f32]); N],
     ) {
         let kernels = self.kernels;
-        let cols = outs[0].0.weight.cols;
         let matrices = outs.each_ref().map(|(w, _)| &w.weight);
         self.prepare(acts, matrices, x, n);
         let acts = &*acts;
-        let data = matrices.map(|m| self.model.bytes(m));
+        let operands = matrices.map(|m| Operand::new(self.model, self.packed, m));
         let rows: usize = matrices.iter().map(|m| m.rows).sum();
         let threads = self.lead.threads();
         let step = (rows / (threads * 8)).clamp(16, 128).next_multiple_of(16);
@@ -396,17 +398,8 @@ impl<'a> Pass<'a, '_> {
             .map(|(w, out)| MatMut::new(out, n, w.weight.rows, w.weight.rows));
         self.lead
             .blocks(blocks, (n, step), |i, (_, c), block, local| {
-                let row_bytes = data[i].len() / matrices[i].rows;
-                let weights = &data[i][c * row_bytes..(c + block.cols()) * row_bytes];
                 let acts = &acts[slot(kernels.act_kind(matrices[i].dtype))];
-                kernels.mat_mul(
-                    matrices[i].dtype,
-                    weights,
-                    cols,
-                    acts,
-                    block,
-                    &mut local.panel,
-                );
+                operands[i].multiply(kernels, c, acts, block, &mut local.panel);
             });
         if let Some(adapters) = self.adapters.as_deref_mut() {
             let outs = outs.each_mut().map(|(w, out)| (&w.weight, &mut **out));

@@ -199,7 +199,7 @@ fn reach(session: &mut Session, ids: &[u32]) -> geb::Result<()> {
 /// Bytes one decoded token reads after `depth` others: the weights and, in the middle of `n` decoded
 /// ones, the cache.
 pub fn bytes_read(session: &Session, depth: usize, n: usize) -> u64 {
-    session.model().bytes_per_token() + session.kv_bytes_seen(depth + 1 + n / 2)
+    session.bytes_per_token() + session.kv_bytes_seen(depth + 1 + n / 2)
 }
 
 /// Ids spread over the vocabulary, the same ones in every run.

@@ -5,7 +5,7 @@ use geb::kernels::Kernels;
 use geb::model::Model;
 use geb::model::weights::Ffn;
 use geb::scales::{Scan, scan};
-use geb::sparsity::Zeros;
+use geb::sparsity::{PACKED_FROM, Zeros, marked};
 use serde_json::{Value as Json, json};
 
 use crate::args::InspectArgs;
@@ -165,6 +165,13 @@ impl<'a> Facts<'a> {
         })
     }
 
+    /// The matrices that the file marks as having enough zeros to be packed.
+    fn sparse(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = marked(self.file, &mut Vec::new()).into_iter().collect();
+        names.sort_unstable();
+        names
+    }
+
     fn bits_per_weight(&self) -> f64 {
         if self.parameters == 0 {
             0.0
@@ -243,6 +250,14 @@ impl<'a> Facts<'a> {
                 e.layers,
                 e.all_layers,
                 count(e.products),
+            ));
+        }
+        let sparse = self.sparse();
+        if !sparse.is_empty() {
+            text.push_str(&format!(
+                "  sparse: {} matrices have {PACKED_FROM} % zeros or more; they are packed where that is \
+                 faster (--sparse)\n",
+                sparse.len()
             ));
         }
         for (name, reason) in &self.no_kernel {
@@ -333,6 +348,7 @@ impl<'a> Facts<'a> {
                 "layers": e.layers,
                 "weights_per_token": e.products,
             })),
+            "sparse": self.sparse(),
             "not_runnable": not_runnable.collect::<Vec<_>>(),
             "warnings": index.warnings,
             "groups": sums(self.groups()),

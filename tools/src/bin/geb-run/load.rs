@@ -9,10 +9,12 @@ use geb::gguf::{GgufFile, Load};
 use geb::kernels::Kernels;
 use geb::model::Model;
 use geb::sampler::SamplerOptions;
-use geb::session::{KvChoice, Session, SessionOptions};
+use geb::session::{KvChoice, Session, SessionOptions, SparseChoice};
 use geb::tokenizer::Tokenizer;
 
-use crate::args::{CpuArgs, GuessWhen, KvHow, LoadHow, ModelArgs, SamplingArgs, TemplateArgs};
+use crate::args::{
+    CpuArgs, GuessWhen, KvHow, LoadHow, ModelArgs, SamplingArgs, SparseHow, TemplateArgs,
+};
 use crate::interrupt::Interrupt;
 use crate::model_path;
 use crate::report::{Failure, Outcome, bytes, dim, note};
@@ -104,11 +106,28 @@ pub fn load_to_guess(
     }
     let mut session = Session::new(model, &options).map_err(|e| at(&opened.path, e))?;
     adapt(&mut session, &opened.lora)?;
+    packed(&session);
     Ok(Loaded {
         opened,
         session,
         load: started.elapsed(),
     })
+}
+
+/// Says which matrices were packed.
+fn packed(session: &Session) {
+    for warning in session.warnings() {
+        note(format_args!("warning: {warning}"));
+    }
+    let p = session.packed();
+    if p.matrices > 0 {
+        dim(format_args!(
+            "sparse: {} matrices packed, {} instead of {}",
+            p.matrices,
+            bytes(p.bytes),
+            bytes(p.file_bytes)
+        ));
+    }
 }
 
 /// Refuses a model with an encoder for work on one text: its tokens are answers to another one. Exit code 4.
@@ -173,6 +192,11 @@ pub fn session_options(cpu: &CpuArgs, interrupt: &Interrupt) -> Outcome<SessionO
         },
         level,
         cancel: Some(interrupt.flag()),
+        sparse: match cpu.sparse {
+            SparseHow::Auto => SparseChoice::Auto,
+            SparseHow::Scan => SparseChoice::Scan,
+            SparseHow::Off => SparseChoice::Off,
+        },
         max_ram: cpu.max_ram,
         extra_heads: false,
     })

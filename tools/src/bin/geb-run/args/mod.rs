@@ -175,6 +175,17 @@ pub enum KvHow {
     Q8_0,
 }
 
+/// `--sparse`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SparseHow {
+    /// Pack what the file marks, where that is faster
+    Auto,
+    /// Look at every Q8_0 matrix, and pack on any machine: less memory
+    Scan,
+    /// Multiply the file as it is
+    Off,
+}
+
 /// Threads, context, instruction set.
 #[derive(Debug, Args, Clone)]
 pub struct CpuArgs {
@@ -198,6 +209,15 @@ pub struct CpuArgs {
         hide_short_help = true
     )]
     pub kv: KvHow,
+    /// Matrices of which most weights are zero; changes speed and memory, never results
+    #[arg(
+        long,
+        value_name = "WHICH",
+        default_value = "auto",
+        help_heading = "CPU",
+        hide_short_help = true
+    )]
+    pub sparse: SparseHow,
     /// Memory for weights, cache and buffers (800M, 2G): experts of a model that are not in use leave it
     #[arg(
         long,

@@ -1,0 +1,158 @@
+//! Matrices of which most weights are zero, packed in memory.
+//!
+//! The file stays an ordinary Q8_0 file. `geb-quantize` counts the zeros of every tensor as it writes
+//! ([`crate::sparsity::ZERO_PERCENT`]), so that only matrices worth packing are looked at, and nothing of other files.
+//! What the key says is a hint: a matrix is packed by the zeros it has. Products are the same bits.
+
+use std::collections::BTreeMap;
+
+use geb_kernels::{Activations, Kernels, MatMut, Scratch, SparseMatrix};
+use rayon::prelude::*;
+
+use super::Model;
+use super::weights::QMatrix;
+use crate::gguf::TensorInfo;
+use crate::mmap::Advice;
+use crate::sparsity::{PACKED_FROM, marked, percent, worth_packing};
+
+/// Which matrices are packed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum SparseChoice {
+    /// Those that the file marks, where their products are faster for it ([`Kernels::expands`]).
+    #[default]
+    Auto,
+    /// All with enough zeros, on every machine: the whole file is read, and less memory is held.
+    Scan,
+    /// None.
+    Off,
+}
+
+/// What was packed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PackedSums {
+    /// Matrices.
+    pub matrices: usize,
+    /// Their bytes in the file.
+    pub file_bytes: u64,
+    /// Their bytes in memory.
+    pub bytes: u64,
+}
+
+/// Packed matrices.
+#[derive(Default)]
+pub(crate) struct Packed {
+    /// By the start of their tensor.
+    matrices: BTreeMap<usize, (TensorInfo, SparseMatrix)>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+impl Packed {
+    /// Packs those of `model` that have enough zeros, and gives their pages in the file back.
+    pub fn new(model: &Model, all: bool) -> Packed {
+        let (file, weights) = (model.file(), model.weights());
+        let mut out = Packed::default();
+        let marked = match all {
+            true => None,
+            false => Some(marked(file, &mut out.warnings)),
+        };
+        // A table of which single rows are read is no matrix.
+        let table = &weights.token_embd.range;
+        let tied = *table == weights.output.weight.range;
+        let infos: Vec<&TensorInfo> = file
+            .tensors()
+            .map(|t| t.info())
+            .filter(|t| worth_packing(t.dtype, &t.dims) && (tied || t.range != *table))
+            .filter(|t| marked.as_ref().is_none_or(|m| m.contains(t.name.as_str())))
+            .collect();
+        let pack = |info: &&TensorInfo| {
+            let bytes = file.slice(&info.range);
+            let zeros = SparseMatrix::zeros(bytes) as u64;
+            let enough = percent(zeros, info.elements()) >= PACKED_FROM;
+            let packed = enough.then(|| SparseMatrix::pack(bytes, info.cols()));
+            if !matches!(packed, Some(Err(_))) {
+                file.advise(&info.range, Advice::Dropped);
+            }
+            Some(((*info).clone(), packed?))
+        };
+        let packed: Vec<_> = infos.par_iter().filter_map(pack).collect();
+        for (info, packed) in packed {
+            match packed {
+                Ok(packed) => {
+                    out.matrices.insert(info.range.start, (info, packed));
+                }
+                Err(e) => out.warnings.push(format!("{}: not packed: {e}", info.name)),
+            }
+        }
+        out
+    }
+
+    /// What was packed.
+    pub fn sums(&self) -> PackedSums {
+        let bytes = |(info, packed): &(TensorInfo, SparseMatrix)| PackedSums {
+            matrices: 1,
+            file_bytes: info.range.len() as u64,
+            bytes: packed.memory_bytes() as u64,
+        };
+        let add = |a: PackedSums, b: PackedSums| PackedSums {
+            matrices: a.matrices + b.matrices,
+            file_bytes: a.file_bytes + b.file_bytes,
+            bytes: a.bytes + b.bytes,
+        };
+        self.matrices
+            .values()
+            .map(bytes)
+            .fold(PackedSums::default(), add)
+    }
+
+    /// The matrix that has these rows, and the number of the first.
+    fn find(&self, m: &QMatrix) -> Option<(&SparseMatrix, usize)> {
+        let (start, (info, packed)) = self.matrices.range(..=m.range.start).next_back()?;
+        let inside = m.range.end <= info.range.end && m.rows > 0 && m.cols == packed.cols();
+        inside.then(|| (packed, (m.range.start - start) / (m.range.len() / m.rows)))
+    }
+}
+
+/// A matrix as it is multiplied: its blocks in the file, or what they were packed to.
+#[derive(Clone, Copy)]
+pub(crate) struct Operand<'a> {
+    matrix: &'a QMatrix,
+    blocks: &'a [u8],
+    packed: Option<(&'a SparseMatrix, usize)>,
+}
+
+impl<'a> Operand<'a> {
+    pub fn new(model: &'a Model, packed: Option<&'a Packed>, matrix: &'a QMatrix) -> Self {
+        Operand {
+            matrix,
+            blocks: model.bytes(matrix),
+            packed: packed.and_then(|p| p.find(matrix)),
+        }
+    }
+
+    /// `out = W x` for the rows from `first` on, as many as `out` has columns.
+    pub fn multiply(
+        &self,
+        kernels: &Kernels,
+        first: usize,
+        acts: &Activations,
+        out: MatMut<'_>,
+        panel: &mut Scratch,
+    ) {
+        let n = out.cols();
+        if let Some((packed, start)) = self.packed {
+            let rows = start + first..start + first + n;
+            return kernels.mat_mul_sparse(packed, rows, acts, out, panel);
+        }
+        let row_bytes = self.blocks.len() / self.matrix.rows;
+        let blocks = &self.blocks[first * row_bytes..(first + n) * row_bytes];
+        kernels.mat_mul(
+            self.matrix.dtype,
+            blocks,
+            self.matrix.cols,
+            acts,
+            out,
+            panel,
+        );
+    }
+}
