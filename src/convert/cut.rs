@@ -2,7 +2,8 @@
 //! metadata says layer by layer goes with them.
 
 use super::Options;
-use super::plan::{Item, Prepared, RECIPE, size_label};
+use super::about::{RECIPE, size_label};
+use super::plan::{Item, Prepared};
 use crate::error::{Error, Result};
 use crate::gguf::writer::MetaValue;
 use crate::model::arch::{Arch, Scalars};

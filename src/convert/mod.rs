@@ -9,6 +9,7 @@
 //! A journal beside the unfinished files lets a killed run continue (`Options::resume`).
 //! The same source and options give the same bytes, whatever the number of threads.
 
+mod about;
 mod bpe;
 pub mod checkpoint;
 mod cholesky;

@@ -1,6 +1,5 @@
 //! The plan of a conversion: metadata and tensors, before any weight is read.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,10 +7,11 @@ use geb_kernels::Effort;
 use geb_kernels::dtype::Dtype;
 use sha2::{Digest, Sha256};
 
+use super::about::{RECIPE, general, provenance, recipe};
 use super::checkpoint::{Checkpoint, Elem, float_type};
 use super::feedback::{Feedback, Shared};
 use super::folder::{Folder, bad};
-use super::fronts::{Front, meta};
+use super::fronts::meta;
 use super::hyper::Hyper;
 use super::merge::Merge;
 use super::names::{self, Output};
@@ -27,9 +27,6 @@ use crate::gguf::journal::Identity;
 use crate::gguf::seal::hex;
 use crate::gguf::writer::{self, MetaValue, PlannedTensor};
 use crate::gguf::{GgufFile, Load, split};
-
-/// Key of the options that shaped the file.
-pub(super) const RECIPE: &str = "geb.recipe";
 
 /// One tensor to be written.
 #[derive(Debug)]
@@ -529,89 +526,4 @@ fn requantized(checkpoint: &Checkpoint, options: &Options) -> Result<Vec<Item>> 
         });
     }
     Ok(items)
-}
-
-/// `general.*` keys.
-fn general(
-    folder: &Folder,
-    config: &serde_json::Value,
-    architecture: &str,
-    elements: u64,
-    policy: &Policy,
-) -> Vec<(String, MetaValue)> {
-    let given = config
-        .get("_name_or_path")
-        .and_then(|v| v.as_str())
-        .and_then(|p| p.trim_end_matches('/').rsplit('/').next());
-    let name = given
-        .filter(|n| !n.is_empty() && n.len() <= 128)
-        .map_or_else(|| folder.name(), str::to_owned);
-    let mut out: Vec<(String, MetaValue)> = vec![
-        ("general.architecture".into(), architecture.into()),
-        ("general.type".into(), "model".into()),
-        ("general.name".into(), name.into()),
-        ("general.size_label".into(), size_label(elements).into()),
-        (
-            "general.file_type".into(),
-            MetaValue::U32(policy.mixture.file_type),
-        ),
-    ];
-    if policy.quantized() {
-        out.push(("general.quantization_version".into(), MetaValue::U32(2)));
-    }
-    out
-}
-
-/// `4.2M`, `1.3B`.
-pub(super) fn size_label(elements: u64) -> String {
-    match elements {
-        n if n >= 1_000_000_000 => format!("{:.1}B", n as f64 / 1e9),
-        n if n >= 1_000_000 => format!("{:.1}M", n as f64 / 1e6),
-        n => format!("{}K", n.div_ceil(1000)),
-    }
-}
-
-/// What the file was made by, from and how. Nothing here depends on time or place.
-fn provenance(recipe: String, mut hashes: Vec<(String, String)>) -> Vec<(String, MetaValue)> {
-    let mut out: Vec<(String, MetaValue)> = vec![
-        ("geb.version".into(), env!("CARGO_PKG_VERSION").into()),
-        (RECIPE.into(), recipe.into()),
-    ];
-    if !hashes.is_empty() {
-        hashes.sort();
-        let unique: BTreeMap<String, String> = hashes.into_iter().collect();
-        let (files, sums): (Vec<String>, Vec<String>) = unique.into_iter().unzip();
-        out.push(("geb.source.files".into(), MetaValue::Strs(files)));
-        out.push(("geb.source.sha256".into(), MetaValue::Strs(sums)));
-    }
-    out
-}
-
-/// The options that shaped the file, in one line.
-fn recipe(options: &Options, front: Option<&Front>) -> String {
-    let mut out = options.policy.to_string();
-    out.push_str(match options.search {
-        Effort::Reference => "",
-        Effort::Fast => "; search fast",
-        Effort::Best => "; search best",
-    });
-    if front.is_some_and(|f| f.open_layout) {
-        let l = &options.layout;
-        out.push_str(&format!(
-            "; geb kv {}, rope {}, mlp {}",
-            l.kv_name(),
-            l.rope_name(),
-            l.mlp_name()
-        ));
-    }
-    if let Some(keep) = &options.keep_experts {
-        out.push_str(&format!("; keep experts {keep}"));
-    }
-    if options.no_heads {
-        out.push_str("; no further heads");
-    }
-    if options.chat_template.is_some() {
-        out.push_str("; chat template given");
-    }
-    out
 }
