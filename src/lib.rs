@@ -14,6 +14,7 @@ pub mod compress;
 pub mod convert;
 pub mod cpus;
 pub mod embed;
+pub mod engine;
 pub mod error;
 pub mod eval;
 pub mod generate;

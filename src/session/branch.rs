@@ -28,16 +28,16 @@ impl Session {
     /// A copy of what lies behind the first `from` tokens, for [`Session::resume`]. Keys and values are
     /// copied in blocks of 64 positions; a recurrent state is copied whole.
     pub fn branch(&self, from: usize) -> Branch {
-        let from = from.min(self.tokens.len());
+        let from = from.min(self.seq.tokens.len());
         Branch {
             from,
-            tokens: self.tokens.clone(),
-            kv: self.cache.copy_out(from..self.tokens.len()),
-            trunk: match &self.heads {
-                Some(heads) => heads.rows(from..self.tokens.len()).to_vec(),
+            tokens: self.seq.tokens.clone(),
+            kv: self.seq.cache.copy_out(from..self.seq.tokens.len()),
+            trunk: match &self.seq.heads {
+                Some(heads) => heads.rows(from..self.seq.tokens.len()).to_vec(),
                 None => Vec::new(),
             },
-            state: self.state.values().to_vec(),
+            state: self.seq.state.values().to_vec(),
         }
     }
 
@@ -54,37 +54,45 @@ impl Session {
             value: "no longer held".into(),
             allowed: format!("the same {from} tokens, and at most {BATCH} more than its {end}"),
         };
-        let shared = self.tokens.get(..from) == branch.tokens.get(..from);
-        if !shared || branch.state.len() != self.state.values().len() {
+        let shared = self.seq.tokens.get(..from) == branch.tokens.get(..from);
+        if !shared || branch.state.len() != self.seq.state.values().len() {
             return Err(lost());
         }
         // Equal tokens have left equal bits.
-        let trunk = self.heads.as_ref().map_or(0, |h| h.rows(from..end).len());
+        let trunk = self
+            .seq
+            .heads
+            .as_ref()
+            .map_or(0, |h| h.rows(from..end).len());
         if branch.trunk.len() != trunk {
             return Err(lost());
         }
-        if self.tokens != branch.tokens && !self.cache.copy_in(from..end, &branch.kv) {
+        if self.seq.tokens != branch.tokens && !self.seq.cache.copy_in(from..end, &branch.kv) {
             return Err(lost());
         }
-        self.state.set(&branch.state, end)?;
-        if let Some(heads) = &mut self.heads {
+        self.seq.state.set(&branch.state, end)?;
+        if let Some(heads) = &mut self.seq.heads {
             heads.rewrite(from..end, &branch.trunk);
         }
-        self.tokens.clone_from(&branch.tokens);
-        (self.batch, self.wanted) = (0, 0);
+        self.seq.tokens.clone_from(&branch.tokens);
+        (self.batch, self.engine.wanted) = (0, 0);
         Ok(())
     }
 
     /// From where on a branch must be copied so that it can be resumed however far the session went.
     pub(crate) fn safe_from(&self, from: usize) -> usize {
-        if self.cache.has_ring() { 0 } else { from }
+        if self.seq.cache.has_ring() { 0 } else { from }
     }
 
     /// Refuses `count` branches of positions `from..to` that do not fit into memory.
     pub(crate) fn check_branches(&self, count: usize, from: usize, to: usize) -> Result<()> {
-        let trunk = self.heads.as_ref().map_or(0, |h| h.width() * (to - from));
-        let floats = self.state.values().len() + trunk;
-        let each = self.cache.copy_bytes(from..to) + 4 * floats as u64;
+        let trunk = self
+            .seq
+            .heads
+            .as_ref()
+            .map_or(0, |h| h.width() * (to - from));
+        let floats = self.seq.state.values().len() + trunk;
+        let each = self.seq.cache.copy_bytes(from..to) + 4 * floats as u64;
         let needed = each.saturating_mul(count as u64);
         match available_memory().filter(|a| needed > *a) {
             None => Ok(()),

@@ -16,12 +16,12 @@ impl Session {
     pub fn observe(&mut self, tokens: &[u32], stats: &mut InputStats) -> Result<()> {
         self.check_stack("statistics of inputs")?;
         self.reset();
-        self.check(tokens, 0)?;
-        let layers = self.model.config().block_count;
-        for batch in tokens.chunks(BATCH.min(self.ctx)) {
+        self.engine.check(&self.seq, tokens, 0)?;
+        let layers = self.engine.model.config().block_count;
+        for batch in tokens.chunks(BATCH.min(self.engine.ctx)) {
             let input = Segment::Tokens(batch);
-            self.pass(input, self.tokens.len(), layers, 0..0, Some(stats))?;
-            self.tokens.extend_from_slice(batch);
+            self.pass(input, self.seq.tokens.len(), layers, 0..0, Some(stats))?;
+            self.seq.tokens.extend_from_slice(batch);
         }
         self.reset();
         Ok(())
@@ -39,14 +39,15 @@ impl Session {
         observer: &mut dyn Observer,
     ) -> Result<&[f32]> {
         self.check_stack("observation")?;
-        if self.kv != KvType::F32 {
+        if self.engine.kv != KvType::F32 {
             return Err(Error::Request {
                 what: "KV cache type".into(),
-                value: self.kv.name().into(),
+                value: self.engine.kv.name().into(),
                 allowed: "f32, for attention that is looked at".into(),
             });
         }
-        self.check(tokens, self.tokens.len())?;
+        self.engine
+            .check(&self.seq, tokens, self.seq.tokens.len())?;
         let segments = [Segment::Tokens(tokens)];
         self.feed(&segments, want, Some(observer), &mut |_, _| {})
     }
@@ -58,9 +59,9 @@ impl Session {
     /// [`Error::Request`] for states of another width, for more than a batch of them or with
     /// numbers that are not finite; [`Error::NonFinite`] for NaN logits.
     pub fn lens(&mut self, states: &[f32]) -> Result<&[f32]> {
-        let e = self.model.config().embedding_length;
-        super::states::check_vectors(states, e)?;
-        let (rows, most) = (states.len() / e, BATCH.min(self.ctx));
+        let e = self.engine.model.config().embedding_length;
+        crate::engine::check_vectors(states, e)?;
+        let (rows, most) = (states.len() / e, BATCH.min(self.engine.ctx));
         if rows > most {
             return Err(Error::Request {
                 what: "states".into(),
@@ -69,13 +70,13 @@ impl Session {
             });
         }
         self.batch = 0;
-        self.want(rows);
-        let logits = 0..self.wanted;
-        self.team(0, 0, logits, None, |pass, buffers, out| {
+        self.engine.want(rows);
+        let logits = 0..self.engine.wanted;
+        self.team(super::NOTHING, 0, 0, logits, None, |pass, buffers, out| {
             pass.lens(buffers, states, out);
             Ok(())
         })?;
-        self.finite(0..self.wanted, 0)?;
+        self.engine.finite(0..self.engine.wanted, 0)?;
         Ok(self.logits())
     }
 }

@@ -1,8 +1,8 @@
 //! Bytes that a session takes and reads.
 
-use super::ahead::Heads;
 use super::{BATCH, Session};
 use crate::cache::KvCache;
+use crate::engine::Heads;
 use crate::model::PackedSums;
 use crate::model::adapters::Adapters;
 use crate::model::forward::Buffers;
@@ -24,35 +24,45 @@ pub struct SessionMemory {
 impl Session {
     /// Bytes of weights, cache and buffers.
     pub fn memory(&self) -> SessionMemory {
-        let c = self.model.config();
-        let batch = BATCH.min(self.ctx);
-        let tensors = self.model.file().tensors();
+        let c = self.engine.model.config();
+        let batch = BATCH.min(self.engine.ctx);
+        let tensors = self.engine.model.file().tensors();
         SessionMemory {
             weights: self.packed_of(tensors.map(|t| t.bytes().len() as u64).sum()),
-            kv: KvCache::bytes(c, 0..c.block_count, self.kv, [self.ctx, batch])
-                + self.heads.as_ref().map_or(0, Heads::held)
-                + State::bytes(c, &self.model.weights().layers),
+            kv: KvCache::bytes(
+                c,
+                0..c.block_count,
+                self.engine.kv,
+                [self.engine.ctx, batch],
+            ) + self.seq.heads.as_ref().map_or(0, Heads::held)
+                + State::bytes(c, &self.engine.model.weights().layers),
             scratch: Buffers::bytes(c, batch),
-            adapters: self.adapters.as_ref().map_or(0, Adapters::bytes),
+            adapters: self.seq.adapters.as_ref().map_or(0, Adapters::bytes),
         }
     }
 
     /// Matrices that were packed because most of their weights are zero.
     pub fn packed(&self) -> PackedSums {
-        let packed = self.model.packed(self.sparse, self.kernels);
+        let packed = self
+            .engine
+            .model
+            .packed(self.engine.sparse, self.engine.kernels);
         packed.map_or(PackedSums::default(), |p| p.sums())
     }
 
     /// What the user should know about matrices that were not packed.
     pub fn warnings(&self) -> &[String] {
-        let packed = self.model.packed(self.sparse, self.kernels);
+        let packed = self
+            .engine
+            .model
+            .packed(self.engine.sparse, self.engine.kernels);
         packed.map_or(&[], |p| &p.warnings)
     }
 
     /// Bytes of weights read to decode one token: [`Model::bytes_per_token`](crate::model::Model::bytes_per_token)
     /// with packed matrices as they are in memory.
     pub fn bytes_per_token(&self) -> u64 {
-        self.packed_of(self.model.bytes_per_token())
+        self.packed_of(self.engine.model.bytes_per_token())
     }
 
     /// What so many bytes of weights are with packed matrices.

@@ -46,15 +46,15 @@ impl Session {
     /// [`Error::Request`] for a model that keeps keys and values: it has no state of fixed size.
     pub fn save_state(&self) -> Result<Vec<u8>> {
         self.check_recurrent()?;
-        let values = self.state.values();
-        let mut out = Vec::with_capacity(HEADER + 4 * (self.tokens.len() + values.len()) + 32);
+        let values = self.seq.state.values();
+        let mut out = Vec::with_capacity(HEADER + 4 * (self.seq.tokens.len() + values.len()) + 32);
         out.extend_from_slice(MAGIC);
         out.extend_from_slice(&VERSION.to_le_bytes());
-        out.extend_from_slice(&identity(&self.model));
-        for n in [self.tokens.len(), values.len()] {
+        out.extend_from_slice(&identity(&self.engine.model));
+        for n in [self.seq.tokens.len(), values.len()] {
             out.extend_from_slice(&(n as u64).to_le_bytes());
         }
-        out.extend(self.tokens.iter().flat_map(|t| t.to_le_bytes()));
+        out.extend(self.seq.tokens.iter().flat_map(|t| t.to_le_bytes()));
         out.extend(values.iter().flat_map(|v| v.to_le_bytes()));
         let sum = Sha256::digest(&out);
         out.extend_from_slice(&sum);
@@ -82,7 +82,7 @@ impl Session {
         if Sha256::digest(body)[..] != *sum {
             return Err(bad("SHA-256", "another one", "that of the file's content"));
         }
-        if model != identity(&self.model) {
+        if model != identity(&self.engine.model) {
             return Err(bad("model", "another one", "the model of this session"));
         }
         let (counts, _) = counts.as_chunks::<8>();
@@ -94,20 +94,20 @@ impl Session {
         let (ids, values) = rest.split_at(4 * tokens as usize);
         let ids: Vec<u32> = numbers(ids).map(u32::from_le_bytes).collect();
         let values: Vec<f32> = numbers(values).map(f32::from_le_bytes).collect();
-        self.check(&ids, 0)?;
-        self.state.set(&values, ids.len())?;
-        self.cache.keeps(0);
-        self.tokens = ids;
-        (self.batch, self.wanted) = (0, 0);
+        self.engine.check(&self.seq, &ids, 0)?;
+        self.seq.state.set(&values, ids.len())?;
+        self.seq.cache.keeps(0);
+        self.seq.tokens = ids;
+        (self.batch, self.engine.wanted) = (0, 0);
         Ok(())
     }
 
     fn check_recurrent(&self) -> Result<()> {
-        match self.state.is_empty() {
+        match self.seq.state.is_empty() {
             false => Ok(()),
             true => Err(Error::Unsupported {
                 what: "saved state of architecture",
-                value: self.model.config().arch.name.into(),
+                value: self.engine.model.config().arch.name.into(),
                 known: "rwkv6, rwkv7, mamba, mamba2".into(),
             }),
         }

@@ -2,6 +2,7 @@
 
 use super::{BATCH, Buffers, Segment, Session, Want};
 use crate::cpus::available_memory;
+use crate::engine::check_vectors;
 use crate::error::{Error, Result};
 
 impl Session {
@@ -12,16 +13,16 @@ impl Session {
     /// As [`Session::forward`], and [`Error::Request`] for vectors of another width or with numbers that
     /// are not finite.
     pub fn forward_inputs(&mut self, segments: &[Segment<'_>], want: Want) -> Result<&[f32]> {
-        let e = self.model.config().embedding_length;
+        let e = self.engine.model.config().embedding_length;
         for segment in segments {
             match segment {
-                Segment::Tokens(ids) => self.check_ids(ids)?,
+                Segment::Tokens(ids) => self.engine.check_ids(ids)?,
                 Segment::Vectors(x) => check_vectors(x, e)?,
             }
         }
-        self.check(&[], self.tokens.len())?;
+        self.engine.check(&self.seq, &[], self.seq.tokens.len())?;
         let n = segments.iter().map(|s| s.len(e)).sum();
-        self.check_room(n, self.tokens.len())?;
+        self.engine.check_room(n, self.seq.tokens.len())?;
         self.feed(segments, want, None, &mut |_, _| {})
     }
 
@@ -35,20 +36,20 @@ impl Session {
     pub fn hidden_states(&mut self, tokens: &[u32], causal: bool) -> Result<Vec<f32>> {
         self.check_stack("hidden states")?;
         self.reset();
-        self.check_ids(tokens)?;
-        self.check_room(tokens.len(), 0)?;
-        let e = self.model.config().embedding_length;
+        self.engine.check_ids(tokens)?;
+        self.engine.check_room(tokens.len(), 0)?;
+        let e = self.engine.model.config().embedding_length;
         let mut out = Vec::with_capacity(tokens.len() * e);
-        let batch = BATCH.min(self.ctx);
+        let batch = BATCH.min(self.engine.ctx);
         let done = if causal || tokens.len() <= batch {
             let step = if causal { batch } else { tokens.len().max(1) };
             let mut pieces = tokens.chunks(step);
             pieces.try_for_each(|piece| self.states(piece, causal, &mut out))
         } else {
             let wide = self.wide_buffers(tokens.len())?;
-            let narrow = std::mem::replace(&mut self.buffers, wide);
+            let narrow = std::mem::replace(&mut self.engine.buffers, wide);
             let done = self.states(tokens, causal, &mut out);
-            self.buffers = narrow;
+            self.engine.buffers = narrow;
             done
         };
         self.reset();
@@ -57,7 +58,7 @@ impl Session {
 
     /// Refuses a model with an encoder.
     pub(super) fn check_stack(&self, what: &'static str) -> Result<()> {
-        let c = self.model.config();
+        let c = self.engine.model.config();
         match c.encoder {
             None => Ok(()),
             Some(_) => Err(Error::Unsupported {
@@ -70,7 +71,7 @@ impl Session {
 
     /// Buffers for a batch of `n`.
     fn wide_buffers(&self, n: usize) -> Result<Buffers> {
-        let c = self.model.config();
+        let c = self.engine.model.config();
         let needed = Buffers::bytes(c, n);
         match available_memory().filter(|a| needed > *a) {
             None => Ok(Buffers::new(c, n)),
@@ -84,7 +85,7 @@ impl Session {
 
     /// Appends one batch to the cache and its states to `out`.
     fn states(&mut self, tokens: &[u32], causal: bool, out: &mut Vec<f32>) -> Result<()> {
-        let c = self.model.config();
+        let c = self.engine.model.config();
         let (e, layers) = (c.embedding_length, c.block_count);
         if !causal && (c.windows.iter().any(|w| *w != usize::MAX) || c.recurrent.is_some()) {
             return Err(Error::Unsupported {
@@ -93,19 +94,29 @@ impl Session {
                 known: "models whose layers see all positions".into(),
             });
         }
-        let first = self.tokens.len();
-        self.ropes.extend(first + tokens.len());
+        let first = self.seq.tokens.len();
+        self.engine.ropes.extend(first + tokens.len());
         let len = tokens.len() * e;
-        self.wanted = 0;
-        self.logits.resize(len.max(self.logits.len()), 0.0);
-        self.team(first, layers, 0..len, None, |pass, buffers, states| {
-            pass.causal = causal;
-            pass.run(buffers, Segment::Tokens(tokens), &mut [])?;
-            pass.hidden(buffers, states);
-            Ok(())
-        })?;
-        self.tokens.extend_from_slice(tokens);
-        let states = &self.logits[..len];
+        self.engine.wanted = 0;
+        self.engine
+            .logits
+            .resize(len.max(self.engine.logits.len()), 0.0);
+        let input = (Segment::Tokens(tokens), tokens.len()..tokens.len());
+        self.team(
+            input,
+            first,
+            layers,
+            0..len,
+            None,
+            |pass, buffers, states| {
+                pass.causal = causal;
+                pass.run(buffers, &mut [])?;
+                pass.hidden(buffers, states);
+                Ok(())
+            },
+        )?;
+        self.seq.tokens.extend_from_slice(tokens);
+        let states = &self.engine.logits[..len];
         if let Some(i) = states.iter().position(|v| !v.is_finite()) {
             return Err(Error::NonFinite {
                 what: format!("hidden state of position {}", first + i / e),
@@ -115,31 +126,5 @@ impl Session {
         }
         out.extend_from_slice(states);
         Ok(())
-    }
-}
-
-/// Whole finite vectors of width `e`.
-pub(super) fn check_vectors(x: &[f32], e: usize) -> Result<()> {
-    let bad = |what: &str, value: String, allowed: String| {
-        Err(Error::Request {
-            what: what.into(),
-            value,
-            allowed,
-        })
-    };
-    if !x.len().is_multiple_of(e) {
-        return bad(
-            "numbers of input vectors",
-            x.len().to_string(),
-            format!("a multiple of {e}"),
-        );
-    }
-    match x.iter().position(|v| !v.is_finite()) {
-        None => Ok(()),
-        Some(i) => bad(
-            &format!("element {i} of the input vectors"),
-            x[i].to_string(),
-            "a finite number".into(),
-        ),
     }
 }

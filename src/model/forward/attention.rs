@@ -59,13 +59,13 @@ impl Pass<'_, '_> {
         let c = self.model.config();
         observer.heads(&mut Heads {
             layer: l,
-            first: self.first,
+            first: self.places.at(0),
             count: c.layers[l].head_count,
             size: c.head_size,
             out,
             queries,
             group: c.layers[l].group(),
-            cache: self.cache,
+            cache: &*self.spans[0].cache,
             bias,
             window: c.windows[l],
             scale: c.attention_scale,
@@ -94,11 +94,16 @@ impl Pass<'_, '_> {
         match bias {
             None => {
                 self.store(l, qkv, starts, strides, n);
-                self.attend(l, &qkv[starts[0]..], strides[0], attn, &mut b.pieces);
+                self.attend(l, (&qkv[starts[0]..], strides[0]), attn, &mut b.pieces);
             }
             Some(bias) => {
                 let side = |s: usize| (&qkv[starts[s]..], strides[s]);
-                self.cache.put_rows(l, (self.first, n), [side(1), side(2)]);
+                for span in &mut self.spans {
+                    let (rows, first) = (span.rows.clone(), span.first);
+                    let sides =
+                        [side(1), side(2)].map(|(x, stride)| (&x[rows.start * stride..], stride));
+                    span.cache.put_rows(l, (first, rows.len()), sides);
+                }
                 self.attend_biased(l, (&qkv[starts[0]..], strides[0]), attn, Some(bias));
             }
         }
@@ -113,7 +118,7 @@ impl Pass<'_, '_> {
         (starts, strides): ([usize; 3], [usize; 3]),
     ) {
         let c = self.model.config();
-        let (kernels, first) = (self.kernels, self.first);
+        let (kernels, places) = (self.kernels, self.places);
         let table = self.ropes.table(c.windows[l] != usize::MAX);
         let (d, pairs) = (c.head_size, c.rope_dimension_count / 2);
         if pairs == 0 && norms.is_none() {
@@ -124,7 +129,7 @@ impl Pass<'_, '_> {
             if let Some(weights) = norms {
                 kernels.rms_norm_each(heads, &weights[side], c.norm_epsilon);
             }
-            let (cos, sin) = table.at(first + t, pairs);
+            let (cos, sin) = table.at(places.at(t), pairs);
             heads
                 .chunks_exact_mut(d)
                 .for_each(|head| kernels.rope(head, cos, sin, adjacent));
@@ -145,42 +150,99 @@ impl Pass<'_, '_> {
         }
     }
 
-    /// Writes the keys and values of the batch into the cache.
+    /// Writes the keys and values of the batch into the caches.
     fn store(&mut self, l: usize, qkv: &[f32], starts: [usize; 3], strides: [usize; 3], n: usize) {
-        let (kernels, shape, first) = (self.kernels, self.cache.shape(l), self.first);
-        self.cache.will_write(first + n);
-        let put = |i: usize, out: &mut [u8]| {
-            let (head, side) = (i / 2, i % 2);
-            let rows = KvRows {
-                x: &qkv[starts[1 + side] + head * shape.head_size()..],
-                stride: strides[1 + side],
-                tokens: n,
-                first,
-            };
-            kernels.store_kv(shape, [KvSide::Keys, KvSide::Values][side], rows, out);
-        };
-        let (layer, bytes) = (self.cache.layer_mut(l), shape.head_bytes());
+        let kernels = self.kernels;
+        let puts = self.spans.iter_mut().flat_map(|span| {
+            span.cache.will_write(span.first + span.rows.len());
+            let (shape, first, rows) = (span.cache.shape(l), span.first, span.rows.clone());
+            let layer = span.cache.layer_mut(l);
+            let parts = layer.chunks_exact_mut(shape.head_bytes()).enumerate();
+            parts.map(move |(i, out)| {
+                let (head, side) = (i / 2, i % 2);
+                let stride = strides[1 + side];
+                let at = starts[1 + side] + rows.start * stride + head * shape.head_size();
+                let rows = KvRows {
+                    x: &qkv[at..],
+                    stride,
+                    tokens: rows.len(),
+                    first,
+                };
+                (shape, [KvSide::Keys, KvSide::Values][side], rows, out)
+            })
+        });
         if n <= SERIAL_ROWS {
-            for (i, out) in layer.chunks_exact_mut(bytes).enumerate() {
-                put(i, out);
-            }
+            puts.for_each(|(shape, side, rows, out)| kernels.store_kv(shape, side, rows, out));
         } else {
-            self.lead.chunks_mut(layer, bytes, |i, out, _| put(i, out));
+            let mut jobs: Vec<_> = puts.map(Some).collect();
+            self.lead.chunks_mut(&mut jobs, 1, |_, jobs, _| {
+                for (shape, side, rows, out) in jobs.iter_mut().filter_map(Option::take) {
+                    kernels.store_kv(shape, side, rows, out);
+                }
+            });
         }
     }
 
-    /// Attention of the batch over the cache; `out`: `[n, H d]`. How the work is cut does not
-    /// change a bit of it, so it is cut as suits the threads.
+    /// Attention of each span over its cache; `out`: `[n, H d]`. How the work is cut does not
+    /// change a bit of it, so it is cut as suits the threads: one step for all spans.
     fn attend(
         &mut self,
         l: usize,
-        q: &[f32],
-        stride: usize,
+        (q, stride): (&[f32], usize),
+        out: &mut [f32],
+        pieces: &mut Vec<f32>,
+    ) {
+        if let [_] = self.spans[..] {
+            return self.attend_alone(l, (q, stride), out, pieces);
+        }
+        let c = self.model.config();
+        let (kernels, sizes, group) = (self.kernels, c.layers[l], c.layers[l].group());
+        let (columns, width) = (group * c.head_size, sizes.q_width());
+        let tile = (TILE_ROWS / group).max(1);
+        let mut jobs = Vec::new();
+        let mut rest = out;
+        for span in &self.spans {
+            let n = span.rows.len();
+            for t in (0..n).step_by(tile) {
+                let rows = tile.min(n - t);
+                let (block, below) = rest.split_at_mut(rows * width);
+                rest = below;
+                let mut block = MatMut::new(block, rows, width, width);
+                for head in 0..sizes.head_count_kv {
+                    let (now, later) = block.split_cols(columns);
+                    block = later;
+                    let query = AttnQuery {
+                        q: &q[span.rows.start * stride..],
+                        stride,
+                        column: head * columns,
+                        heads: group,
+                        tokens: (t, t + rows),
+                        first_position: span.first,
+                        positions: (0, span.end()),
+                        window: c.windows[l],
+                        scale: c.attention_scale,
+                    };
+                    jobs.push((query, span.cache.head(l, head), now));
+                }
+            }
+        }
+        self.lead.chunks_mut(&mut jobs, 1, |_, jobs, local| {
+            for (query, head, out) in jobs {
+                kernels.attend(query, *head, out.reborrow(), &mut local.attention);
+            }
+        });
+    }
+
+    /// Attention of the one span over its cache.
+    fn attend_alone(
+        &mut self,
+        l: usize,
+        (q, stride): (&[f32], usize),
         out: &mut [f32],
         pieces: &mut Vec<f32>,
     ) {
         let c = self.model.config();
-        let (kernels, cache, first) = (self.kernels, &*self.cache, self.first);
+        let (kernels, cache, first) = (self.kernels, &*self.spans[0].cache, self.spans[0].first);
         let (sizes, group) = (c.layers[l], c.layers[l].group());
         let (columns, width) = (group * c.head_size, sizes.q_width());
         let n = out.len() / width;

@@ -19,14 +19,34 @@ impl Pass<'_, '_> {
         out: &mut [f32],
         bias: Option<&Bias>,
     ) {
+        let (c, width) = (self.model.config(), self.model.config().layers[l].q_width());
+        let mut rest = out;
+        for i in 0..self.spans.len() {
+            let rows = self.spans[i].rows.clone();
+            let (out, later) = rest.split_at_mut(rows.len() * width);
+            rest = later;
+            self.attend_span(i, l, (&q[rows.start * stride..], stride), out, bias);
+        }
+        debug_assert!(rest.is_empty() && c.layers.len() > l);
+    }
+
+    fn attend_span(
+        &mut self,
+        span: usize,
+        l: usize,
+        (q, stride): (&[f32], usize),
+        out: &mut [f32],
+        bias: Option<&Bias>,
+    ) {
         let c = self.model.config();
-        let cache = match (bias, self.text) {
+        let span = &self.spans[span];
+        let cache = match (bias, span.text) {
             (None, Some(text)) => text,
-            _ => &*self.cache,
+            _ => &*span.cache,
         };
         let (d, group, width) = (c.head_size, c.layers[l].group(), c.layers[l].q_width());
         let n = out.len() / width;
-        let (scale, first, window) = (c.attention_scale, self.first, c.windows[l]);
+        let (scale, first, window) = (c.attention_scale, span.first, c.windows[l]);
         let whole = bias.is_none() || !self.causal;
         let end = if bias.is_none() {
             cache.written()

@@ -1,22 +1,17 @@
 //! The encoder's text: read once, looked at by every layer of the decoder.
 
-use super::{Buffers, Pass, Segment};
+use super::{Buffers, Pass};
 use crate::cache::KvCache;
 use crate::error::Result;
 use crate::model::weights::Cross;
 
 impl Pass<'_, '_> {
-    /// Runs `tokens` through the encoder; writes what the decoder's layers look at into `text`.
+    /// Runs the one span through the encoder; writes what the decoder's layers look at into `text`.
     /// The pass is not causal, and its cache is one of rows for the encoder's layers.
-    pub(crate) fn encode(
-        &mut self,
-        b: &mut Buffers,
-        tokens: &[u32],
-        text: &mut KvCache,
-    ) -> Result<()> {
+    pub(crate) fn encode(&mut self, b: &mut Buffers, text: &mut KvCache) -> Result<()> {
         let c = self.model.config();
-        let (n, e) = (tokens.len(), c.embedding_length);
-        self.embed(b, Segment::Tokens(tokens));
+        let (n, e) = (self.spans[0].rows.len(), c.embedding_length);
+        self.embed(b);
         self.run_layers(b, n)?;
         let Some(encoder) = &self.model.weights().encoder else {
             return Ok(());

@@ -2,11 +2,11 @@
 //! that one (the trunk), then the same output norm and matrix. Head `i` guesses the token `i + 2` positions
 //! behind.
 
-use super::{Buffers, Pass, Stack};
+use super::{Buffers, Pass, Places, Stack};
 use crate::error::Result;
 
 impl Pass<'_, '_> {
-    /// Takes `trunk`, `[n, E]`, from position `self.first` on, into the layer of head `i`: keys and values
+    /// Takes `trunk`, `[n, E]`, of the one span from position `at` on, into the layer of head `i`: keys and values
     /// of all are stored, and `out`, if there is one, is what the layer makes of the last, `[E]`.
     ///
     /// # Errors
@@ -15,7 +15,7 @@ impl Pass<'_, '_> {
         &mut self,
         b: &mut Buffers,
         i: usize,
-        trunk: &[f32],
+        (at, trunk): (usize, &[f32]),
         out: Option<&mut [f32]>,
     ) -> Result<()> {
         self.check_cancel()?;
@@ -28,6 +28,8 @@ impl Pass<'_, '_> {
             cross: &[],
         };
         let layer = &weights.heads[i];
+        self.places = Places::one(at);
+        (self.spans[0].first, self.spans[0].rows) = (at, 0..n);
         b.x[..n * e].copy_from_slice(trunk);
         self.mixer(b, &stack, layer, (l, n));
         let Some(out) = out else { return Ok(()) };

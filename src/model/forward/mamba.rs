@@ -3,9 +3,11 @@
 //! Matrices are multiplied with all tokens of a batch; the convolution is over rows, and the scan goes
 //! token by token, the channels (or heads) shared among the threads.
 
+use std::ops::Range;
+
 use geb_kernels::mat::MatMut;
 
-use super::{Acts, Buffers, Pass, take};
+use super::{Acts, Buffers, Pass, SpanView, take};
 use crate::model::Recurrent;
 use crate::model::weights::{Linear, Mamba};
 
@@ -33,22 +35,50 @@ fn step(s: &mut [f32], decay: impl Fn(usize) -> f32, input: f32, b: &[f32], c: &
     sums.iter().sum()
 }
 
-/// Chunks of `state`, `chunk * n` each, with `chunk` columns of `out`: `[rows, width]`.
-fn columns<'a>(
+/// Some channels of a span: their state, and their columns of what comes out.
+struct Columns<'a> {
+    /// Which of the chunks of channels.
+    chunk: usize,
+    /// Rows of the span.
+    rows: Range<usize>,
     state: &'a mut [f32],
     out: MatMut<'a>,
-    (chunk, n): (usize, usize),
-) -> Vec<(&'a mut [f32], MatMut<'a>)> {
-    let mut rest = Some(out);
+}
+
+/// Chunks of `width` channels of all spans, `n` numbers of state each, which follow the `past` inputs of
+/// the convolution in layer `l`; `out`: `[rows, d]`.
+fn columns<'a>(
+    spans: &'a mut [SpanView<'_>],
+    (l, past): (usize, usize),
+    (out, d): (&'a mut [f32], usize),
+    (width, n): (usize, usize),
+) -> Vec<Columns<'a>> {
     let mut jobs = Vec::new();
-    for state in state.chunks_mut(chunk * n) {
-        let Some(all) = rest.take() else { break };
-        let width = all.cols().min(chunk);
-        let (columns, others) = all.split_cols(width);
-        jobs.push((state, columns));
-        rest = (others.cols() > 0).then_some(others);
+    let mut below = out;
+    for span in spans {
+        let count = span.rows.len();
+        let (rows, later) = below.split_at_mut(count * d);
+        below = later;
+        let mut rest = MatMut::new(rows, count, d, d);
+        let state = &mut span.state.mixer_mut(l)[past..];
+        for (chunk, state) in state.chunks_mut(width * n).enumerate() {
+            let width = rest.cols().min(width);
+            let (out, others) = rest.split_cols(width);
+            rest = others;
+            jobs.push(Columns {
+                chunk,
+                rows: span.rows.clone(),
+                state,
+                out,
+            });
+        }
     }
     jobs
+}
+
+/// Rows of a matrix with rows of `width`.
+fn of<'a>(x: &'a [f32], rows: &Range<usize>, width: usize) -> &'a [f32] {
+    &x[rows.start * width..rows.end * width]
 }
 
 /// What a mixer works with, a row for each token: its input, the gate, what comes out, what goes into the
@@ -135,12 +165,15 @@ impl Pass<'_, '_> {
             row.iter_mut().for_each(|v| *v = softplus(*v))
         });
         let past = (m.taps() - 1) * m.conv_bias.len();
-        let state = &mut self.state.mixer_mut(l)[past..];
-        let mut jobs = columns(state, MatMut::new(p.y, n, d, d), (CHANNELS, r.state));
-        let inputs = [&*p.u, &*p.x, &*bs, &*cs];
-        self.lead.chunks_mut(&mut jobs, 1, |i, job, _| {
-            if let [(state, out)] = job {
-                scan(m, &r, i * CHANNELS, inputs, state, out);
+        let sizes = (CHANNELS, r.state);
+        let mut jobs = columns(&mut self.spans, (l, past), (p.y, d), sizes);
+        let (u, x, bs, cs) = (&*p.u, &*p.x, &*bs, &*cs);
+        self.lead.chunks_mut(&mut jobs, 1, |_, jobs, _| {
+            for job in jobs {
+                let wide = [u, x].map(|v| of(v, &job.rows, d));
+                let [b, c] = [bs, cs].map(|v| of(v, &job.rows, r.state));
+                let inputs = [wide[0], wide[1], b, c];
+                scan(m, &r, job.chunk * CHANNELS, inputs, job.state, &mut job.out);
             }
         });
     }
@@ -169,41 +202,47 @@ impl Pass<'_, '_> {
             }
         });
         let past = (m.taps() - 1) * m.conv_bias.len();
-        let state = &mut self.state.mixer_mut(l)[past..];
-        let width = d / r.heads;
-        let mut jobs = columns(state, MatMut::new(p.y, n, d, d), (width, r.state));
-        let inputs = [&*steps, &*p.x];
-        self.lead.chunks_mut(&mut jobs, 1, |head, job, _| {
-            if let [(state, out)] = job {
-                scan2(m, &r, head, inputs, state, out);
+        let sizes = (d / r.heads, r.state);
+        let mut jobs = columns(&mut self.spans, (l, past), (p.y, d), sizes);
+        let (steps, x) = (&*steps, &*p.x);
+        self.lead.chunks_mut(&mut jobs, 1, |_, jobs, _| {
+            for job in jobs {
+                let x = of(x, &job.rows, m.conv_bias.len());
+                let inputs = [of(steps, &job.rows, r.heads), x];
+                scan2(m, &r, job.chunk, inputs, job.state, &mut job.out);
             }
         });
     }
 
-    /// `x = silu(conv(u))`, both `[n, channels]`; the last inputs are kept for the next batch.
+    /// `x = silu(conv(u))`, both `[n, channels]`, of each span; its last inputs are kept for the next batch.
     fn convolve(&mut self, m: &Mamba, l: usize, u: &[f32], x: &mut [f32]) {
         let channels = m.conv_bias.len();
         let kept = m.taps() - 1;
-        let past = &mut self.state.mixer_mut(l)[..kept * channels];
-        let before = past.to_vec();
-        let n = u.len() / channels;
-        // Row `i` of the inputs, counted from the oldest kept one.
-        let row = |i: usize| match i.checked_sub(kept) {
-            Some(t) => &u[t * channels..(t + 1) * channels],
-            None => &before[i * channels..(i + 1) * channels],
-        };
-        for (i, past) in past.chunks_exact_mut(channels).enumerate() {
-            past.copy_from_slice(row(n + i));
-        }
-        self.rows(x, channels, |t, x| {
-            x.copy_from_slice(&m.conv_bias);
-            for (tap, factors) in m.conv.chunks_exact(channels).enumerate() {
-                for ((x, f), u) in x.iter_mut().zip(factors).zip(row(t + tap)) {
-                    *x += f * u;
-                }
+        for i in 0..self.spans.len() {
+            let span = &mut self.spans[i];
+            let rows = span.rows.clone();
+            let u = of(u, &rows, channels);
+            let past = &mut span.state.mixer_mut(l)[..kept * channels];
+            let before = past.to_vec();
+            // Row `i` of the inputs, counted from the oldest kept one.
+            let row = |i: usize| match i.checked_sub(kept) {
+                Some(t) => &u[t * channels..(t + 1) * channels],
+                None => &before[i * channels..(i + 1) * channels],
+            };
+            for (i, past) in past.chunks_exact_mut(channels).enumerate() {
+                past.copy_from_slice(row(rows.len() + i));
             }
-            x.iter_mut().for_each(|v| *v = silu(*v));
-        });
+            let x = &mut x[rows.start * channels..rows.end * channels];
+            self.rows(x, channels, |t, x| {
+                x.copy_from_slice(&m.conv_bias);
+                for (tap, factors) in m.conv.chunks_exact(channels).enumerate() {
+                    for ((x, f), u) in x.iter_mut().zip(factors).zip(row(t + tap)) {
+                        *x += f * u;
+                    }
+                }
+                x.iter_mut().for_each(|v| *v = silu(*v));
+            });
+        }
     }
 }
 

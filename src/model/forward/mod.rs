@@ -20,6 +20,7 @@ mod feed_forward;
 mod heads;
 mod mamba;
 mod rwkv;
+mod span;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -27,7 +28,6 @@ use geb_kernels::mat::MatMut;
 use geb_kernels::team::Leader;
 use geb_kernels::{ActKind, Activations, Kernels};
 
-use super::adapters::Adapters;
 use super::config::LayerSizes;
 use super::observer::Observer;
 use super::packed::{Operand, Packed};
@@ -35,9 +35,9 @@ use super::resident::Residents;
 use super::rope::Ropes;
 use super::weights::{Bias, Branch, Cross, Ffn, Layer, Linear, Mixer, Norm, QMatrix};
 use super::{Config, Model};
-use crate::cache::KvCache;
 use crate::error::{Error, Result};
-use crate::state::State;
+pub use span::Segment;
+pub(crate) use span::{Places, SpanView};
 
 /// Up to this many rows a pass over rows stays on the leader.
 pub(super) const SERIAL_ROWS: usize = 4;
@@ -60,7 +60,7 @@ pub(crate) struct Buffers {
     pieces: Vec<f32>,
     /// What recurrent branches work with.
     mix: Vec<f32>,
-    /// The input of such a branch before the batch, `[E]`.
+    /// The input of such a branch before each span, `[spans, E]`.
     before: Vec<f32>,
     acts: Acts,
     mixture: experts::Mixture,
@@ -78,14 +78,7 @@ impl Buffers {
             side: zeros(if c.parallel { c.embedding_length } else { 0 }),
             pieces: Vec::new(),
             mix: zeros(c.scratch),
-            before: vec![
-                0.0;
-                if c.recurrent.is_some() {
-                    c.embedding_length
-                } else {
-                    0
-                }
-            ],
+            before: Vec::new(),
             acts: Default::default(),
             mixture: experts::Mixture::new(c, batch),
         }
@@ -120,74 +113,36 @@ struct Stack<'a> {
     cross: &'a [Branch<Cross>],
 }
 
-/// What goes into a pass.
-#[derive(Clone, Copy, Debug)]
-pub enum Segment<'a> {
-    /// Token ids, of which the rows of the embedding table are taken.
-    Tokens(&'a [u32]),
-    /// What stands in the place of those rows, `[positions, E]`; no factor of the embeddings applies.
-    Vectors(&'a [f32]),
-}
-
-impl Segment<'_> {
-    /// Positions it takes in a model of width `e`.
-    pub(crate) fn len(&self, e: usize) -> usize {
-        match self {
-            Segment::Tokens(ids) => ids.len(),
-            Segment::Vectors(x) => x.len() / e,
-        }
-    }
-
-    /// The positions of this range.
-    pub(crate) fn part(&self, e: usize, range: std::ops::Range<usize>) -> Self {
-        match *self {
-            Segment::Tokens(ids) => Segment::Tokens(&ids[range]),
-            Segment::Vectors(x) => Segment::Vectors(&x[range.start * e..range.end * e]),
-        }
-    }
-}
-
 /// One forward pass of a batch.
 pub(crate) struct Pass<'a, 'l> {
     pub(crate) model: &'a Model,
     pub(crate) kernels: &'static Kernels,
     pub(crate) lead: &'a mut Leader<'l>,
-    pub(crate) cache: &'a mut KvCache,
-    pub(crate) state: &'a mut State,
     pub(crate) ropes: &'a Ropes,
-    /// Position of the batch's first token.
-    pub(crate) first: usize,
+    /// The sequences of the batch; their rows lie one behind the other.
+    pub(crate) spans: Vec<SpanView<'a>>,
+    /// Positions of the rows.
+    pub(crate) places: Places<'a>,
     /// Whether a token sees none after its own; otherwise each sees the whole batch.
     pub(crate) causal: bool,
-    /// Keys and values of what an encoder has read.
-    pub(crate) text: Option<&'a KvCache>,
     /// Layers to run; fewer than the model has for an early exit.
     pub(crate) layers: usize,
     pub(crate) cancel: Option<&'a AtomicBool>,
     /// Matrices that are not read from the file.
     pub(crate) packed: Option<&'a Packed>,
-    /// Told what is computed.
+    /// Told what is computed; a pass that is observed has one span.
     pub(crate) observer: Option<&'a mut dyn Observer>,
     /// Told which experts are about to be used, where memory is limited.
     pub(crate) residents: Option<&'a mut Residents>,
-    /// Changes of the matrices.
-    pub(crate) adapters: Option<&'a mut Adapters>,
-    /// Takes what goes into the last layer, for further heads: `[context, E]`.
-    pub(crate) trunk: Option<&'a mut [f32]>,
 }
 
 impl<'a> Pass<'a, '_> {
-    /// Runs `input`; writes the logits of the last `logits.len() / vocab` positions.
-    pub(crate) fn run(
-        &mut self,
-        b: &mut Buffers,
-        input: Segment<'_>,
-        logits: &mut [f32],
-    ) -> Result<()> {
+    /// Runs the spans; writes the logits of the rows that each wants, span after span.
+    pub(crate) fn run(&mut self, b: &mut Buffers, logits: &mut [f32]) -> Result<()> {
         let c = self.model.config();
         let e = c.embedding_length;
-        let n = input.len(e);
-        self.embed(b, input);
+        let n = self.spans.last().map_or(0, |s| s.rows.end);
+        self.embed(b);
         let embedding_norm = &self.model.weights().embedding_norm;
         if !matches!(embedding_norm, Norm::None) {
             self.norm(&b.x[..n * e], embedding_norm, &mut b.h[..n * e]);
@@ -199,8 +154,7 @@ impl<'a> Pass<'a, '_> {
             self.output_norm(&b.x[..n * e], h);
             self.observe(&weights.output.weight, h);
         }
-        let wanted = logits.len() / c.vocab;
-        self.head(b, n - wanted, logits);
+        self.head(b, logits);
         Ok(())
     }
 
@@ -229,11 +183,9 @@ impl<'a> Pass<'a, '_> {
         self.show(0, &b.x[..n * e]);
         for l in 0..self.layers {
             self.check_cancel()?;
-            if let Some(trunk) = self.trunk.as_deref_mut()
-                && l + 1 == c.block_count
-            {
-                let at = self.first * e;
-                trunk[at..at + n * e].copy_from_slice(&b.x[..n * e]);
+            if l + 1 == c.block_count {
+                let keep = |s: &mut SpanView<'_>| s.keep_trunk(&b.x, e);
+                self.spans.iter_mut().for_each(keep);
             }
             let layer = &stack.layers[l];
             self.mixer(b, &stack, layer, (l, n));
@@ -302,28 +254,44 @@ impl<'a> Pass<'a, '_> {
     /// Shows the residual stream behind `depth` layers to the observer, if there is one.
     fn show(&mut self, depth: usize, x: &[f32]) {
         if let Some(observer) = self.observer.as_deref_mut() {
-            observer.residual(depth, self.first, x);
+            observer.residual(depth, self.places.at(0), x);
         }
     }
 
-    /// Writes the logits of tokens `from..` of the batch whose last layer is in `b`: `[tokens, vocab]`.
-    pub(crate) fn head(&mut self, b: &mut Buffers, from: usize, logits: &mut [f32]) {
-        let c = self.model.config();
-        let (n, e) = (logits.len() / c.vocab, c.embedding_length);
-        if n == 0 {
-            return;
+    /// Writes the logits of the wanted rows of the batch whose last layer is in `b`: `[rows, vocab]`.
+    pub(crate) fn head(&mut self, b: &mut Buffers, logits: &mut [f32]) {
+        let (e, mut n) = (self.model.config().embedding_length, 0);
+        for i in 0..self.spans.len() {
+            let (start, wanted) = (self.spans[i].rows.start, self.spans[i].wanted.clone());
+            let rows = start + wanted.start..start + wanted.end;
+            let to = n..n + wanted.len();
+            self.output_norm(
+                &b.x[rows.start * e..rows.end * e],
+                &mut b.h[to.start * e..to.end * e],
+            );
+            self.spans[i].part = to;
+            n += wanted.len();
         }
-        let h = &mut b.h[..n * e];
-        let weights = self.model.weights();
-        self.output_norm(&b.x[from * e..(from + n) * e], h);
-        self.project(&mut b.acts, h, n, [(&weights.output, &mut *logits)]);
-        self.scale_logits(logits);
+        if n > 0 {
+            let weights = self.model.weights();
+            self.project(
+                &mut b.acts,
+                &b.h[..n * e],
+                n,
+                [(&weights.output, &mut *logits)],
+            );
+            self.scale_logits(logits);
+        }
+        self.spans.iter_mut().for_each(|s| s.part = s.rows.clone());
     }
 
-    /// Writes the logits of `states`, `[tokens, E]`, as if the last layer had made them.
+    /// Writes the logits of `states`, `[rows, E]`, as if the last layer of the one span had made them.
     pub(crate) fn lens(&mut self, b: &mut Buffers, states: &[f32], logits: &mut [f32]) {
         b.x[..states.len()].copy_from_slice(states);
-        self.head(b, 0, logits);
+        let rows = states.len() / self.model.config().embedding_length;
+        self.spans[0].rows = 0..rows;
+        self.spans[0].wanted = 0..rows;
+        self.head(b, logits);
     }
 
     /// Writes what the layers made of the batch in `b`, after the output norm: `[tokens, E]`.
@@ -342,29 +310,37 @@ impl<'a> Pass<'a, '_> {
         }
     }
 
-    /// Writes what stands for the input into `b.x`.
-    fn embed(&mut self, b: &mut Buffers, input: Segment<'_>) {
-        let (kernels, model, first) = (self.kernels, self.model, self.first);
+    /// Writes what stands for the inputs of all spans into `b.x`.
+    fn embed(&mut self, b: &mut Buffers) {
+        let (kernels, model, places) = (self.kernels, self.model, self.places);
         let weights = model.weights();
         let factor = model.config().embedding_scale;
-        let (e, n) = (weights.token_embd.cols, input.len(weights.token_embd.cols));
-        let (x, h) = (&mut b.x[..n * e], &mut b.h[..n * e]);
+        let e = weights.token_embd.cols;
         let read = |table: &QMatrix, row: usize, out: &mut [f32]| {
             let data = model.bytes(table);
             let bytes = data.len() / table.rows;
             kernels.dequantize(table.dtype, &data[row * bytes..(row + 1) * bytes], out);
         };
-        self.rows(x, e, |t, row| match input {
-            Segment::Tokens(ids) => {
-                read(&weights.token_embd, ids[t] as usize, row);
-                if factor != 1.0 {
-                    scale(row, factor);
-                }
-            }
-            Segment::Vectors(x) => row.copy_from_slice(&x[t * e..(t + 1) * e]),
-        });
+        for i in 0..self.spans.len() {
+            let (input, rows) = (self.spans[i].input, self.spans[i].rows.clone());
+            self.rows(
+                &mut b.x[rows.start * e..rows.end * e],
+                e,
+                |t, row| match input {
+                    Segment::Tokens(ids) => {
+                        read(&weights.token_embd, ids[t] as usize, row);
+                        if factor != 1.0 {
+                            scale(row, factor);
+                        }
+                    }
+                    Segment::Vectors(x) => row.copy_from_slice(&x[t * e..(t + 1) * e]),
+                },
+            );
+        }
         if let Some(table) = &weights.position_embd {
-            self.rows(h, e, |t, row| read(table, first + t, row));
+            let n = self.spans.last().map_or(0, |s| s.rows.end);
+            let (x, h) = (&mut b.x[..n * e], &mut b.h[..n * e]);
+            self.rows(h, e, |t, row| read(table, places.at(t), row));
             let h = &*h;
             self.rows(x, e, |t, row| kernels.add(row, &h[t * e..(t + 1) * e]));
         }
@@ -391,6 +367,7 @@ impl<'a> Pass<'a, '_> {
         let acts = &*acts;
         let operands = matrices.map(|m| Operand::new(self.model, self.packed, m));
         let rows: usize = matrices.iter().map(|m| m.rows).sum();
+        let cols = matrices[0].cols;
         let threads = self.lead.threads();
         let step = (rows / (threads * 8)).clamp(16, 128).next_multiple_of(16);
         let blocks = outs
@@ -401,9 +378,18 @@ impl<'a> Pass<'a, '_> {
                 let acts = &acts[slot(kernels.act_kind(matrices[i].dtype))];
                 operands[i].multiply(kernels, c, acts, block, &mut local.panel);
             });
-        if let Some(adapters) = self.adapters.as_deref_mut() {
-            let outs = outs.each_mut().map(|(w, out)| (&w.weight, &mut **out));
-            adapters.add((kernels, self.lead), x, n, outs);
+        let alone = self.spans.len() == 1;
+        for span in &mut self.spans {
+            let Some(adapters) = span.adapters.as_deref_mut() else {
+                continue;
+            };
+            let rows = if alone { 0..n } else { span.part.clone() };
+            let outs = outs.each_mut().map(|(w, out)| {
+                let width = w.weight.rows;
+                (&w.weight, &mut out[rows.start * width..rows.end * width])
+            });
+            let x = &x[rows.start * cols..rows.end * cols];
+            adapters.add((kernels, self.lead), x, rows.len(), outs);
         }
         for (w, out) in outs {
             if let Some(bias) = &w.bias {

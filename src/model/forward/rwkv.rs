@@ -7,9 +7,10 @@
 
 use geb_kernels::mat::MatMut;
 
-use super::{Buffers, Pass, take};
+use super::{Buffers, Pass, Places, SpanView, take};
 use crate::model::Recurrent;
 use crate::model::weights::{ChannelMix, LowRank, Rwkv6, Rwkv7};
+use crate::state::State;
 
 /// Epsilon of the norm of each head: 1e-5 times the square of the divisor 8 of the reference.
 const HEAD_EPSILON: f32 = 64e-5;
@@ -22,8 +23,9 @@ const SMALLEST_NORM: f32 = 1e-12;
 #[derive(Clone, Copy)]
 struct Shifted<'a> {
     h: &'a [f32],
-    /// Input of the token before the batch.
+    /// Inputs of the tokens before the spans.
     before: &'a [f32],
+    places: Places<'a>,
 }
 
 impl Shifted<'_> {
@@ -31,9 +33,9 @@ impl Shifted<'_> {
     fn mix(&self, t: usize, lerp: &[f32], extra: bool, out: &mut [f32]) {
         let e = out.len();
         let now = &self.h[t * e..(t + 1) * e];
-        let previous = match t {
-            0 => self.before,
-            _ => &self.h[(t - 1) * e..t * e],
+        let previous = match self.places.begins(t) {
+            Some(span) => &self.before[span * e..(span + 1) * e],
+            None => &self.h[(t - 1) * e..t * e],
         };
         for (((o, x), p), l) in out.iter_mut().zip(now).zip(previous).zip(lerp) {
             let factor = if extra { l + *o } else { *l };
@@ -100,20 +102,40 @@ fn wkv7(
     }
 }
 
-/// The columns of each head of `out`, `[n, E]`, with the head's state.
-fn heads<'a>(
+/// A head of a span: its state, and its columns of what comes out.
+struct Head<'a> {
+    head: usize,
+    /// First row of the span.
+    first: usize,
     state: &'a mut [f32],
+    out: MatMut<'a>,
+}
+
+/// The heads of all spans in layer `l`; `out`: `[n, E]`.
+fn heads<'a>(
+    spans: &'a mut [SpanView<'_>],
+    l: usize,
     out: &'a mut [f32],
-    n: usize,
     r: &Recurrent,
-) -> Vec<(&'a mut [f32], MatMut<'a>)> {
-    let mut rest = Some(MatMut::new(out, n, r.inner, r.inner));
-    let mut jobs = Vec::with_capacity(r.heads);
-    for state in state.chunks_exact_mut(r.state * r.state) {
-        let Some(all) = rest.take() else { break };
-        let (columns, others) = all.split_cols(r.state);
-        jobs.push((state, columns));
-        rest = (others.cols() > 0).then_some(others);
+) -> Vec<Head<'a>> {
+    let mut jobs = Vec::with_capacity(spans.len() * r.heads);
+    let mut below = out;
+    for span in spans {
+        let n = span.rows.len();
+        let (rows, later) = below.split_at_mut(n * r.inner);
+        below = later;
+        let mut rest = MatMut::new(rows, n, r.inner, r.inner);
+        let state = &mut span.state.mixer_mut(l)[r.inner..];
+        for (head, state) in state.chunks_exact_mut(r.state * r.state).enumerate() {
+            let (out, others) = rest.split_cols(r.state);
+            rest = others;
+            jobs.push(Head {
+                head,
+                first: span.rows.start,
+                state,
+                out,
+            });
+        }
     }
     jobs
 }
@@ -151,11 +173,20 @@ impl Pass<'_, '_> {
         self.project(acts, low, n, [(&pair[1], out)]);
     }
 
-    /// Takes the last input from `state` and leaves that of this batch.
-    fn exchange(state: &mut [f32], before: &mut [f32], h: &[f32]) {
-        let e = before.len();
-        before.copy_from_slice(&state[..e]);
-        state[..e].copy_from_slice(&h[h.len() - e..]);
+    /// Takes the last input of each span from its state and leaves that of this batch, `[n, E]`.
+    fn exchange(
+        &mut self,
+        before: &mut Vec<f32>,
+        h: &[f32],
+        of: impl Fn(&mut State) -> &mut [f32],
+    ) {
+        let e = self.model.config().embedding_length;
+        before.resize(before.len().max(self.spans.len() * e), 0.0);
+        for (span, before) in self.spans.iter_mut().zip(before.chunks_exact_mut(e)) {
+            let state = &mut of(span.state)[..e];
+            before.copy_from_slice(state);
+            state.copy_from_slice(&h[(span.rows.end - 1) * e..span.rows.end * e]);
+        }
     }
 
     /// Time mixing of RWKV 6 of the batch `b.h`, `[n, E]`, in place.
@@ -164,7 +195,7 @@ impl Pass<'_, '_> {
         let (e, kernels) = (c.embedding_length, self.kernels);
         let Some(sizes) = c.recurrent else { return };
         let h = &mut b.h[..n * e];
-        Self::exchange(self.state.mixer_mut(l), &mut b.before, h);
+        self.exchange(&mut b.before, h, |state| state.mixer_mut(l));
         let mut rest = &mut b.mix[..];
         let [x, k, v, r, g, w] = [(); 6].map(|()| take(&mut rest, n * e));
         let rank = m.mix_in[0].weight.rows;
@@ -174,6 +205,7 @@ impl Pass<'_, '_> {
         let input = Shifted {
             h,
             before: &b.before,
+            places: self.places,
         };
         self.rows(x, e, |t, x| input.mix(t, &m.lerp_x, false, x));
         let mut parts = ranks.chunks_exact_mut(n * rank);
@@ -199,13 +231,22 @@ impl Pass<'_, '_> {
         });
         let (k, v, r, w, y) = (&*k, &*v, &*r, &*w, x);
         let size = sizes.state;
-        let state = &mut self.state.mixer_mut(l)[e..];
-        let mut jobs = heads(state, y, n, &sizes);
-        self.lead.chunks_mut(&mut jobs, 1, |head, job, _| {
-            let [(state, out)] = job else { return };
-            let u = &m.first[head * size..(head + 1) * size];
-            for t in 0..n {
-                let at = t * e + head * size;
+        let mut jobs = heads(&mut self.spans, l, y, &sizes);
+        self.lead.chunks_mut(&mut jobs, 1, |_, job, _| {
+            let [
+                Head {
+                    head,
+                    first,
+                    state,
+                    out,
+                },
+            ] = job
+            else {
+                return;
+            };
+            let u = &m.first[*head * size..(*head + 1) * size];
+            for t in 0..out.rows() {
+                let at = (*first + t) * e + *head * size;
                 let [r, k, v, w] = [r, k, v, w].map(|x| &x[at..at + size]);
                 wkv6(state, [r, k, v, w, u], out.row_mut(t));
             }
@@ -225,7 +266,7 @@ impl Pass<'_, '_> {
         let Some(sizes) = c.recurrent else { return };
         let size = sizes.state;
         let h = &mut b.h[..n * e];
-        Self::exchange(self.state.mixer_mut(l), &mut b.before, h);
+        self.exchange(&mut b.before, h, |state| state.mixer_mut(l));
         let mut rest = &mut b.mix[..];
         // Values of the first layer stay here for the others.
         let first_v = take(&mut rest, n * e);
@@ -234,6 +275,7 @@ impl Pass<'_, '_> {
         let input = Shifted {
             h,
             before: &b.before,
+            places: self.places,
         };
         let outs = [&mut *r, &mut *w, &mut *k, &mut *v, &mut *a, &mut *g];
         for (i, out) in outs.into_iter().enumerate() {
@@ -289,15 +331,26 @@ impl Pass<'_, '_> {
         let c = self.model.config();
         let Some(sizes) = c.recurrent else { return };
         let (e, size) = (c.embedding_length, sizes.state);
-        let n = y.len() / e;
-        let state = &mut self.state.mixer_mut(l)[e..];
-        sums.resize(sums.len().max(e), 0.0);
-        let jobs = heads(state, y, n, &sizes).into_iter();
+        sums.resize(sums.len().max(self.spans.len() * e), 0.0);
+        let jobs = heads(&mut self.spans, l, y, &sizes).into_iter();
         let mut jobs: Vec<_> = jobs.zip(sums.chunks_exact_mut(size)).collect();
-        self.lead.chunks_mut(&mut jobs, 1, |head, job, _| {
-            let [((state, out), sums)] = job else { return };
-            for t in 0..n {
-                let at = t * e + head * size;
+        self.lead.chunks_mut(&mut jobs, 1, |_, job, _| {
+            let [
+                (
+                    Head {
+                        head,
+                        first,
+                        state,
+                        out,
+                    },
+                    sums,
+                ),
+            ] = job
+            else {
+                return;
+            };
+            for t in 0..out.rows() {
+                let at = (*first + t) * e + *head * size;
                 let inputs = inputs.map(|x| &x[at..at + size]);
                 wkv7(state, inputs, out.row_mut(t), sums);
             }
@@ -324,7 +377,7 @@ impl Pass<'_, '_> {
         let c = self.model.config();
         let (e, f) = (c.embedding_length, c.layers[l].feed_forward_length);
         let h = &mut b.h[..n * e];
-        Self::exchange(self.state.ffn_mut(l), &mut b.before, h);
+        self.exchange(&mut b.before, h, |state| state.ffn_mut(l));
         // The first part belongs to the values of the first layer.
         let mut rest = match c.arch.mixer {
             crate::model::arch::MixerKind::Rwkv7 => &mut b.mix[n * e..],
@@ -335,6 +388,7 @@ impl Pass<'_, '_> {
         let input = Shifted {
             h,
             before: &b.before,
+            places: self.places,
         };
         self.rows(x, e, |t, x| input.mix(t, &m.lerp, false, x));
         self.project(&mut b.acts, x, n, [(&m.key, &mut *k)]);

@@ -1,0 +1,498 @@
+//! What all who use a model share: threads, buffers, rotations; and a pass over the weights for any number of
+//! sequences.
+//!
+//! ```text
+//! Engine      model, kernels, pool of threads, buffers of a batch, logits
+//! Sequence    tokens and what the layers remember of them: keys and values, states, an encoder's text, adapters
+//! step        spans of sequences -> one pass -> logits, span after span
+//! ```
+//! A sequence's logits are the same bits alone and among others: products do not depend on the rows beside
+//! a row, attention and recurrence see one span each.
+
+mod choose;
+mod heads;
+mod sequence;
+mod text;
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use geb_kernels::Kernels;
+use geb_kernels::float::KvType;
+use geb_kernels::level::Level;
+
+use crate::adapter::Adapter;
+use crate::cache::KvCache;
+use crate::cpus::available_memory;
+use crate::error::{Error, Result};
+use crate::model::adapters::Adapters;
+use crate::model::forward::{Buffers, Pass, Places, Segment, SpanView};
+use crate::model::observer::Observer;
+use crate::model::resident::Residents;
+use crate::model::rope::Ropes;
+use crate::model::{Model, SparseChoice};
+use crate::state::State;
+use crate::threads::{self, Pool};
+use choose::{check_ctx, choose_kernels, choose_kv};
+pub(crate) use heads::Heads;
+pub use sequence::Sequence;
+pub(crate) use sequence::check_vectors;
+
+/// Tokens of one batch: enough to fill the prefill tiles, few enough to stay in the caches.
+pub const BATCH: usize = 512;
+/// Context used when none is asked for and the model allows more.
+pub const DEFAULT_CTX: usize = 4096;
+
+/// Element type of the KV cache.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum KvChoice {
+    /// F32 for a model whose matrices are floats (a reference run), else F16.
+    #[default]
+    Auto,
+    /// 4 bytes per element.
+    F32,
+    /// 2 bytes per element.
+    F16,
+    /// 8 bits and a scale per 32 elements of a head: 1.125 bytes per element.
+    Q8_0,
+}
+
+/// What [`Session::tokens`] has for a position that a vector was given for.
+pub const VECTOR: u32 = u32::MAX;
+
+/// How to run a model.
+#[derive(Clone, Default)]
+pub struct SessionOptions {
+    /// Threads; 0 takes [`threads::default_threads`].
+    pub threads: usize,
+    /// Positions of the context; `None` takes the trained length, at most [`DEFAULT_CTX`].
+    pub ctx: Option<usize>,
+    /// Let `ctx` exceed the trained length, up to [`limits::MAX_CONTEXT`]: rotations that were never
+    /// trained. Not for models whose positions are a table.
+    pub beyond: bool,
+    /// KV cache type.
+    pub kv: KvChoice,
+    /// Instruction level; `None` takes the best of the host (or `GEB_ISA`).
+    pub level: Option<Level>,
+    /// Set to stop a forward pass at the next layer.
+    pub cancel: Option<Arc<AtomicBool>>,
+    /// Matrices of which most weights are zero; changes speed and memory, never results.
+    pub sparse: SparseChoice,
+    /// Bytes that weights, cache and buffers may take: of a model with experts, those least recently
+    /// used are given up.
+    pub max_ram: Option<u64>,
+    /// Keep what further heads of the model need ([`Session::look_ahead`]), where it has any.
+    pub extra_heads: bool,
+}
+
+/// Which logits a forward pass returns.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Want {
+    /// None: only the cache is filled.
+    None,
+    /// Those of the last token.
+    Last,
+    /// Those of every token.
+    All,
+}
+
+/// A model with threads and buffers, for any number of sequences.
+pub struct Engine {
+    pub(crate) model: Arc<Model>,
+    pub(crate) kernels: &'static Kernels,
+    pub(crate) pool: Pool,
+    pub(crate) ropes: Ropes,
+    pub(crate) buffers: Buffers,
+    /// Grows to the largest request; the last pass filled the first `wanted`.
+    pub(crate) logits: Vec<f32>,
+    pub(crate) wanted: usize,
+    pub(crate) ctx: usize,
+    pub(crate) kv: KvType,
+    pub(crate) sparse: SparseChoice,
+    pub(crate) cancel: Option<Arc<AtomicBool>>,
+    pub(crate) residents: Option<Residents>,
+    /// Further heads of the model that sequences keep memory for.
+    heads: usize,
+}
+
+/// Tokens that a step appends to a sequence.
+pub struct Span<'a> {
+    /// The sequence.
+    pub seq: &'a mut Sequence,
+    /// What is appended: one token of a decode, or a piece of a prompt.
+    pub input: Segment<'a>,
+    /// Which logits are asked for.
+    pub want: Want,
+}
+
+/// What a step found.
+pub struct Output<'a> {
+    /// Logits, `[rows, vocab]`, span after span.
+    pub logits: &'a [f32],
+    /// Rows of each span; empty for a span that failed.
+    pub rows: Vec<Range<usize>>,
+    /// Spans that failed, by number: their sequences are as before, the others went on.
+    pub failed: Vec<(usize, Error)>,
+}
+
+impl Output<'_> {
+    /// Logits of a span: `[rows, vocab]`.
+    pub fn of(&self, span: usize, vocab: usize) -> &[f32] {
+        &self.logits[self.rows[span].start * vocab..self.rows[span].end * vocab]
+    }
+}
+
+impl Engine {
+    /// Chooses kernels, checks memory for one sequence, allocates buffers.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for an option outside its range, [`Error::Memory`].
+    pub fn new(model: Arc<Model>, options: &SessionOptions) -> Result<Engine> {
+        let c = model.config();
+        let kernels = choose_kernels(options.level)?;
+        // A state takes no more memory for more tokens.
+        let default = match c.recurrent {
+            Some(_) => c.context_length,
+            None => c.context_length.min(DEFAULT_CTX),
+        };
+        let ctx = options.ctx.unwrap_or(default);
+        check_ctx(c, ctx, options.beyond)?;
+        let weights = model.weights();
+        let kv = choose_kv(options.kv, weights, kernels)?;
+        let batch = BATCH.min(ctx);
+        let own = 0..c.block_count;
+        let heads = if options.extra_heads {
+            c.extra_heads
+        } else {
+            0
+        };
+        let needed = KvCache::bytes(c, own.clone(), kv, [ctx, batch])
+            + Heads::bytes(c, heads, kv, [ctx, batch])
+            + State::bytes(c, &weights.layers)
+            + Buffers::bytes(c, batch);
+        if let Some(available) = available_memory().filter(|a| needed > *a) {
+            return Err(Error::Memory {
+                what: format!("context of {ctx} tokens"),
+                needed,
+                available,
+            });
+        }
+        model.packed(options.sparse, kernels);
+        let limited = |limit| Residents::new(&model, limit, needed);
+        let residents = options.max_ram.map(limited).transpose()?;
+        let threads = if options.threads == 0 {
+            threads::default_threads()
+        } else {
+            options.threads
+        };
+        Ok(Engine {
+            kernels,
+            pool: Pool::new(threads)?,
+            ropes: Ropes::new(c, weights, ctx),
+            buffers: Buffers::new(c, batch),
+            logits: Vec::new(),
+            wanted: 0,
+            ctx,
+            kv,
+            heads,
+            sparse: options.sparse,
+            cancel: options.cancel.clone(),
+            residents,
+            model,
+        })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// Positions of a sequence's context.
+    pub fn ctx(&self) -> usize {
+        self.ctx
+    }
+
+    /// Most rows of a step.
+    pub fn batch(&self) -> usize {
+        BATCH.min(self.ctx)
+    }
+
+    /// Bytes of a sequence.
+    pub fn sequence_bytes(&self) -> u64 {
+        let c = self.model.config();
+        let sizes = [self.ctx, self.batch()];
+        KvCache::bytes(c, 0..c.block_count, self.kv, sizes)
+            + Heads::bytes(c, self.heads, self.kv, sizes)
+            + State::bytes(c, &self.model.weights().layers)
+    }
+
+    /// An empty sequence. Memory for its keys and values is taken as positions are written.
+    ///
+    /// # Errors
+    /// [`Error::Memory`].
+    pub fn sequence(&self) -> Result<Sequence> {
+        let c = self.model.config();
+        let needed = self.sequence_bytes();
+        if let Some(available) = available_memory().filter(|a| needed > *a) {
+            return Err(Error::Memory {
+                what: format!("a sequence of {} tokens", self.ctx),
+                needed,
+                available,
+            });
+        }
+        let sizes = [self.ctx, self.batch()];
+        Ok(Sequence {
+            model: self.model.clone(),
+            kv: self.kv,
+            ctx: self.ctx,
+            cache: KvCache::new(c, 0..c.block_count, self.kv, sizes)?,
+            heads: Heads::new(c, self.heads, self.kv, sizes)?,
+            state: State::new(c, &self.model.weights().layers)?,
+            tokens: Vec::new(),
+            text: None,
+            adapters: None,
+        })
+    }
+
+    /// Puts these adapters, each with its scale, in the place of those that a sequence uses, and forgets
+    /// its tokens: what it holds was computed with other weights.
+    ///
+    /// # Errors
+    /// As [`Session::set_adapters`](crate::session::Session::set_adapters); those in use stay.
+    pub fn set_adapters(&self, seq: &mut Sequence, adapters: &[(&Adapter, f32)]) -> Result<()> {
+        let new = Adapters::new(&self.model, self.kernels, adapters)?;
+        seq.adapters = (!adapters.is_empty()).then_some(new);
+        seq.truncate(0);
+        Ok(())
+    }
+
+    /// Appends to every span's sequence in one pass over the weights: prompts and decodes in any
+    /// mixture. Each gets the bits that it would get alone.
+    ///
+    /// A span that cannot run (a token outside the vocabulary, no room in its context, logits that are
+    /// not finite) fails alone; its sequence keeps what it held, one with a recurrent state what it can go
+    /// back to.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for more rows than [`Engine::batch`] and for a sequence of another engine (nothing is
+    /// changed); [`Error::Interrupted`] when cancelled: no sequence has grown.
+    pub fn step(&mut self, spans: &mut [Span<'_>]) -> Result<Output<'_>> {
+        let e = self.model.config().embedding_length;
+        let total: usize = spans.iter().map(|s| s.input.len(e)).sum();
+        if total > self.batch() {
+            return Err(Error::Request {
+                what: "rows of a step".into(),
+                value: total.to_string(),
+                allowed: format!("at most {}", self.batch()),
+            });
+        }
+        if spans.iter().any(|s| !s.seq.fits(self)) {
+            return Err(Error::Request {
+                what: "sequence".into(),
+                value: "one of another engine".into(),
+                allowed: "sequences that this engine made".into(),
+            });
+        }
+        let mut failed = Vec::new();
+        for (i, span) in spans.iter().enumerate() {
+            if let Err(error) = self.check_span(span) {
+                failed.push((i, error));
+            }
+        }
+        let out = |i: &usize, failed: &[(usize, Error)]| failed.iter().any(|(f, _)| f == i);
+        let mut rows = vec![0..0; spans.len()];
+        let (mut views, mut places, mut ends) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut row, mut wanted) = (0, 0);
+        for (i, span) in spans
+            .iter_mut()
+            .enumerate()
+            .filter(|(i, _)| !out(i, &failed))
+        {
+            let n = span.input.len(e);
+            let want = match span.want {
+                Want::None => n..n,
+                Want::Last => n - 1..n,
+                Want::All => 0..n,
+            };
+            rows[i] = wanted..wanted + want.len();
+            wanted += want.len();
+            if n > 1 {
+                span.seq.state.mark(span.seq.tokens.len());
+            }
+            places.push((row, span.seq.tokens.len()));
+            ends.push(span.seq.tokens.len() + n);
+            views.push(span.seq.span(span.input, row..row + n, want));
+            row += n;
+        }
+        let layers = self.model.config().block_count;
+        self.ropes.extend(ends.into_iter().max().unwrap_or(0));
+        self.want(wanted);
+        let done = match views.is_empty() {
+            true => Ok(()),
+            false => self.lead(
+                views,
+                &places,
+                layers,
+                0..self.wanted,
+                None,
+                |pass, b, out| pass.run(b, out),
+            ),
+        };
+        let vocab = self.model.config().vocab;
+        for (i, span) in spans
+            .iter_mut()
+            .enumerate()
+            .filter(|(i, _)| !out(i, &failed))
+            .collect::<Vec<_>>()
+        {
+            let (n, end) = (span.input.len(e), span.seq.tokens.len() + span.input.len(e));
+            let logits = rows[i].start * vocab..rows[i].end * vocab;
+            let first = end - rows[i].len();
+            match (&done, self.finite(logits, first)) {
+                (Ok(()), Ok(())) => span.seq.append(span.input, n),
+                (Ok(()), Err(error)) => {
+                    span.seq.go_back();
+                    rows[i] = 0..0;
+                    failed.push((i, error));
+                }
+                (Err(_), _) => span.seq.go_back(),
+            }
+        }
+        done?;
+        Ok(Output {
+            logits: &self.logits[..self.wanted],
+            rows,
+            failed,
+        })
+    }
+
+    /// Whether a span can be evaluated.
+    fn check_span(&self, span: &Span<'_>) -> Result<()> {
+        let e = self.model.config().embedding_length;
+        let first = span.seq.tokens.len();
+        match span.input {
+            Segment::Tokens(ids) => self.check(span.seq, ids, first)?,
+            Segment::Vectors(x) => {
+                check_vectors(x, e)?;
+                self.check(span.seq, &[], first)?;
+                self.check_room(span.input.len(e), first)?;
+            }
+        }
+        match span.input.len(e) {
+            0 => Err(Error::Request {
+                what: "tokens of a span".into(),
+                value: "0".into(),
+                allowed: "one or more".into(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes room for the logits of `rows` tokens.
+    pub(crate) fn want(&mut self, rows: usize) {
+        self.wanted = rows * self.model.config().vocab;
+        if self.logits.len() < self.wanted {
+            self.logits.resize(self.wanted, 0.0);
+        }
+    }
+
+    /// Whether `tokens` can be evaluated from position `first` on.
+    pub(crate) fn check(&self, seq: &Sequence, tokens: &[u32], first: usize) -> Result<()> {
+        let config = self.model.config();
+        if !config.causal {
+            return Err(Error::Unsupported {
+                what: "use of a model whose tokens see those after them",
+                value: format!(
+                    "prediction ({}.attention.causal is false)",
+                    config.arch.name
+                ),
+                known: "embeddings (geb-run embed)".into(),
+            });
+        }
+        if config.encoder.is_some() && seq.text.is_none() {
+            return Err(Error::Request {
+                what: "text of the encoder".into(),
+                value: "absent".into(),
+                allowed: "one that was read (Session::encode)".into(),
+            });
+        }
+        self.check_ids(tokens)?;
+        self.check_room(tokens.len(), first)
+    }
+
+    /// Whether all ids are in the vocabulary.
+    pub(crate) fn check_ids(&self, tokens: &[u32]) -> Result<()> {
+        let vocab = self.model.config().vocab;
+        match tokens.iter().find(|t| **t as usize >= vocab) {
+            None => Ok(()),
+            Some(t) => Err(Error::Request {
+                what: "token id".into(),
+                value: t.to_string(),
+                allowed: format!("0..{vocab}"),
+            }),
+        }
+    }
+
+    /// Whether `n` more positions fit behind `first`.
+    pub(crate) fn check_room(&self, n: usize, first: usize) -> Result<()> {
+        let room = self.ctx.saturating_sub(first);
+        if n <= room {
+            return Ok(());
+        }
+        Err(Error::Request {
+            what: "prompt".into(),
+            value: format!("{n} tokens after {first}"),
+            allowed: format!("at most {room}, the rest of the context of {}", self.ctx),
+        })
+    }
+
+    /// Calls `f` as the leader of the team with `self.logits[logits]`. `places`: first row and its position, of
+    /// every span.
+    pub(crate) fn lead(
+        &mut self,
+        spans: Vec<SpanView<'_>>,
+        places: &[(usize, usize)],
+        layers: usize,
+        logits: Range<usize>,
+        observer: Option<&mut dyn Observer>,
+        f: impl FnOnce(&mut Pass<'_, '_>, &mut Buffers, &mut [f32]) -> Result<()> + Send,
+    ) -> Result<()> {
+        let packed = self.model.packed(self.sparse, self.kernels);
+        let out = &mut self.logits[logits];
+        let (model, kernels, ropes) = (&*self.model, self.kernels, &self.ropes);
+        let (cancel, buffers) = (self.cancel.as_deref(), &mut self.buffers);
+        let residents = self.residents.as_mut();
+        self.pool.run(|lead| {
+            let mut pass = Pass {
+                model,
+                kernels,
+                lead,
+                ropes,
+                spans,
+                places: Places::many(places),
+                causal: true,
+                layers,
+                cancel,
+                packed,
+                observer: observer.map(|o| o as &mut dyn Observer),
+                residents,
+            };
+            f(&mut pass, buffers, out)
+        })
+    }
+
+    /// Refuses logits that are not finite; the first row is that of `position`.
+    pub(crate) fn finite(&self, logits: Range<usize>, position: usize) -> Result<()> {
+        let out = &self.logits[logits];
+        let Some(i) = out.iter().position(|v| !v.is_finite()) else {
+            return Ok(());
+        };
+        let vocab = self.model.config().vocab;
+        Err(Error::NonFinite {
+            what: format!("logits of position {}", position + i / vocab),
+            index: (i % vocab) as u64,
+            value: out[i],
+        })
+    }
+}

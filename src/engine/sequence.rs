@@ -1,0 +1,117 @@
+//! A sequence of tokens and what the layers remember of them.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use geb_kernels::float::KvType;
+
+use super::text::Text;
+use super::{Engine, Heads, VECTOR};
+use crate::cache::KvCache;
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::model::adapters::Adapters;
+use crate::model::forward::{Segment, SpanView};
+use crate::state::State;
+
+/// Tokens, and what the layers remember of them. [`Engine::sequence`] makes an empty one.
+pub struct Sequence {
+    pub(super) model: Arc<Model>,
+    pub(super) kv: KvType,
+    pub(super) ctx: usize,
+    pub(crate) cache: KvCache,
+    pub(crate) state: State,
+    pub(crate) tokens: Vec<u32>,
+    pub(crate) text: Option<Text>,
+    pub(crate) adapters: Option<Adapters>,
+    pub(crate) heads: Option<Heads>,
+}
+
+impl Sequence {
+    /// The tokens so far; [`VECTOR`] where a vector was given.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Keeps the first `n` tokens or, where what they need is given up already, fewer: see
+    /// [`Session::truncate`](crate::session::Session::truncate).
+    pub fn truncate(&mut self, n: usize) {
+        let n = n.min(self.tokens.len());
+        let n = self.state.keeps(self.tokens.len(), n);
+        self.tokens.truncate(self.cache.keeps(n));
+        if let Some(heads) = &mut self.heads {
+            heads.truncate(self.tokens.len());
+        }
+    }
+
+    /// Whether `engine` made it, or one like it.
+    pub(super) fn fits(&self, engine: &Engine) -> bool {
+        let same = Arc::ptr_eq(&self.model, &engine.model);
+        same && (self.kv, self.ctx) == (engine.kv, engine.ctx)
+    }
+
+    /// It as a span of a pass: `input` behind its last token, in these rows of the batch; the logits of the
+    /// rows `wanted`, counted from its first, are asked for.
+    pub(crate) fn span<'a>(
+        &'a mut self,
+        input: Segment<'a>,
+        rows: Range<usize>,
+        wanted: Range<usize>,
+    ) -> SpanView<'a> {
+        SpanView {
+            input,
+            part: rows.clone(),
+            first: self.tokens.len(),
+            wanted,
+            rows,
+            cache: &mut self.cache,
+            state: &mut self.state,
+            text: self.text.as_ref().map(|t| &t.cache),
+            adapters: self.adapters.as_mut(),
+            trunk: self.heads.as_mut().map(Heads::trunk),
+        }
+    }
+
+    /// The layers have seen `n` tokens more.
+    pub(super) fn append(&mut self, input: Segment<'_>, n: usize) {
+        match input {
+            Segment::Tokens(ids) => self.tokens.extend_from_slice(ids),
+            Segment::Vectors(_) => self.tokens.extend(std::iter::repeat_n(VECTOR, n)),
+        }
+    }
+
+    /// A pass failed: some layers may have seen the batch. Keys and values behind the last token are written
+    /// again; a recurrent state goes back to where it can.
+    pub(crate) fn go_back(&mut self) {
+        if !self.state.is_empty() {
+            let seen = self.state.restore();
+            self.tokens.truncate(seen);
+        }
+    }
+}
+
+/// Whole finite vectors of width `e`.
+pub(crate) fn check_vectors(x: &[f32], e: usize) -> Result<()> {
+    let bad = |what: &str, value: String, allowed: String| {
+        Err(Error::Request {
+            what: what.into(),
+            value,
+            allowed,
+        })
+    };
+    if !x.len().is_multiple_of(e) {
+        return bad(
+            "numbers of input vectors",
+            x.len().to_string(),
+            format!("a multiple of {e}"),
+        );
+    }
+    match x.iter().position(|v| !v.is_finite()) {
+        None => Ok(()),
+        Some(i) => bad(
+            &format!("element {i} of the input vectors"),
+            x[i].to_string(),
+            "a finite number".into(),
+        ),
+    }
+}
