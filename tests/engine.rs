@@ -150,7 +150,9 @@ fn mixed(case: &str, model: &Arc<Model>, options: &SessionOptions, n: usize, dic
                 .all(|(a, b)| a.to_bits() == b.to_bits());
             assert!(
                 same && !found.is_empty(),
-                "{case} {options:?}: sequence {i} of {n} at {at}"
+                "{case} {:?} {} threads: sequence {i} of {n} at {at}",
+                options.kv,
+                options.threads
             );
         }
         steps += 1;
