@@ -1,8 +1,11 @@
 //! The library's error: every variant names the field, its value and what was allowed.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use geb_kernels::dtype::TypeIdError;
+
+use crate::kinds::Kind;
 
 /// Result of the library.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -23,6 +26,16 @@ pub enum Error {
         allowed: String,
         /// Where in the file.
         offset: u64,
+    },
+    /// A file is something else than what was asked for.
+    #[error("{file} is {}, not {wanted}", .kind.name)]
+    Kind {
+        /// The file.
+        file: String,
+        /// What it is; with what to do next.
+        kind: &'static Kind,
+        /// What was asked for.
+        wanted: &'static str,
     },
     /// A tensor type id that cannot be read.
     #[error("bad file: tensor {tensor}: {source}")]
@@ -133,6 +146,14 @@ pub enum Error {
         /// Bytes available.
         available: u64,
     },
+    /// The system starts no more threads.
+    #[error("cannot start {wanted} threads: {reason}")]
+    Threads {
+        /// How many were wanted.
+        wanted: usize,
+        /// What the system says.
+        reason: String,
+    },
     /// The operating system refused.
     #[error("{path}: {source}", path = .path.display())]
     Io {
@@ -168,11 +189,13 @@ impl Error {
             | Self::Data { .. }
             | Self::Compressed { .. }
             | Self::NonFinite { .. } => 3,
+            Self::Kind { kind, .. } => kind.exit_code,
             Self::Type { .. } | Self::Unsupported { .. } | Self::Template(_) => 4,
             Self::Memory { .. } => 5,
+            Self::Io { source, .. } if source.kind() == ErrorKind::OutOfMemory => 5,
             Self::Request { .. } => 2,
             Self::Interrupted => 130,
-            Self::Io { .. } | Self::Verify(_) => 1,
+            Self::Io { .. } | Self::Verify(_) | Self::Threads { .. } => 1,
         }
     }
 

@@ -18,11 +18,14 @@ pub mod error;
 pub mod eval;
 pub mod generate;
 pub mod gguf;
+pub mod kinds;
 pub mod limits;
+
 pub mod mmap;
 pub mod model;
 pub mod operators;
 pub mod probe;
+pub mod ram;
 pub mod sampler;
 pub mod scales;
 pub mod session;

@@ -10,7 +10,6 @@ use geb_kernels::level::Level;
 
 use crate::adapter::Adapter;
 use crate::cache::KvCache;
-use crate::cpus::available_memory;
 use crate::error::{Error, Result};
 use crate::model::Model;
 pub use crate::model::SparseChoice;
@@ -20,6 +19,7 @@ use crate::model::forward::{Buffers, Pass};
 use crate::model::observer::Observer;
 use crate::model::resident::{Residents, Streamed};
 use crate::model::rope::Ropes;
+use crate::ram;
 use crate::state::State;
 use crate::threads::{self, Pool};
 use ahead::Heads;
@@ -56,7 +56,7 @@ pub const VECTOR: u32 = u32::MAX;
 pub struct SessionOptions {
     /// Threads; 0 takes [`threads::default_threads`].
     pub threads: usize,
-    /// Positions of the context; `None` takes the trained length, at most [`DEFAULT_CTX`].
+    /// Positions of the context; `None` takes the trained length, at most [`DEFAULT_CTX`], 0 all of it.
     pub ctx: Option<usize>,
     /// Let `ctx` exceed the trained length, up to [`limits::MAX_CONTEXT`]: rotations that were never
     /// trained. Not for models whose positions are a table.
@@ -122,7 +122,10 @@ impl Session {
             Some(_) => c.context_length,
             None => c.context_length.min(DEFAULT_CTX),
         };
-        let ctx = options.ctx.unwrap_or(default);
+        let ctx = match options.ctx {
+            Some(0) => c.context_length,
+            asked => asked.unwrap_or(default),
+        };
         check_ctx(c, ctx, options.beyond)?;
         let weights = model.weights();
         let kv = choose_kv(options.kv, weights, kernels)?;
@@ -137,13 +140,7 @@ impl Session {
             + Heads::bytes(c, heads, kv, [ctx, batch])
             + State::bytes(c, &weights.layers)
             + Buffers::bytes(c, batch);
-        if let Some(available) = available_memory().filter(|a| needed > *a) {
-            return Err(Error::Memory {
-                what: format!("context of {ctx} tokens"),
-                needed,
-                available,
-            });
-        }
+        ram::check(|| format!("context of {ctx} tokens"), needed)?;
         model.packed(options.sparse, kernels);
         let limited = |limit| Residents::new(&model, limit, needed);
         let residents = options.max_ram.map(limited).transpose()?;
@@ -159,7 +156,7 @@ impl Session {
             heads: Heads::new(c, heads, kv, [ctx, batch])?,
             state: State::new(c, &weights.layers)?,
             ropes: Ropes::new(c, weights, ctx),
-            buffers: Buffers::new(c, batch),
+            buffers: Buffers::new(c, batch)?,
             logits: Vec::new(),
             wanted: 0,
             batch: 0,
@@ -301,7 +298,7 @@ impl Session {
             Want::None => 0,
             Want::Last => 1.min(total),
             Want::All => total,
-        });
+        })?;
         if total > 1 {
             self.state.mark(self.tokens.len());
         }
@@ -347,7 +344,7 @@ impl Session {
             });
         }
         let first = self.tokens.len() - self.batch;
-        self.want(rows.len());
+        self.want(rows.len())?;
         let logits = 0..self.wanted;
         self.team(first, 0, logits, None, |pass, buffers, out| {
             pass.head(buffers, rows.start, out);
@@ -363,11 +360,14 @@ impl Session {
     }
 
     /// Makes room for the logits of `rows` tokens.
-    fn want(&mut self, rows: usize) {
-        self.wanted = rows * self.model.config().vocab;
-        if self.logits.len() < self.wanted {
-            self.logits.resize(self.wanted, 0.0);
-        }
+    fn want(&mut self, rows: usize) -> Result<()> {
+        let wanted = rows * self.model.config().vocab;
+        let more = wanted.saturating_sub(self.logits.len());
+        let refused = |_| ram::refused(format!("logits of {rows} tokens"), 4 * wanted as u64);
+        self.logits.try_reserve_exact(more).map_err(refused)?;
+        self.logits.resize(self.logits.len() + more, 0.0);
+        self.wanted = wanted;
+        Ok(())
     }
 
     /// Whether `tokens` can be evaluated from position `first` on.

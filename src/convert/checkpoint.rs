@@ -16,6 +16,7 @@ use super::torch;
 use crate::error::{Error, Result};
 use crate::gguf::seal::hex;
 use crate::gguf::{GgufFile, Load};
+use crate::kinds;
 use crate::limits;
 use crate::mmap::{self, Bytes};
 
@@ -194,13 +195,22 @@ impl Checkpoint {
     }
 
     fn add_file(&mut self, folder: &Folder, name: &str) -> Result<()> {
-        let bytes = mmap::open(&folder.path(name), Load::Map)?;
+        let path = folder.path(name);
+        let bytes = mmap::open(&path, Load::Map)?;
         bytes.advise_sequential();
-        let list = if name.ends_with(".safetensors") {
-            safetensors(name, bytes.as_ref())?
+        let data = bytes.as_ref();
+        let (list, wanted) = if name.ends_with(".safetensors") {
+            (safetensors(name, data), "a safetensors file")
         } else {
-            torch::torch_file(name, bytes.as_ref())?
+            (torch::torch_file(name, data), "a PyTorch checkpoint")
         };
+        let list = list.map_err(|e| {
+            let other = kinds::instead(&path, data, wanted);
+            let other = other.filter(|o| !o.to_string().contains(&format!("is {wanted},")));
+            other
+                .or_else(|| kinds::unfinished(&path, wanted))
+                .unwrap_or(e)
+        })?;
         let file = self.files.len();
         for mut tensor in list {
             tensor.file = file;

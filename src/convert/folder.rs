@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 use crate::gguf::seal::hex;
+use crate::kinds;
 use crate::limits;
 
 /// Shorthand for [`Error::Checkpoint`].
@@ -103,6 +104,10 @@ impl Folder {
                 format!("{} bytes", meta.len()),
                 format!("at most {max} bytes"),
             ));
+        }
+        let answer = || kinds::answer(&path, &bytes, "a file of a checkpoint");
+        if let Some(e) = (!bytes.is_empty()).then(answer).flatten() {
+            return Err(e);
         }
         self.record(name, &bytes);
         Ok(Some(bytes))

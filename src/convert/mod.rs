@@ -55,6 +55,7 @@ pub use sums::{Outcome, Sums, WorstBlock};
 
 use crate::error::{Error, Result};
 use crate::gguf::{Output, Resume, seal, writer};
+use crate::threads;
 use plan::Prepared;
 use policy::Policy;
 
@@ -266,9 +267,5 @@ fn thread_pool(threads: Option<usize>) -> Result<rayon::ThreadPool> {
     let builder = rayon::ThreadPoolBuilder::new()
         .num_threads(n)
         .thread_name(|i| format!("convert-{i}"));
-    builder.build().map_err(|e| Error::Request {
-        what: "threads".into(),
-        value: n.to_string(),
-        allowed: e.to_string(),
-    })
+    builder.build().map_err(|e| threads::refused(n, e))
 }

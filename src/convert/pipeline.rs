@@ -50,7 +50,7 @@ struct State {
 /// Runs `body` while as many threads as `pool` has compute the units of `jobs`.
 ///
 /// # Errors
-/// Those of `body`, and [`Error::Request`] when the system has no threads left.
+/// Those of `body`, and [`Error::Threads`] when the system has no threads left.
 pub(super) fn run<'a, R>(
     pool: &'a rayon::ThreadPool,
     jobs: &'a [Job<'a>],
@@ -64,11 +64,7 @@ pub(super) fn run<'a, R>(
         for i in 0..threads {
             let named = std::thread::Builder::new().name(format!("unit-{i}"));
             let started = named.spawn_scoped(scope, || pipeline.work());
-            started.map_err(|e| Error::Request {
-                what: "threads".into(),
-                value: threads.to_string(),
-                allowed: e.to_string(),
-            })?;
+            started.map_err(|e| crate::threads::refused(threads, e))?;
         }
         body(&pipeline)
     })

@@ -27,6 +27,7 @@ use crate::gguf::journal::Identity;
 use crate::gguf::seal::hex;
 use crate::gguf::writer::{self, MetaValue, PlannedTensor};
 use crate::gguf::{GgufFile, Load, split};
+use crate::kinds;
 
 /// One tensor to be written.
 #[derive(Debug)]
@@ -67,6 +68,8 @@ impl Prepared {
         } else if single.is_some() {
             let folder = source.parent().filter(|p| !p.as_os_str().is_empty());
             Self::read_folder(folder.unwrap_or(Path::new(".")), single, options)?
+        } else if let Some((folder, name)) = member(source) {
+            Self::read_member(folder, name, options)?
         } else {
             Self::read_gguf(source, options)?
         };
@@ -144,6 +147,27 @@ impl Prepared {
         Ok(())
     }
 
+    /// A folder of which one file was named.
+    fn read_member(dir: &Path, name: &str, options: &Options) -> Result<Prepared> {
+        let mut prepared = Self::read_folder(dir, None, options)?;
+        let mut weights = prepared.checkpoint.file_names();
+        if !name.ends_with(".json") && !weights.any(|w| w == name) {
+            let read: Vec<&str> = prepared.checkpoint.file_names().collect();
+            return Err(bad(
+                name,
+                "place",
+                "a file that its folder is not read from",
+                read.join(", "),
+            ));
+        }
+        let note = format!(
+            "the whole checkpoint folder is converted: {}",
+            dir.display()
+        );
+        prepared.notes.push(note);
+        Ok(prepared)
+    }
+
     /// `single`: the only weight file to look at, a `.pth` file beside no configuration.
     fn read_folder(dir: &Path, single: Option<&str>, options: &Options) -> Result<Prepared> {
         let folder = Folder::new(dir);
@@ -157,6 +181,9 @@ impl Prepared {
             (native, _) => native.as_ref().and_then(recurrent::native_config),
         };
         let config = config.or(own).ok_or_else(|| {
+            if folder.has("adapter_config.json") {
+                return kinds::adapter(dir);
+            }
             bad(
                 "config.json",
                 "file",
@@ -212,6 +239,7 @@ impl Prepared {
 
     fn read_gguf(path: &Path, options: &Options) -> Result<Prepared> {
         let file = GgufFile::open(path, Load::Map)?;
+        kinds::check_source(&file)?;
         let architecture =
             GgufFile::require("general.architecture", file.str("general.architecture")?)?
                 .to_owned();
@@ -420,6 +448,22 @@ impl Item {
         };
         parts.iter().map(one).sum()
     }
+}
+
+/// The folder and name of a file of a checkpoint.
+fn member(path: &Path) -> Option<(&Path, &str)> {
+    let name = path.file_name()?.to_str()?;
+    let ends = [
+        ".safetensors",
+        ".safetensors.index.json",
+        ".bin",
+        ".bin.index.json",
+    ];
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    let beside = folder.join("config.json").is_file();
+    let known = name == "config.json" || ends.iter().any(|e| name.ends_with(e));
+    (known && beside && !kinds::is_gguf(path)).then_some((folder, name))
 }
 
 /// The tensors, types not yet chosen; `rope_freqs.weight` follows the embedding when the

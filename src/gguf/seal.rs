@@ -10,7 +10,6 @@ use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::Path;
 
-use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::value::ValueType;
@@ -18,6 +17,7 @@ use super::writer::{MetaValue, Plan};
 use super::{GgufFile, Value};
 use crate::error::{Error, Result};
 use crate::sparsity::{ZERO_PERCENT, worth_packing};
+use crate::threads;
 
 /// SHA-256 of each tensor's bytes as hex digits, in file order.
 pub const TENSOR_HASHES: &str = "geb.tensors.sha256";
@@ -119,7 +119,9 @@ pub(super) fn hash_ranges(path: &Path, ranges: &[Range<u64>]) -> Result<Vec<[u8;
     let bytes: u64 = ranges.iter().map(|r| r.end - r.start).sum();
     let sums: std::io::Result<Vec<_>> = match bytes {
         ..PARALLEL => ranges.iter().map(one).collect(),
-        _ => ranges.par_iter().map(one).collect(),
+        _ => threads::spread(threads::here(), ranges, one)
+            .into_iter()
+            .collect(),
     };
     sums.map_err(Error::io(path))
 }

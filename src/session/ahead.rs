@@ -10,6 +10,7 @@ use crate::cache::KvCache;
 use crate::error::{Error, Result};
 use crate::model::Config;
 use crate::model::forward::{Buffers, Pass};
+use crate::ram;
 
 /// Most tokens of a pass that verifies guesses.
 const VERIFY: usize = 32;
@@ -52,11 +53,7 @@ impl Heads {
             return Ok(None);
         }
         let needed = Self::bytes(c, count, kv, sizes);
-        let no_memory = |()| Error::Memory {
-            what: "further heads".into(),
-            needed,
-            available: 0,
-        };
+        let no_memory = |()| ram::refused("further heads", needed);
         let trunk = sizes[0] * c.embedding_length;
         Ok(Some(Heads {
             cache: KvCache::new(c, c.block_count..c.block_count + count, kv, sizes)?,
@@ -155,7 +152,7 @@ impl Session {
                 allowed: format!("at most {have}, after the first token"),
             });
         };
-        self.want(n);
+        self.want(n)?;
         self.batch = 0;
         let step = BATCH.min(self.ctx);
         std::mem::swap(&mut self.cache, &mut heads.cache);
@@ -190,7 +187,7 @@ impl Session {
         let first = self.tokens.len().saturating_add(ahead);
         self.check_layers(layers)?;
         self.check(&[token], first)?;
-        self.want(1);
+        self.want(1)?;
         let logits = 0..self.model.config().vocab;
         self.pass(Segment::Tokens(&[token]), first, layers, logits, None)?;
         Ok(self.logits())

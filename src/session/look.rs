@@ -69,7 +69,7 @@ impl Session {
             });
         }
         self.batch = 0;
-        self.want(rows);
+        self.want(rows)?;
         let logits = 0..self.wanted;
         self.team(0, 0, logits, None, |pass, buffers, out| {
             pass.lens(buffers, states, out);

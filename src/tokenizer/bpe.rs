@@ -51,10 +51,11 @@ pub(super) fn pre_of(file: &GgufFile) -> Result<(&'static Pre, Option<String>)> 
 impl ByteBpe {
     pub fn from_gguf(file: &GgufFile, vocab: &Vocab, pre: &Pre) -> Result<ByteBpe> {
         std::thread::scope(|scope| {
-            let patterns = scope.spawn(|| compile(pre));
+            let compiling = std::thread::Builder::new().spawn_scoped(scope, || compile(pre));
             let known = validate::lookup(vocab, &[Kind::UserDefined, Kind::Byte])?;
             let merges = Merges::from_gguf(file, vocab, &known)?;
-            let patterns = patterns.join().unwrap_or_else(|_| compile(pre))?;
+            let patterns = compiling.ok().and_then(|c| c.join().ok());
+            let patterns = patterns.unwrap_or_else(|| compile(pre))?;
             let token = |c: char| known.get(vocab, c.encode_utf8(&mut [0; 4]));
             Ok(ByteBpe {
                 bytes: alphabet().map(|c| (c, token(c))),

@@ -37,6 +37,7 @@ use super::weights::{Bias, Branch, Cross, Ffn, Layer, Linear, Mixer, Norm, QMatr
 use super::{Config, Model};
 use crate::cache::KvCache;
 use crate::error::{Error, Result};
+use crate::ram;
 use crate::state::State;
 
 /// Up to this many rows a pass over rows stays on the leader.
@@ -67,28 +68,26 @@ pub(crate) struct Buffers {
 }
 
 impl Buffers {
-    pub(crate) fn new(c: &Config, batch: usize) -> Buffers {
-        let zeros = |width: usize| vec![0f32; width * batch];
-        Buffers {
-            x: zeros(c.embedding_length),
-            h: zeros(c.embedding_length),
-            qkv: zeros(c.widest(|l| l.q_width() + 2 * l.kv_width())),
-            attn: zeros(c.widest(LayerSizes::q_width)),
-            gate_up: vec![0.0; gate_up(c, batch)],
-            side: zeros(if c.parallel { c.embedding_length } else { 0 }),
+    pub(crate) fn new(c: &Config, batch: usize) -> Result<Buffers> {
+        let whole = |floats: usize| {
+            let refused = |()| ram::refused("buffers of a batch", 4 * floats as u64);
+            bytemuck::allocation::try_zeroed_vec::<f32>(floats).map_err(refused)
+        };
+        let zeros = |width: usize| whole(width * batch);
+        let only = |wanted: bool| if wanted { c.embedding_length } else { 0 };
+        Ok(Buffers {
+            x: zeros(c.embedding_length)?,
+            h: zeros(c.embedding_length)?,
+            qkv: zeros(c.widest(|l| l.q_width() + 2 * l.kv_width()))?,
+            attn: zeros(c.widest(LayerSizes::q_width))?,
+            gate_up: whole(gate_up(c, batch))?,
+            side: zeros(only(c.parallel))?,
             pieces: Vec::new(),
-            mix: zeros(c.scratch),
-            before: vec![
-                0.0;
-                if c.recurrent.is_some() {
-                    c.embedding_length
-                } else {
-                    0
-                }
-            ],
+            mix: zeros(c.scratch)?,
+            before: whole(only(c.recurrent.is_some()))?,
             acts: Default::default(),
             mixture: experts::Mixture::new(c, batch),
-        }
+        })
     }
 
     /// Bytes the buffers of a batch take, activations in their packed form included.

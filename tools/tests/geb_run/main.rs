@@ -236,7 +236,7 @@ fn tokenize_reads_stdin() {
 #[test]
 fn bad_requests_are_usage_errors() {
     for words in [
-        &["generate", "-p", "x", "--temp", "-1"][..],
+        &["generate", "-p", "x", "--temp", "nan"][..],
         &["generate", "-p", "x", "--top-p", "2"],
         &["generate", "-p", "", "--raw", "--ctx", "99999999"],
         &["generate", "-p", "x", "--isa", "mmx"],

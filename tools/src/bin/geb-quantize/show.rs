@@ -16,6 +16,20 @@ pub fn print(text: &str) -> Result<()> {
     }
 }
 
+/// Writes a line to standard error; one that is closed or full is no reason to fail.
+pub fn say(line: impl std::fmt::Display) {
+    geb_tools::shield::complain(format_args!("geb-quantize: {line}"));
+}
+
+/// An error in one line, with what to do next where that is known.
+pub fn failure(e: &Error) -> String {
+    match e {
+        Error::Kind { kind, .. } => format!("{e}: {}", kind.advice),
+        Error::Threads { .. } => format!("{e}: try fewer (--threads)"),
+        e => e.to_string(),
+    }
+}
+
 /// Rows of cells as columns; the columns of `left` (by index) are left-aligned.
 fn table(rows: &[Vec<String>], left: &[usize]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);

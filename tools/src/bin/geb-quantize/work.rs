@@ -4,13 +4,14 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use geb::convert::policy::Policy;
 use geb::convert::probe::{self as layout_probe, ProbeOptions};
 use geb::convert::{self, GebLayout, Options, Progress};
 use geb::kernels::Effort;
 use geb::{Dtype, Error, Result};
+use geb_tools::remote::remote;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::args::{
@@ -34,13 +35,20 @@ impl Layout {
 
 impl How {
     fn options(&self, layout: &Layout, adapters: Vec<(PathBuf, f32)>) -> Result<Options> {
+        let chosen = self.policy.clone().unwrap_or_else(|| {
+            show::say(
+                "note: no --type: q4_k_m, the usual choice (about 4.8 bits per weight); \
+                 --type q8_0 is nearly lossless and twice as large, geb-run compare measures both",
+            );
+            Policy::from(Dtype::Q4_K)
+        });
         let policy = Policy {
             pure: self.pure,
             output: self.output_type,
             embedding: self.embedding_type,
             overrides: self.tensor_type.clone(),
             keep_f32: self.keep_f32.clone(),
-            ..self.policy.clone()
+            ..chosen
         };
         Ok(Options {
             policy,
@@ -66,6 +74,7 @@ impl How {
             },
             threads: self
                 .threads
+                .filter(|n| *n > 0)
                 .map(usize::from)
                 .or(Some(geb::threads::default_threads())),
         })
@@ -90,8 +99,22 @@ fn read_text(path: &Path) -> Result<String> {
 
 /// Runs a conversion.
 pub fn convert(files: &Files, how: &How, layout: &Layout, stop: &Arc<AtomicBool>) -> Result<()> {
+    elsewhere(&files.source)?;
     let options = how.options(layout, Vec::new())?;
     run((&files.source, files.out.as_deref()), how, &options, stop)
+}
+
+/// Refuses the name of something that is not here: a URL, a repository, a model of ollama.
+fn elsewhere(source: &Path) -> Result<()> {
+    let typed = source.to_str().unwrap_or_default();
+    match remote(typed).filter(|_| !source.exists()) {
+        None => Ok(()),
+        Some((kind, advice)) => Err(Error::Request {
+            what: typed.into(),
+            value: kind.into(),
+            allowed: format!("a folder or file; {advice}"),
+        }),
+    }
 }
 
 /// Runs a conversion with adapters.
@@ -149,7 +172,7 @@ fn run(
         _ => (convert::dry_run(source, options)?, false),
     };
     for note in &report.notes {
-        eprintln!("geb-quantize: note: {note}");
+        show::say(format_args!("note: {note}"));
     }
     let json = || show::report_json(&report, options, written);
     if let Some(path) = &args.report {
@@ -162,10 +185,9 @@ fn run(
         show::print(&show::report_table(&report))?;
         let seconds = started.elapsed().as_secs_f64().max(1e-9);
         let rate = report.source_bytes as f64 / 1e6 / seconds;
-        eprintln!(
-            "{:.1} s, {rate:.0} MB/s of source weights (read, quantized, written, read back)",
-            seconds
-        );
+        geb_tools::shield::complain(format_args!(
+            "{seconds:.1} s, {rate:.0} MB/s of source weights (read, quantized, written, read back)"
+        ));
         Ok(())
     } else {
         show::print(&show::plan_table(&report))
@@ -214,6 +236,7 @@ pub fn probe(args: &Probe, stop: &Arc<AtomicBool>) -> Result<()> {
     let text = read_text(&args.text)?;
     let threads = args
         .threads
+        .filter(|n| *n > 0)
         .map_or(geb::threads::default_threads(), usize::from);
     let options = ProbeOptions {
         tokens: args.tokens as usize,
@@ -260,7 +283,6 @@ impl Bar {
         bar.set_style(style(
             "{bar:24} {percent:>3}% {binary_bytes_per_sec:>12} eta {eta:>4} {msg}",
         ));
-        bar.enable_steady_tick(Duration::from_millis(500));
         Bar { bar, stop }
     }
 }

@@ -9,7 +9,7 @@ use geb::model::Model;
 use geb::session::{Session, SessionOptions};
 use serde_json::json;
 
-use crate::args::{CompressArgs, DecompressArgs, ModelArgs};
+use crate::args::{CompressArgs, DecompressArgs, ModelArgs, asked};
 use crate::interrupt::Interrupt;
 use crate::load;
 use crate::logits::write_atomic;
@@ -86,7 +86,7 @@ pub fn undo(args: &DecompressArgs, interrupt: &Interrupt) -> Outcome {
     let tokenizer = load::tokenizer(&opened)?;
     let model = Model::load(opened.file.clone()).map_err(|e| load::at(&opened.path, e))?;
     let options = SessionOptions {
-        threads: args.threads.map_or(0, |t| t as usize),
+        threads: asked(args.threads).unwrap_or(0),
         cancel: Some(interrupt.flag()),
         ..header.options().map_err(at)?
     };

@@ -108,7 +108,7 @@ fn save_state(loaded: &mut Loaded, prompt: &[u32], result: &Generated, path: &Pa
 fn prompt_text(args: &GenerateArgs) -> Outcome<String> {
     let limit = geb::limits::MAX_PROMPT_BYTES;
     match (&args.prompt, &args.file) {
-        (_, Some(path)) => load::read_text(path, limit),
+        (_, Some(path)) => load::read_prompt(path, limit),
         (Some(text), None) if text.len() > limit => Err(Failure::usage(format!(
             "the prompt is longer than {limit} bytes"
         ))),
@@ -152,6 +152,7 @@ fn prompt_ids(
             .map_err(at);
     };
     let prompt = prompt.strip_suffix('\n').unwrap_or(prompt);
+    load::check_length(tokenizer, prompt, load::most_tokens(opened, &args.cpu))?;
     let messages = load::conversation(args.template.system.as_deref(), prompt);
     template.encode(tokenizer, &messages, true).map_err(at)
 }

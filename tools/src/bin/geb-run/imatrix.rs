@@ -31,6 +31,8 @@ pub fn run(args: &ImatrixArgs, interrupt: &Interrupt) -> Outcome {
     let chunk = args.cpu.ctx.unwrap_or(CHUNK);
     let at = |e| load::at(&opened.path, e);
     let mut session = session(&opened, chunk, &args.cpu, interrupt)?;
+    // 0 was the length of the model.
+    let chunk = session.ctx() as u32;
     let ids = tokenizer.encode(&text, Encode::default()).map_err(at)?;
     let bos = tokenizer.bos().filter(|_| tokenizer.add_bos());
     let most = args.chunks.map(|n| n as usize);

@@ -101,7 +101,7 @@ struct Facts<'a> {
 
 /// Runs the command.
 pub fn run(args: &InspectArgs) -> Outcome {
-    let opened = load::open(&args.model, args.path.as_deref())?;
+    let opened = load::open_any(&args.model, args.path.as_deref())?;
     let facts = Facts::collect(&opened, args)?;
     if args.json {
         out_line(&facts.to_json(&opened).to_string())?;

@@ -10,7 +10,7 @@ use geb::kernels::Kernels;
 use geb::model::Model;
 use geb::sampler::SamplerOptions;
 use geb::session::{KvChoice, Session, SessionOptions, SparseChoice};
-use geb::tokenizer::Tokenizer;
+use geb::tokenizer::{Encode, Tokenizer};
 
 use crate::args::{
     CpuArgs, GuessWhen, KvHow, LoadHow, ModelArgs, SamplingArgs, SparseHow, TemplateArgs,
@@ -40,8 +40,15 @@ pub struct Loaded {
     pub load: Duration,
 }
 
-/// Opens the file the user meant.
+/// Opens the model the user meant.
 pub fn open(args: &ModelArgs, positional: Option<&str>) -> Outcome<Opened> {
+    let opened = open_any(args, positional)?;
+    geb::kinds::check_model(&opened.file)?;
+    Ok(opened)
+}
+
+/// Opens the GGUF file the user meant, whatever it is for.
+pub fn open_any(args: &ModelArgs, positional: Option<&str>) -> Outcome<Opened> {
     let typed = positional.or(args.model.as_deref());
     let path = model_path::resolve(typed)?;
     let how = match args.load {
@@ -51,6 +58,12 @@ pub fn open(args: &ModelArgs, positional: Option<&str>) -> Outcome<Opened> {
     let file = GgufFile::open(&path, how).map_err(|e| at(&path, e))?;
     for warning in &file.index().warnings {
         note(format_args!("warning: {}: {warning}", path.display()));
+    }
+    if let Some(control) = geb::kinds::control_file(&path) {
+        let (path, control) = (path.display(), control.display());
+        note(format_args!(
+            "warning: {path}: its download has not ended: {control} is there"
+        ));
     }
     Ok(Opened {
         path,
@@ -63,7 +76,11 @@ pub fn open(args: &ModelArgs, positional: Option<&str>) -> Outcome<Opened> {
 pub fn at(path: &Path, e: geb::Error) -> Failure {
     let has_path = matches!(
         e,
-        geb::Error::Io { .. } | geb::Error::Interrupted | geb::Error::Request { .. }
+        geb::Error::Io { .. }
+            | geb::Error::Kind { .. }
+            | geb::Error::Interrupted
+            | geb::Error::Request { .. }
+            | geb::Error::Threads { .. }
     );
     let failure = Failure::from(e);
     let failure = if has_path {
@@ -101,7 +118,7 @@ pub fn load_to_guess(
     let mut options = session_options(cpu, interrupt)?;
     options.extra_heads = heads != GuessWhen::Off;
     let model = Model::load(opened.file.clone()).map_err(|e| at(&opened.path, e))?;
-    if cpu.threads.is_none() {
+    if cpu.threads().is_none() {
         options.threads = tune::stored(model.bytes_per_token()).unwrap_or(options.threads);
     }
     let mut session = Session::new(model, &options).map_err(|e| at(&opened.path, e))?;
@@ -181,7 +198,7 @@ pub fn session_options(cpu: &CpuArgs, interrupt: &Interrupt) -> Outcome<SessionO
     };
     let defaults = SessionOptions::default();
     Ok(SessionOptions {
-        threads: cpu.threads.map_or(defaults.threads, |t| t as usize),
+        threads: cpu.threads().unwrap_or(defaults.threads),
         ctx: cpu.ctx.map(|c| c as usize),
         beyond: cpu.ctx_beyond,
         kv: match cpu.kv {
@@ -229,8 +246,7 @@ pub fn kernels(cpu: &CpuArgs) -> Outcome<&'static Kernels> {
 
 /// Threads the flags ask for.
 pub fn threads(cpu: &CpuArgs) -> usize {
-    cpu.threads
-        .map_or_else(geb::threads::default_threads, |t| t as usize)
+    cpu.threads().unwrap_or_else(geb::threads::default_threads)
 }
 
 /// The tokenizer of the file.
@@ -267,7 +283,51 @@ pub fn template(
     ))
 }
 
-/// Reads a UTF-8 text file (`-`: stdin) of at most `limit` bytes.
+/// Refuses a text that cannot fit before a template is rendered with it: its own tokens are too many.
+pub fn check_length(tokenizer: &Tokenizer, text: &str, most: usize) -> Outcome {
+    // No token is shorter than a byte.
+    if text.len() <= most {
+        return Ok(());
+    }
+    let how = Encode {
+        add_special: false,
+        parse_special: false,
+    };
+    let found = tokenizer.encode(text, how)?.len();
+    if found <= most {
+        return Ok(());
+    }
+    Err(Failure::usage(format!(
+        "the prompt takes {found} tokens, allowed: {most} of the context"
+    ))
+    .hint("shorten it, or raise --ctx if the model allows more"))
+}
+
+/// Most tokens of a context: those asked for, else those of the model.
+pub fn most_tokens(opened: &Opened, cpu: &CpuArgs) -> usize {
+    let trained = || {
+        let name = opened.file.str("general.architecture").ok()??;
+        let key = format!("{name}.context_length");
+        let found = opened.file.int(&key, 1..=geb::limits::MAX_CONTEXT).ok()??;
+        usize::try_from(found).ok()
+    };
+    let asked = cpu.ctx.filter(|n| *n > 0).map(|n| n as usize);
+    asked.or_else(trained).unwrap_or(usize::MAX)
+}
+
+/// Reads a prompt (`-`: stdin) of at most `limit` bytes, without the line end that closes every text file.
+pub fn read_prompt(path: &Path, limit: usize) -> Outcome<String> {
+    let mut text = read_text(path, limit)?;
+    if text.ends_with('\n') {
+        text.pop();
+        if text.ends_with('\r') {
+            text.pop();
+        }
+    }
+    Ok(text)
+}
+
+/// Reads a UTF-8 text file (`-`: stdin) of at most `limit` bytes, without a byte order mark.
 pub fn read_text(path: &Path, limit: usize) -> Outcome<String> {
     use std::io::Read;
     let mut bytes = Vec::new();
@@ -286,6 +346,9 @@ pub fn read_text(path: &Path, limit: usize) -> Outcome<String> {
             "{}: more than {limit} bytes of text",
             path.display()
         )));
+    }
+    if bytes.starts_with(b"\xef\xbb\xbf") {
+        bytes.drain(..3);
     }
     String::from_utf8(bytes).map_err(|e| {
         Failure::usage(format!(
@@ -312,7 +375,7 @@ pub fn sampling(args: &SamplingArgs) -> (SamplerOptions, u64) {
 }
 
 /// A seed nobody chose: clock and process, 32 bits so that it is easy to type again.
-fn random_seed() -> u64 {
+pub fn random_seed() -> u64 {
     let clock = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |d| d.as_nanos() as u64);

@@ -90,7 +90,7 @@ fn text_ids(args: &ProbeArgs, tokenizer: &Tokenizer) -> Outcome<Vec<u32>> {
     let limit = geb::limits::MAX_PROMPT_BYTES;
     let text = match (&args.prompt, &args.file) {
         (Some(text), _) => text.clone(),
-        (None, Some(path)) => load::read_text(path, limit)?,
+        (None, Some(path)) => load::read_prompt(path, limit)?,
         (None, None) => String::new(),
     };
     let ids = encode_text(tokenizer, &text, true)?;

@@ -65,6 +65,14 @@ impl Failure {
         }
     }
 
+    /// What was said elsewhere already.
+    pub fn said(code: i32) -> Self {
+        Self {
+            code,
+            ..Self::new("")
+        }
+    }
+
     /// Nothing to say: stdout was closed by its reader, or the user left.
     fn is_silent(&self) -> bool {
         self.code == 0 || self.message.is_empty()
@@ -98,9 +106,11 @@ impl From<geb::Error> for Failure {
             geb::Error::Format { .. } => {
                 failure.hint("the file is damaged or cut off: download or convert it again")
             }
+            geb::Error::Kind { kind, .. } => failure.hint(kind.advice),
             geb::Error::Memory { .. } => {
                 failure.hint("try a smaller context (--ctx) or a smaller type (geb-quantize)")
             }
+            geb::Error::Threads { .. } => failure.hint("try fewer: -t 1 starts none"),
             _ => failure,
         }
     }
@@ -123,8 +133,8 @@ impl From<io::Error> for Failure {
 /// Writes to stdout and flushes; a closed pipe ends the program quietly through [`Failure`].
 pub fn out(text: &str) -> Outcome {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    Ok(out.flush()?)
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    written.map_err(|e| Failure::from(e).at("standard output"))
 }
 
 /// Writes a line to stdout.

@@ -11,7 +11,7 @@ use crate::report::{Outcome, out, out_line};
 
 /// Runs the command.
 pub fn run(args: &TokenizeArgs) -> Outcome {
-    let opened = load::open(&args.model, None)?;
+    let opened = load::open_any(&args.model, None)?;
     let tokenizer = load::tokenizer(&opened)?;
     let text = if args.text == "-" {
         load::read_text(Path::new("-"), geb::limits::MAX_PROMPT_BYTES)?

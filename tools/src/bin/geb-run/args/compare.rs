@@ -76,7 +76,7 @@ pub struct SpeedArgs {
     /// Numbers of threads to measure with [default: one per core this process may use]
     #[arg(short, long, value_name = "N", value_delimiter = ',', env = "GEB_THREADS",
           hide_env_values = true, help_heading = "Speed",
-          value_parser = clap::value_parser!(u32).range(1..=1024))]
+          value_parser = super::number::threads)]
     pub threads: Vec<u32>,
     /// Tokens of the prompt
     #[arg(short, long, value_name = "N", default_value_t = 256, help_heading = "Speed",

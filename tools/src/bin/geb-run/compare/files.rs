@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use geb::Error;
 use geb::convert;
-use geb::convert::policy::Policy;
+use geb::convert::policy::{self, Policy};
 use geb::gguf::{GgufFile, Load};
 use geb::kernels::Effort;
 use sha2::{Digest, Sha256};
@@ -235,14 +235,18 @@ fn meant(typed: &str) -> Outcome<Typed> {
     if Path::new(typed).exists() {
         return model_path::resolve(Some(typed)).map(Typed::File);
     }
-    let policy = match Policy::named(typed) {
+    let unknown = match Policy::named(typed) {
         Ok(policy) => return Ok(Typed::Type(policy)),
         Err(e) => e,
     };
+    // A word for a type that we have under another name is no file.
+    if !policy::similar(typed).is_empty() && !typed.contains(['/', '.']) {
+        return Err(Failure::usage(unknown.to_string()));
+    }
     // Neither: both are said.
     model_path::resolve(Some(typed))
         .map(Typed::File)
-        .map_err(|f| f.hint(format!("give a GGUF file or a type; {policy}")))
+        .map_err(|f| f.hint(format!("give a GGUF file or a type; {unknown}")))
 }
 
 /// A conversion as the user sees it.

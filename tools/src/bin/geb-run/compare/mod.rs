@@ -27,7 +27,7 @@ use geb::eval::Method;
 use geb::eval::choice::Bank;
 use geb::gguf::{GgufFile, Load};
 
-use crate::args::{CompareArgs, GateArgs, KvHow, OutputArgs, WriteArgs};
+use crate::args::{CompareArgs, GateArgs, KvHow, OutputArgs, WriteArgs, asked};
 use crate::interrupt::Interrupt;
 use crate::load;
 use crate::logits::write_atomic;
@@ -73,7 +73,12 @@ pub struct Plan<'a> {
 /// Runs the command.
 pub fn run(args: &CompareArgs, interrupt: &Interrupt) -> Outcome {
     gates_apply(args)?;
-    let threads: Vec<usize> = args.speed.threads.iter().map(|t| *t as usize).collect();
+    let threads: Vec<usize> = args
+        .speed
+        .threads
+        .iter()
+        .filter_map(|t| asked(Some(*t)))
+        .collect();
     let folder = cache_dir()?.join("compare");
     let maker = Maker {
         folder: folder.clone(),
