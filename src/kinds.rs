@@ -63,6 +63,7 @@ const FOLDER: &str =
 const ORIGINAL: &str = "convert the original checkpoint (safetensors or PyTorch) with geb-quantize, or get a GGUF file \
                         of the model";
 const UNPACK: &str = "unpack it first";
+const UNFINISHED: &str = "an unfinished download";
 const WAIT: &str = "let the download end, or start it again";
 
 /// What stands in the place of any file when a download went wrong.
@@ -220,7 +221,7 @@ const OTHERS: &[Kind] = &[
         "name a GGUF file",
     ),
     kind(
-        "an unfinished download",
+        UNFINISHED,
         Name,
         &[
             ".part",
@@ -322,8 +323,9 @@ pub(crate) fn answer(path: &Path, data: &[u8], wanted: &'static str) -> Option<E
 
 /// The error for a file that ends too early because its download has not ended.
 pub(crate) fn unfinished(path: &Path, wanted: &'static str) -> Option<Error> {
-    let kind = OTHERS.iter().find(|k| std::ptr::eq(k.advice, WAIT))?;
-    let own = by_name(path).is_some_and(|k| std::ptr::eq(k, kind));
+    let is_partial = |k: &&'static Kind| k.name == UNFINISHED;
+    let kind = OTHERS.iter().find(is_partial)?;
+    let own = by_name(path).filter(is_partial).is_some();
     (own || control_file(path).is_some()).then(|| error(path, kind, wanted))
 }
 
@@ -429,15 +431,31 @@ fn is_server_error(data: &[u8]) -> bool {
         "gated repo",
         "upstream ",
     ];
+    // An object of these keys alone; `errors` alone is also how a tokenizer says what it does with bad bytes.
+    const SAID: &[&str] = &["error", "errors", "message", "detail"];
+    const BESIDE: &[&str] = &[
+        "status",
+        "statusCode",
+        "code",
+        "type",
+        "documentation_url",
+        "request_id",
+        "path",
+        "timestamp",
+        "title",
+    ];
     if data.len() > HEAD_BYTES {
         return false;
     }
     let json = || serde_json::from_slice::<serde_json::Value>(data).ok();
     let is_error = |v: serde_json::Value| {
-        let has = |key| v.get(key).is_some();
-        let known =
-            has("model_type") || has("architectures") || has("weight_map") || has("version");
-        !known && (has("error") || has("errors") || has("detail") || has("message"))
+        let keys = v
+            .as_object()
+            .map(|o| o.keys().map(String::as_str).collect::<Vec<_>>());
+        keys.is_some_and(|k| {
+            k.iter().any(|k| SAID.contains(k))
+                && k.iter().all(|k| SAID.contains(k) || BESIDE.contains(k))
+        })
     };
     is_text(data) && (TEXTS.iter().any(|t| begins(data, t)) || json().is_some_and(is_error))
 }
@@ -569,6 +587,16 @@ mod tests {
         is("m.gguf", &zip("model.gguf"), "a ZIP archive");
         is("m.llamafile", &zip("model.gguf"), "a llamafile");
         is("config.json", b"{\"model_type\": \"llama\"}", "a JSON file");
+        is(
+            "m.gguf",
+            b"{\"message\": \"Not Found\", \"status\": 404}",
+            "an error message of a server",
+        );
+        is(
+            "tokenizer_config.json",
+            b"{\"errors\": \"replace\", \"unk_token\": \"a\"}",
+            "a JSON file",
+        );
         is("README.md", b"# A model", "a text file");
         is("Modelfile", b"FROM ./m.gguf\n", "a Modelfile of ollama");
     }

@@ -150,15 +150,10 @@ impl Prepared {
     /// A folder of which one file was named.
     fn read_member(dir: &Path, name: &str, options: &Options) -> Result<Prepared> {
         let mut prepared = Self::read_folder(dir, None, options)?;
-        let mut weights = prepared.checkpoint.file_names();
-        if !name.ends_with(".json") && !weights.any(|w| w == name) {
-            let read: Vec<&str> = prepared.checkpoint.file_names().collect();
-            return Err(bad(
-                name,
-                "place",
-                "a file that its folder is not read from",
-                read.join(", "),
-            ));
+        let read: Vec<&str> = prepared.checkpoint.file_names().collect();
+        if !name.ends_with(".json") && !read.contains(&name) {
+            let place = "a file that its folder is not read from";
+            return Err(bad(name, "place", place, read.join(", ")));
         }
         let note = format!(
             "the whole checkpoint folder is converted: {}",

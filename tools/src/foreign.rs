@@ -293,6 +293,7 @@ pub fn translate(
 ) -> Result<(Vec<OsString>, Vec<String>), String> {
     let (mut words, mut last, mut notes) =
         (Vec::with_capacity(typed.len()), Vec::new(), Vec::new());
+    let given = typed.clone();
     let mut typed = typed.into_iter().peekable();
     while let Some(word) = typed.next() {
         if word == "--" {
@@ -312,13 +313,15 @@ pub fn translate(
         let mut value = || joined.map(OsString::from).or_else(|| typed.next());
         let note = |why: &str| format!("{name}: {why}");
         match flag.means {
-            Ours(first) | Words([first, ..], _) if !own(first) => {
+            Ours(first) | Words(&[first, ..], _) if !own(first) => {
                 return Err(note(&format!("{first} here, which this command has not")));
             }
             Ours(ours) => match joined {
                 Some(value) => words.push(format!("{ours}={value}").into()),
                 None => words.push(ours.into()),
             },
+            // Said twice, it is said once.
+            Words([first, ..], _) if given.iter().any(|w| w == first) => {}
             Words(ours, why) => {
                 words.extend(ours.iter().map(OsString::from));
                 notes.push(note(why));

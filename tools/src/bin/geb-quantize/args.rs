@@ -44,7 +44,7 @@ pub struct Cli {
     pub files: Option<Files>,
     /// How.
     #[command(flatten)]
-    pub how: Option<How>,
+    pub how: How,
     /// Layout of GEB checkpoints.
     #[command(flatten)]
     pub layout: Layout,

@@ -65,12 +65,12 @@ fn run(cli: args::Cli) -> geb::Result<()> {
     if let Err(e) = handler {
         show::say(format_args!("note: Ctrl-C will not clean up: {e}"));
     }
-    match (cli.command, cli.files.zip(cli.how)) {
+    match (cli.command, cli.files) {
         (Some(args::Command::Probe(probe)), _) => work::probe(&probe, &stop),
         (Some(args::Command::Verify(verify)), _) => work::verify(&verify),
         (Some(args::Command::Adapter(adapter)), _) => work::adapter(&adapter),
         (Some(args::Command::Merge(merge)), _) => work::merge(&merge, &stop),
-        (None, Some((files, how))) => work::convert(&files, &how, &cli.layout, &stop),
+        (None, Some(files)) => work::convert(&files, &cli.how, &cli.layout, &stop),
         (None, None) => unreachable!("clap requires SOURCE without a subcommand"),
     }
 }

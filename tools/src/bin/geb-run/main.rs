@@ -76,7 +76,7 @@ fn parse(typed: Vec<OsString>) -> Outcome {
         Ok(cli) => run(&cli.command),
         // A closed stdout is no failure, a full disk is.
         Err(e) => match e.print() {
-            Err(io) if !e.use_stderr() => Err(io.into()),
+            Err(io) if !e.use_stderr() => Err(Failure::from(io).at("standard output")),
             _ => Err(Failure::said(e.exit_code())),
         },
     }
