@@ -410,7 +410,7 @@ mod tests {
             );
         }
         // Our own flags come first.
-        assert_eq!(translated("-r 5", "-r"), Ok(("-r 5".into(), 0)));
+        assert_eq!(translated("-r 5", &["-r"]), Ok(("-r 5".into(), 0)));
         // A command without the flag says so.
         assert!(translated("--ctx-size 5", &[]).is_err_and(|e| e.contains("--ctx here")));
     }

@@ -143,7 +143,7 @@ fn exit_codes() {
     fails(&run(dir.path(), &out, &q8), 3, "config.json");
     let text = dir.path().join("x.txt");
     fs::write(&text, "x".repeat(100)).unwrap();
-    fails(&run(&text, &out, &q8), 3, "magic");
+    fails(&run(&text, &out, &q8), 3, "x.txt is a text file");
     // Output that is a file of the source, directly and through links.
     let copy = dir.path().join("hf");
     fs::create_dir(&copy).unwrap();

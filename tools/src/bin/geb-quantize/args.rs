@@ -339,12 +339,11 @@ pub fn scaled(text: &str) -> (PathBuf, f32) {
     found.unwrap_or((text.into(), 1.0))
 }
 
-/// A number of threads; 0 and -1 leave it to the program.
+/// A number of threads.
 fn threads(text: &str) -> Result<u16, String> {
     match text.parse() {
-        Ok(n) if n <= 1024 => Ok(n),
-        _ if text == "-1" => Ok(0),
-        _ => Err("allowed: 1 to 1024, or 0 (all that are available)".into()),
+        Ok(n) if (1..=1024).contains(&n) => Ok(n),
+        _ => Err("allowed: 1 to 1024; left out: all that are available".into()),
     }
 }
 

@@ -74,7 +74,6 @@ impl How {
             },
             threads: self
                 .threads
-                .filter(|n| *n > 0)
                 .map(usize::from)
                 .or(Some(geb::threads::default_threads())),
         })
@@ -236,7 +235,6 @@ pub fn probe(args: &Probe, stop: &Arc<AtomicBool>) -> Result<()> {
     let text = read_text(&args.text)?;
     let threads = args
         .threads
-        .filter(|n| *n > 0)
         .map_or(geb::threads::default_threads(), usize::from);
     let options = ProbeOptions {
         tokens: args.tokens as usize,
