@@ -7,7 +7,7 @@ use tokenizers::models::bpe::BPE;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{
-    Model, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, SplitDelimiterBehavior,
+    Model, NormalizedString, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, SplitDelimiterBehavior,
 };
 
 use super::bpe::alphabet;
@@ -75,6 +75,9 @@ fn ours(random: &Random, pre: &Pre) -> Tokenizer {
 struct Oracle {
     model: BPE,
     splits: Vec<Split>,
+    /// For the text in GPT-2's alphabet.
+    bytes: Vec<Split>,
+    nfc: bool,
 }
 
 impl Oracle {
@@ -90,10 +93,16 @@ impl Oracle {
         Oracle {
             model: model.build().expect("valid merges"),
             splits: pre.patterns.iter().map(split).collect(),
+            bytes: pre.bytes.iter().map(split).collect(),
+            nfc: pre.nfc,
         }
     }
 
     fn encode(&self, text: &str) -> Vec<u32> {
+        let mut text = NormalizedString::from(text);
+        if self.nfc {
+            text.nfc();
+        }
         let mut pieces = PreTokenizedString::from(text);
         for split in &self.splits {
             split.pre_tokenize(&mut pieces).expect("cuts");
@@ -101,6 +110,9 @@ impl Oracle {
         ByteLevel::new(false, false, false)
             .pre_tokenize(&mut pieces)
             .expect("byte characters");
+        for split in &self.bytes {
+            split.pre_tokenize(&mut pieces).expect("cuts");
+        }
         let pieces = pieces.get_splits(OffsetReferential::Normalized, OffsetType::Byte);
         let ids = |piece| self.model.tokenize(piece).expect("encodes");
         let tokens = pieces.into_iter().flat_map(|(piece, _, _)| ids(piece));
