@@ -12,8 +12,8 @@ use super::vocab::{Kind, Sources, Token, Vocab};
 use crate::error::{Error, Result};
 use crate::gguf::writer::MetaValue;
 use crate::limits;
-use crate::tokenizer::steps::Steps;
 use crate::tokenizer;
+use crate::tokenizer::steps::Steps;
 
 pub(super) const FILE: &str = "tokenizer.json";
 
@@ -78,7 +78,7 @@ fn bpe(json: &Value, model: &Value, vocab: &mut Vocab) -> Result<()> {
     let merges = merges(model)?;
     tokens(model, vocab)?;
     if hf::over_bytes(json) {
-        hf::added(json, vocab)?;
+        hf::added(json, vocab, true)?;
         return over_bytes(json, model, merges, vocab);
     }
     if flag(model, "byte_fallback") {
@@ -88,14 +88,17 @@ fn bpe(json: &Value, model: &Value, vocab: &mut Vocab) -> Result<()> {
             }
         }
     }
-    hf::added(json, vocab)?;
+    hf::added(json, vocab, true)?;
     vocab.model = "llama";
     hf::words(json, vocab)?;
     let ignore_merges = flag(model, "ignore_merges");
     // Whether scores say what the merges do; otherwise the file keeps these.
     if !scores::from_merges(&mut vocab.tokens, &merges) || ignore_merges {
         check_merges(&merges, vocab)?;
-        vocab.merges = merges.into_iter().map(|(a, b)| format!("{a} {b}")).collect();
+        vocab.merges = merges
+            .into_iter()
+            .map(|(a, b)| format!("{a} {b}"))
+            .collect();
         vocab.own(tokenizer::BY_RANK, MetaValue::Bool(true));
         vocab.notes.push("the order of merges is kept beside the scores, which other programs read: they may cut some texts differently".into());
         if ignore_merges {
@@ -146,7 +149,8 @@ fn over_bytes(
 
 fn unigram(json: &Value, model: &Value, vocab: &mut Vocab) -> Result<()> {
     let list = model.get("vocab").and_then(Value::as_array);
-    let list = list.ok_or_else(|| bad(FILE, "model.vocab", "no list", "a list of texts and scores"))?;
+    let list =
+        list.ok_or_else(|| bad(FILE, "model.vocab", "no list", "a list of texts and scores"))?;
     let unk = model.get("unk_id").and_then(Value::as_u64);
     let fallback = flag(model, "byte_fallback");
     let mut scores = Vec::with_capacity(list.len());
@@ -154,7 +158,12 @@ fn unigram(json: &Value, model: &Value, vocab: &mut Vocab) -> Result<()> {
         let pair = entry.as_array().filter(|p| p.len() == 2);
         let pair = pair.and_then(|p| Some((p[0].as_str()?, p[1].as_f64()?)));
         let (text, score) = pair.filter(|p| (p.1 as f32).is_finite()).ok_or_else(|| {
-            bad(FILE, format!("model.vocab[{id}]"), short(entry), "a text and a finite score")
+            bad(
+                FILE,
+                format!("model.vocab[{id}]"),
+                short(entry),
+                "a text and a finite score",
+            )
         })?;
         scores.push(score);
         vocab.tokens.push(Token {
@@ -167,7 +176,7 @@ fn unigram(json: &Value, model: &Value, vocab: &mut Vocab) -> Result<()> {
             },
         });
     }
-    hf::added(json, vocab)?;
+    hf::added(json, vocab, true)?;
     vocab.special.extend(unk.map(|id| ("unknown", id as u32)));
     vocab.model = "t5";
     vocab.collapse = Some(true);
@@ -293,8 +302,7 @@ fn merges(model: &Value) -> Result<Vec<(String, String)>> {
 
 /// Both parts and the result of a merge are tokens.
 fn check_merges(merges: &[(String, String)], vocab: &Vocab) -> Result<()> {
-    let known: HashSet<&str> =
-        vocab.tokens.iter().map(|t| t.text.as_str()).collect();
+    let known: HashSet<&str> = vocab.tokens.iter().map(|t| t.text.as_str()).collect();
     for (i, (a, b)) in merges.iter().enumerate() {
         let joined = format!("{a}{b}");
         for part in [a.as_str(), b.as_str(), &joined] {
@@ -318,4 +326,3 @@ fn is_byte(text: &str) -> bool {
     let hex = |c: u8| c.is_ascii_digit() || (b'A'..=b'F').contains(&c);
     b.len() == 6 && b.starts_with(b"<0x") && hex(b[3]) && hex(b[4]) && b[5] == b'>'
 }
-

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::bpe::{FILE, token_id};
 use super::folder::{bad, short};
-use super::vocab::{Sources, Vocab, place};
+use super::vocab::{Sources, Vocab, looks_special, place};
 use crate::error::{Error, Result};
 use crate::tokenizer::special::Flags;
 use crate::tokenizer::steps::{self, Cuts, Steps};
@@ -30,7 +30,10 @@ fn parts<'v>(value: &'v Value, list: &str) -> Vec<&'v Value> {
 }
 
 fn kind(value: &Value) -> &str {
-    value.get("type").and_then(Value::as_str).unwrap_or("absent")
+    value
+        .get("type")
+        .and_then(Value::as_str)
+        .unwrap_or("absent")
 }
 
 fn flag(value: &Value, key: &str, default: bool) -> bool {
@@ -51,8 +54,8 @@ pub(super) fn over_bytes(json: &Value) -> bool {
     types(pre_tokenizer_of(json), "pretokenizers").contains(&"ByteLevel")
 }
 
-/// `added_tokens`: texts, kinds and how they are found.
-pub(super) fn added(json: &Value, vocab: &mut Vocab) -> Result<()> {
+/// `added_tokens`: texts, kinds and how they are found; `normalized` as for [`flags`].
+pub(super) fn added(json: &Value, vocab: &mut Vocab, normalized: bool) -> Result<()> {
     let list = json.get("added_tokens").and_then(Value::as_array);
     for (i, token) in list.into_iter().flatten().enumerate() {
         let field = || format!("added_tokens[{i}]");
@@ -60,9 +63,11 @@ pub(super) fn added(json: &Value, vocab: &mut Vocab) -> Result<()> {
             format!("{}.id", field())
         })?;
         let text = token.get("content").and_then(Value::as_str);
-        let text = text.ok_or_else(|| bad(FILE, field(), short(token), "an object with content"))?;
-        place(vocab, id, text, flag(token, "special", false));
-        vocab.set_flags(id, flags(token, true));
+        let text =
+            text.ok_or_else(|| bad(FILE, field(), short(token), "an object with content"))?;
+        let special = flag(token, "special", false) || looks_special(text);
+        place(vocab, id, text, special);
+        vocab.set_flags(id, flags(token, normalized));
     }
     Ok(())
 }
@@ -188,7 +193,11 @@ pub(super) fn pre_tokenizer(
     }
     let found = pre::find_patterns(&patterns, &bytes, ignore_merges, nfc);
     found.ok_or_else(|| {
-        let steps: Vec<String> = patterns.iter().chain(&bytes).map(|p| format!("Split({p})")).collect();
+        let steps: Vec<String> = patterns
+            .iter()
+            .chain(&bytes)
+            .map(|p| format!("Split({p})"))
+            .collect();
         unknown(&steps.join(", "))
     })
 }
@@ -245,7 +254,12 @@ fn post_processor(json: &Value, vocab: &Vocab) -> Result<[Vec<u32>; 2]> {
     let id = |text: &str| {
         let at = vocab.tokens.iter().position(|t| t.text == text);
         at.map(|i| i as u32).ok_or_else(|| {
-            bad(FILE, "post_processor", format!("{text:?}"), "texts of tokens")
+            bad(
+                FILE,
+                "post_processor",
+                format!("{text:?}"),
+                "texts of tokens",
+            )
         })
     };
     let mut out: [Vec<u32>; 2] = Default::default();
@@ -274,7 +288,9 @@ fn post_processor(json: &Value, vocab: &Vocab) -> Result<[Vec<u32>; 2]> {
                 return Err(Error::Unsupported {
                     what: "post-processor",
                     value: other.chars().take(40).collect(),
-                    known: "TemplateProcessing, ByteLevel, BertProcessing, RobertaProcessing, Sequence".into(),
+                    known:
+                        "TemplateProcessing, ByteLevel, BertProcessing, RobertaProcessing, Sequence"
+                            .into(),
                 });
             }
         }

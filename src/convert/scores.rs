@@ -130,14 +130,20 @@ mod tests {
             kind: Kind::Normal,
         };
         let mut tokens: Vec<Token> = tokens.iter().map(token).collect();
-        let merges: Vec<_> = merges.iter().map(|(a, b)| ((*a).into(), (*b).into())).collect();
+        let merges: Vec<_> = merges
+            .iter()
+            .map(|(a, b)| ((*a).into(), (*b).into()))
+            .collect();
         from_merges(&mut tokens, &merges)
     }
 
     #[test]
     fn only_merges_that_scores_say_are_scores() {
         let abc = ["a", "b", "c", "ab", "bc", "abc"];
-        assert!(exact(&abc, &[("a", "b"), ("b", "c"), ("ab", "c"), ("a", "bc")]));
+        assert!(exact(
+            &abc,
+            &[("a", "b"), ("b", "c"), ("ab", "c"), ("a", "bc")]
+        ));
         // `a` and `bc` never meet: `ab` is joined before.
         assert!(exact(&abc, &[("a", "b"), ("b", "c"), ("ab", "c")]));
         // They do here, and have no merge.

@@ -197,7 +197,10 @@ impl Plain {
                 _ => {}
             }
             // Those that a configuration adds as tokens are no pieces of the text any more.
-            let own = vocab.tokens.get(id as usize).is_some_and(|t| t.score != ADDED);
+            let own = vocab
+                .tokens
+                .get(id as usize)
+                .is_some_and(|t| t.score != ADDED);
             if p.r#type() == Type::UserDefined && own {
                 inner.push((id, p.piece()));
             }
@@ -264,7 +267,11 @@ impl Plain {
         }
         loop {
             let mut best: Option<(f32, usize)> = None;
-            for (i, pair) in at.windows(3).enumerate().filter(|(i, _)| !whole[*i] && !whole[i + 1]) {
+            for (i, pair) in at
+                .windows(3)
+                .enumerate()
+                .filter(|(i, _)| !whole[*i] && !whole[i + 1])
+            {
                 if let Some(&(_, score)) = self.ids.get(&text[pair[0]..pair[2]])
                     && best.is_none_or(|(b, _)| score > b)
                 {
@@ -288,7 +295,10 @@ impl Plain {
         for end in 1..borders.len() {
             best[end].0 = f32::NEG_INFINITY;
             for start in 0..end {
-                let piece = self.ids.get(&text[borders[start]..borders[end]]).map(|p| p.1);
+                let piece = self
+                    .ids
+                    .get(&text[borders[start]..borders[end]])
+                    .map(|p| p.1);
                 let Some(score) = piece.or((start + 1 == end).then_some(unknown)) else {
                     continue;
                 };

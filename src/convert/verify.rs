@@ -63,13 +63,15 @@ pub(super) fn tokenizer(
     let source = Reference::open(folder, vocab)?;
     let texts = source.texts(vocab);
     let part = texts.len().div_ceil(threads::default_threads()).max(1);
-    let compare_all = |texts: &[String]| texts.iter().try_for_each(|t| compare(&source, &written, t));
+    let compare_all =
+        |texts: &[String]| texts.iter().try_for_each(|t| compare(&source, &written, t));
     std::thread::scope(|scope| {
         let parts = texts.chunks(part).map(|t| scope.spawn(|| compare_all(t)));
         let parts: Vec<_> = parts.collect();
         let results = parts.into_iter().map(|p| p.join());
-        let results: Vec<Result<()>> =
-            results.map(|r| r.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect();
+        let results: Vec<Result<()>> = results
+            .map(|r| r.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect();
         results.into_iter().collect()
     })
 }
@@ -84,7 +86,10 @@ fn compare(source: &Reference, written: &Tokenizer, text: &str) -> Result<()> {
         return Ok(());
     }
     let at = want.iter().zip(&got).take_while(|(a, b)| a == b).count();
-    let piece = |ids: &[u32]| ids.get(at).map_or("the end".into(), |id| format!("token {id}"));
+    let piece = |ids: &[u32]| {
+        ids.get(at)
+            .map_or("the end".into(), |id| format!("token {id}"))
+    };
     Err(Error::Verify(format!(
         "the written tokenizer differs from the source on {text:?} at position {at}: {} instead of {}",
         piece(&got),
@@ -141,7 +146,10 @@ impl Reference {
         };
         let json: Value = serde_json::from_slice(&bytes).unwrap_or_default();
         let mut patterns = Vec::new();
-        replaced(json.get("normalizer").unwrap_or(&Value::Null), &mut patterns);
+        replaced(
+            json.get("normalizer").unwrap_or(&Value::Null),
+            &mut patterns,
+        );
         Ok(Reference::Json {
             tokenizer,
             patterns,
@@ -158,7 +166,12 @@ impl Reference {
                 match catch_unwind(run) {
                     Ok(Ok(encoding)) => Ok(encoding.get_ids().to_vec()),
                     Ok(Err(e)) => Err(bad(bpe::FILE, "encoding", e, allowed)),
-                    Err(_) => Err(bad(bpe::FILE, "encoding", "a panic of the library", allowed)),
+                    Err(_) => Err(bad(
+                        bpe::FILE,
+                        "encoding",
+                        "a panic of the library",
+                        allowed,
+                    )),
                 }
             }
         }
@@ -205,12 +218,23 @@ fn special(vocab: &Vocab) -> Vec<(String, u32, u8)> {
 
 /// The texts that a normalizer replaces, and what it puts there.
 fn replaced(value: &Value, out: &mut Vec<String>) {
-    for v in value.get("normalizers").and_then(Value::as_array).into_iter().flatten() {
+    for v in value
+        .get("normalizers")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+    {
         replaced(v, out);
     }
     let pattern = value.get("pattern").and_then(|p| p.get("String"));
     let texts = [pattern, value.get("content"), value.get("prepend")];
-    out.extend(texts.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned));
+    out.extend(
+        texts
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .map(str::to_owned),
+    );
 }
 
 /// By the definition: at each place the longest special token, the rest as pieces.
@@ -227,7 +251,9 @@ fn pieces(plain: &Plain, special: &[(String, u32, u8)], text: &str) -> Result<Ve
         plain.encode(part, from == 0, out)
     };
     while at < text.len() {
-        let found = special.iter().find(|s| text[at..].starts_with(&s.0) && !s.0.is_empty());
+        let found = special
+            .iter()
+            .find(|s| text[at..].starts_with(&s.0) && !s.0.is_empty());
         let Some((token, id, flags)) = found else {
             at += text[at..].chars().next().map_or(1, char::len_utf8);
             continue;
@@ -278,8 +304,33 @@ fn generated(numbers: &mut Numbers, vocab: &Vocab) -> String {
         " ", "  ", "\n", "\t", "\r\n", "\u{a0}", "\u{3000}", "   ", "\n\n", " \n ",
     ];
     const MARKS: &[&str] = &[
-        "!", "?", ".", ",", "'s", "'LL", "...", "(", "):", "{\"", "//", "<|", "|>", "--", "_", "$",
-        "，", "。", "“", "…", "ﬁ", "½", "²", "é", "e\u{301}", "Å", "\u{1112}\u{1161}\u{11ab}",
+        "!",
+        "?",
+        ".",
+        ",",
+        "'s",
+        "'LL",
+        "...",
+        "(",
+        "):",
+        "{\"",
+        "//",
+        "<|",
+        "|>",
+        "--",
+        "_",
+        "$",
+        "，",
+        "。",
+        "“",
+        "…",
+        "ﬁ",
+        "½",
+        "²",
+        "é",
+        "e\u{301}",
+        "Å",
+        "\u{1112}\u{1161}\u{11ab}",
     ];
     let mut out = String::new();
     for _ in 0..1 + numbers.below(8) {
@@ -316,7 +367,9 @@ fn readable(vocab: &Vocab, text: &str) -> String {
         "gpt2" => {
             let bytes = text.chars().map(crate::tokenizer::byte_of);
             let bytes: Option<Vec<u8>> = bytes.collect();
-            bytes.and_then(|b| String::from_utf8(b).ok()).unwrap_or_default()
+            bytes
+                .and_then(|b| String::from_utf8(b).ok())
+                .unwrap_or_default()
         }
         "rwkv" => String::new(),
         _ => text.replace('▁', " "),

@@ -222,27 +222,29 @@ fn appended_tokens(vocab: &mut Vocab, texts: &[&str], rows: usize) {
     }
 }
 
-/// `added_tokens.json` and `added_tokens_decoder`.
-fn added_tokens(
-    sources: &Sources,
-    vocab: &mut Vocab,
-    rows: usize,
-    from_json: bool,
-) -> Result<()> {
+/// `added_tokens_decoder`, or `added_tokens` of `tokenizer.json`.
+fn added_tokens(sources: &Sources, vocab: &mut Vocab, rows: usize, from_json: bool) -> Result<()> {
     const FILE: &str = "tokenizer_config.json";
-    let Some(added) = sources
-        .tokenizer_config
-        .as_ref()
-        .and_then(|c| c.get("added_tokens_decoder"))
-    else {
-        return Ok(());
+    let config = sources.tokenizer_config.as_ref();
+    let json = sources.tokenizer.as_ref();
+    let Some(added) = config.and_then(|c| c.get("added_tokens_decoder")) else {
+        // Folders of transformers 5 say it in `tokenizer.json` only, also beside a SentencePiece model.
+        return match json.filter(|_| !from_json && vocab.model != "rwkv") {
+            Some(json) => hf::added(json, vocab, false),
+            None => Ok(()),
+        };
     };
     let Some(added) = added.as_object() else {
         return Err(bad(FILE, "added_tokens_decoder", kind(added), "an object"));
     };
-    let json = sources.tokenizer.as_ref().filter(|_| from_json);
-    let json = json.and_then(|j| j.get("added_tokens")).and_then(Value::as_array);
-    let ids = json.into_iter().flatten().filter_map(|t| t.get("id")?.as_u64());
+    let json = json
+        .filter(|_| from_json)
+        .and_then(|j| j.get("added_tokens"))
+        .and_then(Value::as_array);
+    let ids = json
+        .into_iter()
+        .flatten()
+        .filter_map(|t| t.get("id")?.as_u64());
     let listed: HashSet<u64> = ids.collect();
     for (id, token) in added {
         let field = || {
@@ -309,7 +311,7 @@ pub(super) fn place(vocab: &mut Vocab, id: usize, text: &str, special: bool) {
 }
 
 /// Tokens that are control tokens whatever their file says.
-fn looks_special(text: &str) -> bool {
+pub(super) fn looks_special(text: &str) -> bool {
     let bars = |open: &str, close: &str| {
         text.len() > open.len() + close.len() && text.starts_with(open) && text.ends_with(close)
     };
@@ -531,7 +533,11 @@ impl Vocab {
         }
         if !self.doubles.is_empty() {
             let mut scores = self.doubles.clone();
-            let single = self.tokens.iter().skip(scores.len()).map(|t| f64::from(t.score));
+            let single = self
+                .tokens
+                .iter()
+                .skip(scores.len())
+                .map(|t| f64::from(t.score));
             scores.extend(single.collect::<Vec<_>>());
             out.push((DOUBLE_SCORES.to_owned(), MetaValue::F64s(scores)));
         }

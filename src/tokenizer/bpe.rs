@@ -95,7 +95,14 @@ impl ByteBpe {
         if !self.byte_cutters.is_empty() {
             let text = std::mem::take(&mut merging.text);
             for part in cut_all(&text, &self.byte_cutters, work)? {
-                self.merge(vocab, part, part.chars().map(|c| self.of(c)), merging, work, out)?;
+                self.merge(
+                    vocab,
+                    part,
+                    part.chars().map(|c| self.of(c)),
+                    merging,
+                    work,
+                    out,
+                )?;
             }
             merging.text = text;
             return Ok(());
@@ -200,10 +207,15 @@ impl Cutter {
                 value: e.to_string(),
                 allowed: "text that its patterns cut".into(),
             })?;
-            work.spend(1)?;
             let pieces = [&text[end..found.start()], found.as_str()];
             out.extend(pieces.into_iter().filter(|p| !p.is_empty()));
             end = found.end();
+            // The patterns look through white space to its end, however little of it they take.
+            let space = found.as_str().ends_with(char::is_whitespace);
+            let rest = text[end..]
+                .chars()
+                .take_while(|c| space && c.is_whitespace());
+            work.spend(1 + rest.count())?;
         }
         out.extend(Some(&text[end..]).filter(|rest| !rest.is_empty()));
         Ok(())
@@ -441,7 +453,10 @@ mod tests {
     fn every_pattern_of_the_table_compiles() {
         for name in pre::known().split(", ") {
             let pre = pre::find(name).expect("a known name");
-            assert_eq!(compile(pre.patterns).expect("compiles").len(), pre.patterns.len());
+            assert_eq!(
+                compile(pre.patterns).expect("compiles").len(),
+                pre.patterns.len()
+            );
         }
         assert!(pre::find("no such name").is_none());
     }

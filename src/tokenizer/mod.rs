@@ -24,6 +24,8 @@ mod validate;
 mod vocab;
 mod words;
 mod work;
+#[cfg(test)]
+mod worst;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -271,13 +273,23 @@ impl Tokenizer {
 
     fn encode_found(&self, text: &str, parse: &[Range<usize>], out: &mut Vec<u32>) -> Result<()> {
         let mut work = Work::new(text.len(), self.cancel.as_deref());
+        self.encode_with(text, parse, &mut work, out)
+    }
+
+    fn encode_with(
+        &self,
+        text: &str,
+        parse: &[Range<usize>],
+        work: &mut Work<'_>,
+        out: &mut Vec<u32>,
+    ) -> Result<()> {
         let mut pos = 0;
-        for found in self.special.find_all(text, parse, &mut work)? {
-            self.encode_plain(text, pos..found.range.start, parse, &mut work, out)?;
+        for found in self.special.find_all(text, parse, work)? {
+            self.encode_plain(text, pos..found.range.start, parse, work, out)?;
             out.push(found.id);
             pos = found.range.end;
         }
-        self.encode_plain(text, pos..text.len(), parse, &mut work, out)
+        self.encode_plain(text, pos..text.len(), parse, work, out)
     }
 
     /// Encodes a part of `text` without tokens that are found before it is normalised.
@@ -292,11 +304,13 @@ impl Tokenizer {
         if part.is_empty() {
             return Ok(());
         }
-        let start = part.start == 0;
-        let parsed = parse.iter().any(|p| p.start <= part.start && part.end <= p.end);
-        let text = self.steps.apply(&text[part], work)?;
+        let (text, kept) = self.steps.apply(&text[part.clone()], work)?;
+        let start = part.start == 0 && kept;
         let mut pos = 0;
         if self.special.has_normal() {
+            let parsed = parse
+                .iter()
+                .any(|p| p.start <= part.start && part.end <= p.end);
             for found in self.special.find_normal(&text, parsed, work)? {
                 let piece = Text {
                     text: &text[pos..found.range.start],

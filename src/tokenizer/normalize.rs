@@ -82,10 +82,7 @@ impl Normalizer {
             rest = &rest[used..];
         }
         let mut out = String::with_capacity(rest.len() + SPACE.len());
-        let first = Text {
-            text: rest,
-            ..text
-        };
+        let first = Text { text: rest, ..text };
         if self.prefix.before(first, ' ') && !rest.is_empty() {
             out.push_str(SPACE);
         }

@@ -36,7 +36,11 @@ impl Inner {
             .start_kind(StartKind::Anchored)
             .build(texts);
         let texts = matcher.map_err(|e| {
-            validate::key_error(validate::TOKENS, e, "user-defined pieces that fit a matcher")
+            validate::key_error(
+                validate::TOKENS,
+                e,
+                "user-defined pieces that fit a matcher",
+            )
         })?;
         let texts = Some(texts);
         Ok(Inner { texts, ids })

@@ -88,7 +88,11 @@ pub(super) fn flags(file: &GgufFile, vocab: &Vocab) -> Result<AHashMap<u32, Flag
     }
     let controls = |wanted: fn(&str) -> bool, flags: u8| -> AHashMap<u32, Flags> {
         let special = |&(_, text, kind): &(u32, &str, Kind)| kind == Kind::Control && wanted(text);
-        vocab.iter().filter(special).map(|(id, ..)| (id, Flags(flags))).collect()
+        vocab
+            .iter()
+            .filter(special)
+            .map(|(id, ..)| (id, Flags(flags)))
+            .collect()
     };
     Ok(match file.str("general.architecture")? {
         Some("phi3") => controls(|text| !NOT.contains(&text), Flags::RSTRIP),
@@ -194,7 +198,7 @@ impl Special {
                         partly.push((id, Cow::Borrowed(text)));
                     }
                     let changed = steps.apply(text, &mut Work::new(text.len(), None))?;
-                    (&mut normal, changed)
+                    (&mut normal, changed.0)
                 }
             };
             if text.is_empty() {
@@ -253,7 +257,11 @@ impl Special {
     /// Those of a normalised text that are looked for there; `parse`: all of it is parsed.
     pub fn find_normal(&self, text: &str, parse: bool, work: &mut Work<'_>) -> Result<Vec<Found>> {
         let whole = 0..text.len();
-        let parse = if parse { std::slice::from_ref(&whole) } else { &[] };
+        let parse = if parse {
+            std::slice::from_ref(&whole)
+        } else {
+            &[]
+        };
         let Both { always, parsed } = &self.normal;
         self.find(text, parse, (always.as_ref(), parsed.as_ref()), true, work)
     }
@@ -262,7 +270,13 @@ impl Special {
     pub fn find_control(&self, text: &str, work: &mut Work<'_>) -> Result<Vec<Found>> {
         let some = self.partly.as_ref().or(self.raw.parsed.as_ref());
         let whole = 0..text.len();
-        self.find(text, std::slice::from_ref(&whole), (self.raw.always.as_ref(), some), false, work)
+        self.find(
+            text,
+            std::slice::from_ref(&whole),
+            (self.raw.always.as_ref(), some),
+            false,
+            work,
+        )
     }
 
     /// Whether some tokens are looked for in the normalised text.

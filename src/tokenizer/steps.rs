@@ -31,9 +31,18 @@ enum Step {
     Lowercase,
     StripAccents,
     Nmt,
-    Strip { left: bool, right: bool },
-    Replace { from: String, to: String },
-    Pattern { from: Regex, to: String },
+    Strip {
+        left: bool,
+        right: bool,
+    },
+    Replace {
+        from: String,
+        to: String,
+    },
+    Pattern {
+        from: Regex,
+        to: String,
+    },
     Prepend(String),
     /// A compiled table, looked up by grapheme.
     Precompiled(Charsmap),
@@ -68,7 +77,10 @@ fn sequence<'v>(value: &'v Value, list: &str) -> Vec<&'v Value> {
 }
 
 fn kind(value: &Value) -> &str {
-    value.get("type").and_then(Value::as_str).unwrap_or("absent")
+    value
+        .get("type")
+        .and_then(Value::as_str)
+        .unwrap_or("absent")
 }
 
 fn flag(value: &Value, key: &str, default: bool) -> bool {
@@ -106,15 +118,20 @@ impl Steps {
         Ok(Steps(steps))
     }
 
-    /// The changed text.
+    /// The changed text, and whether it begins with what the text began with.
     ///
     /// # Errors
     /// [`Error::Request`] for a text that grows over [`limits::MAX_NORMALIZED_BYTES`] or takes too much
     /// work.
-    pub(super) fn apply<'t>(&self, text: &'t str, work: &mut Work<'_>) -> Result<Cow<'t, str>> {
-        let mut text = Cow::Borrowed(text);
+    pub(super) fn apply<'t>(
+        &self,
+        text: &'t str,
+        work: &mut Work<'_>,
+    ) -> Result<(Cow<'t, str>, bool)> {
+        let (mut text, mut kept) = (Cow::Borrowed(text), true);
         for step in &self.0 {
             work.spend(text.len())?;
+            kept &= !step.drops_start(&text);
             if let Some(changed) = step.apply(&text, work)? {
                 if changed.len() > limits::MAX_NORMALIZED_BYTES {
                     return Err(too_long());
@@ -122,7 +139,7 @@ impl Steps {
                 text = Cow::Owned(changed);
             }
         }
-        Ok(text)
+        Ok((text, kept))
     }
 }
 
@@ -143,11 +160,14 @@ pub(super) fn too_long() -> Error {
 pub(crate) fn table(value: &Value, other: &[u8]) -> Result<Vec<u8>> {
     match value.get("precompiled_charsmap") {
         None => Ok(other.to_vec()),
-        Some(own) => own.as_str().and_then(base64).ok_or_else(|| Error::Unsupported {
-            what: "normalizer",
-            value: "Precompiled with a table that is no base64".into(),
-            known: "base64".into(),
-        }),
+        Some(own) => own
+            .as_str()
+            .and_then(base64)
+            .ok_or_else(|| Error::Unsupported {
+                what: "normalizer",
+                value: "Precompiled with a table that is no base64".into(),
+                known: "base64".into(),
+            }),
     }
 }
 
@@ -176,7 +196,9 @@ fn step(v: &Value) -> Parsed<Step> {
                 return Ok(Step::Replace { from, to });
             }
             let from = pattern.get("Regex").and_then(Value::as_str).unwrap_or("");
-            let known = PATTERNS.into_iter().find(|p| *p == from.replace('\n', r"\n"));
+            let known = PATTERNS
+                .into_iter()
+                .find(|p| *p == from.replace('\n', r"\n"));
             let known = known.and_then(|p| Regex::new(p).ok());
             match known {
                 Some(from) => Step::Pattern { from, to },
@@ -188,6 +210,22 @@ fn step(v: &Value) -> Parsed<Step> {
 }
 
 impl Step {
+    /// Whether the beginning of a text goes without a replacement.
+    fn drops_start(&self, text: &str) -> bool {
+        let first = text.chars().next();
+        match self {
+            Step::StripAccents => first.is_some_and(is_combining_mark),
+            Step::Nmt => first.is_some_and(|c| nmt(c).is_none()),
+            Step::Strip { left, .. } => *left && first.is_some_and(char::is_whitespace),
+            Step::Replace { from, to } => to.is_empty() && text.starts_with(from.as_str()),
+            Step::Pattern { from, to } => {
+                let found = from.find(text).ok().flatten();
+                to.is_empty() && found.is_some_and(|m| m.start() == 0 && m.end() > 0)
+            }
+            _ => false,
+        }
+    }
+
     /// The changed text, `None` when this step changes nothing.
     fn apply(&self, text: &str, work: &mut Work<'_>) -> Result<Option<String>> {
         let composed = |c: (char, isize)| c.0;
@@ -393,7 +431,10 @@ fn cut(v: &Value) -> Parsed<Cut> {
             let pattern = v.get("pattern").unwrap_or(&Value::Null);
             let texts = match pattern.get("String").and_then(Value::as_str) {
                 Some(text) => Some(vec![text.to_owned()]),
-                None => pattern.get("Regex").and_then(Value::as_str).and_then(literals),
+                None => pattern
+                    .get("Regex")
+                    .and_then(Value::as_str)
+                    .and_then(literals),
             };
             let texts = texts.filter(|t| t.iter().all(|t| !t.is_empty()));
             let texts = texts.ok_or_else(|| format!("Split of the pattern {pattern}"))?;
@@ -407,7 +448,9 @@ fn cut(v: &Value) -> Parsed<Cut> {
             if flag(v, "invert", false) {
                 return Err("Split, inverted".into());
             }
-            let texts = AhoCorasick::builder().match_kind(MatchKind::LeftmostFirst).build(texts);
+            let texts = AhoCorasick::builder()
+                .match_kind(MatchKind::LeftmostFirst)
+                .build(texts);
             let texts = texts.map_err(|e| format!("Split: {e}"))?;
             Ok(Cut::Literals { texts, place })
         }

@@ -89,7 +89,12 @@ impl Unigram {
             let (mut alone, mut deep) = (false, 0);
             for (len, id) in self.prefixes.of(vocab, &text.as_bytes()[at..], &mut deep) {
                 alone |= len == c.len_utf8();
-                self.offer(&mut best[at + len], self.scores[id as usize] + here, len, Some(id));
+                self.offer(
+                    &mut best[at + len],
+                    self.scores[id as usize] + here,
+                    len,
+                    Some(id),
+                );
             }
             work.spend(1 + deep)?;
             if !alone {
@@ -114,7 +119,11 @@ impl Unigram {
     fn offer(&self, best: &mut Best, sum: f64, len: usize, id: Option<u32>) {
         if best.len == 0 || sum > best.score {
             *best = Best {
-                score: if self.round { f64::from(sum as f32) } else { sum },
+                score: if self.round {
+                    f64::from(sum as f32)
+                } else {
+                    sum
+                },
                 len: len as u32,
                 id,
             };
@@ -179,11 +188,17 @@ impl Prefixes {
         let mut ids: Vec<u32> = normal.map(|(id, ..)| id).collect();
         ids.extend(inner.ids());
         ids.sort_unstable_by_key(|&id| vocab.bytes(id));
-        match ids.iter().find(|&&id| vocab.bytes(id).len() > limits::MAX_SEARCHED_TOKEN_BYTES) {
+        match ids
+            .iter()
+            .find(|&&id| vocab.bytes(id).len() > limits::MAX_SEARCHED_TOKEN_BYTES)
+        {
             Some(id) => Err(validate::key_error(
                 validate::TOKENS,
                 format!("token {id} of {} bytes", vocab.bytes(*id).len()),
-                format!("at most {} bytes in a unigram vocabulary", limits::MAX_SEARCHED_TOKEN_BYTES),
+                format!(
+                    "at most {} bytes in a unigram vocabulary",
+                    limits::MAX_SEARCHED_TOKEN_BYTES
+                ),
             )),
             None => Ok(Prefixes { ids }),
         }

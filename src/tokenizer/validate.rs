@@ -188,7 +188,9 @@ pub(super) fn json(file: &GgufFile, key: &str) -> Result<Option<serde_json::Valu
         return Err(key_error(key, format!("{} bytes", text.len()), allowed));
     }
     let value = serde_json::from_str(text);
-    value.map(Some).map_err(|e| key_error(key, short(text), format!("JSON ({e})")))
+    value
+        .map(Some)
+        .map_err(|e| key_error(key, short(text), format!("JSON ({e})")))
 }
 
 /// `tokenizer.geb.added_tokens`: how each token is found in text, bits of [`super::special::Flags`].
@@ -199,7 +201,11 @@ pub(super) fn flags(file: &GgufFile, len: usize) -> Result<Option<&[u8]>> {
     };
     same_length(KEY, array, len)?;
     match array.raw().iter().position(|&f| f > 15) {
-        Some(id) => Err(key_error(KEY, format!("{} for token {id}", array.raw()[id]), "0 to 15")),
+        Some(id) => Err(key_error(
+            KEY,
+            format!("{} for token {id}", array.raw()[id]),
+            "0 to 15",
+        )),
         None => Ok(Some(array.raw())),
     }
 }

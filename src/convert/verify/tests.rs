@@ -17,7 +17,10 @@ fn fixtures() -> PathBuf {
 /// Reads the tokenizer of a folder and compares it with its source.
 fn checked(path: &Path, config: &Value, rows: Option<usize>) -> Result<Vocab> {
     let folder = Folder::new(path);
-    let types = config.get("model_type").and_then(Value::as_str).unwrap_or("");
+    let types = config
+        .get("model_type")
+        .and_then(Value::as_str)
+        .unwrap_or("");
     let front = FRONTS.iter().find(|f| f.types.contains(&types));
     let front: &fronts::Front = front.unwrap_or(&FRONTS[0]);
     let rows = rows.or_else(|| Some(config.get("vocab_size")?.as_u64()? as usize));
@@ -54,8 +57,12 @@ fn added(id: usize, text: &str, special: bool) -> Value {
 /// A SentencePiece model as BPE over characters, with all merges in the order of its scores.
 fn characters(case: &str) -> Value {
     let model = pieces(case, "tokenizer.model");
-    let ids: HashMap<&str, usize> =
-        model.pieces().iter().enumerate().map(|(i, p)| (p.piece(), i)).collect();
+    let ids: HashMap<&str, usize> = model
+        .pieces()
+        .iter()
+        .enumerate()
+        .map(|(i, p)| (p.piece(), i))
+        .collect();
     let mut merges = Vec::new();
     for p in model.pieces().iter().filter(|p| p.r#type() == Type::Normal) {
         for (at, _) in p.piece().char_indices().skip(1) {
@@ -105,11 +112,18 @@ fn every_family_equals_its_source() {
     let mut families = Vec::new();
     for entry in std::fs::read_dir(fixtures()).expect("fixtures") {
         let hf = entry.expect("an entry").path().join("hf");
-        let name = hf.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
+        let name = hf
+            .parent()
+            .and_then(Path::file_name)
+            .unwrap_or_default()
+            .to_string_lossy();
         if !hf.join("config.json").exists() {
             continue;
         }
-        let config: Value = Folder::new(&hf).json("config.json").expect("JSON").expect("a file");
+        let config: Value = Folder::new(&hf)
+            .json("config.json")
+            .expect("JSON")
+            .expect("a file");
         let padded = config.get("padded_vocab_size").and_then(Value::as_u64);
         let vocab = checked(&hf, &config, padded.map(|n| n as usize));
         let vocab = vocab.unwrap_or_else(|e| panic!("{name}: {e}"));
@@ -160,14 +174,25 @@ fn bpe_over_characters_in_all_its_forms() {
             false,
         ),
         (
-            all("normalizers", &[json!({"type": "Lowercase"}), json!({"type": "Strip", "strip_left": true, "strip_right": true})]),
+            all(
+                "normalizers",
+                &[
+                    json!({"type": "Lowercase"}),
+                    json!({"type": "Strip", "strip_left": true, "strip_right": true}),
+                ],
+            ),
             metaspace("always", true),
             false,
         ),
     ];
     for (normalizer, pre_tokenizer, plain) in forms {
-        let json = set(&set(&base, "normalizer", normalizer), "pre_tokenizer", pre_tokenizer);
-        let vocab = of_json(&json).unwrap_or_else(|e| panic!("{} {}: {e}", json["normalizer"], json["pre_tokenizer"]));
+        let json = set(
+            &set(&base, "normalizer", normalizer),
+            "pre_tokenizer",
+            pre_tokenizer,
+        );
+        let vocab = of_json(&json)
+            .unwrap_or_else(|e| panic!("{} {}: {e}", json["normalizer"], json["pre_tokenizer"]));
         assert_eq!(vocab.model, "llama");
         assert_eq!(vocab.own.is_empty(), plain, "{:?}", vocab.own);
     }
@@ -176,7 +201,11 @@ fn bpe_over_characters_in_all_its_forms() {
 /// Merges as texts, state of training, and merges that no scores say.
 #[test]
 fn merges_in_any_order_and_what_training_leaves() {
-    let mut json = set(&characters("llama"), "pre_tokenizer", metaspace("first", false));
+    let mut json = set(
+        &characters("llama"),
+        "pre_tokenizer",
+        metaspace("first", false),
+    );
     json["padding"] = json!({
         "strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": null, "pad_id": 0,
         "pad_type_id": 0, "pad_token": "<unk>",
@@ -185,13 +214,23 @@ fn merges_in_any_order_and_what_training_leaves() {
         json!({"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0});
     let vocab = of_json(&json).expect("equal");
     assert!(vocab.merges.is_empty());
-    assert!(vocab.notes.iter().any(|n| n.contains("padding")), "{:?}", vocab.notes);
+    assert!(
+        vocab.notes.iter().any(|n| n.contains("padding")),
+        "{:?}",
+        vocab.notes
+    );
     let merges = json["model"]["merges"].as_array().expect("merges").clone();
     let texts = merges.iter().map(|m| {
         let part = |i: usize| m[i].as_str().expect("a text");
         Value::from(format!("{} {}", part(0), part(1)))
     });
-    json["model"]["merges"] = texts.rev().collect();
+    // Every other merge first: those of one token do not follow each other.
+    let texts: Vec<Value> = texts.collect();
+    let halves = texts
+        .iter()
+        .step_by(2)
+        .chain(texts.iter().skip(1).step_by(2));
+    json["model"]["merges"] = halves.cloned().collect();
     for ignore in [false, true] {
         json["model"]["ignore_merges"] = ignore.into();
         let vocab = of_json(&json).expect("equal");
@@ -202,12 +241,18 @@ fn merges_in_any_order_and_what_training_leaves() {
 #[test]
 fn unigram_with_a_table_and_with_patterns() {
     let model = pieces("t5", "spiece.model");
-    let mut list: Vec<Value> =
-        model.pieces().iter().map(|p| json!([p.piece(), p.score()])).collect();
+    let mut list: Vec<Value> = model
+        .pieces()
+        .iter()
+        .map(|p| json!([p.piece(), p.score()]))
+        .collect();
     let special = model.pieces().iter().enumerate();
     let special = special.filter(|(_, p)| matches!(p.r#type(), Type::Control | Type::Unknown));
     let special: Vec<Value> = special.map(|(i, p)| added(i, p.piece(), true)).collect();
-    let unk = model.pieces().iter().position(|p| p.r#type() == Type::Unknown);
+    let unk = model
+        .pieces()
+        .iter()
+        .position(|p| p.r#type() == Type::Unknown);
     let json = |list: &[Value]| {
         json!({
             "version": "1.0", "truncation": null, "padding": null, "added_tokens": special,
@@ -216,18 +261,38 @@ fn unigram_with_a_table_and_with_patterns() {
         })
     };
     let table = pieces("t5", "spiece.model");
-    let table = table.model().normalizer_spec.as_ref().map(|n| n.precompiled_charsmap().to_vec());
-    let table = json!({"type": "Precompiled", "precompiled_charsmap": base64(&table.expect("a table"))});
+    let table = table
+        .model()
+        .normalizer_spec
+        .as_ref()
+        .map(|n| n.precompiled_charsmap().to_vec());
+    let table =
+        json!({"type": "Precompiled", "precompiled_charsmap": base64(&table.expect("a table"))});
     let several = || replace(json!({"Regex": " {2,}"}), " ");
-    let cuts = all("pretokenizers", &[json!({"type": "WhitespaceSplit"}), metaspace("always", true)]);
+    let cuts = all(
+        "pretokenizers",
+        &[
+            json!({"type": "WhitespaceSplit"}),
+            metaspace("always", true),
+        ],
+    );
     let forms = [
         (table.clone(), cuts),
-        (all("normalizers", &[table, several()]), metaspace("always", true)),
         (
-            all("normalizers", &[
-                replace(json!({"String": "``"}), "\""), json!({"type": "Nmt"}),
-                json!({"type": "NFKD"}), json!({"type": "StripAccents"}), several(),
-            ]),
+            all("normalizers", &[table, several()]),
+            metaspace("always", true),
+        ),
+        (
+            all(
+                "normalizers",
+                &[
+                    replace(json!({"String": "``"}), "\""),
+                    json!({"type": "Nmt"}),
+                    json!({"type": "NFKD"}),
+                    json!({"type": "StripAccents"}),
+                    several(),
+                ],
+            ),
             metaspace("first", false),
         ),
     ];
@@ -235,7 +300,10 @@ fn unigram_with_a_table_and_with_patterns() {
         let json = set(&json(&list), "normalizer", normalizer.clone());
         let vocab = of_json(&set(&json, "pre_tokenizer", pre_tokenizer.clone())).expect("equal");
         assert_eq!((vocab.model, vocab.doubles.len()), ("t5", 0));
-        assert_eq!(vocab.charsmap.is_empty(), !normalizer.to_string().contains("Precompiled"));
+        assert_eq!(
+            vocab.charsmap.is_empty(),
+            !normalizer.to_string().contains("Precompiled")
+        );
     }
     // Scores that need 64 bits.
     for entry in &mut list {
@@ -266,17 +334,34 @@ fn base64(bytes: &[u8]) -> String {
 #[test]
 fn flags_of_added_tokens_count() {
     let bytes = file("qwen2", "tokenizer.json");
-    let words = set(&characters("llama"), "pre_tokenizer", metaspace("first", false));
-    let old = all("normalizers", &[
-        json!({"type": "Prepend", "prepend": "▁"}),
-        replace(json!({"String": " "}), "▁"),
-    ]);
+    let words = set(
+        &characters("llama"),
+        "pre_tokenizer",
+        metaspace("first", false),
+    );
+    let old = all(
+        "normalizers",
+        &[
+            json!({"type": "Prepend", "prepend": "▁"}),
+            replace(json!({"String": " "}), "▁"),
+        ],
+    );
     let old = set(&characters("llama"), "normalizer", old);
     let lower = set(&bytes, "normalizer", json!({"type": "Lowercase"}));
     for base in [bytes, words, old, lower] {
         let mut json = base;
         let list = json["added_tokens"].as_array_mut().expect("tokens");
-        let texts = ["<L>", "<R>", "<Both>", "<Word>", "word", "Normal", "<Ä>", "two words", " "];
+        let texts = [
+            "<L>",
+            "<R>",
+            "<Both>",
+            "<Word>",
+            "word",
+            "Normal",
+            "<Ä>",
+            "two words",
+            " ",
+        ];
         let first = 600 + list.len();
         for (i, text) in texts.into_iter().enumerate() {
             let mut token = added(first + i, text, i % 2 == 0);
@@ -308,7 +393,15 @@ fn flags_of_added_tokens_count() {
 #[test]
 fn normalizers_before_bytes_are_applied_or_refused() {
     let base = file("qwen2", "tokenizer.json");
-    for kind in ["NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "Nmt"] {
+    for kind in [
+        "NFC",
+        "NFD",
+        "NFKC",
+        "NFKD",
+        "Lowercase",
+        "StripAccents",
+        "Nmt",
+    ] {
         let json = set(&base, "normalizer", json!({"type": kind}));
         let vocab = of_json(&json).unwrap_or_else(|e| panic!("{kind}: {e}"));
         assert_eq!(vocab.own.is_empty(), kind == "NFC", "{kind}");
@@ -317,7 +410,10 @@ fn normalizers_before_bytes_are_applied_or_refused() {
     let none = of_json(&set(&base, "normalizer", Value::Null)).expect("equal");
     assert!(!none.own.is_empty() || none.pre != "qwen2");
     for (normalizer, name) in [
-        (json!({"type": "BertNormalizer", "clean_text": true}), "BertNormalizer"),
+        (
+            json!({"type": "BertNormalizer", "clean_text": true}),
+            "BertNormalizer",
+        ),
         (replace(json!({"Regex": "[a-z]{7}"}), ""), "[a-z]{7}"),
         (all("normalizers", &[json!({"type": "Secret"})]), "Secret"),
         (json!({"type": "ByteLevel"}), "ByteLevel"),
@@ -333,13 +429,38 @@ fn steps_over_bytes_are_a_row_or_refused() {
     let level = |prefix: bool, regex: bool| json!({"type": "ByteLevel", "add_prefix_space": prefix, "trim_offsets": true, "use_regex": regex});
     let split = |p: &str| json!({"type": "Split", "pattern": {"Regex": p}, "behavior": "Isolated", "invert": false});
     let with_prefix = of_json(&set(&base, "pre_tokenizer", level(true, true))).expect("equal");
-    assert!(with_prefix.own.iter().any(|k| k.0 == crate::tokenizer::SPACE_PREFIX));
+    assert!(
+        with_prefix
+            .own
+            .iter()
+            .any(|k| k.0 == crate::tokenizer::SPACE_PREFIX)
+    );
     let o200k = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
     for (steps, name) in [
         (vec![split(o200k), level(false, false)], "gpt-4o"),
-        (vec![split(r"\d{1,3}(?=(?:\d{3})*\b)"), split(o200k), level(false, false)], "tiny_aya"),
-        (vec![split(r"\p{N}+"), split(r"(?=(\d{3})+(?!\d))"), level(false, false)], "superbpe"),
-        (vec![json!({"type": "Digits", "individual_digits": true}), level(false, true)], "starcoder"),
+        (
+            vec![
+                split(r"\d{1,3}(?=(?:\d{3})*\b)"),
+                split(o200k),
+                level(false, false),
+            ],
+            "tiny_aya",
+        ),
+        (
+            vec![
+                split(r"\p{N}+"),
+                split(r"(?=(\d{3})+(?!\d))"),
+                level(false, false),
+            ],
+            "superbpe",
+        ),
+        (
+            vec![
+                json!({"type": "Digits", "individual_digits": true}),
+                level(false, true),
+            ],
+            "starcoder",
+        ),
     ] {
         let json = set(&base, "pre_tokenizer", all("pretokenizers", &steps));
         let vocab = of_json(&json).unwrap_or_else(|e| panic!("{name}: {e}"));
@@ -355,13 +476,28 @@ fn steps_over_bytes_are_a_row_or_refused() {
     }
     let mut json = base;
     json["post_processor"] = json!({"type": "Secret"});
-    assert!(of_json(&json).expect_err("refused").to_string().contains("Secret"));
+    assert!(
+        of_json(&json)
+            .expect_err("refused")
+            .to_string()
+            .contains("Secret")
+    );
     json["post_processor"] = Value::Null;
     json["model"]["end_of_word_suffix"] = "</w>".into();
-    assert!(of_json(&json).expect_err("refused").to_string().contains("</w>"));
+    assert!(
+        of_json(&json)
+            .expect_err("refused")
+            .to_string()
+            .contains("</w>")
+    );
     json["model"]["end_of_word_suffix"] = Value::Null;
     json["model"]["type"] = "WordPiece".into();
-    assert!(of_json(&json).expect_err("refused").to_string().contains("WordPiece"));
+    assert!(
+        of_json(&json)
+            .expect_err("refused")
+            .to_string()
+            .contains("WordPiece")
+    );
 }
 
 /// The check finds a tokenizer that is not the source's.
@@ -374,5 +510,8 @@ fn a_difference_is_an_error_that_shows_the_text() {
     let mut other = vocab.clone();
     other.own(crate::tokenizer::NORMALIZER, "null".to_owned().into());
     let error = tokenizer(&folder, &other, &other.metadata()).expect_err("differs");
-    assert!(error.to_string().contains("differs from the source on"), "{error}");
+    assert!(
+        error.to_string().contains("differs from the source on"),
+        "{error}"
+    );
 }
