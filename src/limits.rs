@@ -81,7 +81,7 @@ pub const MAX_TEXT_BYTES: usize = 64 << 20;
 pub const MAX_CHARSMAP_BYTES: usize = 16 << 20;
 /// Steps of a tokenizer for one text, and for each of its bytes: published vocabularies take a few tens, and
 /// a token of [`MAX_SEARCHED_TOKEN_BYTES`] at every byte would take a thousand.
-pub const TOKENIZER_STEPS: u64 = 16 << 20;
+pub const TOKENIZER_STEPS: u64 = 1 << 20;
 /// See [`TOKENIZER_STEPS`].
 pub const TOKENIZER_STEPS_PER_BYTE: u64 = 256;
 /// A `tokenizer.json` part inside a file's metadata.

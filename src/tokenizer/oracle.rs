@@ -141,7 +141,7 @@ fn text() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(32))]
     #[test]
     fn ids_equal_those_of_the_crate(
         absent in prop_oneof![Just(vec![]), prop::collection::vec(any::<u8>(), 1..4)],

@@ -127,11 +127,11 @@ fn work_grows_with_the_length_of_the_text() {
                 continue;
             }
             let of = |n: usize| steps(&tokenizer, &unit.repeat(n / unit.len()));
-            let (small, large) = (of(20_000), of(80_000));
+            let (small, large) = (of(4_000), of(16_000));
             let (small, large) = (small.expect("within the bound"), large.expect("within"));
             // Four times the text; a heap adds a logarithm.
             assert!(
-                large < 6 * small + 100_000,
+                large < 6 * small + 20_000,
                 "{name} {unit:?}: {small}, {large}"
             );
         }
@@ -147,7 +147,7 @@ fn long_pieces_are_refused_and_long_searches_end() {
     // All lengths up to the bound at every byte of the text.
     let tokenizer = build(runs("t5", limits::MAX_SEARCHED_TOKEN_BYTES)).expect("valid");
     assert!(steps(&tokenizer, &"a".repeat(1_000)).is_some());
-    assert!(steps(&tokenizer, &"a".repeat(200_000)).is_none());
+    assert!(steps(&tokenizer, &"a".repeat(4_000)).is_none());
     // A control token that would be searched through at every byte.
     let mut meta = bytes("gpt-2");
     let long = format!("{}b", "a".repeat(limits::MAX_SEARCHED_TOKEN_BYTES));
@@ -190,7 +190,7 @@ fn a_deep_table_ends() {
     meta.push(("tokenizer.ggml.precompiled_charsmap", MetaValue::U8s(table)));
     let tokenizer = build(meta).expect("valid");
     assert!(steps(&tokenizer, &"a".repeat(1_000)).is_some());
-    assert!(steps(&tokenizer, &"a".repeat(100_000)).is_none());
+    assert!(steps(&tokenizer, &"a".repeat(4_000)).is_none());
 }
 
 #[test]
@@ -199,8 +199,8 @@ fn a_flag_stops_every_algorithm() {
         let mut tokenizer = build(meta).expect("valid");
         let flag = Arc::new(AtomicBool::new(false));
         tokenizer.cancel_with(flag.clone());
-        let text = "a".repeat(1 << 18);
-        assert!(tokenizer.encode(&text, Encode::default()).is_ok());
+        let text = "a".repeat(1 << 17);
+        assert!(tokenizer.encode("aaaa", Encode::default()).is_ok());
         flag.store(true, std::sync::atomic::Ordering::Relaxed);
         let stopped = tokenizer.encode(&text, Encode::default());
         assert!(matches!(stopped, Err(Error::Interrupted)));

@@ -44,7 +44,8 @@ fn file(case: &str, name: &str) -> Value {
 
 fn pieces(case: &str, name: &str) -> SentencePieceModel {
     let path = fixtures().join(case).join("hf").join(name);
-    SentencePieceModel::from_slice(&std::fs::read(path).expect("a fixture")).expect("a model")
+    let bytes = std::fs::read(path).expect("a fixture");
+    SentencePieceModel::from_slice(&bytes).expect("a model")
 }
 
 fn added(id: usize, text: &str, special: bool) -> Value {
