@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use geb::convert::{self, Options};
-use geb::gguf::{GgufFile, Load};
+use geb::gguf::GgufFile;
 use geb::model::Model;
 use geb::session::{Session, SessionOptions, Want};
 use geb::{Dtype, Error};
@@ -87,7 +87,7 @@ fn logits_equal_those_of_the_decoded_weights() {
         let dir = folder(case, base);
         let (bytes, report) =
             convert::convert_to_vec(dir.path(), &options(Dtype::F32)).expect(case);
-        let file = GgufFile::from_bytes(bytes.into()).expect("what was written reads back");
+        let file = GgufFile::from_bytes(bytes).expect("what was written reads back");
         assert_eq!(
             file.str("geb.source.quantization").expect("a string"),
             Some(method)
