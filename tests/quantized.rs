@@ -165,9 +165,7 @@ fn another_method_is_refused_by_its_name() {
     let mut config: serde_json::Value = serde_json::from_slice(&read(&path)).expect("JSON");
     config["quantization_config"]["quant_method"] = "vptq".into();
     std::fs::write(&path, config.to_string()).expect("write");
-    let error = convert::dry_run(dir.path(), &options(Dtype::F32))
-        .err()
-        .expect("refused");
+    let error = convert::dry_run(dir.path(), &options(Dtype::F32)).expect_err("refused");
     assert!(matches!(error, Error::Unsupported { .. }), "{error}");
     let text = error.to_string();
     assert!(
@@ -179,9 +177,7 @@ fn another_method_is_refused_by_its_name() {
         .expect("an object")
         .remove("quantization_config");
     std::fs::write(&path, config.to_string()).expect("write");
-    let error = convert::dry_run(dir.path(), &options(Dtype::F32))
-        .err()
-        .expect("refused");
+    let error = convert::dry_run(dir.path(), &options(Dtype::F32)).expect_err("refused");
     assert!(
         error.to_string().contains("quantization_config is absent"),
         "{error}"

@@ -379,7 +379,7 @@ fn broken(name: &str, change: impl FnOnce(&mut Vec<(String, Stored)>)) -> String
     let result = open(&in_config(&config), &tensors);
     let error = match result {
         Err(e) => e,
-        Ok((checkpoint, _)) => values(&checkpoint, "m.x.weight", |i| i).err().expect(name),
+        Ok((checkpoint, _)) => values(&checkpoint, "m.x.weight", |i| i).expect_err(name),
     };
     assert_eq!(error.exit_code(), 3, "{error}");
     error.to_string()
