@@ -358,10 +358,7 @@ impl Policy {
     /// # Errors
     /// [`Error::Unsupported`] lists the names.
     pub fn named(name: &str) -> Result<Policy> {
-        let all = MIXTURES
-            .iter()
-            .map(|m| m.name.to_lowercase())
-            .collect::<Vec<_>>();
+        let all = MIXTURES.iter().map(|m| m.name).collect::<Vec<_>>();
         let mixture = find(name).ok_or_else(|| Error::Unsupported {
             what: "output type",
             value: name.into(),

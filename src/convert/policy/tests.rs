@@ -295,7 +295,7 @@ fn words_of_others_are_understood_or_answered() {
     }
     let error = Policy::named("best").unwrap_err().to_string();
     assert!(
-        error.contains("q4_k_m") && !error.contains("did you mean"),
+        error.contains("Q4_K_M") && !error.contains("did you mean"),
         "{error}"
     );
     // What is proposed exists.
