@@ -123,6 +123,16 @@ pub enum Error {
         /// The range.
         allowed: String,
     },
+    /// A file that stands where one is to be written, and is not of the kind that is replaced.
+    #[error("{path}: there is {found}, allowed: a new name or {allowed}", path = .path.display())]
+    Occupied {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        found: String,
+        /// What is replaced.
+        allowed: &'static str,
+    },
     /// Does not fit into memory.
     #[error("out of memory budget: {what} needs {needed} bytes, available: {available}")]
     Memory {
@@ -170,7 +180,7 @@ impl Error {
             | Self::NonFinite { .. } => 3,
             Self::Type { .. } | Self::Unsupported { .. } | Self::Template(_) => 4,
             Self::Memory { .. } => 5,
-            Self::Request { .. } => 2,
+            Self::Request { .. } | Self::Occupied { .. } => 2,
             Self::Interrupted => 130,
             Self::Io { .. } | Self::Verify(_) => 1,
         }

@@ -8,6 +8,7 @@ mod compare;
 mod compress;
 mod encoder;
 mod evaluate;
+mod files;
 mod imatrix;
 mod probe;
 mod several;

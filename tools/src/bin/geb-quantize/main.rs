@@ -37,7 +37,11 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("geb-quantize: {e}");
+            let hint = match e {
+                geb::Error::Occupied { .. } => " (--force replaces it)",
+                _ => "",
+            };
+            eprintln!("geb-quantize: {e}{hint}");
             ExitCode::from(e.exit_code() as u8)
         }
     }
