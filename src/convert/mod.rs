@@ -221,6 +221,9 @@ pub fn convert(
     Ok(report)
 }
 
+/// Source bytes hashed before the wish to stop is looked at.
+const PATIENCE: u64 = 256 << 20;
+
 /// What an earlier run finished: tensors whose source bytes still have the hash that the journal
 /// tells. The others are forgotten.
 fn finished(
@@ -242,22 +245,27 @@ fn finished(
             None => output.forget(i),
         }
     }
-    let mut out = BTreeMap::new();
+    let (mut out, mut read) = (BTreeMap::new(), 0);
     for some in claims.chunks(pool.current_num_threads().max(1)) {
         let numbers: Vec<usize> = some.iter().map(|c| c.0).collect();
         let jobs = prepared.jobs(&numbers, options)?;
         let hashes = || jobs.par_iter().map(Job::source_hash).collect();
         let hashes: Vec<_> = pool.install::<_, Result<_>>(hashes)?;
         for ((i, hash, outcome), now) in some.iter().zip(hashes) {
+            let bytes = prepared.items[*i].source_bytes(&prepared.checkpoint);
+            read += bytes;
             if *hash == seal::hex(&now) {
-                progress.advance(prepared.items[*i].source_bytes(&prepared.checkpoint));
+                progress.advance(bytes);
                 out.insert(*i, *outcome);
             } else {
                 output.forget(*i);
             }
         }
-        if progress.cancelled() {
-            return Err(Error::Interrupted);
+        if read > PATIENCE {
+            read = 0;
+            if progress.cancelled() {
+                return Err(Error::Interrupted);
+            }
         }
     }
     Ok(out)

@@ -90,8 +90,13 @@ pub(super) fn heal(path: &Path, paths: &[PathBuf]) -> Result<()> {
         folder: at,
         _lock: lock,
     };
-    swap.restore(paths.iter().map(PathBuf::as_path));
-    Ok(())
+    match swap.restore(paths.iter().map(PathBuf::as_path)) {
+        true => Ok(()),
+        // Written through such a link, a part would be lost with the folder.
+        false => Err(Error::io(&swap.folder)(io::Error::other(
+            "links of an earlier run could not be made files again",
+        ))),
+    }
 }
 
 fn swap_name(name: &OsStr) -> OsString {
@@ -211,8 +216,8 @@ impl Swap {
     }
 
     /// Gives the files of the set in force their names, where links stand there, and removes the
-    /// folder once no link needs it. Best effort: links lead to the same bytes.
-    fn restore<'a>(&self, paths: impl Iterator<Item = &'a Path>) {
+    /// folder once no link needs it; says whether none does. Best effort: links lead to the same bytes.
+    fn restore<'a>(&self, paths: impl Iterator<Item = &'a Path>) -> bool {
         let mut all = true;
         for path in paths {
             let ours = |link: PathBuf| {
@@ -228,6 +233,7 @@ impl Swap {
         if all && self.sync_names().is_ok() {
             let _ = fs::remove_dir_all(&self.folder);
         }
+        all
     }
 }
 

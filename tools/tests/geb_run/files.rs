@@ -235,6 +235,20 @@ fn endless_and_waiting_inputs() {
             stderr(&done)
         );
     }
+    let mut chat = geb_run();
+    let template = dir.path().join("template");
+    std::fs::write(&template, "{{ messages[0].content }}").expect("written");
+    let mut chat = geb_run();
+    chat.args(["chat", "-m", &state, "--chat-template"])
+        .arg(&template);
+    let endless = std::fs::File::open("/dev/zero").expect("a device");
+    let done = chat.stdin(endless).output().expect("geb-run starts");
+    exits(&done, 2);
+    assert!(
+        stderr(&done).contains("a line is longer"),
+        "{}",
+        stderr(&done)
+    );
     for words in [
         vec!["inspect", pipe],
         vec!["generate", "-m", pipe, "-p", "x"],
