@@ -235,7 +235,6 @@ fn endless_and_waiting_inputs() {
             stderr(&done)
         );
     }
-    let mut chat = geb_run();
     let template = dir.path().join("template");
     std::fs::write(&template, "{{ messages[0].content }}").expect("written");
     let mut chat = geb_run();
