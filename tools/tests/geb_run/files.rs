@@ -40,10 +40,10 @@ fn writers(dir: &Path) -> Vec<(&'static str, Vec<String>)> {
             "--save-state",
             words("generate -m STATE --raw -p hello -n 2"),
         ),
-        ("--json=", words("compare MODEL MODEL -r 0")),
-        ("--md=", words("compare MODEL MODEL -r 0")),
-        ("--csv=", words("compare MODEL MODEL -r 0")),
-        ("--report=", words("compare MODEL MODEL -r 0")),
+        ("--json=", words("compare MODEL MODEL -r 0 -p 16 -n 4 -t 1")),
+        ("--md=", words("compare MODEL MODEL -r 0 -p 16 -n 4 -t 1")),
+        ("--csv=", words("compare MODEL MODEL -r 0 -p 16 -n 4 -t 1")),
+        ("--report=", words("compare MODEL MODEL -r 0 -p 16 -n 4 -t 1")),
         ("--save", words("bench --shape smollm2-135m")),
     ]
 }
