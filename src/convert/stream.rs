@@ -192,7 +192,8 @@ impl Job<'_> {
             self.encode(x, (unit, pool), y, index)?
         };
         outcome.nonfinite = nonfinite;
-        let read = raw.len() as u64;
+        let whole = source.range.len().max(1) as u128;
+        let read = (u128::from(source.stored()) * raw.len() as u128 / whole) as u64;
         Ok(Done {
             bytes,
             outcome,
@@ -228,7 +229,8 @@ impl Job<'_> {
         scratch: &mut Scratch,
         sum: &mut Sha256,
     ) -> Result<Dtype> {
-        let from = float_type(&self.checkpoint.tensors()[part.tensor])?;
+        let source = &self.checkpoint.tensors()[part.tensor];
+        let from = float_type(source)?;
         let cols = self.row_len();
         let row_bytes = from.row_bytes(cols).ok_or_else(|| self.misfit(from))?;
         let Scratch { raw, x, .. } = scratch;
@@ -236,6 +238,10 @@ impl Job<'_> {
         raw.resize(rows.len() * row_bytes, 0);
         if part.transposed {
             self.read_columns(part, rows, (from, cols), (raw, x), sum)?;
+        } else if let Some(coded) = &source.coded {
+            let list: Vec<usize> = rows.clone().map(|i| part.rows.at(i)).collect();
+            coded.rows(self.checkpoint, &list, x)?;
+            hash_values(x, sum);
         } else if from == Dtype::F32 && cfg!(target_endian = "little") {
             self.read(part, rows, row_bytes, bytemuck::cast_slice_mut(x), sum)?;
         } else {
@@ -432,7 +438,10 @@ impl Job<'_> {
 }
 
 fn hash_values(values: &[f32], sum: &mut Sha256) {
-    values.iter().for_each(|v| sum.update(v.to_le_bytes()));
+    match cfg!(target_endian = "little") {
+        true => sum.update(bytemuck::cast_slice::<f32, u8>(values)),
+        false => values.iter().for_each(|v| sum.update(v.to_le_bytes())),
+    }
 }
 
 /// Without an early end, so that it is done many numbers at a time.

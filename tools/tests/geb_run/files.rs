@@ -43,7 +43,10 @@ fn writers(dir: &Path) -> Vec<(&'static str, Vec<String>)> {
         ("--json=", words("compare MODEL MODEL -r 0 -p 16 -n 4 -t 1")),
         ("--md=", words("compare MODEL MODEL -r 0 -p 16 -n 4 -t 1")),
         ("--csv=", words("compare MODEL MODEL -r 0 -p 16 -n 4 -t 1")),
-        ("--report=", words("compare MODEL MODEL -r 0 -p 16 -n 4 -t 1")),
+        (
+            "--report=",
+            words("compare MODEL MODEL -r 0 -p 16 -n 4 -t 1"),
+        ),
         ("--save", words("bench --shape smollm2-135m")),
     ]
 }
