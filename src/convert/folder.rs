@@ -130,7 +130,7 @@ impl Folder {
         let Some(bytes) = self.bytes(name)? else {
             return Ok(None);
         };
-        match String::from_utf8(bytes) {
+        match String::from_utf8(without_mark(bytes)) {
             Ok(text) => Ok(Some(text)),
             Err(e) => {
                 let at = e.utf8_error().valid_up_to();
@@ -149,7 +149,7 @@ impl Folder {
         let Some(bytes) = self.bytes(name)? else {
             return Ok(None);
         };
-        let value: Value = serde_json::from_slice(&without_infinities(bytes))
+        let value: Value = serde_json::from_slice(&without_infinities(without_mark(bytes)))
             .map_err(|e| bad(name, "JSON", format!("malformed ({e})"), "a JSON object"))?;
         if !value.is_object() {
             return Err(bad(name, "JSON", kind(&value), "an object"));
@@ -177,7 +177,7 @@ fn link(name: &str, path: &Path, allowed: &str) -> Error {
     let to = std::fs::read_link(path).unwrap_or_default();
     let value = match to.as_os_str().is_empty() {
         true => "through a link that leads out of the folder".into(),
-        false => format!("a link to {}", to.display()),
+        false => format!("a link to {to:?}"),
     };
     bad(name, "kind of file", value, allowed)
 }
@@ -199,6 +199,14 @@ fn is_blob(real: &Path, dir: &Path) -> bool {
         .is_some_and(|n| matches!(n.len(), 40 | 64) && n.bytes().all(|b| b.is_ascii_hexdigit()));
     let cache = text(blobs.and_then(Path::parent)).is_some_and(|n| n.starts_with("models--"));
     hash && cache && text(blobs).as_deref() == Some("blobs")
+}
+
+/// The bytes behind a byte order mark.
+pub(super) fn without_mark(mut bytes: Vec<u8>) -> Vec<u8> {
+    if bytes.starts_with(b"\xEF\xBB\xBF") {
+        bytes.drain(..3);
+    }
+    bytes
 }
 
 /// Python writes `Infinity` and `NaN` where JSON has no number; `null` takes their place.

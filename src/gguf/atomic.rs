@@ -226,7 +226,15 @@ pub(super) struct Temp {
 impl Temp {
     pub fn create(target: &Target) -> Result<Temp> {
         let path = target.temp_path(std::process::id(), "");
-        Self::open(path, OpenOptions::new().write(true).create_new(true))
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true);
+        #[cfg(unix)]
+        if target.path.exists() {
+            // Until it has the mode of the old file nobody else reads it.
+            use std::os::unix::fs::OpenOptionsExt;
+            options.mode(0o600);
+        }
+        Self::open(path, &options)
     }
 
     /// Opens what process `pid` left, or begins it again.

@@ -102,6 +102,8 @@ impl Maker<'_> {
             imatrix: imatrix.map(Path::to_path_buf),
             search: imatrix.map_or(Effort::Reference, |_| Effort::Fast),
             threads: self.threads,
+            // The folder is this program's own.
+            force: true,
             ..Default::default()
         };
         let mut own = None;
