@@ -7,7 +7,11 @@ mod changed;
 mod compare;
 mod compress;
 mod encoder;
+#[path = "../../../tests/common/gguf.rs"]
+#[allow(dead_code)]
+mod gguf;
 mod evaluate;
+mod hostile;
 mod imatrix;
 mod probe;
 mod several;
