@@ -7,10 +7,10 @@ mod changed;
 mod compare;
 mod compress;
 mod encoder;
+mod evaluate;
 #[path = "../../../tests/common/gguf.rs"]
 #[allow(dead_code)]
 mod gguf;
-mod evaluate;
 mod hostile;
 mod imatrix;
 mod probe;
