@@ -14,6 +14,7 @@ mod bpe;
 pub mod checkpoint;
 mod cholesky;
 mod cut;
+mod dequant;
 mod feedback;
 mod folder;
 pub mod fronts;

@@ -105,7 +105,7 @@ fn folders() {
         "gpt2",
         "mixtral",
         "rwkv7",
-        "mamba2",
+        "olmo",
         "t5",
         "phi3-longrope",
     ];

@@ -83,6 +83,10 @@ impl Binder<'_> {
         if !layers.iter().any(|l| of(l) == Some(true)) {
             r.shared_width = 0;
         }
+        if layers.iter().all(|l| of(l).is_some()) {
+            // No layer has the width of dense ones.
+            c.layers.iter_mut().for_each(|l| l.feed_forward_length = 0);
+        }
     }
 
     fn bias(&mut self, name: String, len: usize) -> Option<Vec<f32>> {
