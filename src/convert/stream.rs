@@ -159,6 +159,17 @@ impl Job<'_> {
         let cols = self.row_len();
         let from = self.load(part, rows, scratch, &mut sum)?;
         let Scratch { raw, x, y } = scratch;
+        if is_integer(from) {
+            if from != self.dtype || part.transposed || !self.changes.is_empty() {
+                return Err(self.misfit(self.dtype));
+            }
+            return Ok(Done {
+                read: raw.len() as u64,
+                bytes: raw.clone(),
+                outcome: Outcome::default(),
+                source: sum.finalize().into(),
+            });
+        }
         let index = |at: usize| {
             let (row, col) = (part.rows.at(rows.start + at / cols), at % cols);
             let (row, col) = (row as u64, col as u64);
@@ -236,7 +247,9 @@ impl Job<'_> {
         let Scratch { raw, x, .. } = scratch;
         x.resize(rows.len() * cols, 0.0);
         raw.resize(rows.len() * row_bytes, 0);
-        if part.transposed {
+        if is_integer(from) {
+            self.read(part, rows, row_bytes, raw, sum)?;
+        } else if part.transposed {
             self.read_columns(part, rows, (from, cols), (raw, x), sum)?;
         } else if let Some(coded) = &source.coded {
             let list: Vec<usize> = rows.clone().map(|i| part.rows.at(i)).collect();
@@ -442,6 +455,11 @@ fn hash_values(values: &[f32], sum: &mut Sha256) {
         true => sum.update(bytemuck::cast_slice::<f32, u8>(values)),
         false => values.iter().for_each(|v| sum.update(v.to_le_bytes())),
     }
+}
+
+/// Types that are no weights: their bytes are copied as they are.
+pub(super) fn is_integer(dtype: Dtype) -> bool {
+    matches!(dtype, Dtype::I8 | Dtype::I16 | Dtype::I32 | Dtype::I64)
 }
 
 /// Without an early end, so that it is done many numbers at a time.

@@ -9,6 +9,10 @@ mod compress;
 mod encoder;
 mod evaluate;
 mod files;
+#[path = "../../../tests/common/gguf.rs"]
+#[allow(dead_code)]
+mod gguf;
+mod hostile;
 mod imatrix;
 mod probe;
 mod several;

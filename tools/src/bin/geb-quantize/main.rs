@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Parser;
+use geb::shown::Shown;
 
 fn main() -> ExitCode {
     let cli = args::Cli::parse();
@@ -41,7 +42,7 @@ fn main() -> ExitCode {
                 geb::Error::Occupied { .. } => " (--force replaces it)",
                 _ => "",
             };
-            eprintln!("geb-quantize: {e}{hint}");
+            eprintln!("geb-quantize: {}{hint}", Shown::lines(&e.to_string()));
             ExitCode::from(e.exit_code() as u8)
         }
     }
