@@ -127,7 +127,7 @@ pub enum Error {
         allowed: String,
     },
     /// A file that stands where one is to be written, and is not of the kind that is replaced.
-    #[error("{}: there is {found}, allowed: a new name or {allowed}", shown(.path))]
+    #[error("{}: there is {}, allowed: a new name or {allowed}", shown(.path), Shown::value(.found))]
     Occupied {
         /// The file.
         path: PathBuf,
@@ -305,6 +305,11 @@ mod tests {
                 source: io,
             },
             Error::Verify(t()),
+            Error::Occupied {
+                path: path.clone(),
+                found: t(),
+                allowed: "a thing",
+            },
             Error::NoChecksums {
                 path,
                 unsealed: 1,
@@ -320,7 +325,7 @@ mod tests {
                 Error::Data { .. } | Error::Compressed { .. } | Error::Unsupported { .. } => {}
                 Error::NonFinite { .. } | Error::Request { .. } | Error::Memory { .. } => {}
                 Error::Io { .. } | Error::Verify(_) | Error::NoChecksums { .. } => {}
-                Error::Template(_) | Error::Interrupted => {}
+                Error::Occupied { .. } | Error::Template(_) | Error::Interrupted => {}
             }
         }
         all
