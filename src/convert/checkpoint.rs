@@ -230,7 +230,8 @@ impl Checkpoint {
     }
 
     fn add_file(&mut self, folder: &Folder, name: &str) -> Result<()> {
-        let path = folder.path(name);
+        let absent = || bad(name, "file", "absent", "a file of weights");
+        let path = folder.inside(name)?.ok_or_else(absent)?;
         let bytes = mmap::open(&path, Load::Map)?;
         bytes.advise_sequential();
         let data = bytes.as_ref();
@@ -240,6 +241,7 @@ impl Checkpoint {
             (torch::torch_file(name, data), "a PyTorch checkpoint")
         };
         let list = list.map_err(|e| {
+            let path = folder.path(name);
             let other = kinds::instead(&path, data, wanted);
             let other = other.filter(|o| !o.to_string().contains(&format!("is {wanted},")));
             other

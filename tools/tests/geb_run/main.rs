@@ -8,6 +8,11 @@ mod compare;
 mod compress;
 mod encoder;
 mod evaluate;
+mod files;
+#[path = "../../../tests/common/gguf.rs"]
+#[allow(dead_code)]
+mod gguf;
+mod hostile;
 mod imatrix;
 mod probe;
 mod several;

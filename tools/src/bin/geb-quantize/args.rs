@@ -22,7 +22,7 @@ Examples:
   geb-quantize adapter ./my-lora my-lora.gguf --base ./geb-1.3b
   geb-quantize merge ./geb-1.3b my-lora.gguf=0.8 geb-mine-q8_0.gguf --type q8_0
 
-Exit codes: 0 ok, 1 failure, 2 usage, 3 bad source, 4 unsupported source, 130 interrupted.";
+Exit codes: 0 ok, 1 failure, 2 usage, 3 bad source, 4 unsupported source, 8 no checksums (verify), 130 interrupted.";
 
 /// Converts a checkpoint folder (or a GGUF file) to a GGUF file.
 #[derive(Parser, Debug)]
@@ -184,7 +184,7 @@ pub enum Search {
 pub struct Files {
     /// Checkpoint folder (config.json, weights, tokenizer) or GGUF file
     pub source: PathBuf,
-    /// File to write; replaced only when the new one is complete and verified
+    /// File to write; an old GGUF file is replaced when the new one is complete and verified
     #[arg(required_unless_present = "dry_run")]
     pub out: Option<PathBuf>,
 }
@@ -196,6 +196,9 @@ pub struct Adapter {
     pub folder: PathBuf,
     /// GGUF file to write
     pub out: PathBuf,
+    /// Replace a file that is no adapter
+    #[arg(long)]
+    pub force: bool,
     /// Checkpoint folder of the model that the adapter changes
     #[arg(long, value_name = "FOLDER")]
     pub base: PathBuf,
@@ -276,6 +279,9 @@ pub struct How {
     /// Do not quantize the tensors whose names match; repeatable
     #[arg(long, value_name = "REGEX", value_parser = regex, help_heading = "Types of single tensors")]
     pub keep_f32: Vec<Regex>,
+    /// Replace a file that is there and is no GGUF file of a model, or no report
+    #[arg(long, help_heading = "Output")]
+    pub force: bool,
     /// Report as JSON, tensor by tensor, to a file
     #[arg(long, value_name = "FILE.json", help_heading = "Output")]
     pub report: Option<PathBuf>,

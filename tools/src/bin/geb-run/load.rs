@@ -2,14 +2,17 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use geb::chat::{ChatTemplate, Message};
+use geb::files;
 use geb::gguf::{GgufFile, Load};
 use geb::kernels::Kernels;
 use geb::model::Model;
 use geb::sampler::SamplerOptions;
 use geb::session::{KvChoice, Session, SessionOptions, SparseChoice};
+use geb::shown::Shown;
 use geb::tokenizer::{Encode, Tokenizer};
 
 use crate::args::{
@@ -57,7 +60,12 @@ pub fn open_any(args: &ModelArgs, positional: Option<&str>) -> Outcome<Opened> {
     };
     let file = GgufFile::open(&path, how).map_err(|e| at(&path, e))?;
     for warning in &file.index().warnings {
-        note(format_args!("warning: {}: {warning}", path.display()));
+        let path = path.to_string_lossy();
+        note(format_args!(
+            "warning: {}: {}",
+            Shown::list(&path),
+            Shown::list(warning)
+        ));
     }
     if let Some(control) = geb::kinds::control_file(&path) {
         let (path, control) = (path.display(), control.display());
@@ -91,7 +99,7 @@ pub fn at(path: &Path, e: geb::Error) -> Failure {
     if failure.code == 4 && failure.hint.is_none() {
         return failure.hint(format!(
             "what can be run of this file: geb-run inspect {}",
-            path.display()
+            Shown::list(&path.to_string_lossy())
         ));
     }
     failure
@@ -134,7 +142,7 @@ pub fn load_to_guess(
 /// Says which matrices were packed.
 fn packed(session: &Session) {
     for warning in session.warnings() {
-        note(format_args!("warning: {warning}"));
+        note(format_args!("warning: {}", Shown::list(warning)));
     }
     let p = session.packed();
     if p.matrices > 0 {
@@ -254,9 +262,11 @@ pub fn tokenizer(opened: &Opened) -> Outcome<Tokenizer> {
     let mut tokenizer = Tokenizer::from_gguf(&opened.file).map_err(|e| at(&opened.path, e))?;
     tokenizer.cancel_with(crate::interrupt::flag());
     for warning in tokenizer.warnings() {
+        let path = opened.path.to_string_lossy();
         note(format_args!(
-            "warning: {}: {warning}",
-            opened.path.display()
+            "warning: {}: {}",
+            Shown::list(&path),
+            Shown::list(warning)
         ));
     }
     Ok(tokenizer)
@@ -330,34 +340,28 @@ pub fn read_prompt(path: &Path, limit: usize) -> Outcome<String> {
 
 /// Reads a UTF-8 text file (`-`: stdin) of at most `limit` bytes, without a byte order mark.
 pub fn read_text(path: &Path, limit: usize) -> Outcome<String> {
-    use std::io::Read;
-    let mut bytes = Vec::new();
-    let cap = limit as u64 + 1;
-    if path.as_os_str() == "-" {
-        std::io::stdin().lock().take(cap).read_to_end(&mut bytes)?;
-    } else {
-        let file = std::fs::File::open(path)
-            .map_err(|e| Failure::new(e.to_string()).at(path.display()))?;
-        file.take(cap)
-            .read_to_end(&mut bytes)
-            .map_err(|e| Failure::new(e.to_string()).at(path.display()))?;
-    }
-    if bytes.len() > limit {
-        return Err(Failure::usage(format!(
-            "{}: more than {limit} bytes of text",
-            path.display()
-        )));
-    }
+    let mut bytes = read_bytes(path, limit)?;
     if bytes.starts_with(b"\xef\xbb\xbf") {
         bytes.drain(..3);
     }
-    String::from_utf8(bytes).map_err(|e| {
-        Failure::usage(format!(
-            "{}: not UTF-8 at byte {}",
-            path.display(),
-            e.utf8_error().valid_up_to()
-        ))
-    })
+    Ok(files::utf8(path, bytes)?)
+}
+
+/// Reads a file, a pipe or standard input (`-`) of at most `limit` bytes.
+pub fn read_bytes(path: &Path, limit: usize) -> Outcome<Vec<u8>> {
+    use std::io::Read;
+    // Ctrl-C ends the program here: nothing has begun that would have to be stopped.
+    static GO: AtomicBool = AtomicBool::new(false);
+    if path.as_os_str() != "-" {
+        return Ok(files::read_stream(path, limit as u64, &GO)?);
+    }
+    let mut bytes = Vec::new();
+    let input = std::io::stdin().lock();
+    input.take(limit as u64 + 1).read_to_end(&mut bytes)?;
+    match bytes.len() > limit {
+        true => Err(Failure::usage(format!("-: more than {limit} bytes"))),
+        false => Ok(bytes),
+    }
 }
 
 /// Sampling options from flags. Returns the seed as well: a random one can be shown and repeated.
