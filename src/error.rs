@@ -347,6 +347,7 @@ mod tests {
                 Error::Data { .. } | Error::Compressed { .. } | Error::Unsupported { .. } => {}
                 Error::NonFinite { .. } | Error::Request { .. } | Error::Memory { .. } => {}
                 Error::Io { .. } | Error::Verify(_) | Error::NoChecksums { .. } => {}
+                Error::Kind { .. } | Error::Threads { .. } => {}
                 Error::Occupied { .. } | Error::Template(_) | Error::Interrupted => {}
             }
         }
