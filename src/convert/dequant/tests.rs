@@ -97,7 +97,7 @@ fn values(checkpoint: &Checkpoint, name: &str, rows: impl Fn(usize) -> usize) ->
     let mut read = vec![0.0; n * cols];
     coded.rows(checkpoint, &order, &mut read)?;
     let mut out = vec![0.0; n * cols];
-    for (row, line) in order.iter().zip(read.chunks_exact(cols)) {
+    for (row, line) in order.iter().zip(read.chunks_exact(cols.max(1))) {
         out[row * cols..][..cols].copy_from_slice(line);
     }
     Ok(out)
