@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use super::aside::core;
 use super::folder::{Fields, Folder, bad, kind, short};
 use super::torch;
 use crate::error::{Error, Result};
@@ -61,29 +62,57 @@ pub struct Checkpoint {
     files: Vec<(String, Bytes)>,
     tensors: Vec<SourceTensor>,
     names: HashMap<String, usize>,
+    /// By their names without what programs put before them; the first of equal ones.
+    cores: HashMap<String, usize>,
 }
 
 impl Checkpoint {
-    /// Opens the weights of a folder, in the order of preference `model.safetensors`,
-    /// `model.safetensors.index.json`, `pytorch_model.bin`, `pytorch_model.bin.index.json`.
+    /// Opens the weights of a folder: `model.safetensors`, its shards by their index or by their own numbers,
+    /// `consolidated.safetensors` or its shards, the only safetensors file of another name, then the same of
+    /// `pytorch_model.bin`.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] names the file and the field that breaks a rule.
     pub fn open(folder: &Folder) -> Result<Checkpoint> {
         let mut out = Self::empty();
-        for single in ["model.safetensors", "pytorch_model.bin"] {
+        let stems = [
+            ("model", ".safetensors"),
+            ("consolidated", ".safetensors"),
+            ("pytorch_model", ".bin"),
+        ];
+        for (stem, end) in stems {
+            let single = format!("{stem}{end}");
             let index = format!("{single}.index.json");
-            if folder.has(single) {
-                out.add_file(folder, single)?;
+            if folder.has(&single) {
+                out.add_file(folder, &single)?;
             } else if let Some(json) = folder.json(&index)? {
                 out.add_shards(folder, &index, &json)?;
+            } else if let Some(shards) = numbered(folder, stem, end)? {
+                for shard in shards {
+                    out.add_file(folder, &shard)?;
+                }
             } else {
                 continue;
             }
             return Ok(out);
         }
-        let known = "model.safetensors or pytorch_model.bin, or either with .index.json";
-        Err(bad(&folder.name(), "weights", "absent", known))
+        let mut others = folder.ending(".safetensors")?;
+        others.retain(|n| !n.starts_with("adapter_"));
+        match &others[..] {
+            [only] => {
+                out.add_file(folder, only)?;
+                Ok(out)
+            }
+            [] => {
+                let known = "model.safetensors or pytorch_model.bin, or either in shards";
+                Err(bad(&folder.name(), "weights", "absent", known))
+            }
+            several => {
+                let allowed = "one file, or an index (model.safetensors.index.json)";
+                let names: Vec<_> = several.iter().take(4).map(String::as_str).collect();
+                Err(bad(&folder.name(), "weights", names.join(", "), allowed))
+            }
+        }
     }
 
     /// A PyTorch file of weights alone, as authors publish them: `name`, or the only `.pth` file of the folder.
@@ -120,6 +149,7 @@ impl Checkpoint {
             files: Vec::new(),
             tensors: Vec::new(),
             names: HashMap::new(),
+            cores: HashMap::new(),
         }
     }
 
@@ -150,9 +180,11 @@ impl Checkpoint {
         &self.tensors
     }
 
-    /// Position of a tensor in [`Checkpoint::tensors`].
+    /// Position in [`Checkpoint::tensors`] of the tensor with this name, or of one whose name differs in what
+    /// programs put before it (`model.`, `module.`, `language_model.`).
     pub fn find(&self, name: &str) -> Option<usize> {
-        self.names.get(name).copied()
+        let found = self.names.get(name);
+        found.or_else(|| self.cores.get(&core(name))).copied()
     }
 
     /// Copies bytes of a tensor, starting `at` bytes into it.
@@ -225,6 +257,8 @@ impl Checkpoint {
                     "names that occur once",
                 ));
             }
+            let at = self.tensors.len();
+            self.cores.entry(core(&tensor.name)).or_insert(at);
             self.tensors.push(tensor);
         }
         self.files.push((name.to_owned(), bytes));
@@ -244,8 +278,7 @@ impl Checkpoint {
         let mut shards: Vec<&str> = Vec::new();
         let mut seen = HashSet::new();
         for (tensor, shard) in map {
-            let shard = shard
-                .as_str()
+            let shard = name_of(shard)
                 .filter(|s| plain_file_name(s))
                 .ok_or_else(|| {
                     bad(
@@ -271,21 +304,72 @@ impl Checkpoint {
             }
             self.add_file(folder, shard)?;
         }
+        // A tensor that no shard holds is missed where it is needed: a tied matrix or a buffer is not.
         for (tensor, shard) in map {
-            let shard = shard.as_str().unwrap_or_default();
-            let held = self
-                .find(tensor)
-                .map(|i| self.files[self.tensors[i].file].0.as_str());
-            if held != Some(shard) {
-                let allowed = format!(
-                    "a file that holds it (found in: {})",
-                    held.unwrap_or("no file")
-                );
+            let shard = name_of(shard).unwrap_or_default();
+            let held = self.names.get(tensor);
+            let held = held.map(|&i| self.files[self.tensors[i].file].0.as_str());
+            if let Some(held) = held.filter(|h| *h != shard) {
+                let allowed = format!("the file that holds it, {held}");
                 return Err(bad(index, format!("weight_map.{tensor}"), shard, allowed));
             }
         }
         Ok(())
     }
+}
+
+/// The file that an index names, which may begin with `./`.
+fn name_of(shard: &Value) -> Option<&str> {
+    Some(shard.as_str()?.trim_start_matches("./"))
+}
+
+/// The files `STEM-00001-of-00003END` of a folder without an index, all of one set.
+fn numbered(folder: &Folder, stem: &str, end: &str) -> Result<Option<Vec<String>>> {
+    let number = |name: &str| -> Option<(u32, u32)> {
+        let middle = name
+            .strip_prefix(stem)?
+            .strip_prefix('-')?
+            .strip_suffix(end)?;
+        let (part, count) = middle.split_once("-of-")?;
+        let digits = |s: &str| s.bytes().all(|b| b.is_ascii_digit());
+        let both = digits(part) && digits(count) && part.len() == count.len();
+        both.then_some((part.parse().ok()?, count.parse().ok()?))
+    };
+    let names = folder.ending(end)?;
+    let parts: Vec<(u32, u32, &String)> = (names.iter())
+        .filter_map(|name| number(name).map(|(part, count)| (part, count, name)))
+        .collect();
+    let Some(&(_, count, first)) = parts.first() else {
+        return Ok(None);
+    };
+    if let Some(other) = parts.iter().find(|p| p.1 != count) {
+        let found = format!("{first} and {}", other.2);
+        return Err(bad(
+            &folder.name(),
+            "weights",
+            found,
+            "the files of one set",
+        ));
+    }
+    let mut shards = Vec::with_capacity(parts.len());
+    // As many as there are: a count in a name is not believed.
+    for part in 1..=count {
+        match parts.iter().find(|p| p.0 == part) {
+            Some(p) => shards.push(p.2.clone()),
+            None => {
+                let width = first.len() - stem.len() - end.len() - "--of-".len();
+                let name = format!("{stem}-{part:0w$}-of-{count:0w$}{end}", w = width / 2);
+                let allowed = format!("all {count} files of the set");
+                return Err(bad(
+                    &folder.name(),
+                    "weights",
+                    format!("{name} missing"),
+                    allowed,
+                ));
+            }
+        }
+    }
+    Ok(Some(shards))
 }
 
 /// A name without path parts, so that an index cannot reach outside its folder.

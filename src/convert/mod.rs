@@ -10,14 +10,17 @@
 //! The same source and options give the same bytes, whatever the number of threads.
 
 mod about;
+mod aside;
 mod bpe;
 pub mod checkpoint;
 mod cholesky;
+mod config;
 mod cut;
 mod feedback;
 mod folder;
 pub mod fronts;
 pub mod hyper;
+mod known;
 mod made;
 mod merge;
 pub mod names;

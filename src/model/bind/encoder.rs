@@ -18,7 +18,7 @@ impl Binder<'_> {
             let mut values = b.vector(name, sizes.buckets * heads);
             // Missing or misshapen: reported, and the file refused.
             values.resize(sizes.buckets * heads, 0.0);
-            Bias::buckets(&values, sizes.buckets, stem == "enc")
+            Bias::buckets(&values, sizes.buckets, sizes.reach, stem == "enc")
         };
         let (enc_bias, dec_bias) = (bias(self, "enc"), bias(self, "dec"));
         let encoder = Encoder {
