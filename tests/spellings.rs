@@ -675,7 +675,17 @@ fn shards_with_and_without_an_index() {
     let (dir, mut map) = shards(&two, &[norm]);
     map[norm] = json!(two[0]);
     index(&dir, &map);
-    bad(&dir, &[norm, "missing"]);
+    bad(&dir, &[norm, "no file"]);
+    let head = "lm_head.weight";
+    let (dir, mut map) = shards(&two, &[head]);
+    map[head] = json!(two[0]);
+    index(&dir, &map);
+    bad(&dir, &[head, "missing"]);
+    let path = dir.path().join("config.json");
+    let mut config = read(&path);
+    config["tie_word_embeddings"] = json!(true);
+    std::fs::write(path, config.to_string()).unwrap();
+    converted(dir.path()).unwrap();
 
     good(
         "one of one",

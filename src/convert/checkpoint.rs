@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
+use std::sync::Arc;
 
 use geb_kernels::dtype::Dtype;
 use serde::Deserialize;
@@ -12,8 +13,9 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::aside::core;
-use super::folder::{Fields, Folder, bad, kind, short};
-use super::torch;
+use super::dequant::Coded;
+use super::folder::{Fields, Folder, bad, short};
+use super::{shards, torch};
 use crate::error::{Error, Result};
 use crate::gguf::seal::hex;
 use crate::gguf::{GgufFile, Load};
@@ -40,14 +42,22 @@ pub struct SourceTensor {
     pub shape: Vec<u64>,
     /// Which of the checkpoint's files.
     pub(super) file: usize,
-    /// Bytes in that file, row-major.
+    /// Bytes in that file, row-major; of a decoded matrix, those it would have in F32.
     pub(super) range: Range<usize>,
+    /// How rows are decoded, of a quantized matrix.
+    pub(super) coded: Option<Arc<Coded>>,
 }
 
 impl SourceTensor {
     /// Row length: the innermost dimension; 1 for a scalar.
     pub fn cols(&self) -> usize {
         self.shape.last().map_or(1, |&d| d as usize)
+    }
+
+    /// Bytes of the source that hold it.
+    pub(super) fn stored(&self) -> u64 {
+        let coded = self.coded.as_ref().map(|c| c.stored);
+        coded.unwrap_or(self.range.len() as u64)
     }
 
     /// Number of rows: the product of the other dimensions.
@@ -64,6 +74,8 @@ pub struct Checkpoint {
     names: HashMap<String, usize>,
     /// By their names without what programs put before them; the first of equal ones.
     cores: HashMap<String, usize>,
+    /// The name of the output matrix, where an index has it and no file.
+    pub(super) lost_output: Option<String>,
 }
 
 impl Checkpoint {
@@ -86,8 +98,8 @@ impl Checkpoint {
             if folder.has(&single) {
                 out.add_file(folder, &single)?;
             } else if let Some(json) = folder.json(&index)? {
-                out.add_shards(folder, &index, &json)?;
-            } else if let Some(shards) = numbered(folder, stem, end)? {
+                shards::add(&mut out, folder, &index, &json)?;
+            } else if let Some(shards) = shards::numbered(folder, stem, end)? {
                 for shard in shards {
                     out.add_file(folder, &shard)?;
                 }
@@ -150,6 +162,7 @@ impl Checkpoint {
             tensors: Vec::new(),
             names: HashMap::new(),
             cores: HashMap::new(),
+            lost_output: None,
         }
     }
 
@@ -169,6 +182,7 @@ impl Checkpoint {
                     shape: info.dims.iter().rev().copied().collect(),
                     file: n,
                     range: info.range.clone(),
+                    coded: None,
                 });
             }
         }
@@ -178,6 +192,12 @@ impl Checkpoint {
     /// All tensors, in file order.
     pub fn tensors(&self) -> &[SourceTensor] {
         &self.tensors
+    }
+
+    /// Name of the file that holds the tensor of exactly this name.
+    pub(super) fn holder(&self, name: &str) -> Option<&str> {
+        let tensor = self.names.get(name)?;
+        Some(self.files[self.tensors[*tensor].file].0.as_str())
     }
 
     /// Position in [`Checkpoint::tensors`] of the tensor with this name, or of one whose name differs in what
@@ -196,9 +216,35 @@ impl Checkpoint {
         if at + out.len() > t.range.len() {
             return Err(Error::Verify(format!("rows beyond the end of {}", t.name)));
         }
+        match &t.coded {
+            Some(coded) => coded.read(self, at, out),
+            None => self.read_stored(t, at, out),
+        }
+    }
+
+    /// Copies bytes that the files hold, starting `at` bytes into a tensor.
+    pub(super) fn read_stored(&self, t: &SourceTensor, at: usize, out: &mut [u8]) -> Result<()> {
+        if at + out.len() > t.range.len() {
+            return Err(Error::Verify(format!("rows beyond the end of {}", t.name)));
+        }
         let (name, bytes) = &self.files[t.file];
         let read = bytes.read_at(t.range.start + at, out);
         read.map_err(Error::io(name))
+    }
+
+    /// Puts other tensors in the place of these.
+    pub(super) fn set_tensors(&mut self, list: Vec<SourceTensor>) -> Result<()> {
+        self.names.clear();
+        self.cores.clear();
+        for (i, t) in list.iter().enumerate() {
+            self.cores.entry(core(&t.name)).or_insert(i);
+            if self.names.insert(t.name.clone(), i).is_some() {
+                let file = &self.files[t.file].0;
+                return Err(bad(file, "tensor name", &t.name, "names that occur once"));
+            }
+        }
+        self.tensors = list;
+        Ok(())
     }
 
     /// Names of the weight files.
@@ -225,7 +271,8 @@ impl Checkpoint {
         self.files.iter().map(one).collect()
     }
 
-    fn add_file(&mut self, folder: &Folder, name: &str) -> Result<()> {
+    /// Adds the tensors of a file.
+    pub(super) fn add_file(&mut self, folder: &Folder, name: &str) -> Result<()> {
         let bytes = mmap::open(&folder.path(name), Load::Map)?;
         bytes.advise_sequential();
         let list = if name.ends_with(".safetensors") {
@@ -264,118 +311,6 @@ impl Checkpoint {
         self.files.push((name.to_owned(), bytes));
         Ok(())
     }
-
-    fn add_shards(&mut self, folder: &Folder, index: &str, json: &Value) -> Result<()> {
-        let Some(map) = json.get("weight_map").and_then(Value::as_object) else {
-            let found = json.get("weight_map").map_or("absent", kind);
-            return Err(bad(
-                index,
-                "weight_map",
-                found,
-                "an object: tensor name to file name",
-            ));
-        };
-        let mut shards: Vec<&str> = Vec::new();
-        let mut seen = HashSet::new();
-        for (tensor, shard) in map {
-            let shard = name_of(shard)
-                .filter(|s| plain_file_name(s))
-                .ok_or_else(|| {
-                    bad(
-                        index,
-                        format!("weight_map.{tensor}"),
-                        short(shard),
-                        "the name of a file in the same folder",
-                    )
-                })?;
-            if seen.insert(shard) {
-                shards.push(shard);
-            }
-        }
-        shards.sort_unstable();
-        for shard in &shards {
-            if !folder.has(shard) {
-                return Err(bad(
-                    index,
-                    "weight_map",
-                    format!("{shard} (not in the folder)"),
-                    "files that exist",
-                ));
-            }
-            self.add_file(folder, shard)?;
-        }
-        // A tensor that no shard holds is missed where it is needed: a tied matrix or a buffer is not.
-        for (tensor, shard) in map {
-            let shard = name_of(shard).unwrap_or_default();
-            let held = self.names.get(tensor);
-            let held = held.map(|&i| self.files[self.tensors[i].file].0.as_str());
-            if let Some(held) = held.filter(|h| *h != shard) {
-                let allowed = format!("the file that holds it, {held}");
-                return Err(bad(index, format!("weight_map.{tensor}"), shard, allowed));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The file that an index names, which may begin with `./`.
-fn name_of(shard: &Value) -> Option<&str> {
-    Some(shard.as_str()?.trim_start_matches("./"))
-}
-
-/// The files `STEM-00001-of-00003END` of a folder without an index, all of one set.
-fn numbered(folder: &Folder, stem: &str, end: &str) -> Result<Option<Vec<String>>> {
-    let number = |name: &str| -> Option<(u32, u32)> {
-        let middle = name
-            .strip_prefix(stem)?
-            .strip_prefix('-')?
-            .strip_suffix(end)?;
-        let (part, count) = middle.split_once("-of-")?;
-        let digits = |s: &str| s.bytes().all(|b| b.is_ascii_digit());
-        let both = digits(part) && digits(count) && part.len() == count.len();
-        both.then_some((part.parse().ok()?, count.parse().ok()?))
-    };
-    let names = folder.ending(end)?;
-    let parts: Vec<(u32, u32, &String)> = (names.iter())
-        .filter_map(|name| number(name).map(|(part, count)| (part, count, name)))
-        .collect();
-    let Some(&(_, count, first)) = parts.first() else {
-        return Ok(None);
-    };
-    if let Some(other) = parts.iter().find(|p| p.1 != count) {
-        let found = format!("{first} and {}", other.2);
-        return Err(bad(
-            &folder.name(),
-            "weights",
-            found,
-            "the files of one set",
-        ));
-    }
-    let mut shards = Vec::with_capacity(parts.len());
-    // As many as there are: a count in a name is not believed.
-    for part in 1..=count {
-        match parts.iter().find(|p| p.0 == part) {
-            Some(p) => shards.push(p.2.clone()),
-            None => {
-                let width = first.len() - stem.len() - end.len() - "--of-".len();
-                let name = format!("{stem}-{part:0w$}-of-{count:0w$}{end}", w = width / 2);
-                let allowed = format!("all {count} files of the set");
-                return Err(bad(
-                    &folder.name(),
-                    "weights",
-                    format!("{name} missing"),
-                    allowed,
-                ));
-            }
-        }
-    }
-    Ok(Some(shards))
-}
-
-/// A name without path parts, so that an index cannot reach outside its folder.
-fn plain_file_name(name: &str) -> bool {
-    let ends = name.ends_with(".safetensors") || name.ends_with(".bin");
-    ends && !name.starts_with('.') && !name.contains(['/', '\\', '\0', ':']) && name.len() <= 255
 }
 
 /// Bytes of a tensor. The product of all dimensions, zeros left out, must stay in bounds, so that
@@ -560,6 +495,7 @@ fn safetensors_entry(
         shape,
         file: 0,
         range: start + first as usize..start + end as usize,
+        coded: None,
         name,
     })
 }

@@ -176,7 +176,7 @@ pub(super) fn contradiction(names: &[String; 2], first: &Value, second: &Value) 
 pub(super) fn text_model(config: &Value) -> Result<(Value, bool)> {
     let outer = Config::new(FILE, config, "");
     let nested = |n: &&'static str| Some((*n, config.get(n).filter(|v| v.is_object())?));
-    let Some((name, inner)) = TEXT_MODELS.iter().find_map(|n| nested(n)) else {
+    let Some((name, inner)) = TEXT_MODELS.iter().find_map(nested) else {
         return Ok((config.clone(), false));
     };
     let mut text = inner.clone();

@@ -418,6 +418,7 @@ const HARMLESS: &[&str] = &[
     "pruned_heads",
     "qkv_bias",
     "qkv_multipliers",
+    "quantization",
     "quantization_config",
     "remove_invalid_values",
     "reorder_and_upcast_attn",

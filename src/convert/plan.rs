@@ -21,7 +21,7 @@ use super::report::{Report, TensorReport};
 use super::rows::{Part, RowMap};
 use super::stream::Job;
 use super::vocab::{self, Vocab};
-use super::{Options, Source, aside, recurrent, verify};
+use super::{Options, Source, aside, dequant, recurrent, verify};
 use crate::calibrate::Imatrix;
 use crate::error::{Error, Result};
 use crate::gguf::journal::Identity;
@@ -166,11 +166,12 @@ impl Prepared {
             )
         })?;
         let mut hyper = Hyper::read(&config)?;
-        let checkpoint = match native {
+        let mut checkpoint = match native {
             Some(checkpoint) => checkpoint,
             None => Checkpoint::open(&folder)?,
         };
         meta::use_names(&checkpoint, &mut hyper);
+        let decoded = dequant::decode(&mut checkpoint, &folder, &config)?;
         let outputs = names::outputs(&checkpoint, &hyper, &options.layout)?;
         let rows = names::vocab_rows(&checkpoint, &hyper)?;
         let (text, _) = text_model(&config)?;
@@ -183,6 +184,9 @@ impl Prepared {
         )?;
         let mut notes = aside::notes(&checkpoint);
         if !hyper.tied && !outputs.iter().any(|o| o.name == "output.weight") {
+            if let Some(name) = &checkpoint.lost_output {
+                return Err(Error::Tensors(vec![format!("{name}: missing")]));
+            }
             let note = "no output matrix in the checkpoint: the embedding takes its place";
             notes.push(note.into());
         }
@@ -201,6 +205,10 @@ impl Prepared {
             hashes.extend(checkpoint.hashes()?);
         }
         metadata.extend(provenance(recipe(options, Some(hyper.front)), hashes));
+        if let Some(decoded) = decoded {
+            metadata.push(("geb.source.quantization".into(), decoded.method.into()));
+            notes.push(decoded.note);
+        }
         let sources = checkpoint
             .file_names()
             .map(|f| folder.path(f))
@@ -425,7 +433,7 @@ impl Item {
                 t.rows()
             }
             .max(1) as u64;
-            t.range.len() as u64 / all * p.rows.len() as u64
+            (u128::from(t.stored()) * p.rows.len() as u128 / u128::from(all)) as u64
         };
         parts.iter().map(one).sum()
     }
