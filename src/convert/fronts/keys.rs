@@ -124,6 +124,7 @@ fn need_window_rope(h: &Hyper) -> Result<()> {
 
 /// Qwen: a window in the layers from `max_window_layers` on, if it is used at all.
 pub(super) fn qwen(c: &Config<'_>, h: &mut Hyper) -> Result<()> {
+    c.note(&["sliding_window", "max_window_layers"]);
     if c.bool("use_sliding_window")? != Some(true) {
         return Ok(());
     }
@@ -134,6 +135,7 @@ pub(super) fn qwen(c: &Config<'_>, h: &mut Hyper) -> Result<()> {
 
 /// Qwen 3 with experts: a window in all layers, if it is used.
 pub(super) fn qwen3_moe(c: &Config<'_>, h: &mut Hyper) -> Result<()> {
+    c.note(&["sliding_window", "max_window_layers"]);
     if c.bool("use_sliding_window")? == Some(true) {
         h.window = window(c)?;
     }
