@@ -420,6 +420,9 @@ fn ones(name: &str, n: usize) -> Tensor {
     (name.into(), json!({"dtype": "F32", "shape": [n]}), bytes)
 }
 
+/// What becomes of a name.
+type Rename<'a> = &'a dyn Fn(&str) -> String;
+
 const WEIGHTS: &str = "model.safetensors";
 
 /// A fixture whose tensors have other names, and some more.
@@ -445,7 +448,7 @@ fn names_of_wrappers_are_taken_off() {
         "llama", "gemma3", "gpt2", "gpt-neox", "falcon", "mamba", "t5",
     ] {
         let want = plain(case);
-        let all: [(&str, &dyn Fn(&str) -> String); 6] = [
+        let all: [(&str, Rename<'_>); 6] = [
             ("none", &rest),
             ("torch.compile", &|n| format!("_orig_mod.{n}")),
             ("DDP", &|n| format!("module.{n}")),
@@ -504,7 +507,7 @@ fn what_is_no_text_model_is_left_out_with_a_line() {
 
 #[test]
 fn the_text_model_inside_another_one() {
-    let inside = |case: &str, class: &str, kind: &str, name: &dyn Fn(&str) -> String| {
+    let inside = |case: &str, class: &str, kind: &str, name: Rename<'_>| {
         let dir = renamed(case, name, &[ones("model.vision_tower.x.weight", 8)]);
         let path = dir.path().join("config.json");
         let mut text = read(&path);
