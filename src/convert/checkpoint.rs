@@ -374,6 +374,7 @@ const SAFETENSORS_TYPES: &[(&str, Elem, u64)] = &[
     ("I8", Elem::Other("I8"), 1),
     ("F8_E4M3", Elem::Other("F8_E4M3"), 1),
     ("F8_E5M2", Elem::Other("F8_E5M2"), 1),
+    ("F8_E8M0", Elem::Other("F8_E8M0"), 1),
     ("I16", Elem::Other("I16"), 2),
     ("U16", Elem::Other("U16"), 2),
     ("I32", Elem::Other("I32"), 4),
