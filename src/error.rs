@@ -113,6 +113,18 @@ pub enum Error {
         /// The value.
         value: f32,
     },
+    /// A weight that the type it is written as cannot hold.
+    #[error("weight out of range: {what} at index {index} is {value:e}, allowed: {allowed}")]
+    OutOfRange {
+        /// Tensor and type.
+        what: String,
+        /// Element index in row-major order.
+        index: u64,
+        /// The value.
+        value: f32,
+        /// What the type holds.
+        allowed: String,
+    },
     /// A request outside its range (prompt too long, bad token id, bad option).
     #[error("{what} is {value}, allowed: {allowed}")]
     Request {
@@ -167,7 +179,8 @@ impl Error {
             | Self::Imatrix { .. }
             | Self::Data { .. }
             | Self::Compressed { .. }
-            | Self::NonFinite { .. } => 3,
+            | Self::NonFinite { .. }
+            | Self::OutOfRange { .. } => 3,
             Self::Type { .. } | Self::Unsupported { .. } | Self::Template(_) => 4,
             Self::Memory { .. } => 5,
             Self::Request { .. } => 2,
