@@ -18,9 +18,9 @@ use super::names::{self, Output};
 use super::policy::{Policy, Reason};
 use super::report::{Report, TensorReport};
 use super::rows::{Part, RowMap};
-use super::stream::Job;
+use super::stream::{Job, is_integer};
 use super::vocab::{self, Vocab};
-use super::{Options, Source, recurrent, verify};
+use super::{Options, Source, dequant, recurrent, verify};
 use crate::calibrate::Imatrix;
 use crate::error::{Error, Result};
 use crate::gguf::journal::Identity;
@@ -166,10 +166,11 @@ impl Prepared {
             )
         })?;
         let hyper = Hyper::read(&config)?;
-        let checkpoint = match native {
+        let mut checkpoint = match native {
             Some(checkpoint) => checkpoint,
             None => Checkpoint::open(&folder)?,
         };
+        let decoded = dequant::decode(&mut checkpoint, &folder, &config)?;
         let outputs = names::outputs(&checkpoint, &hyper, &options.layout)?;
         let rows = names::vocab_rows(&checkpoint, &hyper)?;
         let vocab = vocab::read(
@@ -193,6 +194,11 @@ impl Prepared {
             hashes.extend(checkpoint.hashes()?);
         }
         metadata.extend(provenance(recipe(options, Some(hyper.front)), hashes));
+        let mut notes = vocab.notes.clone();
+        if let Some(decoded) = decoded {
+            metadata.push(("geb.source.quantization".into(), decoded.method.into()));
+            notes.push(decoded.note);
+        }
         let sources = checkpoint
             .file_names()
             .map(|f| folder.path(f))
@@ -203,7 +209,7 @@ impl Prepared {
             metadata,
             items,
             architecture: architecture.into(),
-            notes: vocab.notes.clone(),
+            notes,
             imatrix: None,
             merge: Merge::default(),
             sources,
@@ -417,7 +423,7 @@ impl Item {
                 t.rows()
             }
             .max(1) as u64;
-            t.range.len() as u64 / all * p.rows.len() as u64
+            (u128::from(t.stored()) * p.rows.len() as u128 / u128::from(all)) as u64
         };
         parts.iter().map(one).sum()
     }
@@ -487,7 +493,7 @@ fn requantized(checkpoint: &Checkpoint, options: &Options) -> Result<Vec<Item>> 
     for (i, t) in checkpoint.tensors().iter().enumerate() {
         let Elem::Float(from) = t.elem else { continue };
         let dims: Vec<u64> = t.shape.iter().rev().copied().collect();
-        let integer = matches!(from, Dtype::I8 | Dtype::I16 | Dtype::I32 | Dtype::I64);
+        let integer = is_integer(from);
         let readable = integer
             || matches!(from, Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F64)
             || super::kernels()?.supports(from);

@@ -168,10 +168,25 @@ impl Job<'_> {
         let cols = self.row_len();
         let row_bytes = from.row_bytes(cols).ok_or_else(|| self.misfit(from))?;
         let Scratch { raw, x, y } = scratch;
+        if is_integer(from) {
+            if from != self.dtype || part.transposed || !self.changes.is_empty() {
+                return Err(self.misfit(self.dtype));
+            }
+            let mut bytes = vec![0; rows.len() * row_bytes];
+            self.read(part, rows, row_bytes, &mut bytes)?;
+            return Ok(Done {
+                read: bytes.len() as u64,
+                bytes,
+                outcome: Outcome::default(),
+            });
+        }
         x.resize(rows.len() * cols, 0.0);
         raw.resize(rows.len() * row_bytes, 0);
         if part.transposed {
             self.read_columns(part, rows, (from, cols), (raw, x))?;
+        } else if let Some(coded) = &source.coded {
+            let list: Vec<usize> = rows.clone().map(|i| part.rows.at(i)).collect();
+            coded.rows(self.checkpoint, &list, x)?;
         } else if from == Dtype::F32 && cfg!(target_endian = "little") {
             self.read(part, rows, row_bytes, bytemuck::cast_slice_mut(x))?;
         } else {
@@ -211,7 +226,8 @@ impl Job<'_> {
             self.encode(x, (unit, pool), y, index)?
         };
         outcome.nonfinite = nonfinite;
-        let read = raw.len() as u64;
+        let whole = source.range.len().max(1) as u128;
+        let read = (u128::from(source.stored()) * raw.len() as u128 / whole) as u64;
         Ok(Done {
             bytes,
             outcome,
@@ -377,6 +393,11 @@ impl Job<'_> {
             false => 0,
         }
     }
+}
+
+/// Types that are no weights: their bytes are copied as they are.
+pub(super) fn is_integer(dtype: Dtype) -> bool {
+    matches!(dtype, Dtype::I8 | Dtype::I16 | Dtype::I32 | Dtype::I64)
 }
 
 /// Without an early end, so that it is done many numbers at a time.
