@@ -229,7 +229,9 @@ impl Checkpoint {
     }
 
     fn add_file(&mut self, folder: &Folder, name: &str) -> Result<()> {
-        let bytes = mmap::open(&folder.path(name), Load::Map)?;
+        let absent = || bad(name, "file", "absent", "a file of weights");
+        let path = folder.inside(name)?.ok_or_else(absent)?;
+        let bytes = mmap::open(&path, Load::Map)?;
         bytes.advise_sequential();
         let list = if name.ends_with(".safetensors") {
             safetensors(name, bytes.as_ref())?
@@ -388,6 +390,7 @@ const SAFETENSORS_TYPES: &[(&str, Elem, u64)] = &[
     ("I8", Elem::Other("I8"), 1),
     ("F8_E4M3", Elem::Other("F8_E4M3"), 1),
     ("F8_E5M2", Elem::Other("F8_E5M2"), 1),
+    ("F8_E8M0", Elem::Other("F8_E8M0"), 1),
     ("I16", Elem::Other("I16"), 2),
     ("U16", Elem::Other("U16"), 2),
     ("I32", Elem::Other("I32"), 4),
