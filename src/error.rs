@@ -117,7 +117,7 @@ pub enum Error {
         value: f32,
     },
     /// A weight that the type it is written as cannot hold.
-    #[error("weight out of range: {what} at index {index} is {value:e}, allowed: {allowed}")]
+    #[error("weight out of range: {} at index {index} is {value:e}, allowed: {allowed}", Shown::list(.what))]
     OutOfRange {
         /// Tensor and type.
         what: String,
@@ -303,6 +303,12 @@ mod tests {
                 index: 0,
                 value: f32::NAN,
             },
+            Error::OutOfRange {
+                what: t(),
+                index: 0,
+                value: 1e12,
+                allowed: "a range".into(),
+            },
             Error::Request {
                 what: t(),
                 value: t(),
@@ -339,6 +345,7 @@ mod tests {
                 Error::NonFinite { .. } | Error::Request { .. } | Error::Memory { .. } => {}
                 Error::Io { .. } | Error::Verify(_) | Error::NoChecksums { .. } => {}
                 Error::Occupied { .. } | Error::Template(_) | Error::Interrupted => {}
+                Error::OutOfRange { .. } => {}
             }
         }
         all

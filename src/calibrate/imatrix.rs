@@ -408,14 +408,15 @@ impl Imatrix {
 
     /// Puts the sums back into `stats`; returns the chunks that are in them.
     pub(super) fn restore(&self, origin: &Origin, stats: &mut InputStats) -> Result<usize> {
-        let text = match self.file() {
-            Some(file) => file.str(TEXT)?.unwrap_or("absent"),
-            None => "absent",
+        let key = |key| match self.file() {
+            Some(file) => Ok(file.str(key)?.unwrap_or("absent")),
+            None => Ok::<_, Error>("absent"),
         };
+        let text = key(TEXT)?;
         if text != origin.text {
             return Err(self.bad(TEXT, text.into(), &format!("{}, the text", origin.text)));
         }
-        let model = self.file.str(MODEL)?.unwrap_or("absent");
+        let model = key(MODEL)?;
         if !origin.model.is_empty() && model != origin.model {
             let allowed = format!("{}, the model", origin.model);
             return Err(self.bad(MODEL, model.into(), &allowed));
