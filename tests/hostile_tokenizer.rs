@@ -263,7 +263,7 @@ fn unknown_algorithms_are_unsupported_and_the_known_ones_listed() {
         (MODEL, "bert"),
         (MODEL, "gemma4"),
         (MODEL, ""),
-        (PRE, "gpt-4o"),
+        (PRE, "whitespace"),
         (PRE, ""),
     ] {
         let mut meta = bpe();
