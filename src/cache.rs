@@ -8,8 +8,9 @@ use std::ops::Range;
 
 use geb_kernels::float::{BLOCK, KvHead, KvShape, KvType};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::{Config, LayerSizes};
+use crate::ram;
 
 /// Alignment of the cache: a cache line, so that no vector load crosses one.
 const ALIGN: usize = 64;
@@ -85,11 +86,7 @@ impl<'a> HeadRows<'a> {
 
 /// Zeroed memory straight from the system: pages are touched when a position is first written.
 fn zeroed(len: usize) -> Result<Vec<u8>> {
-    let failed = |()| Error::Memory {
-        what: "KV cache".into(),
-        needed: len as u64,
-        available: 0,
-    };
+    let failed = |()| ram::refused("KV cache", len as u64);
     bytemuck::allocation::try_zeroed_vec(len).map_err(failed)
 }
 

@@ -1,4 +1,4 @@
-//! Which CPUs this process may use: affinity mask, physical cores, cgroup quota; and how much memory.
+//! Which CPUs this process may use: affinity mask, physical cores, cgroup quota.
 //!
 //! Everything is read below a root folder, so that tests can bring their own machine.
 
@@ -49,7 +49,7 @@ impl Cpus {
     }
 }
 
-fn read(path: PathBuf) -> Option<String> {
+pub(crate) fn read(path: PathBuf) -> Option<String> {
     fs::read_to_string(path).ok()
 }
 
@@ -87,51 +87,75 @@ fn cores(root: &Path, cpus: &BTreeSet<usize>) -> Option<usize> {
     cores.map(|c| c.len())
 }
 
-/// The smallest quota of this process's cgroup and those above it, version 2 or 1, in CPUs.
-/// Inside a container the path of the group may not exist; its own group is then at the mount.
-fn quota(root: &Path) -> Option<f64> {
-    let groups = read(root.join("proc/self/cgroup")).unwrap_or_default();
-    let (mut v2, mut v1) = ("/", "/");
-    for line in groups.lines() {
-        let mut parts = line.splitn(3, ':').skip(1);
-        match (parts.next(), parts.next()) {
-            (Some(""), Some(path)) => v2 = path,
-            (Some(controllers), Some(path)) if controllers.split(',').any(|c| c == "cpu") => {
-                v1 = path;
+/// Where this process stands in the trees of cgroups.
+pub(crate) struct Group {
+    v2: String,
+    v1: String,
+}
+
+impl Group {
+    /// The group of version 2, and that of `controller` in version 1.
+    pub(crate) fn read(root: &Path, controller: &str) -> Group {
+        let groups = read(root.join("proc/self/cgroup")).unwrap_or_default();
+        let (mut v2, mut v1) = ("/", "/");
+        for line in groups.lines() {
+            let mut parts = line.splitn(3, ':').skip(1);
+            match (parts.next(), parts.next()) {
+                (Some(""), Some(path)) => v2 = path,
+                (Some(all), Some(path)) if all.split(',').any(|c| c == controller) => v1 = path,
+                _ => {}
             }
-            _ => {}
+        }
+        let (v2, v1) = (v2.to_owned(), v1.to_owned());
+        Group { v2, v1 }
+    }
+
+    /// Folders of version 2 from the mount down to the group. Inside a container the path of the group
+    /// may not exist; its own group is then at the mount.
+    pub(crate) fn v2(&self, root: &Path) -> Vec<PathBuf> {
+        folders(root, &["", "unified"], &self.v2)
+    }
+
+    /// The same of version 1, where the controller is mounted under one of `names`.
+    pub(crate) fn v1(&self, root: &Path, names: &[&str]) -> Vec<PathBuf> {
+        folders(root, names, &self.v1)
+    }
+}
+
+/// All folders from each mount down to `path`.
+fn folders(root: &Path, mounts: &[&str], path: &str) -> Vec<PathBuf> {
+    let mut all = Vec::new();
+    for mount in mounts {
+        let mut dir = root.join("sys/fs/cgroup").join(mount);
+        all.push(dir.clone());
+        for name in path.split('/').filter(|n| !n.is_empty() && *n != "..") {
+            dir.push(name);
+            all.push(dir.clone());
         }
     }
-    let mount = root.join("sys/fs/cgroup");
-    let of_v2 = |dir: &Path| {
+    all
+}
+
+/// The smallest quota of this process's cgroup and those above it, version 2 or 1, in CPUs.
+fn quota(root: &Path) -> Option<f64> {
+    let of_v2 = |dir: &PathBuf| {
         let text = read(dir.join("cpu.max"))?;
         let mut parts = text.split_whitespace();
         ratio(parts.next()?, parts.next()?)
     };
-    let of_v1 = |dir: &Path| {
+    let of_v1 = |dir: &PathBuf| {
         ratio(
             &read(dir.join("cpu.cfs_quota_us"))?,
             &read(dir.join("cpu.cfs_period_us"))?,
         )
     };
-    let all = [
-        smallest(&mount, v2, of_v2),
-        smallest(&mount.join("unified"), v2, of_v2),
-        smallest(&mount.join("cpu"), v1, of_v1),
-        smallest(&mount.join("cpu,cpuacct"), v1, of_v1),
-    ];
-    all.into_iter().flatten().reduce(f64::min)
-}
-
-/// The smallest quota of the folders from `mount` down to `path`.
-fn smallest(mount: &Path, path: &str, of: impl Fn(&Path) -> Option<f64>) -> Option<f64> {
-    let names = path.split('/').filter(|n| !n.is_empty() && *n != "..");
-    let down = names.scan(mount.to_path_buf(), |dir, name| {
-        dir.push(name);
-        Some(dir.clone())
-    });
-    let quotas = std::iter::once(mount.to_path_buf()).chain(down);
-    quotas.filter_map(|dir| of(&dir)).reduce(f64::min)
+    let group = Group::read(root, "cpu");
+    let (v2, v1) = (group.v2(root), group.v1(root, &["cpu", "cpu,cpuacct"]));
+    let all = v2
+        .iter()
+        .filter_map(of_v2)
+        .chain(v1.iter().filter_map(of_v1));
+    all.reduce(f64::min)
 }
 
 /// Quota over period; neither `max` nor -1 is a limit.
@@ -139,23 +163,6 @@ fn ratio(quota: &str, period: &str) -> Option<f64> {
     let quota: f64 = quota.trim().parse().ok()?;
     let period: f64 = period.trim().parse().ok()?;
     (quota > 0.0 && period > 0.0).then(|| quota / period)
-}
-
-/// Memory this process may still take: `MemAvailable`, capped by the cgroup's limit.
-pub(crate) fn available_memory() -> Option<u64> {
-    let read = |path: &str| std::fs::read_to_string(path).ok();
-    let info = read("/proc/meminfo")?;
-    let line = info.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
-    let free = line
-        .trim()
-        .trim_end_matches("kB")
-        .trim()
-        .parse::<u64>()
-        .ok()?
-        * 1024;
-    let number = |path: &str| read(path)?.trim().parse::<u64>().ok();
-    let limit = number("/sys/fs/cgroup/memory.max").zip(number("/sys/fs/cgroup/memory.current"));
-    Some(limit.map_or(free, |(max, used)| free.min(max.saturating_sub(used))))
 }
 
 #[cfg(test)]

@@ -3,14 +3,16 @@
 //! A mapping of a file that another process truncates faults when read (SIGBUS). Programs
 //! call [`install_sigbus_handler`] first, so that this ends in one line and exit code 74.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::files::open_regular;
 use crate::gguf::Load;
+use crate::ram;
 
 /// Exit code of a program whose mapped file was cut under it.
 pub const EXIT_TRUNCATED: i32 = 74;
@@ -135,44 +137,22 @@ impl From<&'static [u8]> for Bytes {
 /// [`Error::Request`] for anything but a regular file, [`Error::Memory`] when a copy does not
 /// fit, [`Error::Io`].
 pub fn open(path: &Path, load: Load) -> Result<Bytes> {
-    let mut options = OpenOptions::new();
-    options.read(true);
-    #[cfg(unix)]
-    {
-        // Opening a pipe would otherwise wait for a writer before its kind can be looked at.
-        use std::os::unix::fs::OpenOptionsExt;
-        options.custom_flags(libc::O_NONBLOCK);
-    }
-    let file = options.open(path).map_err(Error::io(path))?;
-    let meta = file.metadata().map_err(Error::io(path))?;
-    if !meta.is_file() {
-        return Err(Error::Request {
-            what: format!("{}", path.display()),
-            value: if meta.is_dir() {
-                "a directory"
-            } else {
-                "not a regular file"
-            }
-            .into(),
-            allowed: "a regular file".into(),
-        });
-    }
-    if load == Load::Copy || meta.len() == 0 {
-        return copy(path, file, meta.len());
+    let (file, length) = open_regular(path)?;
+    if load == Load::Copy || length == 0 {
+        return copy(path, file, length);
     }
     map(path, file)
 }
 
 /// Reads at most `len` bytes: a file that grows meanwhile cannot make the copy grow.
 fn copy(path: &Path, file: File, len: u64) -> Result<Bytes> {
-    let too_big = || Error::Memory {
-        what: path.display().to_string(),
-        needed: len,
-        available: isize::MAX as u64,
-    };
+    let what = || path.display().to_string();
+    ram::check(what, len)?;
     let mut bytes = Vec::new();
-    let capacity = usize::try_from(len).map_err(|_| too_big())?;
-    bytes.try_reserve_exact(capacity).map_err(|_| too_big())?;
+    let reserved = usize::try_from(len).map(|n| bytes.try_reserve_exact(n));
+    if !matches!(reserved, Ok(Ok(()))) {
+        return Err(ram::refused(what(), len));
+    }
     file.take(len)
         .read_to_end(&mut bytes)
         .map_err(Error::io(path))?;
@@ -213,14 +193,44 @@ pub fn install_sigbus_handler() {
                 libc::_exit(EXIT_TRUNCATED);
             }
         }
-        // SAFETY: zeros are a valid `sigaction`; the mask is initialised by `sigemptyset`; the
-        // handler has the signature that the flags without SA_SIGINFO ask for.
-        unsafe {
-            let mut action: libc::sigaction = std::mem::zeroed();
-            action.sa_sigaction = handler as extern "C" fn(libc::c_int) as libc::sighandler_t;
-            action.sa_flags = libc::SA_ONSTACK;
-            libc::sigemptyset(&mut action.sa_mask);
-            libc::sigaction(libc::SIGBUS, &action, std::ptr::null_mut());
+        handle(libc::SIGBUS, handler);
+    }
+}
+
+/// Exit code of a program that aborts: no memory is left, or no stack.
+pub const EXIT_MEMORY: i32 = 5;
+
+/// Makes an abort end the program with `code()` instead of a signal. The standard library aborts when an
+/// allocation or the stack fails, and has said so in one line. For programs, as above; `code` may only look at
+/// atomics, since it runs in a signal handler.
+#[allow(unsafe_code)]
+pub fn install_abort_handler(code: fn() -> i32) {
+    #[cfg(unix)]
+    {
+        static CODE: std::sync::OnceLock<fn() -> i32> = std::sync::OnceLock::new();
+        extern "C" fn handler(_: libc::c_int) {
+            let code = CODE.get().map_or(EXIT_MEMORY, |code| code());
+            // SAFETY: `_exit` is async-signal-safe.
+            unsafe { libc::_exit(code) }
         }
+        _ = CODE.set(code);
+        handle(libc::SIGABRT, handler);
+    }
+    #[cfg(not(unix))]
+    let _ = code;
+}
+
+/// Sets the handler of a signal.
+#[cfg(unix)]
+#[allow(unsafe_code)]
+fn handle(signal: libc::c_int, handler: extern "C" fn(libc::c_int)) {
+    // SAFETY: zeros are a valid `sigaction`; the mask is initialised by `sigemptyset`; the
+    // handler has the signature that the flags without SA_SIGINFO ask for.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = handler as extern "C" fn(libc::c_int) as libc::sighandler_t;
+        action.sa_flags = libc::SA_ONSTACK;
+        libc::sigemptyset(&mut action.sa_mask);
+        libc::sigaction(signal, &action, std::ptr::null_mut());
     }
 }

@@ -6,11 +6,11 @@
 
 use std::collections::BTreeSet;
 
-use crate::cpus::available_memory;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::observer::{Heads, Observer};
 use crate::model::weights::Mixer;
+use crate::ram;
 
 /// What to record and what to change.
 #[derive(Clone, Debug, Default)]
@@ -105,13 +105,10 @@ impl Probe {
         let states = 4 * (positions.len() * c.embedding_length * (heads.len() + 1)) as u64;
         let needed = [(options.attention, attention), (options.states, states)];
         let needed = needed.iter().filter(|(on, _)| *on).map(|(_, n)| n).sum();
-        if let Some(available) = available_memory().filter(|a| needed > *a) {
-            return Err(Error::Memory {
-                what: format!("records of {} positions", positions.len()),
-                needed,
-                available,
-            });
-        }
+        ram::check(
+            || format!("records of {} positions", positions.len()),
+            needed,
+        )?;
         Ok(Probe {
             positions,
             states_of: options.states.then_some(c.embedding_length),

@@ -14,7 +14,7 @@ pub struct SamplerOptions {
     pub temperature: f32,
     /// Keep this many of the best tokens; 0 keeps all.
     pub top_k: usize,
-    /// Keep the fewest best tokens whose probabilities reach this sum; 1 keeps all.
+    /// Keep the fewest best tokens whose probabilities reach this sum, at least one; 1 keeps all.
     pub top_p: f32,
     /// Keep tokens of at least this share of the best probability; 0 keeps all.
     pub min_p: f32,
@@ -62,8 +62,8 @@ impl SamplerOptions {
         if !(0.0..=100.0).contains(&self.temperature) {
             return bad("temperature", self.temperature, "0 to 100");
         }
-        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
-            return bad("top-p", self.top_p, "more than 0, at most 1");
+        if !(0.0..=1.0).contains(&self.top_p) {
+            return bad("top-p", self.top_p, "0 to 1");
         }
         if !(0.0..=1.0).contains(&self.min_p) {
             return bad("min-p", self.min_p, "0 to 1");
@@ -441,7 +441,7 @@ mod tests {
             |o| o.temperature = -0.1,
             |o| o.temperature = f32::NAN,
             |o| o.temperature = f32::INFINITY,
-            |o| o.top_p = 0.0,
+            |o| o.top_p = -0.1,
             |o| o.top_p = 1.1,
             |o| o.top_p = f32::NAN,
             |o| o.min_p = -0.1,

@@ -8,7 +8,7 @@ use geb_kernels::float::KvType;
 
 use crate::adapter::Adapter;
 pub use crate::engine::{
-    BATCH, DEFAULT_CTX, Engine, KvChoice, Sequence, SessionOptions, VECTOR, Want,
+    BATCH, DEFAULT_CTX, Engine, KvChoice, Sequence, SessionOptions, VECTOR, Want, auto_is_f32,
 };
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -30,6 +30,14 @@ pub struct Session {
 }
 
 impl Session {
+    /// Whether a session can be made: all that [`Session::new`] checks, and nothing allocated.
+    ///
+    /// # Errors
+    /// Those of [`Session::new`].
+    pub fn fits(model: &Model, options: &SessionOptions) -> Result<()> {
+        Engine::fits(model, options)
+    }
+
     /// Chooses kernels, checks memory, allocates cache and buffers.
     pub fn new(model: Arc<Model>, options: &SessionOptions) -> Result<Session> {
         let engine = Engine::new(model, options)?;
@@ -176,7 +184,7 @@ impl Session {
             Want::None => 0,
             Want::Last => 1.min(total),
             Want::All => total,
-        });
+        })?;
         if total > 1 {
             self.seq.state.mark(self.seq.tokens.len());
         }
@@ -222,7 +230,7 @@ impl Session {
             });
         }
         let first = self.seq.tokens.len() - self.batch;
-        self.engine.want(rows.len());
+        self.engine.want(rows.len())?;
         let logits = 0..self.engine.wanted;
         let batch = self.batch;
         self.team(NOTHING, first, 0, logits, None, |pass, buffers, out| {

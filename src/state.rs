@@ -6,6 +6,7 @@
 use crate::error::{Error, Result};
 use crate::model::Config;
 use crate::model::weights::Layer;
+use crate::ram;
 
 /// The states of all layers, of the part that mixes tokens and of the feed-forward part.
 pub struct State {
@@ -36,11 +37,8 @@ impl State {
             starts.push(end);
         }
         let zeros = || {
-            bytemuck::allocation::try_zeroed_vec(end).map_err(|()| Error::Memory {
-                what: "recurrent state".into(),
-                needed: Self::bytes(c, layers),
-                available: 0,
-            })
+            let refused = |()| ram::refused("recurrent state", Self::bytes(c, layers));
+            bytemuck::allocation::try_zeroed_vec(end).map_err(refused)
         };
         Ok(State {
             now: zeros()?,

@@ -1,7 +1,8 @@
 //! How many threads to use, and the pool they come from.
 
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use geb_kernels::team::{Leader, Team};
 
@@ -25,6 +26,74 @@ pub fn default_threads() -> usize {
 pub fn asked() -> Option<usize> {
     let n = std::env::var("RAYON_NUM_THREADS").ok()?.parse().ok()?;
     (n > 0).then_some(n)
+}
+
+/// Threads of the pool that this runs in, else [`default_threads`].
+pub(crate) fn here() -> usize {
+    match rayon::current_thread_index() {
+        Some(_) => rayon::current_num_threads(),
+        None => default_threads(),
+    }
+}
+
+/// The error for threads that the system does not start.
+pub(crate) fn refused(wanted: usize, reason: impl ToString) -> Error {
+    let reason = reason.to_string();
+    Error::Threads { wanted, reason }
+}
+
+/// Calls `f` once per item, each on a thread of its own, the last one on this thread. What the system starts
+/// no thread for is done on this one too. Results are in the order of the items; a panic is passed on.
+pub(crate) fn each<I: Send, R: Send>(items: Vec<I>, f: impl Fn(I) -> R + Sync) -> Vec<R> {
+    let slots: Vec<Mutex<Option<I>>> = items.into_iter().map(|i| Mutex::new(Some(i))).collect();
+    let take = |slot: &Mutex<Option<I>>| slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let work = |slot| take(slot).map(&f);
+    std::thread::scope(|scope| {
+        let started: Vec<_> = slots
+            .iter()
+            .take(slots.len().saturating_sub(1))
+            .map(|slot| {
+                std::thread::Builder::new()
+                    .spawn_scoped(scope, move || work(slot))
+                    .ok()
+            })
+            .collect();
+        let own: Vec<_> = slots
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| started.get(*i).is_none_or(Option::is_none))
+            .map(|(_, slot)| work(slot))
+            .collect();
+        let (mut own, mut results) = (own.into_iter(), Vec::with_capacity(slots.len()));
+        for thread in started.into_iter().chain([None]) {
+            results.extend(match thread {
+                Some(thread) => thread
+                    .join()
+                    .unwrap_or_else(|p| std::panic::resume_unwind(p)),
+                None => own.next().flatten(),
+            });
+        }
+        results
+    })
+}
+
+/// Calls `f` for every item on `threads` threads, which take the next one when they are done with one. Results
+/// are in the order of the items.
+pub(crate) fn spread<T: Sync, R: Send>(
+    threads: usize,
+    items: &[T],
+    f: impl Fn(&T) -> R + Sync,
+) -> Vec<R> {
+    let next = AtomicUsize::new(0);
+    let own = |()| {
+        let mine = std::iter::repeat_with(|| next.fetch_add(1, Ordering::Relaxed));
+        let mine = mine.map_while(|i| Some((i, f(items.get(i)?))));
+        mine.collect::<Vec<_>>()
+    };
+    let all = each(vec![(); threads.min(items.len())], own);
+    let mut all: Vec<_> = all.into_iter().flatten().collect();
+    all.sort_by_key(|(i, _)| *i);
+    all.into_iter().map(|(_, r)| r).collect()
 }
 
 /// A rayon pool whose threads join the caller as one team, once per forward pass.
@@ -54,11 +123,7 @@ impl Pool {
         let helpers = (threads > 1)
             .then(|| build(threads - 1))
             .transpose()
-            .map_err(|e| Error::Request {
-                what: what.into(),
-                value: threads.to_string(),
-                allowed: format!("what the system can start ({e})"),
-            })?;
+            .map_err(|e| refused(threads, e))?;
         Ok(Pool {
             helpers,
             team: Team::new(threads),
@@ -89,6 +154,46 @@ impl Pool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn items_keep_their_order_whoever_works() {
+        for n in [0usize, 1, 2, 7] {
+            let items: Vec<usize> = (0..n).collect();
+            assert_eq!(
+                each(items.clone(), |i| 3 * i),
+                Vec::from_iter((0..n).map(|i| 3 * i))
+            );
+            for threads in [1, 2, 5] {
+                assert_eq!(spread(threads, &items, |i| i + 1), Vec::from_iter(1..=n));
+            }
+        }
+        let panics = || each(vec![1, 2, 3], |i| assert!(i != 2, "on purpose"));
+        assert!(std::panic::catch_unwind(panics).is_err());
+    }
+
+    #[test]
+    fn a_panic_of_a_helper_reaches_the_caller_and_the_pool_works_on() {
+        let mut pool = Pool::new(3).expect("pool");
+        let main = std::thread::current().id();
+        for _ in 0..3 {
+            let mut run = || {
+                pool.run(|lead| {
+                    loop {
+                        lead.ranges(100, 1, |_, _| {
+                            assert!(std::thread::current().id() == main, "on purpose");
+                            std::thread::yield_now();
+                        });
+                    }
+                })
+            };
+            let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(&mut run));
+            let panic: Box<dyn std::any::Any + Send> = caught.expect_err("a panic");
+            assert_eq!(panic.downcast_ref::<&str>(), Some(&"on purpose"));
+        }
+        let mut data = vec![0u8; 1000];
+        pool.run(|lead| lead.chunks_mut(&mut data, 7, |_, c, _| c.fill(1)));
+        assert!(data.iter().all(|x| *x == 1));
+    }
 
     #[test]
     fn default_is_sane_and_pool_works() {

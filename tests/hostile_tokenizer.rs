@@ -170,6 +170,25 @@ fn one_wrong_key_is_one_named_error() {
         with(spm, SCORES, V::F64s(vec![0.0; 9])),
         with(spm, SCORES, V::F32s(vec![f32::NAN; 9])),
         with(spm, SCORES, V::F32s(vec![f32::NEG_INFINITY; 9])),
+        // Keys of this project.
+        with(bpe, "tokenizer.geb.normalizer", V::Str("{".into())),
+        with(bpe, "tokenizer.geb.normalizer", V::Str(" ".repeat(2 << 20))),
+        with(bpe, "tokenizer.geb.normalizer", V::U32(1)),
+        with(spm, "tokenizer.geb.pre_tokenizer", V::Str("[".into())),
+        with(
+            spm,
+            "tokenizer.geb.space_prefix",
+            V::Str("sometimes".into()),
+        ),
+        with(spm, "tokenizer.geb.added_tokens", V::U8s(vec![0; 8])),
+        with(spm, "tokenizer.geb.added_tokens", V::U8s(vec![16; 9])),
+        with(spm, "tokenizer.geb.added_tokens", V::Str("0".into())),
+        with(spm, "tokenizer.geb.by_rank", V::U32(1)),
+        with(spm, "tokenizer.geb.fuse_unknown", V::Str("no".into())),
+        with(bpe, "tokenizer.geb.ignore_merges", V::U32(1)),
+        with(unigram, "tokenizer.geb.scores", V::F64s(vec![f64::NAN; 7])),
+        with(unigram, "tokenizer.geb.scores", V::F64s(vec![0.0; 6])),
+        with(unigram, "tokenizer.geb.scores", V::F32s(vec![0.0; 7])),
         // Merges.
         without(bpe, MERGES),
         with(bpe, MERGES, V::U32s(vec![1, 2])),
@@ -244,7 +263,7 @@ fn unknown_algorithms_are_unsupported_and_the_known_ones_listed() {
         (MODEL, "bert"),
         (MODEL, "gemma4"),
         (MODEL, ""),
-        (PRE, "gpt-4o"),
+        (PRE, "whitespace"),
         (PRE, ""),
     ] {
         let mut meta = bpe();

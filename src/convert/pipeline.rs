@@ -15,6 +15,8 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Condvar, Mutex, MutexGuard};
 
+use sha2::{Digest, Sha256};
+
 use super::Progress;
 use super::stream::{Done, Job, Scratch, Unit};
 use super::sums::Outcome;
@@ -50,7 +52,7 @@ struct State {
 /// Runs `body` while as many threads as `pool` has compute the units of `jobs`.
 ///
 /// # Errors
-/// Those of `body`, and [`Error::Request`] when the system has no threads left.
+/// Those of `body`, and [`Error::Threads`] when the system has no threads left.
 pub(super) fn run<'a, R>(
     pool: &'a rayon::ThreadPool,
     jobs: &'a [Job<'a>],
@@ -64,11 +66,7 @@ pub(super) fn run<'a, R>(
         for i in 0..threads {
             let named = std::thread::Builder::new().name(format!("unit-{i}"));
             let started = named.spawn_scoped(scope, || pipeline.work());
-            started.map_err(|e| Error::Request {
-                what: "threads".into(),
-                value: threads.to_string(),
-                allowed: e.to_string(),
-            })?;
+            started.map_err(|e| crate::threads::refused(threads, e))?;
         }
         body(&pipeline)
     })
@@ -153,23 +151,25 @@ impl<'a> Pipeline<'a> {
         computed.unwrap_or_else(|panic| resume_unwind(panic))
     }
 
-    /// Writes the units of a job. Jobs are filled in order, each once.
+    /// Writes the units of a job; returns the hash of its source bytes, too. Jobs are filled in order,
+    /// each once.
     pub fn fill(
         &self,
         job: usize,
         out: &mut dyn Write,
         progress: &mut dyn Progress,
-    ) -> Result<Outcome> {
-        let mut outcome = Outcome::default();
+    ) -> Result<(Outcome, [u8; 32])> {
+        let (mut outcome, mut source) = (Outcome::default(), Sha256::new());
         for i in self.ranges[job].clone() {
             let done = self.take(i)?;
             out.write_all(&done.bytes).map_err(Error::io("output"))?;
             outcome.add(&done.outcome);
+            source.update(done.source);
             progress.advance(done.read);
             if progress.cancelled() {
                 return Err(Error::Interrupted);
             }
         }
-        Ok(outcome)
+        Ok((outcome, source.finalize().into()))
     }
 }

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::about::{RECIPE, general, provenance, recipe};
 use super::checkpoint::{Checkpoint, Elem, float_type};
+use super::config::text_model;
 use super::feedback::{Feedback, Shared};
 use super::folder::{Folder, bad};
 use super::fronts::meta;
@@ -18,15 +19,16 @@ use super::names::{self, Output};
 use super::policy::{Policy, Reason};
 use super::report::{Report, TensorReport};
 use super::rows::{Part, RowMap};
-use super::stream::Job;
+use super::stream::{Job, is_integer};
 use super::vocab::{self, Vocab};
-use super::{Options, Source, recurrent, verify};
+use super::{Options, Source, aside, dequant, recurrent, verify};
 use crate::calibrate::Imatrix;
 use crate::error::{Error, Result};
 use crate::gguf::journal::Identity;
 use crate::gguf::seal::hex;
 use crate::gguf::writer::{self, MetaValue, PlannedTensor};
 use crate::gguf::{GgufFile, Load, split};
+use crate::kinds;
 
 /// One tensor to be written.
 #[derive(Debug)]
@@ -67,6 +69,8 @@ impl Prepared {
         } else if single.is_some() {
             let folder = source.parent().filter(|p| !p.as_os_str().is_empty());
             Self::read_folder(folder.unwrap_or(Path::new(".")), single, options)?
+        } else if let Some((folder, name)) = member(source) {
+            Self::read_member(folder, name, options)?
         } else {
             Self::read_gguf(source, options)?
         };
@@ -144,9 +148,25 @@ impl Prepared {
         Ok(())
     }
 
+    /// A folder of which one file was named.
+    fn read_member(dir: &Path, name: &str, options: &Options) -> Result<Prepared> {
+        let mut prepared = Self::read_folder(dir, None, options)?;
+        let read: Vec<&str> = prepared.checkpoint.file_names().collect();
+        if !name.ends_with(".json") && !read.contains(&name) {
+            let place = "a file that its folder is not read from";
+            return Err(bad(name, "place", place, read.join(", ")));
+        }
+        let note = format!(
+            "the whole checkpoint folder is converted: {}",
+            dir.display()
+        );
+        prepared.notes.push(note);
+        Ok(prepared)
+    }
+
     /// `single`: the only weight file to look at, a `.pth` file beside no configuration.
     fn read_folder(dir: &Path, single: Option<&str>, options: &Options) -> Result<Prepared> {
-        let folder = Folder::new(dir);
+        let folder = Folder::new(dir).naming(single);
         let config = folder.json("config.json")?;
         let native = match &config {
             Some(_) => None,
@@ -154,9 +174,13 @@ impl Prepared {
         };
         let own = match (&native, folder.json("params.json")?) {
             (Some(native), Some(params)) => Some(meta::config(&params, native)?),
-            (native, _) => native.as_ref().and_then(recurrent::native_config),
+            (Some(native), None) => recurrent::native_config(native)?,
+            (None, _) => None,
         };
         let config = config.or(own).ok_or_else(|| {
+            if folder.has("adapter_config.json") {
+                return kinds::adapter(dir);
+            }
             bad(
                 "config.json",
                 "file",
@@ -164,20 +188,32 @@ impl Prepared {
                 "the configuration of a checkpoint",
             )
         })?;
-        let hyper = Hyper::read(&config)?;
-        let checkpoint = match native {
+        let mut hyper = Hyper::read(&config)?;
+        let mut checkpoint = match native {
             Some(checkpoint) => checkpoint,
             None => Checkpoint::open(&folder)?,
         };
+        meta::use_names(&checkpoint, &mut hyper);
+        let decoded = dequant::decode(&mut checkpoint, &folder, &config)?;
         let outputs = names::outputs(&checkpoint, &hyper, &options.layout)?;
         let rows = names::vocab_rows(&checkpoint, &hyper)?;
+        let (text, _) = text_model(&config)?;
         let vocab = vocab::read(
             &folder,
-            &config,
+            &text,
             hyper.front,
             rows,
             options.chat_template.as_deref(),
         )?;
+        let mut notes = aside::notes(&checkpoint);
+        if !hyper.tied && !outputs.iter().any(|o| o.name == "output.weight") {
+            if let Some(name) = &checkpoint.lost_output {
+                return Err(Error::Tensors(vec![format!("{name}: missing")]));
+            }
+            let note = "no output matrix in the checkpoint: the embedding takes its place";
+            notes.push(note.into());
+        }
+        notes.extend(vocab.notes.iter().cloned());
         let ranks = recurrent::ranks(&hyper, &outputs);
         let items = items(&checkpoint, outputs, &hyper)?;
 
@@ -192,6 +228,10 @@ impl Prepared {
             hashes.extend(checkpoint.hashes()?);
         }
         metadata.extend(provenance(recipe(options, Some(hyper.front)), hashes));
+        if let Some(decoded) = decoded {
+            metadata.push(("geb.source.quantization".into(), decoded.method.into()));
+            notes.push(decoded.note);
+        }
         let sources = checkpoint
             .file_names()
             .map(|f| folder.path(f))
@@ -202,7 +242,7 @@ impl Prepared {
             metadata,
             items,
             architecture: architecture.into(),
-            notes: vocab.notes.clone(),
+            notes,
             imatrix: None,
             merge: Merge::default(),
             sources,
@@ -212,6 +252,7 @@ impl Prepared {
 
     fn read_gguf(path: &Path, options: &Options) -> Result<Prepared> {
         let file = GgufFile::open(path, Load::Map)?;
+        kinds::check_source(&file)?;
         let architecture =
             GgufFile::require("general.architecture", file.str("general.architecture")?)?
                 .to_owned();
@@ -283,8 +324,13 @@ impl Prepared {
     }
 
     /// What decides the bytes of the files: a run with other facts is not continued. The sources
-    /// are known by name, size and time of change.
-    pub fn identity(&self, files: &[(PathBuf, writer::Plan)]) -> Result<Identity> {
+    /// are known by name, size and time of change here; the journal has hashes of their bytes.
+    /// Configuration, tokenizer, importance matrix and adapters are in the metadata, by hash.
+    pub fn identity(
+        &self,
+        files: &[(PathBuf, writer::Plan)],
+        options: &Options,
+    ) -> Result<Identity> {
         let mut sources = Vec::new();
         for path in &self.sources {
             let meta = std::fs::metadata(path).map_err(Error::io(path))?;
@@ -297,6 +343,17 @@ impl Prepared {
         for (path, part) in files {
             plan.update(path.file_name().unwrap_or_default().as_encoded_bytes());
             plan.update(part.layout()?.header);
+        }
+        let same = Options {
+            policy: options.policy.clone(),
+            layout: options.layout,
+            search: options.search,
+            allow_nonfinite: options.allow_nonfinite,
+            ..Options::default()
+        };
+        plan.update(format!("{same:?}"));
+        for item in &self.items {
+            plan.update(format!("{item:?}"));
         }
         let recipe = self.metadata.iter().find(|(k, _)| k == RECIPE);
         let recipe = recipe.map_or(String::new(), |(_, v)| format!("{v:?}"));
@@ -320,7 +377,7 @@ impl Prepared {
                 checkpoint: &self.checkpoint,
                 kernels,
                 effort: options.search,
-                importance: matrix.and_then(|m| m.importance(&item.name)),
+                importance: matrix.and_then(|m| m.importance(&item.name, item.dims[0] as usize)),
                 feedback: None,
                 changes: self.merge.of(&item.name),
                 name: &item.name,
@@ -416,10 +473,26 @@ impl Item {
                 t.rows()
             }
             .max(1) as u64;
-            t.range.len() as u64 / all * p.rows.len() as u64
+            (u128::from(t.stored()) * p.rows.len() as u128 / u128::from(all)) as u64
         };
         parts.iter().map(one).sum()
     }
+}
+
+/// The folder and name of a file of a checkpoint.
+fn member(path: &Path) -> Option<(&Path, &str)> {
+    let name = path.file_name()?.to_str()?;
+    let ends = [
+        ".safetensors",
+        ".safetensors.index.json",
+        ".bin",
+        ".bin.index.json",
+    ];
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    let beside = folder.join("config.json").is_file();
+    let known = name == "config.json" || ends.iter().any(|e| name.ends_with(e));
+    (known && beside && !kinds::is_gguf(path)).then_some((folder, name))
 }
 
 /// The tensors, types not yet chosen; `rope_freqs.weight` follows the embedding when the
@@ -486,7 +559,7 @@ fn requantized(checkpoint: &Checkpoint, options: &Options) -> Result<Vec<Item>> 
     for (i, t) in checkpoint.tensors().iter().enumerate() {
         let Elem::Float(from) = t.elem else { continue };
         let dims: Vec<u64> = t.shape.iter().rev().copied().collect();
-        let integer = matches!(from, Dtype::I8 | Dtype::I16 | Dtype::I32 | Dtype::I64);
+        let integer = is_integer(from);
         let readable = integer
             || matches!(from, Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F64)
             || super::kernels()?.supports(from);

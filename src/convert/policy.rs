@@ -62,6 +62,63 @@ pub const MIXTURES: &[Mixture] = &[
 /// Short names, as llama.cpp understands them.
 pub const ALIASES: &[(&str, &str)] = &[("Q3_K", "Q3_K_M"), ("Q4_K", "Q4_K_M"), ("Q5_K", "Q5_K_M")];
 
+/// Other words for one type.
+const SAME: &[(&str, &str)] = &[
+    ("FP32", "F32"),
+    ("FLOAT32", "F32"),
+    ("FLOAT", "F32"),
+    ("FP16", "F16"),
+    ("FLOAT16", "F16"),
+    ("HALF", "F16"),
+    ("BFLOAT16", "BF16"),
+];
+
+/// What fits a number of bits, the best one first.
+const BY_BITS: &[(u32, &[&str])] = &[
+    (1, &["tq1_0"]),
+    (2, &["q2_k"]),
+    (3, &["q3_k_m", "q3_k_l"]),
+    (4, &["q4_k_m", "q4_0"]),
+    (5, &["q5_k_m", "q5_0"]),
+    (6, &["q6_k"]),
+    (8, &["q8_0"]),
+    (16, &["bf16", "f16"]),
+    (32, &["f32"]),
+];
+
+/// What stands before the number of bits in names of types.
+const PREFIXES: &[&str] = &[
+    "", "q", "iq", "tq", "int", "uint", "i", "u", "f", "fp", "bf", "float", "w", "nf", "mxfp",
+    "nvfp", "bnb", "udq", "udiq",
+];
+
+/// The mixtures that someone may mean who types something else: of as many bits (`int4`, `8bit`, `q4_k_xl`).
+pub fn similar(typed: &str) -> &'static [&'static str] {
+    let plain = typed.to_ascii_lowercase().replace(['-', '_', ' ', '.'], "");
+    let words = [
+        ("awq", 4),
+        ("gptq", 4),
+        ("bnb", 4),
+        ("half", 16),
+        ("brainfloat", 16),
+        ("single", 32),
+    ];
+    let word = words.iter().find(|w| w.0 == plain).map(|w| w.1);
+    let (prefix, rest) = plain.split_at(
+        plain
+            .find(|c: char| c.is_ascii_digit())
+            .unwrap_or(plain.len()),
+    );
+    // Q80 is Q8_0: a type of one digit.
+    let digits = match rest {
+        r if r.starts_with("16") || r.starts_with("32") => &r[..2],
+        r => r.get(..1).unwrap_or_default(),
+    };
+    let bits = word.or_else(|| digits.parse().ok().filter(|_| PREFIXES.contains(&prefix)));
+    let found = BY_BITS.iter().find(|(n, _)| Some(*n) == bits);
+    found.map_or(&[], |(_, names)| names)
+}
+
 /// What a tensor does in the model.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Role {
@@ -216,8 +273,10 @@ impl From<Dtype> for Policy {
 
 /// A mixture by name or short name, in small or capital letters.
 fn find(name: &str) -> Option<Mixture> {
-    let alias = ALIASES.iter().find(|a| a.0.eq_ignore_ascii_case(name));
-    let full = alias.map_or(name, |a| a.1);
+    let name = name.replace('-', "_");
+    let mut short = ALIASES.iter().chain(SAME);
+    let alias = short.find(|a| a.0.eq_ignore_ascii_case(&name));
+    let full = alias.map_or(&*name, |a| a.1);
     let same = |m: &&Mixture| m.name.eq_ignore_ascii_case(full);
     MIXTURES.iter().find(same).copied()
 }
@@ -299,11 +358,14 @@ impl Policy {
     /// # Errors
     /// [`Error::Unsupported`] lists the names.
     pub fn named(name: &str) -> Result<Policy> {
-        let known = || MIXTURES.iter().map(|m| m.name).collect::<Vec<_>>();
+        let all = MIXTURES.iter().map(|m| m.name).collect::<Vec<_>>();
         let mixture = find(name).ok_or_else(|| Error::Unsupported {
             what: "output type",
             value: name.into(),
-            known: known().join(", "),
+            known: match similar(name) {
+                [] => all.join(", "),
+                near => format!("{}; did you mean {}?", all.join(", "), near.join(" or ")),
+            },
         })?;
         Ok(Policy::new(mixture))
     }

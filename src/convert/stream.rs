@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! units = the tensor's rows in pieces of about UNIT weights     (the same for any thread count)
-//! unit:   rows -> f32 -> finite? -> quantize -> dequantize -> error sums
+//! unit:   rows -> f32 -> finite? -> in range? -> quantize -> dequantize -> error sums
 //! ```
 //! A unit and what is made of it fit into the second-level cache. Sums are added in the order of
 //! the units, so the report and the bytes do not depend on the number of threads.
@@ -12,13 +12,15 @@ use std::sync::Arc;
 
 use geb_kernels::dtype::Dtype;
 use geb_kernels::{Effort, Kernels, Search};
+use sha2::{Digest, Sha256};
 
-use super::Source;
 use super::checkpoint::{Checkpoint, float_type};
 use super::feedback::Shared;
 use super::merge::{self, Change};
+use super::range;
 use super::rows::Part;
 use super::sums::{Outcome, Sums};
+use super::{Made, Source};
 use crate::error::{Error, Result};
 use crate::sparsity::worth_packing;
 
@@ -62,6 +64,8 @@ pub(super) struct Done {
     pub outcome: Outcome,
     /// Source bytes read.
     pub read: u64,
+    /// SHA-256 of them.
+    pub source: [u8; 32],
 }
 
 /// Memory a thread uses again for every unit.
@@ -136,46 +140,36 @@ impl Job<'_> {
         pool: &rayon::ThreadPool,
         scratch: &mut Scratch,
     ) -> Result<Done> {
+        let mut sum = Sha256::new();
         let parts = match self.source {
             Source::Rows(parts) => parts,
             Source::Values(values) => {
                 let x = &values[unit.rows.clone()];
-                let (bytes, outcome) =
-                    self.encode(x, (unit, pool), &mut scratch.y, |at| at as u64)?;
-                let read = 0;
-                return Ok(Done {
-                    bytes,
-                    outcome,
-                    read,
-                });
+                hash_values(x, &mut sum);
+                return self.plain(x, 0, (unit, pool), scratch, sum);
             }
             Source::Made(made) => {
                 let x = made.values(self.checkpoint)?;
-                let (bytes, outcome) =
-                    self.encode(&x, (unit, pool), &mut scratch.y, |at| at as u64)?;
+                self.hash_made(made, &mut sum)?;
                 let read = made.source_bytes(self.checkpoint);
-                return Ok(Done {
-                    bytes,
-                    outcome,
-                    read,
-                });
+                return self.plain(&x, read, (unit, pool), scratch, sum);
             }
         };
         let (part, rows) = (&parts[unit.part], &unit.rows);
         let source = &self.checkpoint.tensors()[part.tensor];
-        let from = float_type(source)?;
         let cols = self.row_len();
-        let row_bytes = from.row_bytes(cols).ok_or_else(|| self.misfit(from))?;
+        let from = self.load(part, rows, scratch, &mut sum)?;
         let Scratch { raw, x, y } = scratch;
-        x.resize(rows.len() * cols, 0.0);
-        raw.resize(rows.len() * row_bytes, 0);
-        if part.transposed {
-            self.read_columns(part, rows, (from, cols), (raw, x))?;
-        } else if from == Dtype::F32 && cfg!(target_endian = "little") {
-            self.read(part, rows, row_bytes, bytemuck::cast_slice_mut(x))?;
-        } else {
-            self.read(part, rows, row_bytes, raw)?;
-            self.to_f32(from, raw, x);
+        if is_integer(from) {
+            if from != self.dtype || part.transposed || !self.changes.is_empty() {
+                return Err(self.misfit(self.dtype));
+            }
+            return Ok(Done {
+                read: raw.len() as u64,
+                bytes: raw.clone(),
+                outcome: Outcome::default(),
+                source: sum.finalize().into(),
+            });
         }
         let index = |at: usize| {
             let (row, col) = (part.rows.at(rows.start + at / cols), at % cols);
@@ -210,12 +204,95 @@ impl Job<'_> {
             self.encode(x, (unit, pool), y, index)?
         };
         outcome.nonfinite = nonfinite;
-        let read = raw.len() as u64;
+        let whole = source.range.len().max(1) as u128;
+        let read = (u128::from(source.stored()) * raw.len() as u128 / whole) as u64;
         Ok(Done {
             bytes,
             outcome,
             read,
+            source: sum.finalize().into(),
         })
+    }
+
+    /// Encodes values that are no rows of the source.
+    fn plain(
+        &self,
+        x: &[f32],
+        read: u64,
+        at: (&Unit, &rayon::ThreadPool),
+        scratch: &mut Scratch,
+        sum: Sha256,
+    ) -> Result<Done> {
+        let (bytes, outcome) = self.encode(x, at, &mut scratch.y, |at| at as u64)?;
+        Ok(Done {
+            bytes,
+            outcome,
+            read,
+            source: sum.finalize().into(),
+        })
+    }
+
+    /// Reads rows of a part as F32 into `scratch.x`, and their bytes into `scratch.raw` where they are
+    /// of another type; returns that type. All that is read goes through `sum`.
+    fn load(
+        &self,
+        part: &Part,
+        rows: &Range<usize>,
+        scratch: &mut Scratch,
+        sum: &mut Sha256,
+    ) -> Result<Dtype> {
+        let source = &self.checkpoint.tensors()[part.tensor];
+        let from = float_type(source)?;
+        let cols = self.row_len();
+        let row_bytes = from.row_bytes(cols).ok_or_else(|| self.misfit(from))?;
+        let Scratch { raw, x, .. } = scratch;
+        x.resize(rows.len() * cols, 0.0);
+        raw.resize(rows.len() * row_bytes, 0);
+        if is_integer(from) {
+            self.read(part, rows, row_bytes, raw, sum)?;
+        } else if part.transposed {
+            self.read_columns(part, rows, (from, cols), (raw, x), sum)?;
+        } else if let Some(coded) = &source.coded {
+            let list: Vec<usize> = rows.clone().map(|i| part.rows.at(i)).collect();
+            coded.rows(self.checkpoint, &list, x)?;
+            hash_values(x, sum);
+        } else if from == Dtype::F32 && cfg!(target_endian = "little") {
+            self.read(part, rows, row_bytes, bytemuck::cast_slice_mut(x), sum)?;
+        } else {
+            self.read(part, rows, row_bytes, raw, sum)?;
+            self.to_f32(from, raw, x);
+        }
+        Ok(from)
+    }
+
+    /// SHA-256 over the [`Done::source`] of all units, from the source as it is now.
+    pub fn source_hash(&self) -> Result<[u8; 32]> {
+        let (mut all, mut scratch) = (Sha256::new(), Scratch::default());
+        for unit in self.units() {
+            let mut sum = Sha256::new();
+            match self.source {
+                Source::Values(values) => hash_values(&values[unit.rows.clone()], &mut sum),
+                Source::Made(made) => self.hash_made(made, &mut sum)?,
+                Source::Rows(parts) => {
+                    self.load(&parts[unit.part], &unit.rows, &mut scratch, &mut sum)?;
+                }
+            }
+            all.update(sum.finalize());
+        }
+        Ok(all.finalize().into())
+    }
+
+    fn hash_made(&self, made: &Made, sum: &mut Sha256) -> Result<()> {
+        let mut piece = vec![0; UNIT];
+        for i in made.tensors() {
+            let length = self.checkpoint.tensors()[i].range.len();
+            for at in (0..length).step_by(UNIT) {
+                let piece = &mut piece[..UNIT.min(length - at)];
+                self.checkpoint.read(i, at, piece)?;
+                sum.update(piece);
+            }
+        }
+        Ok(())
     }
 
     /// Copies rows of a part, neighbours at once.
@@ -225,6 +302,7 @@ impl Job<'_> {
         rows: &Range<usize>,
         row_bytes: usize,
         out: &mut [u8],
+        sum: &mut Sha256,
     ) -> Result<()> {
         let mut at = rows.start;
         let mut out = out;
@@ -236,6 +314,7 @@ impl Job<'_> {
             let n = together + 1;
             let (now, later) = out.split_at_mut(n * row_bytes);
             self.checkpoint.read(part.tensor, start * row_bytes, now)?;
+            sum.update(&now);
             (at, out) = (at + n, later);
         }
         Ok(())
@@ -248,6 +327,7 @@ impl Job<'_> {
         rows: &Range<usize>,
         (from, cols): (Dtype, usize),
         (raw, x): (&mut [u8], &mut [f32]),
+        sum: &mut Sha256,
     ) -> Result<()> {
         let tensor = &self.checkpoint.tensors()[part.tensor];
         let size = |n: usize| from.row_bytes(n).ok_or_else(|| self.misfit(from));
@@ -261,6 +341,7 @@ impl Job<'_> {
         for col in 0..cols {
             let at = size(col * tensor.cols() + first)?;
             self.checkpoint.read(part.tensor, at, raw)?;
+            sum.update(&raw);
             self.to_f32(from, raw, &mut line);
             for (x, v) in x[col..].iter_mut().step_by(cols).zip(&line) {
                 *x = *v;
@@ -323,6 +404,11 @@ impl Job<'_> {
     ) -> Result<(Vec<u8>, Outcome)> {
         let len = self.dtype.row_bytes(x.len());
         let len = len.ok_or_else(|| self.misfit(self.dtype))?;
+        let strict = !self.allow_nonfinite || self.dtype.block_len() > 1;
+        if strict && let Some(at) = range::outside(self.dtype, x) {
+            let [low, high] = range::range(self.dtype);
+            return Err(self.too_large(index(at), x[at], format!("{low:e}..={high:e}")));
+        }
         let mut bytes = vec![0u8; len];
         let search = Search {
             effort: self.effort,
@@ -334,20 +420,14 @@ impl Job<'_> {
         }
         y.resize(x.len(), 0.0);
         self.kernels.dequantize(self.dtype, &bytes, y);
+        // What is inside the range of the type can still be too much for the scale of its block.
         let overflow = |(y, x): (&f32, &f32)| !y.is_finite() && x.is_finite();
-        if !all_finite(y)
+        if strict
+            && !all_finite(y)
             && let Some(at) = y.iter().zip(x).position(overflow)
-            && (!self.allow_nonfinite || self.dtype.block_len() > 1)
         {
-            let what = format!(
-                "tensor {} as {} (the value is too large for the type)",
-                self.name, self.dtype
-            );
-            return Err(Error::NonFinite {
-                what,
-                index: index(at),
-                value: x[at],
-            });
+            let most = format!("blocks whose scale an F16 of {} holds", self.dtype);
+            return Err(self.too_large(index(at), x[at], most));
         }
         let block = self.block_len();
         let first = (unit.first * self.row_len() / block) as u64;
@@ -361,6 +441,15 @@ impl Job<'_> {
         Ok((bytes, outcome))
     }
 
+    fn too_large(&self, index: u64, value: f32, allowed: String) -> Error {
+        Error::OutOfRange {
+            what: format!("tensor {} as {}", self.name, self.dtype),
+            index,
+            value,
+            allowed,
+        }
+    }
+
     /// Zeros among the weights as the file holds them, if anybody will ask.
     fn zeros(&self, y: &[f32]) -> u64 {
         match worth_packing(self.dtype, self.dims) {
@@ -368,6 +457,18 @@ impl Job<'_> {
             false => 0,
         }
     }
+}
+
+fn hash_values(values: &[f32], sum: &mut Sha256) {
+    match cfg!(target_endian = "little") {
+        true => sum.update(bytemuck::cast_slice::<f32, u8>(values)),
+        false => values.iter().for_each(|v| sum.update(v.to_le_bytes())),
+    }
+}
+
+/// Types that are no weights: their bytes are copied as they are.
+pub(super) fn is_integer(dtype: Dtype) -> bool {
+    matches!(dtype, Dtype::I8 | Dtype::I16 | Dtype::I32 | Dtype::I64)
 }
 
 /// Without an early end, so that it is done many numbers at a time.

@@ -5,9 +5,10 @@ use std::ops::Range;
 use geb_kernels::float::KvType;
 
 use crate::cache::KvCache;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::Config;
 use crate::model::forward::{Buffers, Pass};
+use crate::ram;
 
 /// What further heads need.
 pub(crate) struct Heads {
@@ -47,11 +48,7 @@ impl Heads {
             return Ok(None);
         }
         let needed = Self::bytes(c, count, kv, sizes);
-        let no_memory = |()| Error::Memory {
-            what: "further heads".into(),
-            needed,
-            available: 0,
-        };
+        let no_memory = |()| ram::refused("further heads", needed);
         let trunk = sizes[0] * c.embedding_length;
         Ok(Some(Heads {
             cache: KvCache::new(c, c.block_count..c.block_count + count, kv, sizes)?,

@@ -24,7 +24,6 @@ use geb_kernels::level::Level;
 
 use crate::adapter::Adapter;
 use crate::cache::KvCache;
-use crate::cpus::available_memory;
 use crate::error::{Error, Result};
 use crate::model::adapters::Adapters;
 use crate::model::forward::{Buffers, Pass, Places, Segment, SpanView};
@@ -32,8 +31,10 @@ use crate::model::observer::Observer;
 use crate::model::resident::Residents;
 use crate::model::rope::Ropes;
 use crate::model::{Model, SparseChoice};
+use crate::ram;
 use crate::state::State;
 use crate::threads::{self, Pool};
+pub use choose::auto_is_f32;
 use choose::{check_ctx, choose_kernels, choose_kv};
 pub(crate) use heads::Heads;
 pub use sequence::Sequence;
@@ -66,7 +67,7 @@ pub const VECTOR: u32 = u32::MAX;
 pub struct SessionOptions {
     /// Threads; 0 takes [`threads::default_threads`].
     pub threads: usize,
-    /// Positions of the context; `None` takes the trained length, at most [`DEFAULT_CTX`].
+    /// Positions of the context; `None` takes the trained length, at most [`DEFAULT_CTX`], 0 all of it.
     pub ctx: Option<usize>,
     /// Let `ctx` exceed the trained length, up to [`limits::MAX_CONTEXT`]: rotations that were never
     /// trained. Not for models whose positions are a table.
@@ -116,6 +117,55 @@ pub struct Engine {
     heads: usize,
 }
 
+/// What an engine will be made of.
+struct Sizes {
+    kernels: &'static Kernels,
+    ctx: usize,
+    batch: usize,
+    kv: KvType,
+    heads: usize,
+    /// Bytes of cache, states and buffers.
+    needed: u64,
+}
+
+impl Sizes {
+    fn of(model: &Model, options: &SessionOptions) -> Result<Sizes> {
+        let c = model.config();
+        let kernels = choose_kernels(options.level)?;
+        // A state takes no more memory for more tokens.
+        let default = match c.recurrent {
+            Some(_) => c.context_length,
+            None => c.context_length.min(DEFAULT_CTX),
+        };
+        let ctx = match options.ctx {
+            Some(0) => c.context_length,
+            asked => asked.unwrap_or(default),
+        };
+        check_ctx(c, ctx, options.beyond)?;
+        let weights = model.weights();
+        let kv = choose_kv(options.kv, weights, kernels)?;
+        let batch = BATCH.min(ctx);
+        let heads = if options.extra_heads {
+            c.extra_heads
+        } else {
+            0
+        };
+        let needed = KvCache::bytes(c, 0..c.block_count, kv, [ctx, batch])
+            + Heads::bytes(c, heads, kv, [ctx, batch])
+            + State::bytes(c, &weights.layers)
+            + Buffers::bytes(c, batch);
+        ram::check(|| format!("context of {ctx} tokens"), needed)?;
+        Ok(Sizes {
+            kernels,
+            ctx,
+            batch,
+            kv,
+            heads,
+            needed,
+        })
+    }
+}
+
 /// Tokens that a step appends to a sequence.
 pub struct Span<'a> {
     /// The sequence.
@@ -144,40 +194,29 @@ impl Output<'_> {
 }
 
 impl Engine {
+    /// Whether an engine can be made: all that [`Engine::new`] checks, and nothing allocated.
+    ///
+    /// # Errors
+    /// Those of [`Engine::new`].
+    pub fn fits(model: &Model, options: &SessionOptions) -> Result<()> {
+        Sizes::of(model, options).map(drop)
+    }
+
     /// Chooses kernels, checks memory for one sequence, allocates buffers.
     ///
     /// # Errors
-    /// [`Error::Request`] for an option outside its range, [`Error::Memory`].
+    /// [`Error::Request`] for an option outside its range, [`Error::Memory`], [`Error::Threads`].
     pub fn new(model: Arc<Model>, options: &SessionOptions) -> Result<Engine> {
-        let c = model.config();
-        let kernels = choose_kernels(options.level)?;
-        // A state takes no more memory for more tokens.
-        let default = match c.recurrent {
-            Some(_) => c.context_length,
-            None => c.context_length.min(DEFAULT_CTX),
-        };
-        let ctx = options.ctx.unwrap_or(default);
-        check_ctx(c, ctx, options.beyond)?;
-        let weights = model.weights();
-        let kv = choose_kv(options.kv, weights, kernels)?;
-        let batch = BATCH.min(ctx);
-        let own = 0..c.block_count;
-        let heads = if options.extra_heads {
-            c.extra_heads
-        } else {
-            0
-        };
-        let needed = KvCache::bytes(c, own.clone(), kv, [ctx, batch])
-            + Heads::bytes(c, heads, kv, [ctx, batch])
-            + State::bytes(c, &weights.layers)
-            + Buffers::bytes(c, batch);
-        if let Some(available) = available_memory().filter(|a| needed > *a) {
-            return Err(Error::Memory {
-                what: format!("context of {ctx} tokens"),
-                needed,
-                available,
-            });
-        }
+        let sizes = Sizes::of(&model, options)?;
+        let Sizes {
+            kernels,
+            ctx,
+            batch,
+            kv,
+            heads,
+            needed,
+        } = sizes;
+        let (c, weights) = (model.config(), model.weights());
         model.packed(options.sparse, kernels);
         let limited = |limit| Residents::new(&model, limit, needed);
         let residents = options.max_ram.map(limited).transpose()?;
@@ -190,7 +229,7 @@ impl Engine {
             kernels,
             pool: Pool::new(threads)?,
             ropes: Ropes::new(c, weights, ctx),
-            buffers: Buffers::new(c, batch),
+            buffers: Buffers::new(c, batch)?,
             logits: Vec::new(),
             wanted: 0,
             ctx,
@@ -234,13 +273,7 @@ impl Engine {
     pub fn sequence(&self) -> Result<Sequence> {
         let c = self.model.config();
         let needed = self.sequence_bytes();
-        if let Some(available) = available_memory().filter(|a| needed > *a) {
-            return Err(Error::Memory {
-                what: format!("a sequence of {} tokens", self.ctx),
-                needed,
-                available,
-            });
-        }
+        ram::check(|| format!("a sequence of {} tokens", self.ctx), needed)?;
         let sizes = [self.ctx, self.batch()];
         Ok(Sequence {
             model: self.model.clone(),
@@ -327,7 +360,7 @@ impl Engine {
         }
         let layers = self.model.config().block_count;
         self.ropes.extend(ends.into_iter().max().unwrap_or(0));
-        self.want(wanted);
+        self.want(wanted)?;
         let done = match views.is_empty() {
             true => Ok(()),
             false => self.lead(
@@ -390,11 +423,14 @@ impl Engine {
     }
 
     /// Makes room for the logits of `rows` tokens.
-    pub(crate) fn want(&mut self, rows: usize) {
-        self.wanted = rows * self.model.config().vocab;
-        if self.logits.len() < self.wanted {
-            self.logits.resize(self.wanted, 0.0);
-        }
+    pub(crate) fn want(&mut self, rows: usize) -> Result<()> {
+        let wanted = rows * self.model.config().vocab;
+        let more = wanted.saturating_sub(self.logits.len());
+        let refused = |_| ram::refused(format!("logits of {rows} tokens"), 4 * wanted as u64);
+        self.logits.try_reserve_exact(more).map_err(refused)?;
+        self.logits.resize(self.logits.len() + more, 0.0);
+        self.wanted = wanted;
+        Ok(())
     }
 
     /// Whether `tokens` can be evaluated from position `first` on.

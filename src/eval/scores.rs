@@ -3,6 +3,7 @@
 use super::rows::{log_sum, top_k};
 use crate::error::Result;
 use crate::session::{Session, Want};
+use crate::threads;
 
 /// Tokens evaluated at a time.
 const ROWS: usize = 128;
@@ -102,15 +103,11 @@ fn score(
         }
     };
     let share = range.len().div_ceil(session.threads()).max(1);
-    let mut scores = vec![Vec::new(); logits.len().div_ceil(share * vocab)];
-    std::thread::scope(|scope| {
-        for (i, (rows, out)) in logits.chunks(share * vocab).zip(&mut scores).enumerate() {
-            let (one, first) = (&one, range.start + i * share);
-            scope.spawn(move || {
-                let rows = rows.chunks_exact(vocab).enumerate();
-                out.extend(rows.map(|(k, row)| one(first + k, row)));
-            });
-        }
+    let parts = logits.chunks(share * vocab).enumerate().collect();
+    let scores = threads::each(parts, |(i, rows)| {
+        let rows = rows.chunks_exact(vocab).enumerate();
+        let first = range.start + i * share;
+        rows.map(|(k, row)| one(first + k, row)).collect::<Vec<_>>()
     });
     scores.concat()
 }

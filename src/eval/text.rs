@@ -12,6 +12,7 @@ use super::rows::{Point, compare};
 use crate::error::{Error, Result};
 use crate::gguf::{GgufFile, Value};
 use crate::session::{BATCH, Session, Want};
+use crate::threads;
 
 /// Logits held at a time, all models together, in bytes; at least [`LEAST_ROWS`] rows each.
 const LOGITS_BYTES: usize = 64 << 20;
@@ -238,17 +239,12 @@ fn score(sessions: &[Session], targets: &[u32], columns: &mut [Column]) {
     let models = sessions.len();
     let mut points = vec![Point::default(); models * targets.len()];
     let share = targets.len().div_ceil(base.threads()).max(1);
-    std::thread::scope(|scope| {
-        let parts = points.chunks_mut(share * models).zip(targets.chunks(share));
-        for (part, (points, targets)) in parts.enumerate() {
-            let logits = &logits;
-            scope.spawn(move || {
-                for (k, (out, target)) in points.chunks_mut(models).zip(targets).enumerate() {
-                    let row = (part * share + k) * vocab;
-                    let rows: Vec<&[f32]> = logits.iter().map(|l| &l[row..row + vocab]).collect();
-                    compare(kernels, &rows, *target as usize, out);
-                }
-            });
+    let parts = points.chunks_mut(share * models).zip(targets.chunks(share));
+    threads::each(parts.enumerate().collect(), |(part, (points, targets))| {
+        for (k, (out, target)) in points.chunks_mut(models).zip(targets).enumerate() {
+            let row = (part * share + k) * vocab;
+            let rows: Vec<&[f32]> = logits.iter().map(|l| &l[row..row + vocab]).collect();
+            compare(kernels, &rows, *target as usize, out);
         }
     });
     for line in points.chunks_exact(models) {

@@ -1,12 +1,13 @@
 //! How far the weights of a file are from those of its source, tensor by tensor.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use geb_kernels::Kernels;
 use geb_kernels::dtype::Dtype;
 
 use crate::error::{Error, Result};
 use crate::gguf::{GgufFile, TensorView};
+use crate::threads;
 
 /// Weights of a block whose error is watched: the least block length of the quantized types.
 pub const BLOCK: usize = 32;
@@ -65,26 +66,12 @@ pub fn compare(
         .filter(|(a, b)| a.info().dims == b.info().dims)
         .filter(|(a, b)| kernels.supports(a.dtype()) && kernels.supports(b.dtype()))
         .collect();
-    let next = AtomicUsize::new(0);
-    let mut found: Vec<(usize, TensorError)> = std::thread::scope(|scope| {
-        let work = || {
-            let mut own = Vec::new();
-            while !cancel.load(Ordering::Relaxed) {
-                let i = next.fetch_add(1, Ordering::Relaxed);
-                let Some((a, b)) = pairs.get(i) else { break };
-                own.push((i, tensor(kernels, a, b)));
-            }
-            own
-        };
-        let workers: Vec<_> = (0..threads.max(1)).map(|_| scope.spawn(work)).collect();
-        let joined = workers.into_iter().filter_map(|w| w.join().ok());
-        joined.flatten().collect()
+    let found = threads::spread(threads.max(1), &pairs, |(a, b)| {
+        let go_on = !cancel.load(Ordering::Relaxed);
+        go_on.then(|| tensor(kernels, a, b))
     });
-    if found.len() < pairs.len() {
-        return Err(Error::Interrupted);
-    }
-    found.sort_by_key(|(i, _)| *i);
-    Ok(found.into_iter().map(|(_, e)| e).collect())
+    let all: Option<Vec<_>> = found.into_iter().collect();
+    all.ok_or(Error::Interrupted)
 }
 
 /// One tensor, row by row.

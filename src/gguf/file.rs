@@ -10,7 +10,11 @@ use super::shape::TensorInfo;
 use super::split;
 use super::value::{ArrayRef, Value, ValueType};
 use crate::error::{Error, Result};
+use crate::kinds;
 use crate::mmap::{self, Advice, Bytes};
+
+/// What is asked for, in messages.
+const WANTED: &str = "a GGUF file";
 
 /// How the bytes of a file come into memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -69,7 +73,15 @@ impl GgufFile {
 
     /// Opens one file, whatever its metadata says about others.
     pub(super) fn open_single(path: &Path, load: Load) -> Result<GgufFile> {
-        let mut file = Self::from_bytes(mmap::open(path, load)?)?;
+        let bytes = mmap::open(path, load)?;
+        let mut file = Self::from_bytes(bytes.clone()).map_err(|e| {
+            let named = match e {
+                Error::Format { rule: 1 | 2, .. } => kinds::instead(path, bytes.as_ref(), WANTED),
+                Error::Format { .. } => kinds::unfinished(path, WANTED),
+                _ => None,
+            };
+            named.unwrap_or(e)
+        })?;
         file.path = path.to_owned();
         Ok(file)
     }

@@ -16,8 +16,8 @@ use geb_kernels::{ActKind, Activations, Kernels};
 use super::Model;
 use super::observer::Observer;
 use super::weights::{Layer, Linear, QMatrix};
-use crate::cpus::available_memory;
 use crate::error::{Error, Result};
+use crate::ram;
 
 /// Columns of the second moments that are computed at a time.
 const PANEL: usize = 256;
@@ -76,13 +76,7 @@ impl InputStats {
     /// [`Error::Memory`] when they do not fit.
     pub fn new(model: &Model, covariance: bool) -> Result<InputStats> {
         let needed = Self::bytes(model, covariance);
-        if let Some(available) = available_memory().filter(|a| needed > *a) {
-            return Err(Error::Memory {
-                what: "statistics of all inputs".into(),
-                needed,
-                available,
-            });
-        }
+        ram::check(|| "statistics of all inputs".into(), needed)?;
         let names: HashMap<usize, String> = model
             .file()
             .tensors()

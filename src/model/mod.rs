@@ -35,7 +35,11 @@ pub struct Model {
 
 impl Model {
     /// Reads the hyperparameters and binds the tensors.
+    ///
+    /// # Errors
+    /// [`crate::Error::Kind`] for a file that is no model; whatever does not fit the architecture.
     pub fn load(file: Arc<GgufFile>) -> Result<Arc<Model>> {
+        crate::kinds::check_model(&file)?;
         let mut config = Config::read(&file)?;
         let weights = bind::bind(&file, &mut config)?;
         Ok(Arc::new(Model {

@@ -7,13 +7,13 @@
 use std::collections::BTreeMap;
 
 use geb_kernels::{Activations, Kernels, MatMut, Scratch, SparseMatrix};
-use rayon::prelude::*;
 
 use super::Model;
 use super::weights::QMatrix;
 use crate::gguf::TensorInfo;
 use crate::mmap::Advice;
 use crate::sparsity::{PACKED_FROM, marked, percent, worth_packing};
+use crate::threads;
 
 /// Which matrices are packed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -75,8 +75,8 @@ impl Packed {
             }
             Some(((*info).clone(), packed?))
         };
-        let packed: Vec<_> = infos.par_iter().filter_map(pack).collect();
-        for (info, packed) in packed {
+        let packed = threads::spread(threads::here(), &infos, pack);
+        for (info, packed) in packed.into_iter().flatten() {
             match packed {
                 Ok(packed) => {
                     out.matrices.insert(info.range.start, (info, packed));

@@ -30,7 +30,7 @@ impl Session {
                 allowed: format!("at most {have}, after the first token"),
             });
         };
-        self.engine.want(n);
+        self.engine.want(n)?;
         self.batch = 0;
         let step = BATCH.min(self.engine.ctx);
         std::mem::swap(&mut self.seq.cache, &mut heads.cache);
@@ -70,7 +70,7 @@ impl Session {
         let first = self.seq.tokens.len().saturating_add(ahead);
         self.check_layers(layers)?;
         self.engine.check(&self.seq, &[token], first)?;
-        self.engine.want(1);
+        self.engine.want(1)?;
         let logits = 0..self.engine.model.config().vocab;
         self.pass(Segment::Tokens(&[token]), first, layers, logits, None)?;
         Ok(self.logits())

@@ -1,8 +1,8 @@
 //! Several texts with one beginning in one session: what differs is copied out and in again.
 
 use super::{BATCH, Session};
-use crate::cpus::available_memory;
 use crate::error::{Error, Result};
+use crate::ram;
 
 /// What a session holds behind a beginning that other texts share: tokens, their keys and values, what
 /// further heads go by, the recurrent state. The text of an encoder is not part of it.
@@ -94,13 +94,9 @@ impl Session {
         let floats = self.seq.state.values().len() + trunk;
         let each = self.seq.cache.copy_bytes(from..to) + 4 * floats as u64;
         let needed = each.saturating_mul(count as u64);
-        match available_memory().filter(|a| needed > *a) {
-            None => Ok(()),
-            Some(available) => Err(Error::Memory {
-                what: format!("{count} copies of the last {} tokens", to - from),
-                needed,
-                available,
-            }),
-        }
+        ram::check(
+            || format!("{count} copies of the last {} tokens", to - from),
+            needed,
+        )
     }
 }

@@ -70,7 +70,7 @@ impl Session {
             });
         }
         self.batch = 0;
-        self.engine.want(rows);
+        self.engine.want(rows)?;
         let logits = 0..self.engine.wanted;
         self.team(super::NOTHING, 0, 0, logits, None, |pass, buffers, out| {
             pass.lens(buffers, states, out);

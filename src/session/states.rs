@@ -1,9 +1,9 @@
 //! Vectors in and out of a session: hidden states instead of logits, embeddings instead of ids.
 
 use super::{BATCH, Buffers, Segment, Session, Want};
-use crate::cpus::available_memory;
 use crate::engine::check_vectors;
 use crate::error::{Error, Result};
+use crate::ram;
 
 impl Session {
     /// As [`Session::forward`] for pieces of which some are vectors: summaries, soft prompts, encoded
@@ -73,14 +73,8 @@ impl Session {
     fn wide_buffers(&self, n: usize) -> Result<Buffers> {
         let c = self.engine.model.config();
         let needed = Buffers::bytes(c, n);
-        match available_memory().filter(|a| needed > *a) {
-            None => Ok(Buffers::new(c, n)),
-            Some(available) => Err(Error::Memory {
-                what: format!("a text of {n} tokens at once"),
-                needed,
-                available,
-            }),
-        }
+        ram::check(|| format!("a text of {n} tokens at once"), needed)?;
+        Buffers::new(c, n)
     }
 
     /// Appends one batch to the cache and its states to `out`.

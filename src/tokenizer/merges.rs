@@ -41,16 +41,10 @@ impl Merges {
                 .collect()
         };
         let mut map = AHashMap::with_capacity(array.len);
-        std::thread::scope(|scope| {
-            let others = (1..threads).map(|i| scope.spawn(move || read(i * part)));
-            let others: Vec<_> = others.collect();
-            map.extend(read(0)?);
-            for other in others {
-                let merges = other.join();
-                map.extend(merges.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
-            }
-            Ok(Merges(map))
-        })
+        for merges in threads::each((0..threads).collect(), |i| read(i * part)) {
+            map.extend(merges?);
+        }
+        Ok(Merges(map))
     }
 
     /// Rank and result of joining two tokens.

@@ -261,3 +261,45 @@ fn a_wish_that_no_tensor_meets_is_an_error_that_says_so() {
         "{error}"
     );
 }
+
+#[test]
+fn words_of_others_are_understood_or_answered() {
+    for (typed, name) in [
+        ("fp16", "F16"),
+        ("Float32", "F32"),
+        ("bfloat16", "BF16"),
+        ("q4-k-m", "Q4_K_M"),
+        ("Q5_K", "Q5_K_M"),
+    ] {
+        assert_eq!(Policy::named(typed).unwrap().mixture.name, name, "{typed}");
+    }
+    for (typed, near) in [
+        ("q4", "q4_k_m or q4_0"),
+        ("int4", "q4_k_m or q4_0"),
+        ("4bit", "q4_k_m or q4_0"),
+        ("nf4", "q4_k_m or q4_0"),
+        ("q4_k_xl", "q4_k_m or q4_0"),
+        ("UD-Q4_K_XL", "q4_k_m or q4_0"),
+        ("int8", "q8_0"),
+        ("8bit", "q8_0"),
+        ("fp8", "q8_0"),
+        ("q6", "q6_k"),
+        ("iq3_xs", "q3_k_m or q3_k_l"),
+        ("q2_k_xl", "q2_k"),
+    ] {
+        let error = Policy::named(typed).unwrap_err().to_string();
+        assert!(error.contains(&format!("did you mean {near}?")), "{error}");
+    }
+    for other in ["smollm2", "model-4", "best", "", "llama3"] {
+        assert!(similar(other).is_empty(), "{other}");
+    }
+    let error = Policy::named("best").unwrap_err().to_string();
+    assert!(
+        error.contains("Q4_K_M") && !error.contains("did you mean"),
+        "{error}"
+    );
+    // What is proposed exists.
+    for name in BY_BITS.iter().flat_map(|b| b.1) {
+        assert!(Policy::named(name).is_ok(), "{name}");
+    }
+}

@@ -36,6 +36,7 @@ use super::rope::Ropes;
 use super::weights::{Bias, Branch, Cross, Ffn, Layer, Linear, Mixer, Norm, QMatrix};
 use super::{Config, Model};
 use crate::error::{Error, Result};
+use crate::ram;
 pub use span::Segment;
 pub(crate) use span::{Places, SpanView};
 
@@ -67,21 +68,26 @@ pub(crate) struct Buffers {
 }
 
 impl Buffers {
-    pub(crate) fn new(c: &Config, batch: usize) -> Buffers {
-        let zeros = |width: usize| vec![0f32; width * batch];
-        Buffers {
-            x: zeros(c.embedding_length),
-            h: zeros(c.embedding_length),
-            qkv: zeros(c.widest(|l| l.q_width() + 2 * l.kv_width())),
-            attn: zeros(c.widest(LayerSizes::q_width)),
-            gate_up: vec![0.0; gate_up(c, batch)],
-            side: zeros(if c.parallel { c.embedding_length } else { 0 }),
+    pub(crate) fn new(c: &Config, batch: usize) -> Result<Buffers> {
+        let whole = |floats: usize| {
+            let refused = |()| ram::refused("buffers of a batch", 4 * floats as u64);
+            bytemuck::allocation::try_zeroed_vec::<f32>(floats).map_err(refused)
+        };
+        let zeros = |width: usize| whole(width * batch);
+        let side = if c.parallel { c.embedding_length } else { 0 };
+        Ok(Buffers {
+            x: zeros(c.embedding_length)?,
+            h: zeros(c.embedding_length)?,
+            qkv: zeros(c.widest(|l| l.q_width() + 2 * l.kv_width()))?,
+            attn: zeros(c.widest(LayerSizes::q_width))?,
+            gate_up: whole(gate_up(c, batch))?,
+            side: zeros(side)?,
             pieces: Vec::new(),
-            mix: zeros(c.scratch),
+            mix: zeros(c.scratch)?,
             before: Vec::new(),
             acts: Default::default(),
             mixture: experts::Mixture::new(c, batch),
-        }
+        })
     }
 
     /// Bytes the buffers of a batch take, activations in their packed form included.

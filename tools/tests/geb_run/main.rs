@@ -8,6 +8,11 @@ mod compare;
 mod compress;
 mod encoder;
 mod evaluate;
+mod files;
+#[path = "../../../tests/common/gguf.rs"]
+#[allow(dead_code)]
+mod gguf;
+mod hostile;
 mod imatrix;
 mod probe;
 mod several;
@@ -236,7 +241,7 @@ fn tokenize_reads_stdin() {
 #[test]
 fn bad_requests_are_usage_errors() {
     for words in [
-        &["generate", "-p", "x", "--temp", "-1"][..],
+        &["generate", "-p", "x", "--temp", "nan"][..],
         &["generate", "-p", "x", "--top-p", "2"],
         &["generate", "-p", "", "--raw", "--ctx", "99999999"],
         &["generate", "-p", "x", "--isa", "mmx"],

@@ -1,11 +1,12 @@
 //! What is typed: flags and their help. What they mean is decided in `work`.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 
-use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::builder::{PossibleValue, TypedValueParser};
+use clap::{Arg, Args, Parser, Subcommand, ValueEnum};
 use geb::Dtype;
-use geb::convert::policy::{ALIASES, MIXTURES, Policy, Regex, writable};
+use geb::convert::policy::{MIXTURES, Policy, Regex, similar, writable};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -21,7 +22,7 @@ Examples:
   geb-quantize adapter ./my-lora my-lora.gguf --base ./geb-1.3b
   geb-quantize merge ./geb-1.3b my-lora.gguf=0.8 geb-mine-q8_0.gguf --type q8_0
 
-Exit codes: 0 ok, 1 failure, 2 usage, 3 bad source, 4 unsupported source, 130 interrupted.";
+Exit codes: 0 ok, 1 failure, 2 usage, 3 bad source, 4 unsupported source, 8 no checksums (verify), 130 interrupted.";
 
 /// Converts a checkpoint folder (or a GGUF file) to a GGUF file.
 #[derive(Parser, Debug)]
@@ -32,7 +33,7 @@ Exit codes: 0 ok, 1 failure, 2 usage, 3 bad source, 4 unsupported source, 130 in
     after_help = EXAMPLES,
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
-    override_usage = "geb-quantize [OPTIONS] --type <TYPE> <SOURCE> <OUT>\n       geb-quantize probe [OPTIONS] <SOURCE> --text <FILE>\n       geb-quantize verify <FILE>\n       geb-quantize adapter <PEFT_FOLDER> <OUT> --base <FOLDER>\n       geb-quantize merge [OPTIONS] --type <TYPE> <BASE> <ADAPTER[=SCALE]>... <OUT>"
+    override_usage = "geb-quantize [OPTIONS] <SOURCE> <OUT>\n       geb-quantize probe [OPTIONS] <SOURCE> --text <FILE>\n       geb-quantize verify <FILE>\n       geb-quantize adapter <PEFT_FOLDER> <OUT> --base <FOLDER>\n       geb-quantize merge [OPTIONS] <BASE> <ADAPTER[=SCALE]>... <OUT>"
 )]
 pub struct Cli {
     /// What else to do.
@@ -43,7 +44,7 @@ pub struct Cli {
     pub files: Option<Files>,
     /// How.
     #[command(flatten)]
-    pub how: Option<How>,
+    pub how: How,
     /// Layout of GEB checkpoints.
     #[command(flatten)]
     pub layout: Layout,
@@ -62,26 +63,72 @@ pub enum Command {
     Merge(Box<Merge>),
 }
 
-/// One of [`MIXTURES`], in small or capital letters.
+/// One of [`MIXTURES`], in small or capital letters, or another word for one.
 fn mixture() -> impl TypedValueParser<Value = Policy> {
-    let alias = |name| ALIASES.iter().find(move |a| a.1 == name).map(|a| a.0);
-    let value = |name| PossibleValue::new(name).aliases(alias(name));
-    PossibleValuesParser::new(MIXTURES.iter().map(|m| value(m.name)))
-        .try_map(|name| Policy::named(&name))
+    Named {
+        names: MIXTURES.iter().map(|m| m.name).collect(),
+        parse: |name| Policy::named(name).ok(),
+    }
+}
+
+/// A word from a list, or another word for one; an unknown one is answered with what may be meant.
+#[derive(Clone)]
+struct Named<T> {
+    names: Vec<&'static str>,
+    parse: fn(&str) -> Option<T>,
+}
+
+impl<T: Clone + Send + Sync + 'static> TypedValueParser for Named<T> {
+    type Value = T;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        arg: Option<&Arg>,
+        value: &OsStr,
+    ) -> Result<T, clap::Error> {
+        let typed = value.to_string_lossy();
+        let found = (self.parse)(&typed);
+        found.ok_or_else(|| {
+            let flag = arg.map_or_else(|| "type".into(), ToString::to_string);
+            let near = similar(&typed);
+            let near = near.iter().filter(|n| (self.parse)(n).is_some()).copied();
+            let near = near.collect::<Vec<_>>().join(" or ");
+            let known = || self.names.join(", ").to_lowercase();
+            let meant = match near.as_str() {
+                "" => format!("known: {}", known()),
+                near => format!("did you mean {near}? (--help lists all)"),
+            };
+            let text = format!("invalid value '{typed}' for '{flag}': {meant}\n");
+            clap::Error::raw(clap::error::ErrorKind::InvalidValue, text).with_cmd(command)
+        })
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(self.names.iter().map(|n| PossibleValue::new(*n))))
+    }
 }
 
 /// A type that can be written.
 fn dtype() -> impl TypedValueParser<Value = Dtype> {
-    PossibleValuesParser::new(writable().map(|t| t.name()))
-        .try_map(|name| Dtype::from_name(&name).ok_or("not a type"))
+    Named {
+        names: writable().map(|t| t.name()).collect(),
+        parse: named_type,
+    }
+}
+
+fn named_type(name: &str) -> Option<Dtype> {
+    let own = || Some(Policy::named(name).ok()?.mixture.base);
+    Dtype::from_name(name)
+        .or_else(own)
+        .filter(|t| writable().any(|w| w == *t))
 }
 
 /// `REGEX=TYPE`.
 fn tensor_type(text: &str) -> Result<(Regex, Dtype), String> {
     let (pattern, name) = text.rsplit_once('=').ok_or("expected REGEX=TYPE")?;
-    let dtype = Dtype::from_name(name).filter(|t| writable().any(|w| w == *t));
     let known = || writable().map(|t| t.name()).collect::<Vec<_>>().join(", ");
-    let dtype = dtype.ok_or_else(|| format!("{name} is not one of {}", known()))?;
+    let dtype = named_type(name).ok_or_else(|| format!("{name} is not one of {}", known()))?;
     Ok((regex(pattern)?, dtype))
 }
 
@@ -137,7 +184,7 @@ pub enum Search {
 pub struct Files {
     /// Checkpoint folder (config.json, weights, tokenizer) or GGUF file
     pub source: PathBuf,
-    /// File to write; replaced only when the new one is complete and verified
+    /// File to write; an old GGUF file is replaced when the new one is complete and verified
     #[arg(required_unless_present = "dry_run")]
     pub out: Option<PathBuf>,
 }
@@ -149,6 +196,9 @@ pub struct Adapter {
     pub folder: PathBuf,
     /// GGUF file to write
     pub out: PathBuf,
+    /// Replace a file that is no adapter
+    #[arg(long)]
+    pub force: bool,
     /// Checkpoint folder of the model that the adapter changes
     #[arg(long, value_name = "FOLDER")]
     pub base: PathBuf,
@@ -171,14 +221,15 @@ pub struct Merge {
 /// How to convert.
 #[derive(Args, Debug)]
 pub struct How {
-    /// Type of the weights, or a mixture of types (q4_k, q5_k, q3_k mean the _M mixtures)
+    /// Type of the weights, or a mixture of types (q4_k, q5_k, q3_k mean the _M mixtures) [default: q4_k_m; q8_0
+    /// is nearly lossless]
     #[arg(short = 't', long = "type", ignore_case = true, value_name = "TYPE", value_parser = mixture())]
-    pub policy: Policy,
+    pub policy: Option<Policy>,
     /// Say what would be written, and write nothing
     #[arg(short = 'n', long)]
     pub dry_run: bool,
     /// Threads [default: all that are available]
-    #[arg(long, value_name = "N", env = "GEB_THREADS", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, value_name = "N", env = "GEB_THREADS", value_parser = threads)]
     pub threads: Option<u16>,
     /// Importance matrix (geb-run imatrix, or llama.cpp's): errors of columns count by what they meet
     #[arg(long, value_name = "FILE")]
@@ -228,6 +279,9 @@ pub struct How {
     /// Do not quantize the tensors whose names match; repeatable
     #[arg(long, value_name = "REGEX", value_parser = regex, help_heading = "Types of single tensors")]
     pub keep_f32: Vec<Regex>,
+    /// Replace a file that is there and is no GGUF file of a model, or no report
+    #[arg(long, help_heading = "Output")]
+    pub force: bool,
     /// Report as JSON, tensor by tensor, to a file
     #[arg(long, value_name = "FILE.json", help_heading = "Output")]
     pub report: Option<PathBuf>,
@@ -291,6 +345,14 @@ pub fn scaled(text: &str) -> (PathBuf, f32) {
     found.unwrap_or((text.into(), 1.0))
 }
 
+/// A number of threads.
+fn threads(text: &str) -> Result<u16, String> {
+    match text.parse() {
+        Ok(n) if (1..=1024).contains(&n) => Ok(n),
+        _ => Err("allowed: 1 to 1024; left out: all that are available".into()),
+    }
+}
+
 /// `500M`, `2G`, or bytes.
 fn size(text: &str) -> Result<u64, String> {
     let (digits, unit) = match text.strip_suffix(['M', 'G']) {
@@ -322,7 +384,7 @@ pub struct Probe {
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(2..=65536))]
     pub tokens: u32,
     /// Threads [default: all that are available]
-    #[arg(long, value_name = "N", env = "GEB_THREADS", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, value_name = "N", env = "GEB_THREADS", value_parser = threads)]
     pub threads: Option<u16>,
     /// Report as JSON on standard output
     #[arg(long)]

@@ -1,16 +1,18 @@
 //! What the flags mean: from `args` to options of the library, and the runs.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use geb::convert::policy::Policy;
 use geb::convert::probe::{self as layout_probe, ProbeOptions};
 use geb::convert::{self, GebLayout, Options, Progress};
+use geb::files::{self, Over, Place};
 use geb::kernels::Effort;
+use geb::shown::Shown;
 use geb::{Dtype, Error, Result};
+use geb_tools::remote::remote;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::args::{
@@ -20,6 +22,11 @@ use crate::show;
 
 /// Longest probe text or template that is read.
 const MAX_TEXT_BYTES: u64 = 16 << 20;
+/// `--report` replaces its own kind.
+const REPORT: Over = Over {
+    name: "a report of geb-quantize",
+    is: |head| head.starts_with(b"{\n  \"written\": "),
+};
 
 impl Layout {
     fn meant(&self) -> GebLayout {
@@ -33,14 +40,27 @@ impl Layout {
 }
 
 impl How {
-    fn options(&self, layout: &Layout, adapters: Vec<(PathBuf, f32)>) -> Result<Options> {
+    fn options(
+        &self,
+        layout: &Layout,
+        adapters: Vec<(PathBuf, f32)>,
+        stop: &AtomicBool,
+    ) -> Result<Options> {
+        let chosen = self.policy.clone().unwrap_or_else(|| {
+            show::say(
+                "note: no --type: q4_k_m, the usual choice (about 4.8 bits per weight); \
+                 --type q8_0 is nearly lossless and twice as large, geb-run compare measures both",
+            );
+            Policy::from(Dtype::Q4_K)
+        });
+        let read = |path: &Path| read_text(path, stop);
         let policy = Policy {
             pure: self.pure,
             output: self.output_type,
             embedding: self.embedding_type,
             overrides: self.tensor_type.clone(),
             keep_f32: self.keep_f32.clone(),
-            ..self.policy.clone()
+            ..chosen
         };
         Ok(Options {
             policy,
@@ -49,11 +69,12 @@ impl How {
             layout: layout.meant(),
             adapters,
             layers: self.keep_layers.as_ref().map(|l| l.0.clone()),
-            chat_template: self.chat_template.as_deref().map(read_text).transpose()?,
+            chat_template: self.chat_template.as_deref().map(read).transpose()?,
             hash_source: self.hash_source,
             split_max: self.split_max_size,
             resume: self.resume,
             no_heads: self.no_heads,
+            force: self.force,
             keep_experts: match &self.keep_experts[..] {
                 [] => None,
                 lists => Some(lists.join(" ").parse()?),
@@ -72,26 +93,28 @@ impl How {
     }
 }
 
-fn read_text(path: &Path) -> Result<String> {
-    let io = |source| Error::Io {
-        path: path.to_owned(),
-        source,
-    };
-    let size = std::fs::metadata(path).map_err(io)?.len();
-    if size > MAX_TEXT_BYTES {
-        return Err(Error::Request {
-            what: format!("size of {}", path.display()),
-            value: format!("{size} bytes"),
-            allowed: format!("at most {MAX_TEXT_BYTES} bytes"),
-        });
-    }
-    std::fs::read_to_string(path).map_err(io)
+fn read_text(path: &Path, stop: &AtomicBool) -> Result<String> {
+    files::utf8(path, files::read_stream(path, MAX_TEXT_BYTES, stop)?)
 }
 
 /// Runs a conversion.
 pub fn convert(files: &Files, how: &How, layout: &Layout, stop: &Arc<AtomicBool>) -> Result<()> {
-    let options = how.options(layout, Vec::new())?;
+    elsewhere(&files.source)?;
+    let options = how.options(layout, Vec::new(), stop)?;
     run((&files.source, files.out.as_deref()), how, &options, stop)
+}
+
+/// Refuses the name of something that is not here: a URL, a repository, a model of ollama.
+fn elsewhere(source: &Path) -> Result<()> {
+    let typed = source.to_str().unwrap_or_default();
+    match remote(typed).filter(|_| !source.exists()) {
+        None => Ok(()),
+        Some((kind, advice)) => Err(Error::Request {
+            what: typed.into(),
+            value: kind.into(),
+            allowed: format!("a folder or file; {advice}"),
+        }),
+    }
 }
 
 /// Runs a conversion with adapters.
@@ -99,9 +122,11 @@ pub fn merge(args: &Merge, stop: &Arc<AtomicBool>) -> Result<()> {
     let [source, adapters @ .., out] = &args.files[..] else {
         unreachable!("clap asks for three files");
     };
-    let options = args
-        .how
-        .options(&args.layout, adapters.iter().map(|a| scaled(a)).collect())?;
+    let options = args.how.options(
+        &args.layout,
+        adapters.iter().map(|a| scaled(a)).collect(),
+        stop,
+    )?;
     run(
         (Path::new(source), Some(Path::new(out))),
         &args.how,
@@ -112,6 +137,7 @@ pub fn merge(args: &Merge, stop: &Arc<AtomicBool>) -> Result<()> {
 
 /// Converts an adapter and says what is in it.
 pub fn adapter(args: &Adapter) -> Result<()> {
+    Place::of(&args.out)?.check(Over::ADAPTER.or_any(args.force))?;
     let layout = args.layout.meant();
     let done = convert::peft::convert(&args.folder, &args.base, &layout, &args.out)?;
     let ranks = done.parts.iter().map(|p| p.rank);
@@ -139,6 +165,10 @@ fn run(
     stop: &Arc<AtomicBool>,
 ) -> Result<()> {
     let started = Instant::now();
+    let over = REPORT.or_any(args.force);
+    if let Some(path) = &args.report {
+        Place::of(path)?.check(over)?;
+    }
     let (report, written) = match (out, args.dry_run) {
         (Some(out), false) => {
             let mut bar = Bar::new(stop.clone(), !args.no_progress);
@@ -149,69 +179,56 @@ fn run(
         _ => (convert::dry_run(source, options)?, false),
     };
     for note in &report.notes {
-        eprintln!("geb-quantize: note: {note}");
+        show::say(format_args!("note: {}", Shown::list(note)));
     }
     let json = || show::report_json(&report, options, written);
     if let Some(path) = &args.report {
-        write_whole(path, &json())?;
+        files::write(path, json().as_bytes(), over)?;
     }
     if args.json {
-        return show::print(&json());
+        return show::print_raw(&json());
     }
     if written {
         show::print(&show::report_table(&report))?;
         let seconds = started.elapsed().as_secs_f64().max(1e-9);
         let rate = report.source_bytes as f64 / 1e6 / seconds;
-        eprintln!(
-            "{:.1} s, {rate:.0} MB/s of source weights (read, quantized, written, read back)",
-            seconds
-        );
+        geb_tools::shield::complain(format_args!(
+            "{seconds:.1} s, {rate:.0} MB/s of source weights (read, quantized, written, read back)"
+        ));
         Ok(())
     } else {
         show::print(&show::plan_table(&report))
     }
 }
 
-/// Replaces a small file as a whole: the old one or the new one is there, never a part.
-fn write_whole(path: &Path, text: &str) -> Result<()> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
-    let write = || -> std::io::Result<()> {
-        let mut builder = tempfile::Builder::new();
-        // Readable like any other output, not private like a temporary file.
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let mut file = builder.tempfile_in(folder.unwrap_or(Path::new(".")))?;
-        file.write_all(text.as_bytes())?;
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        Ok(())
-    };
-    write().map_err(Error::io(path))
-}
-
 /// Checks stored hashes.
 pub fn verify(args: &Verify) -> Result<()> {
     let checked = geb::gguf::seal::check_hashes(&args.file)?;
-    if checked.damaged.is_empty() {
-        return show::print(&format!(
-            "{}: {} tensors, {}: as written\n",
-            args.file.display(),
-            checked.tensors,
-            show::bytes(checked.bytes)
-        ));
+    let (file, tensors) = (args.file.display(), checked.tensors);
+    if !checked.damaged.is_empty() {
+        return Err(Error::Verify(format!(
+            "{file}: {} of {tensors} tensors are not what was written: {}",
+            checked.damaged.len(),
+            checked.damaged.join(", ")
+        )));
     }
-    Err(Error::Verify(format!(
-        "{}: {} of {} tensors are not what was written: {}",
-        args.file.display(),
-        checked.damaged.len(),
-        checked.tensors,
-        checked.damaged.join(", ")
-    )))
+    if checked.unsealed > 0 || tensors == 0 {
+        let unsealed = checked.unsealed;
+        return Err(Error::NoChecksums {
+            path: args.file.clone(),
+            unsealed,
+            tensors,
+        });
+    }
+    show::print(&format!(
+        "{file}: {tensors} tensors, {}: as written\n",
+        show::bytes(checked.bytes)
+    ))
 }
 
 /// Runs a probe and prints its table.
 pub fn probe(args: &Probe, stop: &Arc<AtomicBool>) -> Result<()> {
-    let text = read_text(&args.text)?;
+    let text = read_text(&args.text, stop)?;
     let threads = args
         .threads
         .map_or(geb::threads::default_threads(), usize::from);
@@ -228,11 +245,10 @@ pub fn probe(args: &Probe, stop: &Arc<AtomicBool>) -> Result<()> {
     });
     bar.finish_and_clear();
     let result = result?;
-    show::print(&if args.json {
-        show::probe_json(&result)
-    } else {
-        show::probe_table(&result)
-    })
+    match args.json {
+        true => show::print_raw(&show::probe_json(&result)),
+        false => show::print(&show::probe_table(&result)),
+    }
 }
 
 fn target(on: bool) -> ProgressDrawTarget {
@@ -260,7 +276,6 @@ impl Bar {
         bar.set_style(style(
             "{bar:24} {percent:>3}% {binary_bytes_per_sec:>12} eta {eta:>4} {msg}",
         ));
-        bar.enable_steady_tick(Duration::from_millis(500));
         Bar { bar, stop }
     }
 }
@@ -272,7 +287,8 @@ impl Progress for Bar {
     }
 
     fn tensor(&mut self, name: &str, from: Dtype, to: Dtype) {
-        self.bar.set_message(format!("{name} {from} -> {to}"));
+        self.bar
+            .set_message(format!("{} {from} -> {to}", Shown::name(name)));
     }
 
     fn advance(&mut self, source_bytes: u64) {

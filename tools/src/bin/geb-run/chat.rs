@@ -96,14 +96,16 @@ impl Totals {
 pub fn run(args: &ChatArgs, interrupt: &Interrupt) -> Outcome {
     let started = Instant::now();
     // With -m, the first word is the prompt; two words are then too many.
-    let (model, prompt) = match (&args.model.model, &args.first, &args.second) {
+    let second = args.second.as_ref().or(args.prompt.as_ref());
+    let (model, prompt) = match (&args.model.model, &args.first, second) {
+        (Some(_), None, prompt) => (None, prompt.map(String::as_str)),
         (Some(_), Some(_), Some(extra)) => {
             return Err(
                 Failure::usage(format!("unexpected `{extra}`")).hint("put the prompt in quotes")
             );
         }
         (Some(_), prompt, None) => (None, prompt.as_deref()),
-        (_, model, prompt) => (model.as_deref(), prompt.as_deref()),
+        (_, model, prompt) => (model.as_deref(), prompt.map(String::as_str)),
     };
     let opened = load::open(&args.model, model)?;
     let tokenizer = load::tokenizer(&opened)?;
@@ -257,6 +259,9 @@ impl Chat {
             .min(self.options.max_tokens)
             .min(self.loaded.session.ctx() / 4);
         let limit = self.loaded.session.ctx() - room;
+        if let Some(last) = self.messages.last() {
+            load::check_length(&self.tokenizer, &last.content, limit)?;
+        }
         let mut forgotten = 0;
         loop {
             let ids = self.encode()?;

@@ -17,7 +17,7 @@ use geb::session::{Session, SessionOptions};
 use geb::tokenizer::{Encode, Tokenizer};
 use serde_json::{Value, json};
 
-use crate::args::{DemoArgs, GateArgs, KvHow};
+use crate::args::{DemoArgs, GateArgs, KvHow, asked};
 use crate::compare::files::{Candidate, Maker};
 use crate::compare::result::Comparison;
 use crate::compare::state::{Measured, Store};
@@ -99,7 +99,7 @@ pub fn run(args: &DemoArgs, interrupt: &Interrupt) -> Outcome {
         base: files.remove(0),
         candidates: files,
         kv: vec![KvHow::Auto],
-        threads: args.threads.iter().map(|t| *t as usize).collect(),
+        threads: asked(args.threads).into_iter().collect(),
         speed: SPEED,
         texts: TEXTS.iter().map(Language::text).collect(),
         // The method of the model's card, so that the perplexities can be compared with it.
@@ -146,7 +146,7 @@ fn quantize_all(args: &DemoArgs, folder: &Path, interrupt: &Interrupt) -> Outcom
         folder: target.to_path_buf(),
         imatrix: None,
         fresh: true,
-        threads: args.threads.map(|t| t as usize),
+        threads: asked(args.threads),
         output: &args.output,
         interrupt,
     };
@@ -176,7 +176,7 @@ fn samples(c: &Comparison, args: &DemoArgs, interrupt: &Interrupt) -> Outcome<Ve
         let file = Arc::new(GgufFile::open(Path::new(&row.file), Load::Map)?);
         let tokenizer = Tokenizer::from_gguf(&file)?;
         let options = SessionOptions {
-            threads: args.threads.map_or(0, |t| t as usize),
+            threads: asked(args.threads).unwrap_or(0),
             cancel: Some(interrupt.flag()),
             ..Default::default()
         };

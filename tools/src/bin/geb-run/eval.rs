@@ -31,7 +31,7 @@ pub fn run(args: &EvalArgs, interrupt: &Interrupt) -> Outcome {
 fn perplexity(args: &PerplexityArgs, interrupt: &Interrupt) -> Outcome {
     let (mut sessions, tokenizer) = open(args, interrupt)?;
     let ids = encode(&tokenizer, &args.file, args.count == CountHow::Llama)?;
-    let method = method(args, &tokenizer);
+    let method = method(args, &tokenizer, sessions[0].ctx());
     let start = Instant::now();
     let run = measure(&mut sessions, &ids, &method, args, interrupt)?;
     let took = start.elapsed();
@@ -79,8 +79,7 @@ pub fn encode_text(tokenizer: &Tokenizer, text: &str, add_special: bool) -> Outc
     Ok(tokenizer.encode_text(text, how)?)
 }
 
-fn method(args: &PerplexityArgs, tokenizer: &Tokenizer) -> Method {
-    let window = args.cpu.ctx.map_or(WINDOW, |c| c as usize);
+fn method(args: &PerplexityArgs, tokenizer: &Tokenizer, window: usize) -> Method {
     let bos = tokenizer.bos().filter(|_| tokenizer.add_bos());
     let method = match (args.stride, args.count) {
         (Some(stride), _) => Method::strided(window, stride as usize, bos),

@@ -4,7 +4,7 @@
 
 use std::hint::black_box;
 use std::io::Write;
-use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use geb::kernels::{Kernels, Level};
@@ -91,21 +91,30 @@ pub fn read_gb_s(kernels: &Kernels, threads: usize, data: &[u8]) -> f64 {
     data.len() as f64 / time.as_secs_f64() / 1e9
 }
 
-/// Time from the common start of `threads` threads to the end of the last.
+/// Time from the common start of `threads` threads to the end of the last. Where the system starts no
+/// thread, this one does the work.
 fn together(threads: usize, f: impl Fn(usize) + Sync) -> Duration {
-    let (start, f) = (&Barrier::new(threads), &f);
+    let (start, f) = (&AtomicBool::new(false), &f);
     std::thread::scope(|scope| {
+        let work = move |i| {
+            while !start.load(Ordering::Acquire) {
+                std::hint::spin_loop();
+            }
+            let begun = Instant::now();
+            f(i);
+            (begun, Instant::now())
+        };
         let workers: Vec<_> = (0..threads)
             .map(|i| {
-                scope.spawn(move || {
-                    start.wait();
-                    let begun = Instant::now();
-                    f(i);
-                    (begun, Instant::now())
-                })
+                std::thread::Builder::new()
+                    .spawn_scoped(scope, move || work(i))
+                    .ok()
             })
             .collect();
-        let times: Vec<_> = workers.into_iter().filter_map(|w| w.join().ok()).collect();
+        start.store(true, Ordering::Release);
+        let workers = workers.into_iter().enumerate();
+        let times = workers.filter_map(|(i, w)| w.map_or_else(|| Some(work(i)), |w| w.join().ok()));
+        let times: Vec<_> = times.collect();
         let begun = times.iter().map(|t| t.0).min();
         let ended = times.iter().map(|t| t.1).max();
         begun.zip(ended).map_or(Duration::ZERO, |(a, b)| b - a)

@@ -2,15 +2,18 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use geb::chat::{ChatTemplate, Message};
+use geb::files;
 use geb::gguf::{GgufFile, Load};
 use geb::kernels::Kernels;
 use geb::model::Model;
 use geb::sampler::SamplerOptions;
 use geb::session::{KvChoice, Session, SessionOptions, SparseChoice};
-use geb::tokenizer::Tokenizer;
+use geb::shown::Shown;
+use geb::tokenizer::{Encode, Tokenizer};
 
 use crate::args::{
     CpuArgs, GuessWhen, KvHow, LoadHow, ModelArgs, SamplingArgs, SparseHow, TemplateArgs,
@@ -40,8 +43,15 @@ pub struct Loaded {
     pub load: Duration,
 }
 
-/// Opens the file the user meant.
+/// Opens the model the user meant.
 pub fn open(args: &ModelArgs, positional: Option<&str>) -> Outcome<Opened> {
+    let opened = open_any(args, positional)?;
+    geb::kinds::check_model(&opened.file)?;
+    Ok(opened)
+}
+
+/// Opens the GGUF file the user meant, whatever it is for.
+pub fn open_any(args: &ModelArgs, positional: Option<&str>) -> Outcome<Opened> {
     let typed = positional.or(args.model.as_deref());
     let path = model_path::resolve(typed)?;
     let how = match args.load {
@@ -50,7 +60,18 @@ pub fn open(args: &ModelArgs, positional: Option<&str>) -> Outcome<Opened> {
     };
     let file = GgufFile::open(&path, how).map_err(|e| at(&path, e))?;
     for warning in &file.index().warnings {
-        note(format_args!("warning: {}: {warning}", path.display()));
+        let path = path.to_string_lossy();
+        note(format_args!(
+            "warning: {}: {}",
+            Shown::list(&path),
+            Shown::list(warning)
+        ));
+    }
+    if let Some(control) = geb::kinds::control_file(&path) {
+        let (path, control) = (path.display(), control.display());
+        note(format_args!(
+            "warning: {path}: its download has not ended: {control} is there"
+        ));
     }
     Ok(Opened {
         path,
@@ -63,7 +84,11 @@ pub fn open(args: &ModelArgs, positional: Option<&str>) -> Outcome<Opened> {
 pub fn at(path: &Path, e: geb::Error) -> Failure {
     let has_path = matches!(
         e,
-        geb::Error::Io { .. } | geb::Error::Interrupted | geb::Error::Request { .. }
+        geb::Error::Io { .. }
+            | geb::Error::Kind { .. }
+            | geb::Error::Interrupted
+            | geb::Error::Request { .. }
+            | geb::Error::Threads { .. }
     );
     let failure = Failure::from(e);
     let failure = if has_path {
@@ -74,7 +99,7 @@ pub fn at(path: &Path, e: geb::Error) -> Failure {
     if failure.code == 4 && failure.hint.is_none() {
         return failure.hint(format!(
             "what can be run of this file: geb-run inspect {}",
-            path.display()
+            Shown::list(&path.to_string_lossy())
         ));
     }
     failure
@@ -101,7 +126,7 @@ pub fn load_to_guess(
     let mut options = session_options(cpu, interrupt)?;
     options.extra_heads = heads != GuessWhen::Off;
     let model = Model::load(opened.file.clone()).map_err(|e| at(&opened.path, e))?;
-    if cpu.threads.is_none() {
+    if cpu.threads().is_none() {
         options.threads = tune::stored(model.bytes_per_token()).unwrap_or(options.threads);
     }
     let mut session = Session::new(model, &options).map_err(|e| at(&opened.path, e))?;
@@ -117,7 +142,7 @@ pub fn load_to_guess(
 /// Says which matrices were packed.
 fn packed(session: &Session) {
     for warning in session.warnings() {
-        note(format_args!("warning: {warning}"));
+        note(format_args!("warning: {}", Shown::list(warning)));
     }
     let p = session.packed();
     if p.matrices > 0 {
@@ -181,7 +206,7 @@ pub fn session_options(cpu: &CpuArgs, interrupt: &Interrupt) -> Outcome<SessionO
     };
     let defaults = SessionOptions::default();
     Ok(SessionOptions {
-        threads: cpu.threads.map_or(defaults.threads, |t| t as usize),
+        threads: cpu.threads().unwrap_or(defaults.threads),
         ctx: cpu.ctx.map(|c| c as usize),
         beyond: cpu.ctx_beyond,
         kv: match cpu.kv {
@@ -229,17 +254,19 @@ pub fn kernels(cpu: &CpuArgs) -> Outcome<&'static Kernels> {
 
 /// Threads the flags ask for.
 pub fn threads(cpu: &CpuArgs) -> usize {
-    cpu.threads
-        .map_or_else(geb::threads::default_threads, |t| t as usize)
+    cpu.threads().unwrap_or_else(geb::threads::default_threads)
 }
 
 /// The tokenizer of the file.
 pub fn tokenizer(opened: &Opened) -> Outcome<Tokenizer> {
-    let tokenizer = Tokenizer::from_gguf(&opened.file).map_err(|e| at(&opened.path, e))?;
+    let mut tokenizer = Tokenizer::from_gguf(&opened.file).map_err(|e| at(&opened.path, e))?;
+    tokenizer.cancel_with(crate::interrupt::flag());
     for warning in tokenizer.warnings() {
+        let path = opened.path.to_string_lossy();
         note(format_args!(
-            "warning: {}: {warning}",
-            opened.path.display()
+            "warning: {}: {}",
+            Shown::list(&path),
+            Shown::list(warning)
         ));
     }
     Ok(tokenizer)
@@ -267,33 +294,74 @@ pub fn template(
     ))
 }
 
-/// Reads a UTF-8 text file (`-`: stdin) of at most `limit` bytes.
+/// Refuses a text that cannot fit before a template is rendered with it: its own tokens are too many.
+pub fn check_length(tokenizer: &Tokenizer, text: &str, most: usize) -> Outcome {
+    // No token is shorter than a byte.
+    if text.len() <= most {
+        return Ok(());
+    }
+    let how = Encode {
+        add_special: false,
+        parse_special: false,
+    };
+    let found = tokenizer.encode(text, how)?.len();
+    if found <= most {
+        return Ok(());
+    }
+    Err(Failure::usage(format!(
+        "the prompt takes {found} tokens, allowed: {most} of the context"
+    ))
+    .hint("shorten it, or raise --ctx if the model allows more"))
+}
+
+/// Most tokens of a context: those asked for, else those of the model.
+pub fn most_tokens(opened: &Opened, cpu: &CpuArgs) -> usize {
+    let trained = || {
+        let name = opened.file.str("general.architecture").ok()??;
+        let key = format!("{name}.context_length");
+        let found = opened.file.int(&key, 1..=geb::limits::MAX_CONTEXT).ok()??;
+        usize::try_from(found).ok()
+    };
+    let asked = cpu.ctx.filter(|n| *n > 0).map(|n| n as usize);
+    asked.or_else(trained).unwrap_or(usize::MAX)
+}
+
+/// Reads a prompt (`-`: stdin) of at most `limit` bytes, without the line end that closes every text file.
+pub fn read_prompt(path: &Path, limit: usize) -> Outcome<String> {
+    let mut text = read_text(path, limit)?;
+    if text.ends_with('\n') {
+        text.pop();
+        if text.ends_with('\r') {
+            text.pop();
+        }
+    }
+    Ok(text)
+}
+
+/// Reads a UTF-8 text file (`-`: stdin) of at most `limit` bytes, without a byte order mark.
 pub fn read_text(path: &Path, limit: usize) -> Outcome<String> {
+    let mut bytes = read_bytes(path, limit)?;
+    if bytes.starts_with(b"\xef\xbb\xbf") {
+        bytes.drain(..3);
+    }
+    Ok(files::utf8(path, bytes)?)
+}
+
+/// Reads a file, a pipe or standard input (`-`) of at most `limit` bytes.
+pub fn read_bytes(path: &Path, limit: usize) -> Outcome<Vec<u8>> {
     use std::io::Read;
+    // Ctrl-C ends the program here: nothing has begun that would have to be stopped.
+    static GO: AtomicBool = AtomicBool::new(false);
+    if path.as_os_str() != "-" {
+        return Ok(files::read_stream(path, limit as u64, &GO)?);
+    }
     let mut bytes = Vec::new();
-    let cap = limit as u64 + 1;
-    if path.as_os_str() == "-" {
-        std::io::stdin().lock().take(cap).read_to_end(&mut bytes)?;
-    } else {
-        let file = std::fs::File::open(path)
-            .map_err(|e| Failure::new(e.to_string()).at(path.display()))?;
-        file.take(cap)
-            .read_to_end(&mut bytes)
-            .map_err(|e| Failure::new(e.to_string()).at(path.display()))?;
+    let input = std::io::stdin().lock();
+    input.take(limit as u64 + 1).read_to_end(&mut bytes)?;
+    match bytes.len() > limit {
+        true => Err(Failure::usage(format!("-: more than {limit} bytes"))),
+        false => Ok(bytes),
     }
-    if bytes.len() > limit {
-        return Err(Failure::usage(format!(
-            "{}: more than {limit} bytes of text",
-            path.display()
-        )));
-    }
-    String::from_utf8(bytes).map_err(|e| {
-        Failure::usage(format!(
-            "{}: not UTF-8 at byte {}",
-            path.display(),
-            e.utf8_error().valid_up_to()
-        ))
-    })
 }
 
 /// Sampling options from flags. Returns the seed as well: a random one can be shown and repeated.
@@ -312,7 +380,7 @@ pub fn sampling(args: &SamplingArgs) -> (SamplerOptions, u64) {
 }
 
 /// A seed nobody chose: clock and process, 32 bits so that it is easy to type again.
-fn random_seed() -> u64 {
+pub fn random_seed() -> u64 {
     let clock = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |d| d.as_nanos() as u64);

@@ -3,6 +3,7 @@
 //! `args` is what was typed; every command has its module; `report` is what the user reads.
 
 #![forbid(unsafe_code)]
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod args;
 mod bench;
@@ -26,6 +27,7 @@ mod load;
 mod logits;
 mod model_path;
 mod needle;
+mod outputs;
 mod probe;
 mod progress;
 mod pull;
@@ -38,43 +40,66 @@ mod speculate;
 mod systems;
 mod tokenize;
 mod tune;
+mod words;
 
 use std::ffi::OsString;
 
 use clap::{CommandFactory, FromArgMatches};
 
 use args::{Cli, Command};
+use geb_tools::shield;
 use interrupt::Interrupt;
-use report::Outcome;
+use report::{Failure, Outcome};
 
 fn main() {
-    std::process::exit(start());
+    std::process::exit(shield::run("error:", start));
 }
 
 /// Parses, runs, and turns the outcome into an exit code.
 fn start() -> i32 {
-    let typed = with_default_command(std::env::args_os().collect());
-    let command = Cli::command()
-        .version(&*version().leak())
-        .mut_subcommands(threads_help);
+    let outcome = match words::meant(std::env::args_os().collect()) {
+        Ok(typed) => parse(typed),
+        Err(failure) => Err(failure),
+    };
+    match outcome {
+        Ok(()) => 0,
+        Err(failure) => failure.print(),
+    }
+}
+
+/// Runs what the words say.
+fn parse(typed: Vec<OsString>) -> Outcome {
+    let command = command().version(&*version().leak());
     let parsed = command
         .try_get_matches_from(typed)
         .and_then(|m| Cli::from_arg_matches(&m));
     match parsed {
-        Ok(cli) => match run(&cli.command) {
-            Ok(()) => 0,
-            Err(failure) => failure.print(),
+        Ok(cli) => run(&cli.command),
+        // A closed stdout is no failure, a full disk is.
+        Err(e) => match e.print() {
+            Err(io) if !e.use_stderr() => Err(Failure::from(io).at("standard output")),
+            _ => Err(Failure::said(e.exit_code())),
         },
-        Err(e) => {
-            // Printing to a closed stream is no failure.
-            _ = e.print();
-            e.exit_code()
-        }
     }
 }
 
+/// The command line with what only this machine knows, and with negative numbers as values.
+fn command() -> clap::Command {
+    Cli::command().mut_subcommands(numbers)
+}
+
+/// Lets every value be a negative number: what is allowed is said by the flag, not by the parser.
+fn numbers(command: clap::Command) -> clap::Command {
+    let negative = |arg: clap::Arg| {
+        let takes = arg.get_action().takes_values();
+        arg.allow_negative_numbers(takes)
+    };
+    threads_help(command)
+        .mut_args(negative)
+        .mut_subcommands(numbers)
+}
+
 fn run(command: &Command) -> Outcome {
-    geb::mmap::install_sigbus_handler();
     let interrupt = Interrupt::install();
     match command {
         Command::Chat(args) => chat::run(args, &interrupt),
@@ -95,19 +120,8 @@ fn run(command: &Command) -> Outcome {
         Command::Pull(args) => pull::run(args),
         Command::Demo(args) => demo::run(args, &interrupt),
         Command::Systems(args) => systems::run(args),
+        Command::List => model_path::list(),
     }
-}
-
-/// `geb-run MODEL …` and `geb-run` alone mean `geb-run chat …`.
-fn with_default_command(mut typed: Vec<OsString>) -> Vec<OsString> {
-    let own = |word: &str| {
-        Command::NAMES.contains(&word) || matches!(word, "-h" | "--help" | "-V" | "--version")
-    };
-    let is_own = typed.get(1).and_then(|w| w.to_str()).is_some_and(own);
-    if !is_own {
-        typed.insert(1.min(typed.len()), "chat".into());
-    }
-    typed
 }
 
 /// Version, instruction level, threads.
@@ -137,29 +151,9 @@ fn threads_help(command: clap::Command) -> clap::Command {
 mod tests {
     use super::*;
 
-    fn words(line: &str) -> Vec<String> {
-        let typed = line.split(' ').map(OsString::from).collect();
-        with_default_command(typed)
-            .into_iter()
-            .map(|w| w.to_string_lossy().into_owned())
-            .collect()
-    }
-
-    #[test]
-    fn a_model_alone_means_chat() {
-        assert_eq!(words("geb-run smollm2"), ["geb-run", "chat", "smollm2"]);
-        assert_eq!(words("geb-run"), ["geb-run", "chat"]);
-        assert_eq!(
-            words("geb-run -m x.gguf"),
-            ["geb-run", "chat", "-m", "x.gguf"]
-        );
-        assert_eq!(words("geb-run bench -m x"), ["geb-run", "bench", "-m", "x"]);
-        assert_eq!(words("geb-run --help"), ["geb-run", "--help"]);
-    }
-
     #[test]
     fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
+        command().debug_assert();
         let names: Vec<String> = Cli::command()
             .get_subcommands()
             .map(|c| c.get_name().to_owned())

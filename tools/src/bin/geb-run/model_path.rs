@@ -3,8 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
+use geb_tools::remote::remote;
+
 use crate::args::Command;
-use crate::report::{Failure, Outcome, note};
+use crate::report::{Failure, Outcome, bytes, note, out, table};
 
 /// A model that `geb-run pull` knows.
 #[derive(Debug)]
@@ -88,7 +90,7 @@ pub fn resolve(typed: Option<&str>) -> Outcome<PathBuf> {
     }
 }
 
-/// A path, or a name in the cache folder.
+/// A path, with or without its ending, or a name in the cache folder.
 fn find(typed: &str) -> Outcome<PathBuf> {
     let path = Path::new(typed);
     if path.is_dir() {
@@ -96,6 +98,10 @@ fn find(typed: &str) -> Outcome<PathBuf> {
     }
     if path.exists() {
         return Ok(path.to_path_buf());
+    }
+    let named = PathBuf::from(format!("{typed}.gguf"));
+    if named.is_file() {
+        return Ok(named);
     }
     let plain_name = path.components().count() == 1;
     if plain_name {
@@ -116,13 +122,26 @@ fn find(typed: &str) -> Outcome<PathBuf> {
     Err(not_found(typed, plain_name))
 }
 
-/// A folder stands for its only GGUF file; a checkpoint folder must be converted first.
+/// A folder stands for its only model; a checkpoint folder must be converted first.
 fn from_folder(dir: &Path) -> Outcome<PathBuf> {
-    let files = gguf_files(dir);
+    let files = models(gguf_files(dir));
     let shown = dir.display();
+    let has = |name: &str| dir.join(name).is_file();
+    let weights = || {
+        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        let ends = [".safetensors", ".bin", ".pth", ".pt"];
+        let mut names = entries.map(|e| e.file_name().to_string_lossy().into_owned());
+        names.any(|n| ends.iter().any(|e| n.ends_with(e)))
+    };
     match files.as_slice() {
         [only] => Ok(only.clone()),
-        [] if dir.join("config.json").is_file() => Err(Failure::new(format!(
+        [] if has("adapter_config.json") && !has("config.json") => Err(Failure::new(format!(
+            "{shown} is an adapter (LoRA), not a model"
+        ))
+        .hint(format!(
+            "convert it: geb-quantize adapter {shown} adapter.gguf --base CHECKPOINT_FOLDER, then: geb-run chat -m MODEL --lora adapter.gguf"
+        ))),
+        [] if has("config.json") || weights() => Err(Failure::new(format!(
             "{shown} is a checkpoint folder, not a GGUF file"
         ))
         .hint(format!(
@@ -130,7 +149,8 @@ fn from_folder(dir: &Path) -> Outcome<PathBuf> {
         ))),
         [] => Err(Failure::new(format!(
             "{shown} is a folder without a GGUF file"
-        ))),
+        ))
+        .hint("give the path of a GGUF file")),
         many => Err(
             Failure::usage(format!("{shown} holds {} GGUF files", many.len())).hint(format!(
                 "name one of them, for example {}",
@@ -140,8 +160,67 @@ fn from_folder(dir: &Path) -> Outcome<PathBuf> {
     }
 }
 
+/// The files that are models of their own: of a set the first part, and no encoders of images beside a model.
+fn models(files: Vec<PathBuf>) -> Vec<PathBuf> {
+    let name = |p: &PathBuf| {
+        p.file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .to_ascii_lowercase()
+    };
+    let later_part = |p: &PathBuf| {
+        let name = name(p);
+        let part = name
+            .rsplit_once("-of-")
+            .and_then(|(before, _)| before.rsplit_once('-'));
+        part.and_then(|(_, n)| n.parse::<u32>().ok())
+            .is_some_and(|n| n > 1)
+    };
+    let mut models: Vec<PathBuf> = files.into_iter().filter(|p| !later_part(p)).collect();
+    if models.len() > 1 {
+        models.retain(|p| !name(p).contains("mmproj"));
+    }
+    models
+}
+
+/// `geb-run list`: what is in the cache folder, and what can be fetched.
+pub fn list() -> Outcome {
+    let dir = cache_dir()?;
+    let mut rows = Vec::new();
+    for file in models(gguf_files(&dir)) {
+        let name = file
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let short = KNOWN
+            .iter()
+            .find(|k| k.file == name)
+            .map_or(name, |k| k.name.to_owned());
+        let size = std::fs::metadata(&file).map_or(0, |m| m.len());
+        rows.push(vec![short, bytes(size), file.display().to_string()]);
+    }
+    out(&table(&rows))?;
+    if rows.is_empty() {
+        note(format_args!("no models in {}", dir.display()));
+    }
+    let there = |k: &&Known| !dir.join(k.file).is_file();
+    for known in KNOWN.iter().filter(there) {
+        note(format_args!(
+            "geb-run pull {}: {}, {}",
+            known.name,
+            known.about,
+            bytes(known.bytes)
+        ));
+    }
+    Ok(())
+}
+
 fn not_found(typed: &str, plain_name: bool) -> Failure {
     let failure = Failure::new(format!("{typed}: no such file or model"));
+    if let Some((kind, advice)) = remote(typed) {
+        return Failure::new(format!("{typed} is {kind}, not a file")).hint(advice);
+    }
     if let Some(command) = plain_name
         .then(|| nearest(typed, &Command::NAMES))
         .flatten()
@@ -149,10 +228,19 @@ fn not_found(typed: &str, plain_name: bool) -> Failure {
         return failure.hint(format!("did you mean the command: geb-run {command}"));
     }
     let names: Vec<&str> = KNOWN.iter().map(|k| k.name).collect();
-    if let Some(name) = plain_name.then(|| nearest(typed, &names)).flatten() {
-        return failure.hint(format!(
-            "did you mean the model `{name}`? fetch it: geb-run pull {name}"
-        ));
+    let begins = |n: &&&str| similar_start(typed, n);
+    let known = nearest(typed, &names).or_else(|| names.iter().find(begins).copied());
+    if let Some(name) = known.filter(|_| plain_name) {
+        let there = KNOWN.iter().find(|k| k.name == name);
+        let there = there.is_some_and(|k| cache_dir().is_ok_and(|d| d.join(k.file).is_file()));
+        let hint = match there {
+            true => format!("did you mean the model `{name}`? geb-run {name}"),
+            false => format!("did you mean the model `{name}`? fetch it: geb-run pull {name}"),
+        };
+        return failure.hint(hint);
+    }
+    if let Some(file) = beside(typed) {
+        return failure.hint(format!("did you mean {}?", file.display()));
     }
     let dir = cache_dir()
         .map(|d| d.display().to_string())
@@ -166,6 +254,39 @@ fn not_found(typed: &str, plain_name: bool) -> Failure {
         "{looked}give the path of a GGUF file, or a known name ({})",
         names.join(", ")
     ))
+}
+
+/// Whether both words begin alike, without what separates their parts: `SmolLM2-135M`, `smollm-2`.
+fn similar_start(typed: &str, name: &str) -> bool {
+    let plain = |s: &str| s.to_ascii_lowercase().replace(['-', '_', ' ', '.'], "");
+    let (typed, name) = (plain(typed), plain(name));
+    typed.len() > 3 && (typed.starts_with(&name) || name.starts_with(&typed))
+}
+
+/// The GGUF file of the same folder whose name is nearest to what was typed.
+fn beside(typed: &str) -> Option<PathBuf> {
+    let path = Path::new(typed);
+    let folder = path.parent()?;
+    let here = if folder.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        folder
+    };
+    let files = gguf_files(here);
+    let names: Vec<String> = files
+        .iter()
+        .map(|f| {
+            f.file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .to_lowercase()
+        })
+        .collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let wanted = path.file_name()?.to_string_lossy().to_lowercase();
+    let found = nearest(&wanted, &names).or_else(|| nearest(&format!("{wanted}.gguf"), &names))?;
+    let i = names.iter().position(|n| *n == found)?;
+    Some(folder.join(files[i].file_name()?))
 }
 
 /// No model at all: says what was looked for and what to type next.

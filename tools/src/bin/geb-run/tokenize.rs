@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use geb::shown::Shown;
 use geb::tokenizer::Encode;
 use serde_json::json;
 
@@ -11,7 +12,7 @@ use crate::report::{Outcome, out, out_line};
 
 /// Runs the command.
 pub fn run(args: &TokenizeArgs) -> Outcome {
-    let opened = load::open(&args.model, None)?;
+    let opened = load::open_any(&args.model, None)?;
     let tokenizer = load::tokenizer(&opened)?;
     let text = if args.text == "-" {
         load::read_text(Path::new("-"), geb::limits::MAX_PROMPT_BYTES)?
@@ -39,21 +40,7 @@ pub fn run(args: &TokenizeArgs) -> Outcome {
     let lines: String = ids
         .iter()
         .zip(&pieces)
-        .map(|(id, piece)| format!("{id:>7}  {}\n", visible(piece)))
+        .map(|(id, piece)| format!("{id:>7}  {}\n", Shown::value(piece)))
         .collect();
     out(&lines)
-}
-
-/// A piece on one line, with control characters visible.
-fn visible(piece: &str) -> String {
-    piece
-        .chars()
-        .map(|c| {
-            if c.is_control() {
-                c.escape_default().to_string()
-            } else {
-                c.to_string()
-            }
-        })
-        .collect()
 }

@@ -43,7 +43,8 @@ pub struct CompareArgs {
     /// At most N questions of a subject [default: all]
     #[arg(long, value_name = "N", requires = "choice", value_parser = clap::value_parser!(u32).range(1..))]
     pub choice_limit: Option<u32>,
-    /// Types of the candidates' KV cache, each a row; BASE keeps its own
+    /// Types of the candidates' KV cache, each a row; BASE keeps its own; auto: all have that of BASE (f32
+    /// where BASE is of floats)
     #[arg(
         long,
         value_name = "TYPE",
@@ -76,7 +77,7 @@ pub struct SpeedArgs {
     /// Numbers of threads to measure with [default: one per core this process may use]
     #[arg(short, long, value_name = "N", value_delimiter = ',', env = "GEB_THREADS",
           hide_env_values = true, help_heading = "Speed",
-          value_parser = clap::value_parser!(u32).range(1..=1024))]
+          value_parser = super::number::threads)]
     pub threads: Vec<u32>,
     /// Tokens of the prompt
     #[arg(short, long, value_name = "N", default_value_t = 256, help_heading = "Speed",
@@ -128,6 +129,9 @@ pub struct WriteArgs {
     /// A page with plots and tables, in one file
     #[arg(long, value_name = "FILE", help_heading = "Result")]
     pub report: Option<PathBuf>,
+    /// Replace files of another kind
+    #[arg(long, help_heading = "Result")]
+    pub force: bool,
 }
 
 fn not_negative(text: &str) -> Result<f64, String> {

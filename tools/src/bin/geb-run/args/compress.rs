@@ -65,7 +65,7 @@ pub struct DecompressArgs {
     pub force: bool,
     /// Worker threads [default: the CPUs this process may use]
     #[arg(short, long, value_name = "N", env = "GEB_THREADS", hide_env_values = true,
-          value_parser = clap::value_parser!(u32).range(1..=1024))]
+          value_parser = super::number::threads)]
     pub threads: Option<u32>,
     #[command(flatten)]
     pub output: OutputArgs,

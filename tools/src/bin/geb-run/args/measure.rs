@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::number::{some_tokens, tokens};
 use super::{CpuArgs, ModelArgs, OutputArgs, SpeculateArgs};
 
 const INSPECT_EXAMPLES: &str = "\
@@ -54,6 +55,9 @@ pub struct LogitsArgs {
     /// File to write
     #[arg(short, long, value_name = "FILE")]
     pub out: PathBuf,
+    /// Replace a file of another kind
+    #[arg(long)]
+    pub force: bool,
     #[command(flatten)]
     pub cpu: CpuArgs,
     #[command(flatten)]
@@ -91,14 +95,17 @@ pub struct BenchArgs {
     /// Keep the random model in this file, for another program to measure
     #[arg(long, value_name = "FILE", requires = "shape")]
     pub save: Option<PathBuf>,
+    /// Replace a file of another kind (--save)
+    #[arg(long, requires = "save")]
+    pub force: bool,
     /// Tokens of the prompt (0: no prefill measurement)
-    #[arg(short, long, value_name = "N", default_value_t = 512)]
+    #[arg(short, long, value_name = "N", default_value_t = 512, value_parser = tokens)]
     pub prompt: usize,
     /// Tokens to decode (0: no decode measurement)
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 128)]
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 128, value_parser = tokens)]
     pub decode: usize,
     /// Tokens in the cache before each measurement
-    #[arg(short, long, value_name = "N", default_value_t = 0)]
+    #[arg(short, long, value_name = "N", default_value_t = 0, value_parser = tokens)]
     pub depth: usize,
     /// Instead: generate -n tokens with and without guessing ahead, of a text that repeats itself
     /// and of one that does not
@@ -136,10 +143,10 @@ pub struct TuneArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
     pub most: Option<u32>,
     /// Tokens of the prompt
-    #[arg(short, long, value_name = "N", default_value_t = 256, value_parser = at_least_one)]
+    #[arg(short, long, value_name = "N", default_value_t = 256, value_parser = some_tokens)]
     pub prompt: usize,
     /// Tokens to decode
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 48, value_parser = at_least_one)]
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 48, value_parser = some_tokens)]
     pub decode: usize,
     /// Repetitions after one warm-up
     #[arg(short, long, value_name = "R", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
@@ -187,7 +194,7 @@ pub struct DemoArgs {
     pub keep: Option<PathBuf>,
     /// Worker threads [default: the CPUs this process may use]
     #[arg(short, long, value_name = "N", env = "GEB_THREADS", hide_env_values = true,
-          value_parser = clap::value_parser!(u32).range(1..=1024))]
+          value_parser = super::number::threads)]
     pub threads: Option<u32>,
     #[command(flatten)]
     pub output: OutputArgs,

@@ -12,6 +12,7 @@ mod compress;
 mod embed;
 mod evaluate;
 mod measure;
+mod number;
 mod probe;
 mod several;
 mod tasks;
@@ -99,11 +100,14 @@ pub enum Command {
     Demo(DemoArgs),
     /// List the model families and techniques: how far each is, and what proves it
     Systems(SystemsArgs),
+    /// List the models in the cache folder
+    #[command(hide = true)]
+    List,
 }
 
 impl Command {
     /// Names accepted as the first word.
-    pub const NAMES: [&'static str; 18] = [
+    pub const NAMES: [&'static str; 19] = [
         "chat",
         "generate",
         "tokenize",
@@ -122,6 +126,7 @@ impl Command {
         "pull",
         "demo",
         "systems",
+        "list",
     ];
 }
 
@@ -191,11 +196,11 @@ pub enum SparseHow {
 pub struct CpuArgs {
     /// Worker threads [default: one per core this process may use]
     #[arg(short, long, value_name = "N", env = "GEB_THREADS", hide_env_values = true, help_heading = "CPU",
-          value_parser = clap::value_parser!(u32).range(1..=1024))]
-    pub threads: Option<u32>,
-    /// Tokens of context [default: the model's own length, at most 4096]
+          value_parser = number::threads)]
+    threads: Option<u32>,
+    /// Tokens of context (0: the model's own length) [default: the model's own length, at most 4096]
     #[arg(short, long, value_name = "N", env = "GEB_CTX", hide_env_values = true, help_heading = "CPU",
-          value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
+          value_parser = clap::value_parser!(u32).range(0..=16_777_216))]
     pub ctx: Option<u32>,
     /// Let --ctx exceed the length the model was trained for; answers get worse out there
     #[arg(long, requires = "ctx", help_heading = "CPU", hide_short_help = true)]
@@ -237,6 +242,18 @@ pub struct CpuArgs {
     pub isa: Option<String>,
 }
 
+impl CpuArgs {
+    /// The number of threads, when one was asked for.
+    pub fn threads(&self) -> Option<usize> {
+        asked(self.threads)
+    }
+}
+
+/// A number of threads, unless it is left to the program.
+pub fn asked(threads: Option<u32>) -> Option<usize> {
+    threads.filter(|n| *n > 0).map(|n| n as usize)
+}
+
 /// `800M`, `2G`, or bytes.
 fn size(text: &str) -> Result<u64, String> {
     let units = [("K", 1_000), ("M", 1_000_000), ("G", 1_000_000_000)];
@@ -258,6 +275,7 @@ pub struct SamplingArgs {
         alias = "temperature",
         value_name = "T",
         default_value_t = 0.8,
+        value_parser = number::temperature,
         help_heading = "Sampling"
     )]
     pub temp: f32,
@@ -266,6 +284,7 @@ pub struct SamplingArgs {
         long,
         value_name = "K",
         default_value_t = 40,
+        value_parser = number::top_k,
         help_heading = "Sampling",
         hide_short_help = true
     )]
@@ -275,6 +294,7 @@ pub struct SamplingArgs {
         long,
         value_name = "P",
         default_value_t = 0.95,
+        value_parser = number::between(0.0..=1.0),
         help_heading = "Sampling",
         hide_short_help = true
     )]
@@ -284,6 +304,7 @@ pub struct SamplingArgs {
         long,
         value_name = "P",
         default_value_t = 0.05,
+        value_parser = number::between(0.0..=1.0),
         help_heading = "Sampling",
         hide_short_help = true
     )]
@@ -293,21 +314,23 @@ pub struct SamplingArgs {
         long,
         value_name = "R",
         default_value_t = 1.0,
+        value_parser = number::between(0.01..=100.0),
         help_heading = "Sampling",
         hide_short_help = true
     )]
     pub repeat_penalty: f32,
-    /// How many recent tokens count for the penalty
+    /// How many recent tokens count for the penalty (-1: all)
     #[arg(
         long,
         value_name = "N",
         default_value_t = 64,
+        value_parser = number::whole_context,
         help_heading = "Sampling",
         hide_short_help = true
     )]
     pub repeat_last_n: usize,
-    /// Seed of the choices; the same seed gives the same text [default: random]
-    #[arg(short, long, value_name = "S", help_heading = "Sampling")]
+    /// Seed of the choices; the same seed gives the same text [default: random, as -1]
+    #[arg(short, long, value_name = "S", value_parser = number::seed, help_heading = "Sampling")]
     pub seed: Option<u64>,
     /// Stop when this text appears (may be repeated)
     #[arg(
@@ -423,14 +446,24 @@ pub struct ChatArgs {
     /// Answer this and exit
     #[arg(value_name = "PROMPT")]
     pub second: Option<String>,
+    /// The same, as a flag
+    #[arg(
+        short,
+        long,
+        value_name = "TEXT",
+        hide = true,
+        conflicts_with = "second"
+    )]
+    pub prompt: Option<String>,
     #[command(flatten)]
     pub model: ModelArgs,
-    /// Longest answer in tokens
+    /// Longest answer in tokens (-1: until the end)
     #[arg(
         short = 'n',
         long,
         value_name = "N",
         default_value_t = 1024,
+        value_parser = number::until_end,
         help_heading = "Sampling"
     )]
     pub max_tokens: usize,
@@ -473,8 +506,8 @@ pub struct GenerateArgs {
     /// Read the prompt from a file (`-`: stdin)
     #[arg(short, long, value_name = "FILE")]
     pub file: Option<PathBuf>,
-    /// Longest answer in tokens
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 256)]
+    /// Longest answer in tokens (-1: until the end)
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 256, value_parser = number::until_end)]
     pub max_tokens: usize,
     /// Continue the prompt as it is, without the chat template
     #[arg(long)]
@@ -485,6 +518,9 @@ pub struct GenerateArgs {
     /// Save the state after prompt and answer (recurrent models)
     #[arg(long, value_name = "FILE")]
     pub save_state: Option<PathBuf>,
+    /// Replace a file of another kind (--save-state)
+    #[arg(long, requires = "save_state")]
+    pub force: bool,
     /// One JSON object on stdout: ids, text, stop reason, timings
     #[arg(long)]
     pub json: bool,

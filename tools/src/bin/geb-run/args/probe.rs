@@ -52,6 +52,9 @@ pub struct ProbeArgs {
     /// Write the states behind each layer, F32 [layers + 1, positions, E]
     #[arg(long, value_name = "FILE", group = "what", requires = "text")]
     pub states: Option<PathBuf>,
+    /// Replace a file of another kind (--states)
+    #[arg(long, requires = "states")]
+    pub force: bool,
     /// Find the heads that copy from far back
     #[arg(long, group = "what", conflicts_with_all = ["lens", "heads", "ablate", "states", "positions"])]
     pub retrieval: bool,
@@ -59,18 +62,18 @@ pub struct ProbeArgs {
     #[arg(long, value_name = "N,...", value_delimiter = ',')]
     pub positions: Vec<usize>,
     /// Tokens, positions or heads of each list
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = super::measure::at_least_one)]
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = super::number::some_tokens)]
     pub top: usize,
     /// Tokens of the prompts of --retrieval
     #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "512",
-          value_parser = super::measure::at_least_one)]
+          value_parser = super::number::some_tokens)]
     pub lengths: Vec<usize>,
     /// Where their needles are, in per cent of the filler
     #[arg(long, value_name = "P,...", value_delimiter = ',', default_value = "10,50,90",
           value_parser = clap::value_parser!(u8).range(0..=100))]
     pub depths: Vec<u8>,
     /// Needles tried for each length and depth
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = super::measure::at_least_one)]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = super::number::few)]
     pub needles: usize,
     /// One JSON object on stdout, with whole rows of attention
     #[arg(long)]

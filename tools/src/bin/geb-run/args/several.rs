@@ -34,7 +34,7 @@ pub struct SeveralArgs {
         long,
         value_name = "L",
         default_value_t = 1.0,
-        allow_negative_numbers = true,
+        value_parser = super::number::finite,
         requires = "way",
         help_heading = "Several answers",
         hide_short_help = true

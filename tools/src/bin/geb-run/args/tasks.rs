@@ -82,14 +82,14 @@ pub struct NeedleArgs {
     #[command(flatten)]
     pub model: ModelArgs,
     /// Tokens of the prompts [default: 512, 1024, 2048, ... up to the context]
-    #[arg(long, value_name = "N,...", value_delimiter = ',', value_parser = super::measure::at_least_one)]
+    #[arg(long, value_name = "N,...", value_delimiter = ',', value_parser = super::number::some_tokens)]
     pub lengths: Vec<usize>,
     /// Where the needle is, in per cent of the filler
     #[arg(long, value_name = "P,...", value_delimiter = ',', default_value = "0,25,50,75,100",
           value_parser = clap::value_parser!(u8).range(0..=100))]
     pub depths: Vec<u8>,
     /// Needles tried one after another in each cell
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = super::measure::at_least_one)]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = super::number::few)]
     pub needles: usize,
     /// Filler text instead of made-up sentences
     #[arg(long, value_name = "FILE")]

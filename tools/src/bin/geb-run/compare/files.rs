@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use geb::Error;
 use geb::convert;
-use geb::convert::policy::Policy;
+use geb::convert::policy::{self, Policy};
 use geb::gguf::{GgufFile, Load};
 use geb::kernels::Effort;
 use sha2::{Digest, Sha256};
@@ -102,6 +102,8 @@ impl Maker<'_> {
             imatrix: imatrix.map(Path::to_path_buf),
             search: imatrix.map_or(Effort::Reference, |_| Effort::Fast),
             threads: self.threads,
+            // The folder is this program's own.
+            force: true,
             ..Default::default()
         };
         let mut own = None;
@@ -196,7 +198,8 @@ impl Maker<'_> {
 
 /// SHA-256 of a file.
 pub fn file_hash(path: &Path) -> std::io::Result<Vec<u8>> {
-    let mut file = std::fs::File::open(path)?;
+    let opened = geb::files::open_regular(path);
+    let (mut file, _) = opened.map_err(|e| std::io::Error::other(e.to_string()))?;
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     loop {
@@ -235,14 +238,18 @@ fn meant(typed: &str) -> Outcome<Typed> {
     if Path::new(typed).exists() {
         return model_path::resolve(Some(typed)).map(Typed::File);
     }
-    let policy = match Policy::named(typed) {
+    let unknown = match Policy::named(typed) {
         Ok(policy) => return Ok(Typed::Type(policy)),
         Err(e) => e,
     };
+    // A word for a type that we have under another name is no file.
+    if !policy::similar(typed).is_empty() && !typed.contains(['/', '.']) {
+        return Err(Failure::usage(unknown.to_string()));
+    }
     // Neither: both are said.
     model_path::resolve(Some(typed))
         .map(Typed::File)
-        .map_err(|f| f.hint(format!("give a GGUF file or a type; {policy}")))
+        .map_err(|f| f.hint(format!("give a GGUF file or a type; {unknown}")))
 }
 
 /// A conversion as the user sees it.
