@@ -39,6 +39,7 @@ pub fn run(args: &GenerateArgs, interrupt: &Interrupt) -> Outcome {
         sampling,
         stop: args.sampling.stop.clone(),
         ignore_eos: args.sampling.ignore_eos,
+        stop_repeats: 0,
         log_probs: false,
         cancel: Some(interrupt.flag()),
     };
@@ -152,7 +153,11 @@ fn prompt_ids(
             .map_err(at);
     };
     let prompt = prompt.strip_suffix('\n').unwrap_or(prompt);
-    let messages = load::conversation(args.template.system.as_deref(), prompt);
+    let messages = load::conversation(load::system(opened, &args.template), prompt);
+    if args.template.system.is_some() {
+        load::say_where_system_goes(&template, &args.output);
+    }
+    let messages = template.fitted(&messages);
     template.encode(tokenizer, &messages, true).map_err(at)
 }
 
