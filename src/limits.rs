@@ -38,7 +38,7 @@ pub const MAX_VOCAB: usize = 1_048_576;
 /// Bytes of one token.
 pub const MAX_TOKEN_BYTES: usize = 64 << 10;
 /// Bytes of a token where the longest one is searched at every byte; published ones have at most 200.
-pub const MAX_RWKV_TOKEN_BYTES: usize = 1_024;
+pub const MAX_SEARCHED_TOKEN_BYTES: usize = 1_024;
 /// Merges of a vocabulary; published ones have at most two per token.
 pub const MAX_MERGES: usize = 2 * MAX_VOCAB;
 /// Control and user-defined tokens of a vocabulary; published ones have a few thousand.
@@ -83,6 +83,13 @@ pub const MAX_PROMPT_BYTES: usize = 1 << 20;
 pub const MAX_TEXT_BYTES: usize = 64 << 20;
 /// The table of a tokenizer that normalises text; published ones have 240 kB.
 pub const MAX_CHARSMAP_BYTES: usize = 16 << 20;
+/// Steps of a tokenizer for one text, and for each of its bytes: published vocabularies take a few tens, and
+/// a token of [`MAX_SEARCHED_TOKEN_BYTES`] at every byte would take a thousand.
+pub const TOKENIZER_STEPS: u64 = 1 << 20;
+/// See [`TOKENIZER_STEPS`].
+pub const TOKENIZER_STEPS_PER_BYTE: u64 = 256;
+/// A `tokenizer.json` part inside a file's metadata.
+pub const MAX_TOKENIZER_JSON_BYTES: usize = 1 << 20;
 /// A text after normalisation.
 pub const MAX_NORMALIZED_BYTES: usize = 2 * MAX_TEXT_BYTES;
 /// Layers of a model.

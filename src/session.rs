@@ -24,6 +24,7 @@ use crate::state::State;
 use crate::threads::{self, Pool};
 use ahead::Heads;
 pub use branch::Branch;
+pub use choose::auto_is_f32;
 use choose::{check_ctx, choose_kernels, choose_kv};
 pub use memory::SessionMemory;
 pub(crate) use saved::identity;

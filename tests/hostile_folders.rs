@@ -448,7 +448,7 @@ fn tokenizer_files() {
             set("llama-bin", T, |t| {
                 t["pre_tokenizer"] = json!({"type": "Split", "pattern": {"Regex": "(a+)+$"}})
             }),
-            "pre-tokenizer with byte fallback",
+            "pre-tokenizer",
         ),
     ];
     for (dir, what) in &unsupported {
@@ -457,14 +457,11 @@ fn tokenizer_files() {
             other => panic!("{what}: {other:?}"),
         }
     }
-    // A merge order that the SentencePiece algorithm cannot follow is found by comparison.
+    // A merge order that the SentencePiece algorithm cannot follow is kept beside the scores.
     let dir = set("llama-bin", T, |t| {
         t["model"]["merges"].as_array_mut().unwrap().truncate(3);
     });
-    match run(dir.path()) {
-        Err(Error::Verify(text)) => assert!(text.contains("tokenizer differs"), "{text}"),
-        other => panic!("{other:?}"),
-    }
+    run(dir.path()).expect("converts");
     let dir = folder("llama", "config.json", |_| {});
     std::fs::write(dir.path().join("tokenizer.model"), b"\xff\xff\xff\xff").unwrap();
     refused("SentencePiece garbage", run(dir.path()), "protobuf", "");

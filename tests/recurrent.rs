@@ -231,11 +231,6 @@ fn eight_bits_stay_close() {
     }
 }
 
-fn file_of(folder: &Path) -> String {
-    let case = folder.parent().and_then(Path::file_name);
-    case.map_or(String::new(), |n| n.to_string_lossy().into())
-}
-
 #[test]
 fn tokenizers_and_chats_equal_the_reference() {
     let folders = [
@@ -270,10 +265,6 @@ fn tokenizers_and_chats_equal_the_reference() {
         };
         for case in expected["tokenizer_cases"].as_array().expect("cases") {
             let text = case["text"].as_str().expect("a text");
-            // Mamba's tokenizer composes characters first, for which files have no key.
-            if case["nfc_changes_text"] == true && file_of(&folder).starts_with("mamba") {
-                continue;
-            }
             let name = format!("{}: {text:?}", folder.display());
             assert_eq!(encode(text, true, true), ids(&case["ids"]), "{name}");
             let parsed = encode(text, false, true);
@@ -281,7 +272,10 @@ fn tokenizers_and_chats_equal_the_reference() {
             let plain = encode(text, false, false);
             assert_eq!(plain, ids(&case["ids_plain"]), "{name}");
             let plain: Vec<u32> = plain.into_iter().map(|id| id as u32).collect();
-            assert_eq!(tokenizer.decode(&plain), text, "{name}");
+            // Mamba's tokenizer composes characters first.
+            if case["nfc_changes_text"] != true {
+                assert_eq!(tokenizer.decode(&plain), text, "{name}");
+            }
         }
         let template = ChatTemplate::from_gguf(&file).expect("valid");
         for case in expected["chat_cases"].as_array().into_iter().flatten() {

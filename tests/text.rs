@@ -100,11 +100,10 @@ fn messages(value: &Value) -> Vec<Message> {
         .collect()
 }
 
-/// Further cases, which only the converter builds. Not `minicpm`: its reference puts a space before
-/// a user-defined token that begins a text, which GGUF runtimes do not.
+/// Further cases, which only the converter builds.
 const CONVERTED: &[&str] = &[
     "qwen2", "qwen3", "phi3", "olmo", "olmo2", "gemma3", "chatglm3", "glm", "mixtral", "qwen3moe",
-    "olmoe", "jetmoe",
+    "olmoe", "jetmoe", "minicpm",
 ];
 
 #[test]
@@ -507,4 +506,91 @@ fn a_refused_system_message_stands_before_the_user() {
     let template = ChatTemplate::from_source(&refusing, "", "").expect("valid");
     let alone = template.fitted(&conversation[..1]);
     assert_eq!(alone, [Message::new("user", "Sys")]);
+}
+
+/// A fixture's folder with other files in it.
+fn changed(case: &str, files: &[(&str, Value)]) -> GgufFile {
+    let folder = tempfile::tempdir().expect("a folder");
+    for entry in std::fs::read_dir(fixture::path(case, "hf")).expect("a fixture") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().expect("a name");
+        std::fs::copy(&path, folder.path().join(name)).expect("copied");
+    }
+    for (name, value) in files {
+        std::fs::write(folder.path().join(name), value.to_string()).expect("written");
+    }
+    let (bytes, _) = convert_to_vec(folder.path(), &Options::default()).expect("converts");
+    GgufFile::from_bytes(bytes).expect("a valid file")
+}
+
+/// `legacy: false` beside a SentencePiece model: a space at the start only. Ids are those of transformers 5.24.
+#[test]
+fn no_space_after_special_tokens_where_legacy_is_false() {
+    let mut config = json("llama", "hf/tokenizer_config.json");
+    config["legacy"] = false.into();
+    let file = changed("llama", &[("tokenizer_config.json", config)]);
+    let tokenizer = Tokenizer::from_gguf(&file).expect("valid metadata");
+    let how = Encode {
+        add_special: false,
+        parse_special: true,
+    };
+    let cases: [(&str, &[u32]); 10] = [
+        ("hi there", &[422, 432, 429, 269, 372]),
+        ("</s>hi", &[2, 432, 429]),
+        ("a</s> b", &[260, 2, 267]),
+        (" lead", &[273, 280, 431]),
+        ("  two", &[422, 259, 433, 427]),
+        ("</s>\nx", &[2, 13, 469]),
+        ("x  y", &[422, 469, 264, 445]),
+        (
+            "hi</s>hi</s> hi",
+            &[422, 432, 429, 2, 432, 429, 2, 422, 432, 429],
+        ),
+        ("<s>hi", &[1, 432, 429]),
+        ("</s></s>a", &[2, 2, 426]),
+    ];
+    for (text, ids) in cases {
+        assert_eq!(
+            tokenizer.encode(text, how).expect("encodes"),
+            ids,
+            "{text:?}"
+        );
+        if !text.starts_with(' ') {
+            assert_eq!(tokenizer.decode_with_control(ids), text);
+        }
+    }
+}
+
+/// User-defined pieces of SentencePiece are inside its text. Ids are those of its library.
+#[test]
+fn no_space_after_user_defined_pieces() {
+    let tokenizer = Tokenizer::from_gguf(&converted("minicpm")).expect("valid metadata");
+    let cases: [(&str, &[u32]); 5] = [
+        ("<用户>你好<AI>", &[383, 3, 233, 194, 165, 461, 4]),
+        ("<用户> hi<AI>x", &[383, 3, 383, 393, 389, 4, 422]),
+        ("hi<AI>", &[383, 393, 389, 4]),
+        ("<AI><AI>  a", &[383, 4, 4, 383, 262]),
+        (" <用户>b", &[265, 3, 399]),
+    ];
+    for (text, ids) in cases {
+        let found = tokenizer.encode(text, Encode::default()).expect("encodes");
+        assert_eq!(found, ids, "{text:?}");
+        assert_eq!(tokenizer.decode(&found), text);
+    }
+}
+
+/// Files of other programs have no key for it: the name of the family says that characters are composed.
+#[test]
+fn characters_are_composed_where_the_family_does() {
+    for (case, composed) in [
+        ("qwen2", true),
+        ("olmo", true),
+        ("gpt2", false),
+        ("llama3", false),
+    ] {
+        let tokenizer = Tokenizer::from_gguf(&converted(case)).expect("valid metadata");
+        let ids = |text| tokenizer.encode(text, Encode::default()).expect("encodes");
+        let same = ids("\u{1112}\u{1161}\u{11ab}e\u{301}") == ids("한é");
+        assert_eq!(same, composed, "{case}");
+    }
 }

@@ -129,7 +129,7 @@ fn break_up(tokenizer: &Tokenizer, content: &str, mark: char, edges: bool) -> Op
     };
     // Texts of control tokens may overlap; each round ends at least the leftmost ones.
     for _ in 0..16 {
-        let found = tokenizer.control_ranges(&text);
+        let found = tokenizer.control_ranges(&text).ok()?;
         if found.is_empty() {
             return Some(text);
         }
@@ -154,7 +154,7 @@ fn break_up(tokenizer: &Tokenizer, content: &str, mark: char, edges: bool) -> Op
 /// Last resort: only control tokens whose text occurs in no message, in any case of letters.
 fn cautious(tokenizer: &Tokenizer, messages: &[Message], rendered: &str) -> Vec<Range<usize>> {
     let contents: Vec<String> = messages.iter().map(|m| m.content.to_lowercase()).collect();
-    let mut ranges = tokenizer.control_ranges(rendered);
+    let mut ranges = tokenizer.control_ranges(rendered).unwrap_or_default();
     ranges.retain(|range| {
         let text = rendered[range.clone()].to_lowercase();
         contents.iter().all(|content| !content.contains(&text))

@@ -1,19 +1,21 @@
-//! `tokenizer.json` with BPE as a GGUF vocabulary: byte fallback becomes model `llama`, byte-level
-//! becomes `gpt2` with the name of its pre-tokenizer.
+//! The models of a `tokenizer.json`: BPE over characters becomes `llama`, BPE over bytes `gpt2`, unigram
+//! `t5`. `hf` reads what is around them.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 
 use serde_json::{Value, json};
 
 use super::folder::{Folder, bad, kind, short};
-use super::vocab::{Kind, Sources, Token, Vocab, place};
+use super::hf;
+use super::scores::{self, UNMERGED};
+use super::vocab::{Kind, Sources, Token, Vocab};
 use crate::error::{Error, Result};
+use crate::gguf::writer::MetaValue;
 use crate::limits;
+use crate::tokenizer;
+use crate::tokenizer::steps::Steps;
 
-const FILE: &str = "tokenizer.json";
-
-/// Score of tokens that no merge produces.
-const UNMERGED: f32 = -1e6;
+pub(super) const FILE: &str = "tokenizer.json";
 
 /// Reads `tokenizer.json` into `vocab`.
 pub(super) fn read(sources: &Sources, vocab: &mut Vocab) -> Result<()> {
@@ -22,67 +24,165 @@ pub(super) fn read(sources: &Sources, vocab: &mut Vocab) -> Result<()> {
     };
     let model = json.get("model").filter(|m| m.is_object());
     let model = model.ok_or_else(|| bad(FILE, "model", "absent", "an object"))?;
+    hf::training_state(json, vocab);
     // Old files lack the type; a merge list means BPE.
-    let ty = model.get("type").and_then(Value::as_str);
-    if ty.is_some_and(|t| t != "BPE") || (ty.is_none() && model.get("merges").is_none()) {
-        let value = ty.unwrap_or("absent").chars().take(40).collect();
-        return Err(Error::Unsupported {
-            what: "tokenizer model",
-            value,
-            known: "BPE".into(),
-        });
-    }
-    let merges = merges(model)?;
-    tokens(model, vocab)?;
-    added(json, vocab)?;
-    normalizer(json.get("normalizer"), vocab)?;
-    let fallback = model
-        .get("byte_fallback")
-        .and_then(Value::as_bool)
-        .unwrap_or(false);
-    if fallback {
-        vocab.model = "llama";
-        let pre = json
-            .get("pre_tokenizer")
-            .and_then(|p| p.get("type"))
-            .and_then(Value::as_str);
-        if pre.is_some_and(|t| t != "Metaspace") {
-            let value = pre.unwrap_or_default().chars().take(40).collect();
+    match model.get("type").and_then(Value::as_str) {
+        Some("Unigram") => unigram(json, model, vocab)?,
+        Some("BPE") => bpe(json, model, vocab)?,
+        None if model.get("merges").is_some() => bpe(json, model, vocab)?,
+        other => {
+            let value = other.unwrap_or("absent").chars().take(40).collect();
             return Err(Error::Unsupported {
-                what: "pre-tokenizer with byte fallback",
+                what: "tokenizer model",
                 value,
-                known: "none, Metaspace".into(),
+                known: "BPE, Unigram".into(),
             });
         }
-        byte_fallback(json, model, &merges, vocab);
-    } else {
-        vocab.model = "gpt2";
-        vocab.pre = pre_tokenizer(json, model)?;
-        check_merges(&merges, vocab)?;
-        vocab.merges = merges
-            .iter()
-            .map(|(a, b)| {
-                format!(
-                    "{} {}",
-                    a.replace(' ', "\u{120}"),
-                    b.replace(' ', "\u{120}")
-                )
-            })
-            .collect();
     }
-    let [before, after] = template_ends(json, vocab);
-    let eos = after.last();
-    vocab.add_bos = sources.flag("add_bos_token")?.or(Some(before.len() == 1));
-    vocab.add_eos = sources.flag("add_eos_token")?.or(Some(eos.is_some()));
-    if before.len() > 1 {
-        vocab.starts = before;
-    } else {
-        vocab.special.extend(before.first().map(|&id| ("bos", id)));
-    }
-    vocab.special.extend(eos.map(|&id| ("eos", id)));
+    hf::ends(json, sources, vocab)?;
     if let Some(unk) = model.get("unk_token").and_then(Value::as_str) {
         let id = vocab.tokens.iter().position(|t| t.text == unk);
         vocab.special.extend(id.map(|id| ("unknown", id as u32)));
+    }
+    Ok(())
+}
+
+/// Options of BPE that other programs' files cannot say, and that no published model uses.
+fn plain_bpe(model: &Value) -> Result<()> {
+    let text = |key: &str| model.get(key).and_then(Value::as_str).unwrap_or_default();
+    for key in ["continuing_subword_prefix", "end_of_word_suffix"] {
+        if !text(key).is_empty() {
+            return Err(Error::Unsupported {
+                what: "option of a BPE tokenizer",
+                value: format!("{key} {:?}", text(key)),
+                known: "none".into(),
+            });
+        }
+    }
+    match model.get("dropout").and_then(Value::as_f64) {
+        Some(p) if p > 0.0 => Err(Error::Unsupported {
+            what: "option of a BPE tokenizer",
+            value: format!("dropout {p}"),
+            known: "0".into(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn flag(model: &Value, key: &str) -> bool {
+    model.get(key).and_then(Value::as_bool).unwrap_or(false)
+}
+
+fn bpe(json: &Value, model: &Value, vocab: &mut Vocab) -> Result<()> {
+    plain_bpe(model)?;
+    let merges = merges(model)?;
+    tokens(model, vocab)?;
+    if hf::over_bytes(json) {
+        hf::added(json, vocab, true)?;
+        return over_bytes(json, model, merges, vocab);
+    }
+    if flag(model, "byte_fallback") {
+        for token in &mut vocab.tokens {
+            if token.kind == Kind::Normal && is_byte(&token.text) {
+                (token.kind, token.score) = (Kind::Byte, 0.0);
+            }
+        }
+    }
+    hf::added(json, vocab, true)?;
+    vocab.model = "llama";
+    hf::words(json, vocab)?;
+    let ignore_merges = flag(model, "ignore_merges");
+    // Whether scores say what the merges do; otherwise the file keeps these.
+    if !scores::from_merges(&mut vocab.tokens, &merges) || ignore_merges {
+        check_merges(&merges, vocab)?;
+        vocab.merges = merges
+            .into_iter()
+            .map(|(a, b)| format!("{a} {b}"))
+            .collect();
+        vocab.own(tokenizer::BY_RANK, MetaValue::Bool(true));
+        vocab.notes.push("the order of merges is kept beside the scores, which other programs read: they may cut some texts differently".into());
+        if ignore_merges {
+            vocab.own(tokenizer::IGNORE_MERGES, MetaValue::Bool(true));
+        }
+    }
+    let bytes = vocab.tokens.iter().filter(|t| t.kind == Kind::Byte).count();
+    if bytes < 256 && !flag(model, "fuse_unk") {
+        vocab.own(tokenizer::FUSE_UNKNOWN, MetaValue::Bool(false));
+    }
+    Ok(())
+}
+
+fn over_bytes(
+    json: &Value,
+    model: &Value,
+    merges: Vec<(String, String)>,
+    vocab: &mut Vocab,
+) -> Result<()> {
+    vocab.model = "gpt2";
+    let normalizer = json.get("normalizer").unwrap_or(&Value::Null);
+    Steps::parse(normalizer, &[])?;
+    let types = hf::types(normalizer, "normalizers");
+    let nfc = types == ["NFC"];
+    let ignore_merges = flag(model, "ignore_merges");
+    let pre = hf::pre_tokenizer(json, (ignore_merges, nfc), vocab)?;
+    vocab.pre = pre.names[0];
+    if pre.ignore_merges != ignore_merges {
+        vocab.own(tokenizer::IGNORE_MERGES, MetaValue::Bool(ignore_merges));
+    }
+    if (nfc || types.is_empty()) && pre.nfc == nfc {
+        // What the row says.
+    } else {
+        vocab.own(tokenizer::NORMALIZER, normalizer.to_string().into());
+        vocab.notes.push(match types.is_empty() {
+            true => format!("other programs may compose characters (NFC) for {:?}; the source does not", vocab.pre),
+            false => format!("the source changes text first ({}); GGUF has no key for it: other programs may not", types.join(", ")),
+        });
+    }
+    check_merges(&merges, vocab)?;
+    let line = |(a, b): &(String, String)| {
+        let [a, b] = [a, b].map(|t| t.replace(' ', "\u{120}"));
+        format!("{a} {b}")
+    };
+    vocab.merges = merges.iter().map(line).collect();
+    Ok(())
+}
+
+fn unigram(json: &Value, model: &Value, vocab: &mut Vocab) -> Result<()> {
+    let list = model.get("vocab").and_then(Value::as_array);
+    let list =
+        list.ok_or_else(|| bad(FILE, "model.vocab", "no list", "a list of texts and scores"))?;
+    let unk = model.get("unk_id").and_then(Value::as_u64);
+    let fallback = flag(model, "byte_fallback");
+    let mut scores = Vec::with_capacity(list.len());
+    for (id, entry) in list.iter().enumerate() {
+        let pair = entry.as_array().filter(|p| p.len() == 2);
+        let pair = pair.and_then(|p| Some((p[0].as_str()?, p[1].as_f64()?)));
+        let (text, score) = pair.filter(|p| (p.1 as f32).is_finite()).ok_or_else(|| {
+            bad(
+                FILE,
+                format!("model.vocab[{id}]"),
+                short(entry),
+                "a text and a finite score",
+            )
+        })?;
+        scores.push(score);
+        vocab.tokens.push(Token {
+            text: text.into(),
+            score: score as f32,
+            kind: match unk == Some(id as u64) {
+                true => Kind::Unknown,
+                false if fallback && is_byte(text) => Kind::Byte,
+                false => Kind::Normal,
+            },
+        });
+    }
+    hf::added(json, vocab, true)?;
+    vocab.special.extend(unk.map(|id| ("unknown", id as u32)));
+    vocab.model = "t5";
+    vocab.collapse = Some(true);
+    hf::words(json, vocab)?;
+    if scores.iter().any(|&s| f64::from(s as f32) != s) {
+        vocab.doubles = scores;
     }
     Ok(())
 }
@@ -117,7 +217,7 @@ pub(super) fn from_parts(folder: &Folder) -> Result<Option<Value>> {
     })))
 }
 
-fn token_id(value: &Value, field: impl Fn() -> String) -> Result<usize> {
+pub(super) fn token_id(value: &Value, field: impl Fn() -> String) -> Result<usize> {
     let id = value.as_u64().filter(|&id| id < limits::MAX_VOCAB as u64);
     id.map(|id| id as usize).ok_or_else(|| {
         bad(
@@ -180,30 +280,6 @@ fn tokens(model: &Value, vocab: &mut Vocab) -> Result<()> {
     Ok(())
 }
 
-fn added(json: &Value, vocab: &mut Vocab) -> Result<()> {
-    for (i, token) in json
-        .get("added_tokens")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-        .enumerate()
-    {
-        let field = || format!("added_tokens[{i}]");
-        let id = token_id(token.get("id").unwrap_or(&Value::Null), || {
-            format!("{}.id", field())
-        })?;
-        let text = token.get("content").and_then(Value::as_str);
-        let text =
-            text.ok_or_else(|| bad(FILE, field(), short(token), "an object with content"))?;
-        let special = token
-            .get("special")
-            .and_then(Value::as_bool)
-            .unwrap_or(false);
-        place(vocab, id, text, special);
-    }
-    Ok(())
-}
-
 fn merges(model: &Value) -> Result<Vec<(String, String)>> {
     let Some(list) = model.get("merges").and_then(Value::as_array) else {
         let found = model.get("merges").map_or("absent", kind);
@@ -226,8 +302,7 @@ fn merges(model: &Value) -> Result<Vec<(String, String)>> {
 
 /// Both parts and the result of a merge are tokens.
 fn check_merges(merges: &[(String, String)], vocab: &Vocab) -> Result<()> {
-    let known: std::collections::HashSet<&str> =
-        vocab.tokens.iter().map(|t| t.text.as_str()).collect();
+    let known: HashSet<&str> = vocab.tokens.iter().map(|t| t.text.as_str()).collect();
     for (i, (a, b)) in merges.iter().enumerate() {
         let joined = format!("{a}{b}");
         for part in [a.as_str(), b.as_str(), &joined] {
@@ -245,202 +320,9 @@ fn check_merges(merges: &[(String, String)], vocab: &Vocab) -> Result<()> {
     Ok(())
 }
 
-/// Only normalizers with a GGUF form, or harmless ones; no pattern of a file is ever compiled.
-fn normalizer(value: Option<&Value>, vocab: &mut Vocab) -> Result<()> {
-    let Some(value) = value.filter(|v| !v.is_null()) else {
-        return Ok(());
-    };
-    let list: Vec<&Value> = match value.get("normalizers").and_then(Value::as_array) {
-        Some(list) => list.iter().collect(),
-        None => vec![value],
-    };
-    for v in list {
-        let plain = v.get("pattern").and_then(|p| p.get("String")).is_some();
-        match v.get("type").and_then(Value::as_str) {
-            Some("Prepend") => {}
-            Some("Replace") if plain => {}
-            Some("NFC") => vocab
-                .notes
-                .push("the source composes characters (NFC) first; GGUF has no key for it".into()),
-            other => {
-                let value = other.unwrap_or("absent").chars().take(40).collect();
-                return Err(Error::Unsupported {
-                    what: "normalizer",
-                    value,
-                    known: "Prepend, Replace of a string, NFC".into(),
-                });
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Types and scores for the SentencePiece algorithm. A token's score is minus the rank of the
-/// first merge that makes it, so that the highest score is the earliest merge.
-fn byte_fallback(json: &Value, model: &Value, merges: &[(String, String)], vocab: &mut Vocab) {
-    let mut rank: HashMap<String, usize> = HashMap::with_capacity(merges.len());
-    for (i, (a, b)) in merges.iter().enumerate() {
-        rank.entry(format!("{a}{b}")).or_insert(i);
-    }
-    for token in &mut vocab.tokens {
-        if token.kind != Kind::Normal {
-            continue;
-        }
-        if is_byte(&token.text) {
-            token.kind = Kind::Byte;
-            token.score = 0.0;
-        } else if let Some(&r) = rank.get(&token.text) {
-            token.score = -(r as f32);
-        }
-    }
-    let unreachable = vocab
-        .tokens
-        .iter()
-        .filter(|t| t.score == UNMERGED && t.text.chars().count() > 1)
-        .count();
-    if unreachable > 0 {
-        vocab.notes.push(format!("{unreachable} tokens are the result of no merge; SentencePiece runtimes may still form them"));
-    }
-    let prepends = |v: Option<&Value>| v.is_some_and(|v| v.to_string().contains("\"Prepend\""));
-    let metaspace = json
-        .get("pre_tokenizer")
-        .filter(|v| !v.is_null())
-        .map(Value::to_string)
-        .unwrap_or_default();
-    let meta = metaspace.contains("\"Metaspace\"")
-        && !metaspace.contains("\"prepend_scheme\":\"never\"")
-        && !metaspace.contains("\"add_prefix_space\":false");
-    vocab.space_prefix = Some(prepends(json.get("normalizer")) || meta);
-    if model.get("ignore_merges").and_then(Value::as_bool) == Some(true) {
-        vocab
-            .notes
-            .push("ignore_merges with byte fallback has no GGUF form".into());
-    }
-}
-
 /// `<0xNN>` with exactly two upper-case hexadecimal digits.
 fn is_byte(text: &str) -> bool {
     let b = text.as_bytes();
     let hex = |c: u8| c.is_ascii_digit() || (b'A'..=b'F').contains(&c);
     b.len() == 6 && b.starts_with(b"<0x") && hex(b[3]) && hex(b[4]) && b[5] == b'>'
-}
-
-/// The tokens that a `TemplateProcessing` post-processor puts before and behind a text.
-fn template_ends(json: &Value, vocab: &Vocab) -> [Vec<u32>; 2] {
-    let Some(post) = json.get("post_processor") else {
-        return Default::default();
-    };
-    let list: Vec<&Value> = match post.get("processors").and_then(Value::as_array) {
-        Some(list) => list.iter().collect(),
-        None => vec![post],
-    };
-    let template = list
-        .into_iter()
-        .find(|p| p.get("type").and_then(Value::as_str) == Some("TemplateProcessing"));
-    let single = template.and_then(|t| t.get("single"));
-    let Some(single) = single.and_then(Value::as_array) else {
-        return Default::default();
-    };
-    let id = |v: &Value| {
-        let text = v.get("SpecialToken")?.get("id")?.as_str()?;
-        let at = vocab.tokens.iter().position(|t| t.text == text);
-        at.map(|i| i as u32)
-    };
-    let text = single.iter().position(|v| v.get("Sequence").is_some());
-    let (before, after) = single.split_at(text.unwrap_or(single.len()));
-    [before, after].map(|part| part.iter().filter_map(id).collect())
-}
-
-const REGEX_LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const REGEX_QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const REGEX_TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-
-const REGEX_BLOOM: &str = r" ?[^(\s|[.,!?…。，、।۔،])]+";
-/// Digits are runs here; the last step cuts them in threes.
-const FALCON: [&str; 4] = [
-    "Punctuation",
-    "ByteLevel+regex",
-    "DigitRuns",
-    "Split([0-9][0-9][0-9])",
-];
-
-/// Name of the pre-tokenizer by its steps.
-///
-/// # Errors
-/// [`Error::Unsupported`] with the steps when no known one has them.
-fn pre_tokenizer(json: &Value, model: &Value) -> Result<&'static str> {
-    let pre = json.get("pre_tokenizer").unwrap_or(&Value::Null);
-    let list: Vec<&Value> = match pre.get("pretokenizers").and_then(Value::as_array) {
-        Some(list) => list.iter().collect(),
-        None => vec![pre],
-    };
-    let steps: Vec<String> = list.into_iter().map(step).collect();
-    let ignore_merges = model
-        .get("ignore_merges")
-        .and_then(Value::as_bool)
-        .unwrap_or(false);
-    let split = |regex: &str| format!("Split({regex})");
-    let is = |want: &[&str]| steps.iter().map(String::as_str).eq(want.iter().copied());
-    let (llama3, qwen2, tekken) = (split(REGEX_LLAMA3), split(REGEX_QWEN2), split(REGEX_TEKKEN));
-    let name = if is(&[&llama3, "ByteLevel"]) {
-        if ignore_merges { "llama-bpe" } else { "dbrx" }
-    } else if is(&[&qwen2, "ByteLevel"]) {
-        "qwen2"
-    } else if is(&[&tekken, "ByteLevel"]) {
-        "tekken"
-    } else if is(&["ByteLevel+regex"]) {
-        "gpt-2"
-    } else if is(&["Digits", "ByteLevel+regex"]) {
-        "smollm"
-    } else if is(&[&split(REGEX_BLOOM), "ByteLevel"]) {
-        "bloom"
-    } else if is(&FALCON) {
-        "falcon"
-    } else {
-        let value = steps.join(", ").chars().take(200).collect();
-        return Err(Error::Unsupported {
-            what: "pre-tokenizer",
-            value,
-            known: "llama-bpe, dbrx, qwen2, tekken, gpt-2, smollm, bloom, falcon".into(),
-        });
-    };
-    Ok(name)
-}
-
-/// One step in words that can be compared.
-fn step(v: &Value) -> String {
-    let flag = |k: &str, default: bool| v.get(k).and_then(Value::as_bool).unwrap_or(default);
-    match v.get("type").and_then(Value::as_str) {
-        Some("Split") => {
-            let isolated = v.get("behavior").and_then(Value::as_str) == Some("Isolated")
-                && !flag("invert", false);
-            let removed = v.get("behavior").and_then(Value::as_str) == Some("Removed")
-                && flag("invert", false);
-            let regex = v
-                .get("pattern")
-                .and_then(|p| p.get("Regex"))
-                .and_then(Value::as_str)
-                .unwrap_or("?");
-            format!(
-                "Split({}{regex})",
-                if isolated || removed {
-                    ""
-                } else {
-                    "other behavior: "
-                }
-            )
-        }
-        Some("ByteLevel") if flag("add_prefix_space", true) => {
-            "ByteLevel with a space prefix".into()
-        }
-        Some("ByteLevel") if flag("use_regex", true) => "ByteLevel+regex".into(),
-        Some("ByteLevel") => "ByteLevel".into(),
-        Some("Digits") if flag("individual_digits", false) => "Digits".into(),
-        Some("Digits") => "DigitRuns".into(),
-        Some("Punctuation") if v.get("behavior").and_then(Value::as_str) != Some("Contiguous") => {
-            "Punctuation of another behavior".into()
-        }
-        Some(other) => other.to_owned(),
-        None => "none".into(),
-    }
 }

@@ -5,12 +5,14 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
+use std::sync::Arc;
 
 use geb_kernels::dtype::Dtype;
 use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use super::dequant::Coded;
 use super::folder::{Fields, Folder, bad, kind, short};
 use super::torch;
 use crate::error::{Error, Result};
@@ -39,14 +41,22 @@ pub struct SourceTensor {
     pub shape: Vec<u64>,
     /// Which of the checkpoint's files.
     pub(super) file: usize,
-    /// Bytes in that file, row-major.
+    /// Bytes in that file, row-major; of a decoded matrix, those it would have in F32.
     pub(super) range: Range<usize>,
+    /// How rows are decoded, of a quantized matrix.
+    pub(super) coded: Option<Arc<Coded>>,
 }
 
 impl SourceTensor {
     /// Row length: the innermost dimension; 1 for a scalar.
     pub fn cols(&self) -> usize {
         self.shape.last().map_or(1, |&d| d as usize)
+    }
+
+    /// Bytes of the source that hold it.
+    pub(super) fn stored(&self) -> u64 {
+        let coded = self.coded.as_ref().map(|c| c.stored);
+        coded.unwrap_or(self.range.len() as u64)
     }
 
     /// Number of rows: the product of the other dimensions.
@@ -139,6 +149,7 @@ impl Checkpoint {
                     shape: info.dims.iter().rev().copied().collect(),
                     file: n,
                     range: info.range.clone(),
+                    coded: None,
                 });
             }
         }
@@ -164,9 +175,33 @@ impl Checkpoint {
         if at + out.len() > t.range.len() {
             return Err(Error::Verify(format!("rows beyond the end of {}", t.name)));
         }
+        match &t.coded {
+            Some(coded) => coded.read(self, at, out),
+            None => self.read_stored(t, at, out),
+        }
+    }
+
+    /// Copies bytes that the files hold, starting `at` bytes into a tensor.
+    pub(super) fn read_stored(&self, t: &SourceTensor, at: usize, out: &mut [u8]) -> Result<()> {
+        if at + out.len() > t.range.len() {
+            return Err(Error::Verify(format!("rows beyond the end of {}", t.name)));
+        }
         let (name, bytes) = &self.files[t.file];
         let read = bytes.read_at(t.range.start + at, out);
         read.map_err(Error::io(name))
+    }
+
+    /// Puts other tensors in the place of these.
+    pub(super) fn set_tensors(&mut self, list: Vec<SourceTensor>) -> Result<()> {
+        self.names.clear();
+        for (i, t) in list.iter().enumerate() {
+            if self.names.insert(t.name.clone(), i).is_some() {
+                let file = &self.files[t.file].0;
+                return Err(bad(file, "tensor name", &t.name, "names that occur once"));
+            }
+        }
+        self.tensors = list;
+        Ok(())
     }
 
     /// Names of the weight files.
@@ -476,6 +511,7 @@ fn safetensors_entry(
         shape,
         file: 0,
         range: start + first as usize..start + end as usize,
+        coded: None,
         name,
     })
 }

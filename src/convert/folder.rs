@@ -113,7 +113,7 @@ impl Folder {
         let Some(bytes) = self.bytes(name)? else {
             return Ok(None);
         };
-        match String::from_utf8(bytes) {
+        match String::from_utf8(without_mark(bytes)) {
             Ok(text) => Ok(Some(text)),
             Err(e) => {
                 let at = e.utf8_error().valid_up_to();
@@ -132,7 +132,7 @@ impl Folder {
         let Some(bytes) = self.bytes(name)? else {
             return Ok(None);
         };
-        let value: Value = serde_json::from_slice(&without_infinities(bytes))
+        let value: Value = serde_json::from_slice(&without_infinities(without_mark(bytes)))
             .map_err(|e| bad(name, "JSON", format!("malformed ({e})"), "a JSON object"))?;
         if !value.is_object() {
             return Err(bad(name, "JSON", kind(&value), "an object"));
@@ -153,6 +153,14 @@ impl Folder {
         all.sort();
         all
     }
+}
+
+/// The bytes behind a byte order mark.
+pub(super) fn without_mark(mut bytes: Vec<u8>) -> Vec<u8> {
+    if bytes.starts_with(b"\xEF\xBB\xBF") {
+        bytes.drain(..3);
+    }
+    bytes
 }
 
 /// Python writes `Infinity` and `NaN` where JSON has no number; `null` takes their place.

@@ -76,7 +76,7 @@ impl Made {
 
     /// Bytes of the source that are read.
     pub(super) fn source_bytes(&self, checkpoint: &Checkpoint) -> u64 {
-        let bytes = |i: usize| checkpoint.tensors()[i].range.len() as u64;
+        let bytes = |i: usize| checkpoint.tensors()[i].stored();
         self.tensors().map(bytes).sum()
     }
 }

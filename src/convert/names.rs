@@ -400,12 +400,14 @@ impl Walk<'_> {
             };
             self.used[i] = true;
             let n = self.source_rows(*rows, matrix[0], line, layer);
-            let transposed = matches!(rows, Rows::Transposed) && matrix.len() > 1;
+            let source = &self.checkpoint.tensors()[i];
+            let linear = source.coded.as_ref().is_some_and(|c| c.linear);
+            let transposed = matches!(rows, Rows::Transposed) && matrix.len() > 1 && !linear;
             let mut want = [stack, &[n], &matrix[1..]].concat();
             if transposed {
                 want.reverse();
             }
-            let found = &self.checkpoint.tensors()[i].shape;
+            let found = &source.shape;
             if *found != want {
                 self.problems
                     .push(format!("{name}: shape {found:?}, expected {want:?}"));

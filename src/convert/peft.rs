@@ -11,6 +11,7 @@ use geb_kernels::dtype::Dtype;
 use serde_json::Value;
 
 use super::checkpoint::{Checkpoint, float_type};
+use super::dequant;
 use super::folder::{Fields, Folder, bad, short};
 use super::hyper::Hyper;
 use super::names::{self, GebLayout, Output};
@@ -107,7 +108,8 @@ fn read(folder: &Path, base: &Path, layout: &GebLayout) -> Result<Converted> {
     let known = "the configuration of the base checkpoint";
     let config = config.ok_or_else(|| bad("config.json", "file", "absent", known))?;
     let hyper = Hyper::read(&config)?;
-    let checkpoint = Checkpoint::open(&base)?;
+    let mut checkpoint = Checkpoint::open(&base)?;
+    dequant::decode(&mut checkpoint, &base, &config)?;
     let outputs = names::outputs(&checkpoint, &hyper, layout)?;
     let weights =
         Checkpoint::open_one(&folder, &["adapter_model.safetensors", "adapter_model.bin"])?;

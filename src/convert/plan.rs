@@ -20,7 +20,7 @@ use super::report::{Report, TensorReport};
 use super::rows::{Part, RowMap};
 use super::stream::Job;
 use super::vocab::{self, Vocab};
-use super::{Options, Source, recurrent, verify};
+use super::{Options, Source, dequant, recurrent, verify};
 use crate::calibrate::Imatrix;
 use crate::error::{Error, Result};
 use crate::gguf::journal::Identity;
@@ -165,10 +165,11 @@ impl Prepared {
             )
         })?;
         let hyper = Hyper::read(&config)?;
-        let checkpoint = match native {
+        let mut checkpoint = match native {
             Some(checkpoint) => checkpoint,
             None => Checkpoint::open(&folder)?,
         };
+        let decoded = dequant::decode(&mut checkpoint, &folder, &config)?;
         let outputs = names::outputs(&checkpoint, &hyper, &options.layout)?;
         let rows = names::vocab_rows(&checkpoint, &hyper)?;
         let vocab = vocab::read(
@@ -192,6 +193,11 @@ impl Prepared {
             hashes.extend(checkpoint.hashes()?);
         }
         metadata.extend(provenance(recipe(options, Some(hyper.front)), hashes));
+        let mut notes = vocab.notes.clone();
+        if let Some(decoded) = decoded {
+            metadata.push(("geb.source.quantization".into(), decoded.method.into()));
+            notes.push(decoded.note);
+        }
         let sources = checkpoint
             .file_names()
             .map(|f| folder.path(f))
@@ -202,7 +208,7 @@ impl Prepared {
             metadata,
             items,
             architecture: architecture.into(),
-            notes: vocab.notes.clone(),
+            notes,
             imatrix: None,
             merge: Merge::default(),
             sources,
@@ -416,7 +422,7 @@ impl Item {
                 t.rows()
             }
             .max(1) as u64;
-            t.range.len() as u64 / all * p.rows.len() as u64
+            (u128::from(t.stored()) * p.rows.len() as u128 / u128::from(all)) as u64
         };
         parts.iter().map(one).sum()
     }

@@ -10,6 +10,9 @@ use super::vocab::{Kind, Sources, Token, Vocab, place};
 use crate::error::{Error, Result};
 use crate::limits;
 use crate::tokenizer::normalize::Normalizer;
+use crate::tokenizer::pieces::{ADDED, Inner};
+use crate::tokenizer::special::Flags;
+use crate::tokenizer::{self, Prefix};
 
 /// Names of the model in the folders of the families.
 pub(super) const FILES: [&str; 3] = ["tokenizer.model", "GEBtokenizer.model", "spiece.model"];
@@ -52,7 +55,13 @@ pub(super) fn read(
     added_tokens(folder, vocab)?;
     let normalizer = model.model().normalizer_spec.as_ref();
     let prefix = normalizer.and_then(|n| n.add_dummy_prefix).unwrap_or(true);
-    vocab.space_prefix = Some(sources.flag("add_prefix_space")?.unwrap_or(prefix));
+    let prefix = sources.flag("add_prefix_space")?.unwrap_or(prefix);
+    vocab.space_prefix = Some(prefix);
+    // `legacy` (the default): a space also after every special token.
+    if prefix && !unigram && sources.flag("legacy")? == Some(false) {
+        vocab.own(tokenizer::SPACE_PREFIX, "first".to_owned().into());
+        vocab.first_prefix = true;
+    }
     vocab.charsmap = normalizer
         .map_or(&[][..], |n| n.precompiled_charsmap())
         .to_vec();
@@ -89,6 +98,7 @@ fn extra_ids(sources: &Sources, vocab: &mut Vocab) -> Result<()> {
     for number in (0..count).rev() {
         let id = vocab.tokens.len();
         place(vocab, id, &format!("<extra_id_{number}>"), true);
+        vocab.set_flags(id, Flags::LSTRIP | Flags::RSTRIP);
     }
     Ok(())
 }
@@ -162,97 +172,151 @@ fn load(folder: &Folder, file: &str) -> Result<SentencePieceModel> {
 
 /// Encodes text with the pieces of a SentencePiece model by the definition. Quadratic; for short
 /// probe texts. No special tokens.
-pub(super) fn encode_plain(
-    folder: &Folder,
-    file: &str,
-    prefix: bool,
-    text: &str,
-) -> Result<Vec<u32>> {
-    let model = load(folder, file)?;
-    let mut ids: HashMap<&str, (u32, f32)> = HashMap::new();
-    let mut bytes: HashMap<&str, u32> = HashMap::new();
-    for (id, p) in (0u32..).zip(model.pieces()) {
-        match p.r#type() {
-            Type::Normal | Type::UserDefined => {
-                ids.entry(p.piece()).or_insert((id, p.score()));
-            }
-            Type::Byte => {
-                bytes.insert(p.piece(), id);
-            }
-            _ => {}
-        }
-    }
-    let normalizer = model.model().normalizer_spec.as_ref();
-    let charsmap = normalizer.map_or(&[][..], |n| n.precompiled_charsmap());
-    let text = Normalizer::new(charsmap, collapses(&model), prefix)?.apply(text)?;
-    let symbols = match is_unigram(&model) {
-        true => best_cut(&ids, &text),
-        false => merged(&ids, &text),
-    };
-    let unknown = model.trainer().map_or(0, |t| t.unk_id().max(0) as u32);
-    let mut out = Vec::new();
-    for symbol in symbols {
-        let byte = |b: u8| bytes.get(format!("<0x{b:02X}>").as_str()).copied();
-        let as_bytes: Option<Vec<u32>> = symbol.bytes().map(byte).collect();
-        match (ids.get(symbol), as_bytes) {
-            (Some(&(id, _)), _) => out.push(id),
-            (None, Some(bytes)) => out.extend(bytes),
-            (None, None) if out.last() == Some(&unknown) => {}
-            (None, None) => out.push(unknown),
-        }
-    }
-    Ok(out)
+pub(super) struct Plain {
+    ids: HashMap<String, (u32, f32)>,
+    bytes: HashMap<String, u32>,
+    inner: Inner,
+    normalizer: Normalizer,
+    unigram: bool,
+    unknown: u32,
 }
 
-/// BPE: again and again merge the adjacent pair whose union is the piece of the highest score
-/// (leftmost of equals).
-fn merged<'t>(ids: &HashMap<&str, (u32, f32)>, text: &'t str) -> Vec<&'t str> {
-    let ends = text.char_indices().map(|(at, c)| at + c.len_utf8());
-    // Symbol i is `text[at[i]..at[i + 1]]`.
-    let mut at: Vec<usize> = std::iter::once(0).chain(ends).collect();
-    loop {
-        let mut best: Option<(f32, usize)> = None;
-        for (i, pair) in at.windows(3).enumerate() {
-            if let Some(&(_, score)) = ids.get(&text[pair[0]..pair[2]])
-                && best.is_none_or(|(b, _)| score > b)
+impl Plain {
+    pub fn open(folder: &Folder, file: &str, vocab: &Vocab) -> Result<Plain> {
+        let model = load(folder, file)?;
+        let unigram = is_unigram(&model);
+        let (mut ids, mut bytes, mut inner) = (HashMap::new(), HashMap::new(), Vec::new());
+        for (id, p) in (0u32..).zip(model.pieces()) {
+            match p.r#type() {
+                Type::Normal | Type::UserDefined => {
+                    ids.entry(p.piece().to_owned()).or_insert((id, p.score()));
+                }
+                Type::Byte => {
+                    bytes.insert(p.piece().to_owned(), id);
+                }
+                _ => {}
+            }
+            // Those that a configuration adds as tokens are no pieces of the text any more.
+            let own = vocab
+                .tokens
+                .get(id as usize)
+                .is_some_and(|t| t.score != ADDED);
+            if p.r#type() == Type::UserDefined && own {
+                inner.push((id, p.piece()));
+            }
+        }
+        let high = model.pieces().iter().filter(|p| p.r#type() == Type::Normal);
+        let high = high.map(|p| p.score()).fold(f32::NEG_INFINITY, f32::max);
+        for (_, text) in inner.iter().filter(|_| unigram) {
+            if let Some(entry) = ids.get_mut(*text) {
+                entry.1 = text.len() as f32 * high - 0.1;
+            }
+        }
+        let prefix = match (vocab.space_prefix, vocab.first_prefix) {
+            (Some(false), _) => Prefix::Never,
+            (_, true) => Prefix::FirstUnless,
+            _ => Prefix::Always,
+        };
+        let inner = Inner::new(inner.into_iter())?;
+        let normalizer = model.model().normalizer_spec.as_ref();
+        let charsmap = normalizer.map_or(&[][..], |n| n.precompiled_charsmap());
+        Ok(Plain {
+            normalizer: Normalizer::new(charsmap, collapses(&model), prefix, inner.clone())?,
+            ids,
+            bytes,
+            inner,
+            unigram,
+            unknown: model.trainer().map_or(0, |t| t.unk_id().max(0) as u32),
+        })
+    }
+
+    /// Appends the ids of a text that begins the whole one, or follows a special token.
+    pub fn encode(&self, text: &str, start: bool, out: &mut Vec<u32>) -> Result<()> {
+        if text.is_empty() {
+            return Ok(());
+        }
+        let text = self.normalizer.whole(text, start)?;
+        let symbols = match self.unigram {
+            true => self.best_cut(&text),
+            false => self.merged(&text),
+        };
+        let first = out.len();
+        for symbol in symbols {
+            let byte = |b: u8| self.bytes.get(format!("<0x{b:02X}>").as_str()).copied();
+            let as_bytes: Option<Vec<u32>> = symbol.bytes().map(byte).collect();
+            match (self.ids.get(symbol), as_bytes) {
+                (Some(&(id, _)), _) => out.push(id),
+                (None, Some(bytes)) => out.extend(bytes),
+                (None, None) if out[first..].last() == Some(&self.unknown) => {}
+                (None, None) => out.push(self.unknown),
+            }
+        }
+        Ok(())
+    }
+
+    /// BPE: again and again merge the adjacent pair whose union is the piece of the highest score
+    /// (leftmost of equals).
+    fn merged<'t>(&self, text: &'t str) -> Vec<&'t str> {
+        // Symbol i is `text[at[i]..at[i + 1]]`; `whole[i]`: it is never joined.
+        let (mut at, mut whole) = (vec![0], Vec::new());
+        while let Some(c) = text[at[at.len() - 1]..].chars().next() {
+            let from = at[at.len() - 1];
+            let inner = self.inner.longest(&text[from..]);
+            whole.push(inner.is_some());
+            at.push(from + inner.unwrap_or(c.len_utf8()));
+        }
+        loop {
+            let mut best: Option<(f32, usize)> = None;
+            for (i, pair) in at
+                .windows(3)
+                .enumerate()
+                .filter(|(i, _)| !whole[*i] && !whole[i + 1])
             {
-                best = Some((score, i));
+                if let Some(&(_, score)) = self.ids.get(&text[pair[0]..pair[2]])
+                    && best.is_none_or(|(b, _)| score > b)
+                {
+                    best = Some((score, i));
+                }
             }
+            let Some((_, i)) = best else { break };
+            at.remove(i + 1);
+            whole.remove(i + 1);
         }
-        let Some((_, i)) = best else { break };
-        at.remove(i + 1);
+        at.windows(2).map(|pair| &text[pair[0]..pair[1]]).collect()
     }
-    at.windows(2).map(|pair| &text[pair[0]..pair[1]]).collect()
-}
 
-/// Unigram: the cut of the largest sum of scores; a character alone may cost the lowest less ten.
-fn best_cut<'t>(ids: &HashMap<&str, (u32, f32)>, text: &'t str) -> Vec<&'t str> {
-    let unknown = ids.values().map(|v| v.1).fold(0.0, f32::min) - 10.0;
-    let mut borders: Vec<usize> = text.char_indices().map(|(at, _)| at).collect();
-    borders.push(text.len());
-    // Sum and first border of the last piece, for each border.
-    let mut best = vec![(0.0f32, 0); borders.len()];
-    for end in 1..borders.len() {
-        best[end].0 = f32::NEG_INFINITY;
-        for start in 0..end {
-            let piece = ids.get(&text[borders[start]..borders[end]]).map(|p| p.1);
-            let Some(score) = piece.or((start + 1 == end).then_some(unknown)) else {
-                continue;
-            };
-            let sum = f64::from(score) + f64::from(best[start].0);
-            if sum > f64::from(best[end].0) {
-                best[end] = (sum as f32, start);
+    /// Unigram: the cut of the largest sum of scores; a character alone may cost the lowest less ten.
+    fn best_cut<'t>(&self, text: &'t str) -> Vec<&'t str> {
+        let unknown = self.ids.values().map(|v| v.1).fold(0.0, f32::min) - 10.0;
+        let mut borders: Vec<usize> = text.char_indices().map(|(at, _)| at).collect();
+        borders.push(text.len());
+        // Sum and first border of the last piece, for each border.
+        let mut best = vec![(0.0f32, 0); borders.len()];
+        for end in 1..borders.len() {
+            best[end].0 = f32::NEG_INFINITY;
+            for start in 0..end {
+                let piece = self
+                    .ids
+                    .get(&text[borders[start]..borders[end]])
+                    .map(|p| p.1);
+                let Some(score) = piece.or((start + 1 == end).then_some(unknown)) else {
+                    continue;
+                };
+                let sum = f64::from(score) + f64::from(best[start].0);
+                if sum > f64::from(best[end].0) {
+                    best[end] = (sum as f32, start);
+                }
             }
         }
+        let (mut out, mut end) = (Vec::new(), borders.len() - 1);
+        while end > 0 {
+            let start = best[end].1;
+            out.push(&text[borders[start]..borders[end]]);
+            end = start;
+        }
+        out.reverse();
+        out
     }
-    let (mut out, mut end) = (Vec::new(), borders.len() - 1);
-    while end > 0 {
-        let start = best[end].1;
-        out.push(&text[borders[start]..borders[end]]);
-        end = start;
-    }
-    out.reverse();
-    out
 }
 
 #[cfg(test)]

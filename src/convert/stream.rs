@@ -171,6 +171,9 @@ impl Job<'_> {
         raw.resize(rows.len() * row_bytes, 0);
         if part.transposed {
             self.read_columns(part, rows, (from, cols), (raw, x))?;
+        } else if let Some(coded) = &source.coded {
+            let list: Vec<usize> = rows.clone().map(|i| part.rows.at(i)).collect();
+            coded.rows(self.checkpoint, &list, x)?;
         } else if from == Dtype::F32 && cfg!(target_endian = "little") {
             self.read(part, rows, row_bytes, bytemuck::cast_slice_mut(x))?;
         } else {
@@ -210,7 +213,8 @@ impl Job<'_> {
             self.encode(x, (unit, pool), y, index)?
         };
         outcome.nonfinite = nonfinite;
-        let read = raw.len() as u64;
+        let whole = source.range.len().max(1) as u128;
+        let read = (u128::from(source.stored()) * raw.len() as u128 / whole) as u64;
         Ok(Done {
             bytes,
             outcome,

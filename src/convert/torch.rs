@@ -164,5 +164,6 @@ fn place(file: &str, found: Found, range: Option<Range<usize>>) -> Result<Source
         shape: tensor.shape.clone(),
         file: 0,
         range: start..start + bytes as usize,
+        coded: None,
     })
 }

@@ -3,17 +3,18 @@
 //! Decision order: a SentencePiece model; `tokenizer.json` with byte fallback (the same
 //! algorithm under another format); `tokenizer.json` with byte-level BPE.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
 
 use super::folder::{Fields, Folder, bad, kind, short};
 use super::fronts::Front;
-use super::{bpe, rwkv_vocab, spm, templates};
+use super::{bpe, hf, rwkv_vocab, spm, templates};
 use crate::error::Result;
 use crate::gguf::writer::MetaValue;
 use crate::limits;
-use crate::tokenizer::special::is_stop_text;
+use crate::tokenizer::special::{FLAGS, is_stop_text};
+use crate::tokenizer::{DOUBLE_SCORES, pieces};
 
 /// `tokenizer.ggml.token_type` values of the GGUF specification.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,6 +63,8 @@ pub struct Vocab {
     pub add_eos: Option<bool>,
     /// `add_space_prefix`.
     pub space_prefix: Option<bool>,
+    /// A space is put at the start only, not after special tokens.
+    pub first_prefix: bool,
     /// `remove_extra_whitespaces`.
     pub collapse: Option<bool>,
     /// `precompiled_charsmap`; empty when text is not changed.
@@ -70,6 +73,34 @@ pub struct Vocab {
     pub templates: Vec<(String, String)>,
     /// What the user should know.
     pub notes: Vec<String>,
+    /// Keys of this project: what GGUF has none for.
+    pub own: Vec<(&'static str, MetaValue)>,
+    /// How tokens are found in text, by id; shorter than the tokens, or empty.
+    pub flags: Vec<u8>,
+    /// Without [`Vocab::flags`] the architecture decides.
+    pub flags_matter: bool,
+    /// Scores that 32 bits do not hold; shorter than the tokens, or empty.
+    pub doubles: Vec<f64>,
+}
+
+impl Vocab {
+    /// Adds a key of this project.
+    pub(super) fn own(&mut self, key: &'static str, value: MetaValue) {
+        self.own.push((key, value));
+    }
+
+    /// Bits of `tokenizer.geb.added_tokens` for a token.
+    pub(super) fn set_flags(&mut self, id: usize, flags: u8) {
+        if self.flags.len() <= id {
+            self.flags.resize(id + 1, 0);
+        }
+        self.flags[id] = flags;
+    }
+
+    /// Whether a token has this bit.
+    pub(super) fn has_flag(&self, bit: u8) -> bool {
+        self.flags.iter().any(|f| f & bit != 0)
+    }
 }
 
 /// Part of the key of [`Vocab::starts`], which GGUF has no key for.
@@ -168,7 +199,9 @@ pub fn read(
         return Err(bad(&folder.name(), "tokenizer", "absent", known));
     }
     appended_tokens(&mut vocab, front.appended, rows);
-    added_tokens(&sources, &mut vocab, rows)?;
+    let from_json = model_file.is_none() && vocab.model != "rwkv";
+    added_tokens(&sources, &mut vocab, rows, from_json)?;
+    vocab.flags_matter = matches!(front.architecture, "phi3" | "t5");
     fill(&mut vocab, rows)?;
     special_ids(&sources, &mut vocab, front)?;
     templates::read(folder, &sources, front, template, &mut vocab)?;
@@ -187,26 +220,37 @@ fn appended_tokens(vocab: &mut Vocab, texts: &[&str], rows: usize) {
         if !vocab.tokens.iter().any(|t| t.text == text) {
             vocab.tokens.push(Token {
                 text: text.into(),
-                score: -1000.0,
+                score: pieces::ADDED,
                 kind: Kind::Control,
             });
         }
     }
 }
 
-/// `added_tokens.json` and `added_tokens_decoder`.
-fn added_tokens(sources: &Sources, vocab: &mut Vocab, rows: usize) -> Result<()> {
+/// `added_tokens_decoder`, or `added_tokens` of `tokenizer.json`.
+fn added_tokens(sources: &Sources, vocab: &mut Vocab, rows: usize, from_json: bool) -> Result<()> {
     const FILE: &str = "tokenizer_config.json";
-    let Some(added) = sources
-        .tokenizer_config
-        .as_ref()
-        .and_then(|c| c.get("added_tokens_decoder"))
-    else {
-        return Ok(());
+    let config = sources.tokenizer_config.as_ref();
+    let json = sources.tokenizer.as_ref();
+    let Some(added) = config.and_then(|c| c.get("added_tokens_decoder")) else {
+        // Folders of transformers 5 say it in `tokenizer.json` only, also beside a SentencePiece model.
+        return match json.filter(|_| !from_json && vocab.model != "rwkv") {
+            Some(json) => hf::added(json, vocab, false),
+            None => Ok(()),
+        };
     };
     let Some(added) = added.as_object() else {
         return Err(bad(FILE, "added_tokens_decoder", kind(added), "an object"));
     };
+    let json = json
+        .filter(|_| from_json)
+        .and_then(|j| j.get("added_tokens"))
+        .and_then(Value::as_array);
+    let ids = json
+        .into_iter()
+        .flatten()
+        .filter_map(|t| t.get("id")?.as_u64());
+    let listed: HashSet<u64> = ids.collect();
     for (id, token) in added {
         let field = || {
             format!(
@@ -232,6 +276,10 @@ fn added_tokens(sources: &Sources, vocab: &mut Vocab, rows: usize) -> Result<()>
             .unwrap_or(false)
             || looks_special(text);
         place(vocab, number, text, special);
+        // What `tokenizer.json` says about a token counts, where that is the tokenizer.
+        if !listed.contains(&(number as u64)) {
+            vocab.set_flags(number, hf::flags(token, from_json));
+        }
     }
     Ok(())
 }
@@ -253,18 +301,22 @@ pub(super) fn place(vocab: &mut Vocab, id: usize, text: &str, special: bool) {
     };
     let old = &vocab.tokens[id];
     // The unknown token and byte tokens keep their role.
-    let keep = matches!(old.kind, Kind::Unknown | Kind::Byte) && old.text == text;
+    let role = matches!(old.kind, Kind::Unknown | Kind::Byte);
+    // So do user-defined pieces of SentencePiece, where text after them does not begin anew.
+    let piece = old.kind == Kind::UserDefined && old.score != pieces::ADDED;
+    let piece = piece && !special && vocab.space_prefix == Some(false);
+    let keep = (role || piece) && old.text == text;
     if !keep {
         vocab.tokens[id] = Token {
             text: text.into(),
-            score: -1000.0,
+            score: pieces::ADDED,
             kind,
         };
     }
 }
 
 /// Tokens that are control tokens whatever their file says.
-fn looks_special(text: &str) -> bool {
+pub(super) fn looks_special(text: &str) -> bool {
     let bars = |open: &str, close: &str| {
         text.len() > open.len() + close.len() && text.starts_with(open) && text.ends_with(close)
     };
@@ -501,6 +553,26 @@ impl Vocab {
         }
         if !self.stops.is_empty() {
             key(STOPS, MetaValue::U32s(self.stops.clone()));
+        }
+        for (name, value) in &self.own {
+            out.push(((*name).to_owned(), value.clone()));
+        }
+        // Where a runtime would take other flags from the architecture, also those that are none.
+        let said = self.flags_matter && !self.flags.is_empty();
+        if said || self.flags.iter().any(|&f| f != 0) {
+            let mut flags = self.flags.clone();
+            flags.resize(self.tokens.len(), 0);
+            out.push((FLAGS.to_owned(), MetaValue::U8s(flags)));
+        }
+        if !self.doubles.is_empty() {
+            let mut scores = self.doubles.clone();
+            let single = self
+                .tokens
+                .iter()
+                .skip(scores.len())
+                .map(|t| f64::from(t.score));
+            scores.extend(single.collect::<Vec<_>>());
+            out.push((DOUBLE_SCORES.to_owned(), MetaValue::F64s(scores)));
         }
         let named: Vec<String> = self
             .templates

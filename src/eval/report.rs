@@ -35,7 +35,9 @@ pub struct Divergence {
     pub top5: Estimate,
     /// Probability of the token that follows, candidate minus base.
     pub delta_p: DeltaP,
-    /// Perplexity of the candidate over that of the base; paired.
+    /// Mean negative log-likelihood of the candidate minus that of the base, nats per token; paired.
+    pub nll_difference: Estimate,
+    /// Perplexity of the candidate over that of the base: exp of [`Divergence::nll_difference`].
     pub perplexity_ratio: Estimate,
     /// Perplexity of the candidate minus that of the base; paired.
     pub perplexity_difference: Estimate,
@@ -114,12 +116,13 @@ fn divergence(base: &Column, column: &Column, per: usize, count_from: usize) -> 
     let kl_by_window = window_means(wide(&column.kl), per);
     let top =
         |f: fn(u8) -> f64| Estimate::mean(&window_means(column.top.iter().map(|t| f(*t)), per));
-    let [ratio, difference] = perplexities(base, column, per);
+    let [nll_difference, ratio, difference] = perplexities(base, column, per);
     Divergence {
         kl: kl(&column.kl, &kl_by_window, per),
         top1: top(same_top1),
         top5: top(same_top5),
         delta_p: delta_p(base, column, per),
+        nll_difference,
         perplexity_ratio: ratio,
         perplexity_difference: difference,
         kl_by_position: by_position(&column.kl, per, count_from),
@@ -158,9 +161,9 @@ fn delta_p(base: &Column, column: &Column, per: usize) -> DeltaP {
     }
 }
 
-/// Ratio and difference of the perplexities. Both follow from the windows' mean losses `b`, `c`:
-/// `ratio = exp(mean(c - b))`; `difference = C - B` changes by `C dc - B db`.
-fn perplexities(base: &Column, column: &Column, per: usize) -> [Estimate; 2] {
+/// Difference of the losses, ratio and difference of the perplexities. All follow from the windows' mean losses
+/// `b`, `c`: `ratio = exp(mean(c - b))`; `difference = C - B` changes by `C dc - B db`.
+fn perplexities(base: &Column, column: &Column, per: usize) -> [Estimate; 3] {
     let [b, c] = [base, column].map(|x| window_means(wide(&x.nll), per));
     let [big_b, big_c] = [&b, &c].map(|x| Estimate::mean(x).value.exp());
     let paired = |f: &dyn Fn(f64, f64) -> f64| {
@@ -170,7 +173,11 @@ fn perplexities(base: &Column, column: &Column, per: usize) -> [Estimate; 2] {
     let log_ratio = paired(&|b, c| c - b);
     let ratio = log_ratio.value.exp();
     let linear = paired(&|b, c| big_c * c - big_b * b);
-    [log_ratio.map(ratio, ratio), linear.map(big_c - big_b, 1.0)]
+    [
+        log_ratio,
+        log_ratio.map(ratio, ratio),
+        linear.map(big_c - big_b, 1.0),
+    ]
 }
 
 fn by_position(kl: &[f32], per: usize, count_from: usize) -> Vec<Bin> {

@@ -7,9 +7,9 @@ use geb_kernels::{ActKind, Kernels};
 use super::KvChoice;
 use crate::error::{Error, Result};
 use crate::limits;
-use crate::model::Config;
 use crate::model::arch::Positions;
 use crate::model::weights::{Layer, Weights};
+use crate::model::{Config, Model};
 
 /// A context ends with the trained length unless more was asked for and there are positions for it.
 pub(super) fn check_ctx(c: &Config, ctx: usize, beyond: bool) -> Result<()> {
@@ -47,6 +47,15 @@ pub(super) fn choose_kernels(level: Option<Level>) -> Result<&'static Kernels> {
             allowed,
         }),
     }
+}
+
+/// Whether [`KvChoice::Auto`] is [`KvChoice::F32`] for this model on this machine.
+///
+/// # Errors
+/// [`Error::Request`] when `GEB_ISA` asks for a level that is not there.
+pub fn auto_is_f32(model: &Model) -> Result<bool> {
+    let kv = choose_kv(KvChoice::Auto, model.weights(), choose_kernels(None)?)?;
+    Ok(kv == KvType::F32)
 }
 
 /// The type of the cache: attention with a bias has rows of floats, and a model whose matrices are all floats

@@ -1,26 +1,35 @@
 //! Text to token ids and back, built from the metadata of a GGUF file.
 //!
 //! `validate` reads and checks the keys, `vocab` holds the tokens, `special` finds special
-//! tokens in text, `spm`, `unigram` and `bpe` (with `merges`) are the algorithms, `normalize` and
-//! `pieces` what the first two share, `pre` is the table of ways to cut text, `stream` turns ids into text. Algorithms see ordinary text only: whether the
-//! text of a control token is one is decided here and never inside them.
+//! tokens in text, `spm`, `unigram`, `ranks` and `bpe` (with `merges`) are the algorithms, `words`,
+//! `normalize` and `pieces` what the first three share, `steps` the parts of a `tokenizer.json`, `pre` is
+//! the table of ways to cut text, `work` bounds an encoding, `stream` turns ids into text. Algorithms see
+//! ordinary text only: whether the text of a control token is one is decided here and never inside them.
 
 mod bpe;
 mod merges;
 pub(crate) mod normalize;
 #[cfg(test)]
 mod oracle;
-mod pieces;
-mod pre;
+pub(crate) mod pieces;
+pub(crate) mod pre;
+mod ranks;
 mod rwkv;
 pub(crate) mod special;
 mod spm;
+pub(crate) mod steps;
 mod stream;
 mod unigram;
 mod validate;
 mod vocab;
+mod words;
+mod work;
+#[cfg(test)]
+mod worst;
 
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 pub use stream::StreamDecoder;
 pub use vocab::{Kind, Vocab};
@@ -29,16 +38,83 @@ use crate::error::{Error, Result};
 use crate::gguf::{GgufFile, Value};
 use crate::limits;
 use special::Special;
+use steps::Steps;
 use validate::{Algorithm, SpecialIds};
+use work::Work;
+
+/// A piece of ordinary text.
+#[derive(Clone, Copy)]
+pub(crate) struct Text<'t> {
+    text: &'t str,
+    /// It begins the whole text; otherwise a special token is before it.
+    start: bool,
+}
+
+/// When a space is put in front of text.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Prefix {
+    Never,
+    /// At the start and after special tokens.
+    Always,
+    /// So too, unless there is one already.
+    AlwaysUnless,
+    /// At the start only, unless there is one already.
+    FirstUnless,
+}
+
+impl Prefix {
+    /// `tokenizer.geb.space_prefix`: `always` or `first`, both only where there is none already.
+    fn of_key(file: &GgufFile) -> Result<Option<Prefix>> {
+        Ok(match file.str(SPACE_PREFIX)? {
+            None => None,
+            Some("always") => Some(Prefix::AlwaysUnless),
+            Some("first") => Some(Prefix::FirstUnless),
+            Some(other) => {
+                let found = validate::short(other);
+                return Err(validate::key_error(SPACE_PREFIX, found, "always, first"));
+            }
+        })
+    }
+
+    /// Whether one is put before `text`, whose spaces are written `space`.
+    fn before(self, text: Text<'_>, space: char) -> bool {
+        match self {
+            Prefix::Never => false,
+            Prefix::Always => true,
+            Prefix::AlwaysUnless => !text.text.starts_with(space),
+            Prefix::FirstUnless => text.start && !text.text.starts_with(space),
+        }
+    }
+}
+
+/// See [`Prefix::of_key`].
+pub(crate) const SPACE_PREFIX: &str = "tokenizer.geb.space_prefix";
+/// The `normalizer` of the source's `tokenizer.json`.
+pub(crate) const NORMALIZER: &str = "tokenizer.geb.normalizer";
+pub(crate) use bpe::{IGNORE_MERGES, byte_of};
+pub(crate) use pieces::FUSE_UNKNOWN;
+pub(crate) use ranks::BY_RANK;
+pub(crate) use unigram::SCORES as DOUBLE_SCORES;
+pub(crate) use words::PRE_TOKENIZER;
 
 /// An algorithm over ordinary text.
 trait Engine: Send + Sync {
-    /// Appends the ids of `text`, which follows the start or a special token.
-    fn encode(&self, vocab: &Vocab, text: &str, out: &mut Vec<u32>) -> Result<()>;
+    /// Appends the ids of `text`.
+    fn encode(
+        &self,
+        vocab: &Vocab,
+        text: Text<'_>,
+        work: &mut Work<'_>,
+        out: &mut Vec<u32>,
+    ) -> Result<()>;
     /// Appends the bytes that a token stands for.
     fn append_bytes(&self, vocab: &Vocab, id: u32, out: &mut Vec<u8>);
-    /// Whether encoding puts a space before text that follows the start or a special token.
-    fn adds_space(&self) -> bool;
+    /// When encoding puts a space before text.
+    fn prefix(&self) -> Prefix;
+    /// User-defined tokens that the algorithm itself finds, in order.
+    fn inner(&self) -> &[u32] {
+        &[]
+    }
 }
 
 /// How to encode.
@@ -57,7 +133,9 @@ pub struct Tokenizer {
     special: Special,
     ids: SpecialIds,
     stop: Vec<u32>,
-    strips: special::Strips,
+    /// What happens to text before the algorithm.
+    steps: Steps,
+    cancel: Option<Arc<AtomicBool>>,
     /// What a text starts with, instead of the start token.
     starts: Vec<u32>,
     add_bos: bool,
@@ -85,7 +163,11 @@ impl Tokenizer {
             }
         }
         let mut warnings = Vec::new();
+        let mut nfc = false;
         let (engine, bos_default): (Box<dyn Engine>, bool) = match algorithm {
+            Algorithm::Spm if file.bool(BY_RANK)?.unwrap_or(false) => {
+                (Box::new(ranks::Ranks::from_gguf(file, &vocab, &ids)?), true)
+            }
             Algorithm::Spm => (Box::new(spm::Spm::from_gguf(file, &vocab, &ids)?), true),
             Algorithm::Unigram => {
                 let unigram = unigram::Unigram::from_gguf(file, &vocab, &ids)?;
@@ -94,6 +176,7 @@ impl Tokenizer {
             Algorithm::ByteBpe => {
                 let (pre, warning) = bpe::pre_of(file)?;
                 warnings.extend(warning);
+                nfc = pre.nfc;
                 (
                     Box::new(bpe::ByteBpe::from_gguf(file, &vocab, pre)?),
                     pre.add_bos,
@@ -101,6 +184,12 @@ impl Tokenizer {
             }
             Algorithm::Rwkv => (Box::new(rwkv::Rwkv::new(&vocab)?), false),
         };
+        let steps = match validate::json(file, NORMALIZER)? {
+            Some(value) => Steps::parse(&value, normalize::charsmap(file)?)?,
+            None => Steps::nfc(nfc),
+        };
+        let flags = special::flags(file, &vocab)?;
+        let special = Special::new(&vocab, engine.inner(), flags, &steps)?;
         let stop = special::stop_ids(&vocab, &ids);
         if stop.is_empty() {
             return Err(validate::no_stop(&ids));
@@ -109,8 +198,9 @@ impl Tokenizer {
         Ok(Tokenizer {
             add_bos: validate::add_token(file, &ids, "bos", bos_default)?,
             add_eos: validate::add_token(file, &ids, "eos", algorithm == Algorithm::Unigram)?,
-            special: Special::new(&vocab)?,
-            strips: special::strips(file, &vocab)?,
+            special,
+            steps,
+            cancel: None,
             starts: validate::starts(file, vocab.len())?,
             vocab,
             engine,
@@ -120,11 +210,17 @@ impl Tokenizer {
         })
     }
 
+    /// Lets `flag` end every later encoding with [`Error::Interrupted`].
+    pub fn cancel_with(&mut self, flag: Arc<AtomicBool>) {
+        self.cancel = Some(flag);
+    }
+
     /// Encodes a text.
     ///
     /// # Errors
-    /// [`Error::Request`] for a text over [`limits::MAX_PROMPT_BYTES`], or one that a
-    /// vocabulary without byte and unknown tokens cannot express.
+    /// [`Error::Request`] for a text over [`limits::MAX_PROMPT_BYTES`], one that a vocabulary
+    /// without byte and unknown tokens cannot express, or one that takes more steps than
+    /// [`limits::TOKENIZER_STEPS`] allows; [`Error::Interrupted`] when stopped.
     pub fn encode(&self, text: &str, opts: Encode) -> Result<Vec<u32>> {
         check_length(text, limits::MAX_PROMPT_BYTES)?;
         self.encode_text(text, opts)
@@ -164,36 +260,73 @@ impl Tokenizer {
     }
 
     fn encode_found(&self, text: &str, parse: &[Range<usize>], out: &mut Vec<u32>) -> Result<()> {
-        let (mut pos, mut strip) = (0, false);
-        let start = |text: &'_ str, strip: bool| match strip {
-            true => text.len() - text.trim_start().len(),
-            false => 0,
-        };
-        for found in self.special.find_all(text, parse) {
-            let mut piece = &text[pos..found.range.start];
-            piece = &piece[start(piece, strip)..];
-            if self.strips.before.contains(&found.id) {
-                piece = piece.trim_end();
-            }
-            self.engine.encode(&self.vocab, piece, out)?;
+        let mut work = Work::new(text.len(), self.cancel.as_deref());
+        self.encode_with(text, parse, &mut work, out)
+    }
+
+    fn encode_with(
+        &self,
+        text: &str,
+        parse: &[Range<usize>],
+        work: &mut Work<'_>,
+        out: &mut Vec<u32>,
+    ) -> Result<()> {
+        let mut pos = 0;
+        for found in self.special.find_all(text, parse, work)? {
+            self.encode_plain(text, pos..found.range.start, parse, work, out)?;
             out.push(found.id);
-            (pos, strip) = (found.range.end, self.strips.after.contains(&found.id));
+            pos = found.range.end;
         }
-        let piece = &text[pos..];
-        self.engine
-            .encode(&self.vocab, &piece[start(piece, strip)..], out)
+        self.encode_plain(text, pos..text.len(), parse, work, out)
+    }
+
+    /// Encodes a part of `text` without tokens that are found before it is normalised.
+    fn encode_plain(
+        &self,
+        text: &str,
+        part: Range<usize>,
+        parse: &[Range<usize>],
+        work: &mut Work<'_>,
+        out: &mut Vec<u32>,
+    ) -> Result<()> {
+        if part.is_empty() {
+            return Ok(());
+        }
+        let (text, kept) = self.steps.apply(&text[part.clone()], work)?;
+        let start = part.start == 0 && kept;
+        let mut pos = 0;
+        if self.special.has_normal() {
+            let parsed = parse
+                .iter()
+                .any(|p| p.start <= part.start && part.end <= p.end);
+            for found in self.special.find_normal(&text, parsed, work)? {
+                let piece = Text {
+                    text: &text[pos..found.range.start],
+                    start: start && pos == 0,
+                };
+                if !piece.text.is_empty() {
+                    self.engine.encode(&self.vocab, piece, work, out)?;
+                }
+                out.push(found.id);
+                pos = found.range.end;
+            }
+        }
+        let piece = Text {
+            text: &text[pos..],
+            start: start && pos == 0,
+        };
+        if piece.text.is_empty() {
+            return Ok(());
+        }
+        self.engine.encode(&self.vocab, piece, work, out)
     }
 
     /// Byte ranges of the control tokens in `text`.
-    pub(crate) fn control_ranges(&self, text: &str) -> Vec<Range<usize>> {
-        let found = self
-            .special
-            .find_all(text, std::slice::from_ref(&(0..text.len())));
-        found
-            .into_iter()
-            .filter(|f| self.vocab.kind(f.id) != Kind::UserDefined)
-            .map(|f| f.range)
-            .collect()
+    pub(crate) fn control_ranges(&self, text: &str) -> Result<Vec<Range<usize>>> {
+        let mut work = Work::new(text.len(), self.cancel.as_deref());
+        let mut found = self.special.find_control(text, &mut work)?;
+        found.retain(|f| self.vocab.kind(f.id) != Kind::UserDefined);
+        Ok(found.into_iter().map(|f| f.range).collect())
     }
 
     /// The text of a sequence without its control tokens; broken characters become U+FFFD.

@@ -7,9 +7,12 @@
 //! little-endian 32 bits: bits 0-7 and 31 a label, bit 8 whether a leaf follows, bits 10-30 an
 //! offset that bit 9 multiplies by 256; the unit of a leaf holds its value in bits 0-30.
 
-use super::pieces::SPACE;
+use super::pieces::{Inner, SPACE};
+use super::steps::too_long;
 use super::validate::key_error;
-use crate::error::{Error, Result};
+use super::work::Work;
+use super::{Prefix, Text};
+use crate::error::Result;
 use crate::gguf::{GgufFile, Value, ValueType};
 use crate::limits;
 
@@ -23,15 +26,22 @@ pub(crate) struct Normalizer {
     /// Runs of spaces become one; those at both ends go.
     collapse: bool,
     /// Put a space in front.
-    prefix: bool,
+    prefix: Prefix,
+    /// Pieces that stay as they are.
+    inner: Inner,
 }
 
 impl Normalizer {
     /// From the parts of a SentencePiece model; an empty `charsmap` changes nothing.
     ///
     /// # Errors
-    /// [`Error::Key`] for a table that breaks its form.
-    pub fn new(charsmap: &[u8], collapse: bool, prefix: bool) -> Result<Normalizer> {
+    /// [`crate::Error::Key`] for a table that breaks its form.
+    pub fn new(
+        charsmap: &[u8],
+        collapse: bool,
+        prefix: Prefix,
+        inner: Inner,
+    ) -> Result<Normalizer> {
         let charsmap = match charsmap {
             [] => None,
             bytes => Some(Charsmap::new(bytes)?),
@@ -40,46 +50,46 @@ impl Normalizer {
             charsmap,
             collapse,
             prefix,
+            inner,
         })
     }
 
-    pub fn from_gguf(file: &GgufFile) -> Result<Normalizer> {
-        let charsmap = match file.get(CHARSMAP) {
-            None => &[],
-            Some(Value::Array(a)) if matches!(a.elem, ValueType::U8 | ValueType::I8) => a.raw(),
-            Some(_) => return Err(key_error(CHARSMAP, "something else", "an array of bytes")),
+    pub fn from_gguf(file: &GgufFile, inner: Inner) -> Result<Normalizer> {
+        let prefix = match (file.bool(PREFIX)?, Prefix::of_key(file)?) {
+            (Some(false), _) => Prefix::Never,
+            (_, Some(prefix)) => prefix,
+            (_, None) => Prefix::Always,
         };
-        Self::new(
-            charsmap,
-            file.bool(COLLAPSE)?.unwrap_or(false),
-            file.bool(PREFIX)?.unwrap_or(true),
-        )
+        let collapse = file.bool(COLLAPSE)?.unwrap_or(false);
+        Self::new(charsmap(file)?, collapse, prefix, inner)
     }
 
-    pub fn adds_space(&self) -> bool {
+    pub fn prefix(&self) -> Prefix {
         self.prefix
     }
 
     /// The text that pieces are looked for in.
     ///
     /// # Errors
-    /// [`Error::Request`] when the table makes the text longer than
-    /// [`limits::MAX_NORMALIZED_BYTES`].
-    pub fn apply(&self, text: &str) -> Result<String> {
-        let mut rest = text;
+    /// [`crate::Error::Request`] when the table makes the text longer than
+    /// [`limits::MAX_NORMALIZED_BYTES`], or when this takes too much work.
+    pub(super) fn apply(&self, text: Text<'_>, work: &mut Work<'_>) -> Result<String> {
+        let mut rest = text.text;
         while self.collapse && !rest.is_empty() {
-            let (" ", used) = self.replace(rest) else {
+            let (" ", used) = self.replace(rest, work)? else {
                 break;
             };
             rest = &rest[used..];
         }
         let mut out = String::with_capacity(rest.len() + SPACE.len());
-        if self.prefix && !rest.is_empty() {
+        let first = Text { text: rest, ..text };
+        if self.prefix.before(first, ' ') && !rest.is_empty() {
             out.push_str(SPACE);
         }
         let mut after_space = self.collapse;
         while !rest.is_empty() {
-            let (mut piece, used) = self.replace(rest);
+            let (mut piece, used) = self.replace(rest, work)?;
+            work.spend(1 + piece.len())?;
             rest = &rest[used..];
             if after_space {
                 piece = piece.trim_start_matches(' ');
@@ -94,11 +104,7 @@ impl Normalizer {
                 after_space = self.collapse && piece.ends_with(' ');
             }
             if out.len() > limits::MAX_NORMALIZED_BYTES {
-                return Err(Error::Request {
-                    what: "normalised text".into(),
-                    value: format!("over {} bytes", limits::MAX_NORMALIZED_BYTES),
-                    allowed: "a shorter text".into(),
-                });
+                return Err(too_long());
             }
         }
         while self.collapse && out.ends_with(SPACE) {
@@ -107,23 +113,43 @@ impl Normalizer {
         Ok(out)
     }
 
+    /// As [`Normalizer::apply`], of a text that begins the whole one or follows a special token.
+    pub fn whole(&self, text: &str, start: bool) -> Result<String> {
+        self.apply(Text { text, start }, &mut Work::new(text.len(), None))
+    }
+
     /// What the beginning of a text (not empty) becomes, and how many of its bytes that covers.
-    fn replace<'t>(&'t self, text: &'t str) -> (&'t str, usize) {
-        let found = self.charsmap.as_ref().and_then(|c| c.longest(text));
-        found.unwrap_or_else(|| {
+    fn replace<'t>(&'t self, text: &'t str, work: &mut Work<'_>) -> Result<(&'t str, usize)> {
+        if let Some(len) = self.inner.longest(text) {
+            return Ok((&text[..len], len));
+        }
+        let found = match &self.charsmap {
+            Some(table) => table.longest(text, work)?,
+            None => None,
+        };
+        Ok(found.unwrap_or_else(|| {
             let first = text.chars().next().map_or(0, char::len_utf8);
             (&text[..first], first)
-        })
+        }))
     }
 }
 
-struct Charsmap {
+/// `tokenizer.ggml.precompiled_charsmap`; empty when absent.
+pub(super) fn charsmap(file: &GgufFile) -> Result<&[u8]> {
+    match file.get(CHARSMAP) {
+        None => Ok(&[]),
+        Some(Value::Array(a)) if matches!(a.elem, ValueType::U8 | ValueType::I8) => Ok(a.raw()),
+        Some(_) => Err(key_error(CHARSMAP, "something else", "an array of bytes")),
+    }
+}
+
+pub(super) struct Charsmap {
     units: Vec<u32>,
     texts: String,
 }
 
 impl Charsmap {
-    fn new(bytes: &[u8]) -> Result<Charsmap> {
+    pub fn new(bytes: &[u8]) -> Result<Charsmap> {
         let wrong = |found: &str, allowed: &str| Err(key_error(CHARSMAP, found, allowed));
         if bytes.len() > limits::MAX_CHARSMAP_BYTES {
             let allowed = format!("at most {} bytes", limits::MAX_CHARSMAP_BYTES);
@@ -149,11 +175,44 @@ impl Charsmap {
     }
 
     /// The replacement of the longest key that begins `text`, and the key's length.
-    fn longest(&self, text: &str) -> Option<(&str, usize)> {
-        let offset = |unit: u32| ((unit >> 10) << ((unit & (1 << 9)) >> 6)) as usize;
+    fn longest(&self, text: &str, work: &mut Work<'_>) -> Result<Option<(&str, usize)>> {
         let mut found = None;
-        let mut node = offset(*self.units.first()?);
+        self.keys(text, work, |value, len| {
+            found = Some((value, len));
+            true
+        })?;
+        Ok(found.and_then(|(value, len)| Some((self.text(value)?, len))))
+    }
+
+    /// The replacement of the shortest key that begins `text`.
+    pub fn shortest(&self, text: &str, work: &mut Work<'_>) -> Result<Option<&str>> {
+        let mut found = None;
+        self.keys(text, work, |value, _| {
+            found = Some(value);
+            false
+        })?;
+        Ok(found.and_then(|value| self.text(value)))
+    }
+
+    /// The text of a leaf.
+    fn text(&self, value: usize) -> Option<&str> {
+        self.texts.get(value..)?.split('\0').next()
+    }
+
+    /// Values and lengths of the keys that begin `text`, the shortest first, while `go_on` wants more.
+    fn keys(
+        &self,
+        text: &str,
+        work: &mut Work<'_>,
+        mut go_on: impl FnMut(usize, usize) -> bool,
+    ) -> Result<()> {
+        let offset = |unit: u32| ((unit >> 10) << ((unit & (1 << 9)) >> 6)) as usize;
+        let Some(&root) = self.units.first() else {
+            return Ok(());
+        };
+        let mut node = offset(root);
         for (i, byte) in text.bytes().enumerate() {
+            work.spend(1)?;
             node ^= usize::from(byte);
             let Some(&unit) = self.units.get(node) else {
                 break;
@@ -164,11 +223,12 @@ impl Charsmap {
             node ^= offset(unit);
             if unit & (1 << 8) != 0 && text.is_char_boundary(i + 1) {
                 let value = self.units.get(node).map(|v| (v & 0x7FFF_FFFF) as usize);
-                let rest = value.and_then(|v| self.texts.get(v..));
-                let replacement = rest.and_then(|r| r.split('\0').next());
-                found = replacement.map(|r| (r, i + 1)).or(found);
+                let value = value.filter(|&v| self.texts.get(v..).is_some());
+                if value.is_some_and(|v| !go_on(v, i + 1)) {
+                    break;
+                }
             }
         }
-        found
+        Ok(())
     }
 }

@@ -2,22 +2,84 @@
 
 use std::collections::HashMap;
 
+use aho_corasick::{AhoCorasick, Anchored, Input, MatchKind, StartKind};
+
 use super::validate::{self, SpecialIds};
 use super::vocab::{Kind, Vocab};
 use crate::error::{Error, Result};
+use crate::gguf::GgufFile;
 
 /// U+2581, which stands for a space.
 pub(super) const SPACE: &str = "\u{2581}";
+
+/// The score that converters give to tokens which were added to a SentencePiece model.
+pub(crate) const ADDED: f32 = -1000.0;
+
+/// User-defined pieces of a SentencePiece model: part of its text, which they neither begin nor end. (Added
+/// tokens are of the same kind and have the score [`ADDED`].) Of those at one place the longest counts.
+#[derive(Clone, Default)]
+pub(crate) struct Inner {
+    texts: Option<AhoCorasick>,
+    ids: Vec<u32>,
+}
+
+impl Inner {
+    /// # Errors
+    /// [`Error::Key`] for more texts than fit a matcher.
+    pub fn new<'v>(pieces: impl Iterator<Item = (u32, &'v str)>) -> Result<Inner> {
+        let (ids, texts): (Vec<u32>, Vec<&str>) = pieces.unzip();
+        if texts.is_empty() {
+            return Ok(Inner::default());
+        }
+        let matcher = AhoCorasick::builder()
+            .match_kind(MatchKind::LeftmostLongest)
+            .start_kind(StartKind::Anchored)
+            .build(texts);
+        let texts = matcher.map_err(|e| {
+            validate::key_error(
+                validate::TOKENS,
+                e,
+                "user-defined pieces that fit a matcher",
+            )
+        })?;
+        let texts = Some(texts);
+        Ok(Inner { texts, ids })
+    }
+
+    /// Those of a vocabulary.
+    pub fn of(vocab: &Vocab, scores: &[f32]) -> Result<Inner> {
+        Inner::new(vocab.iter().filter_map(|(id, text, kind)| {
+            let inner = kind == Kind::UserDefined && scores[id as usize] != ADDED;
+            (inner && !text.is_empty()).then_some((id, text))
+        }))
+    }
+
+    pub fn ids(&self) -> &[u32] {
+        &self.ids
+    }
+
+    /// Length of the longest piece that `text` begins with.
+    pub fn longest(&self, text: &str) -> Option<usize> {
+        let texts = self.texts.as_ref()?;
+        let found = texts.find(Input::new(text).anchored(Anchored::Yes))?;
+        Some(found.end())
+    }
+}
 
 /// Byte tokens and the unknown token.
 pub(super) struct Fallback {
     bytes: [Option<u32>; 256],
     byte_of: HashMap<u32, u8>,
     unknown: Option<u32>,
+    /// Unknown texts that follow each other are one token.
+    fuse: bool,
 }
 
+/// False where each unknown character is a token of its own.
+pub(crate) const FUSE_UNKNOWN: &str = "tokenizer.geb.fuse_unknown";
+
 impl Fallback {
-    pub fn new(vocab: &Vocab, ids: &SpecialIds) -> Result<Fallback> {
+    pub fn new(file: &GgufFile, vocab: &Vocab, ids: &SpecialIds) -> Result<Fallback> {
         let bytes = validate::byte_tokens(vocab)?;
         let byte_of = (0u8..=255)
             .zip(bytes)
@@ -27,6 +89,7 @@ impl Fallback {
             bytes,
             byte_of,
             unknown: ids.unknown,
+            fuse: file.bool(FUSE_UNKNOWN)?.unwrap_or(true),
         })
     }
 
@@ -46,7 +109,7 @@ impl Fallback {
                 allowed: "text that the vocabulary covers".into(),
             });
         };
-        if out.get(start..).and_then(<[u32]>::last) != Some(&unknown) {
+        if !self.fuse || out.get(start..).and_then(<[u32]>::last) != Some(&unknown) {
             out.push(unknown);
         }
         Ok(())

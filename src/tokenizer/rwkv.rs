@@ -2,9 +2,10 @@
 //!
 //! Tokens are bytes, in the file as the inside of a Python bytes literal (`\x00`, `\n`, `\\`).
 
-use super::Engine;
 use super::validate::{TOKENS, key_error, short};
 use super::vocab::{Kind, Vocab};
+use super::work::Work;
+use super::{Engine, Prefix, Text};
 use crate::error::{Error, Result};
 use crate::limits;
 
@@ -26,11 +27,11 @@ impl Rwkv {
             } else {
                 Some(Vec::new())
             };
-            let token = token.filter(|t| t.len() <= limits::MAX_RWKV_TOKEN_BYTES);
+            let token = token.filter(|t| t.len() <= limits::MAX_SEARCHED_TOKEN_BYTES);
             let token = token.ok_or_else(|| {
                 let allowed = format!(
                     "the inside of a bytes literal of at most {} bytes",
-                    limits::MAX_RWKV_TOKEN_BYTES
+                    limits::MAX_SEARCHED_TOKEN_BYTES
                 );
                 key_error(TOKENS, format!("{} for token {id}", short(text)), allowed)
             })?;
@@ -51,9 +52,10 @@ impl Rwkv {
     }
 
     /// The longest token that `text` begins with.
-    fn longest(&self, text: &[u8]) -> Option<u32> {
+    fn longest(&self, text: &[u8], work: &mut Work<'_>) -> Result<Option<u32>> {
         let (mut range, mut best) = (&self.sorted[..], None);
         for (depth, byte) in text.iter().enumerate() {
+            work.spend(1)?;
             // All in `range` begin with the `depth` bytes before; shorter ones come first.
             let at = |id: &u32| self.of(*id).get(depth).copied();
             let start = range.partition_point(|id| at(id) < Some(*byte));
@@ -67,15 +69,21 @@ impl Rwkv {
                 best = Some(range[exact - 1]);
             }
         }
-        best
+        Ok(best)
     }
 }
 
 impl Engine for Rwkv {
-    fn encode(&self, _: &Vocab, text: &str, out: &mut Vec<u32>) -> Result<()> {
-        let mut rest = text.as_bytes();
+    fn encode(
+        &self,
+        _: &Vocab,
+        text: Text<'_>,
+        work: &mut Work<'_>,
+        out: &mut Vec<u32>,
+    ) -> Result<()> {
+        let mut rest = text.text.as_bytes();
         while !rest.is_empty() {
-            let id = self.longest(rest).ok_or_else(|| Error::Request {
+            let id = self.longest(rest, work)?.ok_or_else(|| Error::Request {
                 what: "text".into(),
                 value: format!("byte {:#04x}", rest[0]),
                 allowed: "bytes that the vocabulary has".into(),
@@ -93,8 +101,8 @@ impl Engine for Rwkv {
         }
     }
 
-    fn adds_space(&self) -> bool {
-        false
+    fn prefix(&self) -> Prefix {
+        Prefix::Never
     }
 }
 
@@ -148,7 +156,12 @@ mod tests {
         let engine = Rwkv::new(&vocab).expect("valid");
         let encode = |text: &str| {
             let mut out = Vec::new();
-            engine.encode(&vocab, text, &mut out).map(|()| out)
+            {
+                let start = Text { text, start: true };
+                let mut work = Work::new(text.len(), None);
+                let done = engine.encode(&vocab, start, &mut work, &mut out);
+                done.map(|()| out)
+            }
         };
         assert_eq!(encode("abcd").ok(), None);
         assert_eq!(encode("abcdeabcab").ok(), Some(vec![6, 4, 5]));

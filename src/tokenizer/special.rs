@@ -1,11 +1,15 @@
 //! Tokens that are found in text before the algorithm runs, and tokens that end a text.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
+use ahash::AHashMap;
 use aho_corasick::{AhoCorasick, Input, MatchKind};
 
-use super::validate::{SpecialIds, TOKENS};
+use super::steps::{Steps, is_word};
+use super::validate::{self, SpecialIds, TOKENS};
 use super::vocab::{Kind, Vocab};
+use super::work::Work;
 use crate::error::{Error, Result};
 use crate::gguf::GgufFile;
 use crate::limits;
@@ -72,32 +76,52 @@ pub(super) fn stop_ids(vocab: &Vocab, ids: &SpecialIds) -> Vec<u32> {
     out
 }
 
-/// Control tokens that swallow white space next to them.
-#[derive(Default)]
-pub(super) struct Strips {
-    pub before: Vec<u32>,
-    pub after: Vec<u32>,
+/// `tokenizer.geb.added_tokens`, a byte per token.
+pub(crate) const FLAGS: &str = "tokenizer.geb.added_tokens";
+
+/// How a token is found in text.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Flags(pub u8);
+
+impl Flags {
+    /// White space before it belongs to it.
+    pub const LSTRIP: u8 = 1;
+    /// White space behind it belongs to it.
+    pub const RSTRIP: u8 = 2;
+    /// It is looked for in the normalised text.
+    pub const NORMALIZED: u8 = 4;
+    /// It is no token inside a word.
+    pub const SINGLE_WORD: u8 = 8;
+
+    fn has(self, bit: u8) -> bool {
+        self.0 & bit != 0
+    }
 }
 
-/// Those of Phi-3's chats, whose tokenizer marks them `rstrip`, and T5's sentinels (also `lstrip`).
-/// GGUF has no key for that, so the architecture decides.
-pub(super) fn strips(file: &GgufFile, vocab: &Vocab) -> Result<Strips> {
+/// Flags of all tokens that have some: of the file's own key, or, where it has none, those of Phi-3's
+/// chats, whose tokenizer marks them `rstrip`, and of T5's sentinels (also `lstrip`). GGUF has no key for
+/// that, so the architecture decides.
+pub(super) fn flags(file: &GgufFile, vocab: &Vocab) -> Result<AHashMap<u32, Flags>> {
     const NOT: [&str; 4] = ["<unk>", "<s>", "</s>", "<|endoftext|>"];
-    let controls = |wanted: fn(&str) -> bool| -> Vec<u32> {
+    if let Some(bytes) = validate::flags(file, vocab.len())? {
+        let set = (0u32..).zip(bytes).filter(|(_, f)| **f != 0);
+        return Ok(set.map(|(id, &f)| (id, Flags(f))).collect());
+    }
+    let controls = |wanted: fn(&str) -> bool, flags: u8| -> AHashMap<u32, Flags> {
         let special = |&(_, text, kind): &(u32, &str, Kind)| kind == Kind::Control && wanted(text);
-        vocab.iter().filter(special).map(|(id, ..)| id).collect()
+        vocab
+            .iter()
+            .filter(special)
+            .map(|(id, ..)| (id, Flags(flags)))
+            .collect()
     };
-    let sentinels = || controls(|text| text.starts_with("<extra_id_"));
     Ok(match file.str("general.architecture")? {
-        Some("phi3") => Strips {
-            before: Vec::new(),
-            after: controls(|text| !NOT.contains(&text)),
-        },
-        Some("t5") => Strips {
-            before: sentinels(),
-            after: sentinels(),
-        },
-        _ => Strips::default(),
+        Some("phi3") => controls(|text| !NOT.contains(&text), Flags::RSTRIP),
+        Some("t5") => controls(
+            |text| text.starts_with("<extra_id_"),
+            Flags::LSTRIP | Flags::RSTRIP,
+        ),
+        _ => AHashMap::new(),
     })
 }
 
@@ -108,13 +132,13 @@ struct Matcher {
 }
 
 impl Matcher {
-    fn new(special: &[(u32, &str)]) -> Result<Option<Matcher>> {
+    fn new(special: &[(u32, Cow<'_, str>)]) -> Result<Option<Matcher>> {
         if special.is_empty() {
             return Ok(None);
         }
         let texts = AhoCorasick::builder()
             .match_kind(MatchKind::LeftmostLongest)
-            .build(special.iter().map(|(_, text)| text));
+            .build(special.iter().map(|(_, text)| text.as_bytes()));
         let texts = texts.map_err(|e| Error::Key {
             key: TOKENS.to_owned(),
             value: e.to_string(),
@@ -138,35 +162,78 @@ impl Matcher {
 /// A special token in a text.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Found {
+    /// With the white space that belongs to it.
     pub range: Range<usize>,
     pub id: u32,
 }
 
-/// Both matchers of a vocabulary.
-pub(super) struct Special {
+/// Matchers over one form of the text.
+#[derive(Default)]
+struct Both {
     /// User-defined tokens: recognised everywhere.
     always: Option<Matcher>,
     /// These and control and unknown tokens: recognised where special texts are parsed.
     parsed: Option<Matcher>,
 }
 
+/// The special tokens of a vocabulary.
+pub(super) struct Special {
+    raw: Both,
+    /// Tokens that are looked for in the normalised text, by their normalised texts.
+    normal: Both,
+    /// Where only parts of a text are parsed, what is control is looked for in these parts as they are.
+    partly: Option<Matcher>,
+    flags: AHashMap<u32, Flags>,
+}
+
 impl Special {
-    pub fn new(vocab: &Vocab) -> Result<Special> {
-        let (mut always, mut parsed, mut bytes) = (Vec::new(), Vec::new(), 0);
+    /// Of the tokens that are none of `inner` (sorted). `steps` changes the texts of those that are
+    /// looked for in normalised text.
+    pub fn new(
+        vocab: &Vocab,
+        inner: &[u32],
+        flags: AHashMap<u32, Flags>,
+        steps: &Steps,
+    ) -> Result<Special> {
+        let mut raw: [Vec<(u32, Cow<'_, str>)>; 2] = Default::default();
+        let mut normal: [Vec<(u32, Cow<'_, str>)>; 2] = Default::default();
+        let mut partly: Vec<(u32, Cow<'_, str>)> = Vec::new();
+        let (mut count, mut bytes) = (0, 0);
         for (id, text, kind) in vocab.iter() {
-            if text.is_empty() || matches!(kind, Kind::Normal | Kind::Unused | Kind::Byte) {
+            let plain = matches!(kind, Kind::Normal | Kind::Unused | Kind::Byte);
+            if text.is_empty() || plain || inner.binary_search(&id).is_ok() {
                 continue;
             }
-            if kind == Kind::UserDefined {
-                always.push((id, text));
+            if text.len() > limits::MAX_SEARCHED_TOKEN_BYTES {
+                let allowed = format!("at most {}", limits::MAX_SEARCHED_TOKEN_BYTES);
+                let found = format!("special token {id} of {} bytes", text.len());
+                return Err(validate::key_error(TOKENS, found, allowed));
             }
-            parsed.push((id, text));
-            bytes += text.len();
+            (count, bytes) = (count + 1, bytes + text.len());
+            let user = kind == Kind::UserDefined;
+            let flag = flags.get(&id).copied().unwrap_or_default();
+            let (set, text) = match flag.has(Flags::NORMALIZED) {
+                false => (&mut raw, Cow::Borrowed(text)),
+                true => {
+                    if !user {
+                        partly.push((id, Cow::Borrowed(text)));
+                    }
+                    let changed = steps.apply(text, &mut Work::new(text.len(), None))?;
+                    (&mut normal, changed.0)
+                }
+            };
+            if text.is_empty() {
+                continue;
+            }
+            if user {
+                set[0].push((id, text.clone()));
+            }
+            set[1].push((id, text));
         }
-        if parsed.len() > limits::MAX_SPECIAL_TOKENS || bytes > limits::MAX_SPECIAL_BYTES {
+        if count > limits::MAX_SPECIAL_TOKENS || bytes > limits::MAX_SPECIAL_BYTES {
             return Err(Error::Key {
                 key: TOKENS.to_owned(),
-                value: format!("{} special tokens of {bytes} bytes", parsed.len()),
+                value: format!("{count} special tokens of {bytes} bytes"),
                 allowed: format!(
                     "{} of {} bytes",
                     limits::MAX_SPECIAL_TOKENS,
@@ -174,26 +241,91 @@ impl Special {
                 ),
             });
         }
+        if !partly.is_empty() {
+            partly.extend(raw[1].iter().cloned());
+        }
+        let both = |[always, parsed]: [Vec<(u32, Cow<'_, str>)>; 2]| -> Result<Both> {
+            Ok(Both {
+                always: Matcher::new(&always)?,
+                parsed: Matcher::new(&parsed)?,
+            })
+        };
         Ok(Special {
-            always: Matcher::new(&always)?,
-            parsed: Matcher::new(&parsed)?,
+            raw: both(raw)?,
+            normal: both(normal)?,
+            partly: Matcher::new(&partly)?,
+            flags,
         })
     }
 
     /// The special tokens of `text` in order, not overlapping. Control and unknown tokens
     /// are found only where they lie completely inside one of the ranges `parse`, which
     /// are in order; user-defined ones everywhere.
-    pub fn find_all(&self, text: &str, parse: &[Range<usize>]) -> Vec<Found> {
-        let mut out = Vec::new();
+    pub fn find_all(
+        &self,
+        text: &str,
+        parse: &[Range<usize>],
+        work: &mut Work<'_>,
+    ) -> Result<Vec<Found>> {
+        let whole = matches!(parse, [] | [Range { start: 0, .. }] if parse.iter().all(|p| p.end == text.len()));
+        let parsed = match &self.partly {
+            Some(partly) if !whole => Some(partly),
+            _ => self.raw.parsed.as_ref(),
+        };
+        self.find(text, parse, (self.raw.always.as_ref(), parsed), true, work)
+    }
+
+    /// Those of a normalised text that are looked for there; `parse`: all of it is parsed.
+    pub fn find_normal(&self, text: &str, parse: bool, work: &mut Work<'_>) -> Result<Vec<Found>> {
+        let whole = 0..text.len();
+        let parse = if parse {
+            std::slice::from_ref(&whole)
+        } else {
+            &[]
+        };
+        let Both { always, parsed } = &self.normal;
+        self.find(text, parse, (always.as_ref(), parsed.as_ref()), true, work)
+    }
+
+    /// All special tokens of `text`, whatever form they are looked for in, without white space.
+    pub fn find_control(&self, text: &str, work: &mut Work<'_>) -> Result<Vec<Found>> {
+        let some = self.partly.as_ref().or(self.raw.parsed.as_ref());
+        let whole = 0..text.len();
+        self.find(
+            text,
+            std::slice::from_ref(&whole),
+            (self.raw.always.as_ref(), some),
+            false,
+            work,
+        )
+    }
+
+    /// Whether some tokens are looked for in the normalised text.
+    pub fn has_normal(&self) -> bool {
+        self.normal.parsed.is_some()
+    }
+
+    fn find(
+        &self,
+        text: &str,
+        parse: &[Range<usize>],
+        (all, some): (Option<&Matcher>, Option<&Matcher>),
+        extend: bool,
+        work: &mut Work<'_>,
+    ) -> Result<Vec<Found>> {
+        let mut out: Vec<Found> = Vec::new();
         let mut pos = 0;
-        let mut always = self
-            .always
-            .as_ref()
-            .and_then(|m| m.find(text, 0..text.len()));
-        let mut parsed = self.next_parsed(text, parse, pos);
+        let next_always = |pos: usize| all.and_then(|m| m.find(text, pos..text.len()));
+        let next_parsed = |pos: usize| {
+            let first = parse.partition_point(|r| r.end <= pos);
+            let mut ranges = parse[first..].iter();
+            ranges.find_map(|r| some?.find(text, r.start.max(pos)..r.end))
+        };
+        work.spend(text.len())?;
+        let (mut always, mut parsed) = (next_always(pos), next_parsed(pos));
         loop {
             let found = match (&always, &parsed) {
-                (None, None) => return out,
+                (None, None) => return Ok(out),
                 (Some(a), Some(p)) => {
                     // Leftmost, then longest.
                     let key = |f: &Found| (f.range.start, std::cmp::Reverse(f.range.end));
@@ -205,25 +337,43 @@ impl Special {
                 }
                 (Some(f), None) | (None, Some(f)) => f.clone(),
             };
+            // A search looks at most one token's length too far.
+            work.spend(64)?;
             pos = found.range.end;
-            out.push(found);
+            let before = out.last().map_or(0, |f| f.range.end);
+            match extend {
+                true => out.extend(self.extended(text, before, found)),
+                false => out.push(found),
+            }
             if always.as_ref().is_some_and(|f| f.range.start < pos) {
-                always = self
-                    .always
-                    .as_ref()
-                    .and_then(|m| m.find(text, pos..text.len()));
+                always = next_always(pos);
             }
             if parsed.as_ref().is_some_and(|f| f.range.start < pos) {
-                parsed = self.next_parsed(text, parse, pos);
+                parsed = next_parsed(pos);
             }
         }
     }
 
-    fn next_parsed(&self, text: &str, parse: &[Range<usize>], pos: usize) -> Option<Found> {
-        let matcher = self.parsed.as_ref()?;
-        let first = parse.partition_point(|r| r.end <= pos);
-        parse[first..]
-            .iter()
-            .find_map(|r| matcher.find(text, r.start.max(pos)..r.end))
+    /// A match with its white space, not before the end of the one `before`; `None` inside a word.
+    fn extended(&self, text: &str, before: usize, mut found: Found) -> Option<Found> {
+        let flags = self.flags.get(&found.id).copied().unwrap_or_default();
+        let (head, tail) = (&text[..found.range.start], &text[found.range.end..]);
+        let inside = || {
+            head.chars().next_back().is_some_and(is_word)
+                || tail.chars().next().is_some_and(is_word)
+        };
+        if flags.has(Flags::SINGLE_WORD) && inside() {
+            return None;
+        }
+        if flags.has(Flags::LSTRIP) {
+            let own = head.get(before..).unwrap_or_default();
+            found.range.start = head.len() - (own.len() - own.trim_end().len());
+        }
+        if flags.has(Flags::RSTRIP) {
+            found.range.end += tail.len() - tail.trim_start().len();
+        }
+        found.range.start = found.range.start.max(before);
+        found.range.end = found.range.end.max(before);
+        Some(found)
     }
 }

@@ -11,11 +11,12 @@
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashMap};
 
-use super::Engine;
-use super::normalize::Normalizer;
-use super::pieces::Fallback;
+use super::pieces::{Fallback, Inner};
 use super::validate::{self, SpecialIds};
 use super::vocab::{Kind, Lookup, Vocab};
+use super::words::Words;
+use super::work::Work;
+use super::{Engine, Prefix, Text};
 use crate::error::Result;
 use crate::gguf::GgufFile;
 
@@ -23,7 +24,8 @@ pub(super) struct Spm {
     lookup: Lookup,
     scores: Vec<f32>,
     fallback: Fallback,
-    normalizer: Normalizer,
+    words: Words,
+    inner: Inner,
 }
 
 /// A run of characters in the text; `len` 0 means that it was joined to its left neighbour.
@@ -32,6 +34,8 @@ struct Symbol {
     len: usize,
     prev: usize,
     next: usize,
+    /// A user-defined piece, which is never joined.
+    whole: bool,
 }
 
 const NONE: usize = usize::MAX;
@@ -69,12 +73,36 @@ impl Eq for Candidate {}
 impl Spm {
     pub fn from_gguf(file: &GgufFile, vocab: &Vocab, ids: &SpecialIds) -> Result<Spm> {
         let scores = validate::scores(file, vocab.len())?;
+        let inner = Inner::of(vocab, &scores)?;
         Ok(Spm {
             lookup: validate::lookup(vocab, &[Kind::UserDefined, Kind::Unused])?,
             scores,
-            fallback: Fallback::new(vocab, ids)?,
-            normalizer: Normalizer::from_gguf(file)?,
+            fallback: Fallback::new(file, vocab, ids)?,
+            words: Words::from_gguf(file, inner.clone())?,
+            inner,
         })
+    }
+
+    /// One symbol per character, or per user-defined piece.
+    fn symbols(&self, text: &str) -> Vec<Symbol> {
+        let mut symbols: Vec<Symbol> = Vec::with_capacity(text.len());
+        let mut start = 0;
+        while let Some(c) = text[start..].chars().next() {
+            let inner = self.inner.longest(&text[start..]);
+            let (len, i) = (inner.unwrap_or(c.len_utf8()), symbols.len());
+            symbols.push(Symbol {
+                start,
+                len,
+                prev: i.wrapping_sub(1),
+                next: i + 1,
+                whole: inner.is_some(),
+            });
+            start += len;
+        }
+        if let Some(last) = symbols.last_mut() {
+            last.next = NONE;
+        }
+        symbols
     }
 
     fn push_candidate(
@@ -83,13 +111,18 @@ impl Spm {
         text: &str,
         symbols: &[Symbol],
         left: usize,
-        heap: &mut BinaryHeap<Candidate>,
-    ) {
+        (heap, work): (&mut BinaryHeap<Candidate>, &mut Work<'_>),
+    ) -> Result<()> {
         if left == NONE || symbols[left].next == NONE {
-            return;
+            return Ok(());
         }
         let right = symbols[left].next;
+        if symbols[left].whole || symbols[right].whole {
+            return Ok(());
+        }
         let (start, len) = (symbols[left].start, symbols[left].len + symbols[right].len);
+        // Looking a text up reads all of it.
+        work.spend(1 + len / 8)?;
         if let Some(id) = self.lookup.get(vocab, &text[start..start + len]) {
             heap.push(Candidate {
                 score: self.scores[id as usize],
@@ -98,6 +131,7 @@ impl Spm {
                 len,
             });
         }
+        Ok(())
     }
 
     /// Joins symbols until nothing can be joined. `joined` remembers where each joined
@@ -107,11 +141,12 @@ impl Spm {
         vocab: &Vocab,
         text: &'t str,
         symbols: &mut [Symbol],
-    ) -> HashMap<&'t str, usize> {
+        work: &mut Work<'_>,
+    ) -> Result<HashMap<&'t str, usize>> {
         let mut splits = HashMap::new();
         let mut heap = BinaryHeap::new();
         for left in 0..symbols.len() {
-            self.push_candidate(vocab, text, symbols, left, &mut heap);
+            self.push_candidate(vocab, text, symbols, left, (&mut heap, work))?;
         }
         while let Some(c) = heap.pop() {
             let (left, right) = (&symbols[c.left], &symbols[c.right]);
@@ -120,6 +155,7 @@ impl Spm {
                 continue;
             }
             let joined = &text[left.start..left.start + c.len];
+            work.spend(1 + c.len / 8)?;
             if self
                 .lookup
                 .get(vocab, joined)
@@ -135,10 +171,10 @@ impl Spm {
                 symbols[next].prev = c.left;
             }
             let prev = symbols[c.left].prev;
-            self.push_candidate(vocab, text, symbols, prev, &mut heap);
-            self.push_candidate(vocab, text, symbols, c.left, &mut heap);
+            self.push_candidate(vocab, text, symbols, prev, (&mut heap, work))?;
+            self.push_candidate(vocab, text, symbols, c.left, (&mut heap, work))?;
         }
-        splits
+        Ok(splits)
     }
 
     /// Emits the token of one symbol, the tokens of an unused piece's parts, or bytes; the text
@@ -170,25 +206,21 @@ impl Spm {
 }
 
 impl Engine for Spm {
-    fn encode(&self, vocab: &Vocab, text: &str, out: &mut Vec<u32>) -> Result<()> {
-        let text = self.normalizer.apply(text)?;
-        let mut symbols: Vec<Symbol> = Vec::with_capacity(text.len());
-        for (i, (start, c)) in text.char_indices().enumerate() {
-            symbols.push(Symbol {
-                start,
-                len: c.len_utf8(),
-                prev: i.wrapping_sub(1),
-                next: i + 1,
-            });
-        }
-        if let Some(last) = symbols.last_mut() {
-            last.next = NONE;
-        }
-        let start = out.len();
-        let splits = self.merge(vocab, &text, &mut symbols);
-        for s in symbols.iter().filter(|s| s.len > 0) {
-            let symbol = &text[s.start..s.start + s.len];
-            self.emit(vocab, symbol, &splits, start, out)?;
+    fn encode(
+        &self,
+        vocab: &Vocab,
+        text: Text<'_>,
+        work: &mut Work<'_>,
+        out: &mut Vec<u32>,
+    ) -> Result<()> {
+        for text in self.words.of(text, work)? {
+            let mut symbols = self.symbols(&text);
+            let start = out.len();
+            let splits = self.merge(vocab, &text, &mut symbols, work)?;
+            for s in symbols.iter().filter(|s| s.len > 0) {
+                let symbol = &text[s.start..s.start + s.len];
+                self.emit(vocab, symbol, &splits, start, out)?;
+            }
         }
         Ok(())
     }
@@ -197,7 +229,11 @@ impl Engine for Spm {
         self.fallback.append_bytes(vocab, id, out);
     }
 
-    fn adds_space(&self) -> bool {
-        self.normalizer.adds_space()
+    fn prefix(&self) -> Prefix {
+        self.words.prefix()
+    }
+
+    fn inner(&self) -> &[u32] {
+        self.inner.ids()
     }
 }

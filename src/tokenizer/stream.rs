@@ -1,7 +1,7 @@
 //! Turning ids back into text, one at a time, without ever emitting half a character.
 
-use super::Tokenizer;
 use super::vocab::Kind;
+use super::{Prefix, Tokenizer};
 
 /// Decodes a growing sequence of tokens. Bytes that may still become a character are held
 /// back; bytes that cannot become one are replaced by U+FFFD, as
@@ -9,14 +9,20 @@ use super::vocab::Kind;
 pub struct StreamDecoder<'t> {
     tokenizer: &'t Tokenizer,
     pending: Vec<u8>,
-    /// The next token follows the start or a special token, where a space was put in.
+    /// The next token follows a place where a space was put in.
     after_special: bool,
     show_control: bool,
 }
 
 impl<'t> StreamDecoder<'t> {
     pub(super) fn new(tokenizer: &'t Tokenizer, previous: Option<u32>, show_control: bool) -> Self {
-        let after_special = previous.is_none_or(|id| tokenizer.is_special(id));
+        let prefix = tokenizer.engine.prefix();
+        let first = previous.is_none_or(|id| tokenizer.bos() == Some(id));
+        let after_special = match prefix {
+            Prefix::Never => false,
+            Prefix::FirstUnless => first,
+            _ => first || previous.is_some_and(|id| tokenizer.is_special(id)),
+        };
         StreamDecoder {
             tokenizer,
             pending: Vec::new(),
@@ -33,13 +39,16 @@ impl<'t> StreamDecoder<'t> {
             tokenizer
                 .engine
                 .append_bytes(&tokenizer.vocab, id, &mut self.pending);
-            let space =
-                self.after_special && tokenizer.engine.adds_space() && !tokenizer.is_special(id);
+            let space = self.after_special && !tokenizer.is_special(id);
             if space && self.pending.get(start) == Some(&b' ') {
                 self.pending.remove(start);
             }
         }
-        self.after_special = tokenizer.is_special(id);
+        self.after_special = match tokenizer.engine.prefix() {
+            Prefix::Never => false,
+            Prefix::FirstUnless => self.after_special && tokenizer.bos() == Some(id),
+            _ => tokenizer.is_special(id),
+        };
         let mut out = String::new();
         let held = drain_complete(&self.pending, &mut out);
         self.pending.drain(..self.pending.len() - held);
@@ -48,7 +57,7 @@ impl<'t> StreamDecoder<'t> {
 
     /// Ends the sequence: an unfinished character becomes U+FFFD.
     pub fn finish(&mut self) -> String {
-        self.after_special = true;
+        self.after_special = self.tokenizer.engine.prefix() != Prefix::Never;
         String::from_utf8_lossy(&std::mem::take(&mut self.pending)).into_owned()
     }
 }
@@ -78,9 +87,10 @@ fn drain_complete(mut bytes: &[u8], out: &mut String) -> usize {
 impl Tokenizer {
     /// Whether a token is found in text before the algorithm runs; text after it starts anew.
     pub(super) fn is_special(&self, id: u32) -> bool {
-        matches!(
-            self.vocab.kind(id),
-            Kind::Control | Kind::Unknown | Kind::UserDefined
-        )
+        match self.vocab.kind(id) {
+            Kind::Control | Kind::Unknown => true,
+            Kind::UserDefined => self.engine.inner().binary_search(&id).is_err(),
+            _ => false,
+        }
     }
 }

@@ -183,6 +183,55 @@ pub(super) fn scores(file: &GgufFile, len: usize) -> Result<Vec<f32>> {
     Ok(out)
 }
 
+/// Finite numbers of 64 bits under `key`, one per token.
+pub(super) fn doubles(file: &GgufFile, key: &str, len: usize) -> Result<Option<Vec<f64>>> {
+    let Some(array) = file.array(key, ValueType::F64)? else {
+        return Ok(None);
+    };
+    same_length(key, array, len)?;
+    let numbers = array.raw().as_chunks::<8>().0;
+    let numbers: Vec<f64> = numbers.iter().map(|&b| f64::from_le_bytes(b)).collect();
+    match numbers.iter().position(|n| !n.is_finite()) {
+        Some(id) => {
+            let found = format!("{} for token {id}", numbers[id]);
+            Err(key_error(key, found, "finite numbers"))
+        }
+        None => Ok(Some(numbers)),
+    }
+}
+
+/// A text of JSON under `key`: part of a `tokenizer.json`.
+pub(super) fn json(file: &GgufFile, key: &str) -> Result<Option<serde_json::Value>> {
+    let Some(text) = file.str(key)? else {
+        return Ok(None);
+    };
+    if text.len() > limits::MAX_TOKENIZER_JSON_BYTES {
+        let allowed = format!("at most {} bytes", limits::MAX_TOKENIZER_JSON_BYTES);
+        return Err(key_error(key, format!("{} bytes", text.len()), allowed));
+    }
+    let value = serde_json::from_str(text);
+    value
+        .map(Some)
+        .map_err(|e| key_error(key, short(text), format!("JSON ({e})")))
+}
+
+/// `tokenizer.geb.added_tokens`: how each token is found in text, bits of [`super::special::Flags`].
+pub(super) fn flags(file: &GgufFile, len: usize) -> Result<Option<&[u8]>> {
+    const KEY: &str = super::special::FLAGS;
+    let Some(array) = file.array(KEY, ValueType::U8)? else {
+        return Ok(None);
+    };
+    same_length(KEY, array, len)?;
+    match array.raw().iter().position(|&f| f > 15) {
+        Some(id) => Err(key_error(
+            KEY,
+            format!("{} for token {id}", array.raw()[id]),
+            "0 to 15",
+        )),
+        None => Ok(Some(array.raw())),
+    }
+}
+
 /// The beginning of a text from the file, quoted.
 pub(super) fn short(text: &str) -> String {
     let begin: String = text.chars().take(64).collect();

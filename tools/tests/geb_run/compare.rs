@@ -194,6 +194,103 @@ fn one_command_gives_every_form() {
     assert_eq!(made(), first);
 }
 
+/// What is lost for certain in each row behind the base: 0 nothing, 4 broken.
+fn losses(json: &str) -> Vec<usize> {
+    let classes = ["none", "small", "moderate", "heavy", "broken"];
+    let value: Value = serde_json::from_str(json).expect("JSON");
+    let rank = |row: &Value| {
+        let class = row["finding"]["at_least"].as_str();
+        classes.iter().position(|c| Some(*c) == class)
+    };
+    let rows = value["rows"].as_array().expect("rows");
+    rows[1..]
+        .iter()
+        .map(|r| rank(r).expect("a class"))
+        .collect()
+}
+
+const TEN_WINDOWS: [&str; 4] = ["--windows", "10", "-r", "0"];
+
+#[test]
+fn more_noise_is_never_called_better() {
+    let place = Place::new();
+    let (base, en) = (place.model(Dtype::F32), asset("eval-en.txt"));
+    let noisy = |share: f64| {
+        let mut state = 1u64;
+        // The sum of four uniform numbers of variance 1/12, made variance 1.
+        let mut noise = move || {
+            let mut sum = 0.0;
+            for _ in 0..4 {
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
+                sum += (state >> 40) as f64 / (1u64 << 24) as f64 - 0.5;
+            }
+            sum * 3f64.sqrt()
+        };
+        let path = place.path(&format!("noise-{share}.gguf"));
+        let file = GgufFile::open(&base, Load::Map).expect("opened");
+        let mut changed_bytes = std::collections::HashMap::new();
+        for t in file.tensors() {
+            let w: Vec<f32> = t
+                .bytes()
+                .chunks_exact(4)
+                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+                .collect();
+            let square: f64 = w.iter().map(|x| f64::from(*x).powi(2)).sum();
+            let size = share * (square / w.len() as f64).sqrt();
+            let bytes: Vec<u8> = w
+                .iter()
+                .flat_map(|x| ((f64::from(*x) + size * noise()) as f32).to_le_bytes())
+                .collect();
+            changed_bytes.insert(t.info().name.clone(), bytes);
+        }
+        changed(&base, &path, |_| (), |name, _| changed_bytes[name].clone());
+        path
+    };
+    let noises = [0.0005, 0.02, 0.1, 0.3, 1.0].map(noisy);
+    let run = |candidates: &[&str]| {
+        let ends = ["--text", text(&en), "--json=-"];
+        let words = [&[text(&base)], candidates, &ends, &TEN_WINDOWS];
+        let output = place.run(&words.concat());
+        exits(&output, 0);
+        losses(&stdout(&output))
+    };
+    // What is said of one does not rest on what is said of the others.
+    let each: Vec<usize> = noises[..4]
+        .iter()
+        .step_by(3)
+        .flat_map(|n| run(&[text(n)]))
+        .collect();
+    let together = run(&noises.each_ref().map(|n| text(n)));
+    assert_eq!(each, [together[0], together[3]]);
+    assert!(together.is_sorted(), "{together:?}");
+    assert_eq!((together[0], together[4]), (0, 4), "{together:?}");
+}
+
+#[test]
+fn fewer_bits_are_never_called_better_and_one_cache_is_used() {
+    let place = Place::new();
+    let (base, en, json) = (asset("hf"), asset("eval-en.txt"), place.path("out.json"));
+    let mut command = place.command(&[text(&base), "q2_k", "q4_0", "q6_k", "q8_0"]);
+    command.args(["--text", text(&en)]).args(TEN_WINDOWS);
+    command.arg(format!("--json={}", text(&json)));
+    let output = command.output().expect("geb-run starts");
+    exits(&output, 0);
+    let classes = losses(&std::fs::read_to_string(&json).expect("written"));
+    assert!(classes.is_sorted_by(|a, b| a >= b), "{classes:?}");
+    assert!(classes[0] > classes[3] && classes[1] > 0, "{classes:?}");
+    let table = stdout(&output);
+    for said in [
+        "counted from position 256; KV cache f32;",
+        "\nnearest to f32 on eval-en: q8_0 < q6_k < q4_0 < q2_k\n",
+        " smaller, KL 0.00",
+    ] {
+        assert!(table.contains(said), "{said}: {table}");
+    }
+    assert!(!table.contains("no measurable loss"), "{table}");
+}
+
 #[test]
 fn gates_end_with_code_7_and_the_row() {
     let place = Place::new();

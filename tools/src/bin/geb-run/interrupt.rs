@@ -1,12 +1,18 @@
 //! Ctrl-C: the first one asks the work to stop, the second one leaves at once.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use crate::report;
 
 static PRESSED: AtomicU32 = AtomicU32::new(0);
 static WORKING: AtomicBool = AtomicBool::new(false);
+static FLAG: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+
+/// The flag of the program's handler, for what outlives a call.
+pub fn flag() -> Arc<AtomicBool> {
+    FLAG.get_or_init(Default::default).clone()
+}
 
 /// The flag that sessions and loops look at.
 #[derive(Clone, Debug)]
@@ -15,7 +21,7 @@ pub struct Interrupt(Arc<AtomicBool>);
 impl Interrupt {
     /// Installs the handler. Called once, from `main`.
     pub fn install() -> Interrupt {
-        let flag = Arc::new(AtomicBool::new(false));
+        let flag = flag();
         let seen = flag.clone();
         // Without a handler Ctrl-C still ends the program, only less politely.
         _ = ctrlc::set_handler(move || {

@@ -236,7 +236,8 @@ pub fn threads(cpu: &CpuArgs) -> usize {
 
 /// The tokenizer of the file.
 pub fn tokenizer(opened: &Opened) -> Outcome<Tokenizer> {
-    let tokenizer = Tokenizer::from_gguf(&opened.file).map_err(|e| at(&opened.path, e))?;
+    let mut tokenizer = Tokenizer::from_gguf(&opened.file).map_err(|e| at(&opened.path, e))?;
+    tokenizer.cancel_with(crate::interrupt::flag());
     for warning in tokenizer.warnings() {
         note(format_args!(
             "warning: {}: {warning}",

@@ -43,7 +43,8 @@ pub struct CompareArgs {
     /// At most N questions of a subject [default: all]
     #[arg(long, value_name = "N", requires = "choice", value_parser = clap::value_parser!(u32).range(1..))]
     pub choice_limit: Option<u32>,
-    /// Types of the candidates' KV cache, each a row; BASE keeps its own
+    /// Types of the candidates' KV cache, each a row; BASE keeps its own; auto: all have that of BASE (f32
+    /// where BASE is of floats)
     #[arg(
         long,
         value_name = "TYPE",

@@ -20,7 +20,7 @@ pub fn assemble(
     let lane = &bench.lanes[bench.widest];
     let reports: Vec<_> = measured.texts.iter().map(TextRun::reports).collect();
     let tasks: Vec<(&Task, &Vec<_>)> = plan.tasks.iter().zip(&measured.tasks).collect();
-    let rows = plan.rows().into_iter().enumerate().map(|(r, (i, kv))| {
+    let rows = bench.rows.iter().copied().enumerate().map(|(r, (i, kv))| {
         let (candidate, opened) = (plan.file(i), &bench.opened[i]);
         let several = plan.kv.len() > 1 && r > 0;
         let cache = if several {
@@ -64,6 +64,7 @@ pub fn assemble(
             .collect(),
         speed: (plan.speed.rounds > 0).then(|| measured.times.info(&plan.speed, &bench.lanes)),
         rows: rows.collect(),
+        order: Vec::new(),
         missed: Vec::new(),
         warnings: Vec::new(),
     }

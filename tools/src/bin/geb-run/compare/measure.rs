@@ -6,7 +6,7 @@ use std::sync::Arc;
 use geb::eval::{Method, TextRun, weights};
 use geb::gguf::{GgufFile, Load};
 use geb::model::Model;
-use geb::session::{KvChoice, Session, SessionOptions};
+use geb::session::{KvChoice, Session, SessionOptions, auto_is_f32};
 use geb::tokenizer::{Encode, Tokenizer};
 
 use super::assemble::assemble;
@@ -25,6 +25,8 @@ pub struct Bench {
     pub opened: Vec<Opened>,
     /// One per file; none where nothing is read.
     tokenizers: Vec<Tokenizer>,
+    /// File and cache type of every row, the base first.
+    pub rows: Vec<(usize, KvHow)>,
     /// One per number of threads.
     pub lanes: Vec<Lane>,
     /// The one used for accuracy.
@@ -51,6 +53,7 @@ impl Bench {
             let mut pairs = models.iter().zip(&opened);
             pairs.try_for_each(|(model, o)| load::one_text(model, &o.path))?;
         }
+        let rows = one_cache(plan.rows(), &models[0])?;
         let mut threads = plan.threads.clone();
         if threads.is_empty() {
             threads.push(geb::threads::default_threads());
@@ -85,7 +88,7 @@ impl Bench {
                 Session::new(models[file].clone(), &options)
                     .map_err(|e| load::at(&opened[file].path, e))
             };
-            let sessions = plan.rows().into_iter().map(session);
+            let sessions = rows.iter().copied().map(session);
             Ok(Lane {
                 threads,
                 sessions: sessions.collect::<Outcome<_>>()?,
@@ -104,6 +107,7 @@ impl Bench {
         Ok(Bench {
             opened,
             tokenizers,
+            rows,
             lanes,
             widest,
         })
@@ -135,6 +139,20 @@ impl Bench {
         }
         Ok(first.unwrap_or_default())
     }
+}
+
+/// Where nothing is asked for, all rows have the cache that is the base's own, so that what differs is the weights.
+fn one_cache(mut rows: Vec<(usize, KvHow)>, base: &Model) -> Outcome<Vec<(usize, KvHow)>> {
+    if rows.iter().any(|(_, kv)| *kv != KvHow::Auto) {
+        return Ok(rows);
+    }
+    let own = if auto_is_f32(base)? {
+        KvHow::F32
+    } else {
+        KvHow::F16
+    };
+    rows.iter_mut().for_each(|(_, kv)| *kv = own);
+    Ok(rows)
 }
 
 /// `--kv` of the library.
@@ -220,7 +238,7 @@ fn speed(
     store: &mut Store,
     interrupt: &Interrupt,
 ) -> Outcome {
-    let rows = plan.rows();
+    let rows = bench.rows.clone();
     let mut progress = Progress::new("memory and load time", "files", plan.output);
     let threads = bench.lanes[bench.widest].threads;
     while measured.alone.len() < rows.len() {

@@ -3,6 +3,7 @@
 //! ```text
 //! files     what was typed -> GGUF files, quantized into the cache where needed
 //! measure   weights, memory, speed in rounds, texts in lockstep        (kept in `state`)
+//! loss      how much is lost, from the numbers and their errors
 //! verdict   Pareto front, a sentence per candidate, gates
 //! table     terminal, Markdown, CSV        html, plot     a page
 //! ```
@@ -11,6 +12,7 @@ mod alone;
 mod assemble;
 pub mod files;
 mod html;
+mod loss;
 mod machine;
 mod measure;
 mod plot;
@@ -108,8 +110,10 @@ pub fn run(args: &CompareArgs, interrupt: &Interrupt) -> Outcome {
         },
         texts,
         method: Method {
+            window: args.window as usize,
+            count_from: args.window as usize / 2,
             max_windows: args.windows.map(|n| n as usize),
-            ..Method::llama_cpp(args.window as usize, None)
+            ..Method::default()
         },
         bos: true,
         tasks,
@@ -224,7 +228,7 @@ impl Plan<'_> {
         )
     }
 
-    /// File and cache type of every row, the base first.
+    /// File of every row and the cache type asked for, the base first.
     fn rows(&self) -> Vec<(usize, KvHow)> {
         let kv = |i: usize| self.kv.iter().map(move |kv| (i, *kv));
         let candidates = (1..=self.candidates.len()).flat_map(kv);

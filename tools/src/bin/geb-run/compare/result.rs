@@ -3,6 +3,8 @@
 use geb::eval::{Divergence, Report};
 use serde::Serialize;
 
+use super::loss::Finding;
+
 /// Middle and quarters of repeated measurements.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Spread {
@@ -71,6 +73,8 @@ pub struct Row {
     pub worst_block: Option<WorstBlock>,
     /// No other row is better in one of size, speed, divergence and as good in the others.
     pub pareto: bool,
+    /// How much is lost on the texts; `None` for the base and without texts.
+    pub finding: Option<Finding>,
     /// In plain words.
     pub verdict: String,
 }
@@ -236,6 +240,8 @@ pub struct Comparison {
     pub speed: Option<SpeedInfo>,
     /// The base first.
     pub rows: Vec<Row>,
+    /// Per text, candidates by their divergence.
+    pub order: Vec<String>,
     /// Gates that were missed.
     pub missed: Vec<Missed>,
     /// What makes the numbers doubtful.

@@ -196,11 +196,28 @@ fn text_table(c: &Comparison, i: usize) -> Table {
     Table {
         title: format!("Accuracy on {}", t.name),
         note: format!(
-            "{} windows of {} tokens, counted from position {}; ± standard error; KL in nats per token",
-            t.windows, t.window, t.count_from
+            "{} windows of {} tokens, counted from position {}; KV cache {}; ± standard error; KL in nats per token",
+            t.windows,
+            t.window,
+            t.count_from,
+            caches(c)
         ),
         lines: lines(c, head, row),
     }
+}
+
+/// The type of the rows' KV cache, or that of each where they differ.
+fn caches(c: &Comparison) -> String {
+    let first = c.rows.first().map_or("", |r| r.kv.as_str());
+    if c.rows.iter().all(|r| r.kv == first) {
+        return first.to_owned();
+    }
+    let each: Vec<String> = c
+        .rows
+        .iter()
+        .map(|r| format!("{} in {}", r.kv, r.name))
+        .collect();
+    each.join(", ")
 }
 
 fn task_table(c: &Comparison, i: usize) -> Table {
@@ -245,8 +262,14 @@ pub fn text(c: &Comparison) -> String {
         out.push_str(&format!("\n{title} ({note})\n{lines}"));
     }
     out.push('\n');
-    for row in c.rows.iter().skip(1) {
-        out.push_str(&format!("{}\n", row.verdict));
+    for line in c
+        .rows
+        .iter()
+        .skip(1)
+        .map(|row| &row.verdict)
+        .chain(&c.order)
+    {
+        out.push_str(&format!("{line}\n"));
     }
     for warning in &c.warnings {
         out.push_str(&format!("warning: {warning}\n"));
@@ -278,8 +301,14 @@ pub fn markdown(c: &Comparison) -> String {
         }
     }
     out.push('\n');
-    for row in c.rows.iter().skip(1) {
-        out.push_str(&format!("- {}\n", row.verdict));
+    for line in c
+        .rows
+        .iter()
+        .skip(1)
+        .map(|row| &row.verdict)
+        .chain(&c.order)
+    {
+        out.push_str(&format!("- {line}\n"));
     }
     for warning in &c.warnings {
         out.push_str(&format!("- warning: {warning}\n"));

@@ -1,20 +1,14 @@
 //! What the numbers say: the Pareto front, a sentence per candidate, the gates.
 //!
-//! A change counts as measured when it exceeds [`SURE`] standard errors. Every word of a sentence
-//! follows from numbers in it.
+//! Every word of a sentence follows from numbers in it; how much is lost, from [`super::loss`].
 
 use geb::eval::{Divergence, Estimate};
 
-use super::result::{Comparison, Missed, Row, Spread, TaskScore};
+use super::loss::{self, Finding, Numbers};
+use super::result::{Comparison, Missed, Row, Spread, TaskScore, TextInfo};
 use crate::args::GateArgs;
 use crate::report::rate;
 
-/// Standard errors that make a difference a finding (95 %).
-const SURE: f64 = 2.0;
-/// A possible increase of the perplexity below this is no loss worth a word.
-const NOTHING: f64 = 0.01;
-/// An agreement of the most probable token below this is worth a word.
-const SAME: f64 = 0.97;
 /// Quarters of a ratio further apart than this (share of it) are said, and worth a warning.
 const WIDE: f64 = 0.1;
 /// CPU share of others that is worth a warning.
@@ -27,16 +21,19 @@ pub fn judge(c: &mut Comparison, gates: &GateArgs) {
     let front: Vec<bool> = (0..c.rows.len())
         .map(|i| !c.rows.iter().any(|other| dominates(other, &c.rows[i])))
         .collect();
-    c.rows
-        .iter_mut()
-        .zip(front)
-        .for_each(|(row, on)| row.pareto = on);
+    let found = findings(c);
+    for ((row, on), finding) in c.rows.iter_mut().zip(front).zip(found) {
+        row.pareto = on;
+        row.finding = finding;
+    }
     let warnings = warnings(c);
     c.warnings.extend(warnings);
     let busy = c.speed.as_ref().is_some_and(|s| {
         let shares = [s.others, s.stolen].map(Option::unwrap_or_default);
         shares.iter().sum::<f64>() > VERY_BUSY
     });
+    c.order = (0..c.texts.len()).filter_map(|i| order(c, i)).collect();
+    let left = windows_left(&c.texts);
     let names: Vec<String> = c.texts.iter().map(|t| t.name.clone()).collect();
     let tasks: Vec<String> = c.tasks.iter().map(|t| t.name.clone()).collect();
     let Some((base, candidates)) = c.rows.split_first_mut() else {
@@ -44,7 +41,7 @@ pub fn judge(c: &mut Comparison, gates: &GateArgs) {
     };
     base.verdict = format!("{}: what the others are compared with", base.name);
     for row in candidates {
-        row.verdict = verdict(base, row, &names, &tasks, gates);
+        row.verdict = verdict(base, row, &names, left, &tasks, gates);
         if busy && !row.speed.is_empty() {
             row.verdict
                 .push_str(" (speed on a busy machine: take it as a hint)");
@@ -113,13 +110,6 @@ pub fn times(ratio: f64) -> String {
     format!("{}×", rate(ratio))
 }
 
-/// A share in percent with a sign.
-fn signed_percent(share: f64) -> String {
-    let p = 100.0 * share;
-    let digits = if p.abs() < 9.995 { 2 } else { 0 };
-    format!("{p:+.digits$} %")
-}
-
 /// Digits after the point for a value with this error: two figures of an error that begins with 1,
 /// one of others.
 pub fn digits(error: f64) -> usize {
@@ -174,52 +164,15 @@ fn change(d: &Divergence) -> Estimate {
     }
 }
 
-/// How bad: higher is worse.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Loss {
-    None,
-    Unknown,
-    Small,
-    Moderate,
-    Heavy,
-    Broken,
-}
-
-impl Loss {
-    fn of(change: Estimate) -> Loss {
-        let least = change.value - SURE * error(change);
-        if least <= 0.0 {
-            let possible = change.value + SURE * error(change);
-            return if possible < NOTHING {
-                Loss::None
-            } else {
-                Loss::Unknown
-            };
-        }
-        match change.value {
-            d if d < 0.01 => Loss::Small,
-            d if d < 0.05 => Loss::Moderate,
-            d if d < 0.5 => Loss::Heavy,
-            _ => Loss::Broken,
-        }
-    }
-
-    fn words(self, change: Estimate) -> String {
-        match self {
-            Loss::None => "no measurable loss".into(),
-            Loss::Unknown if change.error.is_none() => {
-                "one window says nothing about the error".into()
-            }
-            Loss::Unknown => format!(
-                "no measurable loss, but too few tokens to exclude one of {}",
-                signed_percent(change.value + SURE * error(change)).trim_start_matches('+')
-            ),
-            Loss::Small => "a small loss".into(),
-            Loss::Moderate => "a moderate loss".into(),
-            Loss::Heavy => "a heavy loss".into(),
-            Loss::Broken => "broken".into(),
-        }
-    }
+/// Two figures.
+fn significant(value: f64) -> String {
+    let digits = if value > 0.0 {
+        1.0 - value.log10().floor()
+    } else {
+        0.0
+    };
+    let digits = digits.clamp(0.0, 9.0) as usize;
+    format!("{value:.digits$}")
 }
 
 /// The first text in full, the others in the same order without the words.
@@ -230,10 +183,10 @@ fn text_words(on_texts: &[&Divergence], names: &[String]) -> String {
         } else {
             String::new()
         };
-        let [top1, perplexity] = if i == 0 {
-            ["top-1 agreement ", "perplexity "]
+        let [kl, top1, perplexity] = if i == 0 {
+            ["KL ", "top-1 agreement ", "perplexity "]
         } else {
-            [""; 2]
+            [""; 3]
         };
         let change = change(d);
         let digits = change.error.map_or(2, |e| digits(100.0 * e).clamp(1, 3));
@@ -241,7 +194,8 @@ fn text_words(on_texts: &[&Divergence], names: &[String]) -> String {
             .error
             .map_or(String::new(), |e| format!(" ± {:.digits$}", 100.0 * e));
         format!(
-            "{top1}{:.1} % and {perplexity}{:+.digits$} %{error}{of}",
+            "{kl}{}, {top1}{:.1} % and {perplexity}{:+.digits$} %{error}{of}",
+            significant(d.kl.mean.value),
             100.0 * d.top1.value,
             100.0 * change.value,
         )
@@ -264,7 +218,57 @@ fn task_words(name: &str, t: &TaskScore) -> String {
     )
 }
 
-fn verdict(base: &Row, row: &Row, texts: &[String], tasks: &[String], gates: &GateArgs) -> String {
+/// What is found on all texts, the worst of each: `None` without texts.
+fn findings(c: &Comparison) -> Vec<Option<Finding>> {
+    let mut out = vec![None; c.rows.len()];
+    for i in 0..c.texts.len() {
+        let of_row = |(at, row): (usize, &Row)| Some((at, Numbers::of(row.texts.get(i)?)?));
+        let (at, numbers): (Vec<usize>, Vec<Numbers>) =
+            c.rows.iter().enumerate().filter_map(of_row).unzip();
+        for (at, found) in at.into_iter().zip(loss::findings(&numbers)) {
+            out[at] = Some(out[at].map_or(found, |before: Finding| before.worse(found)));
+        }
+    }
+    out
+}
+
+/// Candidates of a text, the nearest to the base first; `None` for fewer than two.
+fn order(c: &Comparison, i: usize) -> Option<String> {
+    let mut all: Vec<(&Row, Numbers)> = Vec::new();
+    for row in &c.rows {
+        all.extend(row.texts.get(i).and_then(Numbers::of).map(|n| (row, n)));
+    }
+    all.sort_by(|a, b| loss::nearer(&a.1, &b.1));
+    let (first, _) = all.first()?;
+    let mut said = format!(
+        "nearest to {} on {}: {}",
+        c.rows[0].name, c.texts[i].name, first.name
+    );
+    for pair in all.windows(2) {
+        let sign = if loss::apart(&pair[0].1, &pair[1].1) {
+            "<"
+        } else {
+            "≈"
+        };
+        said.push_str(&format!(" {sign} {}", pair[1].0.name));
+    }
+    (all.len() > 1).then_some(said)
+}
+
+/// Windows that the shortest text still has.
+fn windows_left(texts: &[TextInfo]) -> usize {
+    let left = |t: &TextInfo| (t.tokens / t.window.max(1)).saturating_sub(t.windows);
+    texts.iter().map(left).min().unwrap_or(usize::MAX)
+}
+
+fn verdict(
+    base: &Row,
+    row: &Row,
+    texts: &[String],
+    left: usize,
+    tasks: &[String],
+    gates: &GateArgs,
+) -> String {
     let mut parts: Vec<String> = speed_words(row).into_iter().collect();
     parts.push(size_words(base, row));
     let on_texts: Vec<&Divergence> = (0..texts.len()).filter_map(|i| row.divergence(i)).collect();
@@ -272,16 +276,10 @@ fn verdict(base: &Row, row: &Row, texts: &[String], tasks: &[String], gates: &Ga
         parts.push(text_words(&on_texts, texts));
     }
     let mut said = format!("{}: {}", row.name, parts.join(", "));
-    let changes = on_texts.iter().map(|d| change(d));
-    if let Some(worst) = changes.max_by_key(|c| Loss::of(*c)) {
-        said.push_str(&format!(": {}", Loss::of(worst).words(worst)));
-        // The perplexity can stay while the predictions change.
-        let top1 = on_texts.iter().map(|d| d.top1.value).fold(1.0, f64::min);
-        if Loss::of(worst) <= Loss::Unknown && top1 < SAME {
-            let differ = 100.0 * (1.0 - top1);
-            said.push_str(&format!(
-                ", though {differ:.1} % of the most probable tokens differ"
-            ));
+    if let Some(finding) = row.finding {
+        said.push_str(&format!(": {}", finding.words(&base.name)));
+        if finding.more_windows > left {
+            said.push_str(&format!(" (the text has {left})"));
         }
     }
     for (t, name) in row.tasks.iter().zip(tasks) {
@@ -405,6 +403,10 @@ mod tests {
                 value: 1.0 + change.value,
                 ..change
             },
+            nll_difference: Estimate {
+                value: change.value.ln_1p(),
+                ..change
+            },
             perplexity_difference: zero,
             kl_by_window: Vec::new(),
             kl_by_position: Vec::new(),
@@ -428,8 +430,8 @@ mod tests {
                 ..Speed::default()
             }],
             texts: vec![Report {
-                windows: 2,
-                tokens: 512,
+                windows: 20,
+                tokens: 5120,
                 nll: estimate(1.0, 0.0),
                 perplexity: estimate(1f64.exp(), 0.0),
                 against_base: (name != "f32").then(|| divergence(kl, change)),
@@ -448,14 +450,15 @@ mod tests {
             texts: vec![crate::compare::result::TextInfo {
                 name: "t".into(),
                 file: "t".into(),
-                tokens: 0,
-                windows: 0,
+                tokens: 512 * 4000,
+                windows: 20,
                 window: 512,
                 count_from: 256,
             }],
             tasks: Vec::new(),
             speed: None,
             rows,
+            order: Vec::new(),
             missed: Vec::new(),
             warnings: Vec::new(),
         }
@@ -472,36 +475,64 @@ mod tests {
     fn words_follow_from_numbers() {
         let base = row("f32", 3800, 0.0, estimate(0.0, 0.0), 1.0);
         let cases = [
-            (estimate(0.0005, 0.0003), "no measurable loss"),
-            (
-                estimate(0.0005, 0.01),
-                "too few tokens to exclude one of 2.05 %",
-            ),
-            (estimate(0.005, 0.001), "a small loss"),
-            (estimate(0.02, 0.001), "a moderate loss"),
-            (estimate(0.1, 0.01), "a heavy loss"),
-            (estimate(2.0, 0.1), "broken"),
+            (0.0001, 0.0005, 0.0003, "not distinguishable from f32"),
+            (0.0001, 0.0005, 0.003, "cannot tell yet: "),
+            (0.004, -0.005, 0.001, "a small loss"),
+            (0.02, 0.0, 0.001, "a moderate loss"),
+            (0.2, 0.1, 0.01, "a heavy loss"),
+            (2.0, 2.0, 0.1, "broken"),
         ];
-        for (change, words) in cases {
-            let mut c = comparison(vec![base.clone(), row("q", 1000, 0.01, change, 3.6)]);
+        for (kl, value, error, words) in cases {
+            let change = estimate(value, error);
+            let mut c = comparison(vec![base.clone(), row("q", 1000, kl, change, 3.6)]);
             judge(&mut c, &gates());
             let said = &c.rows[1].verdict;
-            assert!(said.ends_with(words), "{said}");
-            assert!(said.starts_with("q: decode 3.60× as fast, prefill speed the same within the spread, 3.80× smaller, top-1 agreement 99.2 % and perplexity +"), "{said}");
+            assert!(said.contains(&format!(": {words}")), "{said}");
+            assert!(said.starts_with("q: decode 3.60× as fast, prefill speed the same within the spread, 3.80× smaller, KL "), "{said}");
+            assert!(
+                said.contains(", top-1 agreement 99.2 % and perplexity "),
+                "{said}"
+            );
+            assert!(c.order.is_empty());
         }
     }
 
     #[test]
-    fn other_predictions_are_no_equality() {
-        let mut q = row("q", 1000, 0.3, estimate(0.0, 0.001), 3.6);
+    fn other_predictions_are_a_loss_though_the_perplexity_stays() {
+        let mut q = row("q", 1000, 0.0008, estimate(0.0, 0.0001), 3.6);
         if let Some(d) = &mut q.texts[0].against_base {
             d.top1.value = 0.8;
         }
-        let mut c = comparison(vec![row("f32", 3800, 0.0, estimate(0.0, 0.0), 1.0), q]);
+        let base = row("f32", 3800, 0.0, estimate(0.0, 0.0), 1.0);
+        // Of two rows the one with the larger divergence is not better.
+        let far = row("far", 900, 0.3, estimate(0.0, 0.001), 3.6);
+        let near = row("near", 900, 0.0001, estimate(0.0, 0.0001), 3.6);
+        let mut c = comparison(vec![base, far, q, near]);
+        judge(&mut c, &gates());
+        let ends = [
+            "a heavy loss",
+            "a moderate loss",
+            "not distinguishable from f32",
+        ];
+        for (row, end) in c.rows[1..].iter().zip(ends) {
+            assert!(row.verdict.ends_with(end), "{}", row.verdict);
+        }
+        assert_eq!(c.order, ["nearest to f32 on t: near < q < far"]);
+    }
+
+    #[test]
+    fn a_text_that_is_too_short_is_said() {
+        let mut c = comparison(vec![
+            row("f32", 400, 0.0, estimate(0.0, 0.0), 1.0),
+            row("q", 100, 0.0001, estimate(0.0, 0.01), 1.0),
+        ]);
+        c.texts[0].tokens = 512 * 23;
         judge(&mut c, &gates());
         let said = &c.rows[1].verdict;
-        let end = "no measurable loss, though 20.0 % of the most probable tokens differ";
-        assert!(said.ends_with(end), "{said}");
+        assert!(
+            said.ends_with(" more windows needed (the text has 3)"),
+            "{said}"
+        );
     }
 
     #[test]
