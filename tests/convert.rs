@@ -366,9 +366,11 @@ fn a_bad_weight_is_named() {
 #[test]
 fn lists_of_end_tokens_are_kept() {
     let dir = tempfile::tempdir().expect("a temporary folder");
-    for entry in std::fs::read_dir(fixture("qwen2")).expect("a fixture") {
+    for entry in std::fs::read_dir(case_dir("qwen2")).expect("a fixture") {
         let entry = entry.expect("an entry");
-        std::fs::copy(entry.path(), dir.path().join(entry.file_name())).expect("copies");
+        if entry.path().is_file() {
+            std::fs::copy(entry.path(), dir.path().join(entry.file_name())).expect("copies");
+        }
     }
     let config = r#"{"eos_token_id": [40, 41, 42, 43, 44, 9999999], "pad_token_id": -1}"#;
     std::fs::write(dir.path().join("generation_config.json"), config).expect("writes");

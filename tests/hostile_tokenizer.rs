@@ -274,7 +274,7 @@ fn unknown_algorithms_are_unsupported_and_the_known_ones_listed() {
         (MODEL, "bert"),
         (MODEL, "gemma4"),
         (MODEL, ""),
-        (PRE, "gpt-4o"),
+        (PRE, "no-such-way-to-cut"),
         (PRE, ""),
     ] {
         let mut meta = bpe();
@@ -441,9 +441,10 @@ fn texts_end_answers_only_where_they_are_control_tokens() {
         }
     }
     let mut meta = bpe();
-    set(&mut meta, STOPS, V::U32s(vec![1, 3, 77]));
+    set(&mut meta, MERGES, strs(&["a b"]));
+    set(&mut meta, STOPS, V::U32s(vec![2, 4, 77]));
     let tokenizer = build(meta).expect("valid");
-    assert_eq!(tokenizer.stop_ids(), [1, 3, 5]);
+    assert_eq!(tokenizer.stop_ids(), [2, 4, 5]);
     assert!(
         tokenizer.warnings()[0].contains("77"),
         "{:?}",

@@ -145,7 +145,7 @@ impl Vm<'_> {
 
     fn write_repr(&mut self, value: &Value, out: &mut String, depth: usize) -> Result<()> {
         let before = out.len();
-        self.work(32)?;
+        self.work(256)?;
         if out.len() > limits::MAX_RENDERED_BYTES || depth > limits::MAX_TEMPLATE_DEPTH + 8 {
             return fail("a value is too large to be printed");
         }
@@ -239,7 +239,7 @@ impl Json {
     /// Appends a value as Python's `json.dumps` does.
     pub fn write(&self, vm: &mut Vm, value: &Value, out: &mut String, depth: usize) -> Result<()> {
         let before = out.len();
-        vm.work(32)?;
+        vm.work(256)?;
         if depth > limits::MAX_TEMPLATE_DEPTH + 8 || out.len() > limits::MAX_RENDERED_BYTES {
             return fail("a value is too large for tojson");
         }

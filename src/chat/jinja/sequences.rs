@@ -120,7 +120,7 @@ impl Vm<'_> {
 
     /// The value at a dotted path, as in `attribute='a.b.0'`.
     fn path(&mut self, item: &Value, path: &Value, default: Option<&Value>) -> Result<Value> {
-        self.work(128)?;
+        self.work(1024)?;
         let mut value = item.clone();
         let parts: Vec<Value> = match path {
             Value::None => Vec::new(),
@@ -221,7 +221,7 @@ impl Vm<'_> {
 
     /// A copy in which the keys of all dicts are sorted.
     pub(super) fn sorted_deep(&mut self, value: &Value, depth: usize) -> Result<Value> {
-        self.work(32)?;
+        self.work(256)?;
         Ok(match value {
             Value::Dict(dict) => {
                 let mut entries: Vec<_> = dict.entries.iter().collect();
@@ -403,7 +403,7 @@ impl Vm<'_> {
                 positional: given.positional.clone(),
                 named: given.named.clone(),
             };
-            self.work(128)?;
+            self.work(1024)?;
             out.push(self.deeper(|vm| vm.filter(filter, &item, args))?);
         }
         Ok(Value::iter(out))

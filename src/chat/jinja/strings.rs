@@ -533,6 +533,7 @@ impl Vm<'_> {
     ) -> Result<Value> {
         let most = usize::try_from(count).unwrap_or(usize::MAX);
         let found = own.matches(old).count().min(most);
+        self.work(found.saturating_mul(64))?;
         self.memory(found.saturating_mul(new.len()).saturating_add(own.len()))?;
         self.like(own, own.replacen(old, new, most))
     }

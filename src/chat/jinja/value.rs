@@ -369,7 +369,7 @@ impl Value {
 
     /// `==`
     pub fn equals(&self, other: &Value, vm: &mut Vm) -> Result<bool> {
-        vm.work(16)?;
+        vm.work(64)?;
         Ok(match (self, other) {
             (Value::Undefined(_), Value::Undefined(_)) | (Value::None, Value::None) => true,
             (Value::Text(a), Value::Text(b)) => {
@@ -434,7 +434,7 @@ impl Value {
 
     /// How two values are ordered; `None` for what is neither less nor greater, as NaN.
     pub fn compare(&self, other: &Value, vm: &mut Vm) -> Result<Option<Ordering>> {
-        vm.work(16)?;
+        vm.work(64)?;
         self.defined()?;
         other.defined()?;
         if let (Some(a), Some(b)) = (self.as_int(), other.as_int()) {
