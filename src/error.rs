@@ -1,8 +1,11 @@
-//! The library's error: every variant names the field, its value and what was allowed.
+//! The library's error: every variant names the field, its value and what was allowed. All texts are shown
+//! through [`Shown`]: what comes from a file stays on its line and cannot steer a terminal.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use geb_kernels::dtype::TypeIdError;
+
+use crate::shown::Shown;
 
 /// Result of the library.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -11,7 +14,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file breaks a rule of its format. `rule` is the number in docs/format.md.
-    #[error("bad file: {field} is {value}, allowed: {allowed} (rule {rule}, byte {offset})")]
+    #[error("bad file: {}, allowed: {} (rule {rule}, byte {offset})", is(.field, .value), Shown::list(.allowed))]
     Format {
         /// Number of the acceptance rule (docs/format.md).
         rule: u8,
@@ -25,7 +28,7 @@ pub enum Error {
         offset: u64,
     },
     /// A tensor type id that cannot be read.
-    #[error("bad file: tensor {tensor}: {source}")]
+    #[error("bad file: tensor {}: {source}", Shown::list(.tensor))]
     Type {
         /// Name of the tensor.
         tensor: String,
@@ -33,7 +36,7 @@ pub enum Error {
         source: TypeIdError,
     },
     /// A metadata key is missing, of the wrong type or out of range.
-    #[error("bad file: key {key} is {value}, allowed: {allowed}")]
+    #[error("bad file: key {}, allowed: {}", is(.key, .value), Shown::list(.allowed))]
     Key {
         /// The GGUF key.
         key: String,
@@ -43,10 +46,10 @@ pub enum Error {
         allowed: String,
     },
     /// The tensors of a file do not fit its architecture; all problems at once.
-    #[error("bad file: tensors do not fit the architecture:\n{}", .0.join("\n"))]
+    #[error("bad file: tensors do not fit the architecture:\n{}", lines(.0))]
     Tensors(Vec<String>),
     /// A checkpoint (safetensors, pickle, JSON) is malformed.
-    #[error("bad checkpoint: {file}: {field} is {value}, allowed: {allowed}")]
+    #[error("bad checkpoint: {}: {}, allowed: {}", Shown::value(.file), is(.field, .value), Shown::list(.allowed))]
     Checkpoint {
         /// File inside the checkpoint folder.
         file: String,
@@ -58,7 +61,7 @@ pub enum Error {
         allowed: String,
     },
     /// An importance matrix is malformed or of another model.
-    #[error("bad importance matrix: {file}: {field} is {value}, allowed: {allowed}")]
+    #[error("bad importance matrix: {}: {}, allowed: {}", Shown::value(.file), is(.field, .value), Shown::list(.allowed))]
     Imatrix {
         /// Name of the file.
         file: String,
@@ -70,7 +73,7 @@ pub enum Error {
         allowed: String,
     },
     /// A file of a data set is malformed.
-    #[error("bad data: {path}: line {line}: {field} is {value}, allowed: {allowed}", path = .path.display())]
+    #[error("bad data: {}: line {line}: {}, allowed: {}", shown(.path), is(.field, .value), Shown::list(.allowed))]
     Data {
         /// The file.
         path: PathBuf,
@@ -84,7 +87,7 @@ pub enum Error {
         allowed: String,
     },
     /// A compressed text is malformed, or was not given back as it was.
-    #[error("bad compressed text: {field} is {value}, allowed: {allowed}")]
+    #[error("bad compressed text: {}, allowed: {}", is(.field, .value), Shown::list(.allowed))]
     Compressed {
         /// The field.
         field: String,
@@ -94,7 +97,7 @@ pub enum Error {
         allowed: String,
     },
     /// A valid file that this program cannot run or convert.
-    #[error("unsupported {what}: {value}; known: {known}")]
+    #[error("unsupported {what}: {}; known: {}", Shown::value(.value), Shown::list(.known))]
     Unsupported {
         /// Kind of thing, for example `architecture`.
         what: &'static str,
@@ -104,7 +107,7 @@ pub enum Error {
         known: String,
     },
     /// A weight or logit is NaN or infinite.
-    #[error("not a finite number: {what} at index {index} is {value}")]
+    #[error("not a finite number: {} at index {index} is {value}", Shown::value(.what))]
     NonFinite {
         /// Tensor or step.
         what: String,
@@ -114,7 +117,7 @@ pub enum Error {
         value: f32,
     },
     /// A request outside its range (prompt too long, bad token id, bad option).
-    #[error("{what} is {value}, allowed: {allowed}")]
+    #[error("{}, allowed: {}", is(.what, .value), Shown::list(.allowed))]
     Request {
         /// What was asked.
         what: String,
@@ -124,7 +127,7 @@ pub enum Error {
         allowed: String,
     },
     /// Does not fit into memory.
-    #[error("out of memory budget: {what} needs {needed} bytes, available: {available}")]
+    #[error("out of memory budget: {} needs {needed} bytes, available: {available}", Shown::value(.what))]
     Memory {
         /// What was to be allocated.
         what: String,
@@ -134,7 +137,7 @@ pub enum Error {
         available: u64,
     },
     /// The operating system refused.
-    #[error("{path}: {source}", path = .path.display())]
+    #[error("{}: {}", shown(.path), Shown::list(&.source.to_string()))]
     Io {
         /// The file.
         path: PathBuf,
@@ -142,10 +145,20 @@ pub enum Error {
         source: std::io::Error,
     },
     /// What was written does not read back as planned.
-    #[error("verification failed: {0}")]
+    #[error("verification failed: {}", Shown::list(.0))]
     Verify(String),
+    /// A file without checksums, as other programs write them; its structure is right.
+    #[error("{}: no checksums stored for {unsealed} of {tensors} tensors (a file of another program); structure ok", shown(.path))]
+    NoChecksums {
+        /// The file.
+        path: PathBuf,
+        /// Tensors without one.
+        unsealed: usize,
+        /// All tensors.
+        tensors: usize,
+    },
     /// A chat template failed.
-    #[error("chat template: {0}")]
+    #[error("chat template: {}", Shown::value(.0))]
     Template(String),
     /// The user stopped the work.
     #[error("interrupted")]
@@ -171,6 +184,7 @@ impl Error {
             Self::Type { .. } | Self::Unsupported { .. } | Self::Template(_) => 4,
             Self::Memory { .. } => 5,
             Self::Request { .. } => 2,
+            Self::NoChecksums { .. } => 8,
             Self::Interrupted => 130,
             Self::Io { .. } | Self::Verify(_) => 1,
         }
@@ -180,5 +194,141 @@ impl Error {
     pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Error {
         let path = path.into();
         move |source| Error::Io { path, source }
+    }
+}
+
+/// `field is value`.
+fn is(field: &str, value: &str) -> String {
+    format!("{} is {}", Shown::value(field), Shown::value(value))
+}
+
+fn shown(path: &Path) -> String {
+    Shown::list(&path.to_string_lossy()).to_string()
+}
+
+fn lines(lines: &[String]) -> String {
+    let shown = |l: &String| Shown::value(l).to_string();
+    lines.iter().map(shown).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shown::steers;
+
+    /// Escape sequences, C1, a bell, line ends, directions, invisible characters, ten megabytes.
+    fn hostile() -> String {
+        let text =
+            "\x1b[2J\x1b]0;owned\x07\u{9b}31m\r\n\t\u{202e}\u{2066}\u{200f}\u{2028}\u{e0041}\0\x7f";
+        text.repeat((10 << 20) / text.len())
+    }
+
+    /// Every kind of error with `text` in every field; a new kind does not compile until it is here.
+    fn every_kind(text: &str) -> Vec<Error> {
+        let t = || text.to_owned();
+        let (source, path) = (TypeIdError::Unknown(99), PathBuf::from(text));
+        let io = std::io::Error::other(t());
+        let all = vec![
+            Error::Format {
+                rule: 1,
+                field: t(),
+                value: t(),
+                allowed: t(),
+                offset: 0,
+            },
+            Error::Type {
+                tensor: t(),
+                source,
+            },
+            Error::Key {
+                key: t(),
+                value: t(),
+                allowed: t(),
+            },
+            Error::Tensors(vec![t(), t()]),
+            Error::Checkpoint {
+                file: t(),
+                field: t(),
+                value: t(),
+                allowed: t(),
+            },
+            Error::Imatrix {
+                file: t(),
+                field: t(),
+                value: t(),
+                allowed: t(),
+            },
+            Error::Data {
+                path: path.clone(),
+                line: 1,
+                field: t(),
+                value: t(),
+                allowed: t(),
+            },
+            Error::Compressed {
+                field: t(),
+                value: t(),
+                allowed: t(),
+            },
+            Error::Unsupported {
+                what: "thing",
+                value: t(),
+                known: t(),
+            },
+            Error::NonFinite {
+                what: t(),
+                index: 0,
+                value: f32::NAN,
+            },
+            Error::Request {
+                what: t(),
+                value: t(),
+                allowed: t(),
+            },
+            Error::Memory {
+                what: t(),
+                needed: 1,
+                available: 0,
+            },
+            Error::Io {
+                path: path.clone(),
+                source: io,
+            },
+            Error::Verify(t()),
+            Error::NoChecksums {
+                path,
+                unsealed: 1,
+                tensors: 1,
+            },
+            Error::Template(t()),
+            Error::Interrupted,
+        ];
+        for e in &all {
+            match e {
+                Error::Format { .. } | Error::Type { .. } | Error::Key { .. } => {}
+                Error::Tensors(_) | Error::Checkpoint { .. } | Error::Imatrix { .. } => {}
+                Error::Data { .. } | Error::Compressed { .. } | Error::Unsupported { .. } => {}
+                Error::NonFinite { .. } | Error::Request { .. } | Error::Memory { .. } => {}
+                Error::Io { .. } | Error::Verify(_) | Error::NoChecksums { .. } => {}
+                Error::Template(_) | Error::Interrupted => {}
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn no_error_steers_a_terminal_or_fills_a_screen() {
+        for error in every_kind(&hostile()) {
+            let message = error.to_string();
+            let start: String = message.chars().take(200).collect();
+            assert!(message.len() < 100_000, "{} bytes: {start}", message.len());
+            let lines = matches!(error, Error::Tensors(_));
+            let bad = |c: char| steers(c) && !(lines && c == '\n');
+            assert!(!message.contains(bad), "{start}");
+            assert!(
+                message.lines().count() <= if lines { 3 } else { 1 },
+                "{start}"
+            );
+        }
     }
 }

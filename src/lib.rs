@@ -26,6 +26,7 @@ pub mod probe;
 pub mod sampler;
 pub mod scales;
 pub mod session;
+pub mod shown;
 pub mod sparsity;
 pub mod speculate;
 pub mod state;

@@ -113,9 +113,19 @@ pub struct Session {
     heads: Option<Heads>,
 }
 
-impl Session {
-    /// Chooses kernels, checks memory, allocates cache and buffers.
-    pub fn new(model: Arc<Model>, options: &SessionOptions) -> Result<Session> {
+/// What a session will be made of.
+struct Sizes {
+    kernels: &'static Kernels,
+    ctx: usize,
+    batch: usize,
+    kv: KvType,
+    heads: usize,
+    /// Bytes of cache, states and buffers.
+    needed: u64,
+}
+
+impl Sizes {
+    fn of(model: &Model, options: &SessionOptions) -> Result<Sizes> {
         let c = model.config();
         let kernels = choose_kernels(options.level)?;
         // A state takes no more memory for more tokens.
@@ -128,13 +138,12 @@ impl Session {
         let weights = model.weights();
         let kv = choose_kv(options.kv, weights, kernels)?;
         let batch = BATCH.min(ctx);
-        let own = 0..c.block_count;
         let heads = if options.extra_heads {
             c.extra_heads
         } else {
             0
         };
-        let needed = KvCache::bytes(c, own.clone(), kv, [ctx, batch])
+        let needed = KvCache::bytes(c, 0..c.block_count, kv, [ctx, batch])
             + Heads::bytes(c, heads, kv, [ctx, batch])
             + State::bytes(c, &weights.layers)
             + Buffers::bytes(c, batch);
@@ -145,6 +154,39 @@ impl Session {
                 available,
             });
         }
+        Ok(Sizes {
+            kernels,
+            ctx,
+            batch,
+            kv,
+            heads,
+            needed,
+        })
+    }
+}
+
+impl Session {
+    /// Whether a session can be made: all that [`Session::new`] checks, and nothing allocated.
+    ///
+    /// # Errors
+    /// Those of [`Session::new`].
+    pub fn fits(model: &Model, options: &SessionOptions) -> Result<()> {
+        Sizes::of(model, options).map(drop)
+    }
+
+    /// Chooses kernels, checks memory, allocates cache and buffers.
+    pub fn new(model: Arc<Model>, options: &SessionOptions) -> Result<Session> {
+        let sizes = Sizes::of(&model, options)?;
+        let Sizes {
+            kernels,
+            ctx,
+            batch,
+            kv,
+            heads,
+            needed,
+        } = sizes;
+        let (c, weights) = (model.config(), model.weights());
+        let own = 0..c.block_count;
         model.packed(options.sparse, kernels);
         let limited = |limit| Residents::new(&model, limit, needed);
         let residents = options.max_ram.map(limited).transpose()?;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use sha2::{Digest, Sha256};
 
 use super::plan::Item;
+use super::stream::is_integer;
 use crate::adapter::{Adapter, LowRank};
 use crate::error::{Error, Result};
 use crate::gguf::seal::hex;
@@ -65,6 +66,9 @@ impl Merge {
 fn shape(items: &[Item], name: &str) -> std::result::Result<[usize; 2], String> {
     let item = items.iter().find(|i| i.name == name);
     match item.map(|i| &i.dims[..]) {
+        Some(_) if item.is_some_and(|i| is_integer(i.from)) => {
+            Err("integers, which are no weights".into())
+        }
         None => Err("the model has no such tensor".into()),
         Some([cols, rows]) if name != "token_embd.weight" => Ok([*rows as usize, *cols as usize]),
         Some(_) => {

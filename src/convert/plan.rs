@@ -18,7 +18,7 @@ use super::names::{self, Output};
 use super::policy::{Policy, Reason};
 use super::report::{Report, TensorReport};
 use super::rows::{Part, RowMap};
-use super::stream::Job;
+use super::stream::{Job, is_integer};
 use super::vocab::{self, Vocab};
 use super::{Options, Source, dequant, recurrent, verify};
 use crate::calibrate::Imatrix;
@@ -492,7 +492,7 @@ fn requantized(checkpoint: &Checkpoint, options: &Options) -> Result<Vec<Item>> 
     for (i, t) in checkpoint.tensors().iter().enumerate() {
         let Elem::Float(from) = t.elem else { continue };
         let dims: Vec<u64> = t.shape.iter().rev().copied().collect();
-        let integer = matches!(from, Dtype::I8 | Dtype::I16 | Dtype::I32 | Dtype::I64);
+        let integer = is_integer(from);
         let readable = integer
             || matches!(from, Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F64)
             || super::kernels()?.supports(from);

@@ -167,6 +167,18 @@ impl Job<'_> {
         let cols = self.row_len();
         let row_bytes = from.row_bytes(cols).ok_or_else(|| self.misfit(from))?;
         let Scratch { raw, x, y } = scratch;
+        if is_integer(from) {
+            if from != self.dtype || part.transposed || !self.changes.is_empty() {
+                return Err(self.misfit(self.dtype));
+            }
+            let mut bytes = vec![0; rows.len() * row_bytes];
+            self.read(part, rows, row_bytes, &mut bytes)?;
+            return Ok(Done {
+                read: bytes.len() as u64,
+                bytes,
+                outcome: Outcome::default(),
+            });
+        }
         x.resize(rows.len() * cols, 0.0);
         raw.resize(rows.len() * row_bytes, 0);
         if part.transposed {
@@ -372,6 +384,11 @@ impl Job<'_> {
             false => 0,
         }
     }
+}
+
+/// Types that are no weights: their bytes are copied as they are.
+pub(super) fn is_integer(dtype: Dtype) -> bool {
+    matches!(dtype, Dtype::I8 | Dtype::I16 | Dtype::I32 | Dtype::I64)
 }
 
 /// Without an early end, so that it is done many numbers at a time.

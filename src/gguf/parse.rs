@@ -10,11 +10,12 @@ use std::hash::{BuildHasher, RandomState};
 use geb_kernels::dtype::TypeIdError;
 use hashbrown::HashTable;
 
-use super::reader::{Reader, Shown, bad};
+use super::reader::{Reader, bad};
 use super::shape::{TensorInfo, tensor_entry};
 use super::value::{ArrayRef, Value, ValueType};
 use crate::error::{Error, Result};
 use crate::limits;
+use crate::shown::Shown;
 
 /// The key that sets the alignment of tensor data.
 pub(super) const ALIGNMENT_KEY: &str = "general.alignment";
@@ -110,7 +111,7 @@ impl Index {
     pub(super) fn append(&mut self, part: &Index, start: usize) -> Result<()> {
         for t in &part.tensors {
             if self.tensor(&t.name).is_some() {
-                let name = Shown(&t.name);
+                let name = Shown::name(&t.name);
                 return Err(bad(7, "tensor name", name, "unique names in all parts", 0));
             }
             let range = start + t.range.start..start + t.range.end;
@@ -151,7 +152,7 @@ impl Index {
                 })
                 .is_some()
             {
-                return Err(bad(4, "key", Shown(key), "unique keys", at));
+                return Err(bad(4, "key", Shown::name(key), "unique keys", at));
             }
             let entry = value(r, key, r.pos() - key.len(), start)?;
             let (entries, hasher) = (&self.entries, &self.hasher);
@@ -165,8 +166,10 @@ impl Index {
             {
                 odd += 1;
                 if odd == 1 {
-                    self.warnings
-                        .push(format!("key {} is not a plain ASCII name", Shown(key)));
+                    self.warnings.push(format!(
+                        "key {} is not a plain ASCII name",
+                        Shown::name(key)
+                    ));
                 }
             }
         }
@@ -207,7 +210,7 @@ impl Index {
                 ));
             }
             if self.tensor(name).is_some() {
-                return Err(bad(7, "tensor name", Shown(name), "unique names", at));
+                return Err(bad(7, "tensor name", Shown::name(name), "unique names", at));
             }
             let (dtype, dims, bytes, offset) = match tensor_entry(r, name) {
                 Err(Error::Type { tensor, source }) => {
@@ -256,7 +259,7 @@ impl Index {
             .min(file_len.max(table_end));
         let data_len = file_len.saturating_sub(self.data_start) as u64;
         for (info, &(at, offset, bytes)) in self.tensors.iter_mut().zip(pending) {
-            let field = |what: &str| format!("tensor {}: {what}", Shown(&info.name));
+            let field = |what: &str| format!("tensor {}: {what}", Shown::name(&info.name));
             if !offset.is_multiple_of(align as u64) {
                 return Err(bad(
                     9,
@@ -289,8 +292,9 @@ impl Index {
             let end = before.map_or(self.data_start, |b| b.range.end);
             if t.range.start < end {
                 let other = before.map_or("", |b| b.name.as_str());
-                let allowed = format_args!("no overlap with tensor {}", Shown(other)).to_string();
-                let field = format_args!("tensor {}: offset", Shown(&t.name)).to_string();
+                let allowed =
+                    format_args!("no overlap with tensor {}", Shown::name(other)).to_string();
+                let field = format_args!("tensor {}: offset", Shown::name(&t.name)).to_string();
                 return Err(bad(
                     10,
                     field,
@@ -307,7 +311,7 @@ impl Index {
             before = Some(t);
         }
         if let Some(name) = first {
-            let name = Shown(name);
+            let name = Shown::name(name);
             let text = format!(
                 "{gaps} gaps with {unused} unused bytes in the data, the first before tensor {name}"
             );
@@ -423,7 +427,7 @@ fn value(r: &mut Reader<'_>, key: &str, key_at: usize, start: usize) -> Result<E
         (entry.at, entry.elem, entry.len) = (r.pos(), elem, len);
         array_elements(r, key, elem, len, start)?;
     } else {
-        Value::scalar(r, ty, Shown(key))?;
+        Value::scalar(r, ty, Shown::name(key))?;
     }
     entry.end = r.pos();
     check_total(r, start)?;
@@ -448,9 +452,16 @@ fn check_total(r: &Reader<'_>, start: usize) -> Result<()> {
 
 fn value_type(r: &mut Reader<'_>, key: &str, what: &str) -> Result<ValueType> {
     let at = r.pos();
-    let id = r.u32(5, format_args!("{}: {what}", Shown(key)))?;
-    ValueType::from_id(id)
-        .ok_or_else(|| bad(5, format_args!("{}: {what}", Shown(key)), id, "0..=12", at))
+    let id = r.u32(5, format_args!("{}: {what}", Shown::name(key)))?;
+    ValueType::from_id(id).ok_or_else(|| {
+        bad(
+            5,
+            format_args!("{}: {what}", Shown::name(key)),
+            id,
+            "0..=12",
+            at,
+        )
+    })
 }
 
 /// Element type and count of an array.
@@ -460,19 +471,19 @@ fn array_head(r: &mut Reader<'_>, key: &str) -> Result<(ValueType, u32)> {
     if elem == ValueType::Array {
         return Err(bad(
             5,
-            format_args!("{}: element type", Shown(key)),
+            format_args!("{}: element type", Shown::name(key)),
             "array",
             "no nested arrays",
             at,
         ));
     }
     let at = r.pos();
-    let count = r.u64(5, format_args!("{}: array length", Shown(key)))?;
+    let count = r.u64(5, format_args!("{}: array length", Shown::name(key)))?;
     let max = limits::MAX_ARRAY_LEN.min(r.remaining() / elem.min_bytes());
     if count > max {
         return Err(bad(
             5,
-            format_args!("{}: array length", Shown(key)),
+            format_args!("{}: array length", Shown::name(key)),
             count,
             format_args!("0..={max}"),
             at,
@@ -492,12 +503,12 @@ fn array_elements(
     match elem {
         ValueType::Str | ValueType::Bool => {
             for _ in 0..len {
-                Value::scalar(r, elem, Shown(key))?;
+                Value::scalar(r, elem, Shown::name(key))?;
                 check_total(r, start)?;
             }
         }
         _ => {
-            r.bytes(u64::from(len) * elem.min_bytes(), 5, Shown(key))?;
+            r.bytes(u64::from(len) * elem.min_bytes(), 5, Shown::name(key))?;
         }
     }
     Ok(())

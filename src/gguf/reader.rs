@@ -3,7 +3,7 @@
 //! Field names are taken as `impl Display` and formatted only when a read fails, so that
 //! reading a good file allocates nothing for error texts.
 
-use std::fmt::{self, Display, Write};
+use std::fmt::Display;
 
 use crate::error::{Error, Result};
 
@@ -28,25 +28,6 @@ pub(super) fn bad(
         value: value.to_string(),
         allowed: allowed.to_string(),
         offset: offset as u64,
-    }
-}
-
-/// Text from a file as shown in messages: control characters escaped, cut after 80 characters.
-pub(super) struct Shown<'a>(pub(super) &'a str);
-
-impl Display for Shown<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, c) in self.0.chars().enumerate() {
-            if i == 80 {
-                return f.write_str("…");
-            }
-            if c.is_control() || c == '\u{202e}' || c == '\u{feff}' {
-                write!(f, "{}", c.escape_default())?;
-            } else {
-                f.write_char(c)?;
-            }
-        }
-        Ok(())
     }
 }
 

@@ -133,22 +133,30 @@ pub struct Checked {
     pub bytes: u64,
     /// Those whose bytes are not the ones that were written.
     pub damaged: Vec<String>,
+    /// Tensors of parts without checksums, as other programs write them.
+    pub unsealed: usize,
 }
 
 /// Compares the tensors of a file, or of all parts of a split file, with the hashes stored in it.
 ///
 /// # Errors
-/// Those of opening; [`Error::Key`] when a part holds no hashes.
+/// Those of opening; [`Error::Key`] for checksums that are none, [`Error::Verify`] for those of other tensors.
 pub fn check_hashes(path: &Path) -> Result<Checked> {
     let file = GgufFile::open(path, super::Load::Map)?;
     let mut out = Checked {
         tensors: 0,
         bytes: 0,
         damaged: Vec::new(),
+        unsealed: 0,
     };
+    let mut all = Vec::new();
     for (part, path) in file.parts() {
-        let stored = stored(part)?;
         let tensors = part.own_tensors();
+        let Some(stored) = stored(part)? else {
+            out.tensors += tensors.len();
+            out.unsealed += tensors.len();
+            continue;
+        };
         let range = |t: &super::TensorInfo| t.range.start as u64..t.range.end as u64;
         let ranges: Vec<_> = tensors.iter().map(range).collect();
         let sums = hash_ranges(path, &ranges)?;
@@ -158,35 +166,38 @@ pub fn check_hashes(path: &Path) -> Result<Checked> {
             if sum != stored {
                 out.damaged.push(t.name.clone());
             }
+            all.push(stored);
         }
+    }
+    let set = file.str(SET_HASH)?.filter(|_| out.unsealed == 0);
+    if set.is_some_and(|set| !set.eq_ignore_ascii_case(&hex(&hash_of(all.iter())))) {
+        return Err(Error::Verify(format!(
+            "{SET_HASH} is not that of these parts"
+        )));
     }
     Ok(out)
 }
 
-/// The hashes of one part, as many as it has tensors.
-fn stored(part: &GgufFile) -> Result<Vec<[u8; 32]>> {
-    let wrong = |value: String, allowed: &str| Error::Key {
-        key: TENSOR_HASHES.into(),
-        value,
-        allowed: allowed.into(),
-    };
-    let list = part.array(TENSOR_HASHES, ValueType::Str)?;
-    let list = list.ok_or_else(|| {
-        let allowed = "an array of hashes, as geb-quantize writes it";
-        wrong("absent".into(), allowed)
-    })?;
+/// The hashes of one part, as many as it has tensors; `None` for a file of another program.
+fn stored(part: &GgufFile) -> Result<Option<Vec<[u8; 32]>>> {
     let n = part.own_tensors().len();
+    let Some(list) = part.array(TENSOR_HASHES, ValueType::Str)? else {
+        return Ok(None);
+    };
     if list.len != n {
-        return Err(wrong(
-            format!("{} hashes", list.len),
-            &format!("{n} hashes"),
-        ));
+        return Err(Error::Verify(format!(
+            "{TENSOR_HASHES} holds {} checksums, and there are {n} tensors: not the file that was written",
+            list.len
+        )));
     }
     let hash = |v: Value<'_>| match v {
-        Value::Str(s) => {
-            unhex(s).ok_or_else(|| wrong(s.chars().take(80).collect(), "64 hex digits"))
-        }
-        _ => Err(wrong("of another type".into(), "64 hex digits")),
+        Value::Str(s) => unhex(s).ok_or_else(|| Error::Key {
+            key: TENSOR_HASHES.into(),
+            value: s.chars().take(80).collect(),
+            allowed: "64 hex digits each".into(),
+        }),
+        // An array of strings holds strings.
+        _ => Ok([0; 32]),
     };
-    list.iter().map(hash).collect()
+    list.iter().map(hash).collect::<Result<_>>().map(Some)
 }

@@ -6,9 +6,10 @@ use std::ops::Range;
 
 use geb_kernels::dtype::Dtype;
 
-use super::reader::{Reader, Shown, bad};
+use super::reader::{Reader, bad};
 use crate::error::{Error, Result};
 use crate::limits;
+use crate::shown::Shown;
 
 /// One tensor of the table.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,7 +43,7 @@ impl TensorInfo {
 
 /// Rules 7 and 8 for what follows the name: (type, dimensions, bytes, offset).
 pub(super) fn tensor_entry(r: &mut Reader<'_>, name: &str) -> Result<(Dtype, Vec<u64>, u64, u64)> {
-    let n = Shown(name);
+    let n = Shown::name(name);
     let at = r.pos();
     let n_dims = r.u32(7, format_args!("tensor {n}: dimension count"))?;
     check_dim_count(name, n_dims as usize, at)?;
@@ -73,7 +74,7 @@ fn check_dim_count(name: &str, n: usize, at: usize) -> Result<()> {
     if !(1..=limits::MAX_DIMS as usize).contains(&n) {
         return Err(bad(
             7,
-            format_args!("tensor {}: dimension count", Shown(name)),
+            format_args!("tensor {}: dimension count", Shown::name(name)),
             n,
             "1..=4",
             at,
@@ -90,7 +91,7 @@ fn elements(name: &str, dims: &[u64], at: usize) -> Result<u64> {
         if !(1..=limits::MAX_DIM).contains(&dim) {
             return Err(bad(
                 7,
-                format_args!("tensor {}: dimension {d}", Shown(name)),
+                format_args!("tensor {}: dimension {d}", Shown::name(name)),
                 dim,
                 "1..=2^40",
                 at,
@@ -102,7 +103,7 @@ fn elements(name: &str, dims: &[u64], at: usize) -> Result<u64> {
             .ok_or_else(|| {
                 bad(
                     7,
-                    format_args!("tensor {}: element count", Shown(name)),
+                    format_args!("tensor {}: element count", Shown::name(name)),
                     "more than 2^48",
                     "at most 2^48",
                     at,
@@ -120,7 +121,7 @@ fn byte_size(name: &str, dtype: Dtype, row: u64, elements: u64, at: usize) -> Re
             format_args!("a multiple of {block}, the block length of {dtype}").to_string();
         return Err(bad(
             8,
-            format_args!("tensor {}: row length", Shown(name)),
+            format_args!("tensor {}: row length", Shown::name(name)),
             row,
             allowed,
             at,
@@ -131,7 +132,7 @@ fn byte_size(name: &str, dtype: Dtype, row: u64, elements: u64, at: usize) -> Re
         .ok_or_else(|| {
             bad(
                 8,
-                format_args!("tensor {}: size", Shown(name)),
+                format_args!("tensor {}: size", Shown::name(name)),
                 "overflow",
                 "a size that fits 64 bits",
                 at,

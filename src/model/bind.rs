@@ -13,10 +13,12 @@ use super::arch::{NormKind, NormPlace, Positions, QkNorm};
 use super::config::Config;
 use super::rope::ScalingKind;
 use super::weights::{
-    Attention, Bias, Branch, Ffn, GateUp, Layer, Linear, Mixer, Norm, QMatrix, Qkv, Weights,
+    Attention, Bias, Branch, Encoder, Ffn, GateUp, Layer, Linear, Mixer, Norm, QMatrix, Qkv,
+    Weights,
 };
 use crate::error::{Error, Result};
 use crate::gguf::{GgufFile, TensorInfo};
+use crate::limits::MAX_SHOWN_PROBLEMS;
 
 /// The scalar kernels: every format that has kernels has these.
 fn reference() -> &'static Kernels {
@@ -27,6 +29,8 @@ fn reference() -> &'static Kernels {
 struct Binder<'a> {
     file: &'a GgufFile,
     problems: Vec<String>,
+    /// How many there are beside [`MAX_SHOWN_PROBLEMS`].
+    more: usize,
     unsupported: Vec<String>,
     used: std::collections::HashSet<String>,
     /// Floats per token that a recurrent branch works with, at most.
@@ -62,6 +66,13 @@ impl Binder<'_> {
         }
     }
 
+    fn problem(&mut self, text: impl FnOnce() -> String) {
+        match self.problems.len() < MAX_SHOWN_PROBLEMS {
+            true => self.problems.push(text()),
+            false => self.more += 1,
+        }
+    }
+
     fn has(&self, name: &str) -> bool {
         self.file.tensor(name).is_some()
     }
@@ -69,17 +80,18 @@ impl Binder<'_> {
     /// A matrix `[rows, cols]`; `rows` of 0 accepts any number.
     fn matrix(&mut self, name: String, rows: usize, cols: usize) -> QMatrix {
         let Some(t) = self.file.tensor(&name) else {
-            self.problems
-                .push(format!("  {name}: missing, expected [{rows}, {cols}]"));
+            self.problem(|| format!("  {name}: missing, expected [{rows}, {cols}]"));
             return Self::placeholder();
         };
         let info = t.info();
         let found = (info.rows(), info.cols(), info.dims.len());
         if found.1 != cols || (rows != 0 && found.0 != rows) || found.2 > 2 {
-            self.problems.push(format!(
-                "  {name}: shape [{}, {}], expected [{rows}, {cols}]",
-                found.0, found.1
-            ));
+            self.problem(|| {
+                format!(
+                    "  {name}: shape [{}, {}], expected [{rows}, {cols}]",
+                    found.0, found.1
+                )
+            });
         }
         self.check_type(info);
         self.used.insert(name);
@@ -105,29 +117,21 @@ impl Binder<'_> {
     /// A vector of floats, `[len]`, copied out (norms and biases are small).
     fn vector(&mut self, name: String, len: usize) -> Vec<f32> {
         let Some(t) = self.file.tensor(&name) else {
-            self.problems
-                .push(format!("  {name}: missing, expected [{len}]"));
+            self.problem(|| format!("  {name}: missing, expected [{len}]"));
             return Vec::new();
         };
         let info = t.info();
         let mut out = Vec::new();
         if info.elements() != len as u64 {
-            self.problems.push(format!(
-                "  {name}: {} elements, expected {len}",
-                info.elements()
-            ));
+            self.problem(|| format!("  {name}: {} elements, expected {len}", info.elements()));
         } else if !matches!(info.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
-            self.problems.push(format!(
-                "  {name}: type {}, expected F32, F16 or BF16",
-                info.dtype
-            ));
+            self.problem(|| format!("  {name}: type {}, expected F32, F16 or BF16", info.dtype));
         } else {
             // What the file says must be there before it is given memory.
             out.resize(len, 0.0);
             reference().dequantize(info.dtype, t.bytes(), &mut out);
             if let Some(i) = out.iter().position(|v| !v.is_finite()) {
-                self.problems
-                    .push(format!("  {name}: element {i} is {}", out[i]));
+                self.problem(|| format!("  {name}: element {i} is {}", out[i]));
             }
         }
         self.used.insert(name);
@@ -151,6 +155,8 @@ impl Binder<'_> {
                 self.vector(format!("{name}.weight"), e),
                 self.vector(format!("{name}.bias"), e),
             ),
+            // A width that the file does not have is given no memory.
+            NormKind::BareLayer if !self.problems.is_empty() => Norm::None,
             NormKind::BareLayer => Norm::Layer(vec![1.0; e], vec![0.0; e]),
         }
     }
@@ -163,7 +169,7 @@ impl Binder<'_> {
         }
         let factors = self.vector(name.clone(), c.rope_dimension_count / 2);
         if factors.contains(&0.0) {
-            self.problems.push(format!("  {name}: contains 0"));
+            self.problem(|| format!("  {name}: contains 0"));
         }
         Some(factors)
     }
@@ -215,10 +221,9 @@ impl Binder<'_> {
         let there: BTreeSet<usize> = names.iter().filter_map(|n| number(n)).collect();
         let count = c.extra_heads;
         let says = format!("{}.mtp_head_count is {count}", c.arch.name);
-        let more = there
-            .range(count..)
-            .map(|i| format!("  mtp.{i}: unexpected, {says}"));
-        self.problems.extend(more);
+        for i in there.range(count..) {
+            self.problem(|| format!("  mtp.{i}: unexpected, {says}"));
+        }
         let unexpected = names
             .iter()
             .filter(|n| number(n).is_some_and(|i| i >= count));
@@ -227,7 +232,7 @@ impl Binder<'_> {
         for i in 0..count {
             match there.contains(&i) {
                 true => heads.push(self.layer(c, &Place::new("mtp", i, c.block_count + i))),
-                false => self.problems.push(format!("  mtp.{i}: missing, {says}")),
+                false => self.problem(|| format!("  mtp.{i}: missing, {says}")),
             }
         }
         heads
@@ -295,6 +300,7 @@ pub fn bind(file: &GgufFile, config: &mut Config) -> Result<Weights> {
     let mut b = Binder {
         file,
         problems: Vec::new(),
+        more: 0,
         unsupported: Vec::new(),
         used: Default::default(),
         scratch: 0,
@@ -332,7 +338,7 @@ pub fn bind(file: &GgufFile, config: &mut Config) -> Result<Weights> {
         && (rope_factors_long.is_none() || rope_factors_short.is_none())
     {
         let missing = "  rope_factors_long.weight, rope_factors_short.weight: missing";
-        b.problems.push(missing.into());
+        b.problem(|| missing.into());
     }
     let (encoder, layers, bias) = match config.encoder {
         Some(sizes) => {
@@ -347,6 +353,9 @@ pub fn bind(file: &GgufFile, config: &mut Config) -> Result<Weights> {
     };
     let heads = b.heads(config);
     config.scratch = b.scratch;
+    let all = encoder.iter().flat_map(|e: &Encoder| &e.layers);
+    let all: Vec<&Layer> = all.chain(&layers).chain(&heads).collect();
+    b.experts_used(config, &all);
     for t in file.tensors() {
         let name = &t.info().name;
         // A dropped layer or a graph this program does not know must not go unnoticed.
@@ -354,10 +363,7 @@ pub fn bind(file: &GgufFile, config: &mut Config) -> Result<Weights> {
             && !b.used.contains(name)
             && !name.ends_with(".rope_freqs.weight")
         {
-            b.problems.push(format!(
-                "  {name}: not part of architecture {}",
-                config.arch.name
-            ));
+            b.problem(|| format!("  {name}: not part of architecture {}", config.arch.name));
         }
     }
     if b.problems.is_empty() && !b.unsupported.is_empty() {
@@ -379,11 +385,8 @@ pub fn bind(file: &GgufFile, config: &mut Config) -> Result<Weights> {
             heads,
         });
     }
-    let shown = 40;
-    if b.problems.len() > shown {
-        let rest = b.problems.len() - shown;
-        b.problems.truncate(shown);
-        b.problems.push(format!("  ... and {rest} more"));
+    if b.more > 0 {
+        b.problems.push(format!("  ... and {} more", b.more));
     }
     Err(Error::Tensors(b.problems))
 }

@@ -105,7 +105,10 @@ impl Fallback {
         let Some(unknown) = self.unknown else {
             return Err(Error::Request {
                 what: "text".into(),
-                value: format!("{text:?}, for which the model has no token"),
+                value: format!(
+                    "{}, for which the model has no token",
+                    validate::short(text)
+                ),
                 allowed: "text that the vocabulary covers".into(),
             });
         };

@@ -9,6 +9,7 @@
 //! library, so that a mistake in one shows against the other.
 
 use geb::Dtype;
+use geb::gguf::{GgufFile, Value};
 
 pub const U8: u32 = 0;
 pub const I8: u32 = 1;
@@ -159,6 +160,51 @@ impl File {
             .tensor("q8.weight", Dtype::Q8_0, &[32, 2])
             .tensor("q4k.weight", Dtype::Q4_K, &[256])
             .tensor("f16.weight", Dtype::F16, &[2, 3, 1, 1])
+    }
+
+    /// The structure of a file that was read: the same bytes come out again.
+    pub fn decode(file: &GgufFile) -> File {
+        let mut out = File::new();
+        out.alignment = file.index().alignment as usize;
+        for (name, value) in file.metadata() {
+            out = match value {
+                Value::Array(a) if a.elem as u32 == STR => {
+                    let texts = a.strings().map(|s| {
+                        let (len, bytes) = (None, s.to_vec());
+                        Val::Str(Text { len, bytes })
+                    });
+                    out.array(name, STR, texts.collect())
+                }
+                Value::Array(a) => {
+                    let (count, items) = (Some(a.len as u64), vec![Val::Raw(a.raw().to_vec())]);
+                    let elem = a.elem as u32;
+                    out.key(name, ARRAY, Val::Array { elem, count, items })
+                }
+                Value::Str(s) => out.str(name, s),
+                v => {
+                    let bytes: Vec<u8> = match v {
+                        Value::U8(v) => v.to_le_bytes().into(),
+                        Value::I8(v) => v.to_le_bytes().into(),
+                        Value::U16(v) => v.to_le_bytes().into(),
+                        Value::I16(v) => v.to_le_bytes().into(),
+                        Value::U32(v) => v.to_le_bytes().into(),
+                        Value::I32(v) => v.to_le_bytes().into(),
+                        Value::F32(v) => v.to_le_bytes().into(),
+                        Value::U64(v) => v.to_le_bytes().into(),
+                        Value::I64(v) => v.to_le_bytes().into(),
+                        Value::F64(v) => v.to_le_bytes().into(),
+                        Value::Bool(v) => vec![v.into()],
+                        Value::Str(_) | Value::Array(_) => unreachable!("matched above"),
+                    };
+                    out.key(name, v.ty() as u32, Val::Raw(bytes))
+                }
+            };
+        }
+        for t in file.tensors() {
+            let info = t.info();
+            out = out.tensor_with(&info.name, info.dtype, &info.dims, t.bytes().to_vec());
+        }
+        out
     }
 
     pub fn key(mut self, name: &str, ty: u32, val: Val) -> File {

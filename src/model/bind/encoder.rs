@@ -15,9 +15,11 @@ impl Binder<'_> {
         let heads = c.layers[0].head_count;
         let bias = |b: &mut Self, stem: &str| {
             let name = format!("{stem}.blk.0.attn_rel_b.weight");
-            let mut values = b.vector(name, sizes.buckets * heads);
-            // Missing or misshapen: reported, and the file refused.
-            values.resize(sizes.buckets * heads, 0.0);
+            let values = b.vector(name, sizes.buckets * heads);
+            if values.is_empty() {
+                // Missing or misshapen: reported, and the file refused.
+                return Bias::Slopes(Vec::new());
+            }
             Bias::buckets(&values, sizes.buckets, stem == "enc")
         };
         let (enc_bias, dec_bias) = (bias(self, "enc"), bias(self, "dec"));

@@ -3,7 +3,9 @@
 use super::{Binder, Place};
 use crate::model::Config;
 use crate::model::routing::Routing;
-use crate::model::weights::{Expert, ExpertAttention, Experts, Ffn, Linear, QMatrix, Shared};
+use crate::model::weights::{
+    Expert, ExpertAttention, Experts, Ffn, Layer, Linear, QMatrix, Shared,
+};
 
 fn plain(weight: QMatrix) -> Linear {
     Linear { weight, bias: None }
@@ -27,8 +29,7 @@ impl Binder<'_> {
         let router = name("ffn_gate_inp");
         let Some(r) = &c.experts else {
             let key = format!("{}.expert_count", c.arch.name);
-            self.problems
-                .push(format!("  {router}.weight: there is no {key}"));
+            self.problem(|| format!("  {router}.weight: there is no {key}"));
             self.used.insert(format!("{router}.weight"));
             let down = plain(Self::placeholder());
             return Ffn::Experts(Experts {
@@ -66,6 +67,28 @@ impl Binder<'_> {
         })
     }
 
+    /// Numbers about experts that no layer has would only take memory.
+    pub(super) fn experts_used(&mut self, c: &mut Config, layers: &[&Layer]) {
+        let arch = c.arch.name;
+        let Some(r) = &mut c.experts else { return };
+        let of = |l: &Layer| match &l.ffn.body {
+            Ffn::Experts(e) => Some(e.shared.is_some()),
+            _ => None,
+        };
+        if layers.iter().all(|l| of(l).is_none()) {
+            let count = r.count;
+            return self
+                .problem(|| format!("  {arch}.expert_count is {count}: no layer has experts"));
+        }
+        if !layers.iter().any(|l| of(l) == Some(true)) {
+            r.shared_width = 0;
+        }
+        if layers.iter().all(|l| of(l).is_some()) {
+            // No layer has the width of dense ones.
+            c.layers.iter_mut().for_each(|l| l.feed_forward_length = 0);
+        }
+    }
+
     fn bias(&mut self, name: String, len: usize) -> Option<Vec<f32>> {
         self.has(&name).then(|| self.vector(name, len))
     }
@@ -80,7 +103,7 @@ impl Binder<'_> {
             .filter(|_| self.has(&format!("{router}.weight")))?;
         let sizes = c.layers[at.n];
         if sizes.group() != r.used {
-            self.problems.push(format!(
+            self.problem(|| format!(
                 "  {router}.weight: {} query heads for each key head, expected {}, one of each expert of a token",
                 sizes.group(), r.used
             ));
@@ -119,13 +142,14 @@ impl Binder<'_> {
     ) -> Vec<QMatrix> {
         let single = |x: usize| format!("{name}.{x}.weight");
         if self.has(&single(0)) {
-            let all = 0..r.count;
+            let missing = (0..r.count).find(|x| !self.has(&single(*x)));
+            let all = 0..missing.map_or(r.count, |x| x + 1);
             return all.map(|x| self.matrix(single(x), rows, cols)).collect();
         }
         let name = format!("{name}_exps.weight");
         let Some(t) = self.file.tensor(&name) else {
             let expected = format!("expected [{}, {rows}, {cols}]", r.count);
-            self.problems.push(format!("  {name}: missing, {expected}"));
+            self.problem(|| format!("  {name}: missing, {expected}"));
             return Vec::new();
         };
         let info = t.info();
@@ -133,7 +157,7 @@ impl Binder<'_> {
         let expected = [cols, rows, r.count].map(|d| d as u64);
         if info.dims != expected {
             let found: Vec<_> = info.dims.iter().rev().collect();
-            self.problems.push(format!(
+            self.problem(|| format!(
                 "  {name}: shape {found:?}, expected [{}, {rows}, {cols}] ({} experts, {}.expert_count)",
                 r.count, r.count, c.arch.name
             ));

@@ -70,9 +70,9 @@ impl Binder<'_> {
                 };
                 self.check_type(info);
             }
-            None => self.problems.push(format!(
-                "  {name}: {found:?} rows and columns, expected [{N} x {rows}, {cols}]"
-            )),
+            None => self.problem(|| {
+                format!("  {name}: {found:?} rows and columns, expected [{N} x {rows}, {cols}]")
+            }),
         }
         self.used.insert(name);
         std::array::from_fn(|i| Linear {
@@ -119,8 +119,7 @@ impl Binder<'_> {
         let value = self.has(&name("v1.weight"));
         let value = value.then(|| self.low_rank(pair("v"), Some(name("v0")), e));
         if value.is_none() && n > 0 {
-            self.problems
-                .push(format!("  {}: missing", name("v1.weight")));
+            self.problem(|| format!("  {}: missing", name("v1.weight")));
         }
         let mixer = Rwkv7 {
             lerp: self.lerps(n, ["r", "w", "k", "v", "a", "g"], e),

@@ -8,6 +8,10 @@ mod compare;
 mod compress;
 mod encoder;
 mod evaluate;
+#[path = "../../../tests/common/gguf.rs"]
+#[allow(dead_code)]
+mod gguf;
+mod hostile;
 mod imatrix;
 mod probe;
 mod several;

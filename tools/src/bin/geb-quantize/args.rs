@@ -21,7 +21,7 @@ Examples:
   geb-quantize adapter ./my-lora my-lora.gguf --base ./geb-1.3b
   geb-quantize merge ./geb-1.3b my-lora.gguf=0.8 geb-mine-q8_0.gguf --type q8_0
 
-Exit codes: 0 ok, 1 failure, 2 usage, 3 bad source, 4 unsupported source, 130 interrupted.";
+Exit codes: 0 ok, 1 failure, 2 usage, 3 bad source, 4 unsupported source, 8 no checksums (verify), 130 interrupted.";
 
 /// Converts a checkpoint folder (or a GGUF file) to a GGUF file.
 #[derive(Parser, Debug)]

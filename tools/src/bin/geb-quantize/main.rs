@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Parser;
+use geb::shown::Shown;
 
 fn main() -> ExitCode {
     let cli = args::Cli::parse();
@@ -37,7 +38,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("geb-quantize: {e}");
+            eprintln!("geb-quantize: {}", Shown::lines(&e.to_string()));
             ExitCode::from(e.exit_code() as u8)
         }
     }

@@ -4,11 +4,17 @@ use std::io::{ErrorKind, Write};
 
 use geb::convert::probe::Probe;
 use geb::convert::{Options, Report, Sums};
+use geb::shown::Shown;
 use geb::{Error, Result};
 use serde_json::{Value, json};
 
-/// Writes to standard output; a reader that has gone away is no error.
+/// Writes a text for a person to standard output, with nothing in it that steers a terminal.
 pub fn print(text: &str) -> Result<()> {
+    print_raw(&Shown::lines(text).to_string())
+}
+
+/// Writes to standard output; a reader that has gone away is no error.
+pub fn print_raw(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
@@ -58,7 +64,7 @@ pub fn bytes(n: u64) -> String {
 fn total(report: &Report) -> String {
     format!(
         "{}: {} tensors, {} weights, {:.3} bits per weight, file {}\n",
-        report.architecture,
+        Shown::name(&report.architecture),
         report.tensors.len(),
         report.elements(),
         report.bits_per_weight(),
@@ -108,7 +114,7 @@ pub fn plan_table(report: &Report) -> String {
     for t in &report.tensors {
         let shape: Vec<String> = t.dims.iter().rev().map(u64::to_string).collect();
         rows.push(vec![
-            t.name.clone(),
+            Shown::name(&t.name).to_string(),
             shape.join(" × "),
             t.from.to_string(),
             t.to.to_string(),

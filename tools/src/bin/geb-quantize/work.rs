@@ -10,6 +10,7 @@ use geb::convert::policy::Policy;
 use geb::convert::probe::{self as layout_probe, ProbeOptions};
 use geb::convert::{self, GebLayout, Options, Progress};
 use geb::kernels::Effort;
+use geb::shown::Shown;
 use geb::{Dtype, Error, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -149,14 +150,14 @@ fn run(
         _ => (convert::dry_run(source, options)?, false),
     };
     for note in &report.notes {
-        eprintln!("geb-quantize: note: {note}");
+        eprintln!("geb-quantize: note: {}", Shown::list(note));
     }
     let json = || show::report_json(&report, options, written);
     if let Some(path) = &args.report {
         write_whole(path, &json())?;
     }
     if args.json {
-        return show::print(&json());
+        return show::print_raw(&json());
     }
     if written {
         show::print(&show::report_table(&report))?;
@@ -192,21 +193,26 @@ fn write_whole(path: &Path, text: &str) -> Result<()> {
 /// Checks stored hashes.
 pub fn verify(args: &Verify) -> Result<()> {
     let checked = geb::gguf::seal::check_hashes(&args.file)?;
-    if checked.damaged.is_empty() {
-        return show::print(&format!(
-            "{}: {} tensors, {}: as written\n",
-            args.file.display(),
-            checked.tensors,
-            show::bytes(checked.bytes)
-        ));
+    let (file, tensors) = (args.file.display(), checked.tensors);
+    if !checked.damaged.is_empty() {
+        return Err(Error::Verify(format!(
+            "{file}: {} of {tensors} tensors are not what was written: {}",
+            checked.damaged.len(),
+            checked.damaged.join(", ")
+        )));
     }
-    Err(Error::Verify(format!(
-        "{}: {} of {} tensors are not what was written: {}",
-        args.file.display(),
-        checked.damaged.len(),
-        checked.tensors,
-        checked.damaged.join(", ")
-    )))
+    if checked.unsealed > 0 || tensors == 0 {
+        let unsealed = checked.unsealed;
+        return Err(Error::NoChecksums {
+            path: args.file.clone(),
+            unsealed,
+            tensors,
+        });
+    }
+    show::print(&format!(
+        "{file}: {tensors} tensors, {}: as written\n",
+        show::bytes(checked.bytes)
+    ))
 }
 
 /// Runs a probe and prints its table.
@@ -228,11 +234,10 @@ pub fn probe(args: &Probe, stop: &Arc<AtomicBool>) -> Result<()> {
     });
     bar.finish_and_clear();
     let result = result?;
-    show::print(&if args.json {
-        show::probe_json(&result)
-    } else {
-        show::probe_table(&result)
-    })
+    match args.json {
+        true => show::print_raw(&show::probe_json(&result)),
+        false => show::print(&show::probe_table(&result)),
+    }
 }
 
 fn target(on: bool) -> ProgressDrawTarget {
@@ -272,7 +277,8 @@ impl Progress for Bar {
     }
 
     fn tensor(&mut self, name: &str, from: Dtype, to: Dtype) {
-        self.bar.set_message(format!("{name} {from} -> {to}"));
+        self.bar
+            .set_message(format!("{} {from} -> {to}", Shown::name(name)));
     }
 
     fn advance(&mut self, source_bytes: u64) {

@@ -12,7 +12,7 @@ use crate::args::ChoiceArgs;
 use crate::interrupt::Interrupt;
 use crate::load;
 use crate::progress::Progress;
-use crate::report::{Failure, Outcome, note, out, out_line, seconds, table};
+use crate::report::{Failure, Outcome, note, out, out_line, raw, seconds, table};
 
 /// What was measured, with what it was measured on.
 struct Run {
@@ -43,7 +43,7 @@ pub fn run(args: &ChoiceArgs, interrupt: &Interrupt) -> Outcome {
         return out_line(&run.json().to_string());
     }
     if args.csv {
-        return out(&run.csv());
+        return raw(&run.csv());
     }
     run.notes();
     out(&run.text())

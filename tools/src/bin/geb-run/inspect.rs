@@ -1,11 +1,17 @@
 //! `geb-run inspect`: what is in a file, how large it is, and whether it can be run.
 
+use std::sync::Arc;
+
+use geb::chat::ChatTemplate;
 use geb::gguf::{GgufFile, TensorView, Value};
 use geb::kernels::Kernels;
 use geb::model::Model;
 use geb::model::weights::Ffn;
 use geb::scales::{Scan, scan};
+use geb::session::{Session, SessionOptions};
+use geb::shown::Shown;
 use geb::sparsity::{PACKED_FROM, Zeros, marked};
+use geb::tokenizer::Tokenizer;
 use serde_json::{Value as Json, json};
 
 use crate::args::InspectArgs;
@@ -91,8 +97,10 @@ struct Facts<'a> {
     tensor_bytes: u64,
     /// `(tensor, reason)` of those that have no kernel.
     no_kernel: Vec<(&'a str, String)>,
-    /// The model, or why it does not load.
-    model: Result<std::sync::Arc<Model>, String>,
+    /// The model, where it loads.
+    model: Option<Arc<Model>>,
+    /// Why `generate` would refuse the file.
+    refused: Option<String>,
     /// `--verify`: per tensor.
     scans: Option<Vec<Scan>>,
     /// `--sparsity`: per tensor.
@@ -135,12 +143,14 @@ impl<'a> Facts<'a> {
                 format!("no kernel for type {}", t.dtype()),
             )
         };
+        let (model, refused) = opens(opened);
         Ok(Self {
             file,
             parameters: file.tensors().map(|t| t.info().elements()).sum(),
             tensor_bytes: file.tensors().map(|t| t.bytes().len() as u64).sum(),
             no_kernel: file.tensors().filter(no_kernel).map(reason).collect(),
-            model: Model::load(opened.file.clone()).map_err(|e| e.to_string()),
+            model,
+            refused,
             scans: (args.verify)
                 .then(|| file.tensors().map(|t| scan(t.dtype(), t.bytes())).collect()),
             zeros: (args.sparsity)
@@ -150,7 +160,7 @@ impl<'a> Facts<'a> {
 
     /// `None` for a dense model.
     fn experts(&self) -> Option<Experts> {
-        let model = self.model.as_ref().ok()?;
+        let model = self.model.as_ref()?;
         let routing = model.config().experts.as_ref()?;
         let layers = &model.weights().layers;
         let sparse = layers
@@ -234,7 +244,7 @@ impl<'a> Facts<'a> {
         let index = self.file.index();
         let mut text = format!(
             "{}\n  GGUF version {}, {}, {} tensors, {} parameters, {:.2} bits per weight\n",
-            opened.path.display(),
+            Shown::list(&opened.path.to_string_lossy()),
             index.version,
             bytes(self.file.file_bytes()),
             index.tensors.len(),
@@ -261,7 +271,7 @@ impl<'a> Facts<'a> {
             ));
         }
         for (name, reason) in &self.no_kernel {
-            text.push_str(&format!("    {name}: {reason}\n"));
+            text.push_str(&format!("    {}: {reason}\n", Shown::name(name)));
         }
         text.push_str("\nGroups\n");
         text.push_str(&self.sum_table(&self.groups()));
@@ -269,6 +279,7 @@ impl<'a> Facts<'a> {
         text.push_str(&self.sum_table(&self.types()));
         text.push_str("\nMetadata\n");
         for (key, value) in self.file.metadata() {
+            let key = Shown::name(key);
             text.push_str(&format!("  {key} = {}\n", value_text(value, full)));
         }
         text.push_str("\nTensors (dimensions: contiguous one first)\n");
@@ -298,12 +309,12 @@ impl<'a> Facts<'a> {
     }
 
     fn verdict(&self) -> String {
-        match (&self.model, self.no_kernel.len()) {
-            (Ok(_), 0) => "yes".into(),
-            (Ok(_), n) => {
+        match (&self.refused, self.no_kernel.len()) {
+            (None, 0) => "yes".into(),
+            (None, n) => {
                 format!("not fully: {n} tensors have no kernel (convert with geb-quantize)")
             }
-            (Err(why), _) => format!("no: {}", why.replace('\n', "; ")),
+            (Some(why), _) => format!("no: {}", why.replace('\n', "; ")),
         }
     }
 
@@ -340,8 +351,8 @@ impl<'a> Facts<'a> {
             "file_bytes": self.file.file_bytes(),
             "parameters": self.parameters,
             "bits_per_weight": self.bits_per_weight(),
-            "runs": self.model.is_ok() && self.no_kernel.is_empty(),
-            "refused": self.model.as_ref().err(),
+            "runs": self.refused.is_none() && self.no_kernel.is_empty(),
+            "refused": self.refused,
             "experts": self.experts().map(|e| json!({
                 "count": e.count,
                 "used": e.used,
@@ -356,6 +367,29 @@ impl<'a> Facts<'a> {
             "metadata": self.file.metadata().map(|(k, v)| (k.to_owned(), value_json(v))).collect::<serde_json::Map<_, _>>(),
             "tensors": tensors.collect::<Vec<_>>(),
         })
+    }
+}
+
+/// Everything that `generate` does before it reads a prompt: the model, and why it would refuse the file.
+fn opens(opened: &Opened) -> (Option<Arc<Model>>, Option<String>) {
+    let model = Model::load(opened.file.clone());
+    let rest = |model: &Arc<Model>| -> geb::Result<()> {
+        Tokenizer::from_gguf(&opened.file)?;
+        ChatTemplate::from_gguf(&opened.file)?;
+        Session::fits(model, &SessionOptions::default())
+    };
+    let refused = match &model {
+        Ok(model) => rest(model).err(),
+        Err(_) => None,
+    };
+    match (model, refused) {
+        (Err(e), _) => (None, Some(e.to_string())),
+        (Ok(model), Some(e)) => (Some(model), Some(e.to_string())),
+        (Ok(model), None) if !model.config().causal => {
+            let why = "its tokens see those after them: embeddings only (geb-run embed)";
+            (Some(model), Some(why.into()))
+        }
+        (Ok(model), None) => (Some(model), None),
     }
 }
 

@@ -10,6 +10,7 @@ use geb::kernels::Kernels;
 use geb::model::Model;
 use geb::sampler::SamplerOptions;
 use geb::session::{KvChoice, Session, SessionOptions, SparseChoice};
+use geb::shown::Shown;
 use geb::tokenizer::Tokenizer;
 
 use crate::args::{
@@ -51,7 +52,12 @@ pub fn open(args: &ModelArgs, positional: Option<&str>) -> Outcome<Opened> {
     };
     let file = GgufFile::open(&path, how).map_err(|e| at(&path, e))?;
     for warning in &file.index().warnings {
-        note(format_args!("warning: {}: {warning}", path.display()));
+        let path = path.to_string_lossy();
+        note(format_args!(
+            "warning: {}: {}",
+            Shown::list(&path),
+            Shown::list(warning)
+        ));
     }
     Ok(Opened {
         path,
@@ -75,7 +81,7 @@ pub fn at(path: &Path, e: geb::Error) -> Failure {
     if failure.code == 4 && failure.hint.is_none() {
         return failure.hint(format!(
             "what can be run of this file: geb-run inspect {}",
-            path.display()
+            Shown::list(&path.to_string_lossy())
         ));
     }
     failure
@@ -118,7 +124,7 @@ pub fn load_to_guess(
 /// Says which matrices were packed.
 fn packed(session: &Session) {
     for warning in session.warnings() {
-        note(format_args!("warning: {warning}"));
+        note(format_args!("warning: {}", Shown::list(warning)));
     }
     let p = session.packed();
     if p.matrices > 0 {
@@ -239,9 +245,11 @@ pub fn tokenizer(opened: &Opened) -> Outcome<Tokenizer> {
     let mut tokenizer = Tokenizer::from_gguf(&opened.file).map_err(|e| at(&opened.path, e))?;
     tokenizer.cancel_with(crate::interrupt::flag());
     for warning in tokenizer.warnings() {
+        let path = opened.path.to_string_lossy();
         note(format_args!(
-            "warning: {}: {warning}",
-            opened.path.display()
+            "warning: {}: {}",
+            Shown::list(&path),
+            Shown::list(warning)
         ));
     }
     Ok(tokenizer)

@@ -9,7 +9,7 @@ use crate::args::NeedleArgs;
 use crate::interrupt::Interrupt;
 use crate::load;
 use crate::progress::Progress;
-use crate::report::{Failure, Outcome, colour_on, out, out_line, seconds};
+use crate::report::{Failure, Outcome, colour_on, out_line, raw, seconds};
 
 /// Shortest prompt of the default grid.
 const SHORTEST: usize = 512;
@@ -61,7 +61,7 @@ pub fn run(args: &NeedleArgs, interrupt: &Interrupt) -> Outcome {
     if args.json {
         out_line(&run.json().to_string())
     } else {
-        out(&run.text(colour_on(&std::io::stdout())))
+        raw(&run.text(colour_on(&std::io::stdout())))
     }
 }
 

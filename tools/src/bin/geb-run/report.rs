@@ -5,6 +5,8 @@ use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
+use geb::shown::Shown;
+
 /// A failure as the user sees it.
 #[derive(Debug)]
 pub struct Failure {
@@ -53,7 +55,8 @@ impl Failure {
 
     /// Puts the thing concerned in front of the message.
     pub fn at(mut self, what: impl fmt::Display) -> Self {
-        self.message = format!("{what}: {}", self.message);
+        let what = what.to_string();
+        self.message = format!("{}: {}", Shown::list(&what), self.message);
         self
     }
 
@@ -79,9 +82,10 @@ impl Failure {
                 ("", "", "")
             };
             let mut err = io::stderr().lock();
-            _ = writeln!(err, "{red}error:{off} {}", self.message);
+            _ = writeln!(err, "{red}error:{off} {}", Shown::lines(&self.message));
             if let Some(hint) = &self.hint {
-                _ = writeln!(err, "{bold}hint:{off} {}", hint.replace('\n', "\n      "));
+                let hint = hint.replace('\n', "\n      ");
+                _ = writeln!(err, "{bold}hint:{off} {}", Shown::lines(&hint));
             }
         }
         self.code
@@ -120,27 +124,34 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// Writes to stdout and flushes; a closed pipe ends the program quietly through [`Failure`].
+/// Writes a text for a person to stdout, with nothing in it that steers a terminal.
 pub fn out(text: &str) -> Outcome {
+    raw(&Shown::lines(text).to_string())
+}
+
+/// Writes to stdout and flushes; a closed pipe ends the program quietly through [`Failure`].
+pub fn raw(text: &str) -> Outcome {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())?;
     Ok(out.flush()?)
 }
 
-/// Writes a line to stdout.
+/// Writes a line for a program to stdout, as it is: JSON, numbers.
 pub fn out_line(text: &str) -> Outcome {
-    out(&format!("{text}\n"))
+    raw(&format!("{text}\n"))
 }
 
-/// Writes a line to stderr; ignores a closed stderr.
+/// Writes a line to stderr, with nothing in it that steers a terminal; ignores a closed stderr.
 pub fn note(text: impl fmt::Display) {
-    _ = writeln!(io::stderr().lock(), "{text}");
+    let text = text.to_string();
+    _ = writeln!(io::stderr().lock(), "{}", Shown::lines(&text));
 }
 
 /// Like [`note`], less conspicuous on a terminal.
 pub fn dim(text: impl fmt::Display) {
     if colour() {
-        note(format_args!("\x1b[2m{text}\x1b[0m"));
+        let text = text.to_string();
+        _ = writeln!(io::stderr().lock(), "\x1b[2m{}\x1b[0m", Shown::lines(&text));
     } else {
         note(text);
     }
@@ -229,6 +240,8 @@ pub fn width(text: &str) -> usize {
 
 /// A table: first column to the left, the others to the right.
 pub fn table(rows: &[Vec<String>]) -> String {
+    let cells = |row: &Vec<String>| row.iter().map(|c| Shown::value(c).to_string()).collect();
+    let rows: Vec<Vec<String>> = rows.iter().map(cells).collect();
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns)
         .map(|c| {
@@ -240,7 +253,7 @@ pub fn table(rows: &[Vec<String>]) -> String {
         })
         .collect();
     let mut text = String::new();
-    for row in rows {
+    for row in &rows {
         let mut line = String::new();
         for (c, cell) in row.iter().enumerate() {
             let pad = " ".repeat(widths[c] - width(cell));

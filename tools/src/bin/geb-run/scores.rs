@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::args::ScoresArgs;
 use crate::interrupt::Interrupt;
 use crate::progress::Progress;
-use crate::report::{Failure, Outcome, out};
+use crate::report::{Failure, Outcome, raw};
 use crate::{eval, load};
 
 /// Runs the command.
@@ -29,7 +29,7 @@ pub fn run(args: &ScoresArgs, interrupt: &Interrupt) -> Outcome {
     load::one_text(loaded.session.model(), &loaded.opened.path)?;
     let mut progress = Progress::new("scores", "tokens", &args.output);
     if args.csv {
-        out(&header(args.top_k))?;
+        raw(&header(args.top_k))?;
     }
     let mut scores = Scores::new(&mut loaded.session, &ids, args.top_k as usize);
     loop {
@@ -42,7 +42,7 @@ pub fn run(args: &ScoresArgs, interrupt: &Interrupt) -> Outcome {
         let line = if args.csv { csv_line } else { json_line };
         let mut text = String::new();
         some.iter().for_each(|s| line(&mut text, s, &tokenizer));
-        out(&text)?;
+        raw(&text)?;
         progress.update(done, ids.len());
     }
 }

@@ -56,9 +56,9 @@ impl Events for Screen {
         }
         self.ends_with_newline = text.ends_with('\n');
         let written = if self.tty {
-            report::out(&printable(text))
+            report::raw(&printable(text))
         } else {
-            report::out(text)
+            report::raw(text)
         };
         match written {
             Ok(()) => ControlFlow::Continue(()),

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use geb::shown::Shown;
 use geb::tokenizer::Encode;
 use serde_json::json;
 
@@ -39,21 +40,7 @@ pub fn run(args: &TokenizeArgs) -> Outcome {
     let lines: String = ids
         .iter()
         .zip(&pieces)
-        .map(|(id, piece)| format!("{id:>7}  {}\n", visible(piece)))
+        .map(|(id, piece)| format!("{id:>7}  {}\n", Shown::value(piece)))
         .collect();
     out(&lines)
-}
-
-/// A piece on one line, with control characters visible.
-fn visible(piece: &str) -> String {
-    piece
-        .chars()
-        .map(|c| {
-            if c.is_control() {
-                c.escape_default().to_string()
-            } else {
-                c.to_string()
-            }
-        })
-        .collect()
 }
