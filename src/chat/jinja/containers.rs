@@ -38,7 +38,7 @@ impl Vm<'_> {
                 let found = dict.get(&key.unwrap_or(Value::None))?.cloned();
                 Ok(found.or(default).unwrap_or(Value::None))
             }
-            (_, "fromkeys") => self.from_keys(given),
+            (_, "fromkeys") => self.dict_of_keys(given),
             (Value::Dict(dict), "items" | "keys" | "values" | "copy") => {
                 given.none(name)?;
                 let view = match name {
@@ -71,7 +71,7 @@ impl Vm<'_> {
         }
     }
 
-    fn from_keys(&mut self, given: Given) -> Result<Value> {
+    fn dict_of_keys(&mut self, given: Given) -> Result<Value> {
         let [keys, value] = given.bind("fromkeys", ["<keys>", "<value>"], 1)?;
         let value = value.unwrap_or(Value::None);
         let keys = keys.unwrap_or(Value::None).elements(self)?;

@@ -128,7 +128,7 @@ impl Vm<'_> {
                     _ => self.attribute(value, text(name, &attribute)?),
                 }
             }
-            "tojson" => self.to_json(value, given),
+            "tojson" => self.json_text(value, given),
             "pprint" => {
                 given.none(name)?;
                 self.pretty(value)
@@ -302,7 +302,7 @@ impl Vm<'_> {
         self.like(own, format!("{kept}{end}"))
     }
 
-    fn to_json(&mut self, value: &Value, given: Given) -> Result<Value> {
+    fn json_text(&mut self, value: &Value, given: Given) -> Result<Value> {
         let names = ["ensure_ascii", "indent", "separators", "sort_keys"];
         let [ascii, indent, separators, sort] = given.bind("tojson", names, 0)?;
         let indent = match some(&indent) {
@@ -340,7 +340,7 @@ impl Vm<'_> {
 
     /// Python's `pprint.pformat`, for what fits on a line.
     fn pretty(&mut self, value: &Value) -> Result<Value> {
-        let sorted = self.sorted_deep(value, 0)?;
+        let sorted = self.sorted_deep(value)?;
         let text = self.repr(&sorted)?;
         if text.chars().count() > 80 {
             return fail("pprint of more than 80 characters is not available in chat templates");
@@ -586,7 +586,9 @@ fn parse_int(text: &str, base: i64) -> Option<i128> {
         (2 | 0, Some("0b")) => (2, &lower[2..]),
         (8 | 0, Some("0o")) => (8, &lower[2..]),
         (16 | 0, Some("0x")) => (16, &lower[2..]),
-        (0, _) if lower.len() > 1 && lower.starts_with('0') && lower.trim_matches('0') != "" => {
+        (0, _)
+            if lower.len() > 1 && lower.starts_with('0') && !lower.trim_matches('0').is_empty() =>
+        {
             return None;
         }
         (0, _) => (10, &*lower),

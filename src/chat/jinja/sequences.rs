@@ -220,7 +220,7 @@ impl Vm<'_> {
     }
 
     /// A copy in which the keys of all dicts are sorted.
-    pub(super) fn sorted_deep(&mut self, value: &Value, depth: usize) -> Result<Value> {
+    pub(super) fn sorted_deep(&mut self, value: &Value) -> Result<Value> {
         self.work(256)?;
         Ok(match value {
             Value::Dict(dict) => {
@@ -228,12 +228,12 @@ impl Vm<'_> {
                 self.sort_by_keys(&mut entries)?;
                 let mut out = Dict::default();
                 for (key, value) in entries {
-                    out.insert(key.clone(), self.sorted_deep(value, depth + 1)?)?;
+                    out.insert(key.clone(), self.sorted_deep(value)?)?;
                 }
                 Value::Dict(Rc::new(out))
             }
             Value::List(items) => {
-                let items = items.items.iter().map(|i| self.sorted_deep(i, depth + 1));
+                let items = items.items.iter().map(|i| self.sorted_deep(i));
                 Value::list(items.collect::<Result<_>>()?)?
             }
             other => other.clone(),

@@ -24,14 +24,11 @@ fn chunks(line: &[char], hyphens: bool) -> Vec<Vec<char>> {
             .find(|&i| is_blank(line[i]) != blank)
             .unwrap_or(line.len());
         let mut word = &line[at..end];
-        while !blank && hyphens {
-            match hyphen(word) {
-                Some(cut) if cut < word.len() => {
-                    out.push(word[..cut].to_vec());
-                    word = &word[cut..];
-                }
-                _ => break,
-            }
+        let cut_in =
+            |word: &[char]| hyphen(word).filter(|&at| !blank && hyphens && at < word.len());
+        while let Some(at) = cut_in(word) {
+            out.push(word[..at].to_vec());
+            word = &word[at..];
         }
         out.push(word.to_vec());
         at = end;
