@@ -126,6 +126,16 @@ pub enum Error {
         /// The range.
         allowed: String,
     },
+    /// A file that stands where one is to be written, and is not of the kind that is replaced.
+    #[error("{}: there is {}, allowed: a new name or {allowed}", shown(.path), Shown::value(.found))]
+    Occupied {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        found: String,
+        /// What is replaced.
+        allowed: &'static str,
+    },
     /// Does not fit into memory.
     #[error("out of memory budget: {} needs {needed} bytes, available: {available}", Shown::value(.what))]
     Memory {
@@ -183,7 +193,7 @@ impl Error {
             | Self::NonFinite { .. } => 3,
             Self::Type { .. } | Self::Unsupported { .. } | Self::Template(_) => 4,
             Self::Memory { .. } => 5,
-            Self::Request { .. } => 2,
+            Self::Request { .. } | Self::Occupied { .. } => 2,
             Self::NoChecksums { .. } => 8,
             Self::Interrupted => 130,
             Self::Io { .. } | Self::Verify(_) => 1,
@@ -295,6 +305,11 @@ mod tests {
                 source: io,
             },
             Error::Verify(t()),
+            Error::Occupied {
+                path: path.clone(),
+                found: t(),
+                allowed: "a thing",
+            },
             Error::NoChecksums {
                 path,
                 unsealed: 1,
@@ -310,7 +325,7 @@ mod tests {
                 Error::Data { .. } | Error::Compressed { .. } | Error::Unsupported { .. } => {}
                 Error::NonFinite { .. } | Error::Request { .. } | Error::Memory { .. } => {}
                 Error::Io { .. } | Error::Verify(_) | Error::NoChecksums { .. } => {}
-                Error::Template(_) | Error::Interrupted => {}
+                Error::Occupied { .. } | Error::Template(_) | Error::Interrupted => {}
             }
         }
         all

@@ -16,6 +16,7 @@ pub mod cpus;
 pub mod embed;
 pub mod error;
 pub mod eval;
+pub mod files;
 pub mod generate;
 pub mod gguf;
 pub mod limits;

@@ -3,13 +3,14 @@
 //! A mapping of a file that another process truncates faults when read (SIGBUS). Programs
 //! call [`install_sigbus_handler`] first, so that this ends in one line and exit code 74.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::files::open_regular;
 use crate::gguf::Load;
 
 /// Exit code of a program whose mapped file was cut under it.
@@ -135,30 +136,9 @@ impl From<&'static [u8]> for Bytes {
 /// [`Error::Request`] for anything but a regular file, [`Error::Memory`] when a copy does not
 /// fit, [`Error::Io`].
 pub fn open(path: &Path, load: Load) -> Result<Bytes> {
-    let mut options = OpenOptions::new();
-    options.read(true);
-    #[cfg(unix)]
-    {
-        // Opening a pipe would otherwise wait for a writer before its kind can be looked at.
-        use std::os::unix::fs::OpenOptionsExt;
-        options.custom_flags(libc::O_NONBLOCK);
-    }
-    let file = options.open(path).map_err(Error::io(path))?;
-    let meta = file.metadata().map_err(Error::io(path))?;
-    if !meta.is_file() {
-        return Err(Error::Request {
-            what: format!("{}", path.display()),
-            value: if meta.is_dir() {
-                "a directory"
-            } else {
-                "not a regular file"
-            }
-            .into(),
-            allowed: "a regular file".into(),
-        });
-    }
-    if load == Load::Copy || meta.len() == 0 {
-        return copy(path, file, meta.len());
+    let (file, length) = open_regular(path)?;
+    if load == Load::Copy || length == 0 {
+        return copy(path, file, length);
     }
     map(path, file)
 }

@@ -479,3 +479,128 @@ fn tokenizer_files() {
     std::fs::remove_file(dir.path().join("config.json")).unwrap();
     refused("no configuration", run(dir.path()), "file", "absent");
 }
+
+/// Links in a folder: those that stay in it or lead to the blobs of its Hugging Face cache are
+/// followed, others are refused by the name of the file.
+#[cfg(unix)]
+mod links {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    /// The fixture as a cache keeps it: `blobs`, and a snapshot of links.
+    fn cache(root: &Path) -> PathBuf {
+        let (blobs, snapshot) = (root.join("blobs"), root.join("snapshots/0a1b"));
+        fs::create_dir_all(&blobs).unwrap();
+        fs::create_dir_all(&snapshot).unwrap();
+        for (i, entry) in fs::read_dir(fixture("llama")).unwrap().enumerate() {
+            let (entry, hash) = (entry.unwrap(), format!("{i:064x}"));
+            fs::copy(entry.path(), blobs.join(&hash)).unwrap();
+            let link = Path::new("../../blobs").join(hash);
+            symlink(link, snapshot.join(entry.file_name())).unwrap();
+        }
+        snapshot
+    }
+
+    #[test]
+    fn of_a_cache_are_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("models--a--b");
+        let snapshot = cache(&root);
+        run(&snapshot).unwrap();
+        // The folder itself may be a link, named from anywhere.
+        symlink(&snapshot, dir.path().join("link")).unwrap();
+        run(&dir.path().join("link")).unwrap();
+        // As older versions download to a folder: absolute links into the cache.
+        let local = dir.path().join("local");
+        fs::create_dir(&local).unwrap();
+        for entry in fs::read_dir(&snapshot).unwrap() {
+            let entry = entry.unwrap();
+            let blob = entry.path().canonicalize().unwrap();
+            symlink(blob, local.join(entry.file_name())).unwrap();
+        }
+        run(&local).unwrap();
+        // A folder of a snapshot.
+        let sub = snapshot.join("text/model");
+        fs::create_dir_all(&sub).unwrap();
+        for entry in fs::read_dir(&local).unwrap() {
+            let entry = entry.unwrap();
+            let blob = fs::read_link(entry.path()).unwrap();
+            let name = blob.file_name().unwrap();
+            let link = Path::new("../../../../blobs").join(name);
+            symlink(link, sub.join(entry.file_name())).unwrap();
+        }
+        run(&sub).unwrap();
+    }
+
+    #[test]
+    fn inside_the_folder_are_followed() {
+        let dir = folder("llama", "config.json", |_| {});
+        let at = |name: &str| dir.path().join(name);
+        fs::create_dir(at("sub")).unwrap();
+        fs::rename(at("config.json"), at("sub/real.json")).unwrap();
+        symlink("sub/real.json", at("first.json")).unwrap();
+        symlink(at("first.json"), at("config.json")).unwrap();
+        run(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn that_lead_out_are_refused() {
+        let outside = tempfile::tempdir().unwrap();
+        for entry in fs::read_dir(fixture("llama")).unwrap() {
+            let entry = entry.unwrap();
+            fs::copy(entry.path(), outside.path().join(entry.file_name())).unwrap();
+        }
+        // Something that is called like a cache, but is none.
+        let near = outside.path().join("models--a--b/other");
+        fs::create_dir_all(&near).unwrap();
+        fs::write(near.join("0".repeat(64)), "{}").unwrap();
+        let blobs = outside.path().join("blobs");
+        fs::create_dir_all(&blobs).unwrap();
+        fs::write(blobs.join("config.json"), "{}").unwrap();
+        let names = fs::read_dir(fixture("llama")).unwrap();
+        let names = names.map(|e| e.unwrap().file_name().into_string().unwrap());
+        for name in names {
+            let mut targets = vec![
+                outside.path().join(&name),
+                "/etc/passwd".into(),
+                "/proc/self/environ".into(),
+                near.join("0".repeat(64)),
+                blobs.join("config.json"),
+                "missing".into(),
+            ];
+            // Through a link that leads on.
+            symlink(
+                outside.path().join(&name),
+                outside.path().join("on-".to_owned() + &name),
+            )
+            .unwrap();
+            targets.push(outside.path().join("on-".to_owned() + &name));
+            for target in targets {
+                let dir = folder("llama", "config.json", |_| {});
+                let path = dir.path().join(&name);
+                fs::remove_file(&path).unwrap();
+                symlink(&target, &path).unwrap();
+                let Err(error) = run(dir.path()) else {
+                    panic!("{name} -> {} was read", target.display());
+                };
+                let text = error.to_string();
+                let dangling = target == Path::new("missing");
+                assert!(text.contains(&name) || dangling, "{name}: {text}");
+                assert!(!text.contains("root:"), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_pipe_is_refused_at_once() {
+        for name in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
+            let dir = folder("llama", "config.json", |_| {});
+            let path = dir.path().join(name);
+            let _ = fs::remove_file(&path);
+            let made = std::process::Command::new("mkfifo").arg(&path).status();
+            assert!(made.unwrap().success());
+            refused(name, run(dir.path()), "kind of file", "not a regular file");
+        }
+    }
+}

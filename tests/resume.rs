@@ -199,6 +199,148 @@ fn another_run_is_not_continued_and_that_is_said() {
     );
 }
 
+/// Copies the source, to be changed.
+fn copy_of(source: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for (name, bytes) in files(source) {
+        fs::write(to.join(name), bytes).unwrap();
+    }
+}
+
+/// Puts `bytes` into a file that says that it has not been changed.
+fn replace_unseen(path: &Path, bytes: &[u8]) {
+    let before = fs::metadata(path).unwrap();
+    assert_eq!(before.len(), bytes.len() as u64);
+    fs::write(path, bytes).unwrap();
+    let file = fs::File::options().write(true).open(path).unwrap();
+    let times = fs::FileTimes::new()
+        .set_modified(before.modified().unwrap())
+        .set_accessed(before.accessed().unwrap());
+    file.set_times(times).unwrap();
+}
+
+/// Another checkpoint with the names, sizes and times of the one that was begun: what is the same is
+/// kept, what is not is made again, and the file is that of a run of its own.
+#[test]
+fn another_source_of_the_same_looks_is_found() {
+    let fixtures = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    for (case, weights, dtype) in [
+        ("geb", "pytorch_model.bin", Dtype::Q8_0),
+        ("llama", "model.safetensors", Dtype::F32),
+        ("llama", "model.safetensors", Dtype::F16),
+        ("gpt2", "model.safetensors", Dtype::Q8_0),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let hf = dir.path().join("hf");
+        copy_of(&fixtures.join(case).join("hf"), &hf);
+        let path = hf.join(weights);
+        let first = fs::read(&path).unwrap();
+        // One bit, in each of several places; or every 4099th byte.
+        let places = [first.len() / 3, first.len() / 2, first.len() * 9 / 10];
+        for change in 0..4 {
+            let mut other = first.clone();
+            match places.get(change) {
+                Some(&at) => other[at & !3] ^= 1,
+                None => (first.len() / 3..first.len())
+                    .step_by(4096)
+                    .for_each(|at| other[at & !3] ^= 1),
+            }
+            let options = Options {
+                policy: dtype.into(),
+                ..options(true)
+            };
+            let out = dir.path().join(format!("out-{change}"));
+            fs::create_dir(&out).unwrap();
+            let (out, want) = (out.join("m.gguf"), dir.path().join("want.gguf"));
+            let mut stop = StopAfter(12.into());
+            let stopped = convert::convert(&hf, &out, &options, &mut stop);
+            assert!(
+                matches!(stopped, Err(Error::Interrupted)),
+                "{case}: {stopped:?}"
+            );
+            replace_unseen(&path, &other);
+            let Ok(expected) = convert::convert(
+                &hf,
+                &want,
+                &Options {
+                    resume: false,
+                    ..options.clone()
+                },
+                &mut (),
+            ) else {
+                // The change made no weights of it.
+                replace_unseen(&path, &first);
+                continue;
+            };
+            let report = convert::convert(&hf, &out, &options, &mut ()).unwrap();
+            assert!(
+                fs::read(&out).unwrap() == fs::read(&want).unwrap(),
+                "{case} {change}"
+            );
+            let said = remark(&report);
+            assert!(said.starts_with("continued: "), "{said}");
+            if change == 3 {
+                assert!(said.contains("another one now"), "{case}: {said}");
+            }
+            for (a, b) in expected.tensors.iter().zip(&report.tensors) {
+                assert_eq!((a.sums, a.worst), (b.sums, b.worst), "{}", a.name);
+            }
+            replace_unseen(&path, &first);
+        }
+    }
+}
+
+/// Whatever else shapes the file: a run with another configuration, tokenizer or option is another.
+#[test]
+fn other_inputs_of_the_same_looks_are_found() {
+    let fixtures = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let dir = tempfile::tempdir().unwrap();
+    let hf = dir.path().join("hf");
+    copy_of(&fixtures.join("llama/hf"), &hf);
+    let changed = |file: &str, from: &str, to: &str| {
+        let path = hf.join(file);
+        let text = String::from_utf8(fs::read(&path).unwrap()).unwrap();
+        assert!(text.contains(from), "{file}: {from}");
+        replace_unseen(&path, text.replacen(from, to, 1).as_bytes());
+    };
+    let begin = |out: &Path| {
+        let mut stop = StopAfter(5.into());
+        convert::convert(&hf, out, &options(true), &mut stop).unwrap_err();
+    };
+    for (file, from, to) in [
+        (
+            "config.json",
+            "\"rms_norm_eps\": 1e-05",
+            "\"rms_norm_eps\": 1e-06",
+        ),
+        (
+            "config.json",
+            "\"rope_theta\": 10000.0",
+            "\"rope_theta\": 20000.0",
+        ),
+        ("config.json", "\"eos_token_id\": 2", "\"eos_token_id\": 3"),
+    ] {
+        let out = dir.path().join("m.gguf");
+        begin(&out);
+        changed(file, from, to);
+        let report = convert::convert(&hf, &out, &options(true), &mut ()).unwrap();
+        let said = remark(&report);
+        assert!(said.starts_with("not continued: "), "{to}: {said}");
+        changed(file, to, from);
+    }
+    begin(&dir.path().join("m.gguf"));
+    let out = dir.path().join("m.gguf");
+    let searched = Options {
+        search: geb::kernels::Effort::Best,
+        ..options(true)
+    };
+    let report = convert::convert(&hf, &out, &searched, &mut ()).unwrap();
+    assert_eq!(
+        remark(&report),
+        "not continued: the earlier run differs in recipe; starting anew"
+    );
+}
+
 #[test]
 fn without_resume_nothing_is_left_and_leftovers_go() {
     let dir = tempfile::tempdir().unwrap();

@@ -313,8 +313,6 @@ fn refused_targets() {
     let old = Old::new();
     let dir = old.dir.path();
     fs::create_dir(dir.join("folder")).unwrap();
-    symlink(&old.path, dir.join("link")).unwrap();
-    symlink(dir.join("nothing"), dir.join("dangling")).unwrap();
     assert!(
         std::process::Command::new("mkfifo")
             .arg(dir.join("pipe"))
@@ -322,8 +320,19 @@ fn refused_targets() {
             .unwrap()
             .success()
     );
+    symlink("round", dir.join("round")).unwrap();
+    symlink("folder", dir.join("to-folder")).unwrap();
+    symlink("/dev/null", dir.join("to-device")).unwrap();
     let before = names(dir);
-    for name in ["folder", "link", "dangling", "pipe", "folder/..", "."] {
+    for name in [
+        "folder",
+        "round",
+        "to-folder",
+        "to-device",
+        "pipe",
+        "folder/..",
+        ".",
+    ] {
         let result = write_file(&dir.join(name), &plan(), &mut fill);
         assert!(
             matches!(result, Err(Error::Request { .. })),
@@ -350,6 +359,57 @@ fn refused_targets() {
     }
     assert_eq!(names(dir), before);
     assert_eq!(fs::read(&old.path).unwrap(), b"old");
+}
+
+#[test]
+fn links_are_written_through() {
+    let old = Old::new();
+    let dir = old.dir.path();
+    let other = dir.join("other");
+    fs::create_dir(&other).unwrap();
+    symlink(&old.path, other.join("link")).unwrap();
+    symlink("link", other.join("chain")).unwrap();
+    symlink("new.gguf", other.join("dangling")).unwrap();
+    let before = names(&other);
+    write_file(&other.join("chain"), &plan(), &mut fill).unwrap();
+    let whole = fs::read(&old.path).unwrap();
+    assert!(whole.starts_with(b"GGUF"));
+    assert_eq!(names(&other), before);
+    write_file(&other.join("dangling"), &plan(), &mut fill).unwrap();
+    assert!(fs::read(other.join("new.gguf")).unwrap() == whole);
+    for name in ["link", "chain", "dangling"] {
+        assert!(fs::symlink_metadata(other.join(name)).unwrap().is_symlink());
+    }
+}
+
+#[test]
+fn the_mode_of_an_old_file_stays() {
+    use std::os::unix::fs::PermissionsExt;
+    let old = Old::new();
+    fs::set_permissions(&old.path, fs::Permissions::from_mode(0o640)).unwrap();
+    write_file(&old.path, &plan(), &mut fill).unwrap();
+    let mode = fs::metadata(&old.path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o640);
+}
+
+/// A shared folder is no way to make a run write elsewhere: partial names are never followed.
+#[test]
+fn a_planted_link_is_not_followed() {
+    let old = Old::new();
+    let dir = old.dir.path();
+    let victim = dir.join("victim");
+    fs::write(&victim, "precious").unwrap();
+    let own = std::process::id();
+    for suffix in ["", ".journal"] {
+        symlink(
+            &victim,
+            dir.join(format!(".m.gguf.geb-partial-{own}{suffix}")),
+        )
+        .unwrap();
+    }
+    let result = write_file(&old.path, &plan(), &mut fill);
+    assert!(result.is_err() || fs::read(&old.path).unwrap().starts_with(b"GGUF"));
+    assert_eq!(fs::read(&victim).unwrap(), b"precious");
 }
 
 #[test]

@@ -8,7 +8,7 @@
 //! | tensor `NAME.in_sum2` | F32 `[columns, matrices]`: sums of squares |
 //! | tensor `NAME.counts` | F32 `[1, matrices]`: tokens |
 //! | tensor `NAME.in_cov` | F32 `[columns, columns]`: second moments (ours; others ignore it) |
-//! | `geb.imatrix.text`, `geb.imatrix.readers`, `geb.imatrix.covariances` | SHA-256 of the text; tensor names, and under which name each one's second moments are |
+//! | `geb.imatrix.text`, `geb.imatrix.model`, `geb.imatrix.readers`, `geb.imatrix.covariances` | SHA-256 of text and model; tensor names, and under which name each one's second moments are |
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -30,6 +30,7 @@ const DATASETS: &str = "imatrix.datasets";
 const CHUNK_COUNT: &str = "imatrix.chunk_count";
 const CHUNK_SIZE: &str = "imatrix.chunk_size";
 const TEXT: &str = "geb.imatrix.text";
+const MODEL: &str = "geb.imatrix.model";
 const READERS: &str = "geb.imatrix.readers";
 const COVARIANCES: &str = "geb.imatrix.covariances";
 
@@ -42,6 +43,8 @@ pub struct Origin {
     pub text: String,
     /// Tokens of a chunk.
     pub chunk_size: u32,
+    /// SHA-256 of the model, hexadecimal; empty where it does not matter.
+    pub model: String,
 }
 
 impl Origin {
@@ -53,7 +56,14 @@ impl Origin {
             dataset: name.to_string_lossy().into_owned(),
             text: sum.iter().map(|b| format!("{b:02x}")).collect(),
             chunk_size,
+            model: String::new(),
         }
+    }
+
+    /// The same text read by this model.
+    pub fn by(mut self, model: String) -> Origin {
+        self.model = model;
+        self
     }
 }
 
@@ -68,6 +78,9 @@ pub fn write(path: &Path, origin: &Origin, chunks: usize, stats: &InputStats) ->
     plan.push_meta(CHUNK_COUNT, u32::try_from(chunks).unwrap_or(u32::MAX));
     plan.push_meta(CHUNK_SIZE, origin.chunk_size);
     plan.push_meta(TEXT, origin.text.as_str());
+    if !origin.model.is_empty() {
+        plan.push_meta(MODEL, origin.model.as_str());
+    }
     let mut sorted: Vec<_> = stats
         .inputs()
         .iter()
@@ -351,6 +364,11 @@ impl Imatrix {
         let text = self.file.str(TEXT)?.unwrap_or("absent");
         if text != origin.text {
             return Err(self.bad(TEXT, text.into(), &format!("{}, the text", origin.text)));
+        }
+        let model = self.file.str(MODEL)?.unwrap_or("absent");
+        if !origin.model.is_empty() && model != origin.model {
+            let allowed = format!("{}, the model", origin.model);
+            return Err(self.bad(MODEL, model.into(), &allowed));
         }
         if self.chunk_size != origin.chunk_size {
             let allowed = origin.chunk_size.to_string();

@@ -229,7 +229,9 @@ impl Checkpoint {
     }
 
     fn add_file(&mut self, folder: &Folder, name: &str) -> Result<()> {
-        let bytes = mmap::open(&folder.path(name), Load::Map)?;
+        let absent = || bad(name, "file", "absent", "a file of weights");
+        let path = folder.inside(name)?.ok_or_else(absent)?;
+        let bytes = mmap::open(&path, Load::Map)?;
         bytes.advise_sequential();
         let list = if name.ends_with(".safetensors") {
             safetensors(name, bytes.as_ref())?

@@ -1,13 +1,12 @@
 //! The small files of a checkpoint folder: size-capped reading, and errors that name file and field.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
+use crate::files;
 use crate::gguf::seal::hex;
 use crate::limits;
 
@@ -29,6 +28,8 @@ pub(super) fn bad(
 /// A checkpoint folder. Every file read through it is hashed for the provenance keys.
 pub struct Folder {
     dir: PathBuf,
+    /// The file that was named by its path; it may be a link to anywhere.
+    given: Option<String>,
     read: std::cell::RefCell<Vec<(String, String)>>,
 }
 
@@ -37,8 +38,15 @@ impl Folder {
     pub fn new(dir: &Path) -> Folder {
         Folder {
             dir: dir.to_owned(),
+            given: None,
             read: Default::default(),
         }
+    }
+
+    /// The same folder, of which the user named this file.
+    pub fn naming(mut self, name: Option<&str>) -> Folder {
+        self.given = name.map(str::to_owned);
+        self
     }
 
     /// Path of a file inside.
@@ -73,37 +81,46 @@ impl Folder {
             .unwrap_or_default()
     }
 
-    /// Bytes of a file of at most [`limits::MAX_JSON_BYTES`]; `None` when absent.
-    pub fn bytes(&self, name: &str) -> Result<Option<Vec<u8>>> {
+    /// Path of a file inside, links followed. A link that leads out of the folder is refused, but for
+    /// those of a Hugging Face cache to its own blobs; `None` when there is no such file.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] that names the link and where it leads, [`Error::Io`].
+    pub fn inside(&self, name: &str) -> Result<Option<PathBuf>> {
         let path = self.path(name);
-        let mut file = match File::open(&path) {
-            Ok(file) => file,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        let absent = |e: &std::io::Error| e.kind() == std::io::ErrorKind::NotFound;
+        let real = match path.canonicalize() {
+            Ok(real) => real,
+            Err(e) if absent(&e) && std::fs::symlink_metadata(&path).is_err() => return Ok(None),
+            Err(e) if absent(&e) => return Err(link(name, &path, "a file that is there")),
             Err(e) => return Err(Error::io(path)(e)),
         };
-        let meta = file.metadata().map_err(Error::io(&path))?;
-        if !meta.is_file() {
-            return Err(bad(
-                name,
-                "kind of file",
-                "not a regular file",
-                "a regular file",
-            ));
+        let dir = self.dir.canonicalize().map_err(Error::io(&self.dir))?;
+        let given = self.given.as_deref() == Some(name);
+        match given || real.starts_with(&dir) || is_blob(&real, &dir) {
+            true => Ok(Some(real)),
+            false => {
+                let allowed = "a file of the folder, or of the blobs of its Hugging Face cache";
+                Err(link(name, &path, allowed))
+            }
         }
+    }
+
+    /// Bytes of a file of at most [`limits::MAX_JSON_BYTES`]; `None` when absent.
+    pub fn bytes(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let Some(path) = self.inside(name)? else {
+            return Ok(None);
+        };
         let max = limits::MAX_JSON_BYTES;
-        let mut bytes = Vec::new();
-        file.by_ref()
-            .take(max + 1)
-            .read_to_end(&mut bytes)
-            .map_err(Error::io(&path))?;
-        if bytes.len() as u64 > max {
-            return Err(bad(
-                name,
-                "size",
-                format!("{} bytes", meta.len()),
-                format!("at most {max} bytes"),
-            ));
-        }
+        let read = files::read_up_to(&path, max).map_err(|e| match e {
+            Error::Request { value, allowed, .. } => bad(name, "kind of file", value, allowed),
+            other => other,
+        })?;
+        let (value, allowed) = (
+            format!("more than {max} bytes"),
+            format!("at most {max} bytes"),
+        );
+        let bytes = read.ok_or_else(|| bad(name, "size", value, allowed))?;
         self.record(name, &bytes);
         Ok(Some(bytes))
     }
@@ -153,6 +170,35 @@ impl Folder {
         all.sort();
         all
     }
+}
+
+/// A link of the folder that is not followed.
+fn link(name: &str, path: &Path, allowed: &str) -> Error {
+    let to = std::fs::read_link(path).unwrap_or_default();
+    let value = match to.as_os_str().is_empty() {
+        true => "through a link that leads out of the folder".into(),
+        false => format!("a link to {to:?}"),
+    };
+    bad(name, "kind of file", value, allowed)
+}
+
+/// Whether `real` is what a Hugging Face cache keeps for the folder `dir`, which it fills with links:
+/// `models--A--B/snapshots/REV` beside `models--A--B/blobs`, or any folder with links to files named
+/// by their hashes in `models--A--B/blobs`.
+fn is_blob(real: &Path, dir: &Path) -> bool {
+    let snapshots = dir.ancestors().filter(|a| a.ends_with("snapshots"));
+    let caches = snapshots
+        .filter_map(Path::parent)
+        .chain(dir.ancestors().nth(2));
+    if caches.map(|c| c.join("blobs")).any(|b| real.starts_with(b)) {
+        return true;
+    }
+    let text = |p: Option<&Path>| p?.file_name()?.to_str().map(str::to_owned);
+    let blobs = real.parent();
+    let hash = text(Some(real))
+        .is_some_and(|n| matches!(n.len(), 40 | 64) && n.bytes().all(|b| b.is_ascii_hexdigit()));
+    let cache = text(blobs.and_then(Path::parent)).is_some_and(|n| n.starts_with("models--"));
+    hash && cache && text(blobs).as_deref() == Some("blobs")
 }
 
 /// The bytes behind a byte order mark.

@@ -6,7 +6,8 @@
 //! for each tensor: rows -> f32 -> quantize -> file, errors measured on the way
 //! files are read back and compared, then renamed
 //! ```
-//! A journal beside the unfinished files lets a killed run continue (`Options::resume`).
+//! A journal beside the unfinished files lets a killed run continue (`Options::resume`); it has the
+//! hash of each tensor's source bytes, which are read once more before a tensor is believed.
 //! The same source and options give the same bytes, whatever the number of threads.
 
 mod about;
@@ -44,10 +45,12 @@ pub mod torch;
 mod verify;
 pub mod vocab;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use geb_kernels::dtype::Dtype;
 use geb_kernels::{Effort, Kernels};
+use rayon::prelude::*;
 
 pub use made::{How, Made, Piece};
 pub use names::GebLayout;
@@ -57,9 +60,11 @@ pub use rows::{Part, RowMap};
 pub use sums::{Outcome, Sums, WorstBlock};
 
 use crate::error::{Error, Result};
+use crate::files::Over;
 use crate::gguf::{Output, Resume, seal, writer};
 use plan::Prepared;
 use policy::Policy;
+use stream::Job;
 
 /// What to convert to, and how.
 #[derive(Clone, Debug)]
@@ -93,6 +98,8 @@ pub struct Options {
     pub keep_experts: Option<KeepExperts>,
     /// Leave further heads out: a next-token model that other programs read.
     pub no_heads: bool,
+    /// Replace a file that is no model in GGUF.
+    pub force: bool,
     /// Threads; `None` = all that are available.
     pub threads: Option<usize>,
 }
@@ -114,6 +121,7 @@ impl Default for Options {
             layers: None,
             keep_experts: None,
             no_heads: false,
+            force: false,
             threads: None,
         }
     }
@@ -182,21 +190,18 @@ pub fn convert(
     report.files = files.iter().map(|f| f.0.clone()).collect();
     progress.start(report.source_bytes, prepared.items.len());
     let resume = Resume {
-        identity: prepared.identity(&files)?,
+        identity: prepared.identity(&files, options)?,
         wanted: options.resume,
     };
-    let mut output = Output::create(files, Some(&resume))?;
-    report.notes.extend(output.remark.take());
-    let mut open = Vec::new();
-    for (i, item) in prepared.items.iter().enumerate() {
-        match output.finished(i).and_then(Outcome::from_line) {
-            Some(outcome) => {
-                report.record(i, &outcome);
-                progress.advance(item.source_bytes(&prepared.checkpoint));
-            }
-            None => open.push(i),
-        }
+    let over = Over::MODEL.or_any(options.force);
+    let mut output = Output::create(files, over, Some(&resume))?;
+    let finished = finished(&prepared, options, &pool, &mut output, progress)?;
+    for (i, outcome) in &finished {
+        report.record(*i, outcome);
     }
+    report.notes.extend(output.remark());
+    let all = 0..prepared.items.len();
+    let open: Vec<usize> = all.filter(|i| !finished.contains_key(i)).collect();
     let jobs = prepared.jobs(&open, options)?;
     pipeline::run(&pool, &jobs, |units| {
         open.iter().enumerate().try_for_each(|(job, &i)| {
@@ -204,8 +209,9 @@ pub fn convert(
             progress.tensor(&item.name, item.from, item.dtype);
             let mut outcome = Outcome::default();
             output.tensor(i, &mut |out| {
-                outcome = units.fill(job, out, progress)?;
-                Ok(outcome.to_line())
+                let (found, source) = units.fill(job, out, progress)?;
+                outcome = found;
+                Ok(format!("{} {}", seal::hex(&source), outcome.to_line()))
             })?;
             report.record(i, &outcome);
             Ok(())
@@ -216,6 +222,56 @@ pub fn convert(
     pool.install(|| output.finish())?;
     report.finish(options.allow_nonfinite);
     Ok(report)
+}
+
+/// Source bytes hashed before the wish to stop is looked at.
+const PATIENCE: u64 = 256 << 20;
+
+/// What an earlier run finished: tensors whose source bytes still have the hash that the journal
+/// tells. The others are forgotten.
+fn finished(
+    prepared: &Prepared,
+    options: &Options,
+    pool: &rayon::ThreadPool,
+    output: &mut Output,
+    progress: &mut dyn Progress,
+) -> Result<BTreeMap<usize, Outcome>> {
+    let mut claims = Vec::new();
+    for i in 0..prepared.items.len() {
+        let Some(note) = output.finished(i) else {
+            continue;
+        };
+        let fields = note.split_once(' ');
+        match fields.and_then(|(hash, line)| Some((i, hash.to_owned(), Outcome::from_line(line)?)))
+        {
+            Some(claim) => claims.push(claim),
+            None => output.forget(i),
+        }
+    }
+    let (mut out, mut read) = (BTreeMap::new(), 0);
+    for some in claims.chunks(pool.current_num_threads().max(1)) {
+        let numbers: Vec<usize> = some.iter().map(|c| c.0).collect();
+        let jobs = prepared.jobs(&numbers, options)?;
+        let hashes = || jobs.par_iter().map(Job::source_hash).collect();
+        let hashes: Vec<_> = pool.install::<_, Result<_>>(hashes)?;
+        for ((i, hash, outcome), now) in some.iter().zip(hashes) {
+            let bytes = prepared.items[*i].source_bytes(&prepared.checkpoint);
+            read += bytes;
+            if *hash == seal::hex(&now) {
+                progress.advance(bytes);
+                out.insert(*i, *outcome);
+            } else {
+                output.forget(*i);
+            }
+        }
+        if read > PATIENCE {
+            read = 0;
+            if progress.cancelled() {
+                return Err(Error::Interrupted);
+            }
+        }
+    }
+    Ok(out)
 }
 
 /// Converts into memory: the bytes [`convert`] would write to one file.
@@ -235,7 +291,7 @@ pub fn convert_to_vec(source: &Path, options: &Options) -> Result<(Vec<u8>, Repo
     let sums = pipeline::run(&pool, &jobs, |units| {
         let memory = Path::new("memory");
         writer::stream(&mut bytes, &plan, &layout, memory, &mut |i, out| {
-            let outcome = units.fill(i, out, &mut ())?;
+            let (outcome, _) = units.fill(i, out, &mut ())?;
             report.record(i, &outcome);
             Ok(())
         })

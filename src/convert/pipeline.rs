@@ -15,6 +15,8 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Condvar, Mutex, MutexGuard};
 
+use sha2::{Digest, Sha256};
+
 use super::Progress;
 use super::stream::{Done, Job, Scratch, Unit};
 use super::sums::Outcome;
@@ -153,23 +155,25 @@ impl<'a> Pipeline<'a> {
         computed.unwrap_or_else(|panic| resume_unwind(panic))
     }
 
-    /// Writes the units of a job. Jobs are filled in order, each once.
+    /// Writes the units of a job; returns the hash of its source bytes, too. Jobs are filled in order,
+    /// each once.
     pub fn fill(
         &self,
         job: usize,
         out: &mut dyn Write,
         progress: &mut dyn Progress,
-    ) -> Result<Outcome> {
-        let mut outcome = Outcome::default();
+    ) -> Result<(Outcome, [u8; 32])> {
+        let (mut outcome, mut source) = (Outcome::default(), Sha256::new());
         for i in self.ranges[job].clone() {
             let done = self.take(i)?;
             out.write_all(&done.bytes).map_err(Error::io("output"))?;
             outcome.add(&done.outcome);
+            source.update(done.source);
             progress.advance(done.read);
             if progress.cancelled() {
                 return Err(Error::Interrupted);
             }
         }
-        Ok(outcome)
+        Ok((outcome, source.finalize().into()))
     }
 }

@@ -146,7 +146,7 @@ impl Prepared {
 
     /// `single`: the only weight file to look at, a `.pth` file beside no configuration.
     fn read_folder(dir: &Path, single: Option<&str>, options: &Options) -> Result<Prepared> {
-        let folder = Folder::new(dir);
+        let folder = Folder::new(dir).naming(single);
         let config = folder.json("config.json")?;
         let native = match &config {
             Some(_) => None,
@@ -289,8 +289,13 @@ impl Prepared {
     }
 
     /// What decides the bytes of the files: a run with other facts is not continued. The sources
-    /// are known by name, size and time of change.
-    pub fn identity(&self, files: &[(PathBuf, writer::Plan)]) -> Result<Identity> {
+    /// are known by name, size and time of change here; the journal has hashes of their bytes.
+    /// Configuration, tokenizer, importance matrix and adapters are in the metadata, by hash.
+    pub fn identity(
+        &self,
+        files: &[(PathBuf, writer::Plan)],
+        options: &Options,
+    ) -> Result<Identity> {
         let mut sources = Vec::new();
         for path in &self.sources {
             let meta = std::fs::metadata(path).map_err(Error::io(path))?;
@@ -303,6 +308,17 @@ impl Prepared {
         for (path, part) in files {
             plan.update(path.file_name().unwrap_or_default().as_encoded_bytes());
             plan.update(part.layout()?.header);
+        }
+        let same = Options {
+            policy: options.policy.clone(),
+            layout: options.layout,
+            search: options.search,
+            allow_nonfinite: options.allow_nonfinite,
+            ..Options::default()
+        };
+        plan.update(format!("{same:?}"));
+        for item in &self.items {
+            plan.update(format!("{item:?}"));
         }
         let recipe = self.metadata.iter().find(|(k, _)| k == RECIPE);
         let recipe = recipe.map_or(String::new(), |(_, v)| format!("{v:?}"));

@@ -12,13 +12,14 @@ use std::sync::Arc;
 
 use geb_kernels::dtype::Dtype;
 use geb_kernels::{Effort, Kernels, Search};
+use sha2::{Digest, Sha256};
 
-use super::Source;
 use super::checkpoint::{Checkpoint, float_type};
 use super::feedback::Shared;
 use super::merge::{self, Change};
 use super::rows::Part;
 use super::sums::{Outcome, Sums};
+use super::{Made, Source};
 use crate::error::{Error, Result};
 use crate::sparsity::worth_packing;
 
@@ -62,6 +63,8 @@ pub(super) struct Done {
     pub outcome: Outcome,
     /// Source bytes read.
     pub read: u64,
+    /// SHA-256 of them.
+    pub source: [u8; 32],
 }
 
 /// Memory a thread uses again for every unit.
@@ -136,61 +139,36 @@ impl Job<'_> {
         pool: &rayon::ThreadPool,
         scratch: &mut Scratch,
     ) -> Result<Done> {
+        let mut sum = Sha256::new();
         let parts = match self.source {
             Source::Rows(parts) => parts,
             Source::Values(values) => {
                 let x = &values[unit.rows.clone()];
-                let (bytes, outcome) =
-                    self.encode(x, (unit, pool), &mut scratch.y, |at| at as u64)?;
-                let read = 0;
-                return Ok(Done {
-                    bytes,
-                    outcome,
-                    read,
-                });
+                hash_values(x, &mut sum);
+                return self.plain(x, 0, (unit, pool), scratch, sum);
             }
             Source::Made(made) => {
                 let x = made.values(self.checkpoint)?;
-                let (bytes, outcome) =
-                    self.encode(&x, (unit, pool), &mut scratch.y, |at| at as u64)?;
+                self.hash_made(made, &mut sum)?;
                 let read = made.source_bytes(self.checkpoint);
-                return Ok(Done {
-                    bytes,
-                    outcome,
-                    read,
-                });
+                return self.plain(&x, read, (unit, pool), scratch, sum);
             }
         };
         let (part, rows) = (&parts[unit.part], &unit.rows);
         let source = &self.checkpoint.tensors()[part.tensor];
-        let from = float_type(source)?;
         let cols = self.row_len();
-        let row_bytes = from.row_bytes(cols).ok_or_else(|| self.misfit(from))?;
+        let from = self.load(part, rows, scratch, &mut sum)?;
         let Scratch { raw, x, y } = scratch;
         if is_integer(from) {
             if from != self.dtype || part.transposed || !self.changes.is_empty() {
                 return Err(self.misfit(self.dtype));
             }
-            let mut bytes = vec![0; rows.len() * row_bytes];
-            self.read(part, rows, row_bytes, &mut bytes)?;
             return Ok(Done {
-                read: bytes.len() as u64,
-                bytes,
+                read: raw.len() as u64,
+                bytes: raw.clone(),
                 outcome: Outcome::default(),
+                source: sum.finalize().into(),
             });
-        }
-        x.resize(rows.len() * cols, 0.0);
-        raw.resize(rows.len() * row_bytes, 0);
-        if part.transposed {
-            self.read_columns(part, rows, (from, cols), (raw, x))?;
-        } else if let Some(coded) = &source.coded {
-            let list: Vec<usize> = rows.clone().map(|i| part.rows.at(i)).collect();
-            coded.rows(self.checkpoint, &list, x)?;
-        } else if from == Dtype::F32 && cfg!(target_endian = "little") {
-            self.read(part, rows, row_bytes, bytemuck::cast_slice_mut(x))?;
-        } else {
-            self.read(part, rows, row_bytes, raw)?;
-            self.to_f32(from, raw, x);
         }
         let index = |at: usize| {
             let (row, col) = (part.rows.at(rows.start + at / cols), at % cols);
@@ -231,7 +209,89 @@ impl Job<'_> {
             bytes,
             outcome,
             read,
+            source: sum.finalize().into(),
         })
+    }
+
+    /// Encodes values that are no rows of the source.
+    fn plain(
+        &self,
+        x: &[f32],
+        read: u64,
+        at: (&Unit, &rayon::ThreadPool),
+        scratch: &mut Scratch,
+        sum: Sha256,
+    ) -> Result<Done> {
+        let (bytes, outcome) = self.encode(x, at, &mut scratch.y, |at| at as u64)?;
+        Ok(Done {
+            bytes,
+            outcome,
+            read,
+            source: sum.finalize().into(),
+        })
+    }
+
+    /// Reads rows of a part as F32 into `scratch.x`, and their bytes into `scratch.raw` where they are
+    /// of another type; returns that type. All that is read goes through `sum`.
+    fn load(
+        &self,
+        part: &Part,
+        rows: &Range<usize>,
+        scratch: &mut Scratch,
+        sum: &mut Sha256,
+    ) -> Result<Dtype> {
+        let source = &self.checkpoint.tensors()[part.tensor];
+        let from = float_type(source)?;
+        let cols = self.row_len();
+        let row_bytes = from.row_bytes(cols).ok_or_else(|| self.misfit(from))?;
+        let Scratch { raw, x, .. } = scratch;
+        x.resize(rows.len() * cols, 0.0);
+        raw.resize(rows.len() * row_bytes, 0);
+        if is_integer(from) {
+            self.read(part, rows, row_bytes, raw, sum)?;
+        } else if part.transposed {
+            self.read_columns(part, rows, (from, cols), (raw, x), sum)?;
+        } else if let Some(coded) = &source.coded {
+            let list: Vec<usize> = rows.clone().map(|i| part.rows.at(i)).collect();
+            coded.rows(self.checkpoint, &list, x)?;
+            hash_values(x, sum);
+        } else if from == Dtype::F32 && cfg!(target_endian = "little") {
+            self.read(part, rows, row_bytes, bytemuck::cast_slice_mut(x), sum)?;
+        } else {
+            self.read(part, rows, row_bytes, raw, sum)?;
+            self.to_f32(from, raw, x);
+        }
+        Ok(from)
+    }
+
+    /// SHA-256 over the [`Done::source`] of all units, from the source as it is now.
+    pub fn source_hash(&self) -> Result<[u8; 32]> {
+        let (mut all, mut scratch) = (Sha256::new(), Scratch::default());
+        for unit in self.units() {
+            let mut sum = Sha256::new();
+            match self.source {
+                Source::Values(values) => hash_values(&values[unit.rows.clone()], &mut sum),
+                Source::Made(made) => self.hash_made(made, &mut sum)?,
+                Source::Rows(parts) => {
+                    self.load(&parts[unit.part], &unit.rows, &mut scratch, &mut sum)?;
+                }
+            }
+            all.update(sum.finalize());
+        }
+        Ok(all.finalize().into())
+    }
+
+    fn hash_made(&self, made: &Made, sum: &mut Sha256) -> Result<()> {
+        let mut piece = vec![0; UNIT];
+        for i in made.tensors() {
+            let length = self.checkpoint.tensors()[i].range.len();
+            for at in (0..length).step_by(UNIT) {
+                let piece = &mut piece[..UNIT.min(length - at)];
+                self.checkpoint.read(i, at, piece)?;
+                sum.update(piece);
+            }
+        }
+        Ok(())
     }
 
     /// Copies rows of a part, neighbours at once.
@@ -241,6 +301,7 @@ impl Job<'_> {
         rows: &Range<usize>,
         row_bytes: usize,
         out: &mut [u8],
+        sum: &mut Sha256,
     ) -> Result<()> {
         let mut at = rows.start;
         let mut out = out;
@@ -252,6 +313,7 @@ impl Job<'_> {
             let n = together + 1;
             let (now, later) = out.split_at_mut(n * row_bytes);
             self.checkpoint.read(part.tensor, start * row_bytes, now)?;
+            sum.update(&now);
             (at, out) = (at + n, later);
         }
         Ok(())
@@ -264,6 +326,7 @@ impl Job<'_> {
         rows: &Range<usize>,
         (from, cols): (Dtype, usize),
         (raw, x): (&mut [u8], &mut [f32]),
+        sum: &mut Sha256,
     ) -> Result<()> {
         let tensor = &self.checkpoint.tensors()[part.tensor];
         let size = |n: usize| from.row_bytes(n).ok_or_else(|| self.misfit(from));
@@ -277,6 +340,7 @@ impl Job<'_> {
         for col in 0..cols {
             let at = size(col * tensor.cols() + first)?;
             self.checkpoint.read(part.tensor, at, raw)?;
+            sum.update(&raw);
             self.to_f32(from, raw, &mut line);
             for (x, v) in x[col..].iter_mut().step_by(cols).zip(&line) {
                 *x = *v;
@@ -383,6 +447,13 @@ impl Job<'_> {
             true => y.iter().map(|v| u64::from(*v == 0.0)).sum(),
             false => 0,
         }
+    }
+}
+
+fn hash_values(values: &[f32], sum: &mut Sha256) {
+    match cfg!(target_endian = "little") {
+        true => sum.update(bytemuck::cast_slice::<f32, u8>(values)),
+        false => values.iter().for_each(|v| sum.update(v.to_le_bytes())),
     }
 }
 

@@ -18,55 +18,35 @@ use std::sync::Mutex;
 use super::writer::{Fill, Plan};
 use super::{Output, journal};
 use crate::error::{Error, Result};
+use crate::files::{
+    Over, Place, folder_of, identity, open_folder, open_regular, retry, sync_folder, take_over,
+};
 
 const INFIX: &str = ".geb-partial-";
 
 /// Writes the planned file atomically: `path` holds what it held before, or the complete new
-/// file, which has been read back and compared. Memory: the header and one write buffer.
+/// file, which has been read back and compared. An old file is replaced whatever it is; a link is
+/// followed. Memory: the header and one write buffer.
 ///
 /// # Errors
-/// Plan errors as in [`Plan::layout`]; [`Error::Request`] when `path` is a directory, a link
-/// or not a regular file, or is being written by this process already; [`Error::Io`];
+/// Plan errors as in [`Plan::layout`]; [`Error::Request`] when `path` is a directory or
+/// not a regular file, or is being written by this process already; [`Error::Io`];
 /// [`Error::Verify`] when `fill` does not keep to the plan or the bytes do not read back;
 /// whatever `fill` returns.
 pub fn write_file(path: &Path, plan: &Plan, fill: &mut Fill<'_>) -> Result<()> {
-    let mut output = Output::create(vec![(path.to_owned(), plan.clone())], None)?;
+    let files = vec![(path.to_owned(), plan.clone())];
+    let mut output = Output::create(files, Over::ANY, None)?;
     for i in 0..plan.tensors.len() {
         output.tensor(i, &mut |out| fill(i, out).map(|()| String::new()))?;
     }
     output.finish()
 }
 
-/// Whether both paths lead to the same file, also through symbolic or hard links. A path
-/// that does not exist is the same as nothing.
-pub fn same_file(a: &Path, b: &Path) -> Result<bool> {
-    let id = |p: &Path| match fs::metadata(p) {
-        Ok(meta) => identity(p, &meta).map(Some),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(Error::Io {
-            path: p.to_owned(),
-            source,
-        }),
-    };
-    Ok(matches!((id(a)?, id(b)?), (Some(a), Some(b)) if a == b))
-}
-
-#[cfg(unix)]
-fn identity(_: &Path, meta: &fs::Metadata) -> Result<(u64, u64)> {
-    use std::os::unix::fs::MetadataExt;
-    Ok((meta.dev(), meta.ino()))
-}
-
-#[cfg(not(unix))]
-fn identity(path: &Path, _: &fs::Metadata) -> Result<PathBuf> {
-    fs::canonicalize(path).map_err(Error::io(path))
-}
-
 /// The place to write to: an existing folder and a name in it.
 pub(super) struct Target {
     pub path: PathBuf,
-    folder: PathBuf,
-    name: OsString,
+    pub folder: PathBuf,
+    pub name: OsString,
     /// Kept open so that the last step cannot fail for want of a descriptor.
     #[cfg_attr(not(unix), allow(dead_code))]
     folder_handle: Option<File>,
@@ -81,35 +61,15 @@ fn refuse(path: &Path, value: &str) -> Error {
 }
 
 impl Target {
-    pub fn check(path: &Path) -> Result<Target> {
-        let name = path
-            .file_name()
-            .ok_or_else(|| refuse(path, "not a file name"))?
-            .to_owned();
-        let folder = match path.parent() {
-            Some(p) if !p.as_os_str().is_empty() => p.to_owned(),
-            _ => PathBuf::from("."),
-        };
-        match fs::symlink_metadata(path) {
-            Ok(m) if m.is_dir() => return Err(refuse(path, "a directory")),
-            Ok(m) if m.is_symlink() => return Err(refuse(path, "a symbolic link")),
-            Ok(m) if !m.is_file() => return Err(refuse(path, "not a regular file")),
-            Ok(_) => {}
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(source) => {
-                return Err(Error::Io {
-                    path: path.to_owned(),
-                    source,
-                });
-            }
-        }
-        let folder_handle = if cfg!(unix) {
-            Some(File::open(&folder).map_err(Error::io(&folder))?)
-        } else {
-            None
-        };
+    /// The file that `path` leads to, links followed; what is there must be one of `over`.
+    pub fn check(path: &Path, over: Over) -> Result<Target> {
+        let place = Place::of(path)?;
+        place.check(over)?;
+        let (path, name) = place.regular()?;
+        let folder = folder_of(&path);
+        let folder_handle = open_folder(&folder)?;
         Ok(Target {
-            path: path.to_owned(),
+            path,
             folder,
             name,
             folder_handle,
@@ -189,21 +149,11 @@ impl Target {
         Ok(())
     }
 
-    fn sync_folder(&self) -> Result<()> {
-        let Some(handle) = &self.folder_handle else {
-            return Ok(());
-        };
-        match handle.sync_all() {
-            // Some file systems cannot sync a folder.
-            Err(e)
-                if matches!(
-                    e.kind(),
-                    io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported
-                ) =>
-            {
-                Ok(())
-            }
-            other => other.map_err(Error::io(&self.folder)),
+    /// Makes names in the folder durable.
+    pub fn sync_folder(&self) -> Result<()> {
+        match &self.folder_handle {
+            Some(handle) => sync_folder(&self.folder, handle),
+            None => Ok(()),
         }
     }
 }
@@ -224,7 +174,7 @@ pub(super) fn alive(pid: u32) -> bool {
 
 /// A partial file is abandoned when nobody holds its lock and its process does not exist.
 fn abandoned(path: &Path, pid: u32) -> bool {
-    let Ok(file) = OpenOptions::new().read(true).open(path) else {
+    let Ok((file, _)) = open_regular(path) else {
         return false;
     };
     !alive(pid) && !matches!(file.try_lock(), Err(TryLockError::WouldBlock))
@@ -256,6 +206,16 @@ impl Drop for Busy {
     }
 }
 
+/// A name that others can guess is opened only where it is a file itself.
+pub(super) fn no_link(options: &mut OpenOptions) -> &mut OpenOptions {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+        options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    }
+    options
+}
+
 /// The temporary file; removed when dropped before it was published, unless it is kept.
 pub(super) struct Temp {
     pub path: PathBuf,
@@ -266,14 +226,23 @@ pub(super) struct Temp {
 impl Temp {
     pub fn create(target: &Target) -> Result<Temp> {
         let path = target.temp_path(std::process::id(), "");
-        Self::open(path, OpenOptions::new().write(true).create_new(true))
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true);
+        #[cfg(unix)]
+        if target.path.exists() {
+            // Until it has the mode of the old file nobody else reads it.
+            use std::os::unix::fs::OpenOptionsExt;
+            options.mode(0o600);
+        }
+        Self::open(path, &options)
     }
 
     /// Opens what process `pid` left, or begins it again.
     pub fn reopen(target: &Target, pid: u32) -> Result<Temp> {
         let path = target.temp_path(pid, "");
         let mut options = OpenOptions::new();
-        Self::open(path, options.write(true).create(true).truncate(false))
+        no_link(options.write(true).create(true).truncate(false));
+        Self::open(path, &options)
     }
 
     fn open(path: PathBuf, options: &OpenOptions) -> Result<Temp> {
@@ -300,6 +269,9 @@ impl Temp {
                 self.path.display()
             )));
         }
+        if let Ok(old) = fs::metadata(&target.path) {
+            take_over(&self.file, &old);
+        }
         retry(|| fs::rename(&self.path, &target.path)).map_err(Error::io(&target.path))?;
         self.keep = true;
         target.sync_folder()
@@ -310,16 +282,6 @@ impl Drop for Temp {
     fn drop(&mut self) {
         if !self.keep {
             let _ = retry(|| fs::remove_file(&self.path));
-        }
-    }
-}
-
-/// The standard library repeats interrupted reads, writes and syncs, but not these.
-fn retry(mut call: impl FnMut() -> io::Result<()>) -> io::Result<()> {
-    loop {
-        match call() {
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            other => return other,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The journal of a long write: which tensors are finished, so that a killed run can continue.
 //!
 //! ```text
-//! geb-journal 1
+//! geb-journal 2
 //! = version "0.1.0"          what the files are made from, one line per fact
 //! = plan "5f2c…"
 //!                            an empty line
@@ -16,13 +16,13 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use super::atomic::alive;
+use super::atomic::{alive, no_link};
 use super::seal::{hex, unhex};
 use crate::error::{Error, Result};
 
 /// What the name of a journal adds to that of the temporary file.
 pub(super) const SUFFIX: &str = ".journal";
-const MAGIC: &str = "geb-journal 1\n";
+const MAGIC: &str = "geb-journal 2\n";
 /// Longest journal that is read: 65,536 tensors of some 300 bytes.
 const MAX_BYTES: u64 = 64 << 20;
 
@@ -68,7 +68,8 @@ impl Journal {
 
     /// Opens what process `pid` left, if it does not use it any more.
     pub fn reopen(path: &Path, pid: u32, identity: &Identity) -> Found {
-        let Ok(mut file) = OpenOptions::new().read(true).write(true).open(path) else {
+        let mut options = OpenOptions::new();
+        let Ok(mut file) = no_link(options.read(true).write(true)).open(path) else {
             return Found::Busy;
         };
         match file.try_lock() {

@@ -2,7 +2,7 @@
 //!
 //! `reader` is the cursor, `parse` and `shape` the rules in file order, `value` the metadata types,
 //! `file` an opened file, `split` one in parts; `meta` and `writer` plan and stream, `atomic` replaces
-//! a file whole, `output` a set of files with a `journal` of what is finished, `seal` stores and
+//! a file whole, `swap` a whole set, `output` a set of files with a `journal` of what is finished, `seal` stores and
 //! checks hashes, `flush` keeps the disk busy.
 
 mod atomic;
@@ -16,6 +16,7 @@ mod reader;
 pub mod seal;
 mod shape;
 pub mod split;
+mod swap;
 mod value;
 pub mod writer;
 

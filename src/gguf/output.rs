@@ -16,9 +16,11 @@ use std::path::PathBuf;
 use super::atomic::{Busy, Target, Temp};
 use super::flush::Flusher;
 use super::journal::{Entry, Found, Identity, Journal, SUFFIX};
+use super::swap::{self, Swapped};
 use super::writer::{self, Layout, Plan};
 use super::{GgufFile, Load, seal};
 use crate::error::{Error, Result};
+use crate::files::Over;
 
 const BUFFER_BYTES: usize = 1 << 20;
 /// From this size on, files are written to disk beside the work.
@@ -52,25 +54,37 @@ pub struct Output {
     notes: Vec<Option<String>>,
     /// For large files.
     flusher: Option<Flusher>,
-    /// What became of the wish to continue, in one line.
-    pub remark: Option<String>,
+    /// Why an earlier run is not continued.
+    refused: Option<String>,
+    /// Tensors that an earlier run claims to have finished.
+    claimed: usize,
+    /// Those of them whose source is another one now.
+    forgotten: usize,
 }
 
 impl Output {
-    /// Lays out the files and creates them under temporary names. The tensors of all files are
-    /// numbered through.
+    /// Lays out the files and creates them under temporary names; what stands in their places must be
+    /// one of `over`. The tensors of all files are numbered through.
     ///
     /// # Errors
     /// As [`writer::write_file`].
-    pub fn create(files: Vec<(PathBuf, Plan)>, resume: Option<&Resume>) -> Result<Output> {
+    pub fn create(
+        files: Vec<(PathBuf, Plan)>,
+        over: Over,
+        resume: Option<&Resume>,
+    ) -> Result<Output> {
+        if let [(first, _), _, ..] = &files[..] {
+            let paths: Vec<PathBuf> = files.iter().map(|f| f.0.clone()).collect();
+            swap::heal(first, &paths)?;
+        }
         let mut open = Vec::with_capacity(files.len());
         for (path, plan) in files {
             let layout = plan.layout()?;
-            let target = Target::check(&path)?;
+            let target = Target::check(&path, over)?;
             let busy = Busy::enter(&target)?;
             open.push((target, plan, layout, busy));
         }
-        let (earlier, mut remark) = match resume.filter(|r| r.wanted) {
+        let (earlier, refused) = match resume.filter(|r| r.wanted) {
             Some(resume) => find(&open[0].0, &resume.identity),
             None => (None, None),
         };
@@ -115,17 +129,11 @@ impl Output {
             sums: vec![None; first],
             notes: vec![None; first],
             flusher: None,
-            remark: None,
+            refused,
+            claimed: entries.len(),
+            forgotten: 0,
         };
-        let claimed = entries.len();
         output.believe(entries)?;
-        let done = output.sums.iter().flatten().count();
-        if claimed > 0 {
-            remark = Some(format!(
-                "continued: {done} of {first} tensors were finished"
-            ));
-        }
-        output.remark = remark;
         output.keep(resume.is_some_and(|r| r.wanted));
         Ok(output)
     }
@@ -161,6 +169,27 @@ impl Output {
     /// The note of a tensor that an earlier run finished; `None` when it is still to be written.
     pub fn finished(&self, tensor: usize) -> Option<&str> {
         self.notes.get(tensor)?.as_deref()
+    }
+
+    /// A tensor that an earlier run finished is to be written all the same.
+    pub fn forget(&mut self, tensor: usize) {
+        self.forgotten += usize::from(self.sums[tensor].is_some());
+        (self.sums[tensor], self.notes[tensor]) = (None, None);
+    }
+
+    /// What became of the wish to continue, in one line.
+    pub fn remark(&self) -> Option<String> {
+        if self.claimed == 0 {
+            return self.refused.clone();
+        }
+        let (all, done) = (self.sums.len(), self.sums.iter().flatten().count());
+        let again = match self.forgotten {
+            0 => String::new(),
+            n => format!("; the source of {n} more is another one now, they are made again"),
+        };
+        Some(format!(
+            "continued: {done} of {all} tensors were finished{again}"
+        ))
     }
 
     /// Streams a tensor. `fill` writes exactly the planned bytes and returns a note for the
@@ -232,19 +261,34 @@ impl Output {
         for part in &mut self.parts {
             part.complete(&sums, &set)?;
         }
-        // A set is opened by its first part. While names change there is none, so that no
-        // reader meets parts of two sets.
-        if self.parts.len() > 1 {
-            self.parts[0].target.remove_old()?;
-        }
-        for part in self.parts.iter_mut().rev() {
-            part.temp.publish(&part.target)?;
-        }
+        self.publish()?;
         // The files have their names; the journal goes.
         if let Some(journal) = &mut self.journal {
             journal.keep = false;
         }
         Ok(())
+    }
+}
+
+impl Output {
+    /// Gives the files their names: a single one at once, a set in the place of an old one too, where
+    /// there are links.
+    fn publish(&mut self) -> Result<()> {
+        let swapped = self.parts.iter_mut().map(|p| Swapped {
+            target: &p.target,
+            temp: &mut p.temp,
+        });
+        let mut swapped: Vec<_> = swapped.collect();
+        if swapped.len() > 1 && swap::replace(&mut swapped)? {
+            return Ok(());
+        }
+        // A set is opened by its first part. While names change there is none, so that no
+        // reader meets parts of two sets.
+        if self.parts.len() > 1 {
+            self.parts[0].target.remove_old()?;
+        }
+        let mut parts = self.parts.iter_mut().rev();
+        parts.try_for_each(|p| p.temp.publish(&p.target))
     }
 }
 

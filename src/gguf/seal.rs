@@ -26,6 +26,8 @@ pub const SET_HASH: &str = "geb.split.sha256";
 
 /// Bytes read at a time.
 const PIECE: usize = 1 << 18;
+/// Bytes of a piece of a whole file.
+const LONG: u64 = 16 << 20;
 /// Bytes from which on several threads hash.
 const PARALLEL: u64 = 16 << 20;
 
@@ -122,6 +124,21 @@ pub(super) fn hash_ranges(path: &Path, ranges: &[Range<u64>]) -> Result<Vec<[u8;
         _ => ranges.par_iter().map(one).collect(),
     };
     sums.map_err(Error::io(path))
+}
+
+/// SHA-256 over those of the pieces of all parts of these files.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn hash_files<'a>(files: impl IntoIterator<Item = &'a GgufFile>) -> Result<[u8; 32]> {
+    let mut sums = Vec::new();
+    for (part, path) in files.into_iter().flat_map(GgufFile::parts) {
+        let length = part.data().len() as u64;
+        let starts = (0..length).step_by(LONG as usize);
+        let ranges: Vec<_> = starts.map(|at| at..length.min(at + LONG)).collect();
+        sums.extend(hash_ranges(path, &ranges)?);
+    }
+    Ok(hash_of(sums.iter()))
 }
 
 /// What a check of the stored hashes found.

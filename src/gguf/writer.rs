@@ -11,12 +11,13 @@ use std::path::Path;
 use geb_kernels::dtype::Dtype;
 use sha2::{Digest, Sha256};
 
-pub use super::atomic::{same_file, write_file};
+pub use super::atomic::write_file;
 pub use super::meta::MetaValue;
 use super::meta::string;
 use super::parse::{self, Index};
 use super::{GgufFile, Value, shape};
 use crate::error::{Error, Result};
+pub use crate::files::same_file;
 use crate::limits;
 
 /// A tensor to be written: name, type, dimensions with the contiguous one first.

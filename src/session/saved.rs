@@ -61,6 +61,12 @@ impl Session {
         Ok(out)
     }
 
+    /// Most bytes that a state for this session has.
+    pub fn state_bytes(&self) -> u64 {
+        let numbers = self.ctx() + self.state.values().len();
+        (HEADER + 4 * numbers + 32) as u64
+    }
+
     /// Becomes the session that [`Session::save_state`] has written; going back behind it starts again.
     ///
     /// # Errors

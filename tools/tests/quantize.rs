@@ -205,6 +205,177 @@ fn the_probe_ranks_layouts() {
     );
 }
 
+/// What stands where a file is to be written: its own kind is replaced, anything else only when told to.
+#[test]
+fn what_is_not_ours_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let (out, report) = (dir.path().join("m.gguf"), dir.path().join("r.json"));
+    let report_flags = ["--type", "q8_0", "--report", report.to_str().unwrap()];
+    let adapter = b"GGUF\x03\0\0\0\0\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x0c\0\0\0\0\0\0\0general.type\x08\0\0\0\x07\0\0\0\0\0\0\0adapter";
+    for old in [
+        &b"my notes"[..],
+        b"PK\x03\x04 archive",
+        b"{\"a\": 1}",
+        adapter,
+    ] {
+        for path in [&out, &report] {
+            let _ = (fs::remove_file(&out), fs::remove_file(&report));
+            fs::write(path, old).unwrap();
+            let done = run(&nano(), &out, &report_flags);
+            let name = path.file_name().unwrap().to_str().unwrap();
+            fails(&done, 2, name);
+            fails(&done, 2, "--force");
+            assert_eq!(fs::read(path).unwrap(), old);
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        }
+    }
+    let forced = [
+        "--force",
+        "--type",
+        "q8_0",
+        "--report",
+        report.to_str().unwrap(),
+    ];
+    fs::write(&out, "my notes").unwrap();
+    assert!(run(&nano(), &out, &forced).status.success());
+    // Both are of their kind now, and an empty file is nothing.
+    for empty in [false, true] {
+        if empty {
+            fs::write(&out, "").unwrap();
+            fs::write(&report, "").unwrap();
+        }
+        assert!(run(&nano(), &out, &report_flags).status.success());
+        assert!(fs::read(&out).unwrap().starts_with(b"GGUF"));
+        assert!(fs::read(&report).unwrap().starts_with(b"{"));
+    }
+}
+
+/// Links and devices keep their names, whatever is written to them.
+#[cfg(unix)]
+#[test]
+fn links_and_devices_are_written_through() {
+    use std::os::unix::fs::{FileTypeExt, symlink};
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    fs::create_dir(at("real")).unwrap();
+    symlink("real/m.gguf", at("m.gguf")).unwrap();
+    symlink("real/r.json", at("r.json")).unwrap();
+    let report = at("r.json");
+    let flags = ["--type", "q8_0", "--report", report.to_str().unwrap()];
+    for _ in 0..2 {
+        assert!(run(&nano(), &at("m.gguf"), &flags).status.success());
+        for name in ["m.gguf", "r.json"] {
+            assert!(fs::symlink_metadata(at(name)).unwrap().is_symlink());
+            assert!(
+                fs::symlink_metadata(at("real").join(name))
+                    .unwrap()
+                    .is_file()
+            );
+        }
+    }
+    assert_eq!(fs::read_dir(at("real")).unwrap().count(), 2);
+    symlink("/dev/null", at("null")).unwrap();
+    for device in ["/dev/null", at("null").to_str().unwrap()] {
+        let done = run(
+            &nano(),
+            &at("m.gguf"),
+            &["--type", "q8_0", "--report", device],
+        );
+        assert!(done.status.success());
+        assert!(
+            fs::metadata("/dev/null")
+                .unwrap()
+                .file_type()
+                .is_char_device()
+        );
+    }
+    let both = run(
+        &nano(),
+        &at("m.gguf"),
+        &["--type", "q8_0", "--report", "/dev/stdout"],
+    );
+    let text = String::from_utf8(both.stdout).unwrap();
+    assert!(
+        text.starts_with("{\n  \"written\"") && text.contains("weights"),
+        "{text}"
+    );
+    // Standard output that is a file: what was there before and after stays in order.
+    let log = fs::File::create(at("log")).unwrap();
+    let mut command = quantize();
+    command
+        .arg(nano())
+        .arg(at("m.gguf"))
+        .args(["--type", "q8_0", "--report", "/dev/stdout"]);
+    assert!(command.stdout(log).status().unwrap().success());
+    assert_eq!(fs::read_to_string(at("log")).unwrap(), text);
+    let full = run(
+        &nano(),
+        &at("m.gguf"),
+        &["--type", "q8_0", "--report", "/dev/full"],
+    );
+    fails(&full, 1, "/dev/full");
+    for refused in ["/dev/null", "/dev/stdout", "/dev/fd/1"] {
+        fails(
+            &run(&nano(), Path::new(refused), &["--type", "q8_0"]),
+            2,
+            "not a regular file",
+        );
+    }
+}
+
+/// Inputs that never end, that nobody writes, or that lead elsewhere.
+#[cfg(unix)]
+#[test]
+fn endless_and_waiting_inputs() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("m.gguf");
+    let pipe = dir.path().join("pipe");
+    assert!(
+        Command::new("mkfifo")
+            .arg(&pipe)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let name = pipe.to_str().unwrap();
+    let q8 = ["--type", "q8_0"];
+    let with = |flag: &str, path: &str| run(&nano(), &out, &["--type", "q8_0", flag, path]);
+    fails(&with("--chat-template", "/dev/zero"), 2, "/dev/zero");
+    fails(&with("--imatrix", name), 2, "not a regular file");
+    fails(&with("--imatrix", "/dev/zero"), 2, "not a regular file");
+    fails(&run(&pipe, &out, &q8), 2, "not a regular file");
+    fails(
+        &run(Path::new("/dev/zero"), &out, &q8),
+        2,
+        "not a regular file",
+    );
+    // A pipe with a writer is a file like any other.
+    let writing = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || fs::write(pipe, "{{ messages }}").unwrap()
+    });
+    assert!(with("--chat-template", name).status.success());
+    writing.join().unwrap();
+    // One that nobody writes is waited for, until the user has enough.
+    for signal in ["INT", "TERM"] {
+        let mut child = quantize();
+        child
+            .arg(nano())
+            .arg(&out)
+            .args(["--type", "q8_0", "--chat-template", name]);
+        let mut child = child.stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(400));
+        assert!(child.try_wait().unwrap().is_none());
+        let kill = Command::new("kill")
+            .args(["-s", signal, &child.id().to_string()])
+            .status();
+        assert!(kill.unwrap().success());
+        let started = Instant::now();
+        assert_eq!(child.wait().unwrap().code(), Some(130), "{signal}");
+        assert!(started.elapsed() < Duration::from_secs(2));
+    }
+}
+
 /// Killed at any moment: the target is absent, old, or complete; the next run cleans up.
 #[test]
 fn kills_at_random_moments() {
@@ -222,7 +393,7 @@ fn kills_at_random_moments() {
             .wrapping_add(1_442_695_040_888_963_407);
         let old = i % 2 == 0;
         if old {
-            fs::write(&out, b"old").unwrap();
+            fs::write(&out, b"GGUF: old").unwrap();
         } else {
             let _ = fs::remove_file(&out);
         }
@@ -239,7 +410,7 @@ fn kills_at_random_moments() {
         cut += usize::from(!child.wait().unwrap().success());
         match fs::read(&out) {
             Ok(bytes) => assert!(
-                bytes == new || (old && bytes == b"old"),
+                bytes == new || (old && bytes == b"GGUF: old"),
                 "kill {i}: {} bytes",
                 bytes.len()
             ),
@@ -260,7 +431,7 @@ fn an_interrupt_cleans_up() {
     let start = Instant::now();
     assert!(run(&nano(), &out, &["--type", "q4_0"]).status.success());
     let whole = start.elapsed().as_micros() as u64;
-    fs::write(&out, b"old").unwrap();
+    fs::write(&out, b"GGUF: old").unwrap();
     for i in 0..10 {
         let mut child = quantize()
             .arg(nano())
@@ -278,12 +449,12 @@ fn an_interrupt_cleans_up() {
         // Before the handler is installed the signal ends the process itself.
         assert!(matches!(status.code(), Some(0 | 130) | None), "{status}");
         if status.code() == Some(130) {
-            assert_eq!(fs::read(&out).unwrap(), b"old");
+            assert_eq!(fs::read(&out).unwrap(), b"GGUF: old");
         }
         if status.code().is_some() {
             assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "leftovers");
         }
-        fs::write(&out, b"old").unwrap();
+        fs::write(&out, b"GGUF: old").unwrap();
     }
 }
 

@@ -21,12 +21,15 @@ impl DataFile {
     /// # Errors
     /// [`Error::Io`], or [`Error::Data`] for a file that is too large or not UTF-8.
     pub fn read(path: PathBuf) -> Result<DataFile> {
-        let size = std::fs::metadata(&path).map_err(Error::io(&path))?.len();
-        if size > limits::MAX_DATA_FILE_BYTES {
-            let allowed = format!("at most {} bytes", limits::MAX_DATA_FILE_BYTES);
-            return Err(bad(&path, 1, "size", &format!("{size} bytes"), &allowed));
-        }
-        let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
+        let max = limits::MAX_DATA_FILE_BYTES;
+        let read = crate::files::read_up_to(&path, max)?;
+        let bytes = read.ok_or_else(|| {
+            let (value, allowed) = (
+                format!("more than {max} bytes"),
+                format!("at most {max} bytes"),
+            );
+            bad(&path, 1, "size", &value, &allowed)
+        })?;
         let text = String::from_utf8(bytes).map_err(|e| {
             let (at, bytes) = (e.utf8_error().valid_up_to(), e.as_bytes());
             let line = 1 + bytes[..at].iter().filter(|b| **b == b'\n').count();

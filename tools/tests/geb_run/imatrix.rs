@@ -51,3 +51,32 @@ fn what_does_not_fit_is_one_clear_error() {
         stderr(&other)
     );
 }
+
+/// Another model of the same shapes is not gone on from.
+#[test]
+fn the_work_goes_on_with_the_same_model_only() {
+    let dir = tempfile::tempdir().expect("folder");
+    let path = |name: &str| dir.path().join(name).to_str().expect("path").to_owned();
+    let (text, out, other) = (path("text.txt"), path("m.gguf"), path("other.gguf"));
+    std::fs::write(&text, "It was the best of times. ".repeat(60)).expect("writes");
+    let mut bytes = std::fs::read(model()).expect("reads");
+    // The lowest bit of the last weight.
+    let last = bytes.len() - 4;
+    bytes[last] ^= 1;
+    std::fs::write(&other, bytes).expect("writes");
+    let words = ["imatrix", "-f", &text, "-o", &out, "--ctx", "64"];
+    exits(&run_on_model(&[&words[..], &["--chunks", "1"]].concat()), 0);
+    let begun = std::fs::read(&out).expect("the file");
+    let mut with_other = vec![words[0], "-m", &other];
+    with_other.extend(&words[1..]);
+    with_other.push("--resume");
+    let refused = run(&with_other);
+    exits(&refused, 3);
+    assert!(
+        stderr(&refused).contains("geb.imatrix.model"),
+        "{}",
+        stderr(&refused)
+    );
+    assert!(std::fs::read(&out).expect("the file") == begun);
+    exits(&run_on_model(&[&words[..], &["--resume"]].concat()), 0);
+}

@@ -8,6 +8,7 @@ mod compare;
 mod compress;
 mod encoder;
 mod evaluate;
+mod files;
 #[path = "../../../tests/common/gguf.rs"]
 #[allow(dead_code)]
 mod gguf;

@@ -137,7 +137,7 @@ pub enum Search {
 pub struct Files {
     /// Checkpoint folder (config.json, weights, tokenizer) or GGUF file
     pub source: PathBuf,
-    /// File to write; replaced only when the new one is complete and verified
+    /// File to write; an old GGUF file is replaced when the new one is complete and verified
     #[arg(required_unless_present = "dry_run")]
     pub out: Option<PathBuf>,
 }
@@ -149,6 +149,9 @@ pub struct Adapter {
     pub folder: PathBuf,
     /// GGUF file to write
     pub out: PathBuf,
+    /// Replace a file that is no adapter
+    #[arg(long)]
+    pub force: bool,
     /// Checkpoint folder of the model that the adapter changes
     #[arg(long, value_name = "FOLDER")]
     pub base: PathBuf,
@@ -228,6 +231,9 @@ pub struct How {
     /// Do not quantize the tensors whose names match; repeatable
     #[arg(long, value_name = "REGEX", value_parser = regex, help_heading = "Types of single tensors")]
     pub keep_f32: Vec<Regex>,
+    /// Replace a file that is there and is no GGUF file of a model, or no report
+    #[arg(long, help_heading = "Output")]
+    pub force: bool,
     /// Report as JSON, tensor by tensor, to a file
     #[arg(long, value_name = "FILE.json", help_heading = "Output")]
     pub report: Option<PathBuf>,

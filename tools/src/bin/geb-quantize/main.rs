@@ -38,7 +38,11 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("geb-quantize: {}", Shown::lines(&e.to_string()));
+            let hint = match e {
+                geb::Error::Occupied { .. } => " (--force replaces it)",
+                _ => "",
+            };
+            eprintln!("geb-quantize: {}{hint}", Shown::lines(&e.to_string()));
             ExitCode::from(e.exit_code() as u8)
         }
     }

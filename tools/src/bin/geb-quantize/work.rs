@@ -1,6 +1,5 @@
 //! What the flags mean: from `args` to options of the library, and the runs.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,6 +8,7 @@ use std::time::{Duration, Instant};
 use geb::convert::policy::Policy;
 use geb::convert::probe::{self as layout_probe, ProbeOptions};
 use geb::convert::{self, GebLayout, Options, Progress};
+use geb::files::{self, Over, Place};
 use geb::kernels::Effort;
 use geb::shown::Shown;
 use geb::{Dtype, Error, Result};
@@ -21,6 +21,11 @@ use crate::show;
 
 /// Longest probe text or template that is read.
 const MAX_TEXT_BYTES: u64 = 16 << 20;
+/// `--report` replaces its own kind.
+const REPORT: Over = Over {
+    name: "a report of geb-quantize",
+    is: |head| head.starts_with(b"{\n  \"written\": "),
+};
 
 impl Layout {
     fn meant(&self) -> GebLayout {
@@ -34,7 +39,13 @@ impl Layout {
 }
 
 impl How {
-    fn options(&self, layout: &Layout, adapters: Vec<(PathBuf, f32)>) -> Result<Options> {
+    fn options(
+        &self,
+        layout: &Layout,
+        adapters: Vec<(PathBuf, f32)>,
+        stop: &AtomicBool,
+    ) -> Result<Options> {
+        let read = |path: &Path| read_text(path, stop);
         let policy = Policy {
             pure: self.pure,
             output: self.output_type,
@@ -50,11 +61,12 @@ impl How {
             layout: layout.meant(),
             adapters,
             layers: self.keep_layers.as_ref().map(|l| l.0.clone()),
-            chat_template: self.chat_template.as_deref().map(read_text).transpose()?,
+            chat_template: self.chat_template.as_deref().map(read).transpose()?,
             hash_source: self.hash_source,
             split_max: self.split_max_size,
             resume: self.resume,
             no_heads: self.no_heads,
+            force: self.force,
             keep_experts: match &self.keep_experts[..] {
                 [] => None,
                 lists => Some(lists.join(" ").parse()?),
@@ -73,25 +85,13 @@ impl How {
     }
 }
 
-fn read_text(path: &Path) -> Result<String> {
-    let io = |source| Error::Io {
-        path: path.to_owned(),
-        source,
-    };
-    let size = std::fs::metadata(path).map_err(io)?.len();
-    if size > MAX_TEXT_BYTES {
-        return Err(Error::Request {
-            what: format!("size of {}", path.display()),
-            value: format!("{size} bytes"),
-            allowed: format!("at most {MAX_TEXT_BYTES} bytes"),
-        });
-    }
-    std::fs::read_to_string(path).map_err(io)
+fn read_text(path: &Path, stop: &AtomicBool) -> Result<String> {
+    files::utf8(path, files::read_stream(path, MAX_TEXT_BYTES, stop)?)
 }
 
 /// Runs a conversion.
 pub fn convert(files: &Files, how: &How, layout: &Layout, stop: &Arc<AtomicBool>) -> Result<()> {
-    let options = how.options(layout, Vec::new())?;
+    let options = how.options(layout, Vec::new(), stop)?;
     run((&files.source, files.out.as_deref()), how, &options, stop)
 }
 
@@ -100,9 +100,11 @@ pub fn merge(args: &Merge, stop: &Arc<AtomicBool>) -> Result<()> {
     let [source, adapters @ .., out] = &args.files[..] else {
         unreachable!("clap asks for three files");
     };
-    let options = args
-        .how
-        .options(&args.layout, adapters.iter().map(|a| scaled(a)).collect())?;
+    let options = args.how.options(
+        &args.layout,
+        adapters.iter().map(|a| scaled(a)).collect(),
+        stop,
+    )?;
     run(
         (Path::new(source), Some(Path::new(out))),
         &args.how,
@@ -113,6 +115,7 @@ pub fn merge(args: &Merge, stop: &Arc<AtomicBool>) -> Result<()> {
 
 /// Converts an adapter and says what is in it.
 pub fn adapter(args: &Adapter) -> Result<()> {
+    Place::of(&args.out)?.check(Over::ADAPTER.or_any(args.force))?;
     let layout = args.layout.meant();
     let done = convert::peft::convert(&args.folder, &args.base, &layout, &args.out)?;
     let ranks = done.parts.iter().map(|p| p.rank);
@@ -140,6 +143,10 @@ fn run(
     stop: &Arc<AtomicBool>,
 ) -> Result<()> {
     let started = Instant::now();
+    let over = REPORT.or_any(args.force);
+    if let Some(path) = &args.report {
+        Place::of(path)?.check(over)?;
+    }
     let (report, written) = match (out, args.dry_run) {
         (Some(out), false) => {
             let mut bar = Bar::new(stop.clone(), !args.no_progress);
@@ -154,7 +161,7 @@ fn run(
     }
     let json = || show::report_json(&report, options, written);
     if let Some(path) = &args.report {
-        write_whole(path, &json())?;
+        files::write(path, json().as_bytes(), over)?;
     }
     if args.json {
         return show::print_raw(&json());
@@ -171,23 +178,6 @@ fn run(
     } else {
         show::print(&show::plan_table(&report))
     }
-}
-
-/// Replaces a small file as a whole: the old one or the new one is there, never a part.
-fn write_whole(path: &Path, text: &str) -> Result<()> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
-    let write = || -> std::io::Result<()> {
-        let mut builder = tempfile::Builder::new();
-        // Readable like any other output, not private like a temporary file.
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let mut file = builder.tempfile_in(folder.unwrap_or(Path::new(".")))?;
-        file.write_all(text.as_bytes())?;
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        Ok(())
-    };
-    write().map_err(Error::io(path))
 }
 
 /// Checks stored hashes.
@@ -217,7 +207,7 @@ pub fn verify(args: &Verify) -> Result<()> {
 
 /// Runs a probe and prints its table.
 pub fn probe(args: &Probe, stop: &Arc<AtomicBool>) -> Result<()> {
-    let text = read_text(&args.text)?;
+    let text = read_text(&args.text, stop)?;
     let threads = args
         .threads
         .map_or(geb::threads::default_threads(), usize::from);

@@ -13,6 +13,7 @@ use crate::bench_speculation;
 use crate::interrupt::Interrupt;
 use crate::limits::{self, Limits};
 use crate::load::{self, Loaded};
+use crate::outputs;
 use crate::progress::Progress;
 use crate::random_model;
 use crate::report::{self, Failure, Outcome, bytes, count, out, rate, seconds};
@@ -127,8 +128,9 @@ fn open(args: &BenchArgs, interrupt: &Interrupt) -> Outcome<Loaded> {
             if !args.output.quiet {
                 report::dim(format_args!("making a model with random {dtype} weights …"));
             }
-            interrupt
-                .during(|| random_model::make(shape, dtype, args.save.as_deref(), interrupt))?
+            let over = outputs::RANDOM_MODEL.or_any(args.force);
+            let save = args.save.as_deref();
+            interrupt.during(|| random_model::make(shape, dtype, save, over, interrupt))?
         }
     };
     let mut cpu = args.cpu.clone();

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use crate::chat::Chat;
 use crate::load::{self, message};
-use crate::logits::write_atomic;
 use crate::model_path::nearest;
+use crate::outputs;
 use crate::report::{Failure, Outcome, note};
 
 /// What the chat does next.
@@ -25,7 +25,7 @@ const HELP: &str = "\
 /reset         forget the conversation
 /regen         answer the last message again
 /system TEXT   set what the model is told first (without TEXT: show it; `-`: remove it)
-/save FILE     write the conversation as JSON
+/save FILE     write the conversation as JSON (--force FILE: in the place of any file)
 /load FILE     continue a saved conversation
 /stats         speed, memory, context
 /exit          leave (also Ctrl-D)
@@ -107,7 +107,8 @@ fn file_name<'a>(command: &str, rest: &'a str) -> Outcome<&'a Path> {
 }
 
 fn save(chat: &Chat, rest: &str) -> Outcome<String> {
-    let path = file_name("/save", rest)?;
+    let force = rest.strip_prefix("--force ").map(str::trim);
+    let path = file_name("/save", force.unwrap_or(rest))?;
     let messages: Vec<Value> = chat
         .messages
         .iter()
@@ -115,7 +116,12 @@ fn save(chat: &Chat, rest: &str) -> Outcome<String> {
         .collect();
     let saved = json!({ "geb_chat": 1, "system": chat.system, "messages": messages });
     let text = format!("{saved:#}\n");
-    write_atomic(path, text.as_bytes())?;
+    outputs::write(path, text.as_bytes(), outputs::CHAT.or_any(force.is_some())).map_err(|f| {
+        match f.code {
+            2 => f.hint("/save --force FILE replaces it"),
+            _ => f,
+        }
+    })?;
     Ok(format!(
         "(saved {} messages to {})",
         chat.messages.len(),

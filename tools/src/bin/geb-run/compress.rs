@@ -1,10 +1,11 @@
 //! `geb-run compress` and `geb-run decompress`: texts stored by what a model did not expect of them.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use geb::compress::{Header, compress, decompress};
+use geb::files::Over;
 use geb::model::Model;
 use geb::session::{Session, SessionOptions};
 use serde_json::json;
@@ -12,7 +13,7 @@ use serde_json::json;
 use crate::args::{CompressArgs, DecompressArgs, ModelArgs};
 use crate::interrupt::Interrupt;
 use crate::load;
-use crate::logits::write_atomic;
+use crate::outputs;
 use crate::progress::Progress;
 use crate::report::{Failure, Outcome, bytes, dim, out_line, seconds};
 
@@ -39,7 +40,7 @@ pub fn run(args: &CompressArgs, interrupt: &Interrupt) -> Outcome {
     let done = interrupt.during(|| compress(session, &tokenizer, &data, &mut progress));
     let done = done.map_err(|e| load::at(&loaded.opened.path, e))?;
     drop(shown);
-    write(&to, &done.file)?;
+    write(&to, &done.file, args.force)?;
     let time = started.elapsed();
     let (before, after) = (data.len(), done.file.len());
     let per_byte = |bits: f64| bits / before.max(1) as f64;
@@ -102,7 +103,7 @@ pub fn undo(args: &DecompressArgs, interrupt: &Interrupt) -> Outcome {
     let done = interrupt.during(|| decompress(&mut session, &tokenizer, &file, &mut progress));
     let data = done.map_err(at)?;
     drop(shown);
-    write(&to, &data)?;
+    write(&to, &data, args.force)?;
     if !args.output.quiet {
         let (size, time) = (bytes(data.len() as u64), seconds(started.elapsed()));
         dim(format_args!("{}: {size}, {time}", to.display()));
@@ -114,10 +115,8 @@ pub fn undo(args: &DecompressArgs, interrupt: &Interrupt) -> Outcome {
 fn target(path: Option<PathBuf>, force: bool) -> Outcome<PathBuf> {
     let path =
         path.ok_or_else(|| Failure::usage("no name for the result").hint("give one with -o FILE"))?;
-    if !force && path.exists() {
-        let message = format!("{}: there is a file of this name", path.display());
-        return Err(Failure::usage(message).hint("--force replaces it, -o FILE writes another one"));
-    }
+    let checked = outputs::check(Some(&path), Over::NOTHING.or_any(force));
+    checked.map_err(|f| f.hint("--force replaces it, -o FILE writes another one"))?;
     Ok(path)
 }
 
@@ -131,24 +130,15 @@ fn no_adapters(model: &ModelArgs) -> Outcome {
 }
 
 fn read(path: &Path) -> Outcome<Vec<u8>> {
-    let at = |e: std::io::Error| Failure::new(e.to_string()).at(path.display());
-    let limit = geb::limits::MAX_TEXT_BYTES as u64;
-    let mut data = Vec::new();
     // A header more than the longest text.
-    let cap = limit + (1 << 20);
-    match path.as_os_str() == "-" {
-        true => std::io::stdin().lock().take(cap).read_to_end(&mut data),
-        false => std::fs::File::open(path).and_then(|f| f.take(cap).read_to_end(&mut data)),
-    }
-    .map_err(at)?;
-    Ok(data)
+    load::read_bytes(path, geb::limits::MAX_TEXT_BYTES + (1 << 20))
 }
 
-fn write(path: &Path, data: &[u8]) -> Outcome {
+fn write(path: &Path, data: &[u8], force: bool) -> Outcome {
     if path.as_os_str() == "-" {
         let mut out = std::io::stdout().lock();
         out.write_all(data)?;
         return Ok(out.flush()?);
     }
-    write_atomic(path, data)
+    outputs::write(path, data, Over::NOTHING.or_any(force))
 }

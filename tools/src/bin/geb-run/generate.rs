@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use geb::Error;
+use geb::files::Over;
 use geb::generate::{GenerateOptions, Generated, StopReason, generate_with};
 use geb::session::Want;
 use geb::tokenizer::{Encode, Tokenizer};
@@ -12,6 +12,7 @@ use serde_json::json;
 use crate::args::GenerateArgs;
 use crate::interrupt::Interrupt;
 use crate::load::{self, Loaded, Opened};
+use crate::outputs;
 use crate::report::{self, Failure, Outcome, dim, note};
 use crate::screen::{Screen, timing_line};
 use crate::{several, speculate};
@@ -19,6 +20,8 @@ use crate::{several, speculate};
 /// Runs the command.
 pub fn run(args: &GenerateArgs, interrupt: &Interrupt) -> Outcome {
     let started = Instant::now();
+    let over = outputs::STATE.or_any(args.force);
+    outputs::check(args.save_state.as_deref(), over)?;
     let prompt = prompt_text(args)?;
     if args.raw && args.template.system.is_some() {
         return Err(Failure::usage("--system needs the chat template").hint("leave --raw out"));
@@ -69,7 +72,7 @@ pub fn run(args: &GenerateArgs, interrupt: &Interrupt) -> Outcome {
     let result = result.map_err(|e| load::at(&loaded.opened.path, e))?;
     finished?;
     if let Some(path) = &args.save_state {
-        save_state(&mut loaded, &ids, &result, path)?;
+        save_state(&mut loaded, &ids, &result, (path, over))?;
     }
     if args.json {
         report::out_line(&to_json(&loaded, &ids, &result, seed).to_string())?;
@@ -87,22 +90,28 @@ pub fn run(args: &GenerateArgs, interrupt: &Interrupt) -> Outcome {
 
 /// Makes the session one that was saved.
 fn load_state(loaded: &mut Loaded, path: &Path) -> Outcome {
-    let bytes = std::fs::read(path).map_err(|e| load::at(path, Error::io(path)(e)))?;
+    let limit = usize::try_from(loaded.session.state_bytes()).unwrap_or(usize::MAX);
+    let bytes = load::read_bytes(path, limit)?;
     let done = loaded.session.load_state(&bytes);
     done.map_err(|e| load::at(path, e))
 }
 
 /// Saves the session; of the answer it has not yet seen the last token.
-fn save_state(loaded: &mut Loaded, prompt: &[u32], result: &Generated, path: &Path) -> Outcome {
+fn save_state(
+    loaded: &mut Loaded,
+    prompt: &[u32],
+    result: &Generated,
+    (path, over): (&Path, Over),
+) -> Outcome {
     let session = &mut loaded.session;
     let all: Vec<u32> = prompt.iter().chain(&result.ids).copied().collect();
     let seen = session.pos();
-    let mut save = || {
+    let mut save = || -> geb::Result<Vec<u8>> {
         session.forward(&all[seen.min(all.len())..], Want::None)?;
-        let bytes = session.save_state()?;
-        std::fs::write(path, bytes).map_err(Error::io(path))
+        session.save_state()
     };
-    save().map_err(|e| load::at(path, e))
+    let bytes = save().map_err(|e| load::at(path, e))?;
+    outputs::write(path, &bytes, over)
 }
 
 /// `-p` or `-f`.

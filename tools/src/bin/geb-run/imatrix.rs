@@ -4,6 +4,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use geb::calibrate::{self, Chunks, Origin};
+use geb::files::{Over, Place};
+use geb::gguf::seal::{hash_files, hex};
+use geb::gguf::{GgufFile, Load};
 use geb::model::Model;
 use geb::model::inputs::InputStats;
 use geb::session::{Session, SessionOptions};
@@ -25,6 +28,11 @@ const SAVE_EVERY: Duration = Duration::from_secs(60);
 /// Runs the command.
 pub fn run(args: &ImatrixArgs, interrupt: &Interrupt) -> Outcome {
     let started = Instant::now();
+    // A file to go on from is looked at before it is replaced.
+    let over = Over::IMATRIX.or_any(args.force || args.resume);
+    let place = Place::of(&args.out)?;
+    place.check(over)?;
+    place.regular()?;
     let opened = load::open(&args.model, None)?;
     let tokenizer = load::tokenizer(&opened)?;
     let text = load::read_text(&args.file, MAX_TEXT_BYTES)?;
@@ -35,7 +43,7 @@ pub fn run(args: &ImatrixArgs, interrupt: &Interrupt) -> Outcome {
     let bos = tokenizer.bos().filter(|_| tokenizer.add_bos());
     let most = args.chunks.map(|n| n as usize);
     let chunks = Chunks::new(&ids, chunk as usize, most, bos).map_err(at)?;
-    let origin = Origin::new(&args.file, &text, chunk);
+    let origin = Origin::new(&args.file, &text, chunk).by(model_hash(&opened)?);
     let mut stats = InputStats::new(session.model(), args.covariance).map_err(at)?;
     let first = start(args, &origin, &mut stats)?;
     if first > chunks.count {
@@ -80,6 +88,16 @@ pub fn run(args: &ImatrixArgs, interrupt: &Interrupt) -> Outcome {
         ));
     }
     Ok(())
+}
+
+/// What the sums depend on beside the text: the model, and adapters with their scales.
+fn model_hash(opened: &Opened) -> Outcome<String> {
+    let mut all = hex(&hash_files([&*opened.file])?);
+    for (path, scale) in &opened.lora {
+        let adapter = GgufFile::open(path, Load::Map).map_err(|e| load::at(path, e))?;
+        all.push_str(&format!(" {scale} {}", hex(&hash_files([&adapter])?)));
+    }
+    Ok(all)
 }
 
 /// A session that finishes the chunk at hand when Ctrl-C is pressed: half a chunk is in no sum.

@@ -1,6 +1,6 @@
 //! What the user types: a line editor with history on a terminal, plain lines from a pipe.
 
-use std::io::{self, BufRead, IsTerminal};
+use std::io::{self, BufRead, IsTerminal, Read};
 use std::path::PathBuf;
 
 use rustyline::Editor;
@@ -30,13 +30,13 @@ pub enum Input {
     /// A person.
     Editor(Box<Editor<(), FileHistory>>, Option<PathBuf>),
     /// A pipe or file.
-    Lines(io::Lines<io::StdinLock<'static>>),
+    Lines(io::StdinLock<'static>),
 }
 
 impl Input {
     /// An editor when `interactive` and the terminal allows it, else lines.
     pub fn open(interactive: bool) -> Input {
-        let lines = || Input::Lines(io::stdin().lock().lines());
+        let lines = || Input::Lines(io::stdin().lock());
         if !interactive {
             return lines();
         }
@@ -75,7 +75,10 @@ impl Input {
         while let Some(start) = text.strip_suffix('\\') {
             let start = start.to_owned();
             match self.line("… ")? {
-                Typed::Line(line) => text = format!("{start}\n{line}"),
+                Typed::Line(line) if start.len() + line.len() < MAX_LINE_BYTES => {
+                    text = format!("{start}\n{line}");
+                }
+                Typed::Line(_) => return Err(too_long()),
                 Typed::End => text = start,
                 Typed::Interrupt => return Ok(Typed::Interrupt),
             }
@@ -93,14 +96,7 @@ impl Input {
                 Err(ReadlineError::Io(e)) => Err(e.into()),
                 Err(e) => Err(Failure::new(format!("terminal: {e}"))),
             },
-            Input::Lines(lines) => match lines.next() {
-                None => Ok(Typed::End),
-                Some(Ok(line)) if line.len() <= MAX_LINE_BYTES => Ok(Typed::Line(line)),
-                Some(Ok(_)) => Err(Failure::usage(format!(
-                    "a line is longer than {MAX_LINE_BYTES} bytes"
-                ))),
-                Some(Err(e)) => Err(Failure::usage(format!("standard input: {e}"))),
-            },
+            Input::Lines(input) => next_line(input),
         }
     }
 
@@ -125,6 +121,30 @@ impl Input {
             *history = None;
         }
     }
+}
+
+fn too_long() -> Failure {
+    Failure::usage(format!("a line is longer than {MAX_LINE_BYTES} bytes"))
+}
+
+/// A line without its end; of an endless one no more is read than may be.
+fn next_line(input: &mut impl BufRead) -> Outcome<Typed> {
+    let at = |e: io::Error| Failure::usage(format!("standard input: {e}"));
+    let mut bytes = Vec::new();
+    // A line end has up to two bytes.
+    let mut input = input.take(MAX_LINE_BYTES as u64 + 2);
+    if input.read_until(b'\n', &mut bytes).map_err(at)? == 0 {
+        return Ok(Typed::End);
+    }
+    if bytes.pop_if(|b| *b == b'\n').is_some() {
+        bytes.pop_if(|b| *b == b'\r');
+    }
+    if bytes.len() > MAX_LINE_BYTES {
+        return Err(too_long());
+    }
+    let text = String::from_utf8(bytes);
+    let text = text.map_err(|_| at(io::Error::other("not UTF-8")))?;
+    Ok(Typed::Line(text))
 }
 
 /// `$XDG_STATE_HOME/geb/history` or `~/.local/state/geb/history`.

@@ -2,9 +2,11 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use geb::chat::{ChatTemplate, Message};
+use geb::files;
 use geb::gguf::{GgufFile, Load};
 use geb::kernels::Kernels;
 use geb::model::Model;
@@ -279,31 +281,24 @@ pub fn template(
 
 /// Reads a UTF-8 text file (`-`: stdin) of at most `limit` bytes.
 pub fn read_text(path: &Path, limit: usize) -> Outcome<String> {
+    Ok(files::utf8(path, read_bytes(path, limit)?)?)
+}
+
+/// Reads a file, a pipe or standard input (`-`) of at most `limit` bytes.
+pub fn read_bytes(path: &Path, limit: usize) -> Outcome<Vec<u8>> {
     use std::io::Read;
+    // Ctrl-C ends the program here: nothing has begun that would have to be stopped.
+    static GO: AtomicBool = AtomicBool::new(false);
+    if path.as_os_str() != "-" {
+        return Ok(files::read_stream(path, limit as u64, &GO)?);
+    }
     let mut bytes = Vec::new();
-    let cap = limit as u64 + 1;
-    if path.as_os_str() == "-" {
-        std::io::stdin().lock().take(cap).read_to_end(&mut bytes)?;
-    } else {
-        let file = std::fs::File::open(path)
-            .map_err(|e| Failure::new(e.to_string()).at(path.display()))?;
-        file.take(cap)
-            .read_to_end(&mut bytes)
-            .map_err(|e| Failure::new(e.to_string()).at(path.display()))?;
+    let input = std::io::stdin().lock();
+    input.take(limit as u64 + 1).read_to_end(&mut bytes)?;
+    match bytes.len() > limit {
+        true => Err(Failure::usage(format!("-: more than {limit} bytes"))),
+        false => Ok(bytes),
     }
-    if bytes.len() > limit {
-        return Err(Failure::usage(format!(
-            "{}: more than {limit} bytes of text",
-            path.display()
-        )));
-    }
-    String::from_utf8(bytes).map_err(|e| {
-        Failure::usage(format!(
-            "{}: not UTF-8 at byte {}",
-            path.display(),
-            e.utf8_error().valid_up_to()
-        ))
-    })
 }
 
 /// Sampling options from flags. Returns the seed as well: a random one can be shown and repeated.

@@ -1,7 +1,5 @@
 //! `geb-run logits`: the logits of given tokens as a safetensors file, for comparisons.
 
-use std::io::Write;
-use std::path::Path;
 use std::time::Instant;
 
 use geb::session::Want;
@@ -10,6 +8,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use crate::args::LogitsArgs;
 use crate::interrupt::Interrupt;
 use crate::load;
+use crate::outputs;
 use crate::progress::Progress;
 use crate::report::{Failure, Outcome, dim};
 
@@ -18,6 +17,8 @@ const BATCH: usize = 128;
 
 /// Runs the command.
 pub fn run(args: &LogitsArgs, interrupt: &Interrupt) -> Outcome {
+    let over = outputs::LOGITS.or_any(args.force);
+    outputs::check(Some(&args.out), over)?;
     let opened = load::open(&args.model, None)?;
     let mut loaded = load::load(opened, &args.cpu, interrupt, Instant::now())?;
     load::one_text(loaded.session.model(), &loaded.opened.path)?;
@@ -44,7 +45,7 @@ pub fn run(args: &LogitsArgs, interrupt: &Interrupt) -> Outcome {
     let data = TensorView::new(Dtype::F32, shape, &bytes)
         .and_then(|view| safetensors::serialize([("logits", view)], None))
         .map_err(|e| Failure::new(format!("{}: {e}", args.out.display())))?;
-    write_atomic(&args.out, &data)?;
+    outputs::write(&args.out, &data, over)?;
     if !args.output.quiet {
         dim(format_args!(
             "wrote {}: logits F32 [{}, {vocab}]",
@@ -54,24 +55,4 @@ pub fn run(args: &LogitsArgs, interrupt: &Interrupt) -> Outcome {
         load::streamed(&loaded.session);
     }
     Ok(())
-}
-
-/// Writes a whole file under a temporary name in the same folder, then renames it.
-pub fn write_atomic(path: &Path, data: &[u8]) -> Outcome {
-    let at = |e: std::io::Error| Failure::new(e.to_string()).at(path.display());
-    let name = path
-        .file_name()
-        .ok_or_else(|| Failure::usage(format!("{}: not a file name", path.display())))?;
-    let temporary = path.with_file_name(format!(
-        ".{}.geb-partial-{}",
-        name.to_string_lossy(),
-        std::process::id()
-    ));
-    let written = std::fs::File::create(&temporary)
-        .and_then(|mut f| f.write_all(data).and_then(|()| f.sync_all()))
-        .and_then(|()| std::fs::rename(&temporary, path));
-    if written.is_err() {
-        _ = std::fs::remove_file(&temporary);
-    }
-    written.map_err(at)
 }

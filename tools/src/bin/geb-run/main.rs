@@ -26,6 +26,7 @@ mod load;
 mod logits;
 mod model_path;
 mod needle;
+mod outputs;
 mod probe;
 mod progress;
 mod pull;

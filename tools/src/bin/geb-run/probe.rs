@@ -15,7 +15,7 @@ use crate::args::{KvHow, ProbeArgs};
 use crate::eval::encode_text;
 use crate::interrupt::Interrupt;
 use crate::load::{self, Loaded};
-use crate::logits::write_atomic;
+use crate::outputs;
 use crate::progress::Progress;
 use crate::report::{Failure, Outcome, note, out, out_line, table};
 
@@ -208,7 +208,8 @@ impl Look<'_> {
         let data = TensorView::new(Dtype::F32, shape, &bytes)
             .and_then(|view| safetensors::serialize([("states", view)], None))
             .map_err(|e| Failure::new(format!("{}: {e}", path.display())))?;
-        write_atomic(path, &data)?;
+        let over = outputs::STATES.or_any(self.args.force);
+        outputs::write(path, &data, over)?;
         self.json["states"] = json!(path);
         if !self.args.output.quiet {
             note(said);

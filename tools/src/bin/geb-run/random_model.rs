@@ -2,19 +2,19 @@
 //! it depends on shapes and types, not on values. The weights are random bytes in valid blocks,
 //! with scales that give numbers of about ±0.02, so that all activations stay finite.
 
-use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::ValueEnum;
 use geb::Dtype;
+use geb::files::{NewFile, Over, Place};
 use geb::gguf::writer::{Fill, MetaValue, Plan, PlannedTensor, write_to};
 use geb::gguf::{GgufFile, Load};
 use geb::kernels::Kernels;
 
 use crate::interrupt::Interrupt;
-use crate::load::Opened;
+use crate::load::{self, Opened};
 use crate::model_path::cache_dir;
 use crate::report::{Failure, Outcome};
 
@@ -111,47 +111,56 @@ pub fn make(
     shape: Shape,
     dtype: Dtype,
     save: Option<&Path>,
+    over: Over,
     interrupt: &Interrupt,
 ) -> Outcome<Opened> {
+    if let Some(path) = save {
+        let place = Place::of(path)?;
+        place.check(over)?;
+        place.regular()?;
+    }
     let sizes = shape.sizes();
     let kernels = Kernels::best().map_err(Failure::usage)?;
     let plan = plan(&sizes, dtype, kernels)?;
     let pool = pool(dtype, kernels);
-    let dir = match save {
-        Some(path) => path.parent().unwrap_or(Path::new("")).join("."),
-        None => cache_dir()?,
-    };
-    std::fs::create_dir_all(&dir).map_err(|e| Failure::new(e.to_string()).at(dir.display()))?;
-    let path = dir.join(format!(
-        ".bench-{}-{}-{}.gguf",
-        sizes.name,
-        dtype.name(),
-        std::process::id()
-    ));
-    let opened = write(&path, &plan, (dtype, &pool), interrupt)
-        .and_then(|()| Ok(GgufFile::open(&path, Load::Map)?));
-    match save {
-        Some(to) if opened.is_ok() => {
-            std::fs::rename(&path, to).map_err(|e| Failure::new(e.to_string()).at(to.display()))?;
+    let path;
+    let opened = match save {
+        Some(to) => {
+            path = to.to_path_buf();
+            let mut file = NewFile::create(to, over)?;
+            write(&mut *file.writer(), to, &plan, (dtype, &pool), interrupt)?;
+            file.finish()?;
+            GgufFile::open(to, Load::Map)
         }
-        _ => _ = std::fs::remove_file(&path),
-    }
+        None => {
+            let dir = cache_dir()?;
+            let failed = |e: std::io::Error| Failure::new(e.to_string()).at(dir.display());
+            std::fs::create_dir_all(&dir).map_err(failed)?;
+            let mut file = tempfile::Builder::new();
+            let file = file.prefix(".bench-").suffix(".gguf").tempfile_in(&dir);
+            let mut file = file.map_err(failed)?;
+            path = file.path().to_path_buf();
+            write(&mut file, &path, &plan, (dtype, &pool), interrupt)?;
+            GgufFile::open(&path, Load::Map)
+        }
+    };
     let name = format!("{} with random {} weights", sizes.name, dtype.name());
     Ok(Opened {
         path: PathBuf::from(name),
-        file: Arc::new(opened?),
+        file: Arc::new(opened.map_err(|e| load::at(&path, e))?),
         lora: Vec::new(),
     })
 }
 
 fn write(
+    out: &mut dyn Write,
     path: &Path,
     plan: &Plan,
     (dtype, pool): (Dtype, &[u8]),
     interrupt: &Interrupt,
 ) -> Outcome {
     let at = |e: std::io::Error| Failure::new(e.to_string()).at(path.display());
-    let mut out = BufWriter::with_capacity(POOL_BYTES, File::create(path).map_err(at)?);
+    let mut out = BufWriter::with_capacity(POOL_BYTES, out);
     let (mut start, mut random) = (0, Random::new());
     let mut fill = |i: usize, out: &mut dyn Write| {
         if interrupt.pressed() {

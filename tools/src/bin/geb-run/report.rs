@@ -105,6 +105,7 @@ impl From<geb::Error> for Failure {
             geb::Error::Memory { .. } => {
                 failure.hint("try a smaller context (--ctx) or a smaller type (geb-quantize)")
             }
+            geb::Error::Occupied { .. } => failure.hint("--force replaces it"),
             _ => failure,
         }
     }

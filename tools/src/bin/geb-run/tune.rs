@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use geb::cpus::Cpus;
+use geb::files::{self, Over};
 use geb::model::Model;
 use geb::session::{Session, SessionOptions};
 use geb::threads;
@@ -15,6 +16,7 @@ use crate::bench::{Rates, measure_decode, measure_prefill};
 use crate::interrupt::Interrupt;
 use crate::load;
 use crate::model_path;
+use crate::outputs;
 use crate::progress::Progress;
 use crate::report::{self, Failure, Outcome, note, out, rate};
 
@@ -152,13 +154,16 @@ pub fn stored(bytes_per_token: u64) -> Option<usize> {
     (1..=threads::MAX_THREADS).contains(&n).then_some(n)
 }
 
+/// Longest file of choices that is read.
+const MAX_BYTES: u64 = 1 << 20;
+
 /// The file with all choices: `{machine: {class: threads}}`.
 fn store() -> Outcome<PathBuf> {
     Ok(model_path::cache_dir()?.join("threads.json"))
 }
 
 fn read(path: &Path) -> Option<Map<String, Value>> {
-    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+    serde_json::from_slice(&files::read(path, MAX_BYTES).ok()?).ok()
 }
 
 /// Adds one choice. A file that cannot be read is replaced.
@@ -172,10 +177,8 @@ fn keep(path: &Path, machine: &str, class: &str, threads: usize) -> Outcome {
     own[class] = threads.into();
     let dir = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(dir).map_err(failed)?;
-    let mut file = tempfile::NamedTempFile::new_in(dir).map_err(failed)?;
-    serde_json::to_writer_pretty(&mut file, &all).map_err(|e| failed(e.into()))?;
-    file.persist(path).map_err(|e| failed(e.error))?;
-    Ok(())
+    let text = serde_json::to_vec_pretty(&all).map_err(|e| failed(e.into()))?;
+    outputs::write(path, &text, Over::ANY)
 }
 
 /// The machine as this process sees it: a container with fewer CPUs is another one.

@@ -28,6 +28,9 @@ pub struct ImatrixArgs {
     /// GGUF file to write
     #[arg(short, long, value_name = "FILE")]
     pub out: PathBuf,
+    /// Replace a file of another kind
+    #[arg(long)]
+    pub force: bool,
     /// Chunks to use [default: all complete ones of the text]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub chunks: Option<u32>,

@@ -129,6 +129,9 @@ pub struct WriteArgs {
     /// A page with plots and tables, in one file
     #[arg(long, value_name = "FILE", help_heading = "Result")]
     pub report: Option<PathBuf>,
+    /// Replace files of another kind
+    #[arg(long, help_heading = "Result")]
+    pub force: bool,
 }
 
 fn not_negative(text: &str) -> Result<f64, String> {

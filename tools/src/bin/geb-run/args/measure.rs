@@ -54,6 +54,9 @@ pub struct LogitsArgs {
     /// File to write
     #[arg(short, long, value_name = "FILE")]
     pub out: PathBuf,
+    /// Replace a file of another kind
+    #[arg(long)]
+    pub force: bool,
     #[command(flatten)]
     pub cpu: CpuArgs,
     #[command(flatten)]
@@ -91,6 +94,9 @@ pub struct BenchArgs {
     /// Keep the random model in this file, for another program to measure
     #[arg(long, value_name = "FILE", requires = "shape")]
     pub save: Option<PathBuf>,
+    /// Replace a file of another kind (--save)
+    #[arg(long, requires = "save")]
+    pub force: bool,
     /// Tokens of the prompt (0: no prefill measurement)
     #[arg(short, long, value_name = "N", default_value_t = 512)]
     pub prompt: usize,

@@ -494,6 +494,9 @@ pub struct GenerateArgs {
     /// Save the state after prompt and answer (recurrent models)
     #[arg(long, value_name = "FILE")]
     pub save_state: Option<PathBuf>,
+    /// Replace a file of another kind (--save-state)
+    #[arg(long, requires = "save_state")]
+    pub force: bool,
     /// One JSON object on stdout: ids, text, stop reason, timings
     #[arg(long)]
     pub json: bool,

@@ -52,6 +52,9 @@ pub struct ProbeArgs {
     /// Write the states behind each layer, F32 [layers + 1, positions, E]
     #[arg(long, value_name = "FILE", group = "what", requires = "text")]
     pub states: Option<PathBuf>,
+    /// Replace a file of another kind (--states)
+    #[arg(long, requires = "states")]
+    pub force: bool,
     /// Find the heads that copy from far back
     #[arg(long, group = "what", conflicts_with_all = ["lens", "heads", "ablate", "states", "positions"])]
     pub retrieval: bool,

@@ -102,6 +102,8 @@ impl Maker<'_> {
             imatrix: imatrix.map(Path::to_path_buf),
             search: imatrix.map_or(Effort::Reference, |_| Effort::Fast),
             threads: self.threads,
+            // The folder is this program's own.
+            force: true,
             ..Default::default()
         };
         let mut own = None;
@@ -196,7 +198,8 @@ impl Maker<'_> {
 
 /// SHA-256 of a file.
 pub fn file_hash(path: &Path) -> std::io::Result<Vec<u8>> {
-    let mut file = std::fs::File::open(path)?;
+    let opened = geb::files::open_regular(path);
+    let (mut file, _) = opened.map_err(|e| std::io::Error::other(e.to_string()))?;
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     loop {

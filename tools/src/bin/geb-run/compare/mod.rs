@@ -27,13 +27,14 @@ use std::path::{Path, PathBuf};
 
 use geb::eval::Method;
 use geb::eval::choice::Bank;
+use geb::files::Over;
 use geb::gguf::{GgufFile, Load};
 
 use crate::args::{CompareArgs, GateArgs, KvHow, OutputArgs, WriteArgs};
 use crate::interrupt::Interrupt;
 use crate::load;
-use crate::logits::write_atomic;
 use crate::model_path::cache_dir;
+use crate::outputs::{self, COMPARISON, CSV, MARKDOWN, PAGE};
 use crate::report::{self, Failure, Outcome, note};
 use files::{Candidate, Maker};
 pub use measure::measure;
@@ -75,6 +76,7 @@ pub struct Plan<'a> {
 /// Runs the command.
 pub fn run(args: &CompareArgs, interrupt: &Interrupt) -> Outcome {
     gates_apply(args)?;
+    args.write.check()?;
     let threads: Vec<usize> = args.speed.threads.iter().map(|t| *t as usize).collect();
     let folder = cache_dir()?.join("compare");
     let maker = Maker {
@@ -178,6 +180,26 @@ fn gate(c: &Comparison) -> Outcome {
     })
 }
 
+impl WriteArgs {
+    /// The forms of the table, each with the old files it replaces.
+    fn forms(&self) -> [(Option<&Path>, Over); 3] {
+        let forms = [
+            (&self.json, COMPARISON),
+            (&self.md, MARKDOWN),
+            (&self.csv, CSV),
+        ];
+        forms.map(|(path, over)| (path.as_deref(), over.or_any(self.force)))
+    }
+
+    /// Refuses outputs that could not be written, before the work.
+    fn check(&self) -> Outcome {
+        for (path, over) in self.forms() {
+            outputs::check(path, over)?;
+        }
+        outputs::check(self.report.as_deref(), PAGE.or_any(self.force))
+    }
+}
+
 /// The table to stdout, unless one of the other forms goes there.
 fn write(c: &Comparison, to: &WriteArgs) -> Outcome {
     let json = |c: &Comparison| {
@@ -186,24 +208,20 @@ fn write(c: &Comparison, to: &WriteArgs) -> Outcome {
             .map_err(|e| Failure::new(e.to_string()))
     };
     let mut table = true;
-    type Form = (Option<PathBuf>, Outcome<String>);
-    let forms: [Form; 3] = [
-        (to.json.clone(), json(c)),
-        (to.md.clone(), Ok(table::markdown(c))),
-        (to.csv.clone(), Ok(table::csv(c))),
-    ];
-    for (path, text) in forms {
+    let forms = [json(c), Ok(table::markdown(c)), Ok(table::csv(c))];
+    for ((path, over), text) in to.forms().into_iter().zip(forms) {
         match path {
             Some(path) if path.as_os_str() == "-" => {
                 table = false;
                 report::out(&text?)?;
             }
-            Some(path) => write_atomic(&path, text?.as_bytes())?,
+            Some(path) => outputs::write(path, text?.as_bytes(), over)?,
             None => {}
         }
     }
     if let Some(path) = &to.report {
-        write_atomic(path, html::page(c)?.as_bytes())?;
+        let over = PAGE.or_any(to.force);
+        outputs::write(path, html::page(c)?.as_bytes(), over)?;
     }
     if table {
         report::out(&table::text(c))?;

@@ -6,17 +6,21 @@ use std::time::{Duration, Instant};
 
 use geb::eval::TextRun;
 use geb::eval::choice::run::Record;
+use geb::files::{self, Over};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::alone::Alone;
 use super::files::{file_hash, hex};
 use super::rounds::Times;
-use crate::logits::write_atomic;
+use crate::outputs;
 use crate::report::{Failure, Outcome};
 
 /// A killed run loses at most this much work, and the last window.
 const SAVE_EVERY: Duration = Duration::from_secs(10);
+
+/// Longest file that is read back.
+const MAX_BYTES: u64 = 4 << 30;
 
 /// Everything measured.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -74,7 +78,7 @@ impl Store {
                 .at(path.display())
                 .hint("run without --resume to start again")
         };
-        let text = std::fs::read(path).map_err(|e| at(e.to_string()))?;
+        let text = files::read(path, MAX_BYTES).map_err(|e| at(e.to_string()))?;
         serde_json::from_slice(&text)
             .map(Some)
             .map_err(|e| at(e.to_string()))
@@ -98,7 +102,7 @@ impl Store {
             std::fs::create_dir_all(folder)?;
         }
         let text = serde_json::to_vec(measured).map_err(|e| Failure::new(e.to_string()))?;
-        write_atomic(path, &text)
+        outputs::write(path, &text, Over::ANY)
     }
 
     /// The run is complete.
