@@ -1,10 +1,16 @@
 //! Jinja expressions and statements against jinja2's recorded answers (`tests/oracle/expressions.py`).
 
-#[path = "common/fixture.rs"]
-mod fixture;
-
 use geb::chat::ChatTemplate;
 use serde_json::Value;
+
+fn recorded() -> Value {
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/fixtures/expressions.json"
+    );
+    let text = std::fs::read_to_string(path).expect("a file of the repository");
+    serde_json::from_str(&text).expect("JSON")
+}
 
 fn render(source: &str, context: &Value) -> Result<String, String> {
     ChatTemplate::from_source(source, "<s>", "</s>")
@@ -14,9 +20,7 @@ fn render(source: &str, context: &Value) -> Result<String, String> {
 
 #[test]
 fn expressions_equal_jinja2_or_are_refused_by_both() {
-    let text = std::fs::read_to_string(fixture::path("", "expressions.json"));
-    let recorded: Value =
-        serde_json::from_str(&text.expect("a file of the repository")).expect("JSON");
+    let recorded = recorded();
     let context = &recorded["context"];
     let (mut equal, mut refused, mut wrong) = (0, 0, Vec::new());
     for case in recorded["cases"].as_array().expect("cases") {
@@ -40,9 +44,7 @@ fn expressions_equal_jinja2_or_are_refused_by_both() {
 /// What jinja2 knows and ours does not is refused, and the message names it.
 #[test]
 fn what_is_not_available_is_named() {
-    let text = std::fs::read_to_string(fixture::path("", "expressions.json"));
-    let recorded: Value =
-        serde_json::from_str(&text.expect("a file of the repository")).expect("JSON");
+    let recorded = recorded();
     for source in recorded["refused"].as_array().expect("sources") {
         let source = source.as_str().expect("a source");
         let Err(why) = render(source, &recorded["context"]) else {
