@@ -2,6 +2,8 @@
 
 /// Kinds of distances with a bias of their own.
 pub const MAX_BUCKETS: u64 = 1_024;
+/// Distance from which on all are in one of these buckets.
+pub const MAX_REACH: u64 = 8192;
 /// Smallest GGUF file: magic, version and the two counts.
 pub const MIN_FILE_BYTES: usize = 24;
 /// Tensors in one file. The largest published models have about 2,000 per part.

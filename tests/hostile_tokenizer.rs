@@ -274,7 +274,7 @@ fn unknown_algorithms_are_unsupported_and_the_known_ones_listed() {
         (MODEL, "bert"),
         (MODEL, "gemma4"),
         (MODEL, ""),
-        (PRE, "no-such-way-to-cut"),
+        (PRE, "whitespace"),
         (PRE, ""),
     ] {
         let mut meta = bpe();

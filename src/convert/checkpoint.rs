@@ -12,9 +12,10 @@ use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use super::aside::core;
 use super::dequant::Coded;
-use super::folder::{Fields, Folder, bad, kind, short};
-use super::torch;
+use super::folder::{Fields, Folder, bad, short};
+use super::{shards, torch};
 use crate::error::{Error, Result};
 use crate::gguf::seal::hex;
 use crate::gguf::{GgufFile, Load};
@@ -71,29 +72,59 @@ pub struct Checkpoint {
     files: Vec<(String, Bytes)>,
     tensors: Vec<SourceTensor>,
     names: HashMap<String, usize>,
+    /// By their names without what programs put before them; the first of equal ones.
+    cores: HashMap<String, usize>,
+    /// The name of the output matrix, where an index has it and no file.
+    pub(super) lost_output: Option<String>,
 }
 
 impl Checkpoint {
-    /// Opens the weights of a folder, in the order of preference `model.safetensors`,
-    /// `model.safetensors.index.json`, `pytorch_model.bin`, `pytorch_model.bin.index.json`.
+    /// Opens the weights of a folder: `model.safetensors`, its shards by their index or by their own numbers,
+    /// `consolidated.safetensors` or its shards, the only safetensors file of another name, then the same of
+    /// `pytorch_model.bin`.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] names the file and the field that breaks a rule.
     pub fn open(folder: &Folder) -> Result<Checkpoint> {
         let mut out = Self::empty();
-        for single in ["model.safetensors", "pytorch_model.bin"] {
+        let stems = [
+            ("model", ".safetensors"),
+            ("consolidated", ".safetensors"),
+            ("pytorch_model", ".bin"),
+        ];
+        for (stem, end) in stems {
+            let single = format!("{stem}{end}");
             let index = format!("{single}.index.json");
-            if folder.has(single) {
-                out.add_file(folder, single)?;
+            if folder.has(&single) {
+                out.add_file(folder, &single)?;
             } else if let Some(json) = folder.json(&index)? {
-                out.add_shards(folder, &index, &json)?;
+                shards::add(&mut out, folder, &index, &json)?;
+            } else if let Some(shards) = shards::numbered(folder, stem, end)? {
+                for shard in shards {
+                    out.add_file(folder, &shard)?;
+                }
             } else {
                 continue;
             }
             return Ok(out);
         }
-        let known = "model.safetensors or pytorch_model.bin, or either with .index.json";
-        Err(bad(&folder.name(), "weights", "absent", known))
+        let mut others = folder.ending(".safetensors")?;
+        others.retain(|n| !n.starts_with("adapter_"));
+        match &others[..] {
+            [only] => {
+                out.add_file(folder, only)?;
+                Ok(out)
+            }
+            [] => {
+                let known = "model.safetensors or pytorch_model.bin, or either in shards";
+                Err(bad(&folder.name(), "weights", "absent", known))
+            }
+            several => {
+                let allowed = "one file, or an index (model.safetensors.index.json)";
+                let names: Vec<_> = several.iter().take(4).map(String::as_str).collect();
+                Err(bad(&folder.name(), "weights", names.join(", "), allowed))
+            }
+        }
     }
 
     /// A PyTorch file of weights alone, as authors publish them: `name`, or the only `.pth` file of the folder.
@@ -130,6 +161,8 @@ impl Checkpoint {
             files: Vec::new(),
             tensors: Vec::new(),
             names: HashMap::new(),
+            cores: HashMap::new(),
+            lost_output: None,
         }
     }
 
@@ -161,9 +194,17 @@ impl Checkpoint {
         &self.tensors
     }
 
-    /// Position of a tensor in [`Checkpoint::tensors`].
+    /// Name of the file that holds the tensor of exactly this name.
+    pub(super) fn holder(&self, name: &str) -> Option<&str> {
+        let tensor = self.names.get(name)?;
+        Some(self.files[self.tensors[*tensor].file].0.as_str())
+    }
+
+    /// Position in [`Checkpoint::tensors`] of the tensor with this name, or of one whose name differs in what
+    /// programs put before it (`model.`, `module.`, `language_model.`).
     pub fn find(&self, name: &str) -> Option<usize> {
-        self.names.get(name).copied()
+        let found = self.names.get(name);
+        found.or_else(|| self.cores.get(&core(name))).copied()
     }
 
     /// Copies bytes of a tensor, starting `at` bytes into it.
@@ -194,7 +235,9 @@ impl Checkpoint {
     /// Puts other tensors in the place of these.
     pub(super) fn set_tensors(&mut self, list: Vec<SourceTensor>) -> Result<()> {
         self.names.clear();
+        self.cores.clear();
         for (i, t) in list.iter().enumerate() {
+            self.cores.entry(core(&t.name)).or_insert(i);
             if self.names.insert(t.name.clone(), i).is_some() {
                 let file = &self.files[t.file].0;
                 return Err(bad(file, "tensor name", &t.name, "names that occur once"));
@@ -228,7 +271,8 @@ impl Checkpoint {
         self.files.iter().map(one).collect()
     }
 
-    fn add_file(&mut self, folder: &Folder, name: &str) -> Result<()> {
+    /// Adds the tensors of a file.
+    pub(super) fn add_file(&mut self, folder: &Folder, name: &str) -> Result<()> {
         let absent = || bad(name, "file", "absent", "a file of weights");
         let path = folder.inside(name)?.ok_or_else(absent)?;
         let bytes = mmap::open(&path, Load::Map)?;
@@ -262,73 +306,13 @@ impl Checkpoint {
                     "names that occur once",
                 ));
             }
+            let at = self.tensors.len();
+            self.cores.entry(core(&tensor.name)).or_insert(at);
             self.tensors.push(tensor);
         }
         self.files.push((name.to_owned(), bytes));
         Ok(())
     }
-
-    fn add_shards(&mut self, folder: &Folder, index: &str, json: &Value) -> Result<()> {
-        let Some(map) = json.get("weight_map").and_then(Value::as_object) else {
-            let found = json.get("weight_map").map_or("absent", kind);
-            return Err(bad(
-                index,
-                "weight_map",
-                found,
-                "an object: tensor name to file name",
-            ));
-        };
-        let mut shards: Vec<&str> = Vec::new();
-        let mut seen = HashSet::new();
-        for (tensor, shard) in map {
-            let shard = shard
-                .as_str()
-                .filter(|s| plain_file_name(s))
-                .ok_or_else(|| {
-                    bad(
-                        index,
-                        format!("weight_map.{tensor}"),
-                        short(shard),
-                        "the name of a file in the same folder",
-                    )
-                })?;
-            if seen.insert(shard) {
-                shards.push(shard);
-            }
-        }
-        shards.sort_unstable();
-        for shard in &shards {
-            if !folder.has(shard) {
-                return Err(bad(
-                    index,
-                    "weight_map",
-                    format!("{shard} (not in the folder)"),
-                    "files that exist",
-                ));
-            }
-            self.add_file(folder, shard)?;
-        }
-        for (tensor, shard) in map {
-            let shard = shard.as_str().unwrap_or_default();
-            let held = self
-                .find(tensor)
-                .map(|i| self.files[self.tensors[i].file].0.as_str());
-            if held != Some(shard) {
-                let allowed = format!(
-                    "a file that holds it (found in: {})",
-                    held.unwrap_or("no file")
-                );
-                return Err(bad(index, format!("weight_map.{tensor}"), shard, allowed));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// A name without path parts, so that an index cannot reach outside its folder.
-fn plain_file_name(name: &str) -> bool {
-    let ends = name.ends_with(".safetensors") || name.ends_with(".bin");
-    ends && !name.starts_with('.') && !name.contains(['/', '\\', '\0', ':']) && name.len() <= 255
 }
 
 /// Bytes of a tensor. The product of all dimensions, zeros left out, must stay in bounds, so that
@@ -390,6 +374,7 @@ const SAFETENSORS_TYPES: &[(&str, Elem, u64)] = &[
     ("I8", Elem::Other("I8"), 1),
     ("F8_E4M3", Elem::Other("F8_E4M3"), 1),
     ("F8_E5M2", Elem::Other("F8_E5M2"), 1),
+    ("F8_E8M0", Elem::Other("F8_E8M0"), 1),
     ("I16", Elem::Other("I16"), 2),
     ("U16", Elem::Other("U16"), 2),
     ("I32", Elem::Other("I32"), 4),

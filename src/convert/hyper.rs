@@ -3,53 +3,18 @@
 
 use serde_json::Value;
 
-use super::folder::{Fields, bad};
+pub(super) use super::config::FILE;
+use super::config::{self, Config};
+use super::folder::{bad, short};
 use super::fronts::{FRONTS, Front, Table};
+use super::known;
 use super::names::GebLayout;
 pub use super::positions::RopeScaling;
-use super::positions::{rope_base, rope_scaling, window};
+use super::positions::{self, Rope, Ropes, window, yarn_magnitude};
 use super::recurrent::{self, StateSizes};
 use crate::error::{Error, Result};
 use crate::gguf::writer::MetaValue;
 use crate::limits;
-
-pub(super) const FILE: &str = "config.json";
-
-/// Names of numbers in configurations; the first that is there counts.
-const LAYERS: &[&str] = &[
-    "num_hidden_layers",
-    "n_layer",
-    "num_layers",
-    "num_transformer_layers",
-];
-const WIDTH: &[&str] = &["hidden_size", "n_embd", "dim", "model_dim", "d_model"];
-const FFN: &[&str] = &[
-    "intermediate_size",
-    "ffn_hidden_size",
-    "hidden_dim",
-    "n_inner",
-    "d_ff",
-];
-const HEADS: &[&str] = &["num_attention_heads", "n_head", "num_heads"];
-const KV_HEADS: &[&str] = &["num_key_value_heads", "multi_query_group_num", "n_kv_heads"];
-const HEAD_DIM: &[&str] = &["head_dim", "kv_channels", "d_kv"];
-const CONTEXT: &[&str] = &[
-    "max_position_embeddings",
-    "seq_length",
-    "n_ctx",
-    "n_positions",
-    "max_length",
-    "max_context_length",
-];
-const VOCAB: &[&str] = &["padded_vocab_size", "vocab_size"];
-const EPSILON: &[&str] = &[
-    "rms_norm_eps",
-    "norm_eps",
-    "layernorm_epsilon",
-    "layer_norm_eps",
-    "layer_norm_epsilon",
-];
-const ROTATED: &[&str] = &["partial_rotary_factor", "rotary_pct"];
 
 /// Sizes of one layer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -69,8 +34,6 @@ pub struct Shape {
     pub layers: Vec<LayerSizes>,
     /// Width of one head; 0 without attention.
     pub head_dim: usize,
-    /// Whether the configuration states the width of a head.
-    pub head_dim_given: bool,
 }
 
 /// Experts of a layer.
@@ -119,6 +82,8 @@ pub struct Hyper {
     pub buckets: usize,
     /// Rotated elements of a head; 0 where positions are told otherwise.
     pub rotary: usize,
+    /// The rotations as the configuration states them.
+    pub(super) ropes: Option<Ropes>,
     /// Sizes of layers that keep a state.
     pub states: Option<StateSizes>,
     /// Keys that only some families have.
@@ -131,40 +96,58 @@ impl Hyper {
     /// # Errors
     /// [`Error::Unsupported`] for another architecture, [`Error::Checkpoint`] for a bad value.
     pub fn read(config: &Value) -> Result<Hyper> {
-        let config = config
-            .get("text_config")
-            .filter(|v| v.is_object())
-            .unwrap_or(config);
-        let c = Fields {
-            file: FILE,
-            value: config,
-        };
-        let front = front(&c)?;
-        if let Some(states) = front.states {
-            return recurrent::hyper(&c, front, states);
-        }
+        let (mut text, nested) = config::text_model(config)?;
+        let front = front(&Config::new(FILE, &text, ""))?;
+        let kind = text.get("model_type").and_then(Value::as_str);
+        let kind = kind.filter(|k| front.types.contains(k));
+        let kind = kind.or(front.types.first().copied()).unwrap_or("llama");
+        let kind = kind.to_owned();
+        known::fill(&mut text, &kind, nested, front.rotated.is_some());
+        let c = Config::new(FILE, &text, "");
         check_graph(&c, front)?;
-        let layers = c.need_uint(LAYERS, 1..=limits::MAX_LAYERS)? as usize;
-        let width = c.need_uint(WIDTH, 1..=limits::MAX_WIDTH)? as usize;
-        let shape = (front.shape)(&c, front, layers, width)?;
-        let context = c.uint(CONTEXT, 1..=limits::MAX_CONTEXT)?.or(front.context);
-        let context = context.ok_or_else(|| bad(FILE, CONTEXT[0], "absent", "an integer"))?;
+        let hyper = match front.states {
+            Some(states) => recurrent::hyper(&c, front, states)?,
+            None => Self::read_layers(&c, front)?,
+        };
+        if !c.was_read("layer_types") {
+            same_layers(&c, &hyper)?;
+        }
+        c.check_unread(front.architecture)?;
+        Ok(hyper)
+    }
+
+    /// Reads the numbers of a family whose layers have attention.
+    fn read_layers(c: &Config<'_>, front: &'static Front) -> Result<Hyper> {
+        let layers = c.need_uint(known::LAYERS, 1..=limits::MAX_LAYERS)? as usize;
+        let width = c.need_uint(known::WIDTH, 1..=limits::MAX_WIDTH)? as usize;
+        let shape = (front.shape)(c, front, layers, width)?;
+        let context = first_uint(c, known::CONTEXT, limits::MAX_CONTEXT)?.or(front.context);
+        let context =
+            context.ok_or_else(|| bad(FILE, known::CONTEXT[0], "absent", "an integer"))?;
+        let vocab = first_uint(c, known::VOCAB, limits::MAX_VOCAB as u64)?;
+        let vocab = vocab.ok_or_else(|| bad(FILE, known::VOCAB[0], "absent", "an integer"))?;
+        let ropes = match front.rotated {
+            Some(_) => Some(positions::ropes(c, front, context)?),
+            None => None,
+        };
+        let rope = ropes.as_ref().map(|r| &r.full);
         let mut hyper = Hyper {
             front,
             table: front.table,
             width,
-            vocab: c.need_uint(VOCAB, 1..=limits::MAX_VOCAB as u64)? as usize,
+            vocab: vocab as usize,
             context,
-            eps: c.float(EPSILON, 0.0..=1.0)?.unwrap_or(1e-5) as f32,
-            rope_base: rope_base(&c)?,
-            scaling: rope_scaling(&c, context)?,
+            eps: c.float(known::EPSILON, 0.0..=1.0)?.unwrap_or(1e-5) as f32,
+            rope_base: rope.map_or(0.0, |r| r.base as f32),
+            scaling: rope.and_then(|r| r.scaling.clone()),
             window: match front.windowed {
-                true => window(&c)?,
+                true => window(c)?,
                 false => None,
             },
             tied: c.bool("tie_word_embeddings")?.unwrap_or(front.tied),
-            rotary: rotary(&c, front, shape.head_dim)?,
+            rotary: rotary(rope, front, shape.head_dim)?,
             shape,
+            ropes,
             experts: None,
             encoder_layers: 0,
             extra_heads: 0,
@@ -172,7 +155,10 @@ impl Hyper {
             states: None,
             more: Vec::new(),
         };
-        (front.more)(&c, &mut hyper)?;
+        if c.value.get("use_sliding_window") == Some(&Value::Bool(false)) {
+            c.note(&["use_sliding_window", "sliding_window", "max_window_layers"]);
+        }
+        (front.more)(c, &mut hyper)?;
         Ok(hyper)
     }
 
@@ -201,7 +187,7 @@ impl Hyper {
             return recurrent::metadata(self, sizes, rows);
         }
         let arch = self.architecture(layout);
-        let (head_dim, given) = (self.shape.head_dim, self.shape.head_dim_given);
+        let head_dim = self.shape.head_dim;
         let rope_dims = match self.front.open_layout {
             true => layout.rope_dims(head_dim),
             false => self.rotary,
@@ -224,12 +210,8 @@ impl Hyper {
             false => "attention.layer_norm_rms_epsilon",
         };
         key(epsilon, MetaValue::F32(self.eps));
-        let heads = self.shape.layers.iter().map(|l| l.heads);
-        if given
-            || heads
-                .into_iter()
-                .any(|h| h > 0 && h * head_dim != self.width)
-        {
+        let mut heads = self.shape.layers.iter().map(|l| l.heads);
+        if heads.any(|h| h > 0 && h * head_dim != self.width) {
             key("attention.key_length", u(head_dim));
             key("attention.value_length", u(head_dim));
         }
@@ -240,6 +222,7 @@ impl Hyper {
             key("rope.dimension_count", u(rope_dims));
             key("rope.freq_base", MetaValue::F32(self.rope_base));
         }
+        let f = |v: f64| MetaValue::F32(v as f32);
         match self.scaling {
             Some(RopeScaling::Long {
                 original,
@@ -256,13 +239,33 @@ impl Hyper {
                 key("rope.scaling.type", MetaValue::Str("linear".into()));
                 key("rope.scaling.factor", MetaValue::F32(factor));
             }
-            Some(RopeScaling::Yarn { factor, original }) => {
+            Some(RopeScaling::Yarn {
+                factor,
+                original,
+                magnitude,
+                beta_fast,
+                beta_slow,
+                truncate,
+            }) => {
                 key("rope.scaling.type", MetaValue::Str("yarn".into()));
-                key("rope.scaling.factor", MetaValue::F32(factor));
+                key("rope.scaling.factor", f(factor));
                 key(
                     "rope.scaling.original_context_length",
                     MetaValue::U32(original),
                 );
+                let usual = yarn_magnitude(factor, 1.0);
+                if magnitude != usual {
+                    key("rope.scaling.attn_factor", f(magnitude / usual));
+                }
+                if beta_fast != 32.0 {
+                    key("rope.scaling.yarn_beta_fast", f(beta_fast));
+                }
+                if beta_slow != 1.0 {
+                    key("rope.scaling.yarn_beta_slow", f(beta_slow));
+                }
+                if !truncate {
+                    key("rope.scaling.yarn_truncate", MetaValue::Bool(false));
+                }
             }
             Some(RopeScaling::Llama3 { .. }) | None => {}
         }
@@ -312,7 +315,7 @@ impl Hyper {
         else {
             return None;
         };
-        let d = self.shape.head_dim;
+        let d = self.rotary;
         let one = |i: usize| {
             let wavelength =
                 std::f64::consts::TAU * f64::from(self.rope_base).powf(2.0 * i as f64 / d as f64);
@@ -330,55 +333,84 @@ impl Hyper {
 }
 
 /// Refuses what the graph of the family cannot express.
-fn check_graph(c: &Fields<'_>, front: &Front) -> Result<()> {
+fn check_graph(c: &Config<'_>, front: &Front) -> Result<()> {
     let (names, known) = front.activation;
-    if let Some(act) = c.str(names)?
-        && !known.contains(&act)
-    {
-        return Err(Error::Unsupported {
-            what: "activation",
-            value: act.chars().take(80).collect(),
-            known: known.join(", "),
-        });
+    for &name in names {
+        if let Some(act) = c.str(&[name])?
+            && !known.contains(&act)
+        {
+            return Err(Error::Unsupported {
+                what: "activation",
+                value: act.chars().take(80).collect(),
+                known: known.join(", "),
+            });
+        }
     }
     for &(name, wanted, allowed) in front.fixed {
         if c.bool(name)?.is_some_and(|v| v != wanted) {
             return Err(bad(FILE, name, !wanted, allowed));
         }
     }
+    c.note(front.harmless);
     Ok(())
 }
 
+/// The number under the first of these names that is there; the others may differ.
+fn first_uint(c: &Config<'_>, names: &[&'static str], max: u64) -> Result<Option<u64>> {
+    c.note(names);
+    let first = names.iter().find(|n| c.get(&[n]).is_some());
+    first.map_or(Ok(None), |name| c.uint(&[name], 1..=max))
+}
+
+/// `layer_types` in families whose layers are alike: all with the window that there is, or all without.
+fn same_layers(c: &Config<'_>, h: &Hyper) -> Result<()> {
+    let Some((name, types)) = c.get(&["layer_types"]) else {
+        return Ok(());
+    };
+    let kind = match h.window {
+        Some(_) => known::SLIDING,
+        None => known::FULL,
+    };
+    let list = types.as_array().filter(|l| l.len() == h.layers());
+    match list.is_some_and(|l| l.iter().all(|t| t.as_str() == Some(kind))) {
+        true => Ok(()),
+        false => {
+            let allowed = format!("{kind} for each of {} layers", h.layers());
+            Err(bad(FILE, name, short(types), allowed))
+        }
+    }
+}
+
 /// Rotated elements of a head.
-fn rotary(c: &Fields<'_>, front: &Front, head_dim: usize) -> Result<usize> {
-    let Some(usual) = front.rotated else {
+fn rotary(rope: Option<&Rope>, front: &Front, head_dim: usize) -> Result<usize> {
+    let (Some(rope), Some(usual)) = (rope, front.rotated) else {
         return Ok(0);
     };
-    let share = c.float(ROTATED, 0.01..=1.0)?.unwrap_or(usual);
+    let share = rope.share.unwrap_or(usual);
     let rotary = (share * head_dim as f64) as usize;
     if rotary == 0 || !rotary.is_multiple_of(2) {
         let allowed = format!("a share of {head_dim} that is an even number");
-        return Err(bad(FILE, ROTATED[0], share, allowed));
+        return Err(bad(FILE, known::ROPE_SHARE[0], share, allowed));
     }
     Ok(rotary)
 }
 
 /// The sizes of a family whose layers are alike.
-pub(super) fn alike(c: &Fields<'_>, front: &Front, layers: usize, width: usize) -> Result<Shape> {
-    let kv = c.uint(KV_HEADS, 1..=limits::MAX_HEADS)?;
+pub(super) fn alike(c: &Config<'_>, front: &Front, layers: usize, width: usize) -> Result<Shape> {
+    let kv = c.uint(known::KV_HEADS, 1..=limits::MAX_HEADS)?;
     alike_with(c, front, (layers, width), kv)
 }
 
 /// As [`alike`], with this number of key heads; `None`: as many as query heads.
 pub(super) fn alike_with(
-    c: &Fields<'_>,
+    c: &Config<'_>,
     front: &Front,
     (layers, width): (usize, usize),
     kv: Option<u64>,
 ) -> Result<Shape> {
-    let heads = c.need_uint(HEADS, 1..=limits::MAX_HEADS)?;
+    let heads = c.need_uint(known::HEADS, 1..=limits::MAX_HEADS)?;
     let kv = kv.unwrap_or(heads);
-    let given = c.uint(HEAD_DIM, 1..=4096)?;
+    let given = c.uint(known::HEAD_DIM, 1..=4096)?;
     let e = width as u64;
     if given.is_none() && !e.is_multiple_of(heads) {
         let allowed = format!("a divisor of hidden_size {e}");
@@ -404,22 +436,21 @@ pub(super) fn alike_with(
     Ok(Shape {
         layers: vec![sizes; layers],
         head_dim: head_dim as usize,
-        head_dim_given: given.is_some(),
     })
 }
 
 /// Width of the feed-forward layers.
-pub(super) fn feed_forward(c: &Fields<'_>, front: &Front, width: u64) -> Result<usize> {
-    let given = c.uint(FFN, 1..=limits::MAX_WIDTH)?;
+pub(super) fn feed_forward(c: &Config<'_>, front: &Front, width: u64) -> Result<usize> {
+    let given = c.uint(known::FFN, 1..=limits::MAX_WIDTH)?;
     let usual = front.ffn_times.map(|n| n * width);
     match given.or(usual.filter(|f| *f <= limits::MAX_WIDTH)) {
         Some(ffn) => Ok(ffn as usize),
-        None => Err(bad(FILE, FFN[0], "absent", "an integer")),
+        None => Err(bad(FILE, known::FFN[0], "absent", "an integer")),
     }
 }
 
 /// `architectures[0]`, else `model_type`, else `auto_map`.
-fn front(c: &Fields<'_>) -> Result<&'static Front> {
+fn front(c: &Config<'_>) -> Result<&'static Front> {
     let class = c
         .value
         .get("architectures")
@@ -464,7 +495,6 @@ mod tests {
             shape: Shape {
                 layers: Vec::new(),
                 head_dim,
-                head_dim_given: false,
             },
             experts: None,
             vocab: 1,
@@ -483,6 +513,7 @@ mod tests {
             extra_heads: 0,
             buckets: 0,
             rotary: head_dim,
+            ropes: None,
             states: None,
             more: Vec::new(),
         }

@@ -11,16 +11,19 @@
 //! The same source and options give the same bytes, whatever the number of threads.
 
 mod about;
+mod aside;
 mod bpe;
 pub mod checkpoint;
 mod cholesky;
+mod config;
 mod cut;
 mod dequant;
 mod feedback;
 mod folder;
 pub mod fronts;
 pub mod hf;
-mod hyper;
+pub mod hyper;
+mod known;
 mod made;
 mod merge;
 pub mod names;
@@ -37,6 +40,7 @@ mod report;
 mod rows;
 mod rwkv_vocab;
 mod scores;
+mod shards;
 mod spm;
 mod stream;
 mod sums;

@@ -1,6 +1,7 @@
 //! From a checkpoint's tensors to those of the file. [`outputs`] walks the table of the family,
 //! finds the tensors, checks every shape and reports all problems at once.
 
+use super::aside::{aside, core};
 use super::checkpoint::Checkpoint;
 use super::fronts::{Dim, GEB_PARTIAL, Line, Rows};
 use super::hyper::Hyper;
@@ -131,7 +132,7 @@ pub fn vocab_rows(checkpoint: &Checkpoint, hyper: &Hyper) -> Result<usize> {
         Some(states) => recurrent::embedding(checkpoint, states),
         None => format!("{}.weight", stem.map_or("", |(stem, _)| stem)),
     };
-    let found = find(checkpoint, &name, hyper.table.prefix);
+    let found = checkpoint.find(&name);
     match found.map(|i| &checkpoint.tensors()[i]) {
         Some(t) if t.shape.len() == 2 && t.rows() <= crate::limits::MAX_VOCAB => Ok(t.rows()),
         Some(t) => Err(Error::Tensors(vec![format!(
@@ -140,12 +141,6 @@ pub fn vocab_rows(checkpoint: &Checkpoint, hyper: &Hyper) -> Result<usize> {
         )])),
         None => Err(Error::Tensors(vec![format!("{name}: missing")])),
     }
-}
-
-/// A tensor by its name, or by the rest of it where checkpoints leave the prefix out.
-fn find(checkpoint: &Checkpoint, name: &str, prefix: &str) -> Option<usize> {
-    let short = || checkpoint.find(name.strip_prefix(prefix)?);
-    checkpoint.find(name).or_else(short)
 }
 
 /// The output tensors of a checkpoint in file order.
@@ -191,7 +186,8 @@ pub fn outputs(checkpoint: &Checkpoint, hyper: &Hyper, layout: &GebLayout) -> Re
         walk.line(line, 0);
     }
     for (t, used) in checkpoint.tensors().iter().zip(&walk.used) {
-        if !used && !table.skip.iter().any(|end| t.name.ends_with(end)) {
+        let skip = || table.skip.iter().any(|end| t.name.ends_with(end));
+        if !used && aside(&t.name).is_none() && !skip() {
             walk.problems
                 .push(format!("{}: not part of this architecture", t.name));
         }
@@ -287,7 +283,7 @@ impl Walk<'_> {
     }
 
     fn find(&self, name: &str) -> Option<usize> {
-        find(self.checkpoint, name, self.hyper.table.prefix)
+        self.checkpoint.find(name)
     }
 
     /// Whether the checkpoint has the weights of a line.
@@ -316,7 +312,8 @@ impl Walk<'_> {
         let start = HEAD.trim_end_matches("{}");
         let mut there = std::collections::BTreeSet::new();
         for (i, t) in self.checkpoint.tensors().iter().enumerate() {
-            let rest = t.name.strip_prefix(start).and_then(|n| n.split_once('.'));
+            let name = core(&t.name);
+            let rest = name.strip_prefix(start).and_then(|n| n.split_once('.'));
             let Some(head) = rest.and_then(|(head, _)| head.parse::<usize>().ok()) else {
                 continue;
             };
@@ -367,7 +364,9 @@ impl Walk<'_> {
         let has = |walk: &Self, stem: &String, end| walk.find(&format!("{stem}{end}"));
         if line.gguf == "output" {
             let stored = sources.iter().find_map(|s| has(self, &s.0, ".weight"));
-            if self.hyper.tied || stored.is_none() {
+            // T5's graph scales what an output matrix takes where that is the embedding.
+            let other = self.hyper.buckets > 0 && !self.hyper.tied;
+            if self.hyper.tied || (stored.is_none() && !other) {
                 // Tied: the runtime uses the embedding. A stored copy is dropped.
                 stored.into_iter().for_each(|i| self.used[i] = true);
                 return;

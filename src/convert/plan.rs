@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::about::{RECIPE, general, provenance, recipe};
 use super::checkpoint::{Checkpoint, Elem, float_type};
+use super::config::text_model;
 use super::feedback::{Feedback, Shared};
 use super::folder::{Folder, bad};
 use super::fronts::meta;
@@ -20,7 +21,7 @@ use super::report::{Report, TensorReport};
 use super::rows::{Part, RowMap};
 use super::stream::{Job, is_integer};
 use super::vocab::{self, Vocab};
-use super::{Options, Source, dequant, recurrent, verify};
+use super::{Options, Source, aside, dequant, recurrent, verify};
 use crate::calibrate::Imatrix;
 use crate::error::{Error, Result};
 use crate::gguf::journal::Identity;
@@ -164,21 +165,32 @@ impl Prepared {
                 "the configuration of a checkpoint",
             )
         })?;
-        let hyper = Hyper::read(&config)?;
+        let mut hyper = Hyper::read(&config)?;
         let mut checkpoint = match native {
             Some(checkpoint) => checkpoint,
             None => Checkpoint::open(&folder)?,
         };
+        meta::use_names(&checkpoint, &mut hyper);
         let decoded = dequant::decode(&mut checkpoint, &folder, &config)?;
         let outputs = names::outputs(&checkpoint, &hyper, &options.layout)?;
         let rows = names::vocab_rows(&checkpoint, &hyper)?;
+        let (text, _) = text_model(&config)?;
         let vocab = vocab::read(
             &folder,
-            &config,
+            &text,
             hyper.front,
             rows,
             options.chat_template.as_deref(),
         )?;
+        let mut notes = aside::notes(&checkpoint);
+        if !hyper.tied && !outputs.iter().any(|o| o.name == "output.weight") {
+            if let Some(name) = &checkpoint.lost_output {
+                return Err(Error::Tensors(vec![format!("{name}: missing")]));
+            }
+            let note = "no output matrix in the checkpoint: the embedding takes its place";
+            notes.push(note.into());
+        }
+        notes.extend(vocab.notes.iter().cloned());
         let ranks = recurrent::ranks(&hyper, &outputs);
         let items = items(&checkpoint, outputs, &hyper)?;
 
@@ -193,7 +205,6 @@ impl Prepared {
             hashes.extend(checkpoint.hashes()?);
         }
         metadata.extend(provenance(recipe(options, Some(hyper.front)), hashes));
-        let mut notes = vocab.notes.clone();
         if let Some(decoded) = decoded {
             metadata.push(("geb.source.quantization".into(), decoded.method.into()));
             notes.push(decoded.note);

@@ -3,8 +3,10 @@
 use serde_json::{Value, json};
 
 use super::Source;
+use super::aside::{aside, core};
 use super::checkpoint::Checkpoint;
-use super::folder::{Fields, bad};
+use super::config::Config;
+use super::folder::bad;
 use super::fronts::Front;
 use super::fronts::recurrent::{Dialect, Entry, Kind, Make, Size, States, spell};
 use super::hyper::{Hyper, LayerSizes, Shape};
@@ -41,14 +43,27 @@ pub struct StateSizes {
     pub groups: usize,
     /// The reference halves the residual stream after so many layers; 0: never.
     pub rescale: usize,
+    /// What heads are divided by before their norm.
+    pub divisor: f32,
+    /// Epsilon of the norms of step size, B and C.
+    pub mixer_epsilon: f32,
 }
 
+/// Epsilon of the norm of a head after the division. `norm(x / d)` with it is `norm(x)` with `d²` times it.
+const HEAD_EPSILON: f32 = 1e-5;
+/// The usual divisor, which files do not state.
+const DIVISOR: f32 = 8.0;
+
 /// Reads the configuration.
-pub(super) fn hyper(c: &Fields<'_>, front: &'static Front, states: &States) -> Result<Hyper> {
+pub(super) fn hyper(c: &Config<'_>, front: &'static Front, states: &States) -> Result<Hyper> {
     let width = 1..=limits::MAX_WIDTH;
     let need = |names: &[&'static str]| Ok(c.need_uint(names, width.clone())? as usize);
     let e: usize = need(&["hidden_size", "d_model"])?;
     let layers = c.need_uint(&["num_hidden_layers", "n_layer"], 1..=limits::MAX_LAYERS)?;
+    let same = |name: &'static str, wanted: usize| match c.uint(&[name], 0..=u64::MAX)? {
+        Some(n) if n != wanted as u64 => Err(bad(FILE, name, n, wanted.to_string())),
+        _ => Ok(()),
+    };
     let ffn = c.uint(&["intermediate_size"], width.clone())?;
     let epsilon = ["layer_norm_epsilon", "norm_eps"];
     let mut s = StateSizes {
@@ -62,21 +77,35 @@ pub(super) fn hyper(c: &Fields<'_>, front: &'static Front, states: &States) -> R
         rank: 0,
         groups: 1,
         rescale: 0,
+        divisor: DIVISOR,
+        mixer_epsilon: 0.0,
     };
     match s.kind {
         Kind::Rwkv5 | Kind::Rwkv6 | Kind::Rwkv7 => {
             s.state = c.uint(&["head_dim", "head_size"], 1..=4096)?.unwrap_or(64) as usize;
             s.heads = divides("head_size", s.state, e)?;
+            same("attention_hidden_size", e)?;
+            if s.kind == Kind::Rwkv7 {
+                same("num_heads", s.heads)?;
+            } else {
+                let divisor = c.float(&["head_size_divisor"], 1e-3..=1e3)?;
+                s.divisor = divisor.map_or(DIVISOR, |d| d as f32);
+            }
             let rescale = c.uint(&["rescale_every"], 0..=limits::MAX_LAYERS)?;
             s.rescale = rescale.unwrap_or(0) as usize;
             s.ffn = ffn.map_or_else(|| usual_ffn(s.kind, e), |f| f as usize);
         }
         _ => {
+            let expanded = e * c.uint(&["expand"], 1..=64)?.unwrap_or(2) as usize;
             s.inner = match s.kind {
                 Kind::Mamba2 => None,
                 _ => ffn.map(|f| f as usize),
             }
-            .unwrap_or(e * c.uint(&["expand"], 1..=64)?.unwrap_or(2) as usize);
+            .unwrap_or(expanded);
+            if s.kind == Kind::FalconMamba {
+                let epsilon = c.float(&["mixer_rms_eps"], 0.0..=1.0)?;
+                s.mixer_epsilon = epsilon.unwrap_or(1e-6) as f32;
+            }
             s.state = need(&["state_size"])?;
             s.taps = c.need_uint(&["conv_kernel"], 1..=limits::MAX_CONV)? as usize;
         }
@@ -86,6 +115,8 @@ pub(super) fn hyper(c: &Fields<'_>, front: &'static Front, states: &States) -> R
         Kind::Mamba2 => {
             s.heads = need(&["num_heads"])?;
             divides("num_heads", s.heads, s.inner)?;
+            same("head_dim", s.inner / s.heads)?;
+            c.note(&["time_step_rank"]);
             s.groups = need(&["n_groups"])?;
             divides("n_groups", s.groups, s.heads)?;
         }
@@ -103,7 +134,6 @@ pub(super) fn hyper(c: &Fields<'_>, front: &'static Front, states: &States) -> R
         shape: Shape {
             layers: vec![sizes; s.layers],
             head_dim: 0,
-            head_dim_given: false,
         },
         vocab: c.need_uint(&["vocab_size"], 1..=limits::MAX_VOCAB as u64)? as usize,
         context: CONTEXT,
@@ -117,6 +147,7 @@ pub(super) fn hyper(c: &Fields<'_>, front: &'static Front, states: &States) -> R
         buckets: 0,
         experts: None,
         rotary: 0,
+        ropes: None,
         states: Some(s),
         more: Vec::new(),
     })
@@ -160,11 +191,19 @@ pub(super) fn metadata(h: &Hyper, s: &StateSizes, rows: usize) -> Vec<(String, M
             } else {
                 let normed = s.kind == Kind::FalconMamba;
                 key("ssm.dt_b_c_rms", MetaValue::Bool(normed));
+                if normed && s.mixer_epsilon != h.eps {
+                    let epsilon = MetaValue::F32(s.mixer_epsilon);
+                    key("ssm.dt_b_c_rms_epsilon", epsilon);
+                }
             }
         }
         _ => {
             key("attention.layer_norm_epsilon", MetaValue::F32(h.eps));
             key("wkv.head_size", u(s.state));
+            if s.divisor != DIVISOR {
+                let epsilon = HEAD_EPSILON * s.divisor * s.divisor;
+                key("wkv.head_norm_epsilon", MetaValue::F32(epsilon));
+            }
             key("token_shift_count", u(2));
             if s.kind != Kind::Rwkv7 {
                 key("rescale_every_n_layers", u(s.rescale));
@@ -208,8 +247,8 @@ pub(super) fn ranks(h: &Hyper, outputs: &[Output]) -> Vec<(String, MetaValue)> {
 fn dialect(checkpoint: &Checkpoint) -> Dialect {
     let has = |name| checkpoint.find(name).is_some();
     match () {
-        () if has("rwkv.embeddings.weight") => Dialect::Hub,
-        () if has("model.embeddings.weight") => Dialect::Fla,
+        () if has("rwkv.blocks.0.pre_ln.weight") => Dialect::Hub,
+        () if has("model.layers.0.pre_norm.weight") => Dialect::Fla,
         () => Dialect::Native,
     }
 }
@@ -248,8 +287,9 @@ pub(super) fn outputs(
     states.last.iter().for_each(|e| walk.entry(e, 0));
     for (t, used) in checkpoint.tensors().iter().zip(&walk.used) {
         // The first layer mixes no values of a layer before it.
-        let first_values = t.name.starts_with("blocks.0.att.v") && t.name.len() == 15;
-        if !used && !first_values {
+        let name = core(&t.name);
+        let first_values = name.starts_with("blocks.0.att.v") && name.len() == 15;
+        if !used && !first_values && aside(&t.name).is_none() {
             let problem = format!("{}: not part of this architecture", t.name);
             walk.problems.push(problem);
         }

@@ -44,6 +44,8 @@ pub struct EncoderSizes {
     pub block_count: usize,
     /// Kinds of distances that have a bias.
     pub buckets: usize,
+    /// Distance from which on all tokens are of one kind.
+    pub reach: usize,
     /// Token that the decoder starts with.
     pub start: u32,
 }
@@ -128,6 +130,8 @@ pub struct Recurrent {
     pub groups: usize,
     /// Step size, B and C are normed (FalconMamba).
     pub normed: bool,
+    /// Epsilon of the norms inside: of each head (RWKV), of step size, B and C (FalconMamba).
+    pub mixer_epsilon: f32,
 }
 
 /// Keys of one architecture in one file.
@@ -363,9 +367,16 @@ fn encoder(keys: &Keys<'_>, block_count: usize) -> Result<Option<EncoderSizes>> 
             "a multiple of 4",
         );
     }
+    let reach = keys.int("attention.relative_max_distance", limits::MAX_REACH)?;
+    let reach = reach.unwrap_or(128);
+    if reach <= buckets / 2 {
+        let allowed = format!("over {}, half of the buckets", buckets / 2);
+        return keys.bad("attention.relative_max_distance", reach, allowed);
+    }
     Ok(Some(EncoderSizes {
         block_count,
         buckets,
+        reach,
         start: start.unwrap_or(0) as u32,
     }))
 }
@@ -441,12 +452,15 @@ fn recurrent(keys: &Keys<'_>, width: usize) -> Result<Option<Recurrent>> {
         rank: 0,
         groups: 1,
         normed: false,
+        mixer_epsilon: 64e-5,
     };
     match keys.arch.mixer {
         MixerKind::Attention => return Ok(None),
         MixerKind::Rwkv6 | MixerKind::Rwkv7 => {
             r.state = size("wkv.head_size")?;
             r.heads = divides("wkv.head_size", r.state, width)?;
+            let epsilon = keys.float("wkv.head_norm_epsilon", 0.0..=1.0)?;
+            r.mixer_epsilon = epsilon.unwrap_or(r.mixer_epsilon);
         }
         MixerKind::Mamba | MixerKind::Mamba2 => {
             r.conv = keys.required("ssm.conv_kernel", limits::MAX_CONV)?;
@@ -454,6 +468,11 @@ fn recurrent(keys: &Keys<'_>, width: usize) -> Result<Option<Recurrent>> {
             r.rank = size("ssm.time_step_rank")?;
             let normed = keys.file.bool(&keys.key("ssm.dt_b_c_rms"))?;
             r.normed = normed.unwrap_or(false);
+            let epsilon = match keys.float("ssm.dt_b_c_rms_epsilon", 0.0..=1.0)? {
+                None => keys.float("attention.layer_norm_rms_epsilon", 0.0..=1.0)?,
+                epsilon => epsilon,
+            };
+            r.mixer_epsilon = epsilon.unwrap_or(r.mixer_epsilon);
         }
     }
     if keys.arch.mixer == MixerKind::Mamba2 {
@@ -533,21 +552,32 @@ fn rope_scaling(keys: &Keys<'_>, context_length: usize) -> Result<RopeScaling> {
             });
         }
     };
+    let factor = factor.unwrap_or(1.0);
+    let number = |suffix, usual| Ok::<_, Error>(keys.float(suffix, 1e-6..=1e6)?.unwrap_or(usual));
+    // Llama.cpp's: the weight of the usual factor of cosine and sine, and how much of YaRN applies.
+    let weight = keys.float("rope.scaling.yarn_log_multiplier", 0.0..=1e6)?;
+    let weight = weight.filter(|w| *w > 0.0 && factor > 1.0);
+    let weighted = weight.map_or(1.0, |w| 1.0 / (1.0 + 0.1 * w * factor.ln()));
+    let mix = keys.float("rope.scaling.yarn_ext_factor", -1.0..=1.0)?;
+    if kind == ScalingKind::Yarn
+        && let Some(mix) = mix.filter(|m| ![-1.0, 1.0].contains(m))
+    {
+        return keys.bad("rope.scaling.yarn_ext_factor", mix, "1, or -1 for as usual");
+    }
     Ok(RopeScaling {
         kind,
-        factor: factor.unwrap_or(1.0),
+        factor,
         original_context: keys
             .int("rope.scaling.original_context_length", limits::MAX_CONTEXT)?
             .unwrap_or(context_length) as f32,
-        attn_factor: keys
-            .float("rope.scaling.attn_factor", 1e-6..=1e6)?
-            .unwrap_or(1.0),
-        beta_fast: keys
-            .float("rope.scaling.yarn_beta_fast", 1e-6..=1e6)?
-            .unwrap_or(32.0),
-        beta_slow: keys
-            .float("rope.scaling.yarn_beta_slow", 1e-6..=1e6)?
-            .unwrap_or(1.0),
+        attn_factor: number("rope.scaling.attn_factor", 1.0)?
+            * match kind {
+                ScalingKind::Yarn => number("rope.scaling.yarn_attn_factor", 1.0)? * weighted,
+                _ => 1.0,
+            },
+        beta_fast: number("rope.scaling.yarn_beta_fast", 32.0)?,
+        beta_slow: number("rope.scaling.yarn_beta_slow", 1.0)?,
+        truncate: keys.bool("rope.scaling.yarn_truncate")?.unwrap_or(true),
     })
 }
 

@@ -32,6 +32,8 @@ pub struct RopeScaling {
     pub beta_fast: f32,
     /// Rotations below which a pair is divided.
     pub beta_slow: f32,
+    /// The ramp between begins and ends at whole pairs.
+    pub truncate: bool,
 }
 
 impl Default for RopeScaling {
@@ -43,6 +45,7 @@ impl Default for RopeScaling {
             attn_factor: 1.0,
             beta_fast: 32.0,
             beta_slow: 1.0,
+            truncate: true,
         }
     }
 }
@@ -63,8 +66,14 @@ impl RopeFreqs {
             r * (f64::from(s.original_context) / (f64::from(beta) * std::f64::consts::TAU)).ln()
                 / (2.0 * base.ln())
         };
-        let low = turns(s.beta_fast).floor().max(0.0);
-        let high = turns(s.beta_slow).ceil().min(r - 1.0);
+        let (mut low, mut high) = (turns(s.beta_fast), turns(s.beta_slow));
+        if s.truncate {
+            (low, high) = (low.floor(), high.ceil());
+        }
+        (low, high) = (low.max(0.0), high.min(r - 1.0));
+        if low == high {
+            high += 0.001;
+        }
         let per_position = (0..dims / 2)
             .map(|i| {
                 let mut theta = base.powf(-2.0 * i as f64 / r);
@@ -75,8 +84,7 @@ impl RopeFreqs {
                     ScalingKind::None | ScalingKind::LongRope => theta,
                     ScalingKind::Linear => theta / factor,
                     ScalingKind::Yarn => {
-                        let keep =
-                            1.0 - ((i as f64 - low) / (high - low).max(0.001)).clamp(0.0, 1.0);
+                        let keep = 1.0 - ((i as f64 - low) / (high - low)).clamp(0.0, 1.0);
                         theta / factor * (1.0 - keep) + theta * keep
                     }
                 }
@@ -196,5 +204,42 @@ mod tests {
             }
         }
         assert!((yarn.magnitude - (1.0 + 0.1 * 4f64.ln())).abs() < 1e-12);
+    }
+
+    /// From `config.json` over the keys of a file to the angles, against `transformers`
+    /// (`tests/oracle/yarn.py`).
+    #[test]
+    fn yarn_is_that_of_the_reference() {
+        use crate::convert::GebLayout;
+        use crate::convert::hyper::Hyper;
+        use crate::gguf::{GgufFile, writer};
+        let cases: serde_json::Value =
+            serde_json::from_str(include_str!("rope/yarn.json")).unwrap();
+        for case in cases.as_array().unwrap() {
+            let rope = &case["rope_parameters"];
+            let hyper = Hyper::read(&serde_json::json!({
+                "model_type": "qwen2", "num_hidden_layers": 1, "hidden_size": 256, "vocab_size": 8,
+                "intermediate_size": 64, "num_attention_heads": 4, "max_position_embeddings": 16384,
+                "rope_parameters": rope,
+            }));
+            let mut plan = writer::Plan::default();
+            plan.push_meta("general.architecture", "qwen2");
+            for (key, value) in hyper.unwrap().metadata(&GebLayout::default(), 8) {
+                plan.push_meta(key, value);
+            }
+            let bytes = plan.layout().unwrap().header;
+            let config = Config::read(&GgufFile::from_bytes(bytes).unwrap()).unwrap();
+            let (r, base) = (config.rope_dimension_count, config.rope_freq_base);
+            let freqs = RopeFreqs::new(r, base, config.rope_scaling, None);
+            let near = |a: f64, b: &serde_json::Value| {
+                let b = b.as_f64().unwrap();
+                assert!((a - b).abs() <= 3e-7 * b, "{rope}: {a}, expected {b}");
+            };
+            near(freqs.magnitude, &case["factor"]);
+            let angles = case["angles"].as_array().unwrap();
+            assert_eq!(angles.len(), freqs.per_position.len(), "{rope}");
+            let all = freqs.per_position.iter().zip(angles);
+            all.for_each(|(a, b)| near(*a, b));
+        }
     }
 }

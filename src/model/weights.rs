@@ -225,17 +225,18 @@ impl Bias {
         Bias::Slopes((0..heads).map(slope).collect())
     }
 
-    /// T5's: `values` `[buckets, heads]`; keys after the query have half of the buckets if it sees them.
-    pub fn buckets(values: &[f32], buckets: usize, both_sides: bool) -> Bias {
-        let (heads, reach) = (values.len() / buckets, REACH as isize);
+    /// T5's: `values` `[buckets, heads]`; from a distance of `reach` on all keys are in the last bucket; keys
+    /// after the query have half of the buckets if it sees them.
+    pub fn buckets(values: &[f32], buckets: usize, reach: usize, both_sides: bool) -> Bias {
+        let (heads, end) = (values.len() / buckets, reach as isize);
         let value = |head: usize, distance| {
-            let bucket = bucket(distance, buckets, both_sides);
+            let bucket = bucket(distance, buckets, reach, both_sides);
             values[bucket * heads + head]
         };
-        let of = |head| (-reach..=reach).map(move |distance| value(head, distance));
+        let of = |head| (-end..=end).map(move |distance| value(head, distance));
         Bias::Distances {
             table: (0..heads).flat_map(of).collect(),
-            reach: REACH,
+            reach,
         }
     }
 
@@ -252,11 +253,8 @@ impl Bias {
     }
 }
 
-/// Distance from which on all keys are in the last bucket (T5 has no key for it).
-const REACH: usize = 128;
-
 /// The bucket of a distance (arXiv 1910.10683): one for each small distance, then ever wider ones.
-fn bucket(distance: isize, buckets: usize, both_sides: bool) -> usize {
+fn bucket(distance: isize, buckets: usize, reach: usize, both_sides: bool) -> usize {
     let (side, count, away) = match both_sides {
         true if distance > 0 => (buckets / 2, buckets / 2, distance),
         true => (0, buckets / 2, -distance),
@@ -266,7 +264,7 @@ fn bucket(distance: isize, buckets: usize, both_sides: bool) -> usize {
     if away < exact {
         return side + away;
     }
-    let share = (away as f32 / exact as f32).ln() / (REACH as f32 / exact as f32).ln();
+    let share = (away as f32 / exact as f32).ln() / (reach as f32 / exact as f32).ln();
     let wide = exact + (share * (count - exact) as f32) as usize;
     side + wide.min(count - 1)
 }
@@ -526,18 +524,36 @@ mod tests {
 
     #[test]
     fn buckets_are_the_published_ones() {
-        let both = |d| bucket(d, 32, true);
+        let both = |d| bucket(d, 32, 128, true);
         let want = [15, 10, 8, 1, 0, 17, 24, 26, 31];
         assert_eq!([-200, -20, -8, -1, 0, 1, 8, 20, 200].map(both), want);
-        let causal = |d| bucket(d, 32, false);
+        let causal = |d| bucket(d, 32, 128, false);
         let want = [31, 23, 16, 15, 1, 0, 0];
         assert_eq!([-200, -40, -16, -15, -1, 0, 3].map(causal), want);
         let values: Vec<f32> = (0..64).map(|v| v as f32).collect();
-        let bias = Bias::buckets(&values, 32, true);
+        let bias = Bias::buckets(&values, 32, 128, true);
         assert_eq!(
             [bias.at(1, -200), bias.at(0, 1), bias.at(1, 300)],
             [31.0, 34.0, 63.0]
         );
+    }
+
+    /// Against `T5Attention._relative_position_bucket` with `max_distance` other than 128.
+    #[test]
+    fn buckets_end_where_the_file_says() {
+        let of = |reach, both, distances: [isize; 8]| distances.map(|d| bucket(d, 32, reach, both));
+        let both = [-2000, -19, -12, -9, 7, 13, 40, 300];
+        let causal = [5, -15, -17, -19, -30, -63, -400, -2000];
+        let want = [15, 15, 11, 9, 23, 28, 31, 31];
+        assert_eq!(of(20, true, both), want);
+        assert_eq!(of(64, true, both), [15, 11, 9, 8, 23, 25, 30, 31]);
+        assert_eq!(of(1000, true, both), [15, 9, 8, 8, 23, 24, 26, 30]);
+        assert_eq!(of(20, false, causal), [0, 15, 20, 28, 31, 31, 31, 31]);
+        assert_eq!(of(64, false, causal), [0, 15, 16, 17, 23, 31, 31, 31]);
+        assert_eq!(of(1000, false, causal), [0, 15, 16, 16, 18, 21, 28, 31]);
+        let values: Vec<f32> = (0..32).map(|v| v as f32).collect();
+        let bias = Bias::buckets(&values, 32, 1000, false);
+        assert_eq!([bias.at(0, -400), bias.at(0, -5000)], [28.0, 31.0]);
     }
 
     #[test]

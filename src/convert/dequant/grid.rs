@@ -80,7 +80,8 @@ impl Stack {
     /// The blocks of which `a` × `b` fill a matrix.
     fn evenly(&self, a: u64, b: u64) -> Option<[usize; 2]> {
         let (a, b) = (a as usize, b as usize);
-        let fits = a > 0 && b > 0 && self.rows.is_multiple_of(a) && self.cols.is_multiple_of(b);
+        let some = [a, b, self.rows, self.cols].iter().all(|&n| n > 0);
+        let fits = some && self.rows.is_multiple_of(a) && self.cols.is_multiple_of(b);
         fits.then(|| [self.rows / a, self.cols / b])
     }
 }
@@ -149,12 +150,12 @@ impl Grid {
         };
         let block = block.filter(|&b| found == stack.scales(b)).or(derived);
         let (step, group, lines, width) = match block {
-            _ if found.is_empty() && number != Some(Number::E8m0) => {
-                self.factor.0 *= parts.scalar(scale)?;
+            _ if found.is_empty() => {
+                self.factor.0 *= parts.scalar_of(scale, number)?;
                 return Ok(self);
             }
             Some([a, b]) => (a, b, n.div_ceil(a), cols.div_ceil(b)),
-            None if found == stack.scales([1, cols]) => (1, cols, n, 1),
+            None if found == stack.scales([1, cols.max(1)]) => (1, cols, n, 1),
             None if stack.matrices > 1 && found == stack.outer => (n, cols, 1, 1),
             None => {
                 let allowed = format!("one, one for each row or one for each block of {shape:?}");

@@ -43,7 +43,12 @@ impl<'a> Parts<'a> {
 
     /// A single number.
     pub fn scalar(&self, t: &SourceTensor) -> Result<f32> {
-        let number = Number::of(t.elem).ok_or_else(|| self.wrong_type(t, "a number"))?;
+        self.scalar_of(t, Number::of(t.elem))
+    }
+
+    /// A single number of this type.
+    pub fn scalar_of(&self, t: &SourceTensor, number: Option<Number>) -> Result<f32> {
+        let number = number.ok_or_else(|| self.wrong_type(t, "a number"))?;
         if t.rows() * t.cols() != 1 {
             return Err(self.wrong_shape(t, "one number"));
         }

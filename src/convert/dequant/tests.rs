@@ -97,7 +97,7 @@ fn values(checkpoint: &Checkpoint, name: &str, rows: impl Fn(usize) -> usize) ->
     let mut read = vec![0.0; n * cols];
     coded.rows(checkpoint, &order, &mut read)?;
     let mut out = vec![0.0; n * cols];
-    for (row, line) in order.iter().zip(read.chunks_exact(cols)) {
+    for (row, line) in order.iter().zip(read.chunks_exact(cols.max(1))) {
         out[row * cols..][..cols].copy_from_slice(line);
     }
     Ok(out)
@@ -453,6 +453,92 @@ fn sizes_that_do_not_fit_are_named() {
         message.contains("m.x.weight_shape") || message.contains("m.x.weight_packed"),
         "{message}"
     );
+}
+
+/// Other types, no rows, no columns, and other bytes: an error or numbers, never a panic.
+#[test]
+fn tensors_of_another_kind_are_errors_or_numbers() {
+    const TYPES: [(&str, usize); 9] = [
+        ("F32", 4),
+        ("BF16", 2),
+        ("F16", 2),
+        ("I64", 8),
+        ("I32", 4),
+        ("I8", 1),
+        ("U8", 1),
+        ("F8_E4M3", 1),
+        ("F8_E8M0", 1),
+    ];
+    let (mut refused, mut read) = (0, 0);
+    let mut try_it = |config: &Value, tensors: &[(String, Stored)]| {
+        let found = open(&in_config(config), tensors).and_then(|(checkpoint, _)| {
+            let i = checkpoint
+                .find("m.x.weight")
+                .filter(|&i| checkpoint.tensors()[i].coded.is_some());
+            i.map(|_| values(&checkpoint, "m.x.weight", |i| i))
+                .transpose()
+        });
+        match found {
+            Err(e) => {
+                refused += 1;
+                assert!([3, 4].contains(&e.exit_code()), "{e}");
+            }
+            Ok(_) => read += 1,
+        }
+    };
+    for name in names() {
+        let (config, tensors) = load(&name);
+        for i in 0..tensors.len() {
+            for (dtype, size) in TYPES {
+                let mut tensors = tensors.clone();
+                let (kind, shape, bytes) = &mut tensors[i].1;
+                *kind = dtype.into();
+                bytes.resize(shape.iter().product::<u64>() as usize * size, 7);
+                try_it(&config, &tensors);
+                tensors[i].1.2.fill(0xFF);
+                try_it(&config, &tensors);
+            }
+            for dim in 0..tensors[i].1.1.len() {
+                let mut tensors = tensors.clone();
+                tensors[i].1.1[dim] = 0;
+                tensors[i].1.2.clear();
+                try_it(&config, &tensors);
+                tensors[i].1.1.clear();
+                tensors[i].1.2 = vec![
+                    1;
+                    TYPES
+                        .iter()
+                        .find(|t| t.0 == tensors[i].1.0)
+                        .map_or(1, |t| t.1)
+                ];
+                try_it(&config, &tensors);
+            }
+        }
+    }
+    println!("{refused} refused, {read} read");
+    assert!(refused > 1000 && read > 500, "{refused} {read}");
+}
+
+#[test]
+fn scales_may_be_powers_of_two_of_their_own_type() {
+    let (config, mut tensors) = load("fp8-mx");
+    part(&mut tensors, "weight_scale_inv").0 = "F8_E8M0".into();
+    let (checkpoint, _) = open(&in_config(&config), &tensors).unwrap();
+    let expected = &tensors.iter().find(|t| t.0 == "expected").unwrap().1.2;
+    let found = values(&checkpoint, "m.x.weight", |i| i).unwrap();
+    assert_eq!(found, floats(expected));
+    // One for the whole matrix.
+    for dtype in ["F8_E8M0", "U8"] {
+        *part(&mut tensors, "weight_scale_inv") = (dtype.into(), vec![1], vec![129]);
+        let (checkpoint, _) = open(&in_config(&config), &tensors).unwrap();
+        let codes = &tensors.iter().find(|t| t.0 == "m.x.weight").unwrap().1.2;
+        let found = values(&checkpoint, "m.x.weight", |i| i).unwrap();
+        let expected: Vec<f32> = codes
+            .iter()
+            .map(|c| table::Number::E4m3.value(&[*c]) * 4.0)
+            .collect();
+        assert_eq!(found, expected, "{dtype}");
+    }
 }
 
 #[test]

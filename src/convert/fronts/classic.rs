@@ -6,7 +6,8 @@ use super::{
     ATTN_NORM, ATTN_OUTPUT, Dim, EMBEDDING, FFN_FUSED, FFN_NORM, Front, GEB_FIRST, GEB_LAST,
     LIKE_LLAMA, Line, NORM_AND_OUTPUT, QKV, Rows, Table,
 };
-use crate::convert::folder::{Fields, bad, short};
+use crate::convert::config::Config;
+use crate::convert::folder::{bad, short};
 use crate::convert::hyper::{FILE, Hyper, LayerSizes, Shape, alike_with};
 use crate::error::Result;
 use crate::gguf::writer::MetaValue;
@@ -58,7 +59,6 @@ pub(super) const CHATGLM: Front = Front {
         }],
         last: GEB_LAST,
         encoder: &[],
-        prefix: "transformer.",
         skip: &["rotary_pos_emb.inv_freq"],
     },
     ..LIKE_LLAMA
@@ -76,7 +76,6 @@ pub(super) const GLM: Front = Front {
         layer: &[ATTN_NORM, QKV, ATTN_OUTPUT, FFN_NORM, FFN_FUSED],
         last: NORM_AND_OUTPUT,
         encoder: &[],
-        prefix: "",
         skip: &[".rotary_emb.inv_freq"],
     },
     ..LIKE_LLAMA
@@ -118,7 +117,6 @@ pub(super) const OPENELM: Front = Front {
             "output" [Vocab, Width] = "lm_head" All;
         },
         encoder: &[],
-        prefix: "transformer.",
         skip: &[".inv_freq"],
     },
     ..LIKE_LLAMA
@@ -148,7 +146,6 @@ const GPT_ENDS: Table = Table {
         "output" [Vocab, Width] = "lm_head" All;
     },
     encoder: &[],
-    prefix: "transformer.",
     skip: &[".attn.bias", ".attn.masked_bias"],
 };
 
@@ -234,7 +231,6 @@ pub(super) const GPT_NEOX: Front = Front {
             "output" [Vocab, Width] = "embed_out" All;
         },
         encoder: &[],
-        prefix: "",
         skip: &[".inv_freq", ".attention.bias", ".attention.masked_bias"],
     },
     ..OLD
@@ -309,9 +305,10 @@ pub(super) const FALCON: Front = Front {
     ],
     shape: |c, front, layers, width| {
         let grouped = c.uint(&["num_kv_heads", "n_head_kv"], 1..=limits::MAX_HEADS)?;
+        let one = c.bool("multi_query")?;
         let kv = match c.bool("new_decoder_architecture")? {
             Some(true) => grouped,
-            _ if c.bool("multi_query")? == Some(false) => None,
+            _ if one == Some(false) => None,
             _ => Some(1),
         };
         alike_with(c, front, (layers, width), kv)
@@ -329,7 +326,7 @@ pub(super) const FALCON: Front = Front {
 };
 
 /// The base of the rotation is stated as a ratio to the usual one.
-fn chatglm(c: &Fields<'_>, h: &mut Hyper) -> Result<()> {
+fn chatglm(c: &Config<'_>, h: &mut Hyper) -> Result<()> {
     if let Some(ratio) = c.float(&["rope_ratio"], 1e-3..=1e6)? {
         h.rope_base *= ratio as f32;
     }
@@ -337,7 +334,7 @@ fn chatglm(c: &Fields<'_>, h: &mut Hyper) -> Result<()> {
 }
 
 /// Scores are not scaled; the layers called local have a window.
-fn gpt_neo(c: &Fields<'_>, h: &mut Hyper) -> Result<()> {
+fn gpt_neo(c: &Config<'_>, h: &mut Hyper) -> Result<()> {
     let window = c.uint(&["window_size"], 1..=limits::MAX_CONTEXT)?;
     let local = local_layers(c, h.layers())?;
     h.put("attention.scale", 1.0);
@@ -350,7 +347,7 @@ fn gpt_neo(c: &Fields<'_>, h: &mut Hyper) -> Result<()> {
 }
 
 /// `attention_layers`, or `attention_types` with pairs of a pattern and how often it occurs.
-fn local_layers(c: &Fields<'_>, layers: usize) -> Result<Vec<bool>> {
+fn local_layers(c: &Config<'_>, layers: usize) -> Result<Vec<bool>> {
     let local = |v: &Value| match v.as_str() {
         Some("local") => Some(true),
         Some("global") => Some(false),
@@ -369,6 +366,7 @@ fn local_layers(c: &Fields<'_>, layers: usize) -> Result<Vec<bool>> {
         }
         Some(all)
     };
+    c.note(&["attention_types"]);
     let (name, found) = match c.get(&["attention_layers"]) {
         Some((name, v)) => (name, list(v)),
         None => match c.get(&["attention_types"]) {
@@ -383,7 +381,7 @@ fn local_layers(c: &Fields<'_>, layers: usize) -> Result<Vec<bool>> {
 }
 
 /// Sizes of the layers of OpenELM: lists of heads, multipliers of the width.
-fn layer_sizes(c: &Fields<'_>, _: &Front, layers: usize, width: usize) -> Result<Shape> {
+fn layer_sizes(c: &Config<'_>, _: &Front, layers: usize, width: usize) -> Result<Shape> {
     let list = |name: &'static str, max: f64| -> Result<Vec<f64>> {
         let array = c.get(&[name]).and_then(|(_, v)| v.as_array());
         let numbers = array.map(|a| a.iter().map(Value::as_f64).collect::<Option<Vec<_>>>());
@@ -417,7 +415,6 @@ fn layer_sizes(c: &Fields<'_>, _: &Front, layers: usize, width: usize) -> Result
     Ok(Shape {
         layers: sizes,
         head_dim,
-        head_dim_given: true,
     })
 }
 

@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::convert::hyper::Experts;
+use crate::convert::known;
 use crate::gguf::writer::MetaValue;
 use crate::limits;
 
@@ -11,19 +12,17 @@ use crate::limits;
 const JETMOE_EPS: f32 = 1e-6;
 
 /// As [`counts`], of families that say how many experts a token has.
-fn experts(c: &Fields<'_>, h: &mut Hyper) -> Result<()> {
+fn experts(c: &Config<'_>, h: &mut Hyper) -> Result<()> {
     counts(c, h, None)
 }
 
 /// Counts and widths; `usual`: the experts of a token where the configuration is silent.
-pub(super) fn counts(c: &Fields<'_>, h: &mut Hyper, usual: Option<u64>) -> Result<()> {
+pub(super) fn counts(c: &Config<'_>, h: &mut Hyper, usual: Option<u64>) -> Result<()> {
     let number = |h: &mut Hyper, key, n: u64| h.more.push((key, MetaValue::U32(n as u32)));
-    let count = &["num_local_experts", "num_experts", "moe_num_experts"];
-    let count = c.need_uint(count, 1..=limits::MAX_EXPERTS)?;
-    let used = ["num_experts_per_tok", "moe_top_k"];
+    let count = c.need_uint(known::EXPERTS, 1..=limits::MAX_EXPERTS)?;
     let used = match usual {
-        Some(usual) => c.uint(&used, 1..=count)?.unwrap_or(usual),
-        None => c.need_uint(&used, 1..=count)?,
+        Some(usual) => c.uint(known::EXPERTS_USED, 1..=count)?.unwrap_or(usual),
+        None => c.need_uint(known::EXPERTS_USED, 1..=count)?,
     };
     let ffn = h.shape.layers.first().map_or(0, |l| l.ffn) as u64;
     let width = |name| c.uint(&[name], 1..=limits::MAX_WIDTH);
@@ -45,7 +44,7 @@ pub(super) fn counts(c: &Fields<'_>, h: &mut Hyper, usual: Option<u64>) -> Resul
 
 /// As [`experts`]; whether the weights of the chosen ones are divided by their sum, unless it is as
 /// `usual` for the architecture. The reference does not when the configuration is silent.
-fn normed(c: &Fields<'_>, h: &mut Hyper, usual: bool) -> Result<()> {
+fn normed(c: &Config<'_>, h: &mut Hyper, usual: bool) -> Result<()> {
     experts(c, h)?;
     let normed = c.bool("norm_topk_prob")?.unwrap_or(false);
     if normed != usual {
@@ -114,7 +113,7 @@ pub(super) const QWEN3_MOE: Front = Front {
     architecture: "qwen3moe",
     permuted: false,
     more: |c, h| {
-        keys::qwen(c, h)?;
+        keys::qwen3_moe(c, h)?;
         normed(c, h, true)
     },
     table: &Table {
@@ -152,6 +151,8 @@ pub(super) const JETMOE: Front = Front {
     permuted: false,
     tied: true,
     activation: (&["activation_function", "hidden_act"], &["silu", "swish"]),
+    // The epsilon inside the layers is a constant of the reference.
+    harmless: &["layer_norm_epsilon", "length"],
     more: |c, h| {
         let last = c.float(&["rms_norm_eps"], 0.0..=1.0)?;
         h.put("output_norm_epsilon", last.unwrap_or(JETMOE_EPS.into()));

@@ -2,8 +2,10 @@
 
 use serde_json::Value;
 
-use crate::convert::folder::{Fields, bad, short};
+use crate::convert::config::Config;
+use crate::convert::folder::{bad, short};
 use crate::convert::hyper::{FILE, Hyper};
+use crate::convert::known::{FULL, SLIDING};
 use crate::convert::positions::window;
 use crate::error::Result;
 use crate::gguf::writer::MetaValue;
@@ -23,7 +25,7 @@ pub(super) const GEB_TOKENS: &[&str] = &[
     "<|observation|>",
 ];
 
-fn float(c: &Fields<'_>, name: &'static str) -> Result<Option<f64>> {
+fn float(c: &Config<'_>, name: &'static str) -> Result<Option<f64>> {
     c.float(&[name], 1e-6..=1e6)
 }
 
@@ -34,7 +36,7 @@ impl Hyper {
 }
 
 /// Heads for the tokens behind the next one (arXiv 2404.19737).
-pub(super) fn extra_heads(c: &Fields<'_>, h: &mut Hyper) -> Result<()> {
+pub(super) fn extra_heads(c: &Config<'_>, h: &mut Hyper) -> Result<()> {
     let tokens = c.uint(&["n_future_tokens"], 1..=limits::MAX_LAYERS)?;
     h.extra_heads = tokens.map_or(0, |n| n as usize - 1);
     if h.extra_heads > 0 {
@@ -45,8 +47,17 @@ pub(super) fn extra_heads(c: &Fields<'_>, h: &mut Hyper) -> Result<()> {
 }
 
 /// Factors of embeddings, residual branches and logits.
-pub(super) fn minicpm(c: &Fields<'_>, h: &mut Hyper) -> Result<()> {
+pub(super) fn minicpm(c: &Config<'_>, h: &mut Hyper) -> Result<()> {
     let (width, layers) = (h.width as f64, h.layers() as f64);
+    let denominator = float(c, "mup_denominator")?;
+    if let Some(n) = denominator.filter(|n| *n != layers) {
+        return Err(bad(
+            FILE,
+            "mup_denominator",
+            n,
+            format!("{layers}, the layers"),
+        ));
+    }
     h.put("embedding_scale", float(c, "scale_emb")?.unwrap_or(1.0));
     let depth = float(c, "scale_depth")?;
     h.put("residual_scale", depth.map_or(1.0, |d| d / layers.sqrt()));
@@ -56,7 +67,7 @@ pub(super) fn minicpm(c: &Fields<'_>, h: &mut Hyper) -> Result<()> {
 }
 
 /// Clamped queries, keys and values.
-pub(super) fn olmo(c: &Fields<'_>, h: &mut Hyper) -> Result<()> {
+pub(super) fn olmo(c: &Config<'_>, h: &mut Hyper) -> Result<()> {
     if let Some(clamp) = float(c, "clip_qkv")? {
         h.put("attention.clamp_kqv", clamp);
     }
@@ -64,8 +75,9 @@ pub(super) fn olmo(c: &Fields<'_>, h: &mut Hyper) -> Result<()> {
 }
 
 /// Windows in some of the layers with a base of their own, and two scales.
-pub(super) fn gemma3(c: &Fields<'_>, h: &mut Hyper) -> Result<()> {
-    if let Some(base) = c.float(&["rope_local_base_freq"], 1.0..=1e12)? {
+pub(super) fn gemma3(c: &Config<'_>, h: &mut Hyper) -> Result<()> {
+    if let Some(window) = h.ropes.as_ref().and_then(|r| r.window.as_ref()) {
+        let base = window.base;
         h.put("rope.freq_base_swa", base);
     }
     let scalar = float(c, "query_pre_attn_scalar")?;
@@ -75,13 +87,44 @@ pub(super) fn gemma3(c: &Fields<'_>, h: &mut Hyper) -> Result<()> {
     if let Some(cap) = float(c, "final_logit_softcapping")? {
         h.put("final_logit_softcapping", cap);
     }
-    let pattern = slides(c, h.layers())?;
-    h.more.extend(pattern);
+    let slides = layer_types(c, h.layers())?;
+    // The list holds where there are both.
+    let every = c.uint(&["sliding_window_pattern"], 1..=limits::MAX_LAYERS)?;
+    c.note(&["_sliding_window_pattern"]);
+    let every = every.unwrap_or(GEMMA_FULL_EVERY as u64) as usize;
+    let slides = slides.unwrap_or_else(|| pattern(h.layers(), every));
+    if slides.contains(&true) {
+        need_window_rope(h)?;
+    }
+    if slides != pattern(h.layers(), GEMMA_FULL_EVERY) {
+        let key = "attention.sliding_window_pattern";
+        h.more.push((key, MetaValue::Bools(slides)));
+    }
     Ok(())
 }
 
+/// The layer of Gemma 3 that sees all is one of so many, and that is what runtimes take without a key.
+const GEMMA_FULL_EVERY: usize = 6;
+
+/// All layers but every n-th have a window.
+fn pattern(layers: usize, every: usize) -> Vec<bool> {
+    (1..=layers).map(|l| !l.is_multiple_of(every)).collect()
+}
+
+/// Refuses layers with a window whose rotation nothing tells.
+fn need_window_rope(h: &Hyper) -> Result<()> {
+    match &h.ropes {
+        Some(ropes) if ropes.window.is_none() => {
+            let name = format!("rope_parameters.{SLIDING}.rope_theta");
+            Err(bad(FILE, name, "absent", "a number"))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Qwen: a window in the layers from `max_window_layers` on, if it is used at all.
-pub(super) fn qwen(c: &Fields<'_>, h: &mut Hyper) -> Result<()> {
+pub(super) fn qwen(c: &Config<'_>, h: &mut Hyper) -> Result<()> {
+    c.note(&["sliding_window", "max_window_layers"]);
     if c.bool("use_sliding_window")? != Some(true) {
         return Ok(());
     }
@@ -90,13 +133,31 @@ pub(super) fn qwen(c: &Fields<'_>, h: &mut Hyper) -> Result<()> {
     windowed(c, h, |l| l >= first)
 }
 
+/// Qwen 3 with experts: a window in all layers, if it is used.
+pub(super) fn qwen3_moe(c: &Config<'_>, h: &mut Hyper) -> Result<()> {
+    c.note(&["sliding_window", "max_window_layers"]);
+    if c.bool("use_sliding_window")? == Some(true) {
+        h.window = window(c)?;
+    }
+    Ok(())
+}
+
 /// OLMo 3: a window in three of four layers, which rotate as before the context was stretched.
-pub(super) fn olmo3(c: &Fields<'_>, h: &mut Hyper) -> Result<()> {
-    windowed(c, h, |l| l % 4 < 3)
+pub(super) fn olmo3(c: &Config<'_>, h: &mut Hyper) -> Result<()> {
+    windowed(c, h, |l| l % 4 < 3)?;
+    if h.window.is_none() {
+        return Ok(());
+    }
+    need_window_rope(h)?;
+    let base = h.ropes.as_ref().and_then(|r| Some(r.window.as_ref()?.base));
+    if let Some(base) = base.filter(|b| *b as f32 != h.rope_base) {
+        h.put("rope.freq_base_swa", base);
+    }
+    Ok(())
 }
 
 /// A window in the layers that `layer_types` names or, without it, in the `usual` ones.
-fn windowed(c: &Fields<'_>, h: &mut Hyper, usual: impl Fn(usize) -> bool) -> Result<()> {
+fn windowed(c: &Config<'_>, h: &mut Hyper, usual: impl Fn(usize) -> bool) -> Result<()> {
     let usual = (0..h.layers()).map(usual).collect();
     let slides = layer_types(c, h.layers())?.unwrap_or(usual);
     h.window = window(c)?.filter(|_| slides.contains(&true));
@@ -108,13 +169,13 @@ fn windowed(c: &Fields<'_>, h: &mut Hyper, usual: impl Fn(usize) -> bool) -> Res
 }
 
 /// `layer_types`: which of the layers have a window.
-fn layer_types(c: &Fields<'_>, layers: usize) -> Result<Option<Vec<bool>>> {
+fn layer_types(c: &Config<'_>, layers: usize) -> Result<Option<Vec<bool>>> {
     let Some((name, types)) = c.get(&["layer_types"]) else {
         return Ok(None);
     };
     let one = |t: &Value| match t.as_str() {
-        Some("sliding_attention") => Some(true),
-        Some("full_attention") => Some(false),
+        Some(SLIDING) => Some(true),
+        Some(FULL) => Some(false),
         _ => None,
     };
     let list = types.as_array().map(|l| l.iter().map(one).collect());
@@ -127,18 +188,6 @@ fn layer_types(c: &Fields<'_>, layers: usize) -> Result<Option<Vec<bool>>> {
             Err(bad(FILE, name, short(types), allowed))
         }
     }
-}
-
-/// Which layers of Gemma have a window, unless it is five of every six.
-fn slides(c: &Fields<'_>, layers: usize) -> Result<Option<(&'static str, MetaValue)>> {
-    let key = "attention.sliding_window_pattern";
-    let Some(slides) = layer_types(c, layers)? else {
-        let every = c.uint(&["sliding_window_pattern"], 1..=limits::MAX_LAYERS)?;
-        let every = every.filter(|n| *n != 6);
-        return Ok(every.map(|n| (key, MetaValue::U32(n as u32))));
-    };
-    let usual = (0..slides.len()).all(|l| slides[l] == (l % 6 < 5));
-    Ok((!usual).then_some((key, MetaValue::Bools(slides))))
 }
 
 #[cfg(test)]

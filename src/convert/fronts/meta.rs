@@ -5,9 +5,11 @@
 use serde_json::{Value, json};
 
 use super::Dim;
-use super::{Front, LIKE_LLAMA, Line, Rows, Table, keys};
+use super::{FRONTS, Front, LIKE_LLAMA, Line, Rows, Table, keys};
 use crate::convert::checkpoint::Checkpoint;
-use crate::convert::folder::{Fields, bad};
+use crate::convert::config::Config;
+use crate::convert::folder::bad;
+use crate::convert::hyper::Hyper;
 use crate::error::Result;
 use crate::limits;
 
@@ -50,10 +52,7 @@ pub(super) const LLAMA: Front = Front {
 /// # Errors
 /// [`crate::Error::Checkpoint`] for a number that is missing or out of range.
 pub(in crate::convert) fn config(params: &Value, checkpoint: &Checkpoint) -> Result<Value> {
-    let p = Fields {
-        file: PARAMS,
-        value: params,
-    };
+    let p = Config::new(PARAMS, params, "");
     let layers = p.need_uint(&["n_layers"], 1..=limits::MAX_LAYERS)?;
     let tokens = p.uint(&["n_future_tokens"], 1..=layers)?.unwrap_or(1);
     let heads = p.need_uint(&["n_heads"], 1..=limits::MAX_HEADS)?;
@@ -62,7 +61,7 @@ pub(in crate::convert) fn config(params: &Value, checkpoint: &Checkpoint) -> Res
         let rows = found.map(|t| t.rows());
         rows.ok_or_else(|| bad(PARAMS, name, "absent", "a tensor of the checkpoint"))
     };
-    Ok(json!({
+    let config = json!({
         "architectures": LLAMA.classes,
         "num_hidden_layers": layers - (tokens - 1),
         "n_future_tokens": tokens,
@@ -74,5 +73,25 @@ pub(in crate::convert) fn config(params: &Value, checkpoint: &Checkpoint) -> Res
         "max_position_embeddings": p.uint(&["max_seq_len"], 1..=limits::MAX_CONTEXT)?.unwrap_or(CONTEXT),
         "rms_norm_eps": p.float(&["norm_eps"], 0.0..=1.0)?,
         "rope_theta": p.float(&["rope_theta"], 1.0..=1e12)?,
-    }))
+    });
+    // Shapes of tensors answer, or nothing is computed with it.
+    p.note(&[
+        "vocab_size",
+        "multiple_of",
+        "ffn_dim_multiplier",
+        "max_batch_size",
+    ]);
+    p.check_unread(LLAMA.architecture)?;
+    Ok(config)
+}
+
+/// Takes the names of the authors' form for a checkpoint that has them beside a `config.json`.
+pub(in crate::convert) fn use_names(checkpoint: &Checkpoint, h: &mut Hyper) {
+    let llama = h.front.architecture == "llama" && h.experts.is_none() && !h.front.open_layout;
+    let front = FRONTS.iter().find(|f| f.classes == LLAMA.classes);
+    if let Some(front) =
+        front.filter(|_| llama && checkpoint.find("tok_embeddings.weight").is_some())
+    {
+        (h.front, h.table) = (front, front.table);
+    }
 }

@@ -3,8 +3,9 @@
 
 use recurrent::States;
 
-use super::folder::Fields;
+use super::config::Config;
 use super::hyper::{Hyper, Shape, alike};
+use super::positions::WindowRope;
 use super::templates::{GEB_TEMPLATE, RWKV_TEMPLATE};
 use crate::error::Result;
 
@@ -12,7 +13,7 @@ mod keys;
 pub(super) mod recurrent;
 
 /// Reads what only some families state.
-type More = fn(&Fields<'_>, &mut Hyper) -> Result<()>;
+type More = fn(&Config<'_>, &mut Hyper) -> Result<()>;
 
 /// A family: everything that tells it from the others, before numbers are read.
 #[derive(Debug)]
@@ -35,8 +36,12 @@ pub struct Front {
     pub activation: (&'static [&'static str], &'static [&'static str]),
     /// Switches that the graph has in one position only: name, position, what is allowed.
     pub fixed: &'static [(&'static str, bool, &'static str)],
+    /// Keys that only this family has, and that its graph or its tensors answer.
+    pub harmless: &'static [&'static str],
     /// `sliding_window` holds for the layers.
     pub windowed: bool,
+    /// The rotation of layers with a window.
+    pub window_rope: WindowRope,
     /// Share of a head that is rotated when the configuration does not say; `None`: no rotation.
     pub rotated: Option<f64>,
     /// Trained context when the configuration does not say.
@@ -51,7 +56,7 @@ pub struct Front {
     pub template: Option<&'static str>,
     /// The layout is not published: `GebLayout` answers.
     pub open_layout: bool,
-    pub(super) shape: fn(&Fields<'_>, &Front, usize, usize) -> Result<Shape>,
+    pub(super) shape: fn(&Config<'_>, &Front, usize, usize) -> Result<Shape>,
     pub(super) more: More,
     pub(super) table: &'static Table,
     /// Further lines of layers whose router, the first line, is in the checkpoint.
@@ -75,7 +80,9 @@ const LIKE_LLAMA: Front = Front {
     tied: false,
     activation: (&["hidden_act"], &["silu", "swish"]),
     fixed: &[],
+    harmless: &[],
     windowed: false,
+    window_rope: WindowRope::Same,
     rotated: Some(1.0),
     context: None,
     ffn_times: None,
@@ -109,6 +116,23 @@ const fn state(
         template: match states.kind.is_mamba() {
             true => None,
             false => Some(RWKV_TEMPLATE),
+        },
+        activation: match states.kind {
+            recurrent::Kind::Rwkv7 => (&["hidden_act"], &["sqrelu"]),
+            _ => (&["hidden_act"], &["silu", "swish"]),
+        },
+        harmless: match states.kind.is_mamba() {
+            true => &[],
+            // Shapes of tensors answer.
+            false => &[
+                "a_low_rank_dim",
+                "decay_low_rank_dim",
+                "gate_low_rank_dim",
+                "max_position_embeddings",
+                "num_attention_heads",
+                "v_low_rank_dim",
+                "value_dim",
+            ],
         },
         states: Some(states),
         ..LIKE_LLAMA
@@ -146,16 +170,26 @@ pub const FRONTS: &[Front] = &[
         ..LIKE_LLAMA
     },
     Front {
-        classes: &["Qwen2ForCausalLM"],
-        types: &["qwen2"],
+        classes: &[
+            "Qwen2ForCausalLM",
+            "Qwen2VLForConditionalGeneration",
+            "Qwen2_5_VLForConditionalGeneration",
+        ],
+        types: &[
+            "qwen2",
+            "qwen2_vl_text",
+            "qwen2_5_vl_text",
+            "qwen2_vl",
+            "qwen2_5_vl",
+        ],
         architecture: "qwen2",
         permuted: false,
         more: keys::qwen,
         ..LIKE_LLAMA
     },
     Front {
-        classes: &["Qwen3ForCausalLM"],
-        types: &["qwen3"],
+        classes: &["Qwen3ForCausalLM", "Qwen3VLForConditionalGeneration"],
+        types: &["qwen3", "qwen3_vl_text", "qwen3_vl"],
         architecture: "qwen3",
         permuted: false,
         more: keys::qwen,
@@ -200,6 +234,7 @@ pub const FRONTS: &[Front] = &[
         types: &["olmo3"],
         architecture: "olmo2",
         permuted: false,
+        window_rope: WindowRope::Plain,
         more: keys::olmo3,
         table: &OLMO2,
         ..LIKE_LLAMA
@@ -213,6 +248,7 @@ pub const FRONTS: &[Front] = &[
         tied: true,
         activation: (&["hidden_activation", "hidden_act"], &["gelu_pytorch_tanh"]),
         windowed: true,
+        window_rope: WindowRope::Local,
         more: keys::gemma3,
         table: &GEMMA3,
         ..LIKE_LLAMA
@@ -351,8 +387,6 @@ pub(super) struct Table {
     /// In pieces that families share.
     pub layer: &'static [&'static [Line]],
     pub last: &'static [Line],
-    /// Start of names that some checkpoints leave out.
-    pub prefix: &'static str,
     /// Ends of names that hold no weights of the graph.
     pub skip: &'static [&'static str],
 }
@@ -406,7 +440,6 @@ const LLAMA: Table = Table {
     layer: &[ATTN_NORM, QKV, ATTN_OUTPUT, FFN_NORM, FFN],
     last: NORM_AND_OUTPUT,
     encoder: &[],
-    prefix: "",
     skip: &[".rotary_emb.inv_freq"],
 };
 const QWEN3: Table = Table {
@@ -471,7 +504,6 @@ const GEB: Table = Table {
     }],
     last: GEB_LAST,
     encoder: &[],
-    prefix: "",
     skip: GEB_SKIP,
 };
 
@@ -491,6 +523,5 @@ pub(super) const GEB_PARTIAL: Table = Table {
     }],
     last: GEB_LAST,
     encoder: &[],
-    prefix: "",
     skip: GEB_SKIP,
 };

@@ -1,13 +1,18 @@
 //! T5, flan-T5 and Switch Transformers: an encoder and a decoder.
 
 use super::{Dim, Front, LIKE_LLAMA, Line, Rows, Table, experts};
-use crate::convert::folder::{Fields, bad};
+use crate::convert::config::Config;
+use crate::convert::folder::bad;
 use crate::convert::hyper::{FILE, Hyper, alike};
 use crate::error::Result;
 use crate::gguf::writer::MetaValue;
 use crate::limits;
 
 const BUCKETS: &str = "attention.relative_buckets_count";
+/// Distance from which on all tokens are in one bucket; a key of this project.
+const REACH: &str = "attention.relative_max_distance";
+const USUAL_REACH: u64 = 128;
+const REACHES: std::ops::RangeInclusive<u64> = 2..=limits::MAX_REACH;
 
 const FIRST: &[Line] = lines! {
     "token_embd" [Vocab, Width] = "shared" All;
@@ -63,7 +68,6 @@ const RELU: Table = Table {
         "dec.output_norm" [Width] = "decoder.final_layer_norm" All;
         "output" [Vocab, Width] = "lm_head" All;
     },
-    prefix: "",
     skip: &[
         "encoder.embed_tokens.weight",
         "decoder.embed_tokens.weight",
@@ -77,14 +81,20 @@ const GATED: Table = Table {
 };
 
 /// Sizes and start of encoder and decoder.
-fn numbers(c: &Fields<'_>, h: &mut Hyper) -> Result<()> {
+fn numbers(c: &Config<'_>, h: &mut Hyper) -> Result<()> {
     let number =
         |name, usual, max| -> Result<u64> { Ok(c.uint(&[name], 0..=max)?.unwrap_or(usual)) };
     h.encoder_layers = c.need_uint(&["num_layers"], 1..=limits::MAX_LAYERS)? as usize;
     h.buckets = number("relative_attention_num_buckets", 32, 1024)? as usize;
-    let reach = "relative_attention_max_distance";
-    if number(reach, 128, u64::MAX)? != 128 {
-        return Err(bad(FILE, reach, number(reach, 128, u64::MAX)?, "128"));
+    let reach = c.uint(&["relative_attention_max_distance"], REACHES)?;
+    let reach = reach.unwrap_or(USUAL_REACH);
+    if reach <= h.buckets as u64 / 2 {
+        let allowed = format!("over {}, half of the buckets", h.buckets / 2);
+        return Err(bad(FILE, "relative_attention_max_distance", reach, allowed));
+    }
+    // T5 scales what goes into the output matrix where that is the embedding; 5.x says it of itself.
+    if let Some(scaled) = c.bool("scale_decoder_outputs")? {
+        h.tied = scaled;
     }
     let start = number("decoder_start_token_id", 0, limits::MAX_VOCAB as u64)?;
     let layers = h.layers() as u32;
@@ -93,6 +103,9 @@ fn numbers(c: &Fields<'_>, h: &mut Hyper) -> Result<()> {
         ("decoder_start_token_id", MetaValue::U32(start as u32)),
         (BUCKETS, MetaValue::U32(h.buckets as u32)),
     ]);
+    if reach != USUAL_REACH {
+        h.more.push((REACH, MetaValue::U32(reach as u32)));
+    }
     Ok(())
 }
 
@@ -104,6 +117,7 @@ pub(super) const T5: Front = Front {
     permuted: false,
     tied: true,
     activation: (&["feed_forward_proj"], &["relu", "gated-gelu"]),
+    harmless: &["dense_act_fn", "is_gated_act"],
     rotated: None,
     context: Some(512),
     shape: |c, front, layers, width| {

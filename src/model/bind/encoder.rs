@@ -20,7 +20,7 @@ impl Binder<'_> {
                 // Missing or misshapen: reported, and the file refused.
                 return Bias::Slopes(Vec::new());
             }
-            Bias::buckets(&values, sizes.buckets, stem == "enc")
+            Bias::buckets(&values, sizes.buckets, sizes.reach, stem == "enc")
         };
         let (enc_bias, dec_bias) = (bias(self, "enc"), bias(self, "dec"));
         let encoder = Encoder {

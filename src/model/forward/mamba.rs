@@ -123,7 +123,7 @@ impl Pass<'_, '_> {
             let ones = vec![1.0; r.rank.max(r.state)];
             let parts = [&mut *low, &mut *bs, &mut *cs];
             for (part, width) in parts.into_iter().zip([r.rank, r.state, r.state]) {
-                let eps = c.norm_epsilon;
+                let eps = r.mixer_epsilon;
                 self.rows(part, width, |_, row| {
                     kernels.rms_norm_each(row, &ones[..width], eps)
                 });

@@ -11,8 +11,6 @@ use super::{Buffers, Pass, take};
 use crate::model::Recurrent;
 use crate::model::weights::{ChannelMix, LowRank, Rwkv6, Rwkv7};
 
-/// Epsilon of the norm of each head: 1e-5 times the square of the divisor 8 of the reference.
-const HEAD_EPSILON: f32 = 64e-5;
 /// Rates of decay of RWKV 7 are `exp(-exp(-0.5) sigmoid(x))`.
 const DECAY: f32 = -0.606_531;
 /// Smallest norm that keys are divided by.
@@ -47,13 +45,13 @@ fn sigmoid(x: f32) -> f32 {
 }
 
 /// Norm of each head of `x` in place, then weight and bias.
-fn norm_heads(x: &mut [f32], head: usize, [weight, bias]: &[Vec<f32>; 2]) {
+fn norm_heads(x: &mut [f32], head: usize, epsilon: f32, [weight, bias]: &[Vec<f32>; 2]) {
     let parts = weight.chunks_exact(head).zip(bias.chunks_exact(head));
     for (x, (weight, bias)) in x.chunks_exact_mut(head).zip(parts) {
         let sum: f64 = x.iter().map(|v| f64::from(*v)).sum();
         let mean = (sum / head as f64) as f32;
         let squares: f64 = x.iter().map(|v| f64::from(v - mean).powi(2)).sum();
-        let scale = 1.0 / ((squares / head as f64) as f32 + HEAD_EPSILON).sqrt();
+        let scale = 1.0 / ((squares / head as f64) as f32 + epsilon).sqrt();
         for ((x, w), b) in x.iter_mut().zip(weight).zip(bias) {
             *x = (*x - mean) * scale * w + b;
         }
@@ -120,8 +118,9 @@ fn heads<'a>(
 
 /// What comes out of the heads of a token is normed, what the token says of itself is added, and the gate
 /// is applied.
-fn finish7(m: &Rwkv7, [r, k, v, g]: [&[f32]; 4], y: &mut [f32], size: usize) {
-    norm_heads(y, size, &m.norm);
+fn finish7(m: &Rwkv7, [r, k, v, g]: [&[f32]; 4], y: &mut [f32], sizes: &Recurrent) {
+    let size = sizes.state;
+    norm_heads(y, size, sizes.mixer_epsilon, &m.norm);
     for (head, y) in y.chunks_exact_mut(size).enumerate() {
         let at = head * size..(head + 1) * size;
         let [r, k, v, g] = [r, k, v, g].map(|x| &x[at.clone()]);
@@ -212,7 +211,8 @@ impl Pass<'_, '_> {
         });
         drop(jobs);
         let y = &mut *y;
-        self.rows(y, e, |_, y| norm_heads(y, size, &m.norm));
+        let epsilon = sizes.mixer_epsilon;
+        self.rows(y, e, |_, y| norm_heads(y, size, epsilon, &m.norm));
         let y = &*y;
         self.rows(g, e, |t, g| kernels.silu_mul(g, &y[t * e..(t + 1) * e]));
         self.project(&mut b.acts, g, n, [(&m.output, &mut *h)]);
@@ -279,7 +279,7 @@ impl Pass<'_, '_> {
         let g = &*g;
         self.rows(y, e, |t, y| {
             let at = t * e..(t + 1) * e;
-            finish7(m, [r, k, v, g].map(|x| &x[at.clone()]), y, size);
+            finish7(m, [r, k, v, g].map(|x| &x[at.clone()]), y, &sizes);
         });
         self.project(&mut b.acts, y, n, [(&m.output, &mut *h)]);
     }
@@ -365,6 +365,19 @@ mod tests {
         assert_eq!(a.len(), b.len());
         let near = a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-6);
         assert!(near, "{a:?} {b:?}");
+    }
+
+    #[test]
+    fn a_divisor_before_the_norm_of_heads_is_another_epsilon() {
+        let norm = [vec![1.0, 2.0, 0.5, 1.0], vec![0.0, 0.1, 0.2, 0.3]];
+        let x = [0.02f32, -0.01, 0.03, 0.015];
+        for divisor in [4.0f32, 8.0, 16.0] {
+            let mut divided = x.map(|v| v / divisor);
+            norm_heads(&mut divided, 2, 1e-5, &norm);
+            let mut whole = x;
+            norm_heads(&mut whole, 2, 1e-5 * divisor * divisor, &norm);
+            close(&divided, &whole);
+        }
     }
 
     #[test]
