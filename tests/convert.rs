@@ -366,7 +366,7 @@ fn a_bad_weight_is_named() {
 #[test]
 fn lists_of_end_tokens_are_kept() {
     let dir = tempfile::tempdir().expect("a temporary folder");
-    for entry in std::fs::read_dir(case_dir("qwen2")).expect("a fixture") {
+    for entry in std::fs::read_dir(case_dir("qwen2").join("hf")).expect("a fixture") {
         let entry = entry.expect("an entry");
         if entry.path().is_file() {
             std::fs::copy(entry.path(), dir.path().join(entry.file_name())).expect("copies");
