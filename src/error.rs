@@ -116,6 +116,18 @@ pub enum Error {
         /// The value.
         value: f32,
     },
+    /// A weight that the type it is written as cannot hold.
+    #[error("weight out of range: {} at index {index} is {value:e}, allowed: {allowed}", Shown::list(.what))]
+    OutOfRange {
+        /// Tensor and type.
+        what: String,
+        /// Element index in row-major order.
+        index: u64,
+        /// The value.
+        value: f32,
+        /// What the type holds.
+        allowed: String,
+    },
     /// A request outside its range (prompt too long, bad token id, bad option).
     #[error("{}, allowed: {}", is(.what, .value), Shown::list(.allowed))]
     Request {
@@ -190,7 +202,8 @@ impl Error {
             | Self::Imatrix { .. }
             | Self::Data { .. }
             | Self::Compressed { .. }
-            | Self::NonFinite { .. } => 3,
+            | Self::NonFinite { .. }
+            | Self::OutOfRange { .. } => 3,
             Self::Type { .. } | Self::Unsupported { .. } | Self::Template(_) => 4,
             Self::Memory { .. } => 5,
             Self::Request { .. } | Self::Occupied { .. } => 2,
@@ -290,6 +303,12 @@ mod tests {
                 index: 0,
                 value: f32::NAN,
             },
+            Error::OutOfRange {
+                what: t(),
+                index: 0,
+                value: 1e12,
+                allowed: "a range".into(),
+            },
             Error::Request {
                 what: t(),
                 value: t(),
@@ -326,6 +345,7 @@ mod tests {
                 Error::NonFinite { .. } | Error::Request { .. } | Error::Memory { .. } => {}
                 Error::Io { .. } | Error::Verify(_) | Error::NoChecksums { .. } => {}
                 Error::Occupied { .. } | Error::Template(_) | Error::Interrupted => {}
+                Error::OutOfRange { .. } => {}
             }
         }
         all

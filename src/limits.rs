@@ -120,3 +120,6 @@ pub const MAX_DATA_FILE_BYTES: u64 = 256 << 20;
 pub const MAX_ADAPTER_RANK: u64 = 65_536;
 /// Problems of one file that an error shows.
 pub const MAX_SHOWN_PROBLEMS: usize = 40;
+
+/// Largest importance matrix of the older form; read whole.
+pub const MAX_LEGACY_IMATRIX_BYTES: u64 = 1 << 30;

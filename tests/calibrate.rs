@@ -294,3 +294,215 @@ fn a_matrix_reaches_the_file() {
     let bytes = |f: &GgufFile| f.tensor(name).expect(name).bytes().to_vec();
     assert_ne!(bytes(&file), bytes(&fast));
 }
+
+/// Types with blocks that are written; the kernels encode a few more, for tests.
+fn block_types() -> Vec<Dtype> {
+    let kernels = geb::kernels::Kernels::best().expect("kernels");
+    let not = [Dtype::NVFP4, Dtype::Q1_0, Dtype::Q2_0];
+    let all = Dtype::ALL.iter().copied();
+    let types = all.filter(|d| kernels.writes(*d) && d.block_len() > 1 && !not.contains(d));
+    let types: Vec<Dtype> = types.collect();
+    assert_eq!(types.len(), 15);
+    types
+}
+
+const WEIGHT: &str = "blk.0.ffn_up.weight";
+
+/// A GGUF file in F32 with one matrix of 512 columns.
+fn one_matrix(path: &Path, values: &[f32]) {
+    let mut plan = Plan::default();
+    plan.push_meta("general.architecture", "llama");
+    plan.push_meta("llama.block_count", 1u32);
+    plan.push_meta("llama.attention.head_count", 4u32);
+    plan.push_meta("llama.attention.head_count_kv", 4u32);
+    plan.push_tensor(WEIGHT, Dtype::F32, [512, values.len() as u64 / 512]);
+    write_file(path, &plan, &mut |_, out| {
+        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        out.write_all(&bytes).map_err(geb::Error::io(path))
+    })
+    .expect("writes");
+}
+
+fn quantized(
+    source: &Path,
+    imatrix: Option<&Path>,
+    dtype: Dtype,
+    search: Effort,
+) -> geb::Result<Vec<u8>> {
+    let options = Options {
+        policy: dtype.into(),
+        imatrix: imatrix.map(Path::to_owned),
+        search,
+        ..Options::default()
+    };
+    let (bytes, _) = convert::convert_to_vec(source, &options)?;
+    let file = GgufFile::from_bytes(bytes).expect("own file");
+    let tensor = file.tensor(WEIGHT).expect(WEIGHT);
+    assert_eq!(tensor.dtype(), dtype);
+    Ok(tensor.bytes().to_vec())
+}
+
+/// Repeatable numbers of -1..1.
+fn numbers(n: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed;
+    let mut next = || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..n).map(|_| next()).collect()
+}
+
+/// Only ratios of importances count: every type gets the same bytes from sums of any size.
+#[test]
+fn the_size_of_importances_changes_no_bit() {
+    let dir = tempfile::tempdir().expect("folder");
+    let (source, path) = (dir.path().join("s.gguf"), dir.path().join("m.gguf"));
+    one_matrix(&source, &numbers(2 * 512, 3));
+    let plain: Vec<f32> = numbers(512, 5).iter().map(|v| 0.5 + 0.499 * v).collect();
+    let mut mixed = plain.clone();
+    mixed[..20].iter_mut().for_each(|v| *v = 0.0);
+    mixed[20..40].iter_mut().for_each(|v| *v *= 2f32.powi(-60));
+    for sums in [&plain, &mixed] {
+        for dtype in block_types() {
+            let mut first: Option<Vec<u8>> = None;
+            // From 2^-60 to the largest: sums, errors times sums and their squares are beyond F32 at the ends.
+            for power in [0, -60, -40, 20, 59, 70, 100, 127] {
+                let scaled: Vec<f32> = sums.iter().map(|v| v * 2f32.powi(power)).collect();
+                matrix(&path, WEIGHT, &scaled, &[1.0], "imatrix");
+                let bytes = quantized(&source, Some(&path), dtype, Effort::Fast).expect("converts");
+                let first = first.get_or_insert_with(|| bytes.clone());
+                assert!(*first == bytes, "{dtype}: sums times 2^{power}");
+            }
+        }
+    }
+}
+
+/// A weight beyond the scale of a type is refused by name, whatever the search.
+#[test]
+fn weights_that_a_type_cannot_hold_are_refused() {
+    let dir = tempfile::tempdir().expect("folder");
+    let (source, path) = (dir.path().join("s.gguf"), dir.path().join("m.gguf"));
+    matrix(&path, WEIGHT, &[1.0; 512], &[1.0], "imatrix");
+    for dtype in block_types().into_iter().chain([Dtype::F16]) {
+        if dtype == Dtype::MXFP4 {
+            // Its scale is a power of two of any size.
+            continue;
+        }
+        for value in [1e12f32, -1e12, 3e38] {
+            let mut values = numbers(2 * 512, 3);
+            values[700] = value;
+            one_matrix(&source, &values);
+            for (imatrix, search) in [
+                (None, Effort::Reference),
+                (None, Effort::Fast),
+                (None, Effort::Best),
+                (Some(path.as_path()), Effort::Fast),
+            ] {
+                let error = quantized(&source, imatrix, dtype, search).expect_err("too large");
+                let said = error.to_string();
+                let begin = format!(
+                    "weight out of range: tensor {WEIGHT} as {dtype} at index 700 is {value:e}, allowed: -"
+                );
+                assert!(said.starts_with(&begin), "{said}");
+                assert_eq!(error.exit_code(), 3);
+            }
+        }
+    }
+}
+
+/// The older form of a matrix: entries of (name, calls, mean squares times calls), then chunks and a name.
+fn older(entries: &[(&str, i32, &[f32])], end: Option<(i32, &str)>) -> Vec<u8> {
+    let int = |n: usize| (n as i32).to_le_bytes();
+    let mut out = int(entries.len()).to_vec();
+    for (name, calls, values) in entries {
+        out.extend([&int(name.len())[..], name.as_bytes(), &calls.to_le_bytes()].concat());
+        out.extend(int(values.len()));
+        out.extend(values.iter().flat_map(|v| v.to_le_bytes()));
+    }
+    if let Some((chunks, name)) = end {
+        out.extend([&chunks.to_le_bytes()[..], &int(name.len()), name.as_bytes()].concat());
+    }
+    out
+}
+
+#[test]
+fn the_older_form_means_the_same() {
+    let dir = tempfile::tempdir().expect("folder");
+    let source = dir.path().join("s.gguf");
+    one_matrix(&source, &numbers(2 * 512, 3));
+    let sums: Vec<f32> = numbers(512, 5).iter().map(|v| 700.0 * v.abs()).collect();
+    let new = dir.path().join("m.gguf");
+    matrix(&new, WEIGHT, &sums, &[7.0], "imatrix");
+    // The name says nothing about the form.
+    let old = dir.path().join("old.gguf");
+    for end in [Some((12, "text.txt")), Some((0, "")), None] {
+        std::fs::write(&old, older(&[(WEIGHT, 7, &sums)], end)).expect("written");
+        let read = Imatrix::open(&old).expect("opens");
+        assert_eq!(read.len(), 1);
+        assert_eq!(read.chunks(), end.map_or(0, |e| e.0 as u32));
+        let named = end.filter(|e| !e.1.is_empty());
+        assert_eq!(read.datasets().len(), usize::from(named.is_some()));
+        assert!(!read.has_covariances() && read.hash().len() == 64);
+        for dtype in [Dtype::Q4_0, Dtype::Q4_K, Dtype::IQ4_XS] {
+            let of = |path: &Path| {
+                quantized(&source, Some(path), dtype, Effort::Fast).expect("converts")
+            };
+            assert!(of(&new) == of(&old), "{dtype}");
+        }
+    }
+}
+
+#[test]
+fn bad_files_of_the_older_form_are_refused_by_name() {
+    let dir = tempfile::tempdir().expect("folder");
+    let path = dir.path().join("m.dat");
+    let refused = |bytes: &[u8]| {
+        std::fs::write(&path, bytes).expect("written");
+        let error = Imatrix::open(&path).map(|_| ()).expect_err("bad");
+        assert_eq!(error.exit_code(), 3, "{error}");
+        error.to_string()
+    };
+    let (ones, q) = ([1f32; 64], "blk.0.attn_q.weight");
+    let good = older(&[(q, 3, &ones), ("b", 3, &ones)], Some((1, "t")));
+    for n in 0..good.len() {
+        // Cut where the entries end it is a file of before April 2024.
+        if n != good.len() - 9 {
+            refused(&good[..n]);
+        }
+    }
+    let with = |v: f32| older(&[(q, 3, &[1.0, v, 1.0])], None);
+    for (bytes, text) in [
+        (with(f32::NAN), "blk.0.attn_q.weight[1] is NaN"),
+        (with(-1.0), "blk.0.attn_q.weight[1] is -1"),
+        (with(f32::INFINITY), "blk.0.attn_q.weight[1] is inf"),
+        (
+            older(&[(q, 3, &ones), (q, 3, &ones)], None),
+            "entry 1 is blk.0.attn_q.weight, allowed: each tensor once",
+        ),
+        (older(&[(q, -3, &ones)], None), "calls of entry 0 is beyond"),
+        (
+            older(&[(q, 3, &[])], None),
+            "values of blk.0.attn_q.weight is 0",
+        ),
+        ([&good[..], b"x"].concat(), "rest of the file is 1 bytes"),
+        (
+            [&70_000i32.to_le_bytes()[..], &good[4..]].concat(),
+            "entries is 70000",
+        ),
+        (
+            [&good[..4 + 4 + q.len() + 4], &i32::MAX.to_le_bytes()].concat(),
+            "values of entry 0 is beyond",
+        ),
+        (b"GGUF".to_vec(), ""),
+        (
+            b"a text that is no matrix of importance at all".to_vec(),
+            "magic",
+        ),
+        (vec![0; 4096], "magic"),
+    ] {
+        let said = refused(&bytes);
+        assert!(said.contains(text), "{text}: {said}");
+    }
+}

@@ -479,6 +479,38 @@ fn folders_that_are_no_such_data_set_are_named() {
     );
 }
 
+/// Files with a header, as others export them, mean what the authors' files without one mean.
+#[test]
+fn a_header_is_no_question() {
+    let read = |text: &str| {
+        let dir = tempfile::tempdir().expect("a folder");
+        write(dir.path(), "test/law_test.csv", text.as_bytes());
+        Bank::read(Format::Mmlu, dir.path(), &shots(0)).expect("a data set")
+    };
+    let plain = read("q one,a,b,c,d,B\n\"q, two\",e,f,g,h,D\n");
+    assert_eq!(plain.subjects[0].questions.len(), 2);
+    for text in [
+        "question,A,B,C,D,answer\nq one,a,b,c,d,B\n\"q, two\",e,f,g,h,D\n",
+        "\u{feff}Question,a,b,c,d,Answer\r\nq one,a,b,c,d,B\r\n\"q, two\",e,f,g,h,D\r\n",
+        "\u{feff}\"question\",\"A\",\"B\",\"C\",\"D\",\"answer\"\nq one,a,b,c,d,B\n\"q, two\",e,f,g,h,D\n",
+        "id,question,A,B,C,D,answer,explanation\n0,q one,a,b,c,d,B,\n1,\"q, two\",e,f,g,h,D,why\n",
+        ",Question,A,B,C,D,Answer\n0,q one,a,b,c,d,B\n1,\"q, two\",e,f,g,h,D\n",
+        "answer,question,A,B,C,D\nB,q one,a,b,c,d\nD,\"q, two\",e,f,g,h\n",
+    ] {
+        let bank = read(text);
+        for question in 0..2 {
+            assert_eq!(
+                texts(&bank, 0, question),
+                texts(&plain, 0, question),
+                "{text}"
+            );
+            let answer = |b: &Bank| b.subjects[0].questions[question].answer;
+            assert_eq!(answer(&bank), answer(&plain), "{text}");
+        }
+        assert_eq!(bank.subjects[0].questions.len(), 2);
+    }
+}
+
 #[test]
 fn bad_lines_are_named() {
     let csv = |text: &[u8]| refused(Format::Mmlu, &[("test/law_test.csv", text)], &shots(0));

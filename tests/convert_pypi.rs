@@ -1,10 +1,13 @@
 //! PyPI `gguf` as a witness of the converter: it reads every file we make, and its own
 //! quantizers give the same bytes.
 //!
-//! `GEB_PYTHON` names an interpreter that has `gguf` (otherwise `python3` is tried).
+//! `GEB_PYTHON` names an interpreter that has `gguf` (otherwise `python3` is tried); without one they are ignored.
+
+#[path = "common/needs.rs"]
+mod needs;
 
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, ExitCode};
 
 use geb::Dtype;
 use geb::convert::policy::Policy;
@@ -23,26 +26,16 @@ const TYPES: &[Dtype] = &[
     Dtype::Q5_1,
 ];
 
-/// The interpreter, if it can import `gguf`.
-fn python() -> Option<String> {
-    let python = std::env::var("GEB_PYTHON").unwrap_or_else(|_| "python3".into());
-    let out = Command::new(&python)
-        .args(["-c", "import gguf, numpy"])
-        .output();
-    if out.is_ok_and(|o| o.status.success()) {
-        return Some(python);
-    }
-    println!("NOT RUN: {python} cannot import gguf; set GEB_PYTHON to an interpreter that can");
-    assert!(
-        std::env::var("CI").as_deref() != Ok("true"),
-        "PyPI gguf is required in CI"
-    );
-    None
+fn main() -> ExitCode {
+    needs::main(vec![(
+        "bytes_equal_the_quantizers_of_pypi_gguf",
+        bytes_equal_the_quantizers_of_pypi_gguf as fn(),
+        needs::no_gguf(),
+    )])
 }
 
-#[test]
 fn bytes_equal_the_quantizers_of_pypi_gguf() {
-    let Some(python) = python() else { return };
+    let python = needs::python();
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let dir = tempfile::tempdir().unwrap();
     let mut compared = 0;

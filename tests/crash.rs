@@ -2,8 +2,11 @@
 //! nothing, the old file or the complete new one, and the next run succeeds and cleans up.
 //!
 //! The binary starts itself again as a small writer (`write-probe`) under `strace`, which
-//! kills it, or fails a call, at every system call in turn. Without `strace` these checks say
-//! so and are skipped, or fail where the environment variable `CI` is `true`.
+//! kills it, or fails a call, at every system call in turn. Without `strace` these tests
+//! are ignored, or fail where the environment variable `CI` is `true`.
+
+#[path = "common/needs.rs"]
+mod needs;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -34,33 +37,26 @@ const TESTS: &[(&str, fn())] = &[
     ("truncated_while_mapped", truncated_while_mapped),
 ];
 
+/// Those that start no tracer.
+const WITHOUT_STRACE: &[&str] = &["kill_at_random_moments", "truncated_while_mapped"];
+
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.first().map(String::as_str) {
         Some("write-probe") => return write_probe(Path::new(&args[1])),
         Some("convert-probe") => return convert_probe(Path::new(&args[1]), &args[2]),
         Some("map-probe") => return map_probe(Path::new(&args[1]), &args[2]),
-        Some("--list") => {
-            TESTS.iter().for_each(|(name, _)| println!("{name}: test"));
-            return ExitCode::SUCCESS;
-        }
         _ => {}
     }
-    let filters: Vec<&String> = args.iter().filter(|a| !a.starts_with('-')).collect();
-    let mut failed = false;
-    for (name, test) in TESTS {
-        if !filters.is_empty() && !filters.iter().any(|f| name.contains(f.as_str())) {
-            continue;
-        }
-        let ok = std::panic::catch_unwind(test).is_ok();
-        println!("test {name} ... {}", if ok { "ok" } else { "FAILED" });
-        failed |= !ok;
-    }
-    if failed {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
-    }
+    let missing = needs::no_strace();
+    let test = |(name, test): &(&'static str, fn())| {
+        let missing = missing.clone().filter(|_| !WITHOUT_STRACE.contains(name));
+        (*name, *test, missing)
+    };
+    // Each of them starts processes and counts what is left of them.
+    let mut args = libtest_mimic::Arguments::from_args();
+    args.test_threads.get_or_insert(1);
+    needs::main_with(args, TESTS.iter().map(test).collect())
 }
 
 fn plan() -> Plan {
@@ -194,29 +190,20 @@ fn strace(options: &[&str], path: &Path) -> Command {
     command
 }
 
-/// The system calls of an undisturbed run, in order; `None` when `strace` cannot be used.
-fn record(place: &Place) -> Option<Vec<String>> {
+/// The system calls of an undisturbed run, in order.
+fn record(place: &Place) -> Vec<String> {
     let log = place.dir.path().with_extension("strace");
     let out = strace(&["-o", log.to_str().unwrap()], &place.path).output();
-    if !out.is_ok_and(|o| o.status.success()) {
-        println!("NOT RUN: strace is not installed or may not trace here");
-        assert!(
-            std::env::var("CI").as_deref() != Ok("true"),
-            "strace is required in CI"
-        );
-        return None;
-    }
+    assert!(out.is_ok_and(|o| o.status.success()), "strace");
     let text = fs::read_to_string(&log).unwrap();
     fs::remove_file(&log).unwrap();
     let calls = text
         .lines()
         .filter_map(|l| l.split_once(' '))
         .map(|(_, call)| call.trim_start().to_owned());
-    Some(
-        calls
-            .filter(|c| c.contains('(') && !c.starts_with("exit"))
-            .collect(),
-    )
+    calls
+        .filter(|c| c.contains('(') && !c.starts_with("exit"))
+        .collect()
 }
 
 fn name(call: &str) -> &str {
@@ -235,7 +222,7 @@ fn counts(calls: &[String]) -> BTreeMap<&str, usize> {
 /// Data is synced before the rename, the folder after it.
 fn order_of_syncs() {
     let place = Place::new();
-    let Some(calls) = record(&place) else { return };
+    let calls = record(&place);
     let at = |is: &dyn Fn(&str) -> bool| calls.iter().rposition(|c| is(c)).expect("call not found");
     let create = calls
         .iter()
@@ -252,7 +239,7 @@ fn order_of_syncs() {
 
 fn kill_at_every_system_call() {
     let place = Place::new();
-    let Some(calls) = record(&place) else { return };
+    let calls = record(&place);
     // The start of the process cannot reach the target; one pass over it is enough.
     let folder = place.dir.path().to_str().unwrap();
     let reached = |c: &String| name(c) != "execve" && c.contains(folder);
@@ -312,10 +299,8 @@ fn continue_after_a_kill_at_every_write() {
                 strace
                     .arg(std::env::current_exe().unwrap())
                     .arg("convert-probe");
-                let Ok(out) = strace.arg(dir.path().join("m.gguf")).arg(max).output() else {
-                    assert!(std::env::var("CI").as_deref() != Ok("true"));
-                    return println!("NOT RUN: strace is not installed");
-                };
+                let out = strace.arg(dir.path().join("m.gguf")).arg(max).output();
+                let out = out.expect("strace starts");
                 if out.status.success() {
                     break;
                 }
@@ -365,7 +350,7 @@ fn kill_at_random_moments() {
 
 fn errors_at_every_system_call() {
     let place = Place::new();
-    let Some(calls) = record(&place) else { return };
+    let calls = record(&place);
     let (mut runs, mut refused) = (0, 0);
     for (call, count) in counts(&calls) {
         let errors: &[&str] = match call {

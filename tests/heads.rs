@@ -2,9 +2,9 @@
 //! of a page of loops.
 
 mod common;
+#[path = "common/torch.rs"]
+mod torch;
 
-use std::collections::BTreeMap;
-use std::io::{Cursor, Write};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -18,6 +18,7 @@ use geb::speculate::ExtraHeads;
 use geb::{Dtype, Error};
 use safetensors::tensor::{Dtype as Elem, TensorView};
 use serde_json::{Value, json};
+use torch::{Tensors, torch_file};
 
 const WIDTH: usize = 32;
 const HEADS: usize = 4;
@@ -30,9 +31,6 @@ const VOCAB: usize = 578;
 const LAYERS: usize = 3;
 /// Further heads.
 const FURTHER: usize = 3;
-
-/// Tensors under Hugging Face names: shape and values.
-type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
 fn checkpoint() -> Tensors {
     let mut state = 11u64;
@@ -386,50 +384,6 @@ fn heads_that_are_not_there_are_not_asked() {
 }
 
 // ---- checkpoints ----
-
-/// A file as `torch.save` writes it: a dictionary of tensors with a storage each.
-fn torch_file(tensors: &Tensors) -> Vec<u8> {
-    let text = |s: &str| [&b"X"[..], &(s.len() as u32).to_le_bytes(), s.as_bytes()].concat();
-    let int = |n: usize| [&[0x8a, 8][..], &(n as i64).to_le_bytes()].concat();
-    let ints = |list: &[usize]| {
-        [
-            &b"("[..],
-            &list.iter().flat_map(|n| int(*n)).collect::<Vec<_>>(),
-            b"t",
-        ]
-        .concat()
-    };
-    let mut pickle = b"\x80\x02}(".to_vec();
-    let mut zip = zip::ZipWriter::new(Cursor::new(Vec::new()));
-    let stored =
-        zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
-    for (key, (name, (shape, values))) in tensors.iter().enumerate() {
-        let stride: Vec<usize> = (1..=shape.len())
-            .map(|i| shape[i..].iter().product())
-            .collect();
-        pickle.extend(text(name));
-        pickle.extend(b"ctorch._utils\n_rebuild_tensor_v2\n((");
-        pickle.extend([text("storage"), b"ctorch\nFloatStorage\n".to_vec()].concat());
-        pickle.extend([text(&key.to_string()), text("cpu"), int(values.len())].concat());
-        pickle.extend(
-            [
-                &b"tQ"[..],
-                &int(0),
-                &ints(shape),
-                &ints(&stride),
-                b"\x89}tR",
-            ]
-            .concat(),
-        );
-        zip.start_file(format!("m/data/{key}"), stored)
-            .expect("memory");
-        zip.write_all(&bytes_of(values)).expect("memory");
-    }
-    pickle.extend(b"u.");
-    zip.start_file("m/data.pkl", stored).expect("memory");
-    zip.write_all(&pickle).expect("memory");
-    zip.finish().expect("memory").into_inner()
-}
 
 /// The same weights under the names of the authors, with rotated pairs side by side.
 fn authors_form(tensors: &Tensors) -> Tensors {

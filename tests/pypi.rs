@@ -1,15 +1,17 @@
 //! PyPI `gguf` as a witness: it reads what we write and what we accept, we read what it
 //! writes, and both see the same keys, values, names, types, shapes, offsets and sizes.
 //!
-//! `GEB_PYTHON` names an interpreter that has `gguf` (otherwise `python3` is tried).
+//! `GEB_PYTHON` names an interpreter that has `gguf` (otherwise `python3` is tried); without one they are ignored.
 //! `GEB_WITNESS` sets the number of accepted mutants (500 by default).
 
 mod common;
+#[path = "common/needs.rs"]
+mod needs;
 
 use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, ExitCode};
 
 use common::gguf::File;
 use common::mutate::mutant;
@@ -21,21 +23,24 @@ use sha2::{Digest, Sha256};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/pypi/check_gguf.py");
 
-/// The interpreter, if it can import `gguf`.
-fn python() -> Option<String> {
-    let python = std::env::var("GEB_PYTHON").unwrap_or_else(|_| "python3".into());
-    let out = Command::new(&python)
-        .args(["-c", "import gguf, numpy"])
-        .output();
-    if out.is_ok_and(|o| o.status.success()) {
-        return Some(python);
-    }
-    println!("NOT RUN: {python} cannot import gguf; set GEB_PYTHON to an interpreter that can");
-    assert!(
-        std::env::var("CI").as_deref() != Ok("true"),
-        "PyPI gguf is required in CI"
-    );
-    None
+fn main() -> ExitCode {
+    needs::main(vec![
+        (
+            "reads_what_we_write",
+            reads_what_we_write as fn(),
+            needs::no_gguf(),
+        ),
+        (
+            "we_read_what_it_writes",
+            we_read_what_it_writes as fn(),
+            needs::no_gguf(),
+        ),
+        (
+            "reads_the_mutants_we_accept",
+            reads_the_mutants_we_accept as fn(),
+            needs::no_gguf(),
+        ),
+    ])
 }
 
 /// Runs the script; the answer for each file, by name.
@@ -135,9 +140,8 @@ fn assert_same(theirs: &Json, file: &GgufFile, what: &str) {
     }
 }
 
-#[test]
 fn reads_what_we_write() {
-    let Some(python) = python() else { return };
+    let python = needs::python();
     let dir = tempfile::tempdir().unwrap();
     for &dtype in Dtype::ALL {
         let mut plan = Plan::default();
@@ -174,9 +178,8 @@ fn reads_what_we_write() {
 }
 
 /// 262,144 tokens, 600,000 merges, a template of 30 KB, every key and tensor type it can make.
-#[test]
 fn we_read_what_it_writes() {
-    let Some(python) = python() else { return };
+    let python = needs::python();
     let dir = tempfile::tempdir().unwrap();
     let seen = run(&python, "write", dir.path());
     assert_eq!(seen.len(), 3);
@@ -209,9 +212,8 @@ fn we_read_what_it_writes() {
     assert!(file.str("tokenizer.chat_template").unwrap().unwrap().len() > 30_000);
 }
 
-#[test]
 fn reads_the_mutants_we_accept() {
-    let Some(python) = python() else { return };
+    let python = needs::python();
     let wanted: usize =
         std::env::var("GEB_WITNESS").map_or(500, |v| v.parse().expect("GEB_WITNESS is a number"));
     let base = File::sample();

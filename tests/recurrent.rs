@@ -1,5 +1,8 @@
 //! Models that keep a state: going back, failing, saving, speculation, exactness of batches.
 
+#[path = "common/torch.rs"]
+mod torch;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,6 +18,7 @@ use geb::speculate::{EarlyExit, Speculation};
 use geb::tokenizer::{Encode, Tokenizer};
 use geb::{Dtype, Error};
 use serde_json::Value;
+use torch::{Tensors, torch_file};
 
 const CASES: [&str; 4] = ["rwkv6", "rwkv7", "mamba", "mamba2"];
 
@@ -351,4 +355,52 @@ fn the_stream_is_halved_where_the_file_says_so() {
     let [a, b] = [plain, halved].map(|m| all(&mut session(&m, 1), &ids, 12));
     // The matrices were not divided: what the last layer adds weighs twice as much.
     assert!(a != b && b.iter().all(|v| v.is_finite()));
+}
+
+/// Weights of RWKV before 5.2 beside no configuration, as their authors publish them.
+#[test]
+fn versions_that_have_no_graph_are_refused_by_their_number() {
+    let flat = |names: &[&str]| -> Vec<(String, Vec<usize>)> {
+        names.iter().map(|n| ((*n).into(), vec![64])).collect()
+    };
+    let gate = ("time_mix_g".to_owned(), vec![1, 1, 64]);
+    let cases = [
+        ("4", flat(&["time_decay", "time_first", "time_mix_k"])),
+        ("5.0", flat(&["time_decay", "time_first", "ln_x.weight"])),
+        (
+            "5.1",
+            [
+                flat(&["time_decay", "time_first", "ln_x.weight"]),
+                vec![gate.clone()],
+            ]
+            .concat(),
+        ),
+        (
+            "5.1",
+            vec![
+                gate.clone(),
+                ("time_decay".into(), vec![2, 1, 1]),
+                ("time_faaaa".into(), vec![2, 1, 1]),
+            ],
+        ),
+        ("5.1", flat(&["time_decay", "gate.weight", "ln_x.weight"])),
+    ];
+    for (version, att) in cases {
+        let mut tensors = Tensors::new();
+        let mut add = |name: String, shape: Vec<usize>| {
+            let n = shape.iter().product();
+            tensors.insert(name, (shape, vec![0.5; n]));
+        };
+        add("emb.weight".into(), vec![8, 64]);
+        for (name, shape) in att {
+            add(format!("blocks.0.att.{name}"), shape);
+        }
+        let dir = tempfile::tempdir().expect("a folder");
+        std::fs::write(dir.path().join("RWKV.pth"), torch_file(&tensors)).expect("written");
+        let error = convert::dry_run(dir.path(), &Options::default())
+            .map(|_| ())
+            .expect_err("old");
+        let want = format!("unsupported RWKV version: {version}; known: RWKV 5.2, 6 and 7");
+        assert_eq!((error.to_string(), error.exit_code()), (want, 4));
+    }
 }

@@ -1,10 +1,15 @@
 //! Published vocabularies: ids must equal those stored beside them.
 //!
 //! Set `GEB_VOCABS` to a folder of `ggml-vocab-*.gguf` files with their `.inp` and `.out`
-//! pairs. Texts are separated by a line `__ggml_vocab_test__`; ids stand one text per line. Beside the files of
-//! `tests/oracle/tokenizers_walk.py` stands one `.json`: a list of texts with their ids, special tokens included.
+//! pairs; without it the test is ignored. Texts are separated by a line `__ggml_vocab_test__`; ids stand one text
+//! per line. Beside the files of `tests/oracle/tokenizers_walk.py` stands one `.json`: a list of texts with their ids,
+//! special tokens included.
+
+#[path = "common/needs.rs"]
+mod needs;
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use geb::Error;
 use geb::gguf::{GgufFile, Load};
@@ -74,12 +79,19 @@ fn compare(tokenizer: &Tokenizer, path: &Path) -> (usize, usize) {
     (equal, different)
 }
 
-#[test]
+fn main() -> ExitCode {
+    let missing = std::env::var_os("GEB_VOCABS").is_none();
+    let missing = missing.then(|| "a folder of vocabularies (GEB_VOCABS)".to_owned());
+    let test = published_vocabularies_give_their_published_ids;
+    needs::main(vec![(
+        "published_vocabularies_give_their_published_ids",
+        test,
+        missing,
+    )])
+}
+
 fn published_vocabularies_give_their_published_ids() {
-    let Some(folder) = std::env::var_os("GEB_VOCABS").map(PathBuf::from) else {
-        println!("not run: GEB_VOCABS does not name a folder of vocabularies");
-        return;
-    };
+    let folder = PathBuf::from(std::env::var_os("GEB_VOCABS").expect("GEB_VOCABS"));
     let mut differences = 0;
     let mut files: Vec<PathBuf> = std::fs::read_dir(&folder)
         .expect("a folder")

@@ -1,4 +1,5 @@
-//! The file of an importance matrix: llama.cpp's GGUF form, and second moments beside it.
+//! The file of an importance matrix: llama.cpp's GGUF form, and second moments beside it; its older form is read
+//! too ([`super::legacy`]).
 //!
 //! | | |
 //! |---|---|
@@ -11,15 +12,17 @@
 //! | `geb.imatrix.text`, `geb.imatrix.model`, `geb.imatrix.readers`, `geb.imatrix.covariances` | SHA-256 of text and model; tensor names, and under which name each one's second moments are |
 
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use geb_kernels::dtype::Dtype;
 use sha2::{Digest, Sha256};
 
+use super::legacy;
 use crate::error::{Error, Result};
 use crate::gguf::writer::{self, Plan};
 use crate::gguf::{GgufFile, Load, ValueType};
+use crate::limits;
 use crate::model::inputs::{Input, InputStats};
 
 const SUMS: &str = ".in_sum2";
@@ -128,13 +131,13 @@ fn numbers(values: &[f32], out: &mut dyn Write) -> std::io::Result<()> {
 
 /// The statistics of one tensor's input.
 #[derive(Clone, Debug)]
-struct Entry {
-    /// Columns of one matrix.
-    cols: usize,
+pub(super) struct Entry {
+    /// Columns of one matrix; of all matrices in a file of the older form.
+    pub cols: usize,
     /// `[matrices, cols]`
-    sums: Vec<f32>,
+    pub sums: Vec<f32>,
     /// `[matrices]`
-    counts: Vec<f32>,
+    pub counts: Vec<f32>,
 }
 
 /// The second moments of an input, as they lie in the file.
@@ -168,7 +171,7 @@ impl<'a> Covariance<'a> {
 /// An importance matrix read from a file. Second moments stay in the file until they are asked for.
 pub struct Imatrix {
     path: PathBuf,
-    file: GgufFile,
+    form: Form,
     datasets: Vec<String>,
     chunks: u32,
     chunk_size: u32,
@@ -177,13 +180,25 @@ pub struct Imatrix {
     covariances: BTreeMap<String, String>,
 }
 
+/// What a matrix was read from.
+enum Form {
+    Gguf(Box<GgufFile>),
+    Legacy {
+        /// SHA-256 of the file.
+        hash: String,
+    },
+}
+
 impl Imatrix {
-    /// Opens and checks a file.
+    /// Opens and checks a file; its content says of which form it is.
     ///
     /// # Errors
     /// [`Error::Imatrix`] for another kind of file, a sum that is negative, NaN or infinite, a count
     /// that is no positive number, and sums without counts.
     pub fn open(path: &Path) -> Result<Imatrix> {
+        if let Some(data) = older_form(path)? {
+            return Imatrix::from_legacy(path, &data);
+        }
         let file = GgufFile::open(path, Load::Map)?;
         let texts = |key: &str| -> Result<Vec<String>> {
             let list = file.array(key, ValueType::Str)?;
@@ -232,12 +247,35 @@ impl Imatrix {
             chunk_size,
             entries,
             covariances: readers.into_iter().zip(names).collect(),
-            file,
+            form: Form::Gguf(Box::new(file)),
         };
         for name in matrix.covariances.keys() {
             matrix.covariance(name)?;
         }
         Ok(matrix)
+    }
+
+    fn from_legacy(path: &Path, data: &[u8]) -> Result<Imatrix> {
+        let legacy = legacy::parse(data);
+        let read = legacy.map_err(|(field, value, allowed)| bad(path, &field, value, &allowed))?;
+        Ok(Imatrix {
+            path: path.to_owned(),
+            form: Form::Legacy {
+                hash: hexadecimal(data),
+            },
+            datasets: read.dataset.into_iter().collect(),
+            chunks: read.chunks,
+            chunk_size: 0,
+            entries: read.entries,
+            covariances: BTreeMap::new(),
+        })
+    }
+
+    fn file(&self) -> Option<&GgufFile> {
+        match &self.form {
+            Form::Gguf(file) => Some(file),
+            Form::Legacy { .. } => None,
+        }
     }
 
     /// Names of the calibration texts.
@@ -262,8 +300,10 @@ impl Imatrix {
 
     /// SHA-256 of the file, hexadecimal.
     pub fn hash(&self) -> String {
-        let sum = Sha256::digest(self.file.data());
-        sum.iter().map(|b| format!("{b:02x}")).collect()
+        match &self.form {
+            Form::Gguf(file) => hexadecimal(file.data()),
+            Form::Legacy { hash } => hash.clone(),
+        }
     }
 
     /// Name of the file, without folders.
@@ -289,6 +329,9 @@ impl Imatrix {
             };
             let cols = dims.first().copied().unwrap_or(0);
             let matrices: u64 = dims.iter().skip(2).product();
+            if self.file().is_none() && e.cols as u64 == cols.saturating_mul(matrices) {
+                continue;
+            }
             if e.counts.len() > 1 && e.counts.len() as u64 != matrices {
                 let allowed = format!("{matrices}, those of the model's tensor");
                 let value = e.counts.len().to_string();
@@ -307,17 +350,21 @@ impl Imatrix {
         Ok(())
     }
 
-    /// Mean square of each column of a tensor's input, `[matrices, cols]`. A column that was always
-    /// zero gets a trace of importance, so that its weights stay defined; in a matrix that no token
-    /// reached all columns are alike.
-    pub fn importance(&self, name: &str) -> Option<Vec<f32>> {
+    /// Mean square of each column of the input of a tensor with `cols` columns, `[matrices, cols]`, times a power of
+    /// two that makes it of ordinary size. A column that was always zero gets a trace of importance, so that its
+    /// weights stay defined; in a matrix that no token reached all columns are alike.
+    pub fn importance(&self, name: &str, cols: usize) -> Option<Vec<f32>> {
         let e = self.entries.get(name)?;
         let mut out = e.sums.clone();
-        for (out, count) in out.chunks_exact_mut(e.cols).zip(&e.counts) {
-            out.iter_mut().for_each(|v| *v /= count.max(1.0));
-            let mean = out.iter().map(|v| f64::from(*v)).sum::<f64>() / e.cols as f64;
+        for (i, out) in out.chunks_mut(cols.max(1)).enumerate() {
+            scale_to_one(out);
+            let count = e.counts.get(i).or(e.counts.first()).copied();
+            let count = count.unwrap_or(1.0).max(1.0);
+            out.iter_mut().for_each(|v| *v /= count);
+            let mean = out.iter().map(|v| f64::from(*v)).sum::<f64>() / out.len() as f64;
             let trace = if mean > 0.0 { 1e-6 * mean as f32 } else { 1.0 };
             out.iter_mut().for_each(|v| *v += trace);
+            scale_to_one(out);
         }
         Some(out)
     }
@@ -345,7 +392,7 @@ impl Imatrix {
         let Some(entry) = self.entries.get(under) else {
             return Err(self.bad(&field, "absent".into(), "a tensor with sums"));
         };
-        let tensor = self.file.tensor(&field);
+        let tensor = self.file().and_then(|file| file.tensor(&field));
         let n = entry.cols as u64;
         let tensor = tensor.filter(|t| t.dtype() == Dtype::F32 && t.info().dims[..] == [n, n]);
         let tensor = tensor.ok_or_else(|| {
@@ -361,11 +408,15 @@ impl Imatrix {
 
     /// Puts the sums back into `stats`; returns the chunks that are in them.
     pub(super) fn restore(&self, origin: &Origin, stats: &mut InputStats) -> Result<usize> {
-        let text = self.file.str(TEXT)?.unwrap_or("absent");
+        let key = |key| match self.file() {
+            Some(file) => Ok(file.str(key)?.unwrap_or("absent")),
+            None => Ok::<_, Error>("absent"),
+        };
+        let text = key(TEXT)?;
         if text != origin.text {
             return Err(self.bad(TEXT, text.into(), &format!("{}, the text", origin.text)));
         }
-        let model = self.file.str(MODEL)?.unwrap_or("absent");
+        let model = key(MODEL)?;
         if !origin.model.is_empty() && model != origin.model {
             let allowed = format!("{}, the model", origin.model);
             return Err(self.bad(MODEL, model.into(), &allowed));
@@ -399,7 +450,8 @@ impl Imatrix {
                 }
             }
             input.squares.copy_from_slice(&entry.sums);
-            let moments = self.file.tensor(&format!("{name}{MOMENTS}"));
+            let field = format!("{name}{MOMENTS}");
+            let moments = self.file().and_then(|file| file.tensor(&field));
             if moments.is_some() == input.moments.is_empty() {
                 let value = if moments.is_some() { "there" } else { "absent" };
                 let allowed = "as asked for now (--covariance)";
@@ -426,6 +478,50 @@ fn bad(path: &Path, field: &str, value: String, allowed: &str) -> Error {
         field: field.into(),
         value,
         allowed: allowed.into(),
+    }
+}
+
+/// The bytes of a file of the older form; `None` for all other files.
+fn older_form(path: &Path) -> Result<Option<Vec<u8>>> {
+    let about = std::fs::metadata(path).map_err(Error::io(path))?;
+    // What is no regular file is refused with the words of all other files.
+    if !about.is_file() || about.len() > limits::MAX_LEGACY_IMATRIX_BYTES {
+        return Ok(None);
+    }
+    let mut file = std::fs::File::open(path).map_err(Error::io(path))?;
+    let mut data = vec![0; about.len().min(1 << 16) as usize];
+    file.read_exact(&mut data).map_err(Error::io(path))?;
+    if data.starts_with(b"GGUF") || !legacy::looks_like(&data) {
+        return Ok(None);
+    }
+    let rest = limits::MAX_LEGACY_IMATRIX_BYTES;
+    file.take(rest)
+        .read_to_end(&mut data)
+        .map_err(Error::io(path))?;
+    Ok(Some(data))
+}
+
+fn hexadecimal(data: &[u8]) -> String {
+    let sum = Sha256::digest(data);
+    sum.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// The power of two that brings a positive number to `1..2`; 1 for others and for what is not finite.
+pub(crate) fn unit_power(v: f32) -> f64 {
+    if !(v > 0.0 && v.is_finite()) {
+        return 1.0;
+    }
+    // The exponent field of F64, for which no F32 is too small, negated.
+    let exponent = f64::from(v).to_bits() >> 52;
+    f64::from_bits((2 * 1023 - exponent) << 52)
+}
+
+/// Scales by a power of two until the largest number is in `1..2`: only ratios count, and neither sums nor
+/// squares of errors overflow or vanish.
+fn scale_to_one(values: &mut [f32]) {
+    let power = unit_power(values.iter().copied().fold(0.0, f32::max));
+    for v in values {
+        *v = (f64::from(*v) * power) as f32;
     }
 }
 

@@ -9,9 +9,11 @@
 //! as the same bytes.
 
 mod imatrix;
+mod legacy;
 
 use std::path::Path;
 
+pub(crate) use imatrix::unit_power;
 pub use imatrix::{Covariance, Imatrix, Origin, write};
 
 use crate::error::{Error, Result};

@@ -20,7 +20,7 @@ use geb_kernels::dtype::Dtype;
 use geb_kernels::{ActKind, Activations, Effort, Grid, Kernels, MatMut, Scratch, Search};
 
 use super::cholesky;
-use crate::calibrate::{Covariance, Imatrix};
+use crate::calibrate::{Covariance, Imatrix, unit_power};
 use crate::error::{Error, Result};
 
 /// Columns of a group, at least one block.
@@ -118,7 +118,10 @@ impl Feedback {
     /// [`Error::NonFinite`] when they are none.
     pub fn new(h: &Covariance<'_>) -> Result<Feedback> {
         let n = h.cols();
-        let mean = (0..n).map(|j| f64::from(h.at(j, j))).sum::<f64>() / n as f64;
+        // Only ratios count: of any size the same bits.
+        let power = unit_power((0..n).map(|j| h.at(j, j)).fold(0.0, f32::max));
+        let at = |row, col| (f64::from(h.at(row, col)) * power) as f32;
+        let mean = (0..n).map(|j| f64::from(at(j, j))).sum::<f64>() / n as f64;
         if !mean.is_finite() {
             return Err(Error::NonFinite {
                 what: "second moments".into(),
@@ -132,7 +135,7 @@ impl Feedback {
         loop {
             for i in 0..n {
                 for j in 0..=i {
-                    l[i * n + j] = h.at(n - 1 - i, n - 1 - j);
+                    l[i * n + j] = at(n - 1 - i, n - 1 - j);
                 }
                 l[i * n + i] += damping;
             }
@@ -408,6 +411,8 @@ mod tests {
         let mean: f32 = (0..64).map(|j| h.at(j, j)).sum::<f32>() / 64.0;
         let damped: f32 = d.iter().map(|v| v * v * mean * DAMPING).sum();
         let expected = output_error(&h, &d, &[0.0; 64]) + f64::from(damped);
+        // The factor is that of the moments times a power of two.
+        let expected = expected * unit_power((0..64).map(|j| h.at(j, j)).fold(0.0, f32::max));
         assert!((sum / expected - 1.0).abs() < 1e-4, "{sum} {expected}");
     }
 

@@ -35,6 +35,7 @@ pub mod policy;
 mod positions;
 pub mod probe;
 mod prune;
+mod range;
 mod recurrent;
 mod report;
 mod rows;
@@ -174,7 +175,7 @@ pub fn dry_run(source: &Path, options: &Options) -> Result<Report> {
 ///
 /// # Errors
 /// [`Error::Checkpoint`], [`Error::Tensors`] and [`Error::Unsupported`] for the source;
-/// [`Error::NonFinite`] naming tensor and index; [`Error::Request`] when `out` is the source;
+/// [`Error::NonFinite`] and [`Error::OutOfRange`] naming tensor and index; [`Error::Request`] when `out` is the source;
 /// [`Error::Verify`] when what was written is not what was planned. On any error nothing is
 /// left behind and an old `out` is untouched.
 pub fn convert(

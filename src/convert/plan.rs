@@ -155,7 +155,8 @@ impl Prepared {
         };
         let own = match (&native, folder.json("params.json")?) {
             (Some(native), Some(params)) => Some(meta::config(&params, native)?),
-            (native, _) => native.as_ref().and_then(recurrent::native_config),
+            (Some(native), None) => recurrent::native_config(native)?,
+            (None, _) => None,
         };
         let config = config.or(own).ok_or_else(|| {
             bad(
@@ -353,7 +354,7 @@ impl Prepared {
                 checkpoint: &self.checkpoint,
                 kernels,
                 effort: options.search,
-                importance: matrix.and_then(|m| m.importance(&item.name)),
+                importance: matrix.and_then(|m| m.importance(&item.name, item.dims[0] as usize)),
                 feedback: None,
                 changes: self.merge.of(&item.name),
                 name: &item.name,

@@ -488,33 +488,52 @@ fn shaped(entry: &Entry, dims: Vec<u64>, s: &StateSizes) -> Vec<u64> {
     }
 }
 
-/// The configuration of a checkpoint without one: a `.pth` file of RWKV's authors.
-pub(super) fn native_config(checkpoint: &Checkpoint) -> Option<Value> {
+/// The configuration of a checkpoint without one: a `.pth` file of RWKV's authors; `None` for other files.
+///
+/// # Errors
+/// [`Error::Unsupported`] for versions before 5.2, by their number.
+pub(super) fn native_config(checkpoint: &Checkpoint) -> Result<Option<Value>> {
     let shape = |name: &str| {
         let i = checkpoint.find(name)?;
-        Some(checkpoint.tensors()[i].shape.clone())
+        Some(&checkpoint.tensors()[i].shape[..])
     };
-    let has = |leaf: &str| checkpoint.find(&format!("blocks.0.att.{leaf}")).is_some();
+    let att = |leaf: &str| shape(&format!("blocks.0.att.{leaf}"));
+    let has = |leaf: &str| att(leaf).is_some();
+    // 5.0 and 5.1 have one decay for a head, 5.2 one for each of its channels.
+    let channels = att("time_decay").is_some_and(|d| d.get(1).is_some_and(|n| *n > 1));
+    let old = |version: &str| {
+        Err(Error::Unsupported {
+            what: "RWKV version",
+            value: version.into(),
+            known: "RWKV 5.2, 6 and 7".into(),
+        })
+    };
     let (kind, heads) = match () {
         () if has("x_r") => ("rwkv7", "r_k"),
         () if has("time_maa_x") => ("rwkv6", "time_faaaa"),
-        () if has("time_mix_g") => ("rwkv5", "time_faaaa"),
-        () => return None,
+        () if has("time_mix_g") && channels => ("rwkv5", "time_faaaa"),
+        () if has("time_mix_g") || has("gate.weight") => return old("5.1"),
+        () if has("time_decay") && has("ln_x.weight") => return old("5.0"),
+        () if has("time_decay") => return old("4"),
+        () => return Ok(None),
     };
-    let [vocab, width] = *shape("emb.weight")? else {
-        return None;
+    let config = || {
+        let [vocab, width] = *shape("emb.weight")? else {
+            return None;
+        };
+        let ffn = *shape("blocks.0.ffn.key.weight")?.first()?;
+        let head = *att(heads)?.last()?;
+        let layers = (0..).find(|n| shape(&format!("blocks.{n}.ln1.weight")).is_none())?;
+        Some(json!({
+            "model_type": kind,
+            "hidden_size": width,
+            "intermediate_size": ffn,
+            "head_size": head,
+            "num_hidden_layers": layers,
+            "vocab_size": vocab,
+            "bos_token_id": 0,
+            "eos_token_id": 0,
+        }))
     };
-    let ffn = *shape("blocks.0.ffn.key.weight")?.first()?;
-    let head = *shape(&format!("blocks.0.att.{heads}"))?.last()?;
-    let layers = (0..).find(|n| checkpoint.find(&format!("blocks.{n}.ln1.weight")).is_none())?;
-    Some(json!({
-        "model_type": kind,
-        "hidden_size": width,
-        "intermediate_size": ffn,
-        "head_size": head,
-        "num_hidden_layers": layers,
-        "vocab_size": vocab,
-        "bos_token_id": 0,
-        "eos_token_id": 0,
-    }))
+    Ok(config())
 }

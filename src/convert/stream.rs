@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! units = the tensor's rows in pieces of about UNIT weights     (the same for any thread count)
-//! unit:   rows -> f32 -> finite? -> quantize -> dequantize -> error sums
+//! unit:   rows -> f32 -> finite? -> in range? -> quantize -> dequantize -> error sums
 //! ```
 //! A unit and what is made of it fit into the second-level cache. Sums are added in the order of
 //! the units, so the report and the bytes do not depend on the number of threads.
@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 use super::checkpoint::{Checkpoint, float_type};
 use super::feedback::Shared;
 use super::merge::{self, Change};
+use super::range;
 use super::rows::Part;
 use super::sums::{Outcome, Sums};
 use super::{Made, Source};
@@ -403,6 +404,11 @@ impl Job<'_> {
     ) -> Result<(Vec<u8>, Outcome)> {
         let len = self.dtype.row_bytes(x.len());
         let len = len.ok_or_else(|| self.misfit(self.dtype))?;
+        let strict = !self.allow_nonfinite || self.dtype.block_len() > 1;
+        if strict && let Some(at) = range::outside(self.dtype, x) {
+            let [low, high] = range::range(self.dtype);
+            return Err(self.too_large(index(at), x[at], format!("{low:e}..={high:e}")));
+        }
         let mut bytes = vec![0u8; len];
         let search = Search {
             effort: self.effort,
@@ -414,20 +420,14 @@ impl Job<'_> {
         }
         y.resize(x.len(), 0.0);
         self.kernels.dequantize(self.dtype, &bytes, y);
+        // What is inside the range of the type can still be too much for the scale of its block.
         let overflow = |(y, x): (&f32, &f32)| !y.is_finite() && x.is_finite();
-        if !all_finite(y)
+        if strict
+            && !all_finite(y)
             && let Some(at) = y.iter().zip(x).position(overflow)
-            && (!self.allow_nonfinite || self.dtype.block_len() > 1)
         {
-            let what = format!(
-                "tensor {} as {} (the value is too large for the type)",
-                self.name, self.dtype
-            );
-            return Err(Error::NonFinite {
-                what,
-                index: index(at),
-                value: x[at],
-            });
+            let most = format!("blocks whose scale an F16 of {} holds", self.dtype);
+            return Err(self.too_large(index(at), x[at], most));
         }
         let block = self.block_len();
         let first = (unit.first * self.row_len() / block) as u64;
@@ -439,6 +439,15 @@ impl Job<'_> {
             zeros: self.zeros(y),
         };
         Ok((bytes, outcome))
+    }
+
+    fn too_large(&self, index: u64, value: f32, allowed: String) -> Error {
+        Error::OutOfRange {
+            what: format!("tensor {} as {}", self.name, self.dtype),
+            index,
+            value,
+            allowed,
+        }
     }
 
     /// Zeros among the weights as the file holds them, if anybody will ask.

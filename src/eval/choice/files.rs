@@ -60,6 +60,14 @@ impl DataFile {
         })
     }
 
+    /// Whether the first row has all of `names`, in any order and case.
+    pub fn has_header<const N: usize>(&self, names: [&str; N]) -> Result<bool> {
+        let first = self.rows()?.into_iter().next();
+        let fields = first.map_or(Vec::new(), |row| row.fields);
+        let has = |name: &str| fields.iter().any(|f| f.trim().eq_ignore_ascii_case(name));
+        Ok(names.into_iter().all(has))
+    }
+
     /// Rows of a CSV file with a header: for each the line and the fields `names`, in their order.
     pub fn columns<const N: usize>(&self, names: [&str; N]) -> Result<Vec<(usize, [String; N])>> {
         let mut rows = self.rows()?.into_iter();

@@ -33,12 +33,14 @@ pub(super) const ENGLISH: Style = Style {
     space: " ",
 };
 
+const COLUMNS: [&str; 6] = ["question", "A", "B", "C", "D", "answer"];
+
 fn layout(format: Format) -> Layout {
     match format {
         Format::Ceval => Layout {
             questions: ("val", "_val.csv"),
             examples: ("dev", "_dev.csv"),
-            columns: Some(["question", "A", "B", "C", "D", "answer"]),
+            columns: Some(COLUMNS),
             style: Style {
                 before: "",
                 after: "\n答案：",
@@ -48,7 +50,7 @@ fn layout(format: Format) -> Layout {
         Format::Cmmlu => Layout {
             questions: ("test", ".csv"),
             examples: ("dev", ".csv"),
-            columns: Some(["Question", "A", "B", "C", "D", "Answer"]),
+            columns: Some(COLUMNS),
             style: Style {
                 before: "题目：",
                 after: "\n答案是：",
@@ -104,6 +106,8 @@ pub(super) fn questions(format: Format, file: &DataFile) -> Result<Vec<Question>
     let layout = layout(format);
     let rows = match layout.columns {
         Some(names) => file.columns(names)?,
+        // The authors' files have no header; those that others export do.
+        None if file.has_header(COLUMNS)? => file.columns(COLUMNS)?,
         None => without_header(file)?,
     };
     let ask = |(index, (line, [question, a, b, c, d, letter])): (usize, (usize, [String; 6]))| {
