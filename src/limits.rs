@@ -47,6 +47,8 @@ pub const MAX_MERGES: usize = 2 * MAX_VOCAB;
 pub const MAX_SPECIAL_TOKENS: usize = 65_536;
 /// Bytes of all their texts together; the matcher's size follows it.
 pub const MAX_SPECIAL_BYTES: usize = 4 << 20;
+/// Tokens that a file may name as ends of an answer besides those with keys of their own.
+pub const MAX_STOP_TOKENS: usize = 64;
 /// Bytes of a chat template's source.
 pub const MAX_TEMPLATE_BYTES: usize = 256 << 10;
 /// Bytes a chat template may render.
@@ -57,6 +59,8 @@ pub const TEMPLATE_FUEL: u64 = 1_000_000;
 pub const MAX_MESSAGES: usize = 1_024;
 /// Blocks of a chat template inside each other.
 pub const MAX_TEMPLATE_RECURSION: usize = 100;
+/// Blocks and calls of a running template inside each other.
+pub const MAX_TEMPLATE_CALLS: usize = 200;
 /// Bytes of a role name.
 pub const MAX_ROLE_BYTES: usize = 64;
 /// Bytes of values a chat template may make while it renders once.
@@ -64,9 +68,9 @@ pub const TEMPLATE_MEMORY_BYTES: usize = 64 << 20;
 /// Bytes and elements it may look at; a few tenths of a second.
 pub const TEMPLATE_WORK: usize = 256 << 20;
 /// Lists in lists of a chat template.
-pub const MAX_TEMPLATE_DEPTH: usize = 16;
+pub const MAX_TEMPLATE_DEPTH: usize = 128;
 /// Numbers in a `range` of a chat template.
-pub const MAX_TEMPLATE_RANGE: usize = 10_000;
+pub const MAX_TEMPLATE_RANGE: usize = 100_000;
 /// Namespaces a chat template may make.
 pub const MAX_TEMPLATE_NAMESPACES: usize = 1_000;
 /// Tokens of one tag of a chat template.

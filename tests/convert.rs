@@ -361,3 +361,34 @@ fn a_bad_weight_is_named() {
         Err(Error::NonFinite { .. })
     ));
 }
+
+/// All end tokens of `generation_config.json` reach the runtime, however many there are.
+#[test]
+fn lists_of_end_tokens_are_kept() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    for entry in std::fs::read_dir(case_dir("qwen2").join("hf")).expect("a fixture") {
+        let entry = entry.expect("an entry");
+        if entry.path().is_file() {
+            std::fs::copy(entry.path(), dir.path().join(entry.file_name())).expect("copies");
+        }
+    }
+    let config = r#"{"eos_token_id": [40, 41, 42, 43, 44, 9999999], "pad_token_id": -1}"#;
+    std::fs::write(dir.path().join("generation_config.json"), config).expect("writes");
+    let (bytes, report) = convert_to_vec(dir.path(), &Options::default()).expect("converts");
+    let file = GgufFile::from_bytes(bytes).expect("a valid file");
+    let tokenizer = geb::tokenizer::Tokenizer::from_gguf(&file).expect("valid");
+    for id in 40..45 {
+        assert!(tokenizer.is_stop(id), "{id}: {:?}", tokenizer.stop_ids());
+    }
+    assert!(!tokenizer.is_stop(45));
+    assert!(
+        tokenizer.warnings().is_empty(),
+        "{:?}",
+        tokenizer.warnings()
+    );
+    let notes = format!("{:?}", report.notes);
+    assert!(
+        notes.contains("generation_config.json") && notes.contains("9999999"),
+        "{notes}"
+    );
+}

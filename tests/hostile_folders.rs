@@ -134,8 +134,6 @@ fn configurations() {
             "partial_rotary_factor",
             "0.1",
         ),
-        ("eos_token_id", json!(578), "eos_token_id", "578"),
-        ("bos_token_id", json!("x"), "bos_token_id", "x"),
     ];
     for (key, value, field, shown) in cases {
         let case = format!("{key} = {value}");
@@ -166,6 +164,60 @@ fn configurations() {
             Err(Error::Tensors(list)) => assert!(!list.is_empty() && list.len() <= 21),
             other => panic!("{key} = {value}: {other:?}"),
         }
+    }
+}
+
+/// A special id that is no token is left out with a note; the file is that of a folder without it.
+#[test]
+fn special_ids_that_nobody_needs() {
+    let special = |bytes: Vec<u8>| {
+        let file = geb::gguf::GgufFile::from_bytes(bytes).expect("a valid file");
+        let ids: Vec<String> = file
+            .metadata()
+            .filter(|(key, _)| key.contains("token_id"))
+            .map(|(key, value)| format!("{key} {value:?}"))
+            .collect();
+        ids
+    };
+    let convert = |path: &std::path::Path| {
+        geb::convert::convert_to_vec(path, &geb::convert::Options::default()).expect("converts")
+    };
+    let right = folder("llama", "config.json", |_| {});
+    let right = special(convert(right.path()).0);
+    for key in [
+        "pad_token_id",
+        "sep_token_id",
+        "mask_token_id",
+        "unk_token_id",
+        "eos_token_id",
+        "bos_token_id",
+    ] {
+        for value in [
+            json!(578),
+            json!(99_999),
+            json!(4_294_967_295u64),
+            json!(-2),
+            json!(1.5),
+            json!("x"),
+            json!(true),
+        ] {
+            let folder = folder("llama", "config.json", |c| c[key] = value.clone());
+            let (bytes, report) = convert(folder.path());
+            assert_eq!(special(bytes), right, "{key} = {value}");
+            let notes = format!("{:?}", report.notes);
+            let shown = value.to_string().replace('"', "\\\"");
+            assert!(
+                notes.contains(key) && notes.contains(&shown),
+                "{key} = {value}: {notes}"
+            );
+        }
+        let folder = folder("llama", "config.json", |c| c[key] = json!(-1));
+        let (bytes, report) = convert(folder.path());
+        assert_eq!(special(bytes), right, "{key}");
+        assert!(
+            !format!("{:?}", report.notes).contains(key),
+            "-1 means none"
+        );
     }
 }
 

@@ -19,6 +19,7 @@ const SCORES: &str = "tokenizer.ggml.scores";
 const MERGES: &str = "tokenizer.ggml.merges";
 const BOS: &str = "tokenizer.ggml.bos_token_id";
 const EOS: &str = "tokenizer.ggml.eos_token_id";
+const STOPS: &str = "tokenizer.ggml.stop_token_ids";
 const ADD_BOS: &str = "tokenizer.ggml.add_bos_token";
 const ADD_EOS: &str = "tokenizer.ggml.add_eos_token";
 const CHARSMAP: &str = "tokenizer.ggml.precompiled_charsmap";
@@ -206,16 +207,13 @@ fn one_wrong_key_is_one_named_error() {
         with(bpe, MERGES, strs(&["<|endoftext|> <|endoftext|>"])),
         with(bpe, MERGES, strs(&["abc abc"])),
         // Special ids.
-        with(bpe, EOS, V::U32(6)),
-        with(bpe, EOS, V::U32(u32::MAX)),
-        with(bpe, EOS, V::I32(-1)),
-        with(bpe, EOS, V::F32(1.0)),
-        with(bpe, EOS, V::Str("5".into())),
         with(spm, BOS, V::U64(1 << 32)),
-        with(spm, "tokenizer.ggml.unknown_token_id", V::U32(9)),
-        with(spm, "tokenizer.ggml.padding_token_id", V::I64(-1)),
-        with(spm, "tokenizer.ggml.seperator_token_id", V::U32(1000)),
-        with(spm, "tokenizer.ggml.fim_pre_token_id", V::U32(1000)),
+        with(spm, STOPS, V::I32s(vec![2])),
+        with(
+            spm,
+            STOPS,
+            V::U32s(vec![2; geb::limits::MAX_STOP_TOKENS + 1]),
+        ),
         // Flags.
         with(bpe, ADD_BOS, V::Bool(true)),
         with(spm, ADD_BOS, V::U8(1)),
@@ -230,6 +228,19 @@ fn one_wrong_key_is_one_named_error() {
     }
     // The same byte twice, in another spelling.
     cases.push(token(spm, 3, "<0x0a>".into()));
+    // An id that is needed: nothing else ends a text; asked for at its end.
+    let mut meta = bpe();
+    set(&mut meta, TYPES, V::I32s(vec![1; 6]));
+    set(&mut meta, EOS, V::U32(6));
+    cases.push((meta, EOS));
+    let mut meta = bpe();
+    set(&mut meta, ADD_EOS, V::Bool(true));
+    set(&mut meta, EOS, V::I32(-1));
+    cases.push((meta, EOS));
+    let mut meta = bpe();
+    set(&mut meta, ADD_BOS, V::Bool(true));
+    set(&mut meta, BOS, V::F32(1.0));
+    cases.push((meta, BOS));
     // No token ends a text.
     let mut meta = bpe();
     meta.retain(|(k, _)| *k != EOS);
@@ -314,6 +325,138 @@ fn a_missing_pre_is_the_default_with_a_warning() {
         tokenizer.encode("abc", Encode::default()).expect("encodes"),
         [4]
     );
+}
+
+/// An id that is no token, or no integer, is left out with a warning that names it.
+#[test]
+fn special_ids_that_nobody_needs_may_be_wrong() {
+    let same = |t: &Tokenizer, base: &Tokenizer| {
+        let special = Encode {
+            add_special: true,
+            parse_special: true,
+        };
+        for text in ["ab a", "abcab<|endoftext|>", "</s>z"] {
+            assert_eq!(
+                t.encode(text, special).ok(),
+                base.encode(text, special).ok()
+            );
+        }
+        assert_eq!(t.stop_ids(), base.stop_ids());
+    };
+    let names = [
+        "padding",
+        "mask",
+        "seperator",
+        "unknown",
+        "eot",
+        "eom",
+        "cls",
+        "fim_pre",
+        "fim_suf",
+        "fim_mid",
+        "prefix",
+        "suffix",
+        "middle",
+        "eos",
+        "anything_else",
+    ];
+    for base in [spm as fn() -> Meta, bpe] {
+        let right = build(base()).expect("valid");
+        assert!(right.warnings().is_empty());
+        for name in names {
+            let key: &'static str = format!("tokenizer.ggml.{name}_token_id").leak();
+            for (value, shown) in [
+                (V::U32(u32::MAX), "4294967295"),
+                (V::U32(9), "9"),
+                (V::I32(-1), "-1"),
+                (V::I64(i64::MIN), "-9223372036854775808"),
+                (V::U64(u64::MAX), "18446744073709551615"),
+                (V::F32(1.5), "1.5"),
+                (V::Str("x\u{1b}[2J".repeat(100)), "x"),
+                (V::Bool(true), "no number"),
+                (V::U32s(vec![1]), "no number"),
+            ] {
+                let mut meta = base();
+                set(&mut meta, key, value);
+                let tokenizer = build(meta).unwrap_or_else(|e| panic!("{key} {shown}: {e}"));
+                same(&tokenizer, &right);
+                let [warning] = tokenizer.warnings() else {
+                    panic!("{key}: {:?}", tokenizer.warnings())
+                };
+                assert!(
+                    warning.contains(key) && warning.contains(shown),
+                    "{warning}"
+                );
+                assert!(
+                    warning.len() < 500 && !warning.contains('\u{1b}'),
+                    "{warning:?}"
+                );
+            }
+        }
+    }
+}
+
+/// Ends of an answer: declared ids, and control tokens of known texts. Other tokens of the same
+/// texts are text.
+#[test]
+fn texts_end_answers_only_where_they_are_control_tokens() {
+    let texts = [
+        "<|eot_id|>",
+        "<|im_end|>",
+        "<|end|>",
+        "<end_of_turn>",
+        "<|endoftext|>",
+        "<|end_of_text|>",
+        "<|eom_id|>",
+        "<EOT>",
+        "<end_of_utterance>",
+        "</s>",
+        "[EOS]",
+        "<|return|>",
+        "<|call|>",
+    ];
+    for text in texts {
+        for kind in [1, 3, 4, 5] {
+            let mut meta = bpe();
+            set(
+                &mut meta,
+                TOKENS,
+                strs(&["a", "b", "c", "ab", "abc", "<end>", text]),
+            );
+            set(&mut meta, TYPES, V::I32s(vec![1, 1, 1, 1, 1, 3, kind]));
+            let mut declared = meta.clone();
+            let tokenizer = build(meta).expect("valid");
+            let wanted: &[u32] = if kind == 3 { &[5, 6] } else { &[5] };
+            assert_eq!(tokenizer.stop_ids(), wanted, "{text}, type {kind}");
+            // Declared, it counts whatever its type and text.
+            for key in [
+                "tokenizer.ggml.eot_token_id",
+                "tokenizer.ggml.eom_token_id",
+                EOS,
+            ] {
+                set(&mut declared, key, V::U32(6));
+                let tokenizer = build(declared.clone()).expect("valid");
+                assert!(tokenizer.is_stop(6), "{text}, type {kind}, {key}");
+            }
+        }
+    }
+    let mut meta = bpe();
+    set(&mut meta, MERGES, strs(&["a b"]));
+    set(&mut meta, STOPS, V::U32s(vec![2, 4, 77]));
+    let tokenizer = build(meta).expect("valid");
+    assert_eq!(tokenizer.stop_ids(), [2, 4, 5]);
+    assert!(
+        tokenizer.warnings()[0].contains("77"),
+        "{:?}",
+        tokenizer.warnings()
+    );
+    // Where `<|return|>` and `<|call|>` end turns, `<|end|>` ends a message inside of one.
+    let mut meta = bpe();
+    let harmony = ["a", "b", "ab", "<|end|>", "<|call|>", "<|return|>"];
+    set(&mut meta, TOKENS, strs(&harmony));
+    set(&mut meta, MERGES, strs(&["a b"]));
+    set(&mut meta, TYPES, V::I32s(vec![1, 1, 1, 3, 3, 3]));
+    assert_eq!(build(meta).expect("valid").stop_ids(), [4, 5]);
 }
 
 /// Merging must not build a control token out of text, whatever the file says.

@@ -396,7 +396,13 @@ fn requests_outside_their_range_are_refused_and_change_nothing() {
     ));
     assert_eq!(s.tokens(), [1, 2, 3]);
     s.forward(&[1; 5], Want::Last).expect("exactly full");
-    for ctx in [0, model.config().context_length + 1] {
+    let trained = model.config().context_length;
+    let whole = SessionOptions {
+        ctx: Some(0),
+        ..options.clone()
+    };
+    assert_eq!(session(&model, whole).ctx(), trained);
+    for ctx in [trained + 1, usize::MAX] {
         let options = SessionOptions {
             ctx: Some(ctx),
             ..options.clone()

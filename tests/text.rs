@@ -367,6 +367,147 @@ fn geb_tokenizer_equals_sentencepiece() {
     }
 }
 
+/// Templates of models that see pictures want parts; some only from users.
+#[test]
+fn contents_are_given_in_the_form_that_a_template_reads() {
+    let messages = [
+        Message::new("system", "Sys"),
+        Message::new("user", "Hi there"),
+        Message::new("assistant", "Hello"),
+        Message::new("user", "Bye"),
+    ];
+    for (source, wanted) in [
+        (
+            "{% for m in messages %}{{ m['role'].upper() + ': ' }}{% for c in m['content'] | selectattr('type', 'equalto', 'text') %}{{ c['text'] }}{% endfor %};{% endfor %}",
+            "SYSTEM: Sys;USER: Hi there;ASSISTANT: Hello;USER: Bye;",
+        ),
+        (
+            "{% for m in messages %}{% for line in m['content'] %}{% if line['type'] == 'text' %}{{ line['text'] }}{% elif line['type'] == 'image' %}<image>{% endif %}{% endfor %};{% endfor %}",
+            "Sys;Hi there;Hello;Bye;",
+        ),
+        (
+            "{% for m in messages %}{{ m['content'][0]['text'] }};{% endfor %}",
+            "Sys;Hi there;Hello;Bye;",
+        ),
+        (
+            "{% for m in messages %}{{ m.content | map(attribute='text') | join }};{% endfor %}",
+            "Sys;Hi there;Hello;Bye;",
+        ),
+        // Only users send parts.
+        (
+            "{% for m in messages %}{% if m.role == 'user' %}{% for c in m.content %}{{ c.text }}{% endfor %}{% else %}{{ m.content }}{% endif %};{% endfor %}",
+            "Sys;Hi there;Hello;Bye;",
+        ),
+        (
+            "{% for m in messages %}{% if m.role == 'assistant' %}{{ m.content }}{% else %}{{ m.content[0].text }}{% endif %};{% endfor %}",
+            "Sys;Hi there;Hello;Bye;",
+        ),
+        // Refuses what is no list, and any system message.
+        (
+            "{% for m in messages %}{% if m.role == 'system' or m.content is string %}{{ raise_exception('parts, please') }}{% endif %}{{ m.content[0].text }};{% endfor %}",
+            "Hi there;Hello;Bye;",
+        ),
+        // Either form: the text it is.
+        (
+            "{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}{% for c in m.content %}<{{ c.text }}>{% endfor %}{% endif %};{% endfor %}",
+            "Sys;Hi there;Hello;Bye;",
+        ),
+        (
+            "{% for m in messages %}{{ m.content }};{% endfor %}",
+            "Sys;Hi there;Hello;Bye;",
+        ),
+        (
+            "{{ messages | tojson }}",
+            "[{\"role\": \"system\", \"content\": \"Sys\"}, {\"role\": \"user\", \"content\": \"Hi there\"}, {\"role\": \"assistant\", \"content\": \"Hello\"}, {\"role\": \"user\", \"content\": \"Bye\"}]",
+        ),
+    ] {
+        let template = ChatTemplate::from_source(source, "", "").expect("valid");
+        let messages = if template.takes_system() {
+            &messages[..]
+        } else {
+            &messages[1..]
+        };
+        assert_eq!(
+            template.render(messages, true).expect("renders"),
+            wanted,
+            "{source}"
+        );
+    }
+}
+
+/// Control tokens of a content stay plain text where contents are lists, too.
+#[test]
+fn contents_in_parts_stay_plain() {
+    let tokenizer = Tokenizer::from_gguf(&gguf_of("llama3")).expect("valid metadata");
+    let source = "{% for m in messages %}{% for c in m.content %}{{ c.text }}{% endfor %}<|eot_id|>{% endfor %}";
+    let template = ChatTemplate::from_source(source, "", "").expect("valid");
+    let messages = [Message::new("user", "a<|eot_id|>b")];
+    let ids = template
+        .encode(&tokenizer, &messages, true)
+        .expect("encodes");
+    let ends = ids.iter().filter(|&&id| tokenizer.is_stop(id)).count();
+    assert_eq!(ends, 1, "{ids:?}");
+    assert_eq!(
+        tokenizer.decode_with_control(&ids),
+        "a<|eot_id|>b<|eot_id|>"
+    );
+}
+
+/// A system text goes before the first user's where a template refuses or leaves out the role.
+#[test]
+fn a_refused_system_message_stands_before_the_user() {
+    let plain = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}";
+    let refusing = format!(
+        "{{% if messages[0]['role'] == 'system' %}}{{{{ raise_exception('System role not supported') }}}}{{% endif %}}{plain}"
+    );
+    let strict = "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}{% endif %}{{ m.role }}: {{ m.content }}\n{% endfor %}";
+    let deaf = "{% for m in messages %}{% if m.role == 'user' %}user: {{ m.content }}\n{% elif m.role == 'assistant' %}assistant: {{ m.content }}\n{% endif %}{% endfor %}";
+    let parts = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no') }}{% endif %}{{ m.role }}: {{ m.content[0].text }}\n{% endfor %}";
+    // As Gemma's: it puts the text there itself.
+    let merging = "{% if messages[0].role == 'system' %}{% set first = messages[0].content + '\n\n' %}{% set rest = messages[1:] %}{% else %}{% set first = '' %}{% set rest = messages %}{% endif %}{% for m in rest %}{{ m.role }}: {{ first if loop.first }}{{ m.content | trim }}\n{% endfor %}";
+    let conversation = [
+        Message::new("system", "Sys"),
+        Message::new("user", "Hi"),
+        Message::new("assistant", "Hello"),
+        Message::new("user", "Bye"),
+    ];
+    let folded = "user: Sys\n\nHi\nassistant: Hello\nuser: Bye\n";
+    for (source, takes, wanted) in [
+        (
+            plain,
+            true,
+            "system: Sys\nuser: Hi\nassistant: Hello\nuser: Bye\n",
+        ),
+        (&refusing, false, folded),
+        (strict, false, folded),
+        (deaf, false, folded),
+        (parts, false, folded),
+        (merging, true, folded),
+    ] {
+        let template = ChatTemplate::from_source(source, "", "").expect("valid");
+        assert_eq!(template.takes_system(), takes, "{source}");
+        let fitted = template.fitted(&conversation);
+        assert_eq!(
+            template.render(&fitted, true).expect("renders"),
+            wanted,
+            "{source}"
+        );
+        assert_eq!(template.fitted(&conversation[1..]), conversation[1..]);
+    }
+    // Nothing can be said to it: its own error is told.
+    let closed =
+        ChatTemplate::from_source("{{ raise_exception('closed') }}", "", "").expect("valid");
+    assert!(closed.takes_system());
+    let error = closed
+        .render(&closed.fitted(&conversation), true)
+        .expect_err("refused");
+    assert!(error.to_string().contains("closed"), "{error}");
+    // No user to put it before.
+    let template = ChatTemplate::from_source(&refusing, "", "").expect("valid");
+    let alone = template.fitted(&conversation[..1]);
+    assert_eq!(alone, [Message::new("user", "Sys")]);
+}
+
 /// A fixture's folder with other files in it.
 fn changed(case: &str, files: &[(&str, Value)]) -> GgufFile {
     let folder = tempfile::tempdir().expect("a folder");

@@ -1,18 +1,19 @@
 //! Chat templates: Jinja source from the file, rendered the way Hugging Face renders it.
 //!
 //! A template is foreign code. It sees message data and a closed list of functions: no
-//! loader, no files, no host objects. Source size, steps, nesting and output are bounded
-//! (`limits`); `guard` and `bounds` see to what minijinja does not bound. `python` holds what makes minijinja behave like Python's Jinja, `spans`
-//! finds out which part of a rendered text came from messages, so that a message can never
-//! be tokenized into control tokens.
+//! loader, no files, no host objects. Source size, steps, nesting, memory and output are bounded
+//! (`limits`). `jinja` reads and runs templates, `clock` is the time they may ask for, `shape` finds
+//! out in which form a template wants messages, `spans` which part of a rendered text came from
+//! messages, so that a message can never be tokenized into control tokens.
 
-mod bounds;
-mod guard;
-mod python;
+mod clock;
+mod jinja;
+mod shape;
 mod spans;
 
-use minijinja::syntax::SyntaxConfig;
-use minijinja::{Environment, UndefinedBehavior, Value};
+use std::sync::OnceLock;
+
+use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
 use crate::gguf::{GgufFile, Value as Meta};
@@ -41,11 +42,13 @@ impl Message {
 /// A compiled chat template.
 #[derive(Debug)]
 pub struct ChatTemplate {
-    env: Environment<'static>,
+    template: jinja::Template,
     source: String,
+    /// What every rendering sees.
+    defaults: Vec<(String, Value)>,
+    shape: OnceLock<shape::Shape>,
 }
 
-const NAME: &str = "chat";
 const KEY: &str = "tokenizer.chat_template";
 
 /// Names of the templates of a file besides the default one.
@@ -98,33 +101,24 @@ impl ChatTemplate {
                 source.len()
             )));
         }
-        let mut env = Environment::new();
-        let syntax = SyntaxConfig::builder()
-            .trim_blocks(true)
-            .lstrip_blocks(true)
-            .build();
-        let source_in_bounds = syntax
-            .and_then(|syntax| guard::rewrite(&python::without_generation_tags(source), syntax))
-            .map_err(template_error)?;
-        let verbatim = SyntaxConfig::builder().keep_trailing_newline(true).build();
-        env.set_syntax(verbatim.map_err(template_error)?);
-        env.set_undefined_behavior(UndefinedBehavior::Lenient);
-        env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        env.set_fuel(Some(limits::TEMPLATE_FUEL));
-        env.set_recursion_limit(limits::MAX_TEMPLATE_RECURSION);
-        python::install(&mut env);
-        for (name, text) in specials {
-            env.add_global(name, text);
-        }
+        let template = jinja::Template::new(source).map_err(template_error)?;
         // Hugging Face always passes these.
-        env.add_global("add_generation_prompt", false);
-        env.add_global("tools", Value::from(()));
-        env.add_global("documents", Value::from(()));
-        env.add_template_owned(NAME, source_in_bounds)
-            .map_err(template_error)?;
+        let always = [
+            ("add_generation_prompt", Value::Bool(false)),
+            ("tools", Value::Null),
+            ("documents", Value::Null),
+        ];
+        let specials = specials
+            .into_iter()
+            .map(|(name, text)| (name, Value::String(text)));
+        let defaults = specials
+            .chain(always)
+            .map(|(name, value)| (name.to_owned(), value));
         Ok(ChatTemplate {
-            env,
+            template,
             source: source.to_owned(),
+            defaults: defaults.collect(),
+            shape: OnceLock::new(),
         })
     }
 
@@ -151,11 +145,35 @@ impl ChatTemplate {
         contents: &[C],
         prompt: bool,
     ) -> Result<String> {
-        let message = |(m, content): (&Message, &C)| {
-            minijinja::context! { role => m.role.as_str(), content => content.as_ref() }
-        };
-        let list: Vec<Value> = messages.iter().zip(contents).map(message).collect();
-        self.run(minijinja::context! { messages => list, add_generation_prompt => prompt })
+        let pairs = messages.iter().zip(contents);
+        let list = pairs.map(|(m, content)| self.shape().message(&m.role, content.as_ref()));
+        let list: Vec<Value> = list.collect();
+        self.run(&json!({ "messages": list, "add_generation_prompt": prompt }))
+    }
+
+    fn shape(&self) -> &shape::Shape {
+        self.shape.get_or_init(|| {
+            shape::Shape::of(&self.source, &|messages| {
+                let context = json!({ "messages": messages, "add_generation_prompt": true });
+                self.template.render(&self.defaults, &context)
+            })
+        })
+    }
+
+    /// Whether a system message reaches the model: some templates refuse or leave out the role.
+    pub fn takes_system(&self) -> bool {
+        self.shape().system
+    }
+
+    /// A conversation that this template takes: where [`ChatTemplate::takes_system`] is false, a
+    /// system message at its beginning stands before the text of the first user message.
+    pub fn fitted(&self, messages: &[Message]) -> Vec<Message> {
+        match messages {
+            [system, rest @ ..] if system.role == "system" && !self.takes_system() => {
+                shape::folded(&system.content, rest)
+            }
+            all => all.to_vec(),
+        }
     }
 
     /// Renders a conversation given as an object of what the template may look at, as Hugging
@@ -165,7 +183,7 @@ impl ChatTemplate {
     /// # Errors
     /// [`Error::Request`] for something else than an object, or more than
     /// [`limits::MAX_PROMPT_BYTES`] of it; those of [`ChatTemplate::render`].
-    pub fn render_json(&self, context: &serde_json::Value) -> Result<String> {
+    pub fn render_json(&self, context: &Value) -> Result<String> {
         let bytes = context.to_string().len();
         if !context.is_object() || bytes > limits::MAX_PROMPT_BYTES {
             return Err(Error::Request {
@@ -174,20 +192,13 @@ impl ChatTemplate {
                 allowed: format!("an object of at most {} bytes", limits::MAX_PROMPT_BYTES),
             });
         }
-        self.run(python::value(context))
+        self.run(context)
     }
 
-    fn run(&self, context: Value) -> Result<String> {
-        let template = self.env.get_template(NAME).map_err(template_error)?;
-        let mut out = python::Bounded::default();
-        bounds::start();
-        let done = template.render_captured_to(context, &mut out);
-        if out.overflown {
-            let max = limits::MAX_RENDERED_BYTES;
-            return Err(Error::Template(format!("output of more than {max} bytes")));
-        }
-        done.map_err(template_error)?;
-        String::from_utf8(out.bytes).map_err(|e| Error::Template(e.to_string()))
+    fn run(&self, context: &Value) -> Result<String> {
+        self.template
+            .render(&self.defaults, context)
+            .map_err(template_error)
     }
 
     /// Renders and tokenizes a conversation: control tokens of the template's own text are
@@ -203,6 +214,7 @@ impl ChatTemplate {
         add_generation_prompt: bool,
     ) -> Result<Vec<u32>> {
         let rendered = self.render(messages, add_generation_prompt)?;
+        tokenizer::check_length(&rendered, limits::MAX_PROMPT_BYTES)?;
         let render = |contents: &[String]| {
             self.render_with(messages, contents, add_generation_prompt)
                 .ok()
@@ -250,14 +262,6 @@ fn check(messages: &[Message]) -> Result<()> {
     Ok(())
 }
 
-fn template_error(error: minijinja::Error) -> Error {
-    let mut text = error.to_string();
-    // What a template itself says through raise_exception is the innermost error.
-    let mut source = std::error::Error::source(&error);
-    while let Some(inner) = source {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        source = inner.source();
-    }
-    Error::Template(text)
+fn template_error(error: jinja::Fail) -> Error {
+    Error::Template(error.to_string())
 }

@@ -346,28 +346,29 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Token ids under `name`: one integer or a list of them.
-    pub fn ids(&self, name: &'static str) -> Result<Vec<u32>> {
+    /// Token ids under `name`, one integer or a list of them: those below `len`, and the others as
+    /// they are written.
+    pub fn ids(&self, name: &'static str, len: usize) -> (Vec<u32>, Vec<String>) {
+        let (mut ids, mut unfit) = (Vec::new(), Vec::new());
         let Some((_, value)) = self.get(&[name]) else {
-            return Ok(Vec::new());
+            return (ids, unfit);
         };
-        let one = |v: &Value| {
-            let id = v.as_u64().filter(|&id| id < limits::MAX_VOCAB as u64);
-            id.map(|id| id as u32).ok_or_else(|| {
-                bad(
-                    self.file,
-                    name,
-                    short(v),
-                    format!("token ids below {}", limits::MAX_VOCAB),
-                )
-            })
-        };
-        match value {
-            Value::Array(list) => list.iter().map(one).collect(),
-            // -1 is a common way to say "none".
-            v if v.as_i64() == Some(-1) => Ok(Vec::new()),
-            v => Ok(vec![one(v)?]),
+        let one = std::slice::from_ref(value);
+        for value in value.as_array().map_or(one, Vec::as_slice) {
+            // Python writes 2.0 where arithmetic has touched an id.
+            let whole = value
+                .as_f64()
+                .filter(|f| f.fract() == 0.0 && *f >= 0.0)
+                .map(|f| f as u64);
+            let id = value.as_u64().or(whole).filter(|&id| id < len as u64);
+            match id {
+                Some(id) => ids.push(id as u32),
+                // -1 is a common way to say "none".
+                None if value.is_null() || value.as_i64() == Some(-1) => {}
+                None => unfit.push(short(value)),
+            }
         }
+        (ids, unfit)
     }
 }
 

@@ -13,7 +13,7 @@ use super::{bpe, hf, rwkv_vocab, spm, templates};
 use crate::error::Result;
 use crate::gguf::writer::MetaValue;
 use crate::limits;
-use crate::tokenizer::special::FLAGS;
+use crate::tokenizer::special::{FLAGS, is_stop_text};
 use crate::tokenizer::{DOUBLE_SCORES, pieces};
 
 /// `tokenizer.ggml.token_type` values of the GGUF specification.
@@ -55,6 +55,8 @@ pub struct Vocab {
     pub special: Vec<(&'static str, u32)>,
     /// What every text starts with, where it is more than one token.
     pub starts: Vec<u32>,
+    /// What ends an answer besides eos, eot and eom.
+    pub stops: Vec<u32>,
     /// `add_bos_token`.
     pub add_bos: Option<bool>,
     /// `add_eos_token`.
@@ -103,6 +105,9 @@ impl Vocab {
 
 /// Part of the key of [`Vocab::starts`], which GGUF has no key for.
 const STARTS: &str = "start_token_ids";
+
+/// The same of [`Vocab::stops`].
+const STOPS: &str = "stop_token_ids";
 
 /// Kinds of special tokens: name in configurations, GGUF key part (the spelling *seperator* is GGUF's).
 const SPECIAL: &[(&str, &str)] = &[
@@ -383,8 +388,8 @@ fn unique(vocab: &mut Vocab) -> Result<()> {
     Ok(())
 }
 
-/// A list of end tokens: the first is eos, the others stop generation as eot and eom.
-fn stop_ids(special: &mut Vec<(&'static str, u32)>, stops: Vec<u32>, notes: &mut Vec<String>) {
+/// End tokens besides eos: two of them are eot and eom; those behind them GGUF has no key for.
+fn stop_ids(special: &mut Vec<(&'static str, u32)>, stops: Vec<u32>) -> Vec<u32> {
     let mut unique: Vec<u32> = Vec::new();
     for id in stops {
         if !unique.contains(&id) {
@@ -392,9 +397,18 @@ fn stop_ids(special: &mut Vec<(&'static str, u32)>, stops: Vec<u32>, notes: &mut
         }
     }
     special.extend(["eot", "eom"].into_iter().zip(unique.iter().copied()));
-    if let Some(rest @ [_, ..]) = unique.get(2..) {
-        notes.push(format!("GGUF has no key for the end tokens {rest:?}"));
-    }
+    unique.split_off(unique.len().min(2))
+}
+
+/// Whether anything ends an answer.
+fn ends(vocab: &Vocab, special: &[(&'static str, u32)]) -> bool {
+    let by_text = |t: &Token| t.kind == Kind::Control && is_stop_text(&t.text);
+    // SentencePiece models have default ids.
+    vocab.model != "gpt2"
+        || special
+            .iter()
+            .any(|(name, _)| matches!(*name, "eos" | "eot" | "eom"))
+        || vocab.tokens.iter().any(by_text)
 }
 
 /// Ids by the text of `tokenizer_config.json`, else from the configurations, else what the
@@ -416,6 +430,7 @@ fn special_ids(sources: &Sources, vocab: &mut Vocab, front: &Front) -> Result<()
     });
     let mut special: Vec<(&'static str, u32)> = Vec::new();
     let mut stops: Vec<u32> = Vec::new();
+    let mut left_out = Vec::new();
     for &(name, key) in SPECIAL {
         let field: &'static str = match name {
             "bos" => "bos_token_id",
@@ -425,15 +440,11 @@ fn special_ids(sources: &Sources, vocab: &mut Vocab, front: &Front) -> Result<()
             "pad" => "pad_token_id",
             _ => "mask_token_id",
         };
-        let mut listed = config.ids(field)?;
-        listed.extend(generation.map_or(Ok(Vec::new()), |g| g.ids(field))?);
-        if let Some(&id) = listed.iter().find(|&&id| id as usize >= vocab.tokens.len()) {
-            return Err(bad(
-                "config.json",
-                field,
-                id,
-                format!("below {}, the number of tokens", vocab.tokens.len()),
-            ));
+        let mut listed = Vec::new();
+        for fields in [Some(config), generation].into_iter().flatten() {
+            let (ids, unfit) = fields.ids(field, vocab.tokens.len());
+            listed.extend(ids);
+            left_out.extend(unfit.into_iter().map(|value| (fields.file, field, value)));
         }
         let by_name = sources
             .special_text(name)
@@ -447,7 +458,7 @@ fn special_ids(sources: &Sources, vocab: &mut Vocab, front: &Front) -> Result<()
     }
     let own = vocab.special.iter().filter(|s| s.0 == "eot");
     special.extend(own.filter(|_| stops.is_empty()));
-    stop_ids(&mut special, stops, &mut vocab.notes);
+    let further = stop_ids(&mut special, stops);
     if !front.appended.is_empty() {
         // ChatGLM tokenizers pad with the unknown token.
         let unk = special.iter().find(|s| s.0 == "unknown").map(|s| s.1);
@@ -460,6 +471,25 @@ fn special_ids(sources: &Sources, vocab: &mut Vocab, front: &Front) -> Result<()
     let starts = front.starts.iter().map(|t| by_text.get(t).copied());
     if let Some(starts @ [_, ..]) = starts.collect::<Option<Vec<u32>>>().as_deref() {
         vocab.starts = starts.to_vec();
+    }
+    vocab.stops = further;
+    let below = format!("below {}, the number of tokens", vocab.tokens.len());
+    let needed = |wanted: &str| left_out.iter().find(|(_, field, _)| *field == wanted);
+    if !ends(vocab, &special)
+        && let Some((file, field, value)) = needed("eos_token_id")
+    {
+        return Err(bad(file, *field, value, below));
+    }
+    if vocab.add_bos == Some(true)
+        && !special.iter().any(|s| s.0 == "bos")
+        && let Some((file, field, value)) = needed("bos_token_id")
+    {
+        return Err(bad(file, *field, value, below));
+    }
+    for (file, field, value) in left_out {
+        vocab.notes.push(format!(
+            "{file}: {field} is {value}, allowed: {below}; left out"
+        ));
     }
     if vocab.add_bos == Some(true) && !special.iter().any(|s| s.0 == "bos") {
         return Err(bad(
@@ -520,6 +550,9 @@ impl Vocab {
         }
         if !self.starts.is_empty() {
             key(STARTS, MetaValue::U32s(self.starts.clone()));
+        }
+        if !self.stops.is_empty() {
+            key(STOPS, MetaValue::U32s(self.stops.clone()));
         }
         for (name, value) in &self.own {
             out.push(((*name).to_owned(), value.clone()));

@@ -5,6 +5,7 @@
 //! repeat: sample from the last logits                                     (decode)
 //!         end token?            -> stop `eos`
 //!         text of the token     -> stop scanner -> callback   (`stop` when a stop string is complete)
+//!         a part repeated for `stop_repeats` tokens          -> stop `repeat`
 //!         max_tokens reached, or no room in the context      -> stop `length`
 //!         evaluate the token
 //! ```
@@ -13,6 +14,7 @@
 //! Cancelling (flag or callback) ends with `cancelled` and keeps what was generated. The loop knows
 //! nothing of chats, terminals or servers; they own the prompt and the callback.
 
+mod repeat;
 mod search;
 mod stop;
 
@@ -29,6 +31,7 @@ use crate::sampler::{Sampler, SamplerOptions};
 use crate::session::{Session, Want};
 use crate::speculate::{Speculation, SpeculationStats};
 use crate::tokenizer::Tokenizer;
+pub use repeat::RepeatDetector;
 pub use search::{BeamOptions, Sequence, beam_search, best_of};
 pub use stop::StopScanner;
 
@@ -43,6 +46,8 @@ pub struct GenerateOptions {
     pub stop: Vec<String>,
     /// Go on after an end token.
     pub ignore_eos: bool,
+    /// End an answer that has repeated itself for so many tokens ([`RepeatDetector`]); 0 never does.
+    pub stop_repeats: usize,
     /// Fill [`Generated::log_probs`].
     pub log_probs: bool,
     /// Set from outside to stop. Give the session the same flag, so that a long prefill ends too.
@@ -56,6 +61,7 @@ impl Default for GenerateOptions {
             sampling: SamplerOptions::default(),
             stop: Vec::new(),
             ignore_eos: false,
+            stop_repeats: 0,
             log_probs: false,
             cancel: None,
         }
@@ -89,17 +95,20 @@ pub enum StopReason {
     Stop,
     /// `max_tokens` reached or the context is full.
     Length,
+    /// The answer went round in circles.
+    Repeat,
     /// Stopped from outside.
     Cancelled,
 }
 
 impl StopReason {
-    /// The name used in JSON: `eos`, `stop`, `length`, `cancelled`.
+    /// The name used in JSON: `eos`, `stop`, `length`, `repeat`, `cancelled`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Eos => "eos",
             Self::Stop => "stop",
             Self::Length => "length",
+            Self::Repeat => "repeat",
             Self::Cancelled => "cancelled",
         }
     }
@@ -194,6 +203,7 @@ pub fn generate_with(
     let mut run = Run {
         sampler: Sampler::new(options.sampling.clone())?,
         scanner: StopScanner::new(&options.stop),
+        repeats: RepeatDetector::new(options.stop_repeats),
         logits: Vec::new(),
         history: prompt,
         out: Generated {
@@ -315,6 +325,7 @@ fn log_prob(kernels: &Kernels, row: &[f32], id: u32) -> f64 {
 struct Run {
     sampler: Sampler,
     scanner: StopScanner,
+    repeats: RepeatDetector,
     /// `[vocab]`, a copy: sampling changes them.
     logits: Vec<f32>,
     /// Prompt and generated ids, for the repetition penalty.
@@ -373,6 +384,9 @@ impl Run {
             let piece = stream.push(id);
             if let Some(reason) = self.emit(&piece, events) {
                 break reason;
+            }
+            if self.repeats.push(id).is_some() {
+                break StopReason::Repeat;
             }
             let wanted = options.max_tokens - self.out.ids.len();
             if wanted > 0 {

@@ -213,11 +213,10 @@ impl Cutter {
             let pieces = [&text[end..found.start()], found.as_str()];
             out.extend(pieces.into_iter().filter(|p| !p.is_empty()));
             end = found.end();
-            // The patterns look through white space to its end, however little of it they take.
+            // Some patterns look far into white space of which they take little.
             let space = found.as_str().ends_with(char::is_whitespace);
-            let rest = text[end..]
-                .chars()
-                .take_while(|c| space && c.is_whitespace());
+            let rest = text[end..].chars().take(64);
+            let rest = rest.take_while(|c| space && c.is_whitespace());
             work.spend(1 + rest.count())?;
         }
         out.extend(Some(&text[end..]).filter(|rest| !rest.is_empty()));

@@ -155,7 +155,8 @@ impl Tokenizer {
         let ids = validate::special_ids(file, algorithm, vocab.len())?;
         // Files without token types, or with wrong ones, call these normal; text must not
         // become one of them.
-        for id in [ids.bos, ids.eos, ids.eot, ids.eom].into_iter().flatten() {
+        let declared = [ids.bos, ids.eos, ids.eot, ids.eom].into_iter().flatten();
+        for id in declared.chain(ids.stops.iter().copied()) {
             // RWKV's end of a turn is an empty line, which text may well hold.
             if vocab.kind(id) == Kind::Normal && algorithm != Algorithm::Rwkv {
                 vocab.set_kind(id, Kind::Control);
@@ -191,25 +192,12 @@ impl Tokenizer {
         let special = Special::new(&vocab, engine.inner(), flags, &steps)?;
         let stop = special::stop_ids(&vocab, &ids);
         if stop.is_empty() {
-            return Err(Error::Key {
-                key: "tokenizer.ggml.eos_token_id".to_owned(),
-                value: "absent".to_owned(),
-                allowed: "the id of the token that ends a text".to_owned(),
-            });
+            return Err(validate::no_stop(&ids));
         }
+        warnings.extend(ids.warnings());
         Ok(Tokenizer {
-            add_bos: validate::add_token(
-                file,
-                "tokenizer.ggml.add_bos_token",
-                ids.bos,
-                bos_default,
-            )?,
-            add_eos: validate::add_token(
-                file,
-                "tokenizer.ggml.add_eos_token",
-                ids.eos,
-                algorithm == Algorithm::Unigram,
-            )?,
+            add_bos: validate::add_token(file, &ids, "bos", bos_default)?,
+            add_eos: validate::add_token(file, &ids, "eos", algorithm == Algorithm::Unigram)?,
             special,
             steps,
             cancel: None,
@@ -442,7 +430,7 @@ impl Tokenizer {
     }
 }
 
-fn check_length(text: &str, limit: usize) -> Result<()> {
+pub(crate) fn check_length(text: &str, limit: usize) -> Result<()> {
     if text.len() <= limit {
         return Ok(());
     }

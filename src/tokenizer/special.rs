@@ -14,16 +14,24 @@ use crate::error::{Error, Result};
 use crate::gguf::GgufFile;
 use crate::limits;
 
-/// Texts of tokens that end generation in some published family.
-const STOP_TEXTS: [&str; 11] = [
+/// Texts of control tokens that end generation in some published family. They count only where the
+/// vocabulary says that the token is one: `</s>` is HTML to Gemma 3 and Qwen 2.
+const STOP_TEXTS: [&str; 18] = [
     "<|eot_id|>",
     "<|im_end|>",
     "<|end|>",
+    "<|return|>",
+    "<|call|>",
+    "<|calls|>",
+    "<|flush|>",
     "<end_of_turn>",
+    "<turn|>",
     "<|endoftext|>",
     "<|end_of_text|>",
     "<|eom_id|>",
     "<EOT>",
+    "_<EOT>",
+    "[EOT]",
     "<end_of_utterance>",
     "</s>",
     "[EOS]",
@@ -33,22 +41,35 @@ const STOP_TEXTS: [&str; 11] = [
 /// families use the same texts for something else.
 const CHATGLM_STOP_TEXTS: [&str; 2] = ["<|user|>", "<|observation|>"];
 
-/// All ids that end generation, in increasing order.
+/// Whether a control token of this text ends generation in some family.
+pub(crate) fn is_stop_text(text: &str) -> bool {
+    STOP_TEXTS.contains(&text)
+}
+
+/// All ids that end generation, in increasing order: those the file declares, and control tokens by
+/// their texts.
 pub(super) fn stop_ids(vocab: &Vocab, ids: &SpecialIds) -> Vec<u32> {
-    // All of these texts begin with one of two bytes, which few tokens do.
+    // All of these texts begin with one of three bytes, which few tokens do.
     let marks = || {
         vocab
             .iter()
-            .filter(|(_, text, _)| text.starts_with(['<', '[']))
+            .filter(|(_, text, _)| text.starts_with(['<', '[', '_']))
     };
-    let chatglm = marks().any(|(_, text, kind)| kind != Kind::Normal && text == "[gMASK]");
-    let stops =
-        |text: &str| STOP_TEXTS.contains(&text) || chatglm && CHATGLM_STOP_TEXTS.contains(&text);
+    let controls = || marks().filter(|(_, _, kind)| *kind == Kind::Control);
+    let has = |wanted: &str| controls().any(|(_, text, _)| text == wanted);
+    let chatglm = has("[gMASK]");
+    // Where turns end with these, `<|end|>` only ends a part of one.
+    let parts = has("<|return|>") && has("<|call|>");
+    let stops = |text: &str| {
+        is_stop_text(text) && !(parts && text == "<|end|>")
+            || chatglm && CHATGLM_STOP_TEXTS.contains(&text)
+    };
     let mut out: Vec<u32> = [ids.eos, ids.eot, ids.eom].into_iter().flatten().collect();
+    out.extend(&ids.stops);
     out.extend(
-        marks()
+        controls()
             .filter(|(_, text, _)| stops(text))
-            .map(|(id, _, _)| id),
+            .map(|(id, ..)| id),
     );
     out.sort_unstable();
     out.dedup();

@@ -33,6 +33,28 @@ pub(super) struct SpecialIds {
     pub eom: Option<u32>,
     pub unknown: Option<u32>,
     pub padding: Option<u32>,
+    /// Further ones that end generation.
+    pub stops: Vec<u32>,
+    /// What was not taken: key, value, what was allowed.
+    pub unfit: Vec<(String, String, String)>,
+}
+
+impl SpecialIds {
+    /// The error for a special id that is needed, if its key holds no token.
+    fn needed(&self, key: &str) -> Result<()> {
+        match self.unfit.iter().find(|(unfit, ..)| unfit == key) {
+            Some((key, value, allowed)) => Err(key_error(key, value, allowed)),
+            None => Ok(()),
+        }
+    }
+
+    /// One sentence for each id that was not taken.
+    pub fn warnings(&self) -> impl Iterator<Item = String> {
+        let sentence = |(key, value, allowed): &(String, String, String)| {
+            format!("{key} is {value}, allowed: {allowed}; ignored")
+        };
+        self.unfit.iter().map(sentence)
+    }
 }
 
 pub(super) fn key_error(key: &str, value: impl ToString, allowed: impl ToString) -> Error {
@@ -281,18 +303,46 @@ fn hex(digit: u8) -> Option<u8> {
     }
 }
 
-/// All keys `tokenizer.ggml.*_token_id`, each below the vocabulary's length.
+/// `tokenizer.ggml.stop_token_ids`, a key of this project: what ends an answer besides the tokens
+/// that GGUF has keys for.
+const STOPS: &str = "tokenizer.ggml.stop_token_ids";
+
+/// An integer of a file as the id of a token; else what stands there and what was allowed.
+fn token_id(value: Value<'_>, len: usize) -> std::result::Result<u32, (String, String)> {
+    let number = value.as_int();
+    let id = number
+        .and_then(|id| usize::try_from(id).ok())
+        .filter(|&id| id < len);
+    id.map(|id| id as u32).ok_or_else(|| {
+        let shown = match (value, number) {
+            (_, Some(number)) => number.to_string(),
+            (Value::Str(text), _) => short(text),
+            (Value::F32(f), _) => f.to_string(),
+            (Value::F64(f), _) => f.to_string(),
+            _ => "no number".to_owned(),
+        };
+        (shown, format!("an integer in 0..={}", len - 1))
+    })
+}
+
+/// All keys `tokenizer.ggml.*_token_id` and [`STOPS`]. What is no token is noted and left out, as
+/// most of these are never used; who needs one refuses.
 pub(super) fn special_ids(file: &GgufFile, algorithm: Algorithm, len: usize) -> Result<SpecialIds> {
-    let max = len as u64 - 1;
     let mut ids = SpecialIds::default();
-    for (key, _) in file.metadata() {
-        let Some(name) = key
+    for (key, value) in file.metadata() {
+        let name = key
             .strip_prefix("tokenizer.ggml.")
-            .and_then(|k| k.strip_suffix("_token_id"))
-        else {
+            .and_then(|k| k.strip_suffix("_token_id"));
+        let Some(name) = name else {
             continue;
         };
-        let id = file.int(key, 0..=max)?.map(|id| id as u32);
+        let id = match token_id(value, len) {
+            Ok(id) => Some(id),
+            Err((found, allowed)) => {
+                ids.unfit.push((key.to_owned(), found, allowed));
+                None
+            }
+        };
         match name {
             "bos" => ids.bos = id,
             "eos" => ids.eos = id,
@@ -301,6 +351,18 @@ pub(super) fn special_ids(file: &GgufFile, algorithm: Algorithm, len: usize) -> 
             "unknown" => ids.unknown = id,
             "padding" => ids.padding = id,
             _ => {}
+        }
+    }
+    if let Some(array) = file.array(STOPS, ValueType::U32)? {
+        if array.len > limits::MAX_STOP_TOKENS {
+            let allowed = format!("at most {}", limits::MAX_STOP_TOKENS);
+            return Err(key_error(STOPS, format!("{} ids", array.len), allowed));
+        }
+        for value in array.iter() {
+            match token_id(value, len) {
+                Ok(id) => ids.stops.push(id),
+                Err((found, allowed)) => ids.unfit.push((STOPS.to_owned(), found, allowed)),
+            }
         }
     }
     if len > 2 {
@@ -318,20 +380,34 @@ pub(super) fn special_ids(file: &GgufFile, algorithm: Algorithm, len: usize) -> 
     Ok(ids)
 }
 
-/// A key that asks for a token to be added, with the id it needs.
+/// Whether a text gets the token `name` (`bos` or `eos`): `tokenizer.ggml.add_NAME_token`, else the
+/// default of the algorithm.
 pub(super) fn add_token(
     file: &GgufFile,
-    key: &str,
-    id: Option<u32>,
+    ids: &SpecialIds,
+    name: &str,
     default: bool,
 ) -> Result<bool> {
-    match (file.bool(key)?, id) {
+    let id = if name == "bos" { ids.bos } else { ids.eos };
+    let key = format!("tokenizer.ggml.add_{name}_token");
+    let asked = file.bool(&key)?;
+    if asked.unwrap_or(default) {
+        ids.needed(&format!("tokenizer.ggml.{name}_token_id"))?;
+    }
+    match (asked, id) {
         (Some(true), None) => Err(key_error(
-            key,
+            &key,
             "true without the token's id",
             "true only if the id is given",
         )),
         (Some(add), _) => Ok(add),
         (None, id) => Ok(default && id.is_some()),
     }
+}
+
+/// The error for a file in which nothing ends a text.
+pub(super) fn no_stop(ids: &SpecialIds) -> Error {
+    const EOS: &str = "tokenizer.ggml.eos_token_id";
+    let absent = || key_error(EOS, "absent", "the id of the token that ends a text");
+    ids.needed(EOS).err().unwrap_or_else(absent)
 }

@@ -11,6 +11,7 @@ Exit code 1 when any differs.
 
 import argparse
 import collections
+import copy
 import datetime
 import glob
 import json
@@ -101,6 +102,35 @@ class Generation(jinja2.ext.Extension):
         return jinja2.nodes.Scope(body).set_lineno(line)
 
 
+class Dict:
+    """Without the attributes of the type."""
+
+    def __call__(self, *args, **kwargs):
+        return dict(*args, **kwargs)
+
+    def fromkeys(self, *args, **kwargs):
+        return dict.fromkeys(*args, **kwargs)
+
+
+class Namespace(jinja2.utils.Namespace):
+    """Without names that begin with an underscore."""
+
+    def __init__(*args, **kwargs):
+        values = dict(*args[1:], **kwargs)
+        for name in values:
+            Namespace.check(name)
+        jinja2.utils.Namespace.__init__(args[0], values)
+
+    def __setitem__(self, name, value):
+        Namespace.check(name)
+        jinja2.utils.Namespace.__setitem__(self, name, value)
+
+    @staticmethod
+    def check(name):
+        if isinstance(name, str) and name.startswith("_"):
+            raise jinja2.exceptions.SecurityError(name)
+
+
 def environment():
     def refuse(message):
         raise jinja2.exceptions.TemplateError(message)
@@ -112,7 +142,9 @@ def environment():
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols])
     env.filters["tojson"] = tojson
     env.globals["raise_exception"] = refuse
-    env.globals["strftime_now"] = lambda f: datetime.datetime.now(datetime.timezone.utc).strftime(f)
+    env.globals["strftime_now"] = lambda f: datetime.datetime.now().strftime(f)
+    env.globals["dict"] = Dict()
+    env.globals["namespace"] = Namespace
     return env
 
 
@@ -120,7 +152,7 @@ def reference(source, context):
     try:
         template = environment().from_string(source)
         fixed = {"bos_token": "<s>", "eos_token": "</s>", "tools": None, "documents": None}
-        return {"text": template.render(**{**fixed, "add_generation_prompt": False, **context})}
+        return {"text": template.render(**{**fixed, "add_generation_prompt": False, **copy.deepcopy(context)})}
     except Exception as error:  # whatever a template does wrong
         return {"error": f"{type(error).__name__}: {error}"}
 

@@ -40,6 +40,8 @@ pub struct Chat {
     /// What happened so far.
     pub totals: Totals,
     load_shown: bool,
+    /// Whether it has been said what the template does with a system text.
+    system_shown: bool,
 }
 
 /// Sums over the answers of a session.
@@ -112,6 +114,7 @@ pub fn run(args: &ChatArgs, interrupt: &Interrupt) -> Outcome {
     let Some(template) = load::template(&opened, &tokenizer, &args.template)? else {
         return Err(no_template(&opened));
     };
+    let system = load::system(&opened, &args.template).map(str::to_owned);
     let loaded = load::load_to_guess(opened, &args.cpu, args.speculate.heads, interrupt, started)?;
     let guesses = speculate::sources(&args.speculate, &args.cpu, &loaded, interrupt)?;
     let (sampling, seed) = load::sampling(&args.sampling);
@@ -120,6 +123,7 @@ pub fn run(args: &ChatArgs, interrupt: &Interrupt) -> Outcome {
         sampling,
         stop: args.sampling.stop.clone(),
         ignore_eos: args.sampling.ignore_eos,
+        stop_repeats: args.stop_repeats,
         log_probs: false,
         cancel: Some(interrupt.flag()),
     };
@@ -130,11 +134,12 @@ pub fn run(args: &ChatArgs, interrupt: &Interrupt) -> Outcome {
         options,
         guesses,
         output: args.output.clone(),
-        system: args.template.system.clone(),
+        system,
         messages: Vec::new(),
         seed,
         totals: Totals::default(),
         load_shown: false,
+        system_shown: false,
     };
     match prompt {
         Some(prompt) => chat
@@ -241,6 +246,12 @@ impl Chat {
         finished?;
         self.messages.push(message("assistant", &result.text));
         self.totals.add(&result.timings);
+        if result.reason == StopReason::Repeat {
+            note(format_args!(
+                "(stopped: the answer has repeated itself for {} tokens; --stop-repeats 0 lets it go on)",
+                self.options.stop_repeats
+            ));
+        }
         if !self.output.quiet {
             let why = match result.reason {
                 StopReason::Length => " length limit: -n or --ctx raises it",
@@ -286,14 +297,17 @@ impl Chat {
         }
     }
 
-    fn encode(&self) -> Outcome<Vec<u32>> {
+    fn encode(&mut self) -> Outcome<Vec<u32>> {
         let system = self.system.as_deref().map(|s| message("system", s));
+        if system.is_some() && !std::mem::replace(&mut self.system_shown, true) {
+            load::say_where_system_goes(&self.template, &self.output);
+        }
         let all: Vec<Message> = system
             .into_iter()
             .chain(self.messages.iter().cloned())
             .collect();
         self.template
-            .encode(&self.tokenizer, &all, true)
+            .encode(&self.tokenizer, &self.template.fitted(&all), true)
             .map_err(|e| load::at(&self.loaded.opened.path, e))
     }
 

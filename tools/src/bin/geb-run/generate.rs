@@ -42,6 +42,7 @@ pub fn run(args: &GenerateArgs, interrupt: &Interrupt) -> Outcome {
         sampling,
         stop: args.sampling.stop.clone(),
         ignore_eos: args.sampling.ignore_eos,
+        stop_repeats: 0,
         log_probs: false,
         cancel: Some(interrupt.flag()),
     };
@@ -162,7 +163,11 @@ fn prompt_ids(
     };
     let prompt = prompt.strip_suffix('\n').unwrap_or(prompt);
     load::check_length(tokenizer, prompt, load::most_tokens(opened, &args.cpu))?;
-    let messages = load::conversation(args.template.system.as_deref(), prompt);
+    let messages = load::conversation(load::system(opened, &args.template), prompt);
+    if args.template.system.is_some() {
+        load::say_where_system_goes(&template, &args.output);
+    }
+    let messages = template.fitted(&messages);
     template.encode(tokenizer, &messages, true).map_err(at)
 }
 

@@ -16,7 +16,8 @@ use geb::shown::Shown;
 use geb::tokenizer::{Encode, Tokenizer};
 
 use crate::args::{
-    CpuArgs, GuessWhen, KvHow, LoadHow, ModelArgs, SamplingArgs, SparseHow, TemplateArgs,
+    CpuArgs, GuessWhen, KvHow, LoadHow, ModelArgs, OutputArgs, SamplingArgs, SparseHow,
+    TemplateArgs,
 };
 use crate::interrupt::Interrupt;
 use crate::model_path;
@@ -392,6 +393,22 @@ pub fn random_seed() -> u64 {
 pub fn conversation(system: Option<&str>, user: &str) -> Vec<Message> {
     let system = system.map(|s| message("system", s));
     system.into_iter().chain([message("user", user)]).collect()
+}
+
+/// The system text: `--system`, else that of a known model unless the user brings a template.
+pub fn system<'a>(opened: &Opened, args: &'a TemplateArgs) -> Option<&'a str> {
+    let known =
+        || model_path::default_system(&opened.path).filter(|_| args.chat_template.is_none());
+    args.system.as_deref().or_else(known)
+}
+
+/// Says that a template has no place for a system text, which then stands elsewhere.
+pub fn say_where_system_goes(template: &ChatTemplate, output: &OutputArgs) {
+    if !template.takes_system() && !output.quiet {
+        note(
+            "note: the chat template takes no system message; --system stands before the first user message",
+        );
+    }
 }
 
 /// One message.

@@ -23,6 +23,8 @@ pub struct Known {
     pub bytes: u64,
     /// One line for people.
     pub about: &'static str,
+    /// What it is told where the user says nothing, as the system text in its template leads it astray.
+    pub system: Option<&'static str>,
 }
 
 /// All of them.
@@ -33,7 +35,16 @@ pub const KNOWN: &[Known] = &[Known {
     sha256: "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     bytes: 98_362_432,
     about: "SmolLM2-135M-Instruct, Q4_1, English, Apache-2.0",
+    system: Some("You are an AI assistant who answers in English."),
 }];
+
+/// The system text for a known model's file, wherever it is.
+pub fn default_system(path: &Path) -> Option<&'static str> {
+    let known = KNOWN
+        .iter()
+        .find(|k| path.file_name().is_some_and(|n| n == k.file));
+    known.and_then(|k| k.system)
+}
 
 /// The cache folder: `$GEB_CACHE_DIR`, `$XDG_CACHE_HOME/geb` or `~/.cache/geb`.
 pub fn cache_dir() -> Outcome<PathBuf> {

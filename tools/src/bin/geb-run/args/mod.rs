@@ -467,6 +467,15 @@ pub struct ChatArgs {
         help_heading = "Sampling"
     )]
     pub max_tokens: usize,
+    /// End an answer that has repeated itself for N tokens (0: never)
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1024,
+        help_heading = "Sampling",
+        hide_short_help = true
+    )]
+    pub stop_repeats: usize,
     #[command(flatten)]
     pub template: TemplateArgs,
     #[command(flatten)]
