@@ -12,7 +12,7 @@ use crate::model::weights::{Layer, Weights};
 use crate::model::{Config, Model};
 
 /// A context ends with the trained length unless more was asked for and there are positions for it.
-pub(super) fn check_ctx(c: &Config, ctx: usize, beyond: bool) -> Result<()> {
+pub(crate) fn check_ctx(c: &Config, ctx: usize, beyond: bool) -> Result<()> {
     let trained = c.context_length;
     let (most, why) = match (beyond, c.arch.positions) {
         (true, Positions::Learned) => (trained, "the length of its table of positions"),

@@ -4,7 +4,9 @@ use std::path::Path;
 
 use super::*;
 use crate::Dtype;
+use crate::cache::KvCache;
 use crate::convert::{self, Options};
+use crate::engine::check_ctx;
 use crate::gguf::{GgufFile, Load};
 use crate::limits;
 use crate::model::arch::Positions;
@@ -134,10 +136,10 @@ fn a_window_keeps_a_ring_that_changes_nothing() {
         assert_eq!(ring.memory().kv, session(&model, kv, 576).memory().kv);
         assert!(ring.memory().kv < session(&model, kv, 64).memory().kv * 10);
         let mut whole = session(&model, kv, 4096);
-        whole.cache = KvCache::new(
+        whole.seq.cache = KvCache::new(
             model.config(),
             0..model.config().block_count,
-            whole.kv,
+            whole.engine.kv,
             [4096; 2],
         )
         .expect("cache");
@@ -178,9 +180,9 @@ fn layers_keep_what_each_of_them_sees() {
     let sliding = c.windows.iter().filter(|w| **w != usize::MAX).count();
     assert!(sliding > 0 && sliding < c.block_count);
     let mut mixed = session(&model, KvChoice::F32, 4096);
-    let full = mixed.cache.shape(0).kv();
+    let full = mixed.seq.cache.shape(0).kv();
     let mut whole = session(&model, KvChoice::F32, 4096);
-    whole.cache = KvCache::new(c, 0..c.block_count, full, [4096; 2]).expect("cache");
+    whole.seq.cache = KvCache::new(c, 0..c.block_count, full, [4096; 2]).expect("cache");
     assert!(mixed.memory().kv < KvCache::bytes(c, 0..c.block_count, full, [4096; 2]));
     let ids = some_ids(&model, 1300);
     let sizes = [512, 1, 300, 13];
