@@ -11,11 +11,15 @@
 //! ```
 //! A helper that is late, because the machine runs something else, finds the gate closed and is
 //! not waited for. Work is claimed in chunks from one counter, so unequal cores stay busy.
+//! A helper that panics makes the leader panic at the end of the step, with the same payload; the
+//! team can be used again.
 
 use core::cell::UnsafeCell;
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::Mutex;
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use crate::mat::MatMut;
 
@@ -39,6 +43,7 @@ pub struct Local {
 }
 
 type Job<'a> = dyn Fn(&mut Local) + Sync + 'a;
+type Panic = Box<dyn Any + Send>;
 
 /// The team: a gate, the current job, and each thread's buffers.
 pub struct Team {
@@ -46,6 +51,9 @@ pub struct Team {
     finished: AtomicBool,
     job: UnsafeCell<Option<*const Job<'static>>>,
     locals: Vec<Mutex<Local>>,
+    /// Whether a helper left a panic in `panic`.
+    failed: AtomicBool,
+    panic: Mutex<Option<Panic>>,
 }
 
 // SAFETY: `job` is written only by the leader while the gate is closed and nobody is inside, and
@@ -62,7 +70,31 @@ impl Team {
             finished: AtomicBool::new(false),
             job: UnsafeCell::new(None),
             locals: (0..threads.max(1)).map(|_| Mutex::default()).collect(),
+            failed: AtomicBool::new(false),
+            panic: Mutex::new(None),
         }
+    }
+
+    /// The buffers of thread `index`; `None` while it is at work. A panic leaves no harm in them: every
+    /// job writes what it reads.
+    fn local(&self, index: usize) -> Option<MutexGuard<'_, Local>> {
+        match self.locals[index].try_lock() {
+            Ok(local) => Some(local),
+            Err(TryLockError::Poisoned(local)) => Some(local.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// What a helper panicked with since the last call.
+    fn panicked(&self) -> Option<Panic> {
+        let failed = self.failed.swap(false, Ordering::Acquire);
+        let taken = || {
+            self.panic
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take()
+        };
+        failed.then(taken).flatten()
     }
 
     /// Threads of the team.
@@ -73,12 +105,14 @@ impl Team {
     /// Prepares for a pass: call before helpers are sent in.
     pub fn begin(&mut self) {
         *self.finished.get_mut() = false;
+        // A step whose leader panicked as well has not asked.
+        drop(self.panicked());
     }
 
     /// Leads: runs `f` as the leader, then sends the helpers home. Helpers may come in at any time.
     /// There is one leader at a time; a second one panics on the leader's lock.
     pub fn lead<R>(&self, f: impl FnOnce(&mut Leader<'_>) -> R) -> R {
-        let mut local = self.locals[0].try_lock().expect("one leader at a time");
+        let mut local = self.local(0).expect("one leader at a time");
         struct Home<'a>(&'a AtomicBool);
         impl Drop for Home<'_> {
             fn drop(&mut self) {
@@ -94,7 +128,7 @@ impl Team {
 
     /// Helps as thread `index` (1 and up) until the leader is done.
     pub fn help(&self, index: usize) {
-        let Ok(mut local) = self.locals[index].try_lock() else {
+        let Some(mut local) = self.local(index) else {
             return;
         };
         let mut seen = u64::MAX;
@@ -109,14 +143,17 @@ impl Team {
                     .is_ok()
             {
                 seen = state / EPOCH;
-                // Leaves the gate even when the job panics, so that the leader does not wait for ever.
+                // Leaves the gate in any case, so that the leader does not wait for ever.
                 let _inside = Inside(&self.state);
                 // SAFETY: this thread is counted inside an open gate. The leader wrote the job before
                 // opening, and neither rewrites nor returns from `step` until the count is zero, so
                 // the closure and what it borrows are alive and not written.
                 let job = unsafe { (*self.job.get()).map(|job| &*job) };
-                if let Some(job) = job {
-                    job(&mut local);
+                let run = || job.map(|job| job(&mut local));
+                if let Err(panic) = catch_unwind(AssertUnwindSafe(run)) {
+                    let mut slot = self.panic.lock().unwrap_or_else(PoisonError::into_inner);
+                    *slot = Some(panic);
+                    self.failed.store(true, Ordering::Release);
                 }
                 spins = 0;
             } else if self.finished.load(Ordering::Acquire) {
@@ -186,8 +223,12 @@ impl Leader<'_> {
                 }
             }
         }
-        let _close = Close(&team.state);
+        let close = Close(&team.state);
         job(self.local);
+        drop(close);
+        if let Some(panic) = team.panicked() {
+            resume_unwind(panic);
+        }
     }
 
     /// Calls `f` for every range of `grain` indices below `n`, each exactly once.
@@ -384,13 +425,64 @@ mod tests {
         });
     }
 
-    #[test]
-    fn a_panic_in_a_helper_or_the_leader_does_not_hang() {
-        let result = std::panic::catch_unwind(|| {
-            with_team(2, |lead| {
-                lead.ranges(100, 1, |r, _| assert!(r.start != 50, "on purpose"))
+    /// Runs steps until every thread took part in one, and counts the indices visited.
+    fn all_take_part(team: &mut Team) {
+        team.begin();
+        let (threads, team) = (team.threads(), &*team);
+        std::thread::scope(|s| {
+            for i in 1..threads {
+                s.spawn(move || team.help(i));
+            }
+            team.lead(|lead| {
+                let seen = Mutex::new(std::collections::HashSet::new());
+                while seen.lock().expect("ids").len() < threads {
+                    let visited = AtomicUsize::new(0);
+                    lead.ranges(64, 1, |_, _| {
+                        visited.fetch_add(1, Ordering::Relaxed);
+                        seen.lock()
+                            .expect("ids")
+                            .insert(std::thread::current().id());
+                        std::thread::yield_now();
+                    });
+                    assert_eq!(visited.into_inner(), 64);
+                }
             });
         });
-        assert!(result.is_err());
+    }
+
+    #[test]
+    fn a_panic_ends_its_step_and_leaves_a_team_that_works() {
+        for threads in [1, 2, 3] {
+            let mut team = Team::new(threads);
+            // In a helper as soon as one comes, in the leader, in all of them.
+            for who in ["helper", "leader", "all"] {
+                team.begin();
+                let (steps, shared) = (AtomicUsize::new(0), &team);
+                let main = std::thread::current().id();
+                let step = |_: Range<usize>, _: &mut Local| {
+                    let leads = std::thread::current().id() == main;
+                    let mine = who == "all" || leads == (who == "leader") || threads == 1;
+                    assert!(!mine, "on purpose");
+                    std::thread::yield_now();
+                };
+                let run = || {
+                    std::thread::scope(|s| {
+                        for i in 1..threads {
+                            s.spawn(move || shared.help(i));
+                        }
+                        shared.lead(|lead| {
+                            loop {
+                                steps.fetch_add(1, Ordering::Relaxed);
+                                lead.ranges(100, 1, step);
+                            }
+                        })
+                    })
+                };
+                let panic = catch_unwind(AssertUnwindSafe(run)).expect_err("a panic");
+                let text = panic.downcast_ref::<&str>().expect("its own payload");
+                assert_eq!(*text, "on purpose", "{who} of {threads}");
+                all_take_part(&mut team);
+            }
+        }
     }
 }
