@@ -5,13 +5,15 @@
 //! each fault the old content or the new one is there, whole, for any program that opens it by its
 //! name, and the next run succeeds and leaves nothing behind.
 
+#[path = "common/needs.rs"]
+mod needs;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::time::Instant;
 
 use geb::convert::{self, Options};
 use geb::files::{self, Over};
@@ -33,7 +35,10 @@ fn main() -> ExitCode {
         ["set-probe", path, parts, seed] => set_probe(Path::new(path), parts, seed),
         ["small-probe", path] => files::write(Path::new(path), SMALL_NEW, SMALL),
         ["convert-probe", source, path] => convert_probe(Path::new(source), Path::new(path)),
-        _ => return run_tests(&words),
+        _ => {
+            let test = |(name, test): &(&'static str, fn())| (*name, *test, needs::no_strace());
+            return needs::main(TESTS.iter().map(test).collect());
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -41,33 +46,6 @@ fn main() -> ExitCode {
             let _ = writeln!(std::io::stderr(), "error: {e}");
             ExitCode::FAILURE
         }
-    }
-}
-
-fn run_tests(words: &[&str]) -> ExitCode {
-    if words.contains(&"--list") {
-        TESTS.iter().for_each(|(name, _)| println!("{name}: test"));
-        return ExitCode::SUCCESS;
-    }
-    let filters: Vec<_> = words.iter().filter(|a| !a.starts_with('-')).collect();
-    let wanted = |name: &str| filters.is_empty() || filters.iter().any(|f| name.contains(**f));
-    // They wait for processes most of the time.
-    let running: Vec<_> = (TESTS.iter().filter(|t| wanted(t.0)))
-        .map(|(name, test)| (name, Instant::now(), std::thread::spawn(test)))
-        .collect();
-    let mut failed = false;
-    for (name, started, test) in running {
-        let ok = test.join().is_ok();
-        let seconds = started.elapsed().as_secs_f64();
-        println!(
-            "test {name} ... {} ({seconds:.1} s)",
-            if ok { "ok" } else { "FAILED" }
-        );
-        failed |= !ok;
-    }
-    match failed {
-        true => ExitCode::FAILURE,
-        false => ExitCode::SUCCESS,
     }
 }
 
@@ -137,8 +115,8 @@ fn passes(words: &[&str]) {
 }
 
 /// The system calls of an undisturbed run from the first on that names `folder`: each with its number
-/// among the calls of its name. `None` without `strace`.
-fn points(words: &[&str], folder: &Path) -> Option<Vec<(String, usize)>> {
+/// among the calls of its name.
+fn points(words: &[&str], folder: &Path) -> Vec<(String, usize)> {
     let log = tempfile::NamedTempFile::new().unwrap();
     let mut strace = Command::new("strace");
     strace
@@ -149,14 +127,7 @@ fn points(words: &[&str], folder: &Path) -> Option<Vec<(String, usize)>> {
         .arg(std::env::current_exe().unwrap())
         .args(words)
         .output();
-    if !strace.is_ok_and(|o| o.status.success()) {
-        println!("NOT RUN: strace is not installed or may not trace here");
-        assert!(
-            std::env::var("CI").as_deref() != Ok("true"),
-            "strace is required in CI"
-        );
-        return None;
-    }
+    assert!(strace.is_ok_and(|o| o.status.success()), "strace");
     let text = fs::read_to_string(log.path()).unwrap();
     let calls = text
         .lines()
@@ -172,7 +143,7 @@ fn points(words: &[&str], folder: &Path) -> Option<Vec<(String, usize)>> {
             out.push((name, *n));
         }
     }
-    Some(out)
+    out
 }
 
 /// What is injected at a call.
@@ -240,10 +211,10 @@ fn names(dir: &Path) -> Vec<String> {
 }
 
 impl Place<'_> {
-    fn try_all(&self) -> Option<Counts> {
+    fn try_all(&self) -> Counts {
         (self.reset)();
         let before = names(self.dir);
-        let points = points(&self.words, self.dir)?;
+        let points = points(&self.words, self.dir);
         let mut counts = Counts::default();
         for (call, n) in &points {
             for fault in faults(call) {
@@ -273,7 +244,7 @@ impl Place<'_> {
                 }
             }
         }
-        Some(counts)
+        counts
     }
 }
 
@@ -337,9 +308,7 @@ fn a_set_in_the_place_of_a_set() {
         is_new: &is_new,
         names: names(old.path()),
     };
-    let Some(counts) = place.try_all() else {
-        return;
-    };
+    let counts = place.try_all();
     report("a set in the place of a set", &counts);
     (place.reset)();
     passes(&place.words);
@@ -382,9 +351,7 @@ fn a_set_beside_another() {
         is_new: &is_new,
         names: all,
     };
-    let Some(counts) = place.try_all() else {
-        return;
-    };
+    let counts = place.try_all();
     report("a set beside one of another count", &counts);
 }
 
@@ -434,9 +401,7 @@ fn small_outputs() {
             is_new: &is_new,
             names: vec![target.file_name().unwrap().to_str().unwrap().to_owned()],
         };
-        let Some(counts) = place.try_all() else {
-            return;
-        };
+        let counts = place.try_all();
         let what = if linked {
             "a small output through a link"
         } else {
@@ -491,11 +456,6 @@ fn continued_on_another_source() {
             ];
             put(&first);
             let inject = format!("inject={call}:signal=SIGKILL:when={n}");
-            if Command::new("strace").arg("-V").output().is_err() {
-                println!("NOT RUN: strace is not installed");
-                assert!(std::env::var("CI").as_deref() != Ok("true"));
-                return;
-            }
             if probe(&words, Some(&inject)).status.success() {
                 break;
             }

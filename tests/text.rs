@@ -345,28 +345,6 @@ fn limits_of_requests_are_errors() {
     );
 }
 
-/// The tokenizer of GEB and ChatGLM3 against 240 texts encoded by the SentencePiece library.
-/// Its file cannot be part of this repository.
-#[test]
-fn geb_tokenizer_equals_sentencepiece() {
-    let path =
-        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/geb/GEBtokenizer.model");
-    if !path.exists() {
-        println!("not run: {} is absent", path.display());
-        return;
-    }
-    let tokenizer = Tokenizer::from_gguf(&fixture::geb_vocabulary(&path)).expect("valid metadata");
-    let cases = std::fs::read_to_string(fixture::path("", "geb-tokenizer.json"))
-        .expect("a file of the repository");
-    let cases: Value = serde_json::from_str(&cases).expect("JSON");
-    for case in cases.as_array().expect("cases") {
-        let text = case[0].as_str().expect("a text");
-        let found = tokenizer.encode(text, Encode::default()).expect("encodes");
-        assert_eq!(found, ids(&case[1]), "{text:?}");
-        assert_eq!(tokenizer.decode(&found), text.replace('\u{2581}', " "));
-    }
-}
-
 /// Templates of models that see pictures want parts; some only from users.
 #[test]
 fn contents_are_given_in_the_form_that_a_template_reads() {

@@ -5,6 +5,9 @@
 //! per line. Beside the files of `tests/oracle/tokenizers_walk.py` stands one `.json`: a list of texts with their ids,
 //! special tokens included.
 
+#[path = "common/fixture.rs"]
+#[allow(dead_code)]
+mod fixture;
 #[path = "common/needs.rs"]
 mod needs;
 
@@ -83,11 +86,20 @@ fn main() -> ExitCode {
     let missing = std::env::var_os("GEB_VOCABS").is_none();
     let missing = missing.then(|| "a folder of vocabularies (GEB_VOCABS)".to_owned());
     let test = published_vocabularies_give_their_published_ids;
-    needs::main(vec![(
-        "published_vocabularies_give_their_published_ids",
-        test,
-        missing,
-    )])
+    let geb = geb_vocabulary();
+    let no_geb = (!geb.exists()).then(|| format!("GEB's tokenizer in {}", geb.display()));
+    needs::main(vec![
+        (
+            "published_vocabularies_give_their_published_ids",
+            test,
+            missing,
+        ),
+        (
+            "geb_tokenizer_equals_sentencepiece",
+            geb_tokenizer_equals_sentencepiece,
+            no_geb,
+        ),
+    ])
 }
 
 fn published_vocabularies_give_their_published_ids() {
@@ -132,4 +144,23 @@ fn published_vocabularies_give_their_published_ids() {
     }
     assert!(!files.is_empty(), "no vocabulary in {}", folder.display());
     assert_eq!(differences, 0);
+}
+
+/// Its file cannot be part of this repository.
+fn geb_vocabulary() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/geb/GEBtokenizer.model")
+}
+
+/// The tokenizer of GEB and ChatGLM3 against 240 texts encoded by the SentencePiece library.
+fn geb_tokenizer_equals_sentencepiece() {
+    let tokenizer =
+        Tokenizer::from_gguf(&fixture::geb_vocabulary(&geb_vocabulary())).expect("valid metadata");
+    let cases = std::fs::read_to_string(fixture::path("", "geb-tokenizer.json"))
+        .expect("a file of the repository");
+    let cases: Vec<(String, Vec<u32>)> = serde_json::from_str(&cases).expect("JSON");
+    for (text, ids) in cases {
+        let found = tokenizer.encode(&text, Encode::default()).expect("encodes");
+        assert_eq!(found, ids, "{text:?}");
+        assert_eq!(tokenizer.decode(&found), text.replace('\u{2581}', " "));
+    }
 }

@@ -246,7 +246,6 @@ fn a_context_beyond_the_trained_length_must_be_asked_for() {
     };
     for (ctx, beyond, most) in [
         (trained + 1, false, trained),
-        (0, true, limits::MAX_CONTEXT as usize),
         (
             limits::MAX_CONTEXT as usize + 1,
             true,
