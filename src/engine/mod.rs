@@ -177,6 +177,18 @@ pub struct Span<'a> {
     pub want: Want,
 }
 
+impl Span<'_> {
+    /// Rows whose logits are asked for, counted from its first; `e`: width of the model.
+    fn wanted(&self, e: usize) -> Range<usize> {
+        let n = self.input.len(e);
+        match self.want {
+            Want::None => n..n,
+            Want::Last => n - 1..n,
+            Want::All => 0..n,
+        }
+    }
+}
+
 /// What a step found.
 pub struct Output<'a> {
     /// Logits, `[rows, vocab]`, span after span.
@@ -312,6 +324,81 @@ impl Engine {
     /// [`Error::Request`] for more rows than [`Engine::batch`] and for a sequence of another engine (nothing is
     /// changed); [`Error::Interrupted`] when cancelled: no sequence has grown.
     pub fn step(&mut self, spans: &mut [Span<'_>]) -> Result<Output<'_>> {
+        self.check_step(spans)?;
+        let c = self.model.config();
+        let (e, vocab) = (c.embedding_length, c.vocab);
+        let mut errors: Vec<_> = spans.iter().map(|s| self.check_span(s).err()).collect();
+        let mut end = 0;
+        let mut rows = Vec::with_capacity(spans.len());
+        for (span, error) in spans.iter().zip(&errors) {
+            let wanted = if error.is_none() {
+                span.wanted(e).len()
+            } else {
+                0
+            };
+            rows.push(end..end + wanted);
+            end += wanted;
+        }
+        self.want(end)?;
+        let done = self.pass(spans, &errors);
+        for (i, span) in spans.iter_mut().enumerate() {
+            if errors[i].is_some() {
+                continue;
+            }
+            let n = span.input.len(e);
+            let first = span.seq.tokens.len() + n - rows[i].len();
+            let logits = rows[i].start * vocab..rows[i].end * vocab;
+            match (&done, self.finite(logits, first)) {
+                (Ok(()), Ok(())) => span.seq.append(span.input, n),
+                (Ok(()), Err(error)) => {
+                    span.seq.go_back();
+                    rows[i] = 0..0;
+                    errors[i] = Some(error);
+                }
+                (Err(_), _) => span.seq.go_back(),
+            }
+        }
+        done?;
+        let failed = errors.into_iter().enumerate();
+        Ok(Output {
+            logits: &self.logits[..self.wanted],
+            rows,
+            failed: failed.filter_map(|(i, e)| Some((i, e?))).collect(),
+        })
+    }
+
+    /// One pass over the spans without errors, which writes the logits that they want.
+    fn pass(&mut self, spans: &mut [Span<'_>], errors: &[Option<Error>]) -> Result<()> {
+        let c = self.model.config();
+        let (e, layers) = (c.embedding_length, c.block_count);
+        let (mut views, mut places) = (Vec::new(), Vec::new());
+        let (mut row, mut end) = (0, 0);
+        for (span, error) in spans.iter_mut().zip(errors) {
+            if error.is_some() {
+                continue;
+            }
+            let (n, first) = (span.input.len(e), span.seq.tokens.len());
+            if n > 1 {
+                span.seq.state.mark(first);
+            }
+            places.push((row, first));
+            end = end.max(first + n);
+            let wanted = span.wanted(e);
+            views.push(span.seq.span(span.input, row..row + n, wanted));
+            row += n;
+        }
+        if views.is_empty() {
+            return Ok(());
+        }
+        self.ropes.extend(end);
+        let logits = 0..self.wanted;
+        self.lead(views, &places, layers, logits, None, |pass, b, out| {
+            pass.run(b, out)
+        })
+    }
+
+    /// Whether a step of these spans can begin.
+    fn check_step(&self, spans: &[Span<'_>]) -> Result<()> {
         let e = self.model.config().embedding_length;
         let total: usize = spans.iter().map(|s| s.input.len(e)).sum();
         if total > self.batch() {
@@ -321,84 +408,14 @@ impl Engine {
                 allowed: format!("at most {}", self.batch()),
             });
         }
-        if spans.iter().any(|s| !s.seq.fits(self)) {
-            return Err(Error::Request {
+        match spans.iter().all(|s| s.seq.fits(self)) {
+            true => Ok(()),
+            false => Err(Error::Request {
                 what: "sequence".into(),
                 value: "one of another engine".into(),
                 allowed: "sequences that this engine made".into(),
-            });
+            }),
         }
-        let mut failed = Vec::new();
-        for (i, span) in spans.iter().enumerate() {
-            if let Err(error) = self.check_span(span) {
-                failed.push((i, error));
-            }
-        }
-        let out = |i: &usize, failed: &[(usize, Error)]| failed.iter().any(|(f, _)| f == i);
-        let mut rows = vec![0..0; spans.len()];
-        let (mut views, mut places, mut ends) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut row, mut wanted) = (0, 0);
-        for (i, span) in spans
-            .iter_mut()
-            .enumerate()
-            .filter(|(i, _)| !out(i, &failed))
-        {
-            let n = span.input.len(e);
-            let want = match span.want {
-                Want::None => n..n,
-                Want::Last => n - 1..n,
-                Want::All => 0..n,
-            };
-            rows[i] = wanted..wanted + want.len();
-            wanted += want.len();
-            if n > 1 {
-                span.seq.state.mark(span.seq.tokens.len());
-            }
-            places.push((row, span.seq.tokens.len()));
-            ends.push(span.seq.tokens.len() + n);
-            views.push(span.seq.span(span.input, row..row + n, want));
-            row += n;
-        }
-        let layers = self.model.config().block_count;
-        self.ropes.extend(ends.into_iter().max().unwrap_or(0));
-        self.want(wanted)?;
-        let done = match views.is_empty() {
-            true => Ok(()),
-            false => self.lead(
-                views,
-                &places,
-                layers,
-                0..self.wanted,
-                None,
-                |pass, b, out| pass.run(b, out),
-            ),
-        };
-        let vocab = self.model.config().vocab;
-        for (i, span) in spans
-            .iter_mut()
-            .enumerate()
-            .filter(|(i, _)| !out(i, &failed))
-            .collect::<Vec<_>>()
-        {
-            let (n, end) = (span.input.len(e), span.seq.tokens.len() + span.input.len(e));
-            let logits = rows[i].start * vocab..rows[i].end * vocab;
-            let first = end - rows[i].len();
-            match (&done, self.finite(logits, first)) {
-                (Ok(()), Ok(())) => span.seq.append(span.input, n),
-                (Ok(()), Err(error)) => {
-                    span.seq.go_back();
-                    rows[i] = 0..0;
-                    failed.push((i, error));
-                }
-                (Err(_), _) => span.seq.go_back(),
-            }
-        }
-        done?;
-        Ok(Output {
-            logits: &self.logits[..self.wanted],
-            rows,
-            failed,
-        })
     }
 
     /// Whether a span can be evaluated.
