@@ -18,6 +18,10 @@ use geb::Error;
 use geb::gguf::{GgufFile, Load};
 use geb::tokenizer::{Encode, Tokenizer};
 
+/// Families that compose characters first (NFC), as their own `tokenizer.json` says. The published ids are those of a
+/// program that does not: for texts with combining marks they are other ones.
+const COMPOSED: [&str; 1] = ["qwen35"];
+
 /// Vocabularies whose algorithm is not ours; they must be refused by name.
 const REFUSED: [&str; 2] = ["bert-bge", "gemma-4"];
 
@@ -28,6 +32,11 @@ fn companion(path: &Path, extension: &str) -> Option<String> {
 /// Whether the ids are those of the SentencePiece library, which knows no special tokens.
 fn sentencepiece(path: &Path) -> bool {
     companion(path, "library").is_some_and(|l| l.trim() == "sentencepiece")
+}
+
+/// Combining marks of which every published text with one has a composed form.
+fn combines(c: char) -> bool {
+    ('\u{300}'..='\u{36f}').contains(&c)
 }
 
 /// Returns (equal, different) texts.
@@ -60,6 +69,11 @@ fn compare(tokenizer: &Tokenizer, path: &Path) -> (usize, usize) {
             .map(|id| id.parse().expect("an id"))
             .collect();
         let found = tokenizer.encode(text, Encode::default()).expect("encodes");
+        let composed = COMPOSED.iter().any(|c| path.to_string_lossy().contains(c));
+        if composed && text.chars().any(combines) {
+            assert!(!tokenizer.decode(&found).chars().any(combines), "{text:?}");
+            continue;
+        }
         if found == expected {
             equal += 1;
         } else {

@@ -268,7 +268,8 @@ fn chat_works_with_piped_lines() {
 
 #[test]
 fn chat_commands_work() {
-    let file = scratch().join("saved.json");
+    let dir = tempfile::tempdir_in(scratch()).expect("folder");
+    let file = dir.path().join("saved.json");
     let name = file.to_str().expect("path");
     let saved = chat(
         &format!("/system Be brief.\nHello\n/save {name}\n/reset\n/regen\n/hlep\n"),
