@@ -1,19 +1,17 @@
 //! PEFT adapters to GGUF, merging, and leaving layers out: compared with checkpoints whose weights were
 //! changed by hand, under the names and in the order of Hugging Face.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use common::mutate::Rng;
-use geb::convert::{self, GebLayout, Options, peft};
+use crate::common::mutate::Rng;
 use geb::gguf::{GgufFile, Load, Value, ValueType};
 use geb::model::Model;
 use geb::session::{KvChoice, Session, SessionOptions, Want};
 use geb::{Dtype, Error};
+use geb_convert::{self as convert, GebLayout, Options, peft};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype as Elem, TensorView, serialize_to_file};
 use serde_json::{Value as Json, json};
@@ -21,7 +19,7 @@ use serde_json::{Value as Json, json};
 type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
 fn source(case: &str) -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = Path::new(crate::common::ROOT);
     match case {
         "nano" => root.join("assets/geb-nano/hf"),
         _ => root.join("tests/fixtures").join(case).join("hf"),

@@ -1,22 +1,20 @@
 //! Adapters: beside the weights they equal weights that were changed by hand, for any type of the
 //! weights; hot swap; files that do not fit.
 
-mod common;
-
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use common::gguf::{self, File};
-use common::mutate::{Rng, mutant};
-use geb::convert::{self, Options};
+use crate::common::gguf::{self, File};
+use crate::common::mutate::{Rng, mutant};
 use geb::gguf::GgufFile;
 use geb::model::Model;
 use geb::session::{KvChoice, Session, SessionOptions, Want};
 use geb::{Dtype, Error};
+use geb_convert::{self as convert, Options};
 
 fn source(case: &str) -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = Path::new(crate::common::ROOT);
     match case {
         "nano" => root.join("assets/geb-nano/hf"),
         _ => root.join("tests/fixtures").join(case).join("hf"),

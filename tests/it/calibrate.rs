@@ -5,19 +5,19 @@ use std::sync::Arc;
 
 use geb::Dtype;
 use geb::calibrate::{self, Chunks, Imatrix, Origin};
-use geb::convert::{self, Options};
 use geb::gguf::GgufFile;
 use geb::gguf::writer::{MetaValue, Plan, write_file};
 use geb::kernels::Effort;
 use geb::model::Model;
 use geb::model::inputs::InputStats;
 use geb::session::{Session, SessionOptions};
+use geb_convert::{self as convert, Options};
 
 /// Tokens of a chunk.
 const CHUNK: usize = 32;
 
 fn checkpoint() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/llama/hf")
+    Path::new(crate::common::ROOT).join("tests/fixtures/llama/hf")
 }
 
 fn model() -> Arc<Model> {

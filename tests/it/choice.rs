@@ -1,17 +1,15 @@
 //! Multiple choice on data sets of a few lines in every layout, with geb-nano: what is asked, what
 //! likelihoods come out, and what is said about files that are no such data set.
 
-mod common;
-
 use std::path::Path;
 
-use common::nano::session_with;
-use geb::eval::choice::run::{Record, Solver, run};
-use geb::eval::choice::score::{Paired, Summary};
-use geb::eval::choice::{Bank, Format, Metric, Selection};
+use crate::common::nano::session_with;
 use geb::session::{Session, SessionOptions, Want};
 use geb::tokenizer::{Encode, Tokenizer};
 use geb::{Dtype, Error};
+use geb_eval::choice::run::{Record, Solver, run};
+use geb_eval::choice::score::{Paired, Summary};
+use geb_eval::choice::{Bank, Format, Metric, Selection};
 
 const MMLU_TEST: &str = "\
 Who built the ark?,Noah,Moses,David,Saul,A

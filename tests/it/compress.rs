@@ -1,19 +1,17 @@
 //! Compressed texts: what comes back, how long they are, what is refused.
 
-mod common;
-
 use std::path::Path;
 use std::sync::Arc;
 
-use common::nano::session_with;
+use crate::common::nano::session_with;
 use geb::compress::{Compressed, Header, compress, decompress};
-use geb::convert::{Options, convert_to_vec};
-use geb::eval::Scores;
 use geb::gguf::GgufFile;
 use geb::model::Model;
 use geb::session::{KvChoice, Session, SessionOptions};
 use geb::tokenizer::{Encode, Tokenizer};
 use geb::{Dtype, Error};
+use geb_convert::{Options, convert_to_vec};
+use geb_eval::Scores;
 use sha2::{Digest, Sha256};
 
 type Ready = (Session, Tokenizer);
@@ -142,7 +140,7 @@ fn the_size_is_the_cross_entropy() {
 
 #[test]
 fn recurrent_models_compress_too() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let root = Path::new(crate::common::ROOT).join("tests/fixtures");
     for case in ["rwkv7", "mamba2"] {
         let options = Options {
             policy: Dtype::F32.into(),

@@ -3,10 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
-use geb::convert::{self, GebLayout, Options, convert_to_vec};
 use geb::gguf::GgufFile;
 use geb::tokenizer::{Encode, Tokenizer};
 use geb::{Dtype, Error};
+use geb_convert::{self as convert, GebLayout, Options, convert_to_vec};
 use serde_json::Value;
 
 const CASES: &[&str] = &[
@@ -51,7 +51,7 @@ const TYPES: &[Dtype] = &[
 ];
 
 fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+    PathBuf::from(crate::common::ROOT)
 }
 
 fn case_dir(case: &str) -> PathBuf {

@@ -4,16 +4,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use geb::convert::{self, Options};
 use geb::embed::{self, Pooling, Settings};
 use geb::gguf::{GgufFile, Load};
 use geb::model::Model;
 use geb::session::{BATCH, KvChoice, Segment, Session, SessionOptions, VECTOR, Want};
 use geb::tokenizer::Tokenizer;
 use geb::{Dtype, Error};
+use geb_convert::{self as convert, Options};
 
 fn fixture(case: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+    Path::new(crate::common::ROOT)
         .join("tests/fixtures")
         .join(case)
         .join("hf")

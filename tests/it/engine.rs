@@ -4,16 +4,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use geb::convert::{self, Options};
 use geb::engine::{Engine, KvChoice, Sequence, SessionOptions, Span, Want};
 use geb::gguf::{GgufFile, Load};
 use geb::model::Model;
 use geb::session::{Segment, Session};
 use geb::{Dtype, Error};
+use geb_convert::{self as convert, Options};
 
 /// Every checkpoint of the fixtures.
 fn cases() -> Vec<String> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let root = Path::new(crate::common::ROOT).join("tests/fixtures");
     let entries = std::fs::read_dir(root).expect("a folder of the repository");
     let names = entries.filter_map(|e| {
         let path = e.expect("entry").path();
@@ -28,7 +28,7 @@ fn cases() -> Vec<String> {
 
 fn model(case: &str, dtype: Dtype) -> Arc<Model> {
     let dir = tempfile::tempdir().expect("temporary folder");
-    let source: PathBuf = [env!("CARGO_MANIFEST_DIR"), "tests/fixtures", case, "hf"]
+    let source: PathBuf = [crate::common::ROOT, "tests/fixtures", case, "hf"]
         .iter()
         .collect();
     let out = dir.path().join("model.gguf");

@@ -1,17 +1,15 @@
 //! The evaluation of texts on real (tiny) models, against the definitions.
 
-mod common;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::nano::{encode, nano, session_with};
+use crate::common::nano::{encode, nano, session_with};
 use geb::Dtype;
-use geb::eval::{Divergence, Estimate, Method, Scores, TextRun, evaluate, quantile};
 use geb::gguf::{GgufFile, Load};
 use geb::model::Model;
 use geb::session::{KvChoice, Session, SessionOptions, Want};
 use geb::tokenizer::Tokenizer;
+use geb_eval::{Divergence, Estimate, Method, Scores, TextRun, evaluate, quantile};
 
 const WINDOW: usize = 128;
 

@@ -4,20 +4,18 @@
 //! The direct computation sees one token: attention then returns the token's own values, and
 //! everything else is a page of loops.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use common::tiny::{Tiny, dense_layer, expert_layer};
+use crate::common::tiny::{Tiny, dense_layer, expert_layer};
 use geb::calibrate;
-use geb::convert::{self, Options};
 use geb::gguf::writer::MetaValue;
 use geb::gguf::{GgufFile, Load};
 use geb::model::Model;
 use geb::model::inputs::InputStats;
 use geb::session::{Session, SessionOptions, Want};
 use geb::{Dtype, Error};
+use geb_convert::{self as convert, Options};
 use geb_kernels::Effort;
 
 fn model(tiny: &Tiny) -> Result<Arc<Model>, Error> {

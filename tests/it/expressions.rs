@@ -1,13 +1,12 @@
 //! Jinja expressions and statements against jinja2's recorded answers (`tests/oracle/expressions.py`).
 
+use std::path::Path;
+
 use geb::chat::ChatTemplate;
 use serde_json::Value;
 
 fn recorded() -> Value {
-    let path = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/tests/fixtures/expressions.json"
-    );
+    let path = Path::new(crate::common::ROOT).join("tests/fixtures/expressions.json");
     let text = std::fs::read_to_string(path).expect("a file of the repository");
     serde_json::from_str(&text).expect("JSON")
 }

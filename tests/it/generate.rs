@@ -1,14 +1,11 @@
 //! The generation loop on real (tiny) models.
 
-mod common;
-
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::nano::{encode, session_with};
-use geb::convert::{Options, convert_to_vec};
+use crate::common::nano::{encode, session_with};
 use geb::generate::{Events, GenerateOptions, Generated, StopReason, generate};
 use geb::gguf::GgufFile;
 use geb::model::Model;
@@ -16,6 +13,7 @@ use geb::sampler::SamplerOptions;
 use geb::session::{KvChoice, Session, SessionOptions, Want};
 use geb::tokenizer::{Encode, Tokenizer};
 use geb::{Dtype, Error};
+use geb_convert::{Options, convert_to_vec};
 
 fn session() -> (Session, Tokenizer) {
     let options = SessionOptions {
@@ -235,7 +233,7 @@ fn a_cancelled_prefill_keeps_the_session_usable() {
 #[test]
 fn a_model_with_an_encoder_answers_as_the_reference() {
     for case in ["t5", "t5-relu"] {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        let folder = Path::new(crate::common::ROOT)
             .join("tests/fixtures")
             .join(case);
         let options = Options {

@@ -1,24 +1,20 @@
 //! Further heads (multi-token prediction): what a checkpoint of them becomes, and that their logits are those
 //! of a page of loops.
 
-mod common;
-#[path = "common/torch.rs"]
-mod torch;
-
 use std::path::Path;
 use std::sync::Arc;
 
-use common::changed::Changed;
-use geb::convert::{self, Options};
+use crate::common::changed::Changed;
+use crate::common::torch::{Tensors, torch_file};
 use geb::gguf::GgufFile;
 use geb::gguf::writer::MetaValue;
 use geb::model::Model;
 use geb::session::{Session, SessionOptions, Want};
 use geb::speculate::ExtraHeads;
 use geb::{Dtype, Error};
+use geb_convert::{self as convert, Options};
 use safetensors::tensor::{Dtype as Elem, TensorView};
 use serde_json::{Value, json};
-use torch::{Tensors, torch_file};
 
 const WIDTH: usize = 32;
 const HEADS: usize = 4;
@@ -85,7 +81,7 @@ fn bytes_of(values: &[f32]) -> Vec<u8> {
 fn tokenizer_into(dir: &Path) {
     let model = "tests/fixtures/llama/hf/tokenizer.model";
     std::fs::copy(
-        Path::new(env!("CARGO_MANIFEST_DIR")).join(model),
+        Path::new(crate::common::ROOT).join(model),
         dir.join("tokenizer.model"),
     )
     .expect("a file of the repository");

@@ -1,12 +1,10 @@
 //! Guessing with further heads changes the speed alone, and brings what the heads know.
 
-mod common;
-
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use common::changed::Changed;
-use common::nano::{encode, nano};
+use crate::common::changed::Changed;
+use crate::common::nano::{encode, nano};
 use geb::Dtype;
 use geb::generate::{GenerateOptions, Generated, generate_with};
 use geb::gguf::writer::{MetaValue, Plan, write_to};

@@ -1,13 +1,11 @@
 //! Hostile containers made by code: every rule of docs/format.md at its limit, one below and
 //! one above, and the malformed fields that broke other readers, with the exact error.
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::FileExt;
 
-use common::cases::{Cases, Want, outcome};
-use common::gguf::{self as g, File, Val};
+use crate::common::cases::{Cases, Want, outcome};
+use crate::common::gguf::{self as g, File, Val};
 use geb::gguf::{GgufFile, Load};
 use geb::{Dtype, Error};
 

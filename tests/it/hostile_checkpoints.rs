@@ -4,8 +4,8 @@
 use std::io::{Cursor, Write};
 
 use geb::Error;
-use geb::convert::checkpoint::safetensors;
-use geb::convert::torch::torch_file;
+use geb_convert::checkpoint::safetensors;
+use geb_convert::torch::torch_file;
 
 /// `field` and `value` of an [`Error::Checkpoint`] that contain these texts.
 fn refused<T>(case: &str, result: Result<T, Error>, want_field: &str, want_value: &str) {

@@ -3,8 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
-use geb::convert::{Options, dry_run};
 use geb::{Dtype, Error};
+use geb_convert::{Options, dry_run};
 use serde_json::{Value, json};
 
 /// `field` and `value` of an [`Error::Checkpoint`] that contain these texts.
@@ -26,7 +26,7 @@ fn refused<T>(case: &str, result: Result<T, Error>, want_field: &str, want_value
 }
 
 fn fixture(case: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+    PathBuf::from(crate::common::ROOT)
         .join("tests/fixtures")
         .join(case)
         .join("hf")
@@ -180,7 +180,7 @@ fn special_ids_that_nobody_needs() {
         ids
     };
     let convert = |path: &std::path::Path| {
-        geb::convert::convert_to_vec(path, &geb::convert::Options::default()).expect("converts")
+        geb_convert::convert_to_vec(path, &geb_convert::Options::default()).expect("converts")
     };
     let right = folder("llama", "config.json", |_| {});
     let right = special(convert(right.path()).0);

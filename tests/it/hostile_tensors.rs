@@ -1,9 +1,7 @@
 //! Hostile tensor tables made by code: rules 7 to 10 of docs/format.md at their limits.
 
-mod common;
-
-use common::cases::{Cases, Want};
-use common::gguf::{self as g, File};
+use crate::common::cases::{Cases, Want};
+use crate::common::gguf::{self as g, File};
 use geb::Dtype;
 
 /// One tensor, changed.

@@ -1,10 +1,6 @@
 //! Tokenizer metadata with one thing wrong: the error names the key, nothing panics.
 
-#[path = "common/fixture.rs"]
-#[allow(dead_code)]
-mod fixture;
-
-use fixture::file_of;
+use crate::common::fixture::file_of;
 use geb::Error;
 use geb::gguf::writer::MetaValue as V;
 use geb::tokenizer::{Encode, Tokenizer};

@@ -4,12 +4,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use geb::convert::{self, GebLayout, Options};
 use geb::gguf::{GgufFile, Load};
 use geb::model::Model;
 use geb::model::arch::REGISTRY;
 use geb::session::{KvChoice, Session, SessionOptions, Want};
 use geb::{Dtype, Error};
+use geb_convert::{self as convert, GebLayout, Options};
 use geb_kernels::Level;
 use safetensors::SafeTensors;
 
@@ -56,7 +56,7 @@ const CASES: &[&str] = &[
 ];
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).to_path_buf()
+    Path::new(crate::common::ROOT).to_path_buf()
 }
 
 /// `geb-alt` has the other answers to GEB's layout questions.
@@ -177,7 +177,7 @@ fn greedy(session: &mut Session, prompt: &[u32], n: usize) -> Vec<u32> {
     out
 }
 
-/// Architectures that have no reference checkpoint, but a direct computation in `tests/experts.rs`.
+/// Architectures that have no reference checkpoint, but a direct computation in `tests/it/experts.rs`.
 const DIRECT: [&str; 1] = ["qwen2moe"];
 
 #[test]

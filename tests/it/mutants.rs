@@ -2,17 +2,12 @@
 //! byte changed. No panic, accepted files obey the rules, heap stays within
 //! 2 x metadata + 16 MiB. `GEB_MUTANTS` sets the number of mutants (100,000 by default).
 
-mod common;
-
-use common::alloc::{Counting, peak};
-use common::gguf::{self as g, File, Val};
-use common::mutate::{Rng, mutant};
+use crate::common::alloc::peak;
+use crate::common::gguf::{self as g, File, Val};
+use crate::common::mutate::{Rng, mutant};
 use geb::gguf::writer::{MetaValue, Plan, write_to};
 use geb::gguf::{GgufFile, Index, Value};
 use geb::{Dtype, Error};
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 const HEAP_BASE: usize = 16 << 20;
 

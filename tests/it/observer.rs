@@ -1,22 +1,20 @@
 //! Looking into models: attention against a plain loop, the lens against the logits, heads switched off
 //! against weights of zero, and a head built to copy.
 
-mod common;
-
 use std::path::Path;
 use std::sync::Arc;
 
-use common::tiny::{Tiny, dense_layer};
-use geb::convert::{Options, convert_to_vec};
-use geb::eval::needle::Plan;
-use geb::eval::retrieval::{self, Retrieval};
+use crate::common::tiny::{Tiny, dense_layer};
 use geb::gguf::GgufFile;
 use geb::model::Model;
 use geb::model::observer::{Heads, Observer};
-use geb::probe::{Probe, ProbeOptions, heads};
 use geb::session::{KvChoice, Session, SessionOptions, Want};
 use geb::tokenizer::Tokenizer;
 use geb::{Dtype, Error};
+use geb_convert::{Options, convert_to_vec};
+use geb_eval::needle::Plan;
+use geb_eval::probe::{Probe, ProbeOptions, heads};
+use geb_eval::retrieval::{self, Retrieval};
 
 fn options(threads: usize) -> SessionOptions {
     SessionOptions {
@@ -33,7 +31,7 @@ fn ready(bytes: Vec<u8>, threads: usize) -> Session {
 }
 
 fn fixture(case: &str, dtype: Dtype) -> Session {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let root = Path::new(crate::common::ROOT).join("tests/fixtures");
     let options = Options {
         policy: dtype.into(),
         ..Options::default()
@@ -296,7 +294,7 @@ fn a_head_that_was_built_to_copy_is_found() {
 #[test]
 fn needles_in_text_are_scored() {
     let options = options(2);
-    let mut s = common::nano::session_with(Dtype::Q8_0, &options);
+    let mut s = crate::common::nano::session_with(Dtype::Q8_0, &options);
     let tokenizer = Tokenizer::from_gguf(s.model().file()).expect("tokenizer");
     let plan = Plan {
         lengths: vec![200],

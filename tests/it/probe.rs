@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use geb::Dtype;
-use geb::convert::probe::{ProbeOptions, probe};
-use geb::convert::{GebLayout, Options, convert_to_vec};
 use geb::gguf::GgufFile;
 use geb::model::Model;
 use geb::session::{Session, SessionOptions, Want};
+use geb_convert::probe::{ProbeOptions, probe};
+use geb_convert::{GebLayout, Options, convert_to_vec};
 
 fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+    PathBuf::from(crate::common::ROOT)
 }
 
 fn fixture(case: &str) -> PathBuf {

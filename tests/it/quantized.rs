@@ -1,14 +1,14 @@
 //! Quantized checkpoints as source: logits of whole models against the reference library on the
-//! decoded weights; what a conversion says and writes. Values of every method: `src/convert/dequant/tests.rs`.
+//! decoded weights; what a conversion says and writes. Values of every method: `tools/convert/src/dequant/tests.rs`.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use geb::convert::{self, Options};
 use geb::gguf::GgufFile;
 use geb::model::Model;
 use geb::session::{Session, SessionOptions, Want};
 use geb::{Dtype, Error};
+use geb_convert::{self as convert, Options};
 use safetensors::SafeTensors;
 
 /// A method's fixture, the one it was made from, and what it is called.
@@ -22,7 +22,7 @@ const CASES: [(&str, &str, &str); 6] = [
 ];
 
 fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+    Path::new(crate::common::ROOT).join("tests/fixtures")
 }
 
 fn read(path: &Path) -> Vec<u8> {

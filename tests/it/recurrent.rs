@@ -1,14 +1,11 @@
 //! Models that keep a state: going back, failing, saving, speculation, exactness of batches.
 
-#[path = "common/torch.rs"]
-mod torch;
-
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::common::torch::{Tensors, torch_file};
 use geb::chat::{ChatTemplate, Message};
-use geb::convert::{self, Options};
 use geb::generate::{GenerateOptions, generate, generate_with};
 use geb::gguf::writer::{MetaValue, Plan, PlannedTensor, write_to};
 use geb::gguf::{GgufFile, Load};
@@ -17,13 +14,13 @@ use geb::session::{Session, SessionOptions, Want};
 use geb::speculate::{EarlyExit, Speculation};
 use geb::tokenizer::{Encode, Tokenizer};
 use geb::{Dtype, Error};
+use geb_convert::{self as convert, Options};
 use serde_json::Value;
-use torch::{Tensors, torch_file};
 
 const CASES: [&str; 4] = ["rwkv6", "rwkv7", "mamba", "mamba2"];
 
 fn convert_case(case: &str, dtype: Dtype) -> Arc<Model> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let root = Path::new(crate::common::ROOT).join("tests/fixtures");
     let dir = tempfile::tempdir().expect("temporary folder");
     let out = dir.path().join("model.gguf");
     let options = Options {
@@ -198,7 +195,7 @@ fn speculation_changes_nothing() {
 
 /// Prompt and answer of a case.
 fn fixture_ids(case: &str) -> Vec<u32> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let root = Path::new(crate::common::ROOT).join("tests/fixtures");
     let bytes = std::fs::read(root.join(case).join("expected.safetensors")).expect("file");
     let file = safetensors::SafeTensors::deserialize(&bytes).expect("safetensors");
     let of = |name: &str| {
@@ -248,7 +245,7 @@ fn tokenizers_and_chats_equal_the_reference() {
         "mamba2/hf",
     ];
     for folder in folders {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+        let root = Path::new(crate::common::ROOT).join("tests/fixtures");
         let folder = root.join(folder);
         let (bytes, _) = convert::convert_to_vec(&folder, &Options::default()).expect("converts");
         let file = GgufFile::from_bytes(bytes).expect("reads back");

@@ -3,13 +3,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use geb::convert::policy::{Policy, Regex};
-use geb::convert::{self, Options, Progress, Report};
 use geb::gguf::seal::check_hashes;
 use geb::{Dtype, Error};
+use geb_convert::policy::{Policy, Regex};
+use geb_convert::{self as convert, Options, Progress, Report};
 
 fn source() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/geb/hf")
+    PathBuf::from(crate::common::ROOT).join("tests/fixtures/geb/hf")
 }
 
 fn options(resume: bool) -> Options {
@@ -223,7 +223,7 @@ fn replace_unseen(path: &Path, bytes: &[u8]) {
 /// kept, what is not is made again, and the file is that of a run of its own.
 #[test]
 fn another_source_of_the_same_looks_is_found() {
-    let fixtures = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let fixtures = PathBuf::from(crate::common::ROOT).join("tests/fixtures");
     for (case, weights, dtype) in [
         ("geb", "pytorch_model.bin", Dtype::Q8_0),
         ("llama", "model.safetensors", Dtype::F32),
@@ -293,7 +293,7 @@ fn another_source_of_the_same_looks_is_found() {
 /// Whatever else shapes the file: a run with another configuration, tokenizer or option is another.
 #[test]
 fn other_inputs_of_the_same_looks_are_found() {
-    let fixtures = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let fixtures = PathBuf::from(crate::common::ROOT).join("tests/fixtures");
     let dir = tempfile::tempdir().unwrap();
     let hf = dir.path().join("hf");
     copy_of(&fixtures.join("llama/hf"), &hf);

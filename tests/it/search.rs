@@ -1,16 +1,12 @@
 //! Several answers to one prompt: beam search against an exhaustive one and against greedy decoding, the
 //! best of several samples against their scores.
 
-mod common;
-
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-use common::nano::{encode, session_with};
-use common::tiny::{Tiny, dense_layer};
-use geb::convert::{Options, convert_to_vec};
-use geb::eval::Scores;
+use crate::common::nano::{encode, session_with};
+use crate::common::tiny::{Tiny, dense_layer};
 use geb::generate::{
     BeamOptions, GenerateOptions, Sequence, StopReason, beam_search, best_of, generate,
 };
@@ -21,6 +17,8 @@ use geb::session::{KvChoice, Session, SessionOptions, Want};
 use geb::speculate::Speculation;
 use geb::tokenizer::Tokenizer;
 use geb::{Dtype, Error};
+use geb_convert::{Options, convert_to_vec};
+use geb_eval::Scores;
 
 fn quiet(_: &str) -> ControlFlow<()> {
     ControlFlow::Continue(())
@@ -43,7 +41,7 @@ fn ready(bytes: Vec<u8>, threads: usize) -> (Session, Tokenizer) {
 
 /// A fixture, in F32.
 fn fixture(case: &str, threads: usize) -> (Session, Tokenizer) {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let root = Path::new(crate::common::ROOT).join("tests/fixtures");
     let options = Options {
         policy: Dtype::F32.into(),
         ..Options::default()

@@ -4,16 +4,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use geb::Dtype;
-use geb::convert::{self, Options};
 use geb::gguf::writer::{MetaValue, Plan, write_to};
 use geb::gguf::{GgufFile, Load, Value};
 use geb::kernels::{Kernels, Level};
 use geb::model::Model;
 use geb::session::{Session, SessionOptions, SparseChoice, Want};
 use geb::sparsity::{ZERO_PERCENT, Zeros, marked};
+use geb_convert::{self as convert, Options};
 
 fn source(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+    Path::new(crate::common::ROOT).join(name)
 }
 
 fn options(dtype: Dtype, split_max: Option<u64>) -> Options {

@@ -1,13 +1,11 @@
 //! Speculation changes nothing but the time: ids, text, reason to stop and the session afterwards are
 //! those of plain decoding, whoever guesses and however badly.
 
-mod common;
-
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use common::nano::{encode, nano, session_with};
+use crate::common::nano::{encode, nano, session_with};
 use geb::Dtype;
 use geb::error::{Error, Result};
 use geb::generate::{GenerateOptions, StopReason, generate_with};

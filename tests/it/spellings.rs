@@ -3,15 +3,15 @@
 
 use std::path::{Path, PathBuf};
 
-use geb::convert::hyper::Hyper;
-use geb::convert::{GebLayout, Options, convert_to_vec};
 use geb::gguf::GgufFile;
 use geb::model::Config;
 use geb::{Dtype, Error};
+use geb_convert::hyper::Hyper;
+use geb_convert::{GebLayout, Options, convert_to_vec};
 use serde_json::{Value, json};
 
 fn fixtures() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+    PathBuf::from(crate::common::ROOT).join("tests/fixtures")
 }
 
 fn read(path: &Path) -> Value {

@@ -3,13 +3,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use geb::convert::{self, Options};
 use geb::gguf::seal::check_hashes;
 use geb::gguf::{GgufFile, Load};
 use geb::{Dtype, Error};
+use geb_convert::{self as convert, Options};
 
 fn source() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/geb/hf")
+    PathBuf::from(crate::common::ROOT).join("tests/fixtures/geb/hf")
 }
 
 fn convert(source: &Path, out: &Path, dtype: Dtype, split_max: Option<u64>) -> Vec<PathBuf> {

@@ -1,19 +1,17 @@
 //! Encoder and decoder with experts (Switch Transformers; GShard and Z-code route to two): a random checkpoint
 //! under Hugging Face names against a page of loops.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use common::changed::Changed;
-use geb::convert::{self, Options};
+use crate::common::changed::Changed;
 use geb::gguf::GgufFile;
 use geb::gguf::writer::MetaValue;
 use geb::model::Model;
 use geb::session::{Session, SessionOptions, Want};
 use geb::{Dtype, Error};
+use geb_convert::{self as convert, Options};
 use safetensors::tensor::{Dtype as Elem, TensorView};
 use serde_json::{Value, json};
 
@@ -115,7 +113,7 @@ fn converted(tensors: &Tensors, dtype: Dtype, keep: Option<&str>) -> Result<Vec<
     std::fs::write(dir.path().join("model.safetensors"), file).expect("writes");
     std::fs::write(dir.path().join("config.json"), config().to_string()).expect("writes");
     let model = "tests/fixtures/t5-relu/hf/spiece.model";
-    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join(model);
+    let model = Path::new(crate::common::ROOT).join(model);
     std::fs::copy(model, dir.path().join("spiece.model")).expect("a file of the repository");
     let options = Options {
         policy: dtype.into(),

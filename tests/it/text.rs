@@ -1,13 +1,10 @@
 //! Tokenizers and chat templates against the ids and texts of the reference libraries.
 
-#[path = "common/fixture.rs"]
-mod fixture;
-
-use fixture::{gguf_of, json};
+use crate::common::fixture::{self, gguf_of, json};
 use geb::chat::{ChatTemplate, Message};
-use geb::convert::{Options, convert_to_vec};
 use geb::gguf::GgufFile;
 use geb::tokenizer::{Encode, Tokenizer};
+use geb_convert::{Options, convert_to_vec};
 use serde_json::Value;
 
 const CASES: [&str; 7] = [

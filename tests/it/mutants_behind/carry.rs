@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use geb::convert::{self, Options};
 use geb::generate::{GenerateOptions, generate};
 use geb::model::Model;
 use geb::sampler::SamplerOptions;
 use geb::session::{Session, SessionOptions, Want};
 use geb::tokenizer::Tokenizer;
 use geb::{Dtype, Result};
+use geb_convert::{self as convert, Options};
 
 use crate::common::alloc::peak;
 
@@ -25,7 +25,7 @@ const HANGS: Duration = Duration::from_secs(60);
 
 /// A file of one layer, where layers can be left out.
 pub fn converted(case: &str, dtype: Dtype) -> Vec<u8> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR"))
+    let source = Path::new(crate::common::ROOT)
         .join("tests/fixtures")
         .join(case)
         .join("hf");

@@ -5,20 +5,20 @@ use std::sync::Arc;
 
 use geb::Dtype;
 use geb::calibrate::Imatrix;
-use geb::convert::{self, Options};
 use geb::gguf::seal::check_hashes;
 use geb::gguf::{GgufFile, Load};
 use geb::kernels::Effort;
 use geb::model::Model;
 use geb::session::{Session, SessionOptions, Want};
+use geb_convert::{self as convert, Options};
 use sha2::{Digest, Sha256};
 
-use crate::carry::{
+use super::carry::{
     At, Reached, TARGETS, both_ways, convert_it, converted, count, one_token, run_seeds, step,
 };
+use super::mutant::{self, Bases};
 use crate::common::gguf::File;
 use crate::common::mutate::Rng;
-use crate::mutant::{self, Bases};
 
 fn model_of(case: &str) -> (Vec<u8>, Arc<Model>) {
     let bytes = converted(case, Dtype::F32);
@@ -219,7 +219,7 @@ fn saved_states() {
 #[test]
 fn parts() {
     let dir = tempfile::tempdir().expect("a temporary folder");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/llama/hf");
+    let source = Path::new(crate::common::ROOT).join("tests/fixtures/llama/hf");
     let options = Options {
         policy: Dtype::Q8_0.into(),
         split_max: Some(80_000),

@@ -3,14 +3,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use geb::convert::{self, Options};
 use geb::gguf::GgufFile;
 use geb::model::Model;
+use geb_convert::{self as convert, Options};
 use serde_json::Value as Json;
 
-use crate::carry::{At, Reached, TARGETS, both_ways, count, one_token, run_seeds, step};
+use super::carry::{At, Reached, TARGETS, both_ways, count, one_token, run_seeds, step};
+use super::mutant::{FLOATS, NUMBERS, TEXTS};
 use crate::common::mutate::Rng;
-use crate::mutant::{FLOATS, NUMBERS, TEXTS};
 
 /// Changes something somewhere in a JSON value.
 fn change_json(value: &mut Json, rng: &mut Rng) {
@@ -109,7 +109,7 @@ fn folders() {
         "t5",
         "phi3-longrope",
     ];
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let root = Path::new(crate::common::ROOT).join("tests/fixtures");
     let source = |seed: u64| root.join(cases[seed as usize % cases.len()]).join("hf");
     let one = |seed: u64, path: &Path, at: &At, r: &mut Reached| {
         let from = source(seed);

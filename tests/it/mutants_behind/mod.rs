@@ -4,8 +4,6 @@
 //! `GEB_MUTANT=SEED` runs one and says what it is.
 
 mod carry;
-#[path = "../common/mod.rs"]
-mod common;
 mod files;
 mod folders;
 mod mutant;
@@ -13,9 +11,8 @@ mod mutant;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::common::gguf::File;
 use carry::{At, Reached, convert_it, converted, count, number, one_token, run_seeds, step};
-use common::alloc::Counting;
-use common::gguf::File;
 use geb::chat::{ChatTemplate, Message};
 use geb::gguf::GgufFile;
 use geb::kernels::Kernels;
@@ -25,9 +22,6 @@ use geb::sparsity::{Zeros, marked};
 use geb::tokenizer::{Encode, Tokenizer};
 use geb::{Dtype, Result, scales};
 use mutant::{Bases, Mutant};
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 const TEXT: &str =
     "Hello <s> w\u{f6}rld\n<0x41>  1234 <|im_end|> \u{6f22}\u{5b57} \u{1f642}\0[MASK]";

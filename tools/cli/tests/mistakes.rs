@@ -47,18 +47,18 @@ fn scratch() -> &'static Path {
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("mistakes");
         _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir_all(folder.join("cache")).expect("a folder");
-        let options = geb::convert::Options {
+        let options = geb_convert::Options {
             policy: geb::Dtype::F32.into(),
             ..Default::default()
         };
-        geb::convert::convert(&fixture("llama"), &folder.join("m.gguf"), &options, &mut ())
+        geb_convert::convert(&fixture("llama"), &folder.join("m.gguf"), &options, &mut ())
             .expect("a model");
         folder
     })
 }
 
 fn fixture(case: &str) -> PathBuf {
-    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures");
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures");
     fixtures
         .join(case)
         .join("hf")

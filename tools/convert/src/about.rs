@@ -8,7 +8,7 @@ use super::Options;
 use super::folder::Folder;
 use super::fronts::Front;
 use super::policy::Policy;
-use crate::gguf::writer::MetaValue;
+use geb::gguf::writer::MetaValue;
 
 /// Key of the options that shaped the file.
 pub(super) const RECIPE: &str = "geb.recipe";

@@ -9,11 +9,11 @@ use super::folder::{Folder, bad, kind, short};
 use super::hf;
 use super::scores::{self, UNMERGED};
 use super::vocab::{Kind, Sources, Token, Vocab};
-use crate::error::{Error, Result};
-use crate::gguf::writer::MetaValue;
-use crate::limits;
-use crate::tokenizer;
-use crate::tokenizer::steps::Steps;
+use geb::error::{Error, Result};
+use geb::gguf::writer::MetaValue;
+use geb::limits;
+use geb::tokenizer;
+use geb::tokenizer::steps::Steps;
 
 pub(super) const FILE: &str = "tokenizer.json";
 

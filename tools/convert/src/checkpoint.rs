@@ -16,12 +16,12 @@ use super::aside::core;
 use super::dequant::Coded;
 use super::folder::{Fields, Folder, bad, short};
 use super::{shards, torch};
-use crate::error::{Error, Result};
-use crate::gguf::seal::hex;
-use crate::gguf::{GgufFile, Load};
-use crate::kinds;
-use crate::limits;
-use crate::mmap::{self, Bytes};
+use geb::error::{Error, Result};
+use geb::gguf::seal::hex;
+use geb::gguf::{GgufFile, Load};
+use geb::kinds;
+use geb::limits;
+use geb::mmap::{self, Bytes};
 
 /// Type of the elements of a checkpoint tensor.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

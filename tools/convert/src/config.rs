@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::folder::{Fields, bad, short};
 use super::known::{self, TEXT_MODELS, TEXT_TYPES};
-use crate::error::{Error, Result};
+use geb::error::{Error, Result};
 
 pub(super) const FILE: &str = "config.json";
 

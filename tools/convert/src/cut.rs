@@ -4,9 +4,9 @@
 use super::Options;
 use super::about::{RECIPE, size_label};
 use super::plan::{Item, Prepared};
-use crate::error::{Error, Result};
-use crate::gguf::writer::MetaValue;
-use crate::model::arch::{Arch, Scalars};
+use geb::error::{Error, Result};
+use geb::gguf::writer::MetaValue;
+use geb::model::arch::{Arch, Scalars};
 
 impl Prepared {
     /// Leaves further heads out.

@@ -20,8 +20,8 @@ use geb_kernels::dtype::Dtype;
 use geb_kernels::{ActKind, Activations, Effort, Grid, Kernels, MatMut, Scratch, Search};
 
 use super::cholesky;
-use crate::calibrate::{Covariance, Imatrix, unit_power};
-use crate::error::{Error, Result};
+use geb::calibrate::{Covariance, Imatrix, unit_power};
+use geb::error::{Error, Result};
 
 /// Columns of a group, at least one block.
 const GROUP: usize = 256;

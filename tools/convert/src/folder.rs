@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::error::{Error, Result};
-use crate::files;
-use crate::gguf::seal::hex;
-use crate::kinds;
-use crate::limits;
+use geb::error::{Error, Result};
+use geb::files;
+use geb::gguf::seal::hex;
+use geb::kinds;
+use geb::limits;
 
 /// Shorthand for [`Error::Checkpoint`].
 pub(super) fn bad(

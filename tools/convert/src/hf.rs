@@ -6,10 +6,10 @@ use serde_json::{Value, json};
 use super::bpe::{FILE, token_id};
 use super::folder::{bad, short};
 use super::vocab::{Sources, Vocab, looks_special, place};
-use crate::error::{Error, Result};
-use crate::tokenizer::special::Flags;
-use crate::tokenizer::steps::{self, Cuts, Steps};
-use crate::tokenizer::{self, Prefix, pre};
+use geb::error::{Error, Result};
+use geb::tokenizer::special::Flags;
+use geb::tokenizer::steps::{self, Cuts, Steps};
+use geb::tokenizer::{self, Prefix, pre};
 
 /// What training leaves behind and tokenizing does not need.
 pub(super) fn training_state(json: &Value, vocab: &mut Vocab) {

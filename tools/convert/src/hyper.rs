@@ -12,9 +12,9 @@ use super::names::GebLayout;
 pub use super::positions::RopeScaling;
 use super::positions::{self, Rope, Ropes, window, yarn_magnitude};
 use super::recurrent::{self, StateSizes};
-use crate::error::{Error, Result};
-use crate::gguf::writer::MetaValue;
-use crate::limits;
+use geb::error::{Error, Result};
+use geb::gguf::writer::MetaValue;
+use geb::limits;
 
 /// Sizes of one layer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

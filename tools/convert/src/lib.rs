@@ -64,10 +64,10 @@ pub use report::{Report, TensorReport, TypeRow};
 pub use rows::{Part, RowMap};
 pub use sums::{Outcome, Sums, WorstBlock};
 
-use crate::error::{Error, Result};
-use crate::files::Over;
-use crate::gguf::{Output, Resume, seal, writer};
-use crate::threads;
+use geb::error::{Error, Result};
+use geb::files::Over;
+use geb::gguf::{Output, Resume, seal, writer};
+use geb::threads;
 use plan::Prepared;
 use policy::Policy;
 use stream::Job;

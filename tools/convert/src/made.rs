@@ -1,7 +1,7 @@
 //! Small tensors that are computed from whole checkpoint tensors: stacked, turned, mapped.
 
 use super::checkpoint::{Checkpoint, float_type};
-use crate::error::{Error, Result};
+use geb::error::{Error, Result};
 
 /// What is done with the values.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -7,11 +7,11 @@ use sha2::{Digest, Sha256};
 
 use super::plan::Item;
 use super::stream::is_integer;
-use crate::adapter::{Adapter, LowRank};
-use crate::error::{Error, Result};
-use crate::gguf::seal::hex;
-use crate::gguf::writer::MetaValue;
-use crate::gguf::{GgufFile, Load};
+use geb::adapter::{Adapter, LowRank};
+use geb::error::{Error, Result};
+use geb::gguf::seal::hex;
+use geb::gguf::writer::MetaValue;
+use geb::gguf::{GgufFile, Load};
 
 /// A change of a matrix and its factor s.
 pub(super) type Change = (LowRank, f32);

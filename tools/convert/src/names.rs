@@ -7,7 +7,7 @@ use super::fronts::{Dim, GEB_PARTIAL, Line, Rows};
 use super::hyper::Hyper;
 use super::rows::{Part, RowMap};
 use super::{Source, recurrent};
-use crate::error::{Error, Result};
+use geb::error::{Error, Result};
 
 /// How names of a further head begin.
 const HEAD: &str = "extra_heads.{}";
@@ -134,7 +134,7 @@ pub fn vocab_rows(checkpoint: &Checkpoint, hyper: &Hyper) -> Result<usize> {
     };
     let found = checkpoint.find(&name);
     match found.map(|i| &checkpoint.tensors()[i]) {
-        Some(t) if t.shape.len() == 2 && t.rows() <= crate::limits::MAX_VOCAB => Ok(t.rows()),
+        Some(t) if t.shape.len() == 2 && t.rows() <= geb::limits::MAX_VOCAB => Ok(t.rows()),
         Some(t) => Err(Error::Tensors(vec![format!(
             "{name}: shape {:?}, expected [vocabulary, {}]",
             t.shape, hyper.width

@@ -16,10 +16,10 @@ use super::folder::{Fields, Folder, bad, short};
 use super::hyper::Hyper;
 use super::names::{self, GebLayout, Output};
 use super::rows::RowMap;
-use crate::adapter::{ALPHA, LowRank};
-use crate::error::{Error, Result};
-use crate::gguf::writer::{self, Plan};
-use crate::limits::{MAX_ADAPTER_RANK, MAX_SHOWN_PROBLEMS};
+use geb::adapter::{ALPHA, LowRank};
+use geb::error::{Error, Result};
+use geb::gguf::writer::{self, Plan};
+use geb::limits::{MAX_ADAPTER_RANK, MAX_SHOWN_PROBLEMS};
 
 const CONFIG: &str = "adapter_config.json";
 
@@ -349,7 +349,7 @@ fn join(output: &Output, lows: &[Option<Low>], alpha: f64) -> Fits<LowRank> {
         part.a.extend(&low.a);
         // The file's alpha / rank times this is s.
         let factor = low.factor * rank as f64 / alpha;
-        part.rows_of_b(low, &source.rows, before, factor);
+        append_b(&mut part, low, &source.rows, before, factor);
         if let (Some(out), Some(m)) = (&mut part.magnitude, &low.m) {
             out.extend((0..source.rows.len()).map(|i| m[source.rows.at(i)]));
         }
@@ -364,17 +364,15 @@ fn join(output: &Output, lows: &[Option<Low>], alpha: f64) -> Fits<LowRank> {
     Ok(part)
 }
 
-impl LowRank {
-    /// Appends rows of a module's B, which starts at column `before`.
-    fn rows_of_b(&mut self, low: &Low, rows: &RowMap, before: usize, factor: f64) {
-        for i in 0..rows.len() {
-            let at = self.b.len();
-            self.b.resize(at + self.rank, 0.0);
-            let from = rows.at(i) * low.rank;
-            let from = &low.b[from..from + low.rank];
-            for (to, v) in self.b[at + before..].iter_mut().zip(from) {
-                *to = (factor * f64::from(*v)) as f32;
-            }
+/// Appends rows of a module's B to those of `part`, from column `before` on.
+fn append_b(part: &mut LowRank, low: &Low, rows: &RowMap, before: usize, factor: f64) {
+    for i in 0..rows.len() {
+        let at = part.b.len();
+        part.b.resize(at + part.rank, 0.0);
+        let from = rows.at(i) * low.rank;
+        let from = &low.b[from..from + low.rank];
+        for (to, v) in part.b[at + before..].iter_mut().zip(from) {
+            *to = (factor * f64::from(*v)) as f32;
         }
     }
 }

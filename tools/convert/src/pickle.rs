@@ -11,8 +11,8 @@ use geb_kernels::dtype::Dtype;
 
 use super::checkpoint::Elem;
 use super::folder::bad;
-use crate::error::{Error, Result};
-use crate::limits;
+use geb::error::{Error, Result};
+use geb::limits;
 
 /// Depth of tuples in tuples; a tensor record needs 2.
 const MAX_NESTING: u8 = 8;

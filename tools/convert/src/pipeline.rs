@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 use super::Progress;
 use super::stream::{Done, Job, Scratch, Unit};
 use super::sums::Outcome;
-use crate::error::{Error, Result};
+use geb::error::{Error, Result};
 
 /// Units per thread that may be ready before they are wanted.
 const UNITS_PER_THREAD: usize = 32;
@@ -66,7 +66,7 @@ pub(super) fn run<'a, R>(
         for i in 0..threads {
             let named = std::thread::Builder::new().name(format!("unit-{i}"));
             let started = named.spawn_scoped(scope, || pipeline.work());
-            started.map_err(|e| crate::threads::refused(threads, e))?;
+            started.map_err(|e| geb::threads::refused(threads, e))?;
         }
         body(&pipeline)
     })

@@ -22,13 +22,13 @@ use super::rows::{Part, RowMap};
 use super::stream::{Job, is_integer};
 use super::vocab::{self, Vocab};
 use super::{Options, Source, aside, dequant, recurrent, verify};
-use crate::calibrate::Imatrix;
-use crate::error::{Error, Result};
-use crate::gguf::journal::Identity;
-use crate::gguf::seal::hex;
-use crate::gguf::writer::{self, MetaValue, PlannedTensor};
-use crate::gguf::{GgufFile, Load, split};
-use crate::kinds;
+use geb::calibrate::Imatrix;
+use geb::error::{Error, Result};
+use geb::gguf::journal::Identity;
+use geb::gguf::seal::hex;
+use geb::gguf::writer::{self, MetaValue, PlannedTensor};
+use geb::gguf::{GgufFile, Load, split};
+use geb::kinds;
 
 /// One tensor to be written.
 #[derive(Debug)]

@@ -9,8 +9,8 @@ use std::fmt;
 pub use fancy_regex::Regex;
 use geb_kernels::dtype::Dtype;
 
-use crate::error::{Error, Result};
-use crate::gguf::writer::MetaValue;
+use geb::error::{Error, Result};
+use geb::gguf::writer::MetaValue;
 
 /// A name under which files are made: a base type, and by the rules better types where errors
 /// cost most.

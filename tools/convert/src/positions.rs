@@ -11,8 +11,8 @@ use super::config::{Config, contradiction};
 use super::folder::{bad, short};
 use super::fronts::Front;
 use super::known::{self, FULL, ROPE_MAPS, SLIDING};
-use crate::error::{Error, Result};
-use crate::limits;
+use geb::error::{Error, Result};
+use geb::limits;
 
 const FILE: &str = "config.json";
 

@@ -12,11 +12,11 @@ use super::checkpoint::{Checkpoint, Elem};
 use super::folder::{Folder, bad};
 use super::hyper::Hyper;
 use super::{GebLayout, Options, convert, convert_to_vec};
-use crate::error::{Error, Result};
-use crate::gguf::{GgufFile, Load};
-use crate::model::Model;
-use crate::session::{Session, SessionOptions, Want};
-use crate::tokenizer::{Encode, Tokenizer};
+use geb::error::{Error, Result};
+use geb::gguf::{GgufFile, Load};
+use geb::model::Model;
+use geb::session::{Session, SessionOptions, Want};
+use geb::tokenizer::{Encode, Tokenizer};
 
 /// Converted models below this size stay in memory.
 const IN_MEMORY_BYTES: u64 = 1 << 30;

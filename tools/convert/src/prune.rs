@@ -10,9 +10,9 @@ use std::str::FromStr;
 use super::Source;
 use super::plan::Item;
 use super::rows::Part;
-use crate::error::{Error, Result};
-use crate::gguf::writer::MetaValue;
-use crate::limits;
+use geb::error::{Error, Result};
+use geb::gguf::writer::MetaValue;
+use geb::limits;
 
 /// Which experts stay: `0,2,5-7` in every layer, `3:0,1,4` in layer 3 (of encoder and decoder, where there are
 /// two); several are joined by spaces.

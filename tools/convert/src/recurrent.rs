@@ -13,9 +13,9 @@ use super::hyper::{Hyper, LayerSizes, Shape};
 use super::made::{How, Made, Piece};
 use super::names::Output;
 use super::rows::{Part, RowMap};
-use crate::error::{Error, Result};
-use crate::gguf::writer::MetaValue;
-use crate::limits;
+use geb::error::{Error, Result};
+use geb::gguf::writer::MetaValue;
+use geb::limits;
 
 const FILE: &str = "config.json";
 /// Context of models that were trained without one: a state has none.

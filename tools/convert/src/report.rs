@@ -7,7 +7,7 @@ use geb_kernels::dtype::Dtype;
 
 use super::plan::Item;
 use super::sums::{Outcome, Sums, WorstBlock};
-use crate::sparsity::percent;
+use geb::sparsity::percent;
 
 /// One tensor of the output.
 #[derive(Clone, Debug)]

@@ -3,8 +3,8 @@
 
 use super::folder::{Folder, bad};
 use super::vocab::{Kind, Token, Vocab};
-use crate::error::Result;
-use crate::limits;
+use geb::error::Result;
+use geb::limits;
 
 /// The vocabulary file of a folder.
 pub(super) fn file(folder: &Folder) -> Result<Option<String>> {

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::aside::{aside, core};
 use super::checkpoint::Checkpoint;
 use super::folder::{Folder, bad, kind, short};
-use crate::error::Result;
+use geb::error::Result;
 
 /// Ends of names of buffers that only some families have.
 const BUFFERS: &[&str] = &[".attn.bias", ".attention.bias"];
@@ -17,7 +17,7 @@ const OUTPUTS: &[&str] = &["lm_head.weight", "embed_out.weight", "output_layer.w
 /// Adds the files that an index names.
 ///
 /// # Errors
-/// [`crate::Error::Checkpoint`] naming the file that is missing, or the tensor that is in another file than the index says
+/// [`geb::Error::Checkpoint`] naming the file that is missing, or the tensor that is in another file than the index says
 /// or in none; buffers may be in none, and an output matrix, which the model may not need.
 pub(super) fn add(
     checkpoint: &mut Checkpoint,

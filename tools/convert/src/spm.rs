@@ -7,12 +7,12 @@ use sentencepiece_model::{ModelType, SentencePieceModel, Type};
 
 use super::folder::{Folder, bad};
 use super::vocab::{Kind, Sources, Token, Vocab, place};
-use crate::error::{Error, Result};
-use crate::limits;
-use crate::tokenizer::normalize::Normalizer;
-use crate::tokenizer::pieces::{ADDED, Inner};
-use crate::tokenizer::special::Flags;
-use crate::tokenizer::{self, Prefix};
+use geb::error::{Error, Result};
+use geb::limits;
+use geb::tokenizer::normalize::Normalizer;
+use geb::tokenizer::pieces::{ADDED, Inner};
+use geb::tokenizer::special::Flags;
+use geb::tokenizer::{self, Prefix};
 
 /// Names of the model in the folders of the families.
 pub(super) const FILES: [&str; 3] = ["tokenizer.model", "GEBtokenizer.model", "spiece.model"];

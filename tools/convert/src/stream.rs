@@ -21,8 +21,8 @@ use super::range;
 use super::rows::Part;
 use super::sums::{Outcome, Sums};
 use super::{Made, Source};
-use crate::error::{Error, Result};
-use crate::sparsity::worth_packing;
+use geb::error::{Error, Result};
+use geb::sparsity::worth_packing;
 
 /// Weights per unit: 256 KiB as f32.
 const UNIT: usize = 1 << 16;

@@ -8,8 +8,8 @@ use serde_json::Value;
 use super::folder::{Folder, bad, kind, short};
 use super::fronts::Front;
 use super::vocab::{Sources, Vocab};
-use crate::error::Result;
-use crate::limits;
+use geb::error::Result;
+use geb::limits;
 
 const FILE: &str = "tokenizer_config.json";
 

@@ -8,8 +8,8 @@ use std::ops::Range;
 use super::checkpoint::{SourceTensor, byte_count, check_shape};
 use super::folder::bad;
 use super::pickle::{Found, STORAGES, tensors_of};
-use crate::error::Result;
-use crate::limits;
+use geb::error::Result;
+use geb::limits;
 
 /// The stored, unencrypted entries of a zip archive: name to byte range.
 fn zip_entries(file: &str, data: &[u8]) -> Result<HashMap<String, Range<usize>>> {

@@ -13,14 +13,14 @@ use super::folder::{Folder, bad, without_mark};
 use super::spm::Plain;
 use super::vocab::{Kind, Vocab};
 use super::{bpe, rwkv_vocab, spm};
-use crate::error::{Error, Result};
-use crate::gguf::GgufFile;
-use crate::gguf::writer::{self, MetaValue};
-use crate::limits;
-use crate::threads;
-use crate::tokenizer::pieces::ADDED;
-use crate::tokenizer::special::Flags;
-use crate::tokenizer::{Encode, Tokenizer};
+use geb::error::{Error, Result};
+use geb::gguf::GgufFile;
+use geb::gguf::writer::{self, MetaValue};
+use geb::limits;
+use geb::threads;
+use geb::tokenizer::pieces::ADDED;
+use geb::tokenizer::special::Flags;
+use geb::tokenizer::{Encode, Tokenizer};
 
 /// Number of generated texts.
 const GENERATED: usize = 2_000;
@@ -358,7 +358,7 @@ fn generated(numbers: &mut Numbers, vocab: &Vocab) -> String {
 fn readable(vocab: &Vocab, text: &str) -> String {
     match vocab.model {
         "gpt2" => {
-            let bytes = text.chars().map(crate::tokenizer::byte_of);
+            let bytes = text.chars().map(geb::tokenizer::byte_of);
             let bytes: Option<Vec<u8>> = bytes.collect();
             bytes
                 .and_then(|b| String::from_utf8(b).ok())

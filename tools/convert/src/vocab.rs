@@ -10,11 +10,11 @@ use serde_json::Value;
 use super::folder::{Fields, Folder, bad, kind, short};
 use super::fronts::Front;
 use super::{bpe, hf, rwkv_vocab, spm, templates};
-use crate::error::Result;
-use crate::gguf::writer::MetaValue;
-use crate::limits;
-use crate::tokenizer::special::{FLAGS, is_stop_text};
-use crate::tokenizer::{DOUBLE_SCORES, pieces};
+use geb::error::Result;
+use geb::gguf::writer::MetaValue;
+use geb::limits;
+use geb::tokenizer::special::{FLAGS, is_stop_text};
+use geb::tokenizer::{DOUBLE_SCORES, pieces};
 
 /// `tokenizer.ggml.token_type` values of the GGUF specification.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -170,7 +170,7 @@ impl Sources {
 /// the token list is filled up to; `template` replaces the folder's chat template.
 ///
 /// # Errors
-/// [`crate::Error::Checkpoint`] for malformed files, [`crate::Error::Unsupported`] for tokenizers without a
+/// [`geb::Error::Checkpoint`] for malformed files, [`geb::Error::Unsupported`] for tokenizers without a
 /// GGUF form.
 pub fn read(
     folder: &Folder,

@@ -9,12 +9,13 @@
 //!
 //! [`Scores`] gives the log-probabilities of single tokens, [`weights`] the differences of the weights
 //! themselves; [`choice`] answers questions from local data sets, [`needle`] looks how far back a
-//! model reads. None of them knows files of models or terminals.
+//! model reads, [`probe`] into it. None of them knows files of models or terminals.
 
 mod bits;
 pub mod choice;
 mod method;
 pub mod needle;
+pub mod probe;
 mod report;
 pub mod retrieval;
 mod rows;
@@ -25,8 +26,6 @@ pub mod weights;
 
 pub use method::Method;
 pub use report::{Bin, DeltaP, Divergence, Kl, Report};
-pub(crate) use rows::log_sum;
-pub use rows::top_k;
 pub use scores::{Scores, TokenScore};
 pub use stats::{Estimate, quantile};
 pub use text::{TextRun, evaluate};

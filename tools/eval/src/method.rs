@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use geb::error::{Error, Result};
 
 /// How a text is cut, and which tokens count.
 ///

@@ -14,9 +14,9 @@ use std::ops::Range;
 use serde::Serialize;
 
 use super::choice::run::{Prompt, argmax, ids, likelihood};
-use crate::error::{Error, Result};
-use crate::session::{Session, Want};
-use crate::tokenizer::{Encode, Tokenizer};
+use geb::error::{Error, Result};
+use geb::session::{Session, Want};
+use geb::tokenizer::{Encode, Tokenizer};
 
 /// Which prompts to try.
 #[derive(Clone, Debug)]
@@ -418,8 +418,8 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::convert::{Options, convert_to_vec};
-    use crate::gguf::GgufFile;
+    use geb::gguf::GgufFile;
+    use geb_convert::{Options, convert_to_vec};
 
     #[test]
     fn sentences_of_the_filler_differ() {
@@ -430,7 +430,7 @@ mod tests {
     #[test]
     fn the_needle_is_found_among_the_tokens() {
         for case in ["llama", "llama3", "gpt2"] {
-            let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+            let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures");
             let source = dir.join(case).join("hf");
             let (bytes, _) = convert_to_vec(&source, &Options::default()).expect("converts");
             let file = GgufFile::from_bytes(bytes).expect("GGUF");

@@ -16,11 +16,11 @@ use serde::Serialize;
 
 use super::choice::run::argmax;
 use super::needle::{Plan, prompts};
-use crate::error::{Error, Result};
-use crate::model::observer::{Heads, Observer};
 use crate::probe::{heads, strongest};
-use crate::session::{Session, Want};
-use crate::tokenizer::Tokenizer;
+use geb::error::{Error, Result};
+use geb::model::observer::{Heads, Observer};
+use geb::session::{Session, Want};
+use geb::tokenizer::Tokenizer;
 
 /// How often each head copied.
 #[derive(Clone, Debug, PartialEq, Serialize)]

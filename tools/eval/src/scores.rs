@@ -1,9 +1,9 @@
 //! Log-probabilities of the single tokens of a text.
 
-use super::rows::{log_sum, top_k};
-use crate::error::Result;
-use crate::session::{Session, Want};
-use crate::threads;
+use geb::error::Result;
+use geb::logits::{log_sum, top_k};
+use geb::session::{Session, Want};
+use geb::threads;
 
 /// Tokens evaluated at a time.
 const ROWS: usize = 128;

@@ -9,10 +9,10 @@ use super::bits;
 use super::method::Method;
 use super::report::{self, Report};
 use super::rows::{Point, compare};
-use crate::error::{Error, Result};
-use crate::gguf::{GgufFile, Value};
-use crate::session::{BATCH, Session, Want};
-use crate::threads;
+use geb::error::{Error, Result};
+use geb::gguf::{GgufFile, Value};
+use geb::session::{BATCH, Session, Want};
+use geb::threads;
 
 /// Logits held at a time, all models together, in bytes; at least [`LEAST_ROWS`] rows each.
 const LOGITS_BYTES: usize = 64 << 20;

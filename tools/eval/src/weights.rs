@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use geb_kernels::Kernels;
 use geb_kernels::dtype::Dtype;
 
-use crate::error::{Error, Result};
-use crate::gguf::{GgufFile, TensorView};
-use crate::threads;
+use geb::error::{Error, Result};
+use geb::gguf::{GgufFile, TensorView};
+use geb::threads;
 
 /// Weights of a block whose error is watched: the least block length of the quantized types.
 pub const BLOCK: usize = 32;
@@ -122,7 +122,7 @@ fn tensor(kernels: &Kernels, base: &TensorView<'_>, other: &TensorView<'_>) -> T
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gguf::writer::{MetaValue, Plan, write_to};
+    use geb::gguf::writer::{MetaValue, Plan, write_to};
 
     /// A file with one Q8_0 or F32 matrix of 3 rows.
     fn file(dtype: Dtype, bytes: &[u8]) -> GgufFile {

@@ -13,7 +13,7 @@ use super::support::*;
 
 fn asset(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../assets/geb-nano")
+        .join("../../assets/geb-nano")
         .join(name)
 }
 
@@ -43,11 +43,11 @@ impl Place {
     /// The demo's model in this type.
     fn model(&self, dtype: Dtype) -> PathBuf {
         let path = self.path(&format!("{}.gguf", dtype.name()));
-        let options = geb::convert::Options {
+        let options = geb_convert::Options {
             policy: dtype.into(),
             ..Default::default()
         };
-        geb::convert::convert(&asset("hf"), &path, &options, &mut ()).expect("converted");
+        geb_convert::convert(&asset("hf"), &path, &options, &mut ()).expect("converted");
         path
     }
 }

@@ -10,12 +10,12 @@ fn t5() -> &'static str {
     static MODEL: OnceLock<PathBuf> = OnceLock::new();
     let path = MODEL.get_or_init(|| {
         let path = scratch().join("t5-f32.gguf");
-        let options = geb::convert::Options {
+        let options = geb_convert::Options {
             policy: geb::Dtype::F32.into(),
             ..Default::default()
         };
         let source = fixture("t5-relu").join("hf");
-        geb::convert::convert(&source, &path, &options, &mut ()).expect("convert");
+        geb_convert::convert(&source, &path, &options, &mut ()).expect("convert");
         path
     });
     path.to_str().expect("path")
@@ -55,7 +55,7 @@ fn bench_reads_a_text_and_decodes() {
 
 #[test]
 fn texts_are_not_scored() {
-    let text = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/geb-nano/eval-en.txt");
+    let text = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/geb-nano/eval-en.txt");
     let text = text.to_str().expect("path");
     let out = scratch().join("t5-logits.safetensors");
     let out = out.to_str().expect("path");

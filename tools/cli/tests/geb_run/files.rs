@@ -7,11 +7,11 @@ use super::support::*;
 /// A small model with a state, as a GGUF file.
 fn recurrent(dir: &Path) -> String {
     let path = dir.join("rwkv.gguf");
-    let options = geb::convert::Options {
+    let options = geb_convert::Options {
         policy: geb::Dtype::F32.into(),
         ..Default::default()
     };
-    geb::convert::convert(&fixture("rwkv7").join("hf"), &path, &options, &mut ()).expect("convert");
+    geb_convert::convert(&fixture("rwkv7").join("hf"), &path, &options, &mut ()).expect("convert");
     path.to_str().expect("path").to_owned()
 }
 

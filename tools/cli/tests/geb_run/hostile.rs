@@ -367,12 +367,12 @@ fn files_of_other_programs_are_not_called_bad() {
 /// Parts of which some hold checksums, and parts of different sets.
 fn sets(dir: &Path, own: &File) {
     let out = dir.join("set.gguf");
-    let options = geb::convert::Options {
+    let options = geb_convert::Options {
         policy: geb::Dtype::F32.into(),
         split_max: Some(400_000),
         ..Default::default()
     };
-    let made = geb::convert::convert(&fixture("llama").join("hf"), &out, &options, &mut ());
+    let made = geb_convert::convert(&fixture("llama").join("hf"), &out, &options, &mut ());
     let files = made.expect("a set").files;
     let first = files[0].to_str().expect("path");
     assert_eq!(quantize(&["verify", first]).status.code(), Some(0));

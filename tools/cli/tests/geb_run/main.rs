@@ -1,7 +1,7 @@
 //! `geb-run` as a user meets it: exit codes, streams, files, on tiny models made from fixtures.
 
 mod adapters;
-#[path = "../../../tests/common/changed.rs"]
+#[path = "../../../../tests/common/changed.rs"]
 #[allow(dead_code)]
 mod changed;
 mod compare;
@@ -9,7 +9,7 @@ mod compress;
 mod encoder;
 mod evaluate;
 mod files;
-#[path = "../../../tests/common/gguf.rs"]
+#[path = "../../../../tests/common/gguf.rs"]
 #[allow(dead_code)]
 mod gguf;
 mod hostile;

@@ -15,7 +15,7 @@ pub fn scratch() -> PathBuf {
 
 pub fn fixture(case: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../tests/fixtures")
+        .join("../../tests/fixtures")
         .join(case)
 }
 
@@ -29,11 +29,11 @@ pub fn model() -> &'static Path {
     static MODEL: OnceLock<PathBuf> = OnceLock::new();
     MODEL.get_or_init(|| {
         let path = scratch().join("llama-f32.gguf");
-        let options = geb::convert::Options {
+        let options = geb_convert::Options {
             policy: geb::Dtype::F32.into(),
             ..Default::default()
         };
-        geb::convert::convert(&fixture("llama").join("hf"), &path, &options, &mut ())
+        geb_convert::convert(&fixture("llama").join("hf"), &path, &options, &mut ())
             .expect("convert");
         path
     })

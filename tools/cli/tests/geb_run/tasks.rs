@@ -10,12 +10,12 @@ fn nano() -> &'static str {
     static MODEL: OnceLock<PathBuf> = OnceLock::new();
     let path = MODEL.get_or_init(|| {
         let path = scratch().join("nano-q8_0.gguf");
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/geb-nano/hf");
-        let options = geb::convert::Options {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/geb-nano/hf");
+        let options = geb_convert::Options {
             policy: geb::Dtype::Q8_0.into(),
             ..Default::default()
         };
-        geb::convert::convert(&source, &path, &options, &mut ()).expect("convert");
+        geb_convert::convert(&source, &path, &options, &mut ()).expect("convert");
         path
     });
     path.to_str().expect("path")

@@ -5,8 +5,8 @@ use super::grid::{Grid, Group};
 use super::parts::Parts;
 use super::table::{Bits, Meaning, Order, Table};
 use super::{Config, Found, Reader, unsupported};
-use crate::convert::checkpoint::SourceTensor;
-use crate::error::Result;
+use crate::checkpoint::SourceTensor;
+use geb::error::Result;
 
 pub(super) struct Awq {
     by_rows: bool,

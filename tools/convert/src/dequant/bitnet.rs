@@ -5,9 +5,9 @@ use super::grid::Grid;
 use super::parts::Parts;
 use super::table::{Bits, Meaning, Order, Table};
 use super::{Config, Found, Reader, unsupported};
-use crate::convert::checkpoint::{Elem, SourceTensor};
-use crate::convert::folder::bad;
-use crate::error::Result;
+use crate::checkpoint::{Elem, SourceTensor};
+use crate::folder::bad;
+use geb::error::Result;
 
 pub(super) struct Bitnet {
     multiplied: bool,

@@ -6,9 +6,9 @@ use super::grid::Grid;
 use super::parts::Parts;
 use super::table::{Number, Table};
 use super::{Coded, Config, Found, Kind, Reader, unsupported};
-use crate::convert::checkpoint::{Checkpoint, Elem, SourceTensor, byte_count};
-use crate::convert::folder::{Fields, bad};
-use crate::error::{Error, Result};
+use crate::checkpoint::{Checkpoint, Elem, SourceTensor, byte_count};
+use crate::folder::{Fields, bad};
+use geb::error::{Error, Result};
 
 /// The states that describe a 4-bit tensor, by the ends of their names.
 const STATES: [&str; 2] = ["nf4", "fp4"];

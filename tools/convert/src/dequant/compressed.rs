@@ -8,9 +8,9 @@ use super::grid::{Grid, Group};
 use super::parts::Parts;
 use super::table::{Bits, Meaning, Number, Order, Table, e2m3};
 use super::{Config, Found, Reader, unsupported};
-use crate::convert::checkpoint::{Elem, SourceTensor};
-use crate::convert::folder::{Fields, bad};
-use crate::error::Result;
+use crate::checkpoint::{Elem, SourceTensor};
+use crate::folder::{Fields, bad};
+use geb::error::Result;
 
 /// Ways of storing that are read.
 const FORMATS: [&str; 10] = [

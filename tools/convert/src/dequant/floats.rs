@@ -4,9 +4,9 @@ use super::grid::{Grid, fits};
 use super::parts::Parts;
 use super::table::{Bits, Meaning, Number, Order, Table, e2m1};
 use super::{Config, Found, Reader};
-use crate::convert::checkpoint::{Elem, SourceTensor};
-use crate::convert::folder::bad;
-use crate::error::Result;
+use crate::checkpoint::{Elem, SourceTensor};
+use crate::folder::bad;
+use geb::error::Result;
 
 /// Ends of the names of scales, after the name of the weight, or in its place.
 const AFTER: [&str; 2] = ["_scale_inv", "_scale"];

@@ -5,9 +5,9 @@ use super::grid::{Grid, Group};
 use super::parts::Parts;
 use super::table::{Bits, Meaning, Order, Table};
 use super::{Config, Found, Reader, unsupported};
-use crate::convert::checkpoint::SourceTensor;
-use crate::convert::folder::bad;
-use crate::error::Result;
+use crate::checkpoint::SourceTensor;
+use crate::folder::bad;
+use geb::error::Result;
 
 pub(super) struct Gptq {
     /// As the configuration says; `None` where modules have their own.

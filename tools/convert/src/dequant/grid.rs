@@ -2,9 +2,9 @@
 
 use super::parts::Parts;
 use super::table::{Number, Table};
-use crate::convert::checkpoint::{Checkpoint, SourceTensor};
-use crate::convert::folder::bad;
-use crate::error::{Error, Result};
+use crate::checkpoint::{Checkpoint, SourceTensor};
+use crate::folder::bad;
+use geb::error::{Error, Result};
 
 /// Which column of scales is for a column of weights.
 #[derive(Clone, PartialEq, Debug)]

@@ -29,7 +29,7 @@ use serde_json::Value;
 
 use super::checkpoint::{Checkpoint, Elem, SourceTensor, byte_count};
 use super::folder::{Fields, Folder, bad};
-use crate::error::{Error, Result};
+use geb::error::{Error, Result};
 use grid::Grid;
 use parts::Parts;
 

@@ -6,8 +6,8 @@ use super::grid::{Grid, fits};
 use super::parts::Parts;
 use super::table::{Bits, Meaning, Number, Order, Table};
 use super::{Config, Found, Reader, unsupported};
-use crate::convert::checkpoint::{Elem, SourceTensor};
-use crate::error::Result;
+use crate::checkpoint::{Elem, SourceTensor};
+use geb::error::Result;
 
 /// What `quant_algo` may say.
 const ALGORITHMS: [&str; 13] = [

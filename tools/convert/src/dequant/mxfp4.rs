@@ -6,8 +6,8 @@ use super::grid::{Grid, Group};
 use super::parts::Parts;
 use super::table::{Number, Table};
 use super::{Config, Found, Reader};
-use crate::convert::checkpoint::SourceTensor;
-use crate::error::Result;
+use crate::checkpoint::SourceTensor;
+use geb::error::Result;
 
 pub(super) struct Mxfp4;
 

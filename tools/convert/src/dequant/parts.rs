@@ -4,9 +4,9 @@ use std::cell::RefCell;
 use std::collections::HashSet;
 
 use super::table::Number;
-use crate::convert::checkpoint::{Checkpoint, Elem, SourceTensor};
-use crate::convert::folder::bad;
-use crate::error::{Error, Result};
+use crate::checkpoint::{Checkpoint, Elem, SourceTensor};
+use crate::folder::bad;
+use geb::error::{Error, Result};
 
 /// The tensors, and which of them have been made part of a matrix.
 pub(super) struct Parts<'a> {

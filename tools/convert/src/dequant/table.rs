@@ -6,8 +6,8 @@ use std::sync::Arc;
 use geb_kernels::dtype::Dtype;
 
 use super::parts::Parts;
-use crate::convert::checkpoint::{Checkpoint, Elem, SourceTensor};
-use crate::error::Result;
+use crate::checkpoint::{Checkpoint, Elem, SourceTensor};
+use geb::error::Result;
 
 /// How far apart rows may lie that are read together, of a matrix that stores columns.
 const SPREAD: usize = 512;
@@ -215,7 +215,7 @@ impl Table {
     /// Plain numbers of any type, or of this one.
     ///
     /// # Errors
-    /// [`crate::Error::Checkpoint`] naming tensor and sizes.
+    /// [`geb::Error::Checkpoint`] naming tensor and sizes.
     pub fn numbers(
         parts: &Parts<'_>,
         part: &SourceTensor,

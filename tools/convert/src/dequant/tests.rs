@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::*;
 
 fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/quantized")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/quantized")
 }
 
 /// A stored tensor: type, shape, bytes.

@@ -6,12 +6,12 @@ use super::{
     ATTN_NORM, ATTN_OUTPUT, Dim, EMBEDDING, FFN_FUSED, FFN_NORM, Front, GEB_FIRST, GEB_LAST,
     LIKE_LLAMA, Line, NORM_AND_OUTPUT, QKV, Rows, Table,
 };
-use crate::convert::config::Config;
-use crate::convert::folder::{bad, short};
-use crate::convert::hyper::{FILE, Hyper, LayerSizes, Shape, alike_with};
-use crate::error::Result;
-use crate::gguf::writer::MetaValue;
-use crate::limits;
+use crate::config::Config;
+use crate::folder::{bad, short};
+use crate::hyper::{FILE, Hyper, LayerSizes, Shape, alike_with};
+use geb::error::Result;
+use geb::gguf::writer::MetaValue;
+use geb::limits;
 
 /// ChatGLM2 and 3 under the names of their own code.
 pub(super) const CHATGLM: Front = Front {

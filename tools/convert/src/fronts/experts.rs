@@ -2,10 +2,10 @@
 //! matrices become one tensor, one expert behind the other.
 
 use super::*;
-use crate::convert::hyper::Experts;
-use crate::convert::known;
-use crate::gguf::writer::MetaValue;
-use crate::limits;
+use crate::hyper::Experts;
+use crate::known;
+use geb::gguf::writer::MetaValue;
+use geb::limits;
 
 /// Epsilon of the norms inside the layers of JetMoE: the reference's default, whatever its
 /// configuration says.

@@ -2,14 +2,14 @@
 
 use serde_json::Value;
 
-use crate::convert::config::Config;
-use crate::convert::folder::{bad, short};
-use crate::convert::hyper::{FILE, Hyper};
-use crate::convert::known::{FULL, SLIDING};
-use crate::convert::positions::window;
-use crate::error::Result;
-use crate::gguf::writer::MetaValue;
-use crate::limits;
+use crate::config::Config;
+use crate::folder::{bad, short};
+use crate::hyper::{FILE, Hyper};
+use crate::known::{FULL, SLIDING};
+use crate::positions::window;
+use geb::error::Result;
+use geb::gguf::writer::MetaValue;
+use geb::limits;
 
 /// The special tokens of GEB, numbered after the pieces (the ChatGLM3 set).
 pub(super) const GEB_TOKENS: &[&str] = &[
@@ -195,7 +195,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::convert::GebLayout;
+    use crate::GebLayout;
 
     /// The keys that say which layers have a window.
     fn windows(class: &str, more: serde_json::Value) -> Result<Vec<(String, MetaValue)>> {

@@ -6,12 +6,12 @@ use serde_json::{Value, json};
 
 use super::Dim;
 use super::{FRONTS, Front, LIKE_LLAMA, Line, Rows, Table, keys};
-use crate::convert::checkpoint::Checkpoint;
-use crate::convert::config::Config;
-use crate::convert::folder::bad;
-use crate::convert::hyper::Hyper;
-use crate::error::Result;
-use crate::limits;
+use crate::checkpoint::Checkpoint;
+use crate::config::Config;
+use crate::folder::bad;
+use crate::hyper::Hyper;
+use geb::error::Result;
+use geb::limits;
 
 const PARAMS: &str = "params.json";
 /// Context of Llama 2, where the file does not say.
@@ -50,8 +50,8 @@ pub(super) const LLAMA: Front = Front {
 /// further heads.
 ///
 /// # Errors
-/// [`crate::Error::Checkpoint`] for a number that is missing or out of range.
-pub(in crate::convert) fn config(params: &Value, checkpoint: &Checkpoint) -> Result<Value> {
+/// [`geb::Error::Checkpoint`] for a number that is missing or out of range.
+pub(crate) fn config(params: &Value, checkpoint: &Checkpoint) -> Result<Value> {
     let p = Config::new(PARAMS, params, "");
     let layers = p.need_uint(&["n_layers"], 1..=limits::MAX_LAYERS)?;
     let tokens = p.uint(&["n_future_tokens"], 1..=layers)?.unwrap_or(1);
@@ -86,7 +86,7 @@ pub(in crate::convert) fn config(params: &Value, checkpoint: &Checkpoint) -> Res
 }
 
 /// Takes the names of the authors' form for a checkpoint that has them beside a `config.json`.
-pub(in crate::convert) fn use_names(checkpoint: &Checkpoint, h: &mut Hyper) {
+pub(crate) fn use_names(checkpoint: &Checkpoint, h: &mut Hyper) {
     let llama = h.front.architecture == "llama" && h.experts.is_none() && !h.front.open_layout;
     let front = FRONTS.iter().find(|f| f.classes == LLAMA.classes);
     if let Some(front) =

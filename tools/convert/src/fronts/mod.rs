@@ -7,7 +7,7 @@ use super::config::Config;
 use super::hyper::{Hyper, Shape, alike};
 use super::positions::WindowRope;
 use super::templates::{GEB_TEMPLATE, RWKV_TEMPLATE};
-use crate::error::Result;
+use geb::error::Result;
 
 mod keys;
 pub(super) mod recurrent;

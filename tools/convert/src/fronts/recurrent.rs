@@ -1,11 +1,11 @@
 //! Families whose layers keep a state: RWKV 5 to 7 and Mamba. Their tensors do not all end in `.weight`, and
 //! many small ones are stacked, turned or mapped, so each line of these tables is one output tensor.
 
-use crate::convert::made::How;
+use crate::made::How;
 
 /// Names that one graph has in different checkpoints.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::convert) enum Dialect {
+pub(crate) enum Dialect {
     /// As in the tables: the authors' `.pth` files; all of Mamba.
     Native,
     /// Hugging Face folders of RWKV 5 and 6.
@@ -16,7 +16,7 @@ pub(in crate::convert) enum Dialect {
 
 /// A dimension in symbols.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::convert) enum Size {
+pub(crate) enum Size {
     /// Vocabulary.
     V,
     /// Width.
@@ -49,7 +49,7 @@ pub(in crate::convert) enum Size {
 /// An output tensor: GGUF name, shape of each source (dimensions of 1 left out), sources, what is done.
 /// The source `0` is zeros. `?` at the end: may be missing.
 #[derive(Debug)]
-pub(in crate::convert) struct Entry {
+pub(crate) struct Entry {
     pub gguf: &'static str,
     pub shape: &'static [Size],
     pub from: &'static [&'static str],
@@ -58,7 +58,7 @@ pub(in crate::convert) struct Entry {
 
 /// How the sources become the tensor.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::convert) enum Make {
+pub(crate) enum Make {
     /// As it is.
     Rows,
     /// Divided where the residual stream of the reference is halved.
@@ -84,7 +84,7 @@ macro_rules! entries {
 
 /// Which of the graphs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::convert) enum Kind {
+pub(crate) enum Kind {
     /// RWKV 5.2, written as RWKV 6.
     Rwkv5,
     Rwkv6,
@@ -103,7 +103,7 @@ impl Kind {
 
 /// Entries before, in and after the layers.
 #[derive(Debug)]
-pub(in crate::convert) struct States {
+pub(crate) struct States {
     pub kind: Kind,
     pub first: &'static [Entry],
     pub layer: &'static [&'static [Entry]],
@@ -141,7 +141,7 @@ const RWKV_GATED: &[Entry] = entries! {
 };
 
 /// RWKV 5 mixes `x μ + previous (1 - μ)`, RWKV 6 `x + (previous - x) λ`; what 6 adds is zero.
-pub(in crate::convert) const RWKV5: States = States {
+pub(crate) const RWKV5: States = States {
     kind: Kind::Rwkv5,
     first: RWKV_FIRST,
     layer: &[
@@ -163,7 +163,7 @@ pub(in crate::convert) const RWKV5: States = States {
     last: RWKV_LAST,
 };
 
-pub(in crate::convert) const RWKV6: States = States {
+pub(crate) const RWKV6: States = States {
     kind: Kind::Rwkv6,
     first: RWKV_FIRST,
     layer: &[
@@ -186,7 +186,7 @@ pub(in crate::convert) const RWKV6: States = States {
     last: RWKV_LAST,
 };
 
-pub(in crate::convert) const RWKV7: States = States {
+pub(crate) const RWKV7: States = States {
     kind: Kind::Rwkv7,
     first: RWKV_FIRST,
     layer: &[
@@ -223,7 +223,7 @@ const MAMBA_LAST: &[Entry] = entries! {
     "output.weight?" [V E] Rows = "lm_head.weight";
 };
 
-pub(in crate::convert) const MAMBA: States = States {
+pub(crate) const MAMBA: States = States {
     kind: Kind::Mamba,
     first: MAMBA_FIRST,
     layer: &[entries! {
@@ -243,12 +243,12 @@ pub(in crate::convert) const MAMBA: States = States {
     last: MAMBA_LAST,
 };
 
-pub(in crate::convert) const FALCON_MAMBA: States = States {
+pub(crate) const FALCON_MAMBA: States = States {
     kind: Kind::FalconMamba,
     ..MAMBA
 };
 
-pub(in crate::convert) const MAMBA2: States = States {
+pub(crate) const MAMBA2: States = States {
     kind: Kind::Mamba2,
     first: MAMBA_FIRST,
     layer: &[entries! {
@@ -295,7 +295,7 @@ const FLA: &[(&str, &str)] = &[
 ];
 
 /// The name of a native tensor in a dialect.
-pub(in crate::convert) fn spell(dialect: Dialect, native: &str) -> String {
+pub(crate) fn spell(dialect: Dialect, native: &str) -> String {
     let mut name = native.to_owned();
     match dialect {
         Dialect::Native => {}

@@ -1,12 +1,12 @@
 //! T5, flan-T5 and Switch Transformers: an encoder and a decoder.
 
 use super::{Dim, Front, LIKE_LLAMA, Line, Rows, Table, experts};
-use crate::convert::config::Config;
-use crate::convert::folder::bad;
-use crate::convert::hyper::{FILE, Hyper, alike};
-use crate::error::Result;
-use crate::gguf::writer::MetaValue;
-use crate::limits;
+use crate::config::Config;
+use crate::folder::bad;
+use crate::hyper::{FILE, Hyper, alike};
+use geb::error::Result;
+use geb::gguf::writer::MetaValue;
+use geb::limits;
 
 const BUCKETS: &str = "attention.relative_buckets_count";
 /// Distance from which on all tokens are in one bucket; a key of this project.

@@ -7,16 +7,16 @@ use sha2::{Digest, Sha256};
 use super::super::fronts::{FRONTS, Front};
 use super::super::{verify, vocab};
 use super::*;
-use crate::gguf::GgufFile;
-use crate::gguf::writer::Plan;
-use crate::tokenizer::{Encode, Tokenizer};
+use geb::gguf::GgufFile;
+use geb::gguf::writer::Plan;
+use geb::tokenizer::{Encode, Tokenizer};
 
 fn numbers(value: &serde_json::Value) -> Vec<u32> {
     serde_json::from_value(value.clone()).expect("ids")
 }
 
 fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
 /// The tokenizer of a folder with a vocabulary of `rows`, after the converter's own check.

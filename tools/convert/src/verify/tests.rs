@@ -11,7 +11,7 @@ use super::super::{fronts, vocab};
 use super::*;
 
 fn fixtures() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures")
 }
 
 /// Reads the tokenizer of a folder and compares it with its source.
@@ -434,7 +434,7 @@ fn steps_over_bytes_are_a_row_or_refused() {
         with_prefix
             .own
             .iter()
-            .any(|k| k.0 == crate::tokenizer::SPACE_PREFIX)
+            .any(|k| k.0 == geb::tokenizer::SPACE_PREFIX)
     );
     let o200k = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
     for (steps, name) in [
@@ -509,7 +509,7 @@ fn a_difference_is_an_error_that_shows_the_text() {
     let config = folder.json("config.json").expect("JSON").expect("a file");
     let vocab = checked(&path, &config, None).expect("equal");
     let mut other = vocab.clone();
-    other.own(crate::tokenizer::NORMALIZER, "null".to_owned().into());
+    other.own(geb::tokenizer::NORMALIZER, "null".to_owned().into());
     let error = tokenizer(&folder, &other, &other.metadata()).expect_err("differs");
     assert!(
         error.to_string().contains("differs from the source on"),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::files::{self, DataFile, Object};
 use super::{Candidate, Format, Question, Source, letters};
-use crate::error::Result;
+use geb::error::Result;
 
 /// Most answers of a question: one letter each.
 const MAX_ANSWERS: usize = 26;

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::csv::{self, Row};
-use crate::error::{Error, Result};
-use crate::limits;
+use geb::error::{Error, Result};
+use geb::limits;
 
 /// A text file of a data set.
 pub(super) struct DataFile {
@@ -22,7 +22,7 @@ impl DataFile {
     /// [`Error::Io`], or [`Error::Data`] for a file that is too large or not UTF-8.
     pub fn read(path: PathBuf) -> Result<DataFile> {
         let max = limits::MAX_DATA_FILE_BYTES;
-        let read = crate::files::read_up_to(&path, max)?;
+        let read = geb::files::read_up_to(&path, max)?;
         let bytes = read.ok_or_else(|| {
             let (value, allowed) = (
                 format!("more than {max} bytes"),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::files::{self, DataFile};
 use super::{Candidate, Format, Question, Source, subjects};
-use crate::error::Result;
+use geb::error::Result;
 
 /// How a data set is laid out and asked.
 struct Layout {

@@ -26,7 +26,7 @@ mod subjects;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::error::{Error, Result};
+use geb::error::{Error, Result};
 
 /// Whose layout the files have.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -7,10 +7,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Bank, Candidate, Metric, Question, Subject};
-use crate::error::{Error, Result};
-use crate::eval::rows::log_sum;
-use crate::session::{Session, Want};
-use crate::tokenizer::{Encode, Tokenizer};
+use geb::error::{Error, Result};
+use geb::logits::log_sum;
+use geb::session::{Session, Want};
+use geb::tokenizer::{Encode, Tokenizer};
 
 /// A model that answers.
 pub struct Solver<'a> {

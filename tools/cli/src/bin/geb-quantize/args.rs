@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::builder::{PossibleValue, TypedValueParser};
 use clap::{Arg, Args, Parser, Subcommand, ValueEnum};
 use geb::Dtype;
-use geb::convert::policy::{MIXTURES, Policy, Regex, similar, writable};
+use geb_convert::policy::{MIXTURES, Policy, Regex, similar, writable};
 
 const EXAMPLES: &str = "\
 Examples:

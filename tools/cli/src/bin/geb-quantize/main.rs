@@ -1,6 +1,6 @@
 //! `geb-quantize`: checkpoint folders and GGUF files to quantized GGUF files.
 //!
-//! Glue only: `args` is what was typed, `work` turns it into options of `geb::convert` and runs
+//! Glue only: `args` is what was typed, `work` turns it into options of `geb_convert` and runs
 //! them, `show` prints reports. Errors become one line on standard error and an exit code.
 
 #![forbid(unsafe_code)]
@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::FromArgMatches;
-use geb_tools::shield;
+use geb_cli::shield;
 
 fn main() {
     std::process::exit(shield::run("geb-quantize:", start));

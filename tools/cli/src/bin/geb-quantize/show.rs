@@ -2,10 +2,10 @@
 
 use std::io::{ErrorKind, Write};
 
-use geb::convert::probe::Probe;
-use geb::convert::{Options, Report, Sums};
 use geb::shown::Shown;
 use geb::{Error, Result};
+use geb_convert::probe::Probe;
+use geb_convert::{Options, Report, Sums};
 use serde_json::{Value, json};
 
 /// Writes a text for a person to standard output, with nothing in it that steers a terminal.
@@ -24,7 +24,7 @@ pub fn print_raw(text: &str) -> Result<()> {
 
 /// Writes a line to standard error; one that is closed or full is no reason to fail.
 pub fn say(line: impl std::fmt::Display) {
-    geb_tools::shield::complain(format_args!("geb-quantize: {line}"));
+    geb_cli::shield::complain(format_args!("geb-quantize: {line}"));
 }
 
 /// An error in one line, with what to do next where that is known.

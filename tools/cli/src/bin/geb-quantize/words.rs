@@ -5,8 +5,8 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use clap::CommandFactory;
-use geb::convert::policy::Policy;
-use geb_tools::foreign;
+use geb_cli::foreign;
+use geb_convert::policy::Policy;
 
 use crate::args::Cli;
 use crate::show;

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use geb::convert::policy::Policy;
-use geb::convert::probe::{self as layout_probe, ProbeOptions};
-use geb::convert::{self, GebLayout, Options, Progress};
 use geb::files::{self, Over, Place};
 use geb::kernels::Effort;
 use geb::shown::Shown;
 use geb::{Dtype, Error, Result};
-use geb_tools::remote::remote;
+use geb_cli::remote::remote;
+use geb_convert::policy::Policy;
+use geb_convert::probe::{self as layout_probe, ProbeOptions};
+use geb_convert::{self as convert, GebLayout, Options, Progress};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::args::{
@@ -192,7 +192,7 @@ fn run(
         show::print(&show::report_table(&report))?;
         let seconds = started.elapsed().as_secs_f64().max(1e-9);
         let rate = report.source_bytes as f64 / 1e6 / seconds;
-        geb_tools::shield::complain(format_args!(
+        geb_cli::shield::complain(format_args!(
             "{seconds:.1} s, {rate:.0} MB/s of source weights (read, quantized, written, read back)"
         ));
         Ok(())

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use geb::eval::choice::published::published;
-use geb::eval::choice::run::{Record, Solver, run as answer};
-use geb::eval::choice::score::{Score, Summary};
-use geb::eval::choice::{Bank, Format, Metric, Selection};
+use geb_eval::choice::published::published;
+use geb_eval::choice::run::{Record, Solver, run as answer};
+use geb_eval::choice::score::{Score, Summary};
+use geb_eval::choice::{Bank, Format, Metric, Selection};
 use serde_json::{Value, json};
 
 use crate::args::ChoiceArgs;

@@ -7,14 +7,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use geb::Dtype;
-use geb::convert;
-use geb::eval::Method;
 use geb::generate::{GenerateOptions, generate};
 use geb::gguf::{GgufFile, Load};
 use geb::model::Model;
 use geb::sampler::SamplerOptions;
 use geb::session::{Session, SessionOptions};
 use geb::tokenizer::{Encode, Tokenizer};
+use geb_convert as convert;
+use geb_eval::Method;
 use serde_json::{Value, json};
 
 use crate::args::{DemoArgs, GateArgs, KvHow, asked};
@@ -30,7 +30,7 @@ macro_rules! asset {
     ($name:literal) => {
         include_bytes!(concat!(
             env!("CARGO_MANIFEST_DIR"),
-            "/../assets/geb-nano/",
+            "/../../assets/geb-nano/",
             $name
         ))
     };

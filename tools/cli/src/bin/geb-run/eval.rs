@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use geb::eval::{Divergence, Method, Report, TextRun};
 use geb::session::Session;
 use geb::tokenizer::{Encode, Tokenizer};
+use geb_eval::{Divergence, Method, Report, TextRun};
 use serde_json::json;
 
 use crate::args::{CountHow, EvalArgs, EvalCommand, ModelArgs, PerplexityArgs};
@@ -145,7 +145,7 @@ fn to_text(reports: &[Report], method: &Method, sessions: &[Session], took: Dura
 }
 
 fn divergence(d: &Divergence) -> String {
-    let percent = |e: geb::eval::Estimate| geb::eval::Estimate {
+    let percent = |e: geb_eval::Estimate| geb_eval::Estimate {
         value: e.value * 100.0,
         error: e.error.map(|e| e * 100.0),
     };

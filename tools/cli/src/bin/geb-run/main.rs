@@ -47,7 +47,7 @@ use std::ffi::OsString;
 use clap::{CommandFactory, FromArgMatches};
 
 use args::{Cli, Command};
-use geb_tools::shield;
+use geb_cli::shield;
 use interrupt::Interrupt;
 use report::{Failure, Outcome};
 

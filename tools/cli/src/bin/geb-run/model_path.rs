@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use geb_tools::remote::remote;
+use geb_cli::remote::remote;
 
 use crate::args::Command;
 use crate::report::{Failure, Outcome, bytes, note, out, table};

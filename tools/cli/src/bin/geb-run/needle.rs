@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use geb::eval::needle::{Plan, Trial, run as plant};
+use geb_eval::needle::{Plan, Trial, run as plant};
 use serde_json::{Value, json};
 
 use crate::args::NeedleArgs;

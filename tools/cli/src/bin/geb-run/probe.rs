@@ -2,12 +2,12 @@
 
 use std::time::Instant;
 
-use geb::eval::needle::Plan;
-use geb::eval::retrieval::{self, Retrieval};
-use geb::eval::top_k;
-use geb::probe::{Attended, Probe, ProbeOptions, heads};
+use geb::logits::top_k;
 use geb::session::{Session, Want};
 use geb::tokenizer::Tokenizer;
+use geb_eval::needle::Plan;
+use geb_eval::probe::{Attended, Probe, ProbeOptions, heads};
+use geb_eval::retrieval::{self, Retrieval};
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 

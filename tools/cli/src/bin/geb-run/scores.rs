@@ -3,8 +3,8 @@
 use std::fmt::Write;
 use std::time::Instant;
 
-use geb::eval::{Scores, TokenScore};
 use geb::tokenizer::Tokenizer;
+use geb_eval::{Scores, TokenScore};
 use serde_json::json;
 
 use crate::args::ScoresArgs;

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use clap::CommandFactory;
-use geb_tools::foreign;
+use geb_cli::foreign;
 
 use crate::args::{Cli, Command};
 use crate::report::{Failure, Outcome, note};

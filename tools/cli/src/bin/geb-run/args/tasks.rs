@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use geb::eval::choice::Format;
+use geb_eval::choice::Format;
 
 use super::{CpuArgs, ModelArgs, OutputArgs};
 

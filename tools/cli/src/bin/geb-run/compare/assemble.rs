@@ -1,7 +1,7 @@
 //! From what was measured to the result.
 
-use geb::eval::{TextRun, weights};
 use geb::gguf::GgufFile;
+use geb_eval::{TextRun, weights};
 
 use super::measure::{Bench, kv_name};
 use super::result::{Comparison, GroupError, Row, TaskInfo, TextInfo, TypeShare, WorstBlock};

@@ -6,10 +6,10 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use geb::Error;
-use geb::convert;
-use geb::convert::policy::{self, Policy};
 use geb::gguf::{GgufFile, Load};
 use geb::kernels::Effort;
+use geb_convert as convert;
+use geb_convert::policy::{self, Policy};
 use sha2::{Digest, Sha256};
 
 use crate::args::OutputArgs;

@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use geb::eval::{Method, TextRun, weights};
 use geb::gguf::{GgufFile, Load};
 use geb::model::Model;
 use geb::session::{KvChoice, Session, SessionOptions, auto_is_f32};
 use geb::tokenizer::{Encode, Tokenizer};
+use geb_eval::{Method, TextRun, weights};
 
 use super::assemble::assemble;
 use super::result::{Comparison, TextInfo};

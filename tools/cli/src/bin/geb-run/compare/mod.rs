@@ -25,10 +25,10 @@ mod verdict;
 
 use std::path::{Path, PathBuf};
 
-use geb::eval::Method;
-use geb::eval::choice::Bank;
 use geb::files::Over;
 use geb::gguf::{GgufFile, Load};
+use geb_eval::Method;
+use geb_eval::choice::Bank;
 
 use crate::args::{CompareArgs, GateArgs, KvHow, OutputArgs, WriteArgs, asked};
 use crate::interrupt::Interrupt;

@@ -4,9 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use geb::eval::TextRun;
-use geb::eval::choice::run::Record;
 use geb::files::{self, Over};
+use geb_eval::TextRun;
+use geb_eval::choice::run::Record;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 

@@ -1,6 +1,6 @@
 //! The result as text: aligned tables for a terminal, the same in Markdown, and CSV.
 
-use geb::eval::{Divergence, Estimate, Report};
+use geb_eval::{Divergence, Estimate, Report};
 use serde::Serialize;
 
 use super::result::{Comparison, Row, Speed, Spread};

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use geb::eval::choice::run::{Record, Solver, run};
-use geb::eval::choice::score::Paired;
-use geb::eval::choice::{Bank, Format, Selection};
 use geb::session::Session;
 use geb::tokenizer::Tokenizer;
+use geb_eval::choice::run::{Record, Solver, run};
+use geb_eval::choice::score::Paired;
+use geb_eval::choice::{Bank, Format, Selection};
 
 use super::result::TaskScore;
 use crate::report::{Failure, Outcome};

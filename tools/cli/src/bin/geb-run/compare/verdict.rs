@@ -2,7 +2,7 @@
 //!
 //! Every word of a sentence follows from numbers in it; how much is lost, from [`super::loss`].
 
-use geb::eval::{Divergence, Estimate};
+use geb_eval::{Divergence, Estimate};
 
 use super::loss::{self, Finding, Numbers};
 use super::result::{Comparison, Missed, Row, Spread, TaskScore, TextInfo};
@@ -368,7 +368,7 @@ fn below(value: f64, least: f64) -> bool {
 mod tests {
     use super::*;
     use crate::compare::result::{Speed, WorstBlock};
-    use geb::eval::{DeltaP, Kl, Report};
+    use geb_eval::{DeltaP, Kl, Report};
 
     fn estimate(value: f64, error: f64) -> Estimate {
         Estimate {

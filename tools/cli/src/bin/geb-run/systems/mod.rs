@@ -37,19 +37,19 @@ impl State {
 /// Something that `cargo test` runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Proof {
-    /// A checkpoint in `tests/fixtures` whose logits `tests/logits.rs` compares.
+    /// A checkpoint in `tests/fixtures` whose logits `tests/it/logits.rs` compares.
     Logits(&'static str),
-    /// A test of the file `tests/NAME.rs`.
+    /// A test of the file `tests/it/NAME.rs`.
     Test(&'static str, &'static str),
-    /// A test beside the code: its file below `src`, its name.
+    /// A test beside the code: its file, its name.
     Unit(&'static str, &'static str),
 }
 
 impl Proof {
     fn command(self) -> String {
         match self {
-            Proof::Logits(_) => "cargo test --test logits f32_logits".to_owned(),
-            Proof::Test(file, name) => format!("cargo test --test {file} {name}"),
+            Proof::Logits(_) => "cargo test --test it logits::f32_logits".to_owned(),
+            Proof::Test(file, name) => format!("cargo test --test it {file}::{name}"),
             Proof::Unit(_, name) => format!("cargo test --lib {name}"),
         }
     }
@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     fn root() -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
     }
 
     fn source(path: &str) -> String {
@@ -162,10 +162,10 @@ mod tests {
                     Proof::Logits(case) => {
                         let file = format!("tests/fixtures/{case}/expected.safetensors");
                         root().join(file).exists()
-                            && source("tests/logits.rs").contains(&format!("\"{case}\","))
+                            && source("tests/it/logits.rs").contains(&format!("\"{case}\","))
                     }
-                    Proof::Test(file, name) => has_test(&format!("tests/{file}.rs"), name),
-                    Proof::Unit(file, name) => has_test(&format!("src/{file}"), name),
+                    Proof::Test(file, name) => has_test(&format!("tests/it/{file}.rs"), name),
+                    Proof::Unit(file, name) => has_test(file, name),
                 };
                 assert!(found, "{}: {proof:?}", row.id);
             }

@@ -40,12 +40,15 @@ const EMBED: &[Proof] = &[
 ];
 
 const OPERATORS: &[Proof] = &[
-    Unit("operators/depths.rs", "only_the_best_tokens_pass_the_block"),
     Unit(
-        "operators/sub_tokens.rs",
+        "src/operators/depths.rs",
+        "only_the_best_tokens_pass_the_block",
+    ),
+    Unit(
+        "src/operators/sub_tokens.rs",
         "sub_tokens_choose_their_own_experts",
     ),
-    Unit("operators/infini.rs", "segments_equal_the_formulas"),
+    Unit("src/operators/infini.rs", "segments_equal_the_formulas"),
 ];
 
 #[rustfmt::skip]
@@ -59,13 +62,13 @@ pub(super) const ROWS: &[Row] = &[
         &[Logits("llama"), Test("sparse", "packed_logits_equal_dense_ones")],
         "its zeros: B8"),
     row("A5", "H2O-Danube 1 and 2", "llama", Reference,
-        &[Logits("mistral-swa"), Unit("session/tests.rs", "a_window_keeps_a_ring_that_changes_nothing")],
+        &[Logits("mistral-swa"), Unit("src/session/tests.rs", "a_window_keeps_a_ring_that_changes_nothing")],
         ""),
     row("A6", "Petals: BLOOM, Llama-2-70B", "bloom, llama", Reference,
         &[Logits("bloom"), Logits("llama")],
         "on one machine; distribution: B7"),
     row("A7", "Sheared-LLaMA 1.3B, 2.7B", "llama", Reference,
-        &[Logits("llama"), Unit("convert/policy/tests.rs", "rows_that_do_not_fill_blocks")],
+        &[Logits("llama"), Unit("tools/convert/src/policy/tests.rs", "rows_that_do_not_fill_blocks")],
         ""),
     row("A8", "GPT-13B, Cerebras-GPT", "gpt2", Reference, &[Logits("gpt2")], ""),
     row("A9", "GLaM", "llama", Synthetic,
@@ -108,7 +111,7 @@ pub(super) const ROWS: &[Row] = &[
         ""),
     row("A24", "Mamba", "mamba, mamba2", Reference, &[Logits("mamba"), Logits("mamba2")], ""),
     row("A25", "OpenLLaMA-3Bv2, OpenBezoar", "llama", Reference,
-        &[Logits("mistral-swa"), Unit("convert/policy/tests.rs", "rows_that_do_not_fill_blocks")],
+        &[Logits("mistral-swa"), Unit("tools/convert/src/policy/tests.rs", "rows_that_do_not_fill_blocks")],
         ""),
     row("A26", "Falcon 7B, 40B", "falcon", Reference, &[Logits("falcon"), Logits("falcon-new")], ""),
     row("A27", "FILM-7B", "llama", Reference, &[Logits("llama-bin")], ""),
@@ -153,7 +156,7 @@ pub(super) const ROWS: &[Row] = &[
         LORA,
         "against merged weights; tensors of DoRA are our extension of the adapter file"),
     row("B4", "ReFT, LoReFT", "operator", Synthetic,
-        &[Unit("operators/reft.rs", "inside_the_subspace_it_is_wh_plus_b_and_outside_unchanged")],
+        &[Unit("src/operators/reft.rs", "inside_the_subspace_it_is_wh_plus_b_and_outside_unchanged")],
         "the formula; no graph calls it, files of pyreft are not read"),
     row("B5", "Expert routing", "llama, qwen3moe, olmoe, jetmoe", Reference,
         &[
@@ -195,19 +198,19 @@ pub(super) const ROWS: &[Row] = &[
     row("B13", "KV cache: types, windows, prefix reuse", "all", Reference,
         &[
             Test("logits", "prefix_reuse_equals_a_fresh_run"),
-            Unit("session/tests.rs", "a_window_keeps_a_ring_that_changes_nothing"),
+            Unit("src/session/tests.rs", "a_window_keeps_a_ring_that_changes_nothing"),
         ],
         "no context shift"),
     row("B14", "Long-context rope", "llama, phi3, qwen2", Reference,
         &[
             Logits("llama3"), Logits("phi3-longrope"), Logits("phi3-longrope-short"),
-            Unit("model/rope.rs", "yarn_keeps_fast_pairs_and_divides_slow_ones"),
+            Unit("src/model/rope.rs", "yarn_keeps_fast_pairs_and_divides_slow_ones"),
         ],
         "YaRN against its formula only"),
     row("B15", "Low-bit quantization", "all", Reference,
         &[
             Test("logits", "quantized_models_stay_close"),
-            Unit("convert/policy/tests.rs", "every_base_type_can_be_written"),
+            Unit("tools/convert/src/policy/tests.rs", "every_base_type_can_be_written"),
         ],
         ""),
     row("B16", "Attention probes", "self-attention; states of all", Synthetic,
@@ -239,7 +242,7 @@ pub(super) const ROWS: &[Row] = &[
             Test("search", "one_beam_is_greedy_decoding"),
             Test("search", "beams_have_the_scores_of_their_texts_and_threads_change_nothing"),
             Test("search", "the_best_of_several_samples_has_the_best_score"),
-            Unit("session/tests.rs", "branches_take_turns_as_long_as_a_ring_allows"),
+            Unit("src/session/tests.rs", "branches_take_turns_as_long_as_a_ring_allows"),
         ],
         "against an exhaustive search; answers take turns in one session, their part of the cache copied in and out"),
     row("B21", "Mixture-of-Depths, MH-MoE, Infini-attention", "operators", Synthetic,
@@ -247,8 +250,8 @@ pub(super) const ROWS: &[Row] = &[
         "no weights exist; operators that no graph calls"),
     row("B22", "KAN layers", "operator", Synthetic,
         &[
-            Unit("operators/kan.rs", "splines_are_the_closed_form_and_sum_to_one"),
-            Unit("operators/kan.rs", "a_layer_sums_functions_of_its_edges"),
+            Unit("src/operators/kan.rs", "splines_are_the_closed_form_and_sum_to_one"),
+            Unit("src/operators/kan.rs", "a_layer_sums_functions_of_its_edges"),
         ],
         "no weights exist; an operator that no graph calls"),
 ];

@@ -7,11 +7,11 @@
 
 use std::sync::Arc;
 
-use geb::eval::{Method, evaluate};
 use geb::gguf::{GgufFile, Load};
 use geb::model::Model;
 use geb::session::{KvChoice, Session, SessionOptions};
 use geb::tokenizer::{Encode, Tokenizer};
+use geb_eval::{Method, evaluate};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();

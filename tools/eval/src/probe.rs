@@ -1,16 +1,16 @@
 //! Looking into a model: states behind each layer, attention weights, heads switched off.
 //!
-//! A [`Probe`] is an [`Observer`]: [`Session::forward_observed`](crate::session::Session::forward_observed)
+//! A [`Probe`] is an [`Observer`]: [`Session::forward_observed`](geb::session::Session::forward_observed)
 //! tells it what it computes. Which heads copy from a long context is answered by
-//! [`crate::eval::retrieval`].
+//! [`crate::retrieval`].
 
 use std::collections::BTreeSet;
 
-use crate::error::{Error, Result};
-use crate::model::Model;
-use crate::model::observer::{Heads, Observer};
-use crate::model::weights::Mixer;
-use crate::ram;
+use geb::error::{Error, Result};
+use geb::model::Model;
+use geb::model::observer::{Heads, Observer};
+use geb::model::weights::Mixer;
+use geb::ram;
 
 /// What to record and what to change.
 #[derive(Clone, Debug, Default)]
@@ -69,11 +69,10 @@ pub struct Probe {
 /// mixture of heads.
 pub fn heads(model: &Model) -> Vec<usize> {
     let (layers, sizes) = (&model.weights().layers, &model.config().layers);
-    let one =
-        |(l, s): (&crate::model::weights::Layer, &crate::model::LayerSizes)| match l.mixer.body {
-            Mixer::Attention(_) => s.head_count,
-            _ => 0,
-        };
+    let one = |(l, s): (&geb::model::weights::Layer, &geb::model::LayerSizes)| match l.mixer.body {
+        Mixer::Attention(_) => s.head_count,
+        _ => 0,
+    };
     layers.iter().zip(sizes).map(one).collect()
 }
 

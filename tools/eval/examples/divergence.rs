@@ -6,11 +6,11 @@ use std::path::Path;
 use std::process::exit;
 
 use geb::Result;
-use geb::eval::{Method, evaluate};
 use geb::gguf::{GgufFile, Load};
 use geb::model::Model;
 use geb::session::{Session, SessionOptions};
 use geb::tokenizer::{Encode, Tokenizer};
+use geb_eval::{Method, evaluate};
 
 fn run(reference: &str, text: &str, windows: usize, models: &[String]) -> Result<()> {
     let path = Path::new(text);
