@@ -13,8 +13,8 @@ pub struct Kind {
     pub name: &'static str,
     /// What to do next.
     pub advice: &'static str,
-    /// Exit code of the programs: 3 for a bad file, 4 for a good one of another use.
-    pub exit_code: i32,
+    /// A good file of another use, not a bad one.
+    pub good: bool,
     seen: Seen,
     /// How names of such files end, in small letters.
     ends: &'static [&'static str],
@@ -47,7 +47,7 @@ const fn kind(
     Kind {
         name,
         advice,
-        exit_code: 3,
+        good: false,
         seen,
         ends,
     }
@@ -255,7 +255,7 @@ const fn other_use(name: &'static str, advice: &'static str) -> Kind {
     Kind {
         name,
         advice,
-        exit_code: 4,
+        good: true,
         seen: Name,
         ends: &[],
     }

@@ -453,7 +453,7 @@ impl Imatrix {
             let moments = self.file().and_then(|file| file.tensor(&field));
             if moments.is_some() == input.moments.is_empty() {
                 let value = if moments.is_some() { "there" } else { "absent" };
-                let allowed = "as asked for now (--covariance)";
+                let allowed = "as asked for now";
                 return Err(self.bad(&format!("{name}{MOMENTS}"), value.into(), allowed));
             }
             if let Some(c) = self.covariance(name)? {

@@ -175,7 +175,6 @@ fn damage_is_found_before_or_after() {
     for n in (0..file.len()).step_by(7).chain([file.len() - 1]) {
         let cut = unpack(&mut s, &file[..n]);
         assert!(matches!(cut, Err(Error::Compressed { .. })), "{n}");
-        assert_eq!(cut.expect_err("refused").exit_code(), 3);
     }
     for at in 0..file.len() {
         let mut changed = file.clone();

@@ -147,9 +147,7 @@ fn a_limit_that_no_tensor_fits_is_an_error_and_leaves_nothing() {
     let out = dir.path().join("m.gguf");
     let error = convert::convert(&source(), &out, &options, &mut ()).unwrap_err();
     assert!(
-        error
-            .to_string()
-            .starts_with("--split-max-size is 9000 bytes"),
+        error.to_string().starts_with("split_max is 9000 bytes"),
         "{error}"
     );
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
+pub mod errors;
 pub mod foreign;
 pub mod remote;
 pub mod shield;

@@ -100,7 +100,7 @@ impl Prepared {
         let notes: Vec<String> = prepared.items.iter().filter_map(Item::note).collect();
         if notes.len() > 3 {
             prepared.notes.push(format!(
-                "{} tensors have rows that do not fill blocks of their type (--dry-run lists them)",
+                "{} tensors have rows that do not fill blocks of their type (a dry run lists them)",
                 notes.len()
             ));
         } else {
@@ -123,7 +123,7 @@ impl Prepared {
         })?;
         if options.search == Effort::Best && !matrix.has_covariances() {
             self.notes.push(
-                "no products of columns in the importance matrix (geb-run imatrix --covariance): \
+                "no products of columns in the importance matrix (geb-run imatrix collects them on request): \
                  scales are searched block by block"
                     .into(),
             );
@@ -574,7 +574,7 @@ fn requantized(checkpoint: &Checkpoint, options: &Options) -> Result<Vec<Item>> 
             return Err(Error::Request {
                 what: format!("type of {}", t.name),
                 value: from.name().into(),
-                allowed: "F32, F16, BF16 (--allow-requantize converts quantized files, with a loss on top of a loss)".into(),
+                allowed: "F32, F16, BF16 (allow_requantize converts quantized files, with a loss on top of a loss)".into(),
             });
         }
         let n = if dims.len() == 1 && from.block_len() == 1 {

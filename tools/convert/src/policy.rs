@@ -632,19 +632,19 @@ impl Used {
             Err(Error::Request {
                 what: option.into(),
                 value: format!("{value} (no matrix of the source has such a name)"),
-                allowed: "a pattern that matches (--dry-run lists the names)".into(),
+                allowed: "a pattern that matches (a dry run lists the names)".into(),
             })
         };
         if let Some(i) = self.overrides.iter().position(|u| !u) {
             let (pattern, dtype) = &policy.overrides[i];
-            return refuse("--tensor-type", &format!("{}={dtype}", pattern.as_str()));
+            return refuse("overrides", &format!("{}={dtype}", pattern.as_str()));
         }
         if let Some(i) = self.keep_f32.iter().position(|u| !u) {
-            return refuse("--keep-f32", policy.keep_f32[i].as_str());
+            return refuse("keep_f32", policy.keep_f32[i].as_str());
         }
         match (policy.output, policy.embedding) {
-            (Some(t), _) if !self.output => refuse("--output-type", t.name()),
-            (_, Some(t)) if !self.embedding => refuse("--embedding-type", t.name()),
+            (Some(t), _) if !self.output => refuse("output", t.name()),
+            (_, Some(t)) if !self.embedding => refuse("embedding", t.name()),
             _ => Ok(()),
         }
     }

@@ -24,7 +24,7 @@ pub struct KeepExperts {
 
 fn wrong<T>(value: impl ToString, allowed: impl Into<String>) -> Result<T> {
     Err(Error::Request {
-        what: "experts to keep (--keep-experts)".into(),
+        what: "keep_experts".into(),
         value: value.to_string(),
         allowed: allowed.into(),
     })

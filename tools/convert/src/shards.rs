@@ -115,7 +115,7 @@ pub(super) fn numbered(folder: &Folder, stem: &str, end: &str) -> Result<Option<
         match parts.iter().find(|p| p.0 == part) {
             Some(p) => shards.push(p.2.clone()),
             None => {
-                let width = first.len() - stem.len() - end.len() - "--of-".len();
+                let width = first.len() - stem.len() - end.len() - "-".len() - "-of-".len();
                 let name = format!("{stem}-{part:0w$}-of-{count:0w$}{end}", w = width / 2);
                 let allowed = format!("all {count} files of the set");
                 return Err(bad(

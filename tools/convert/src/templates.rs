@@ -75,7 +75,7 @@ pub(super) fn read(
             out.push(("default".into(), text.to_owned()));
         }
     } else if let Some(template) = front.template {
-        vocab.notes.push("no chat template in the folder: the form of the family is used (--chat-template replaces it)".into());
+        vocab.notes.push("no chat template in the folder: the form of the family is used (one that is given replaces it)".into());
         out.push(("default".into(), template.into()));
     }
     check(&out)?;

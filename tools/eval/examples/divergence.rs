@@ -60,6 +60,6 @@ fn main() {
     };
     if let Err(e) = run(reference, text, windows, models) {
         eprintln!("{e}");
-        exit(e.exit_code());
+        exit(1);
     }
 }

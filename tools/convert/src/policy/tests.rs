@@ -219,28 +219,28 @@ fn a_wish_that_no_tensor_meets_is_an_error_that_says_so() {
                 overrides: vec![(Regex::new("ffn_dwon").unwrap(), Q8_0)],
                 ..base()
             },
-            "--tensor-type is ffn_dwon=Q8_0",
+            "overrides is ffn_dwon=Q8_0",
         ),
         (
             Policy {
                 keep_f32: re("attn_norm"),
                 ..base()
             },
-            "--keep-f32 is attn_norm",
+            "keep_f32 is attn_norm",
         ),
         (
             Policy {
                 output: Some(Q8_0),
                 ..base()
             },
-            "--output-type is Q8_0",
+            "output is Q8_0",
         ),
         (
             Policy {
                 embedding: Some(Q8_0),
                 ..base()
             },
-            "--embedding-type is Q8_0",
+            "embedding is Q8_0",
         ),
     ];
     let tensors: [Shape<'_>; 2] = [

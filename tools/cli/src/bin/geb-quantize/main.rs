@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::FromArgMatches;
-use geb_cli::shield;
+use geb_cli::{errors, shield};
 
 fn main() {
     std::process::exit(shield::run("geb-quantize:", start));
@@ -48,7 +48,7 @@ fn start() -> i32 {
         Ok(()) => 0,
         Err(e) => {
             show::say(show::failure(&e));
-            e.exit_code()
+            errors::exit_code(&e)
         }
     }
 }

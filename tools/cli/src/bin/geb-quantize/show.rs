@@ -29,7 +29,7 @@ pub fn say(line: impl std::fmt::Display) {
 
 /// An error in one line, with what to do next where that is known.
 pub fn failure(e: &Error) -> String {
-    let said = Shown::lines(&e.to_string()).to_string();
+    let said = Shown::lines(&geb_cli::errors::message(e)).to_string();
     match e {
         Error::Kind { kind, .. } => format!("{said}: {}", kind.advice),
         Error::Threads { .. } => format!("{said}: try fewer (--threads)"),

@@ -6,6 +6,7 @@ use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use geb::shown::Shown;
+use geb_cli::errors;
 
 /// A failure as the user sees it.
 #[derive(Debug)]
@@ -103,8 +104,8 @@ impl Failure {
 impl From<geb::Error> for Failure {
     fn from(e: geb::Error) -> Self {
         let failure = Self {
-            code: e.exit_code(),
-            ..Self::new(e.to_string())
+            code: errors::exit_code(&e),
+            ..Self::new(errors::message(&e))
         };
         match e {
             geb::Error::Format { .. } => {
