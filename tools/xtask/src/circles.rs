@@ -2,9 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::Findings;
 use crate::modules::Modules;
-use crate::source::Tree;
+use crate::source::{Findings, Tree};
 
 /// Every file that is in a circle.
 pub fn find(tree: &Tree) -> Findings {

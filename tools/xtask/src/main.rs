@@ -15,8 +15,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Where a rule is broken, and how often.
-type Findings = BTreeMap<String, usize>;
+use source::Findings;
 
 /// One rule: its name in `ratchets.json`, what it asks, how it looks.
 struct Rule {
@@ -85,10 +84,11 @@ fn main() -> ExitCode {
     }
 }
 
-/// The top of the checkout.
+/// The top of the checkout: of the one that runs this, which need not be the one that built it.
 fn top() -> PathBuf {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.ancestors().nth(2).unwrap_or(here).to_owned()
+    let here = std::env::var_os("CARGO_MANIFEST_DIR");
+    let here = PathBuf::from(here.unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into()));
+    here.ancestors().nth(2).unwrap_or(&here).to_owned()
 }
 
 /// Compares what every rule finds with `ratchets.json`.
