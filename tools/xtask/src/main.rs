@@ -2,7 +2,7 @@
 //!
 //! A rule finds places (`findings`); `ratchets.json` lists how many each place may have. More than that, or
 //! a place that is not listed, fails. Fewer is said, and `cargo xtask check --update` takes it over: the
-//! list only shrinks.
+//! list only shrinks. `cargo xtask circles` says what ties the files of a circle.
 
 #![forbid(unsafe_code)]
 
@@ -73,7 +73,8 @@ fn main() -> ExitCode {
     let done = match typed[..] {
         ["check"] => check(false),
         ["check", "--update"] => check(true),
-        _ => Err("cargo xtask check [--update]".to_owned()),
+        ["circles"] => source::Tree::read(&top()).map(|tree| circles::print(&tree)),
+        _ => Err("cargo xtask check [--update] | circles".to_owned()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
