@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{Events, GenerateOptions, StopReason, beginning, check, check_prompt, read, refuse};
+use super::{Events, GenerateOptions, StopReason, beginning, check, check_prompt, refuse};
 use crate::error::{Error, Result};
 use crate::eval::{log_sum, top_k};
 use crate::limits;
@@ -52,6 +52,20 @@ fn score(log_prob: f64, tokens: usize, length_penalty: f64) -> f64 {
     log_prob / (tokens.max(1) as f64).powf(length_penalty)
 }
 
+/// Evaluates of `ids` what the session does not hold yet, for logits at least the last one.
+fn read(session: &mut Session, ids: &[u32], want: Want, events: &mut dyn Events) -> Result<()> {
+    let most = ids.len() - usize::from(want == Want::Last);
+    let keep = session.common_prefix(ids).min(most);
+    if keep < session.pos() {
+        session.truncate(keep);
+    }
+    // A recurrent state cannot go back: the session may have kept less than asked.
+    let keep = session.pos().min(keep);
+    let mut progress = |done, total| events.prefill(done, total);
+    session.forward_with(&ids[keep..], want, &mut progress)?;
+    Ok(())
+}
+
 /// Best first; of equals the one found first.
 fn rank(sequences: &mut [Sequence]) {
     sequences.sort_by(|a, b| b.score.total_cmp(&a.score));
@@ -85,8 +99,9 @@ pub fn best_of(
     events: &mut dyn Events,
 ) -> Result<Vec<Sequence>> {
     check_search(n, length_penalty)?;
-    check(session, prompt, options)?;
-    let all = beginning(session, prompt)?;
+    let (engine, seq) = session.parts();
+    check(engine, prompt, options)?;
+    let all = beginning(engine, seq, prompt)?;
     let held = all.len() - 1;
     read(session, &all[..held], Want::None, events)?;
     let from = session.safe_from(held);
@@ -161,8 +176,9 @@ pub fn beam_search(
     events: &mut dyn Events,
 ) -> Result<Vec<Sequence>> {
     check_search(options.beams, options.length_penalty)?;
-    check_prompt(session, prompt)?;
-    let prompt = beginning(session, prompt)?;
+    let (engine, seq) = session.parts();
+    check_prompt(engine, prompt)?;
+    let prompt = beginning(engine, seq, prompt)?;
     let (from, room) = (prompt.len(), session.ctx() - prompt.len());
     let most = options.max_tokens.min(room + 1);
     session.check_branches(2 * options.beams, from, from + most.saturating_sub(1))?;
