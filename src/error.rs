@@ -202,6 +202,9 @@ pub enum Error {
     /// A chat template failed.
     #[error("chat template: {}", Shown::value(.0))]
     Template(String),
+    /// A part of the program broke its own rules; what it worked on is given up.
+    #[error("internal error: {}", Shown::list(.0))]
+    Panic(String),
     /// The user stopped the work.
     #[error("interrupted")]
     Interrupted,
@@ -231,7 +234,7 @@ impl Error {
             Self::Request { .. } | Self::Occupied { .. } => 2,
             Self::NoChecksums { .. } => 8,
             Self::Interrupted => 130,
-            Self::Io { .. } | Self::Verify(_) | Self::Threads { .. } => 1,
+            Self::Io { .. } | Self::Verify(_) | Self::Threads { .. } | Self::Panic(_) => 1,
         }
     }
 
@@ -357,6 +360,7 @@ mod tests {
                 tensors: 1,
             },
             Error::Template(t()),
+            Error::Panic(t()),
             Error::Interrupted,
         ];
         for e in &all {
@@ -368,7 +372,7 @@ mod tests {
                 Error::Io { .. } | Error::Verify(_) | Error::NoChecksums { .. } => {}
                 Error::Kind { .. } | Error::Threads { .. } => {}
                 Error::Occupied { .. } | Error::Template(_) | Error::Interrupted => {}
-                Error::OutOfRange { .. } => {}
+                Error::OutOfRange { .. } | Error::Panic(_) => {}
             }
         }
         all

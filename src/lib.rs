@@ -30,6 +30,7 @@ pub mod probe;
 pub mod ram;
 pub mod sampler;
 pub mod scales;
+pub mod scheduler;
 pub mod session;
 pub mod shown;
 pub mod sparsity;

@@ -14,6 +14,7 @@
 //! was emptied for a while. Tokens and text are a function of prompt and options, however often it is asked,
 //! with whatever guesses, among whomever.
 
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -69,6 +70,8 @@ pub struct Generation<'t> {
     held: usize,
     /// The planned pass is one of the last token and guesses; else one that reads.
     answering: bool,
+    /// Which tokens it reads then.
+    read: Range<usize>,
     /// The pass is to be repeated, without guesses.
     again: bool,
     /// There are logits for the last token.
@@ -108,6 +111,7 @@ impl<'t> Generation<'t> {
             ctx: engine.ctx(),
             held: prompt.len(),
             answering: false,
+            read: 0..0,
             again: false,
             ready: false,
             unsettled: false,
@@ -151,8 +155,10 @@ impl<'t> Generation<'t> {
         }
         // A recurrent state cannot go back: it may have kept less than asked.
         let keep = seq.tokens().len();
-        self.out.timings.reused_tokens = keep;
-        self.reading = Instant::now();
+        if self.out.ids.is_empty() {
+            self.out.timings.reused_tokens = keep;
+            self.reading = Instant::now();
+        }
         engine.check(seq, &self.history[keep..], keep)
     }
 
@@ -194,21 +200,26 @@ impl<'t> Generation<'t> {
         target.truncate(self.history.len() - 1);
         let held = target.tokens().len();
         self.answering = self.is_answering(held);
+        if self.answering && !std::mem::take(&mut self.again) {
+            let wanted = self.wanted();
+            self.speculation
+                .plan(target, &self.history, wanted, guesses);
+        }
+        self.read = held..self.history.len().min(held + rows.max(1));
+        self.planned()
+    }
+
+    /// What was planned last.
+    pub fn planned(&self) -> Planned<'_> {
         if self.answering {
-            if !std::mem::take(&mut self.again) {
-                let wanted = self.wanted();
-                self.speculation
-                    .plan(target, &self.history, wanted, guesses);
-            }
             return Planned {
                 ids: self.speculation.batch(),
                 want: Want::All,
             };
         }
-        let end = self.history.len().min(held + rows.max(1));
-        let whole = end == self.history.len();
+        let whole = self.read.end == self.history.len();
         Planned {
-            ids: &self.history[held..end],
+            ids: &self.history[self.read.clone()],
             want: if whole { Want::Last } else { Want::None },
         }
     }
