@@ -170,6 +170,16 @@ pub enum Error {
         /// Bytes available.
         available: u64,
     },
+    /// No pages of the KV cache are left for a sequence; others still hold them.
+    #[error(
+        "KV cache is full: {needed} more tokens, allowed: as many as its {positions} positions leave"
+    )]
+    Pages {
+        /// Tokens that were to be added.
+        needed: usize,
+        /// Positions of the whole cache.
+        positions: usize,
+    },
     /// The system starts no more threads.
     #[error("cannot start {wanted} threads: {reason}")]
     Threads {
@@ -229,7 +239,7 @@ impl Error {
             | Self::OutOfRange { .. } => 3,
             Self::Kind { kind, .. } => kind.exit_code,
             Self::Type { .. } | Self::Unsupported { .. } | Self::Template(_) => 4,
-            Self::Memory { .. } => 5,
+            Self::Memory { .. } | Self::Pages { .. } => 5,
             Self::Io { source, .. } if source.kind() == ErrorKind::OutOfMemory => 5,
             Self::Request { .. } | Self::Occupied { .. } => 2,
             Self::NoChecksums { .. } => 8,
@@ -344,6 +354,10 @@ mod tests {
                 needed: 1,
                 available: 0,
             },
+            Error::Pages {
+                needed: 1,
+                positions: 64,
+            },
             Error::Io {
                 path: path.clone(),
                 source: io,
@@ -372,7 +386,7 @@ mod tests {
                 Error::Io { .. } | Error::Verify(_) | Error::NoChecksums { .. } => {}
                 Error::Kind { .. } | Error::Threads { .. } => {}
                 Error::Occupied { .. } | Error::Template(_) | Error::Interrupted => {}
-                Error::OutOfRange { .. } | Error::Panic(_) => {}
+                Error::OutOfRange { .. } | Error::Panic(_) | Error::Pages { .. } => {}
             }
         }
         all

@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use super::{BATCH, Engine, Heads, Sequence};
+use crate::cache::Part;
 use crate::error::{Error, Result};
 use crate::model::forward::{Buffers, Pass, Segment};
 use crate::model::observer::Observer;
@@ -60,8 +61,9 @@ impl Engine {
         alone: Alone<'_>,
         logits: Range<usize>,
     ) -> Result<()> {
-        let n = alone.input.len(self.model.config().embedding_length);
-        self.ropes.extend(alone.first + n);
+        let end = alone.first + alone.input.len(self.model.config().embedding_length);
+        self.pages_for(&mut seq.table, Part::Layers, alone.first..end)?;
+        self.ropes.extend(end);
         let at = alone.first + alone.wanted.start;
         let done = self
             .lead_alone(seq, alone, logits.clone(), |pass, b, out| pass.run(b, out))
@@ -89,15 +91,14 @@ impl Engine {
         };
         self.want(n)?;
         let step = BATCH.min(self.ctx);
-        std::mem::swap(&mut seq.cache, &mut heads.cache);
         let logits = 0..self.wanted;
-        let done = self.lead_alone(
-            seq,
-            Alone::again(end),
-            logits.clone(),
-            |pass, buffers, out| heads.run(pass, buffers, (end, step), out),
-        );
-        std::mem::swap(&mut seq.cache, &mut heads.cache);
+        let ready = self.pages_for(&mut seq.table, Part::Heads, 0..end);
+        let done = ready.and_then(|()| {
+            let (again, out) = (Alone::again(end), logits.clone());
+            self.lead_alone(seq, again, out, |pass, buffers, out| {
+                heads.run(pass, buffers, (end, step), out)
+            })
+        });
         seq.heads = Some(heads);
         done?;
         self.finite(logits, end)?;

@@ -7,7 +7,7 @@ use super::channel::Sender;
 use super::policy::{Running, Waiting};
 use super::{Event, Request};
 use crate::adapter::Adapter;
-use crate::engine::{Engine, Sequence};
+use crate::engine::{Engine, Scope, Sequence};
 use crate::error::Result;
 use crate::generate::Generation;
 use crate::speculate::Speculation;
@@ -20,6 +20,7 @@ pub(super) struct Job<'t> {
     pub(super) ticket: Option<u64>,
     pub(super) answer: Generation<'t>,
     adapters: Vec<(Arc<Adapter>, f32)>,
+    scope: Scope,
     /// What an encoder reads; empty without one.
     text: Vec<u32>,
     /// What it holds while it runs.
@@ -27,6 +28,8 @@ pub(super) struct Job<'t> {
     /// Rows that the step at hand plans for it, and guesses among them.
     pub(super) rows: usize,
     pub(super) guesses: usize,
+    /// It has read its prompt in the step at hand.
+    pub(super) has_read: bool,
     mail: Mail,
 }
 
@@ -91,10 +94,12 @@ impl<'t> Job<'t> {
                     ticket: None,
                     answer,
                     adapters: request.adapters,
+                    scope: request.scope,
                     text,
                     seq: None,
                     rows: 0,
                     guesses: 0,
+                    has_read: false,
                     mail,
                 })
             }
@@ -115,6 +120,7 @@ impl<'t> Job<'t> {
         if !self.text.is_empty() {
             engine.encode(&mut seq, &self.text)?;
         }
+        engine.begin(&mut seq, &self.scope, self.answer.history())?;
         self.answer.begin(engine, &mut seq)?;
         self.seq = Some(seq);
         Ok(())

@@ -28,6 +28,8 @@ const AHEAD: usize = 64;
 
 pub(super) struct Lead<'t> {
     engine: Engine,
+    /// Stands for one that has not entered, where pages are counted.
+    empty: Sequence,
     tokenizer: &'t Tokenizer,
     shared: &'t Shared,
     options: SchedulerOptions,
@@ -46,6 +48,7 @@ pub(super) struct Lead<'t> {
 impl<'t> Lead<'t> {
     pub(super) fn new(
         engine: Engine,
+        empty: Sequence,
         tokenizer: &'t Tokenizer,
         shared: &'t Shared,
         options: SchedulerOptions,
@@ -53,6 +56,7 @@ impl<'t> Lead<'t> {
     ) -> Self {
         Self {
             engine,
+            empty,
             tokenizer,
             shared,
             options,
@@ -135,12 +139,16 @@ impl<'t> Lead<'t> {
             return;
         }
         let list: Vec<_> = self.waiting.iter().map(Job::waiting).collect();
-        let mut needs: Vec<usize> = self.running.iter().map(|j| j.held() + j.left()).collect();
-        let (waiting, options) = (&self.waiting, &self.options);
+        let (waiting, engine, empty) = (&self.waiting, &self.engine, &self.empty);
+        let need = |job: &Job<'_>| (job.left() + AHEAD).min(engine.ctx() - job.held());
+        let sequences = self.running.iter();
+        let mut needs: Vec<_> = sequences
+            .filter_map(|j| Some((j.seq.as_ref()?, need(j))))
+            .collect();
         let mut fits = |i: usize| {
-            needs.push(waiting[i].left());
+            needs.push((empty, need(&waiting[i])));
             // One alone always enters.
-            needs.len() == 1 || has_room(options, needs.iter().map(|n| n + AHEAD))
+            needs.len() == 1 || engine.has_room(&needs)
         };
         let chosen = self.policy.admit(&list, places, &mut fits);
         let mut jobs: Vec<_> = self.waiting.drain(..).map(Some).collect();
@@ -249,15 +257,7 @@ impl<'t> Lead<'t> {
     /// One pass over all that go on; the time it took.
     fn step(&mut self) -> Duration {
         let mut rows = self.share();
-        while rows > 0 && !self.has_room() {
-            let list: Vec<_> = self.running.iter().map(Job::running).collect();
-            let Some(i) = self.policy.preempt(&list) else {
-                break;
-            };
-            let mut job = self.running.remove(i);
-            job.seq = None;
-            self.stats.preemptions += 1;
-            self.waiting.push_front(job);
+        while rows > 0 && !self.has_room() && self.preempt() {
             rows = self.share();
         }
         if rows == 0 {
@@ -275,12 +275,7 @@ impl<'t> Lead<'t> {
         }
         let (time, done) = self.pass(alone);
         match done {
-            Ok(ends) => {
-                for (i, event) in ends.into_iter().rev() {
-                    let job = self.running.remove(i);
-                    self.end(job, event);
-                }
-            }
+            Ok(ends) => self.settle(ends),
             Err(Error::Interrupted) => self.shared.resume(),
             Err(error) => {
                 let message = error.to_string();
@@ -292,12 +287,53 @@ impl<'t> Lead<'t> {
         time
     }
 
+    /// Those that have ended go. What was computed for them stays for others while there is room.
+    fn settle(&mut self, ends: Vec<(usize, Event)>) {
+        let ended = |i: usize| ends.iter().any(|(n, _)| *n == i);
+        for (i, job) in self.running.iter_mut().enumerate() {
+            if let Some(seq) = &job.seq
+                && (std::mem::take(&mut job.has_read) || ended(i))
+            {
+                // Without a copy a later request reads more; that is all.
+                _ = self.engine.keep_state(seq);
+            }
+        }
+        let mut full = false;
+        for (i, event) in ends.into_iter().rev() {
+            if matches!(event, Event::Failed(Error::Pages { .. })) && self.running.len() > 1 {
+                // It goes on when others have made room.
+                full = true;
+                continue;
+            }
+            let job = self.running.remove(i);
+            self.end(job, event);
+        }
+        if full {
+            self.preempt();
+        }
+    }
+
     /// Whether there are pages for what is planned.
     fn has_room(&self) -> bool {
-        has_room(
-            &self.options,
-            self.running.iter().map(|j| j.held() + j.rows),
-        )
+        let all = self.running.iter();
+        let needs: Vec<_> = all
+            .filter_map(|j| Some((j.seq.as_ref()?, j.rows)))
+            .collect();
+        self.engine.has_room(&needs)
+    }
+
+    /// Takes its pages from the one that the policy chooses; it waits in front of all others. False if none may be
+    /// chosen.
+    fn preempt(&mut self) -> bool {
+        let list: Vec<_> = self.running.iter().map(Job::running).collect();
+        let Some(i) = self.policy.preempt(&list) else {
+            return false;
+        };
+        let mut job = self.running.remove(i);
+        job.seq = None;
+        self.stats.preemptions += 1;
+        self.waiting.push_front(job);
+        true
     }
 
     /// Evaluates what was planned, and lets each take its logits: the time of the pass, and who has ended how.
@@ -355,6 +391,7 @@ fn take(
 ) -> Option<Event> {
     let held = job.held();
     if let Some((done, total)) = job.answer.evaluated(held, time) {
+        job.has_read = done == total;
         job.send(Event::Prefill { done, total });
     }
     loop {
@@ -373,12 +410,6 @@ fn take(
             return Some(Event::Done { reason, timings });
         }
     }
-}
-
-/// Whether there are pages for sequences of so many positions.
-fn has_room(options: &SchedulerOptions, positions: impl Iterator<Item = usize>) -> bool {
-    let pages: usize = positions.map(|n| n.div_ceil(64)).sum();
-    options.positions.is_none_or(|most| pages <= most / 64)
 }
 
 /// Calls `f`; a panic is counted and becomes an error.

@@ -24,7 +24,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::adapter::Adapter;
-use crate::engine::Engine;
+use crate::engine::{Engine, Scope};
 use crate::error::{Error, Result};
 use crate::generate::{GenerateOptions, Progress, StopReason, Timings};
 use crate::model::Model;
@@ -51,8 +51,6 @@ pub struct SchedulerOptions {
     pub step: Duration,
     /// Guess by earlier text where it pays.
     pub guess: bool,
-    /// Positions that all sequences together may hold; `None`: the context of each.
-    pub positions: Option<usize>,
 }
 
 impl Default for SchedulerOptions {
@@ -62,7 +60,6 @@ impl Default for SchedulerOptions {
             queue: 256,
             step: Duration::from_millis(100),
             guess: true,
-            positions: None,
         }
     }
 }
@@ -76,6 +73,8 @@ pub struct Request {
     pub options: GenerateOptions,
     /// Adapters of this model, each with its scale.
     pub adapters: Vec<(Arc<Adapter>, f32)>,
+    /// Who may find what was computed for it, and for whom what is found was computed.
+    pub scope: Scope,
     /// Who asks: owners are served in turn.
     pub owner: u64,
 }
@@ -225,10 +224,11 @@ impl Scheduler {
             stop: Arc::new(AtomicBool::new(false)),
         });
         engine.cancel = Some(shared.stop.clone());
+        let empty = engine.sequence()?;
         let (model, queue) = (engine.model().clone(), options.queue);
         let (texts, theirs) = (tokenizer.clone(), shared.clone());
         let lead = move || {
-            let run = || Lead::new(engine, &texts, &theirs, options, policy).run();
+            let run = || Lead::new(engine, empty, &texts, &theirs, options, policy).run();
             // Whatever happens, nobody waits for a thread that is gone.
             _ = catch_unwind(AssertUnwindSafe(run));
             let mut inbox = lock(&theirs.inbox);
