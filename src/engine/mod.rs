@@ -10,6 +10,7 @@
 //! A sequence's logits are the same bits alone and among others: products do not depend on the rows beside
 //! a row, attention and recurrence see one span each.
 
+mod ahead;
 mod choose;
 mod heads;
 mod prefix;
@@ -36,6 +37,7 @@ use crate::model::{Model, SparseChoice};
 use crate::ram;
 use crate::state::State;
 use crate::threads::{self, Pool};
+pub(crate) use ahead::Alone;
 pub use choose::auto_is_f32;
 pub(crate) use choose::check_ctx;
 use choose::{choose_kernels, choose_kv};
@@ -298,6 +300,11 @@ impl Engine {
     /// The model.
     pub fn model(&self) -> &Arc<Model> {
         &self.model
+    }
+
+    /// The kernels in use.
+    pub fn kernels(&self) -> &'static Kernels {
+        self.kernels
     }
 
     /// Positions of a sequence's context.

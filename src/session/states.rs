@@ -1,9 +1,10 @@
 //! Vectors in and out of a session: hidden states instead of logits, embeddings instead of ids.
 
-use super::{BATCH, Buffers, Segment, Session, Want};
+use super::{BATCH, Segment, Session, Want};
 use crate::cache::Part;
-use crate::engine::check_vectors;
+use crate::engine::{Alone, check_vectors};
 use crate::error::{Error, Result};
+use crate::model::forward::Buffers;
 use crate::ram;
 
 impl Session {
@@ -99,20 +100,21 @@ impl Session {
         self.engine
             .logits
             .resize(len.max(self.engine.logits.len()), 0.0);
-        let input = (Segment::Tokens(tokens), tokens.len()..tokens.len());
-        self.team(
-            input,
+        let alone = Alone {
+            input: Segment::Tokens(tokens),
+            wanted: tokens.len()..tokens.len(),
             first,
             layers,
-            0..len,
-            None,
-            |pass, buffers, states| {
+            observer: None,
+        };
+        self.batch = 0;
+        self.engine
+            .lead_alone(&mut self.seq, alone, 0..len, |pass, buffers, states| {
                 pass.causal = causal;
                 pass.run(buffers, &mut [])?;
                 pass.hidden(buffers, states);
                 Ok(())
-            },
-        )?;
+            })?;
         self.seq.tokens.extend_from_slice(tokens);
         let states = &self.engine.logits[..len];
         if let Some(i) = states.iter().position(|v| !v.is_finite()) {
