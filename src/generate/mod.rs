@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use geb_kernels::Kernels;
 
 use crate::error::{Error, Result};
-use crate::eval::log_sum;
+use crate::logits::log_sum;
 use crate::sampler::{Sampler, SamplerOptions};
 use crate::session::{Session, Want};
 use crate::speculate::{Speculation, SpeculationStats};

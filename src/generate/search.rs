@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Events, GenerateOptions, StopReason, beginning, check, check_prompt, read, refuse};
 use crate::error::{Error, Result};
-use crate::eval::{log_sum, top_k};
 use crate::limits;
+use crate::logits::{log_sum, top_k};
 use crate::session::{Branch, Session, Want};
 use crate::speculate::Speculation;
 use crate::tokenizer::Tokenizer;

@@ -1,0 +1,434 @@
+//! From a checkpoint's tensors to those of the file. [`outputs`] walks the table of the family,
+//! finds the tensors, checks every shape and reports all problems at once.
+
+use super::aside::{aside, core};
+use super::checkpoint::Checkpoint;
+use super::fronts::{Dim, GEB_PARTIAL, Line, Rows};
+use super::hyper::Hyper;
+use super::rows::{Part, RowMap};
+use super::{Source, recurrent};
+use geb::error::{Error, Result};
+
+/// How names of a further head begin.
+const HEAD: &str = "extra_heads.{}";
+
+/// The three layout questions of GEB-1.3B whose answers are not published.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GebLayout {
+    /// Rows of `key_value` are [kv heads, k then v, head size]; otherwise all k, then all v.
+    pub kv_interleaved: bool,
+    /// All of a head is rotated; otherwise its first half.
+    pub rope_full: bool,
+    /// Pairs (i, i + r/2); otherwise (2i, 2i+1).
+    pub rope_half_split: bool,
+    /// The first half of `dense_h_to_4h` is the gate; otherwise the second.
+    pub gate_first: bool,
+}
+
+impl Default for GebLayout {
+    /// The most probable answers.
+    fn default() -> Self {
+        GebLayout {
+            kv_interleaved: true,
+            rope_full: true,
+            rope_half_split: true,
+            gate_first: true,
+        }
+    }
+}
+
+impl GebLayout {
+    /// All sixteen layouts, the most probable one first.
+    pub fn all() -> impl Iterator<Item = GebLayout> {
+        (0..16).map(|i| GebLayout {
+            kv_interleaved: i & 8 == 0,
+            gate_first: i & 4 == 0,
+            rope_full: i & 1 == 0,
+            rope_half_split: i & 2 == 0,
+        })
+    }
+
+    /// Value of `--geb-kv`.
+    pub fn kv_name(&self) -> &'static str {
+        if self.kv_interleaved {
+            "interleaved"
+        } else {
+            "blocked"
+        }
+    }
+
+    /// Value of `--geb-rope`.
+    pub fn rope_name(&self) -> &'static str {
+        match (self.rope_full, self.rope_half_split) {
+            (true, true) => "full-half",
+            (true, false) => "full-interleaved",
+            (false, true) => "part-half",
+            (false, false) => "part-interleaved",
+        }
+    }
+
+    /// Value of `--geb-mlp`.
+    pub fn mlp_name(&self) -> &'static str {
+        if self.gate_first {
+            "gate-up"
+        } else {
+            "up-gate"
+        }
+    }
+
+    /// GGUF architecture: `llama` rotates whole heads, `chatglm` a part of each.
+    pub fn architecture(&self) -> &'static str {
+        if self.rope_full { "llama" } else { "chatglm" }
+    }
+
+    /// `rope.dimension_count` for heads of `head_dim`.
+    pub fn rope_dims(&self, head_dim: usize) -> usize {
+        if self.rope_full {
+            head_dim
+        } else {
+            head_dim / 2
+        }
+    }
+}
+
+/// An output tensor before its type is chosen.
+#[derive(Clone, Debug)]
+pub struct Output {
+    /// GGUF name.
+    pub name: String,
+    /// Dimensions in GGUF order (contiguous first).
+    pub dims: Vec<u64>,
+    /// What it is made of.
+    pub source: Source,
+}
+
+impl Output {
+    /// The rows it is made of, in order; none for a tensor that is computed.
+    pub fn parts(&self) -> &[Part] {
+        match &self.source {
+            Source::Rows(parts) => parts,
+            Source::Values(_) | Source::Made(_) => &[],
+        }
+    }
+}
+
+/// Everything the tables need to know.
+struct Walk<'a> {
+    checkpoint: &'a Checkpoint,
+    hyper: &'a Hyper,
+    layout: &'a GebLayout,
+    vocab_rows: u64,
+    problems: Vec<String>,
+    used: Vec<bool>,
+    out: Vec<Output>,
+    /// Whether the lines of layers are walked for further heads.
+    heads: bool,
+}
+
+/// Rows of the embedding matrix, which decide the length of the token list.
+pub fn vocab_rows(checkpoint: &Checkpoint, hyper: &Hyper) -> Result<usize> {
+    let stem = hyper.table.first.first().and_then(|l| l.parts.first());
+    let name = match hyper.front.states {
+        Some(states) => recurrent::embedding(checkpoint, states),
+        None => format!("{}.weight", stem.map_or("", |(stem, _)| stem)),
+    };
+    let found = checkpoint.find(&name);
+    match found.map(|i| &checkpoint.tensors()[i]) {
+        Some(t) if t.shape.len() == 2 && t.rows() <= geb::limits::MAX_VOCAB => Ok(t.rows()),
+        Some(t) => Err(Error::Tensors(vec![format!(
+            "{name}: shape {:?}, expected [vocabulary, {}]",
+            t.shape, hyper.width
+        )])),
+        None => Err(Error::Tensors(vec![format!("{name}: missing")])),
+    }
+}
+
+/// The output tensors of a checkpoint in file order.
+///
+/// # Errors
+/// [`Error::Tensors`] lists every missing, unknown and misshapen tensor.
+pub fn outputs(checkpoint: &Checkpoint, hyper: &Hyper, layout: &GebLayout) -> Result<Vec<Output>> {
+    if let Some(states) = hyper.front.states {
+        let rows = vocab_rows(checkpoint, hyper)?;
+        return recurrent::outputs(checkpoint, hyper, states, rows);
+    }
+    let table = match hyper.front.open_layout && !layout.rope_full {
+        true => &GEB_PARTIAL,
+        false => hyper.table,
+    };
+    let mut walk = Walk {
+        checkpoint,
+        hyper,
+        layout,
+        vocab_rows: vocab_rows(checkpoint, hyper)? as u64,
+        problems: Vec::new(),
+        used: vec![false; checkpoint.tensors().len()],
+        out: Vec::new(),
+        heads: false,
+    };
+    for line in table.first {
+        walk.line(line, 0);
+    }
+    for layer in 0..hyper.encoder_layers {
+        let ffn = walk.feed_forward(layer, true);
+        for line in table.encoder.iter().copied().flatten().chain(ffn) {
+            walk.line(line, layer);
+        }
+    }
+    for layer in 0..hyper.layers() {
+        let ffn = walk.feed_forward(layer, false);
+        for line in table.layer.iter().copied().flatten().chain(ffn) {
+            walk.line(line, layer);
+        }
+    }
+    walk.further_heads();
+    for line in table.last {
+        walk.line(line, 0);
+    }
+    for (t, used) in checkpoint.tensors().iter().zip(&walk.used) {
+        let skip = || table.skip.iter().any(|end| t.name.ends_with(end));
+        if !used && aside(&t.name).is_none() && !skip() {
+            walk.problems
+                .push(format!("{}: not part of this architecture", t.name));
+        }
+    }
+    if walk.problems.is_empty() {
+        return Ok(walk.out);
+    }
+    let more = walk.problems.len().saturating_sub(20);
+    walk.problems.truncate(20);
+    if more > 0 {
+        walk.problems.push(format!("and {more} more"));
+    }
+    Err(Error::Tensors(walk.problems))
+}
+
+impl Walk<'_> {
+    fn dim(&self, dim: Dim, layer: usize) -> u64 {
+        let h = self.hyper;
+        let (d, sizes) = (h.shape.head_dim, h.sizes(layer));
+        let (q, kv) = (sizes.heads * d, sizes.kv_heads * d);
+        match dim {
+            Dim::Vocab => self.vocab_rows,
+            Dim::Width => h.width as u64,
+            Dim::Head => d as u64,
+            Dim::Ffn => sizes.ffn as u64,
+            Dim::Q => q as u64,
+            Dim::Kv => kv as u64,
+            Dim::Qkv => (q + 2 * kv) as u64,
+            Dim::Ffn2 => 2 * sizes.ffn as u64,
+            Dim::Experts => h.experts.map_or(0, |x| x.count as u64),
+            Dim::ExpertFfn => h.experts.map_or(0, |x| x.width as u64),
+            Dim::SharedFfn => h.experts.map_or(0, |x| x.shared as u64),
+            Dim::One => 1,
+            Dim::Context => h.context,
+            Dim::Heads => sizes.heads as u64,
+            Dim::Buckets => h.buckets as u64,
+        }
+    }
+
+    /// Rows the source of a part must have.
+    fn source_rows(&self, rows: Rows, out_rows: u64, line: &Line, layer: usize) -> u64 {
+        match rows {
+            Rows::GebKey | Rows::GebValue => 2 * self.dim(Dim::Kv, layer),
+            Rows::GebGate | Rows::GebUp => self.dim(Dim::Ffn2, layer),
+            Rows::Rotary if line.gguf.ends_with("attn_qkv") => self.dim(Dim::Q, layer),
+            Rows::First | Rows::Second => 2 * out_rows,
+            Rows::All | Rows::Rotary | Rows::Grouped | Rows::Transposed => out_rows,
+        }
+    }
+
+    /// `n` rows of a source with `matrices` of equal size.
+    fn row_map(&self, rows: Rows, n: usize, matrices: usize, layer: usize) -> RowMap {
+        let (h, all) = (self.hyper, RowMap::Span(0..n));
+        let (d, sizes) = (h.shape.head_dim, h.sizes(layer));
+        let (rotary, permute) = match h.front.open_layout {
+            true => (self.layout.rope_dims(d), self.layout.rope_half_split),
+            false => (d, h.front.permuted),
+        };
+        let heads = |map: RowMap| {
+            if permute {
+                map.interleave(d, rotary)
+            } else {
+                map
+            }
+        };
+        let packed = |part| match self.layout.kv_interleaved {
+            true => all.kv_interleaved(d, part),
+            false => all.half(part),
+        };
+        match rows {
+            Rows::All | Rows::Transposed => all,
+            Rows::First => all.half_of_each(matrices, 0),
+            Rows::Second => all.half_of_each(matrices, 1),
+            Rows::Grouped => all.ungroup(d, sizes.heads / sizes.kv_heads),
+            Rows::Rotary => heads(all),
+            Rows::GebKey => heads(packed(0)),
+            Rows::GebValue => packed(1),
+            Rows::GebGate => all.half(usize::from(!self.layout.gate_first)),
+            Rows::GebUp => all.half(usize::from(self.layout.gate_first)),
+        }
+    }
+
+    /// The further lines of a layer, of the encoder or not: with experts where it has a router.
+    fn feed_forward(&self, layer: usize, encoder: bool) -> Vec<&'static Line> {
+        let own = |l: &&Line| l.gguf.starts_with("enc.") == encoder;
+        let front = self.hyper.front;
+        let router = front.experts.iter().find(own);
+        let lines = match router.is_some_and(|r| self.has(r, layer)) {
+            true => front.experts,
+            false => front.dense,
+        };
+        lines.iter().filter(own).collect()
+    }
+
+    fn find(&self, name: &str) -> Option<usize> {
+        self.checkpoint.find(name)
+    }
+
+    /// Whether the checkpoint has the weights of a line.
+    fn has(&self, line: &Line, layer: usize) -> bool {
+        let stem = self.spell(line.parts.first().map_or("", |p| p.0), layer);
+        self.find(&format!("{stem}.weight")).is_some()
+    }
+
+    /// A name of a table, for this layer or head.
+    fn spell(&self, name: &str, number: usize) -> String {
+        let block = self.hyper.front.heads;
+        let name = match self.heads {
+            true => name.replace("blk.{}", "mtp.{}").replace(block, HEAD),
+            false => name.to_owned(),
+        };
+        name.replace("{}", &number.to_string())
+    }
+
+    /// The layers of further heads: the lines of a layer under other names. A head too few or too many
+    /// is one problem, not one for each of its tensors.
+    fn further_heads(&mut self) {
+        let count = self.hyper.extra_heads;
+        if self.hyper.front.heads.is_empty() {
+            return;
+        }
+        let start = HEAD.trim_end_matches("{}");
+        let mut there = std::collections::BTreeSet::new();
+        for (i, t) in self.checkpoint.tensors().iter().enumerate() {
+            let name = core(&t.name);
+            let rest = name.strip_prefix(start).and_then(|n| n.split_once('.'));
+            let Some(head) = rest.and_then(|(head, _)| head.parse::<usize>().ok()) else {
+                continue;
+            };
+            there.insert(head);
+            self.used[i] = head >= count;
+        }
+        let says = format!("n_future_tokens is {}: {count} further heads", count + 1);
+        let wrong = there
+            .range(count..)
+            .map(|i| format!("{start}{i}: unexpected, {says}"));
+        self.problems.extend(wrong);
+        self.heads = true;
+        for head in 0..count {
+            if !there.contains(&head) {
+                self.problems
+                    .push(format!("{start}{head}: missing, {says}"));
+                continue;
+            }
+            for line in self.hyper.table.layer.iter().copied().flatten() {
+                self.line(line, head);
+            }
+        }
+        self.heads = false;
+    }
+
+    /// The sources of a line: one for each expert, where its name says so.
+    fn sources(&self, line: &Line, layer: usize) -> Vec<(String, Rows)> {
+        let experts = self.hyper.experts.map_or(0, |x| x.count);
+        let mut sources = Vec::new();
+        for &(hf, rows) in line.parts {
+            let stem = self.spell(hf, layer);
+            if stem.contains("{e}") {
+                let one = |e: usize| (stem.replace("{e}", &e.to_string()), rows);
+                sources.extend((0..experts).map(one));
+            } else {
+                sources.push((stem, rows));
+            }
+        }
+        sources
+    }
+
+    /// The weight of a line and, when the checkpoint has one, its bias.
+    fn line(&mut self, line: &Line, layer: usize) {
+        let sources = self.sources(line, layer);
+        if line.gguf.ends_with(".bias") {
+            return self.tensor(line, &sources, layer, "");
+        }
+        let has = |walk: &Self, stem: &String, end| walk.find(&format!("{stem}{end}"));
+        if line.gguf == "output" {
+            let stored = sources.iter().find_map(|s| has(self, &s.0, ".weight"));
+            // T5's graph scales what an output matrix takes where that is the embedding.
+            let other = self.hyper.buckets > 0 && !self.hyper.tied;
+            if self.hyper.tied || (stored.is_none() && !other) {
+                // Tied: the runtime uses the embedding. A stored copy is dropped.
+                stored.into_iter().for_each(|i| self.used[i] = true);
+                return;
+            }
+        }
+        let has_bias = sources.iter().any(|s| has(self, &s.0, ".bias").is_some());
+        self.tensor(line, &sources, layer, ".weight");
+        if has_bias {
+            self.tensor(line, &sources, layer, ".bias");
+        }
+    }
+
+    /// One tensor of the file; `suffix` ends its name and those of its sources.
+    fn tensor(&mut self, line: &Line, sources: &[(String, Rows)], layer: usize, suffix: &str) {
+        let mut shape: Vec<u64> = line.shape.iter().map(|&d| self.dim(d, layer)).collect();
+        if suffix != ".weight" {
+            shape.truncate(1);
+        }
+        // Experts are matrices of a source each, or all in one.
+        let (stack, matrix) = shape.split_at(shape.len().saturating_sub(2));
+        let each = line.parts.iter().any(|p| p.0.contains("{e}"));
+        let stack = if each { &[] } else { stack };
+        let matrices: u64 = stack.iter().product();
+        let mut parts = Vec::new();
+        for (stem, rows) in sources {
+            let name = format!("{stem}{suffix}");
+            let Some(i) = self.find(&name) else {
+                self.problems.push(format!("{name}: missing"));
+                continue;
+            };
+            self.used[i] = true;
+            let n = self.source_rows(*rows, matrix[0], line, layer);
+            let source = &self.checkpoint.tensors()[i];
+            let linear = source.coded.as_ref().is_some_and(|c| c.linear);
+            let transposed = matches!(rows, Rows::Transposed) && matrix.len() > 1 && !linear;
+            let mut want = [stack, &[n], &matrix[1..]].concat();
+            if transposed {
+                want.reverse();
+            }
+            let found = &source.shape;
+            if *found != want {
+                self.problems
+                    .push(format!("{name}: shape {found:?}, expected {want:?}"));
+                continue;
+            }
+            let n = (n * matrices) as usize;
+            parts.push(Part {
+                tensor: i,
+                rows: self.row_map(*rows, n, matrices as usize, layer),
+                offset: match line.gguf.ends_with("norm") {
+                    true => self.hyper.front.norm_offset,
+                    false => 0.0,
+                },
+                transposed,
+                scale: 1.0,
+            });
+        }
+        let gguf = self.spell(line.gguf, layer);
+        self.out.push(Output {
+            name: format!("{gguf}{suffix}"),
+            dims: shape.into_iter().rev().collect(),
+            source: Source::Rows(parts),
+        });
+    }
+}
