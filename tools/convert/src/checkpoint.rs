@@ -17,7 +17,7 @@ use super::dequant::Coded;
 use super::folder::{Fields, Folder, bad, short};
 use super::{shards, torch};
 use geb::error::{Error, Result};
-use geb::gguf::seal::hex;
+use geb::gguf::checksums::hex;
 use geb::gguf::{GgufFile, Load};
 use geb::kinds;
 use geb::limits;
