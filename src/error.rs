@@ -169,6 +169,16 @@ pub enum Error {
         /// Bytes available.
         available: u64,
     },
+    /// No pages of the KV cache are left for a sequence; others still hold them.
+    #[error(
+        "KV cache is full: {needed} more tokens, allowed: as many as its {positions} positions leave"
+    )]
+    Pages {
+        /// Tokens that were to be added.
+        needed: usize,
+        /// Positions of the whole cache.
+        positions: usize,
+    },
     /// The system starts no more threads.
     #[error("cannot start {wanted} threads: {reason}")]
     Threads {
@@ -313,6 +323,10 @@ mod tests {
                 needed: 1,
                 available: 0,
             },
+            Error::Pages {
+                needed: 1,
+                positions: 64,
+            },
             Error::Io {
                 path: path.clone(),
                 source: io,
@@ -340,7 +354,7 @@ mod tests {
                 Error::Io { .. } | Error::Verify(_) | Error::NoChecksums { .. } => {}
                 Error::Kind { .. } | Error::Threads { .. } => {}
                 Error::Occupied { .. } | Error::Template(_) | Error::Interrupted => {}
-                Error::OutOfRange { .. } => {}
+                Error::OutOfRange { .. } | Error::Pages { .. } => {}
             }
         }
         all

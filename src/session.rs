@@ -7,6 +7,7 @@ use geb_kernels::Kernels;
 use geb_kernels::float::KvType;
 
 use crate::adapter::Adapter;
+use crate::cache::Part;
 pub use crate::engine::{
     BATCH, DEFAULT_CTX, Engine, KvChoice, Sequence, SessionOptions, VECTOR, Want, auto_is_f32,
 };
@@ -138,7 +139,7 @@ impl Session {
 
     /// Bytes of the KV cache that a token at position `positions - 1` sees, all layers together.
     pub fn kv_bytes_seen(&self, positions: usize) -> u64 {
-        self.seq.cache.seen_bytes(positions) + 4 * self.seq.state.values().len() as u64
+        self.engine.pages.layout().seen_bytes(positions) + 4 * self.seq.state.values().len() as u64
     }
 
     /// Element type of the KV cache.
@@ -259,6 +260,9 @@ impl Session {
     ) -> Result<()> {
         let c = self.engine.model.config();
         let (vocab, n) = (c.vocab, input.len(c.embedding_length));
+        let table = &mut self.seq.table;
+        self.engine
+            .pages_for(table, Part::Layers, first..first + n)?;
         self.engine.ropes.extend(first + n);
         self.batch = 0;
         let wanted = n - logits.len() / vocab..n;

@@ -84,6 +84,40 @@ impl State {
         self.restore()
     }
 
+    /// The state of the first `at` of `held` tokens, which starts again from there; `None` for as many as it
+    /// cannot go back to.
+    ///
+    /// # Errors
+    /// [`Error::Memory`].
+    pub(crate) fn fork(&self, held: usize, at: usize) -> Result<Option<State>> {
+        let zeros = || {
+            let refused = |()| ram::refused("recurrent state", 4 * self.now.len() as u64);
+            bytemuck::allocation::try_zeroed_vec(self.now.len()).map_err(refused)
+        };
+        let (mut now, mut mark) = (zeros()?, zeros()?);
+        let from = match at {
+            _ if at == held => &self.now,
+            0 => &mark,
+            _ if at == self.marked => &self.mark,
+            _ => {
+                return Ok(self.is_empty().then_some(State {
+                    now,
+                    mark,
+                    marked: 0,
+                    starts: self.starts.clone(),
+                }));
+            }
+        };
+        now.copy_from_slice(from);
+        mark.copy_from_slice(&now);
+        Ok(Some(State {
+            now,
+            mark,
+            marked: at,
+            starts: self.starts.clone(),
+        }))
+    }
+
     /// Goes back to the copy; returns how many tokens it has seen.
     pub fn restore(&mut self) -> usize {
         self.now.copy_from_slice(&self.mark);

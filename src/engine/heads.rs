@@ -1,90 +1,61 @@
 //! Further heads of a model, as a sequence keeps them.
 
-use std::ops::Range;
-
-use geb_kernels::float::KvType;
-
-use crate::cache::KvCache;
 use crate::error::Result;
 use crate::model::Config;
 use crate::model::forward::{Buffers, Pass};
 use crate::ram;
 
-/// What further heads need.
+/// What further heads need besides pages.
 pub(crate) struct Heads {
-    /// Keys and values of their layers.
-    pub(crate) cache: KvCache,
     /// What went into the last layer at each position, `[context, E]`.
     trunk: Vec<f32>,
     /// Positions that each head has seen: it comes after when it is asked.
     seen: Vec<usize>,
     ctx: usize,
-    needed: u64,
 }
 
 impl Heads {
-    /// Bytes for the first `count` heads of a model, as [`KvCache::bytes`].
-    pub(crate) fn bytes(c: &Config, count: usize, kv: KvType, sizes: [usize; 2]) -> u64 {
-        let trunk = if count > 0 {
-            4 * sizes[0] * c.embedding_length
-        } else {
-            0
-        };
-        let own = c.block_count..c.block_count + count;
-        KvCache::bytes(c, own, kv, sizes) + trunk as u64
+    /// Bytes for `count` heads and a context of `ctx`.
+    pub(crate) fn bytes(c: &Config, count: usize, ctx: usize) -> u64 {
+        match count {
+            0 => 0,
+            _ => 4 * (ctx * c.embedding_length) as u64,
+        }
     }
 
     /// Heads that have seen nothing; `None` for a count of 0.
     ///
     /// # Errors
-    /// [`Error::Memory`].
-    pub(crate) fn new(
-        c: &Config,
-        count: usize,
-        kv: KvType,
-        sizes: [usize; 2],
-    ) -> Result<Option<Heads>> {
+    /// [`Error::Memory`](crate::Error::Memory).
+    pub(crate) fn new(c: &Config, count: usize, ctx: usize) -> Result<Option<Heads>> {
         if count == 0 {
             return Ok(None);
         }
-        let needed = Self::bytes(c, count, kv, sizes);
-        let no_memory = |()| ram::refused("further heads", needed);
-        let trunk = sizes[0] * c.embedding_length;
         Ok(Some(Heads {
-            cache: KvCache::new(c, c.block_count..c.block_count + count, kv, sizes)?,
-            trunk: bytemuck::allocation::try_zeroed_vec(trunk).map_err(no_memory)?,
+            trunk: zeros(ctx * c.embedding_length)?,
             seen: vec![0; count],
-            ctx: sizes[0],
-            needed,
+            ctx,
         }))
     }
 
-    /// Bytes they take.
-    pub(crate) fn held(&self) -> u64 {
-        self.needed
+    /// The same behind the first `at` positions; the heads read them again.
+    ///
+    /// # Errors
+    /// [`Error::Memory`](crate::Error::Memory).
+    pub(super) fn fork(&self, at: usize) -> Result<Heads> {
+        let mut trunk = zeros(self.trunk.len())?;
+        let held = at * self.trunk.len() / self.ctx;
+        trunk[..held].copy_from_slice(&self.trunk[..held]);
+        Ok(Heads {
+            trunk,
+            seen: vec![0; self.seen.len()],
+            ctx: self.ctx,
+        })
     }
 
     /// Where a pass leaves what goes into the last layer.
     pub(crate) fn trunk(&mut self) -> &mut [f32] {
         &mut self.trunk
-    }
-
-    /// What went into the last layer at these positions.
-    pub(crate) fn rows(&self, positions: Range<usize>) -> &[f32] {
-        let e = self.width();
-        &self.trunk[positions.start * e..positions.end * e]
-    }
-
-    /// Numbers of a position.
-    pub(crate) fn width(&self) -> usize {
-        self.trunk.len() / self.ctx
-    }
-
-    /// Other tokens take these positions, the last ones: `rows` went into the last layer there.
-    pub(crate) fn rewrite(&mut self, positions: Range<usize>, rows: &[f32]) {
-        self.truncate(positions.start);
-        let at = positions.start * self.width();
-        self.trunk[at..at + rows.len()].copy_from_slice(rows);
     }
 
     /// How many heads there are.
@@ -94,13 +65,7 @@ impl Heads {
 
     /// Forgets the positions from `n` on.
     pub(crate) fn truncate(&mut self, n: usize) {
-        if self.seen.iter().all(|seen| *seen <= n) {
-            return;
-        }
-        let kept = self.cache.keeps(n);
-        self.seen
-            .iter_mut()
-            .for_each(|seen| *seen = kept.min(*seen));
+        self.seen.iter_mut().for_each(|seen| *seen = n.min(*seen));
     }
 
     /// Logits `[n, vocab]` of the first `n` heads after position `end - 1`.
@@ -127,4 +92,9 @@ impl Heads {
         pass.lens(b, &states, logits);
         Ok(())
     }
+}
+
+fn zeros(len: usize) -> Result<Vec<f32>> {
+    let refused = |()| ram::refused("further heads", 4 * len as u64);
+    bytemuck::allocation::try_zeroed_vec(len).map_err(refused)
 }

@@ -2,8 +2,9 @@
 //! sequences.
 //!
 //! ```text
-//! Engine      model, kernels, pool of threads, buffers of a batch, logits
-//! Sequence    tokens and what the layers remember of them: keys and values, states, an encoder's text, adapters
+//! Engine      model, kernels, pool of threads, pages of all sequences, buffers of a batch, logits
+//! Sequence    tokens and what the layers remember of them: pages of keys and values, states, an encoder's
+//!             text, adapters
 //! step        spans of sequences -> one pass -> logits, span after span
 //! ```
 //! A sequence's logits are the same bits alone and among others: products do not depend on the rows beside
@@ -11,6 +12,7 @@
 
 mod choose;
 mod heads;
+mod prefix;
 mod sequence;
 mod text;
 
@@ -19,11 +21,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use geb_kernels::Kernels;
-use geb_kernels::float::KvType;
+use geb_kernels::float::{BLOCK, KvType};
 use geb_kernels::level::Level;
 
 use crate::adapter::Adapter;
-use crate::cache::KvCache;
+use crate::cache::{Layout, PagePool, PageTable, Part};
 use crate::error::{Error, Result};
 use crate::model::adapters::Adapters;
 use crate::model::forward::{Buffers, Pass, Places, Segment, SpanView};
@@ -38,11 +40,15 @@ pub use choose::auto_is_f32;
 pub(crate) use choose::check_ctx;
 use choose::{choose_kernels, choose_kv};
 pub(crate) use heads::Heads;
+use prefix::PrefixTree;
+pub use prefix::{PrefixStats, Scope};
 pub use sequence::Sequence;
 pub(crate) use sequence::check_vectors;
 
 /// Tokens of one batch: enough to fill the prefill tiles, few enough to stay in the caches.
 pub const BATCH: usize = 512;
+/// Copies of a recurrent state that are kept when no memory is given for them.
+const COPIES: u64 = 8;
 /// Context used when none is asked for and the model allows more.
 pub const DEFAULT_CTX: usize = 4096;
 
@@ -86,6 +92,12 @@ pub struct SessionOptions {
     pub max_ram: Option<u64>,
     /// Keep what further heads of the model need ([`Session::look_ahead`]), where it has any.
     pub extra_heads: bool,
+    /// Sequences that pages of the KV cache are planned for; 0 is one. More can be made: the cache grows
+    /// as far as there is memory, unless [`kv_memory`](Self::kv_memory) is given.
+    pub streams: usize,
+    /// Bytes of the pages of all sequences, which then never grow: a sequence that finds none left gets
+    /// [`Error::Pages`].
+    pub kv_memory: Option<u64>,
 }
 
 /// Which logits a forward pass returns.
@@ -114,6 +126,11 @@ pub struct Engine {
     pub(crate) sparse: SparseChoice,
     pub(crate) cancel: Option<Arc<AtomicBool>>,
     pub(crate) residents: Option<Residents>,
+    /// Keys and values of all sequences.
+    pub(crate) pages: PagePool,
+    /// Whether there are never more of them.
+    fixed: bool,
+    prefixes: PrefixTree,
     /// Further heads of the model that sequences keep memory for.
     heads: usize,
 }
@@ -125,6 +142,8 @@ struct Sizes {
     batch: usize,
     kv: KvType,
     heads: usize,
+    streams: usize,
+    layout: Layout,
     /// Bytes of cache, states and buffers.
     needed: u64,
 }
@@ -151,9 +170,13 @@ impl Sizes {
         } else {
             0
         };
-        let needed = KvCache::bytes(c, 0..c.block_count, kv, [ctx, batch])
-            + Heads::bytes(c, heads, kv, [ctx, batch])
-            + State::bytes(c, &weights.layers)
+        let (layout, streams) = (Layout::new(c, heads, kv), options.streams.max(1));
+        let most = streams as u64 * layout.bytes(Part::Layers, ctx, batch);
+        let one = layout.bytes(Part::Heads, ctx, batch)
+            + Heads::bytes(c, heads, ctx)
+            + State::bytes(c, &weights.layers);
+        let needed = options.kv_memory.map_or(most, |bytes| bytes.min(most))
+            + streams as u64 * one
             + Buffers::bytes(c, batch);
         ram::check(|| format!("context of {ctx} tokens"), needed)?;
         Ok(Sizes {
@@ -162,8 +185,19 @@ impl Sizes {
             batch,
             kv,
             heads,
+            streams,
+            layout,
             needed,
         })
+    }
+
+    /// The pages.
+    fn pages(&self, kv_memory: Option<u64>) -> Result<PagePool> {
+        let (layout, sizes) = (self.layout.clone(), (self.ctx, self.batch));
+        match kv_memory {
+            Some(bytes) => PagePool::of_bytes(layout, sizes, self.streams, bytes),
+            None => PagePool::new(layout, self.ctx, self.batch, self.streams),
+        }
     }
 }
 
@@ -221,6 +255,7 @@ impl Engine {
     /// [`Error::Request`] for an option outside its range, [`Error::Memory`], [`Error::Threads`].
     pub fn new(model: Arc<Model>, options: &SessionOptions) -> Result<Engine> {
         let sizes = Sizes::of(&model, options)?;
+        let pages = sizes.pages(options.kv_memory)?;
         let Sizes {
             kernels,
             ctx,
@@ -228,7 +263,9 @@ impl Engine {
             kv,
             heads,
             needed,
+            ..
         } = sizes;
+        let state = State::bytes(model.config(), &model.weights().layers);
         let (c, weights) = (model.config(), model.weights());
         model.packed(options.sparse, kernels);
         let limited = |limit| Residents::new(&model, limit, needed);
@@ -247,6 +284,9 @@ impl Engine {
             wanted: 0,
             ctx,
             kv,
+            pages,
+            fixed: options.kv_memory.is_some(),
+            prefixes: PrefixTree::new(options.kv_memory.unwrap_or(COPIES * state)),
             heads,
             sparse: options.sparse,
             cancel: options.cancel.clone(),
@@ -270,35 +310,122 @@ impl Engine {
         BATCH.min(self.ctx)
     }
 
-    /// Bytes of a sequence.
+    /// Bytes of a sequence of a whole context, pages included.
     pub fn sequence_bytes(&self) -> u64 {
-        let c = self.model.config();
-        let sizes = [self.ctx, self.batch()];
-        KvCache::bytes(c, 0..c.block_count, self.kv, sizes)
-            + Heads::bytes(c, self.heads, self.kv, sizes)
-            + State::bytes(c, &self.model.weights().layers)
+        let (layout, batch) = (self.pages.layout(), self.batch());
+        let pages = [Part::Layers, Part::Heads].map(|part| layout.bytes(part, self.ctx, batch));
+        pages.iter().sum::<u64>() + self.state_bytes()
     }
 
-    /// An empty sequence. Memory for its keys and values is taken as positions are written.
+    /// Bytes of a sequence besides its pages.
+    pub(crate) fn state_bytes(&self) -> u64 {
+        let c = self.model.config();
+        Heads::bytes(c, self.heads, self.ctx) + State::bytes(c, &self.model.weights().layers)
+    }
+
+    /// An empty sequence. It takes pages as positions are written, and gives them back when it is dropped.
     ///
     /// # Errors
     /// [`Error::Memory`].
     pub fn sequence(&self) -> Result<Sequence> {
         let c = self.model.config();
-        let needed = self.sequence_bytes();
-        ram::check(|| format!("a sequence of {} tokens", self.ctx), needed)?;
-        let sizes = [self.ctx, self.batch()];
+        ram::check(|| "a sequence".into(), self.state_bytes())?;
         Ok(Sequence {
-            model: self.model.clone(),
-            kv: self.kv,
-            ctx: self.ctx,
-            cache: KvCache::new(c, 0..c.block_count, self.kv, sizes)?,
-            heads: Heads::new(c, self.heads, self.kv, sizes)?,
+            table: self.pages.table(),
+            heads: Heads::new(c, self.heads, self.ctx)?,
             state: State::new(c, &self.model.weights().layers)?,
             tokens: Vec::new(),
             text: None,
             adapters: None,
+            cursor: None,
         })
+    }
+
+    /// A sequence with the first `at` tokens of another one and what the layers remember of them, bit for bit.
+    /// Pages are shared until one of the two writes them; a recurrent state is copied.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for a sequence of another engine, more tokens than it has, fewer than a recurrent
+    /// state can go back to, or positions whose window was given up; [`Error::Memory`].
+    pub fn fork(&self, seq: &Sequence, at: usize) -> Result<Sequence> {
+        self.check_made(seq)?;
+        let held = seq.tokens.len();
+        let lost = |allowed: &str| Error::Request {
+            what: "tokens of a fork".into(),
+            value: format!("the first {at} of {held}"),
+            allowed: allowed.into(),
+        };
+        if at > held {
+            return Err(lost("at most as many as there are"));
+        }
+        ram::check(|| "a sequence".into(), self.state_bytes())?;
+        let state = seq.state.fork(held, at)?;
+        let state =
+            state.ok_or_else(|| lost("all, or as many as the recurrent state goes back to"))?;
+        if seq.table.keeps(at) < at {
+            return Err(lost("as many as the pages behind a window go back to"));
+        }
+        Ok(Sequence {
+            table: seq.table.share(at),
+            heads: seq.heads.as_ref().map(|h| h.fork(at)).transpose()?,
+            state,
+            tokens: seq.tokens[..at].to_vec(),
+            text: seq.text.clone(),
+            adapters: seq.adapters.as_ref().map(Adapters::fork),
+            cursor: seq.cursor.as_ref().map(|c| c.fork(at)),
+        })
+    }
+
+    /// Makes pages for these positions of a sequence its own.
+    ///
+    /// # Errors
+    /// [`Error::Pages`], [`Error::Memory`].
+    pub(crate) fn pages_for(
+        &mut self,
+        table: &mut PageTable,
+        part: Part,
+        positions: Range<usize>,
+    ) -> Result<()> {
+        while let Err(full) = self.pages.prepare(table, part, positions.clone()) {
+            if self.prefixes.evict() {
+                continue;
+            }
+            if self.fixed {
+                return Err(Error::Pages {
+                    needed: positions.len(),
+                    positions: self.pages.positions(),
+                });
+            }
+            self.pages.grow(full, positions.len().div_ceil(BLOCK))?;
+        }
+        Ok(())
+    }
+
+    /// Whether the pages suffice for `rows` more tokens of each of these sequences: those that are free, and
+    /// those that only the tree of beginnings names.
+    pub fn has_room(&self, spans: &[(&Sequence, usize)]) -> bool {
+        let mut lacks = Vec::new();
+        for (seq, rows) in spans {
+            let end = seq.tokens.len() + rows;
+            let each = self.pages.lacks(&seq.table, seq.tokens.len()..end);
+            lacks.resize(each.len(), 0);
+            lacks.iter_mut().zip(each).for_each(|(sum, n)| *sum += n);
+        }
+        !self.fixed || self.pages.has(&lacks) || {
+            let more = self.prefixes.evictable() as isize;
+            lacks.iter_mut().for_each(|n| *n -= more);
+            self.pages.has(&lacks)
+        }
+    }
+
+    /// Pages that nobody uses, and all; of the group of layers that has the smallest share left.
+    pub fn free_pages(&self) -> (usize, usize) {
+        self.pages.free()
+    }
+
+    /// Bytes of the pages of all sequences.
+    pub fn kv_bytes(&self) -> u64 {
+        self.pages.bytes()
     }
 
     /// Puts these adapters, each with its scale, in the place of those that a sequence uses, and forgets
@@ -327,7 +454,14 @@ impl Engine {
         self.check_step(spans)?;
         let c = self.model.config();
         let (e, vocab) = (c.embedding_length, c.vocab);
-        let mut errors: Vec<_> = spans.iter().map(|s| self.check_span(s).err()).collect();
+        let mut errors = Vec::with_capacity(spans.len());
+        for span in spans.iter_mut() {
+            let (first, n) = (span.seq.tokens.len(), span.input.len(e));
+            let ready = self
+                .check_span(span)
+                .and_then(|()| self.pages_for(&mut span.seq.table, Part::Layers, first..first + n));
+            errors.push(ready.err());
+        }
         let mut end = 0;
         let mut rows = Vec::with_capacity(spans.len());
         for (span, error) in spans.iter().zip(&errors) {
@@ -349,7 +483,10 @@ impl Engine {
             let first = span.seq.tokens.len() + n - rows[i].len();
             let logits = rows[i].start * vocab..rows[i].end * vocab;
             match (&done, self.finite(logits, first)) {
-                (Ok(()), Ok(())) => span.seq.append(span.input, n),
+                (Ok(()), Ok(())) => {
+                    span.seq.append(span.input, n);
+                    self.remember(span.seq);
+                }
                 (Ok(()), Err(error)) => {
                     span.seq.go_back();
                     rows[i] = 0..0;
@@ -408,7 +545,12 @@ impl Engine {
                 allowed: format!("at most {}", self.batch()),
             });
         }
-        match spans.iter().all(|s| s.seq.fits(self)) {
+        spans.iter().try_for_each(|s| self.check_made(s.seq))
+    }
+
+    /// Refuses a sequence of another engine.
+    fn check_made(&self, seq: &Sequence) -> Result<()> {
+        match self.pages.made(&seq.table) {
             true => Ok(()),
             false => Err(Error::Request {
                 what: "sequence".into(),
@@ -516,7 +658,7 @@ impl Engine {
         let out = &mut self.logits[logits];
         let (model, kernels, ropes) = (&*self.model, self.kernels, &self.ropes);
         let (cancel, buffers) = (self.cancel.as_deref(), &mut self.buffers);
-        let residents = self.residents.as_mut();
+        let (residents, pages) = (self.residents.as_mut(), &mut self.pages);
         self.pool.run(|lead| {
             let mut pass = Pass {
                 model,
@@ -524,6 +666,7 @@ impl Engine {
                 lead,
                 ropes,
                 spans,
+                pages,
                 places: Places::many(places),
                 causal: true,
                 layers,

@@ -3,28 +3,25 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use geb_kernels::float::KvType;
-
+use super::prefix::Cursor;
 use super::text::Text;
-use super::{Engine, Heads, VECTOR};
-use crate::cache::KvCache;
+use super::{Heads, VECTOR};
+use crate::cache::PageTable;
 use crate::error::{Error, Result};
-use crate::model::Model;
 use crate::model::adapters::Adapters;
 use crate::model::forward::{Segment, SpanView};
 use crate::state::State;
 
 /// Tokens, and what the layers remember of them. [`Engine::sequence`] makes an empty one.
 pub struct Sequence {
-    pub(super) model: Arc<Model>,
-    pub(super) kv: KvType,
-    pub(super) ctx: usize,
-    pub(crate) cache: KvCache,
+    pub(crate) table: PageTable,
     pub(crate) state: State,
     pub(crate) tokens: Vec<u32>,
-    pub(crate) text: Option<Text>,
+    pub(crate) text: Option<Arc<Text>>,
     pub(crate) adapters: Option<Adapters>,
     pub(crate) heads: Option<Heads>,
+    /// Where it is among the beginnings that others may find, if it is there ([`Engine::begin`]).
+    pub(crate) cursor: Option<Cursor>,
 }
 
 impl Sequence {
@@ -38,16 +35,15 @@ impl Sequence {
     pub fn truncate(&mut self, n: usize) {
         let n = n.min(self.tokens.len());
         let n = self.state.keeps(self.tokens.len(), n);
-        self.tokens.truncate(self.cache.keeps(n));
+        let n = self.table.keeps(n);
+        self.tokens.truncate(n);
+        self.table.truncate(n);
         if let Some(heads) = &mut self.heads {
-            heads.truncate(self.tokens.len());
+            heads.truncate(n);
         }
-    }
-
-    /// Whether `engine` made it, or one like it.
-    pub(super) fn fits(&self, engine: &Engine) -> bool {
-        let same = Arc::ptr_eq(&self.model, &engine.model);
-        same && (self.kv, self.ctx) == (engine.kv, engine.ctx)
+        if let Some(cursor) = &mut self.cursor {
+            cursor.truncate(n);
+        }
     }
 
     /// It as a span of a pass: `input` behind its last token, in these rows of the batch; the logits of the
@@ -64,9 +60,9 @@ impl Sequence {
             first: self.tokens.len(),
             wanted,
             rows,
-            cache: &mut self.cache,
+            table: &self.table,
             state: &mut self.state,
-            text: self.text.as_ref().map(|t| &t.cache),
+            text: self.text.as_ref().map(|t| &t.pages),
             adapters: self.adapters.as_mut(),
             trunk: self.heads.as_mut().map(Heads::trunk),
         }
@@ -86,6 +82,7 @@ impl Sequence {
         if !self.state.is_empty() {
             let seen = self.state.restore();
             self.tokens.truncate(seen);
+            self.cursor = None;
         }
     }
 }

@@ -1,7 +1,9 @@
 //! Models with an encoder: the text that it reads, and what the decoder looks at.
 
+use std::sync::Arc;
+
 use super::{Engine, Sequence};
-use crate::cache::KvCache;
+use crate::cache::OwnPages;
 use crate::error::{Error, Result};
 use crate::model::forward::Segment;
 
@@ -9,7 +11,7 @@ use crate::model::forward::Segment;
 pub(crate) struct Text {
     pub(super) tokens: Vec<u32>,
     /// Keys and values for the layers of the decoder.
-    pub(super) cache: KvCache,
+    pub(super) pages: OwnPages,
 }
 
 impl Sequence {
@@ -46,13 +48,14 @@ impl Engine {
             return Err(bad("text of the encoder", value, format!("1 to {most}")));
         }
         self.check_ids(tokens)?;
-        let mut own = KvCache::of_rows(c, encoder.block_count, n)?;
-        let mut text = KvCache::of_rows(c, c.block_count, n)?;
+        let mut own = OwnPages::of_rows(c, encoder.block_count, n)?;
+        let mut text = OwnPages::of_rows(c, c.block_count, n)?;
         seq.truncate(0);
         seq.text = None;
         let mut span = seq.span(Segment::Tokens(tokens), 0..n, 0..0);
-        span.cache = &mut own;
-        self.lead(
+        span.table = &own.table;
+        std::mem::swap(&mut self.pages, &mut own.pool);
+        let done = self.lead(
             vec![span],
             &[(0, 0)],
             encoder.block_count,
@@ -62,11 +65,13 @@ impl Engine {
                 pass.causal = false;
                 pass.encode(b, &mut text)
             },
-        )?;
-        seq.text = Some(Text {
+        );
+        std::mem::swap(&mut self.pages, &mut own.pool);
+        done?;
+        seq.text = Some(Arc::new(Text {
             tokens: tokens.to_vec(),
-            cache: text,
-        });
+            pages: text,
+        }));
         Ok(())
     }
 }

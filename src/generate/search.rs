@@ -89,9 +89,7 @@ pub fn best_of(
     let all = beginning(session, prompt)?;
     let held = all.len() - 1;
     read(session, &all[..held], Want::None, events)?;
-    let from = session.safe_from(held);
-    session.check_branches(1, from, held)?;
-    let start = session.branch(from);
+    let start = session.branch()?;
     let mut sequences = Vec::new();
     for i in 0..n {
         session.resume(&start)?;
@@ -135,9 +133,8 @@ struct Search<'a> {
     session: &'a mut Session,
     tokenizer: &'a Tokenizer,
     options: &'a BeamOptions,
-    /// Last token of the prompt, and how many it has.
+    /// Last token of the prompt.
     last: Option<u32>,
-    from: usize,
     open: Vec<Beam>,
     done: Vec<Sequence>,
 }
@@ -148,8 +145,7 @@ struct Search<'a> {
 /// present length. One beam is greedy decoding; with as many beams as there are texts the search is
 /// exhaustive. Equal answers: the lower token id first.
 ///
-/// Each beam holds a copy of what it has written to the cache, in the worst case for twice as many as
-/// there are beams.
+/// Beams share the pages of what they have in common.
 ///
 /// # Errors
 /// [`Error::Request`] for a bad prompt, number or penalty; [`Error::Memory`]; what the session reports.
@@ -163,16 +159,14 @@ pub fn beam_search(
     check_search(options.beams, options.length_penalty)?;
     check_prompt(session, prompt)?;
     let prompt = beginning(session, prompt)?;
-    let (from, room) = (prompt.len(), session.ctx() - prompt.len());
+    let room = session.ctx() - prompt.len();
     let most = options.max_tokens.min(room + 1);
-    session.check_branches(2 * options.beams, from, from + most.saturating_sub(1))?;
     read(session, &prompt, Want::Last, events)?;
     let mut search = Search {
         session,
         tokenizer,
         options,
         last: prompt.last().copied(),
-        from,
         open: vec![Beam {
             ids: Vec::new(),
             log_prob: 0.0,
@@ -226,7 +220,7 @@ impl Search<'_> {
                 id,
                 log_prob: b.log_prob + (f64::from(logit) - sum),
             }));
-            held.push(Rc::new(self.session.branch(self.from)));
+            held.push(Rc::new(self.session.branch()?));
         }
         all.sort_by(|a, b| b.log_prob.total_cmp(&a.log_prob));
         Ok((held, all))

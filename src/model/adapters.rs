@@ -6,11 +6,14 @@
 //! Products and sums have the order of all others: threads and batches change no bit.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use geb_kernels::dtype::Dtype;
 use geb_kernels::mat::MatMut;
 use geb_kernels::team::Leader;
 use geb_kernels::{ActKind, Activations, Kernels};
+
+use sha2::{Digest, Sha256};
 
 use super::Model;
 use super::forward::{SERIAL_ROWS, pack};
@@ -32,10 +35,11 @@ struct Term {
     gain: Option<Vec<f32>>,
 }
 
-/// The adapters of a session, with their buffers.
+/// The adapters of a sequence, with their buffers.
 pub(crate) struct Adapters {
     /// By where the bytes of the matrix start.
-    terms: HashMap<usize, Term>,
+    terms: Arc<HashMap<usize, Term>>,
+    identity: [u8; 32],
     x: Activations,
     /// `A x`, `[tokens, rank]`, and its packed form.
     low: Vec<f32>,
@@ -126,13 +130,30 @@ impl Adapters {
             });
             Some((matrix.range.start, term))
         });
-        Ok(Adapters {
-            terms: terms.collect(),
+        let terms: HashMap<usize, Term> = terms.collect();
+        let identity = identity(&terms);
+        Ok(Self::of(Arc::new(terms), identity))
+    }
+
+    fn of(terms: Arc<HashMap<usize, Term>>, identity: [u8; 32]) -> Adapters {
+        Adapters {
+            terms,
+            identity,
             x: Activations::default(),
             low: Vec::new(),
             low_acts: Activations::default(),
             change: Vec::new(),
-        })
+        }
+    }
+
+    /// The same terms, for another sequence.
+    pub fn fork(&self) -> Adapters {
+        Self::of(self.terms.clone(), self.identity)
+    }
+
+    /// What tells these changes from others of the same model: SHA-256 of all terms.
+    pub fn identity(&self) -> [u8; 32] {
+        self.identity
     }
 
     /// Bytes of the terms.
@@ -228,6 +249,23 @@ impl Term {
         let a = parts.iter().flat_map(|(p, _)| &p.a).copied().collect();
         Term { a, b, rank, gain }
     }
+}
+
+/// SHA-256 of terms in the order of their matrices.
+fn identity(terms: &HashMap<usize, Term>) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    let mut starts: Vec<_> = terms.iter().collect();
+    starts.sort_unstable_by_key(|(start, _)| **start);
+    for (start, term) in starts {
+        let gain = term.gain.as_deref().unwrap_or(&[]);
+        for n in [*start, term.rank, term.a.len(), term.b.len(), gain.len()] {
+            hash.update((n as u64).to_le_bytes());
+        }
+        for floats in [&term.a[..], &term.b, gain] {
+            hash.update(bytemuck::cast_slice(floats));
+        }
+    }
+    hash.finalize().into()
 }
 
 fn resize(buffer: &mut Vec<f32>, len: usize) {

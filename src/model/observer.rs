@@ -6,7 +6,7 @@ use geb_kernels::Kernels;
 use geb_kernels::team::Leader;
 
 use super::weights::{Bias, QMatrix};
-use crate::cache::KvCache;
+use crate::cache::KvView;
 
 /// Told what a forward pass computes, in its order, by the leader between the steps of the team. A pass that
 /// nobody observes prepares nothing for it.
@@ -43,7 +43,7 @@ pub struct Heads<'a> {
     pub(super) queries: (&'a [f32], usize),
     /// Query heads that share keys and values.
     pub(super) group: usize,
-    pub(super) cache: &'a KvCache,
+    pub(super) cache: KvView<'a>,
     pub(super) bias: Option<&'a Bias>,
     pub(super) window: usize,
     pub(super) scale: f32,

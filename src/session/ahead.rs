@@ -2,6 +2,7 @@
 //! heads. Neither changes what the session holds.
 
 use super::{BATCH, Segment, Session};
+use crate::cache::Part;
 use crate::engine::Heads;
 use crate::error::{Error, Result};
 
@@ -33,17 +34,20 @@ impl Session {
         self.engine.want(n)?;
         self.batch = 0;
         let step = BATCH.min(self.engine.ctx);
-        std::mem::swap(&mut self.seq.cache, &mut heads.cache);
+        let ready = self
+            .engine
+            .pages_for(&mut self.seq.table, Part::Heads, 0..end);
         let logits = 0..self.engine.wanted;
-        let done = self.team(
-            super::NOTHING,
-            end,
-            0,
-            logits.clone(),
-            None,
-            |pass, buffers, out| heads.run(pass, buffers, (end, step), out),
-        );
-        std::mem::swap(&mut self.seq.cache, &mut heads.cache);
+        let done = ready.and_then(|()| {
+            self.team(
+                super::NOTHING,
+                end,
+                0,
+                logits.clone(),
+                None,
+                |pass, buffers, out| heads.run(pass, buffers, (end, step), out),
+            )
+        });
         self.seq.heads = Some(heads);
         done?;
         self.engine.finite(logits, end)?;

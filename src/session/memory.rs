@@ -1,12 +1,9 @@
 //! Bytes that a session takes and reads.
 
 use super::{BATCH, Session};
-use crate::cache::KvCache;
-use crate::engine::Heads;
 use crate::model::PackedSums;
 use crate::model::adapters::Adapters;
 use crate::model::forward::Buffers;
-use crate::state::State;
 
 /// Bytes of a session.
 #[derive(Clone, Copy, Debug)]
@@ -29,13 +26,7 @@ impl Session {
         let tensors = self.engine.model.file().tensors();
         SessionMemory {
             weights: self.packed_of(tensors.map(|t| t.bytes().len() as u64).sum()),
-            kv: KvCache::bytes(
-                c,
-                0..c.block_count,
-                self.engine.kv,
-                [self.engine.ctx, batch],
-            ) + self.seq.heads.as_ref().map_or(0, Heads::held)
-                + State::bytes(c, &self.engine.model.weights().layers),
+            kv: self.engine.kv_bytes() + self.engine.state_bytes(),
             scratch: Buffers::bytes(c, batch),
             adapters: self.seq.adapters.as_ref().map_or(0, Adapters::bytes),
         }

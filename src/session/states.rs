@@ -1,6 +1,7 @@
 //! Vectors in and out of a session: hidden states instead of logits, embeddings instead of ids.
 
 use super::{BATCH, Buffers, Segment, Session, Want};
+use crate::cache::Part;
 use crate::engine::check_vectors;
 use crate::error::{Error, Result};
 use crate::ram;
@@ -89,7 +90,10 @@ impl Session {
             });
         }
         let first = self.seq.tokens.len();
-        self.engine.ropes.extend(first + tokens.len());
+        let end = first + tokens.len();
+        let table = &mut self.seq.table;
+        self.engine.pages_for(table, Part::Layers, first..end)?;
+        self.engine.ropes.extend(end);
         let len = tokens.len() * e;
         self.engine.wanted = 0;
         self.engine

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use super::*;
 use crate::Dtype;
-use crate::cache::KvCache;
 use crate::engine::check_ctx;
 use crate::gguf::{GgufFile, Load};
 use crate::limits;
@@ -74,13 +73,13 @@ fn in_batches(session: &mut Session, ids: &[u32], sizes: &[usize]) -> Vec<f32> {
 }
 
 #[test]
-fn branches_take_turns_as_long_as_a_ring_allows() {
+fn branches_take_turns_wherever_the_session_went() {
     let model = model();
     let ids = some_ids(&model, 1400);
     for kv in KV {
         let mut s = session(&model, kv, 4096);
         s.forward(&ids[..700], Want::None).expect("forward");
-        let whole = s.branch(s.safe_from(690));
+        let whole = s.branch().expect("a branch");
         assert_eq!(whole.tokens(), &ids[..700]);
         let tail = |s: &mut Session, n: usize| -> Vec<f32> {
             let text: Vec<u32> = ids.iter().rev().copied().take(n).collect();
@@ -92,14 +91,14 @@ fn branches_take_turns_as_long_as_a_ring_allows() {
             assert_eq!(s.pos(), 650);
             s.forward(&ids[700 + 40 * i..740 + 40 * i], Want::None)
                 .expect("forward");
-            (s.branch(650), Vec::new())
+            (s.branch().expect("a branch"), Vec::new())
         });
         for t in 0..40 {
             for (i, (branch, logits)) in turns.iter_mut().enumerate() {
                 s.resume(branch).expect("held");
                 let id = [ids[900 + 40 * i + t]];
                 logits.extend_from_slice(s.forward(&id, Want::Last).expect("forward"));
-                *branch = s.branch(650);
+                *branch = s.branch().expect("a branch");
             }
         }
         for (i, (branch, logits)) in turns.iter().enumerate() {
@@ -110,39 +109,37 @@ fn branches_take_turns_as_long_as_a_ring_allows() {
             let want = in_batches(&mut fresh, &ids[900 + 40 * i..940 + 40 * i], &[40]);
             assert!(*logits == want, "{kv:?} {i}");
         }
-        // So far ahead that the ring has given up what the branch sees.
-        let near = s.branch(729);
-        tail(&mut s, 600);
-        assert!(matches!(s.resume(&near), Err(Error::Request { .. })));
-        s.resume(&whole).expect("nothing shared");
-        let again = tail(&mut s, 30);
         let mut fresh = session(&model, kv, 4096);
         fresh.forward(&ids[..700], Want::None).expect("forward");
-        assert!(again == tail(&mut fresh, 30), "{kv:?}");
+        let want = tail(&mut fresh, 30);
+        // So far ahead that the session has given up what the branch sees.
+        tail(&mut s, 600);
+        s.resume(&whole).expect("held");
+        assert!(tail(&mut s, 30) == want, "{kv:?}");
         // Another beginning.
         s.reset();
         s.forward(&ids[1..700], Want::None).expect("forward");
-        assert!(matches!(s.resume(&near), Err(Error::Request { .. })));
+        s.resume(&whole).expect("held");
+        assert!(tail(&mut s, 30) == want, "{kv:?}");
+        // Pages come back when those who name them are gone.
+        drop((turns, whole));
+        s.reset();
+        let (free, all) = s.engine.pages.free();
+        assert_eq!(free, all, "{kv:?}");
     }
 }
 
 #[test]
-fn a_window_keeps_a_ring_that_changes_nothing() {
+fn pages_behind_a_window_are_given_up_and_change_nothing() {
     let model = model();
     let ids = some_ids(&model, 1500);
     for kv in KV {
         let mut ring = session(&model, kv, 4096);
-        // 9 + 512 positions are 576 in whole blocks.
-        assert_eq!(ring.memory().kv, session(&model, kv, 576).memory().kv);
-        assert!(ring.memory().kv < session(&model, kv, 64).memory().kv * 10);
+        // 9 + 512 positions are 10 pages, wherever the window begins.
+        assert_eq!(ring.memory().kv, session(&model, kv, 640).memory().kv);
+        assert!(ring.memory().kv < session(&model, kv, 64).memory().kv * 11);
         let mut whole = session(&model, kv, 4096);
-        whole.seq.cache = KvCache::new(
-            model.config(),
-            0..model.config().block_count,
-            whole.engine.kv,
-            [4096; 2],
-        )
-        .expect("cache");
+        whole.engine.pages.back = usize::MAX;
         for sizes in [&[512][..], &[500, 1, 13, 300, 2, 64, 7, 450, 1]] {
             ring.reset();
             whole.reset();
@@ -155,7 +152,7 @@ fn a_window_keeps_a_ring_that_changes_nothing() {
     }
 }
 
-/// Gemma's layers with a window keep a ring while the others keep everything.
+/// Gemma's layers with a window give up what is behind it while the others keep everything.
 #[test]
 fn layers_keep_what_each_of_them_sees() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gemma3/hf");
@@ -180,14 +177,17 @@ fn layers_keep_what_each_of_them_sees() {
     let sliding = c.windows.iter().filter(|w| **w != usize::MAX).count();
     assert!(sliding > 0 && sliding < c.block_count);
     let mut mixed = session(&model, KvChoice::F32, 4096);
-    let full = mixed.seq.cache.shape(0).kv();
     let mut whole = session(&model, KvChoice::F32, 4096);
-    whole.seq.cache = KvCache::new(c, 0..c.block_count, full, [4096; 2]).expect("cache");
-    assert!(mixed.memory().kv < KvCache::bytes(c, 0..c.block_count, full, [4096; 2]));
+    whole.engine.pages.back = usize::MAX;
+    let position: usize = c.layers[..c.block_count]
+        .iter()
+        .map(|l| 8 * l.kv_width())
+        .sum();
+    assert!(mixed.memory().kv < 4096 * position as u64);
     let ids = some_ids(&model, 1300);
     let sizes = [512, 1, 300, 13];
     assert!(in_batches(&mut mixed, &ids, &sizes) == in_batches(&mut whole, &ids, &sizes));
-    // The rings have lost what an early position sees.
+    // The windows' pages that an early position sees are given up.
     mixed.truncate(500);
     assert_eq!(mixed.pos(), 0);
     whole.truncate(500);
@@ -220,6 +220,51 @@ fn going_back_is_exact_or_starts_again() {
     s.forward(&ids[1000..1002], Want::None).expect("forward");
     s.truncate(900);
     assert_eq!(s.pos(), 0);
+}
+
+/// Vectors have no ids, so two texts of vectors look alike; what they left does not.
+#[test]
+fn branches_of_vectors_are_told_apart() {
+    let model = model();
+    let e = model.config().embedding_length;
+    let mut s = session(&model, KvChoice::F32, 256);
+    let of = |seed: usize| -> Vec<f32> {
+        let one = |i: usize| ((i * 31 + seed * 977) % 201) as f32 / 100.0 - 1.0;
+        (0..80 * e).map(one).collect()
+    };
+    let texts = [of(1), of(2)].map(|x| {
+        s.reset();
+        let input = [Segment::Vectors(&x)];
+        s.forward_inputs(&input, Want::None).expect("forward");
+        let branch = s.branch().expect("a branch");
+        (
+            branch,
+            s.forward(&[5], Want::Last).expect("forward").to_vec(),
+        )
+    });
+    assert_eq!(texts[0].0.tokens(), texts[1].0.tokens());
+    assert!(texts[0].1 != texts[1].1);
+    for i in [0, 1, 1, 0] {
+        s.resume(&texts[i].0).expect("held");
+        assert!(s.forward(&[5], Want::Last).expect("forward") == texts[i].1);
+    }
+}
+
+#[test]
+fn a_branch_of_another_session_is_refused() {
+    let (one, other) = (model(), model());
+    let ids = some_ids(&one, 20);
+    let mut s = session(&one, KvChoice::F32, 64);
+    let want = s.forward(&ids, Want::Last).expect("forward").to_vec();
+    for model in [&one, &other] {
+        let mut foreign = session(model, KvChoice::F32, 64);
+        foreign.forward(&ids, Want::None).expect("forward");
+        let branch = foreign.branch().expect("a branch");
+        let refused = s.resume(&branch).expect_err("another engine's");
+        assert!(matches!(refused, Error::Request { .. }), "{refused}");
+    }
+    s.truncate(ids.len() - 1);
+    assert!(s.forward(&ids[19..], Want::Last).expect("forward") == want);
 }
 
 #[test]

@@ -14,3 +14,10 @@ pub mod torch;
 
 /// The top of the checkout.
 pub const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
+/// A file of the built-in model.
+pub fn asset(name: &str) -> std::path::PathBuf {
+    std::path::Path::new(ROOT)
+        .join("assets/geb-nano")
+        .join(name)
+}

@@ -39,12 +39,12 @@ fn unpack(s: &mut Ready, file: &[u8]) -> geb::Result<Vec<u8>> {
 }
 
 fn english(bytes: usize) -> Vec<u8> {
-    let text = std::fs::read("assets/geb-nano/eval-en.txt").expect("text");
+    let text = std::fs::read(crate::common::asset("eval-en.txt")).expect("text");
     text[..bytes].to_vec()
 }
 
 fn chinese(characters: usize) -> Vec<u8> {
-    let text = std::fs::read_to_string("assets/geb-nano/eval-zh.txt").expect("text");
+    let text = std::fs::read_to_string(crate::common::asset("eval-zh.txt")).expect("text");
     text.chars()
         .take(characters)
         .collect::<String>()

@@ -28,7 +28,7 @@ fn pair(threads: usize) -> [Session; 2] {
 
 fn text_ids(session: &Session) -> Vec<u32> {
     let tokenizer = Tokenizer::from_gguf(session.model().file()).expect("tokenizer");
-    let text = std::fs::read_to_string("assets/geb-nano/eval-en.txt").expect("text");
+    let text = std::fs::read_to_string(crate::common::asset("eval-en.txt")).expect("text");
     encode(&tokenizer, &text[..6000])
 }
 

@@ -43,7 +43,7 @@ fn quiet(_: &str) -> ControlFlow<()> {
 #[test]
 fn greedy_text_is_that_of_the_reference() {
     let (mut session, tokenizer) = session();
-    let expected = std::fs::read("assets/geb-nano/expected.json").expect("expected.json");
+    let expected = std::fs::read(crate::common::asset("expected.json")).expect("expected.json");
     let expected: serde_json::Value = serde_json::from_slice(&expected).expect("JSON");
     for case in expected["prompts"].as_array().expect("prompts") {
         let prompt = encode(&tokenizer, case["prompt"].as_str().expect("text"));

@@ -350,11 +350,11 @@ fn branches_keep_what_heads_go_by() {
     let ids = some_ids(30);
     session.forward(&ids, Want::None).expect("forward");
     let own = session.look_ahead(FURTHER).expect("heads").to_vec();
-    let branch = session.branch(20);
+    let branch = session.branch().expect("a branch");
     session.truncate(20);
     session.forward(&[5, 6, 7], Want::None).expect("forward");
     let other = session.look_ahead(FURTHER).expect("heads").to_vec();
-    let second = session.branch(20);
+    let second = session.branch().expect("a branch");
     for (branch, want) in [(&branch, &own), (&second, &other), (&branch, &own)] {
         session.resume(branch).expect("held");
         assert!(session.look_ahead(FURTHER).expect("heads") == want);

@@ -27,6 +27,7 @@ mod logits;
 mod mutants;
 mod mutants_behind;
 mod observer;
+mod pages;
 mod probe;
 mod quantized;
 mod recurrent;

@@ -34,8 +34,8 @@ fn tokenizer(session: &Session) -> Tokenizer {
 
 /// English, Chinese, code, repetitions, and two beyond one piece of split attention.
 fn prompts() -> Vec<String> {
-    let en = std::fs::read_to_string("assets/geb-nano/eval-en.txt").expect("text");
-    let zh = std::fs::read_to_string("assets/geb-nano/eval-zh.txt").expect("text");
+    let en = std::fs::read_to_string(crate::common::asset("eval-en.txt")).expect("text");
+    let zh = std::fs::read_to_string(crate::common::asset("eval-zh.txt")).expect("text");
     let passage = "And the children of Israel did so, as the LORD commanded Moses. ";
     let mut prompts: Vec<String> = [
         "In the beginning",
@@ -160,7 +160,7 @@ fn draft(dtype: Dtype, target: &Session) -> DraftModel {
 fn a_batch_gives_the_bits_of_single_tokens() {
     for dtype in [Dtype::F32, Dtype::Q8_0, Dtype::Q4_0] {
         let (mut one, mut many) = (session(dtype, 1, 512), session(dtype, 2, 512));
-        let text = std::fs::read_to_string("assets/geb-nano/eval-en.txt").expect("text");
+        let text = std::fs::read_to_string(crate::common::asset("eval-en.txt")).expect("text");
         let ids = encode(&tokenizer(&one), &text[..2500]);
         let most = one.verify_batch();
         assert!(most > 1);

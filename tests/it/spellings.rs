@@ -582,7 +582,7 @@ fn what_a_text_config_leaves_out_is_as_in_the_reference() {
     );
     assert_eq!((h.vocab, h.context, h.eps), (32064, 4096, 1e-5));
     let h = Hyper::read(&outer("llava_next", json!({}))).unwrap();
-    assert_eq!((h.front.architecture, h.vocab), ("llama", 32000));
+    assert_eq!((h.family.architecture, h.vocab), ("llama", 32000));
     refused(
         &outer("blip_3", json!({"hidden_size": 8})),
         "text_config.model_type",

@@ -1,6 +1,6 @@
 //! Everything between the products.
 
-use crate::float::{AttnQuery, AttnScratch, KvHead, KvRows, KvShape, KvSide, finish};
+use crate::float::{AttnQuery, AttnScratch, BLOCK, KvHead, KvRows, KvShape, KvSide, finish};
 use crate::mat::MatMut;
 use crate::table::Kernels;
 
@@ -111,13 +111,15 @@ impl Kernels {
         unsafe { (self.float.divergence)(p, q, log_sums) }
     }
 
-    /// Stores rows of one head in its cache; `out` has [`KvShape::head_bytes`].
+    /// Stores rows of one head in a block of its cache, of [`KvShape::block_bytes`].
     ///
     /// # Panics
-    /// If a length is wrong or `out` is not aligned to four bytes.
-    pub fn store_kv(&self, shape: KvShape, side: KvSide, rows: KvRows<'_>, out: &mut [u8]) {
-        assert_eq!(out.len(), shape.head_bytes(), "KV head: bytes");
+    /// If the rows are more than the block has room for, a length is wrong or `block` is not aligned to
+    /// four bytes.
+    pub fn store_kv(&self, shape: KvShape, side: KvSide, rows: KvRows<'_>, block: &mut [u8]) {
+        let fits = block.len() == shape.block_bytes() && rows.slot + rows.tokens <= BLOCK;
+        assert!(fits, "KV head: rows and block differ");
         // SAFETY: as above.
-        unsafe { (self.float.store)(shape, side, rows, out) }
+        unsafe { (self.float.store)(shape, side, rows, block) }
     }
 }

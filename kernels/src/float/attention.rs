@@ -15,7 +15,7 @@
 //! **A row's result depends on its query and the positions it sees, on nothing else**: pieces and
 //! blocks start at fixed positions, every sum runs in the order of the positions (or of the head's
 //! elements), and a position outside a row's range has the weight 0. So a token gives the same bits
-//! alone, in a small batch, in a prompt, with any number of threads, and in a ring.
+//! alone, in a small batch, in a prompt, with any number of threads, and in any pages.
 
 use core::ops::Range;
 
@@ -210,7 +210,7 @@ fn score<I: Isa>(isa: I, kv: &KvHead<'_>, start: usize, w: &mut Work<'_>) {
     let shape = kv.shape;
     let (d, width) = (shape.head_size(), shape.width());
     let rows = w.scores.len() / SPLIT;
-    let block = &kv.keys[shape.block(start)];
+    let block = kv.keys(start);
     let scores = &mut w.scores[start % SPLIT..];
     if shape.kv() == KvType::Q8_0 {
         let (scales, codes) = block.split_at(shape.scale_bytes());
@@ -236,7 +236,7 @@ fn weigh<I: Isa>(isa: I, kv: &KvHead<'_>, start: usize, range: Range<usize>, w: 
     let shape = kv.shape;
     let (width, row) = (shape.width(), partial_row(shape));
     let rows = w.scores.len() / SPLIT;
-    let block = &kv.values[shape.block(start)];
+    let block = kv.values(start);
     let column = start % SPLIT;
     if shape.kv() != KvType::Q8_0 {
         let p = Product {

@@ -10,9 +10,9 @@
 //!          codes [width / 4][BLOCK][4]         codes [BLOCK][width]
 //! ```
 //! `width` is the head size rounded up to 16 (F32, F16) or 32 (Q8_0); the columns past the head
-//! size are zero. The position `p` lives at slot `p % positions`: a cache with fewer positions
-//! than the context is a ring. Codes of keys are stored as the level's dot product wants them
-//! (plus 128 where weights are unsigned), so a cache is read by the level that wrote it.
+//! size are zero. Blocks lie in pages, which sequences share: the block of position `p` is in page
+//! `pages[p / BLOCK]`, at the same place in every page. Codes of keys are stored as the level's dot
+//! product wants them (plus 128 where weights are unsigned), so a cache is read by the level that wrote it.
 
 use crate::isa::Isa;
 use crate::layout::GROUP;
@@ -47,22 +47,17 @@ impl KvType {
     }
 }
 
-/// Type, head size and number of positions: all that the layout depends on.
+/// Type and head size: all that the layout of a block depends on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct KvShape {
     kv: KvType,
     head_size: usize,
-    positions: usize,
 }
 
 impl KvShape {
-    /// A cache of at least `positions` (rounded up to whole blocks).
-    pub fn new(kv: KvType, head_size: usize, positions: usize) -> KvShape {
-        KvShape {
-            kv,
-            head_size,
-            positions: positions.next_multiple_of(BLOCK),
-        }
+    /// Blocks of heads of `head_size` elements.
+    pub fn new(kv: KvType, head_size: usize) -> KvShape {
+        KvShape { kv, head_size }
     }
 
     /// Element type.
@@ -73,11 +68,6 @@ impl KvShape {
     /// Elements of a head.
     pub fn head_size(&self) -> usize {
         self.head_size
-    }
-
-    /// Positions held, a multiple of [`BLOCK`].
-    pub fn positions(&self) -> usize {
-        self.positions
     }
 
     /// Elements of a head as stored.
@@ -105,45 +95,65 @@ impl KvShape {
         }
     }
 
-    fn block_bytes(&self) -> usize {
+    /// Bytes of the keys, or of the values, of one block; a multiple of 64.
+    pub fn block_bytes(&self) -> usize {
         self.scale_bytes() + BLOCK * self.width() * self.element_bytes()
-    }
-
-    /// Bytes of the keys, or of the values, of one head; a multiple of 64.
-    pub fn head_bytes(&self) -> usize {
-        self.positions / BLOCK * self.block_bytes()
-    }
-
-    /// Bytes of the block that holds position `position`, inside [`head_bytes`](Self::head_bytes).
-    pub(crate) fn block(&self, position: usize) -> core::ops::Range<usize> {
-        let at = position % self.positions / BLOCK * self.block_bytes();
-        at..at + self.block_bytes()
     }
 }
 
-/// Keys and values of one KV head.
+/// Keys and values of one KV head of one sequence.
 #[derive(Clone, Copy)]
 pub struct KvHead<'a> {
     pub(crate) shape: KvShape,
-    pub(crate) keys: &'a [u8],
-    pub(crate) values: &'a [u8],
+    slab: &'a [u8],
+    pages: &'a [u32],
+    page_bytes: usize,
+    at: usize,
 }
 
 impl<'a> KvHead<'a> {
-    /// A view of `keys` and `values`, [`KvShape::head_bytes`] each.
+    /// The head whose keys lie `at` bytes into each page of `page_bytes`, its values behind them. `slab`: all
+    /// pages; `pages`: for each block of positions the number of its page.
     ///
     /// # Panics
-    /// If a length differs: a bug of the caller.
-    pub fn new(shape: KvShape, keys: &'a [u8], values: &'a [u8]) -> KvHead<'a> {
+    /// If its blocks are not inside a page: a bug of the caller.
+    pub fn new(
+        shape: KvShape,
+        slab: &'a [u8],
+        pages: &'a [u32],
+        page_bytes: usize,
+        at: usize,
+    ) -> KvHead<'a> {
         assert!(
-            keys.len() == shape.head_bytes() && values.len() == shape.head_bytes(),
-            "KV head: bytes differ from its shape"
+            at + 2 * shape.block_bytes() <= page_bytes,
+            "KV head: outside of its page"
         );
         KvHead {
             shape,
-            keys,
-            values,
+            slab,
+            pages,
+            page_bytes,
+            at,
         }
+    }
+
+    /// The block of keys that holds position `position`.
+    #[inline(always)]
+    pub(crate) fn keys(&self, position: usize) -> &'a [u8] {
+        self.block(position, 0)
+    }
+
+    /// The block of values that holds position `position`.
+    #[inline(always)]
+    pub(crate) fn values(&self, position: usize) -> &'a [u8] {
+        self.block(position, self.shape.block_bytes())
+    }
+
+    /// Panics where a page is none of the slab.
+    #[inline(always)]
+    fn block(&self, position: usize, behind: usize) -> &'a [u8] {
+        let page = self.pages[position / BLOCK] as usize;
+        &self.slab[page * self.page_bytes + self.at + behind..][..self.shape.block_bytes()]
     }
 }
 
@@ -165,29 +175,26 @@ pub struct KvRows<'a> {
     pub stride: usize,
     /// Tokens.
     pub tokens: usize,
-    /// Position of the first token.
-    pub first: usize,
+    /// Slot of the first token in the block: its position modulo [`BLOCK`].
+    pub slot: usize,
 }
 
-/// Stores the rows of one head. `out`: [`KvShape::head_bytes`], aligned to four bytes.
+/// Stores rows of one head. `block`: [`KvShape::block_bytes`], aligned to four bytes.
 #[inline(always)]
 pub(crate) fn store<I: Isa>(
     isa: I,
     shape: KvShape,
     side: KvSide,
     rows: KvRows<'_>,
-    out: &mut [u8],
+    block: &mut [u8],
 ) {
     let (d, width) = (shape.head_size, shape.width());
     for t in 0..rows.tokens {
         let row = &rows.x[t * rows.stride..][..d];
-        let position = rows.first + t;
-        let (block, j) = (&mut out[shape.block(position)], position % BLOCK);
+        let j = rows.slot + t;
         match shape.kv {
             KvType::F32 => put(bytemuck::cast_slice_mut(block), side, j, width, row, |v| v),
-            KvType::F16 => {
-                put(bytemuck::cast_slice_mut(block), side, j, width, row, to_f16);
-            }
+            KvType::F16 => put(bytemuck::cast_slice_mut(block), side, j, width, row, to_f16),
             KvType::Q8_0 => {
                 let (scales, codes) = block.split_at_mut(shape.scale_bytes());
                 put_codes(isa, side, j, row, bytemuck::cast_slice_mut(scales), codes);

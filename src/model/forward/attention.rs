@@ -1,9 +1,10 @@
 //! Self-attention of a batch over the KV cache.
 
-use geb_kernels::float::{AttnQuery, KvRows, KvSide, SPLIT};
+use geb_kernels::float::{AttnQuery, BLOCK, KvRows, KvSide, SPLIT};
 use geb_kernels::mat::MatMut;
 
 use super::{Buffers, Pass, SERIAL_ROWS};
+use crate::cache::put_rows;
 use crate::model::arch::RopePairing;
 use crate::model::observer::Heads;
 use crate::model::weights::{Attention, Bias, Qkv};
@@ -65,7 +66,7 @@ impl Pass<'_, '_> {
             out,
             queries,
             group: c.layers[l].group(),
-            cache: &*self.spans[0].cache,
+            cache: self.pages.view(self.spans[0].table),
             bias,
             window: c.windows[l],
             scale: c.attention_scale,
@@ -99,10 +100,10 @@ impl Pass<'_, '_> {
             Some(bias) => {
                 let side = |s: usize| (&qkv[starts[s]..], strides[s]);
                 for span in &mut self.spans {
-                    let (rows, first) = (span.rows.clone(), span.first);
+                    let start = span.rows.start;
                     let sides =
-                        [side(1), side(2)].map(|(x, stride)| (&x[rows.start * stride..], stride));
-                    span.cache.put_rows(l, (first, rows.len()), sides);
+                        [side(1), side(2)].map(|(x, stride)| (&x[start * stride..], stride));
+                    put_rows(self.pages, span.table, l, span.first..span.end(), sides);
                 }
                 self.attend_biased(l, (&qkv[starts[0]..], strides[0]), attn, Some(bias));
             }
@@ -150,34 +151,36 @@ impl Pass<'_, '_> {
         }
     }
 
-    /// Writes the keys and values of the batch into the caches.
+    /// Writes the keys and values of the batch into the pages.
     fn store(&mut self, l: usize, qkv: &[f32], starts: [usize; 3], strides: [usize; 3], n: usize) {
-        let kernels = self.kernels;
-        let puts = self.spans.iter_mut().flat_map(|span| {
-            span.cache.will_write(span.first + span.rows.len());
-            let (shape, first, rows) = (span.cache.shape(l), span.first, span.rows.clone());
-            let layer = span.cache.layer_mut(l);
-            let parts = layer.chunks_exact_mut(shape.head_bytes()).enumerate();
-            parts.map(move |(i, out)| {
+        let (kernels, spans) = (self.kernels, &self.spans);
+        let shape = self.pages.shape(l);
+        let tables: Vec<_> = spans.iter().map(|s| (s.table, s.first..s.end())).collect();
+        let written = self.pages.written(l, &tables);
+        let puts = written.into_iter().flat_map(|written| {
+            let (span, positions) = (&spans[written.span], written.positions);
+            let row = span.rows.start + positions.start - span.first;
+            let parts = written.layer.chunks_exact_mut(shape.block_bytes());
+            parts.enumerate().map(move |(i, block)| {
                 let (head, side) = (i / 2, i % 2);
                 let stride = strides[1 + side];
-                let at = starts[1 + side] + rows.start * stride + head * shape.head_size();
+                let at = starts[1 + side] + row * stride + head * shape.head_size();
                 let rows = KvRows {
                     x: &qkv[at..],
                     stride,
-                    tokens: rows.len(),
-                    first,
+                    tokens: positions.len(),
+                    slot: positions.start % BLOCK,
                 };
-                (shape, [KvSide::Keys, KvSide::Values][side], rows, out)
+                ([KvSide::Keys, KvSide::Values][side], rows, block)
             })
         });
         if n <= SERIAL_ROWS {
-            puts.for_each(|(shape, side, rows, out)| kernels.store_kv(shape, side, rows, out));
+            puts.for_each(|(side, rows, block)| kernels.store_kv(shape, side, rows, block));
         } else {
             let mut jobs: Vec<_> = puts.map(Some).collect();
             self.lead.chunks_mut(&mut jobs, 1, |_, jobs, _| {
-                for (shape, side, rows, out) in jobs.iter_mut().filter_map(Option::take) {
-                    kernels.store_kv(shape, side, rows, out);
+                for (side, rows, block) in jobs.iter_mut().filter_map(Option::take) {
+                    kernels.store_kv(shape, side, rows, block);
                 }
             });
         }
@@ -222,7 +225,7 @@ impl Pass<'_, '_> {
                         window: c.windows[l],
                         scale: c.attention_scale,
                     };
-                    jobs.push((query, span.cache.head(l, head), now));
+                    jobs.push((query, self.pages.head(span.table, l, head), now));
                 }
             }
         }
@@ -242,7 +245,8 @@ impl Pass<'_, '_> {
         pieces: &mut Vec<f32>,
     ) {
         let c = self.model.config();
-        let (kernels, cache, first) = (self.kernels, &*self.spans[0].cache, self.spans[0].first);
+        let (kernels, table, first) = (self.kernels, self.spans[0].table, self.spans[0].first);
+        let pages = &*self.pages;
         let (sizes, group) = (c.layers[l], c.layers[l].group());
         let (columns, width) = (group * c.head_size, sizes.q_width());
         let n = out.len() / width;
@@ -269,19 +273,20 @@ impl Pass<'_, '_> {
                 .blocks([out], (tile, columns), |_, (t, column), block, local| {
                     let head = column / columns;
                     let a = query(head, (t, t + block.rows()), (0, end));
-                    kernels.attend(&a, cache.head(l, head), block, &mut local.attention);
+                    kernels.attend(&a, pages.head(table, l, head), block, &mut local.attention);
                 });
             return;
         }
         // Few tokens over a long cache: pieces of positions, then a merge.
-        let shape = cache.shape(l);
+        let shape = pages.shape(l);
         let each = query(0, (0, n), (0, end)).partial_len(shape);
         pieces.resize((heads * splits * each).max(pieces.len()), 0.0);
         let pieces = &mut pieces[..heads * splits * each];
         self.lead.chunks_mut(pieces, each, |i, piece, local| {
             let (head, at) = (i / splits, start + i % splits * SPLIT);
             let a = query(head, (0, n), (at, (at + SPLIT).min(end)));
-            kernels.attend_partial(&a, cache.head(l, head), piece, &mut local.attention);
+            let head = pages.head(table, l, head);
+            kernels.attend_partial(&a, head, piece, &mut local.attention);
         });
         for pieces in pieces.chunks_exact_mut(splits * each) {
             let (block, rest) = out.split_cols(columns);

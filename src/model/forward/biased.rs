@@ -40,19 +40,14 @@ impl Pass<'_, '_> {
     ) {
         let c = self.model.config();
         let span = &self.spans[span];
-        let cache = match (bias, span.text) {
-            (None, Some(text)) => text,
-            _ => &*span.cache,
+        let (cache, end) = match (bias, span.text) {
+            (None, Some(text)) => (text.view(), text.positions()),
+            _ => (self.pages.view(span.table), span.end()),
         };
         let (d, group, width) = (c.head_size, c.layers[l].group(), c.layers[l].q_width());
         let n = out.len() / width;
         let (scale, first, window) = (c.attention_scale, span.first, c.windows[l]);
         let whole = bias.is_none() || !self.causal;
-        let end = if bias.is_none() {
-            cache.written()
-        } else {
-            first + n
-        };
         let out = MatMut::new(out, n, width, width);
         let work = |t: usize, column: usize, block: &mut MatMut<'_>| {
             let head = column / d;

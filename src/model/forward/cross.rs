@@ -1,14 +1,14 @@
 //! The encoder's text: read once, looked at by every layer of the decoder.
 
 use super::{Buffers, Pass};
-use crate::cache::KvCache;
+use crate::cache::OwnPages;
 use crate::error::Result;
 use crate::model::weights::Cross;
 
 impl Pass<'_, '_> {
     /// Runs the one span through the encoder; writes what the decoder's layers look at into `text`.
-    /// The pass is not causal, and its cache is one of rows for the encoder's layers.
-    pub(crate) fn encode(&mut self, b: &mut Buffers, text: &mut KvCache) -> Result<()> {
+    /// The pass is not causal, and its pages are rows for the encoder's layers.
+    pub(crate) fn encode(&mut self, b: &mut Buffers, text: &mut OwnPages) -> Result<()> {
         let c = self.model.config();
         let (n, e) = (self.spans[0].rows.len(), c.embedding_length);
         self.embed(b);
@@ -23,7 +23,7 @@ impl Pass<'_, '_> {
             let (k, v) = b.qkv[..2 * n * width].split_at_mut(n * width);
             let [to_k, to_v] = &branch.body.kv;
             self.project(&mut b.acts, h, n, [(to_k, &mut *k), (to_v, &mut *v)]);
-            text.put_rows(l, (0, n), [(k, width), (v, width)]);
+            text.put(l, [(k, width), (v, width)]);
         }
         Ok(())
     }

@@ -36,6 +36,7 @@ use super::resident::Residents;
 use super::rope::Ropes;
 use super::weights::{Bias, Branch, Cross, Ffn, Layer, Linear, Mixer, Norm, QMatrix};
 use super::{Config, Model};
+use crate::cache::PagePool;
 use crate::error::{Error, Result};
 use crate::ram;
 pub use span::Segment;
@@ -128,6 +129,8 @@ pub(crate) struct Pass<'a, 'l> {
     pub(crate) ropes: &'a Ropes,
     /// The sequences of the batch; their rows lie one behind the other.
     pub(crate) spans: Vec<SpanView<'a>>,
+    /// Keys and values of the sequences.
+    pub(crate) pages: &'a mut PagePool,
     /// Positions of the rows.
     pub(crate) places: Places<'a>,
     /// Whether a token sees none after its own; otherwise each sees the whole batch.

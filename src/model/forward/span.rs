@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use crate::cache::KvCache;
+use crate::cache::{OwnPages, PageTable};
 use crate::model::adapters::Adapters;
 use crate::state::State;
 
@@ -45,10 +45,11 @@ pub(crate) struct SpanView<'a> {
     pub(crate) first: usize,
     /// Rows whose logits are wanted, counted from its first.
     pub(crate) wanted: Range<usize>,
-    pub(crate) cache: &'a mut KvCache,
+    /// Where its keys and values lie; those of its positions are its own.
+    pub(crate) table: &'a PageTable,
     pub(crate) state: &'a mut State,
     /// Keys and values of what an encoder has read.
-    pub(crate) text: Option<&'a KvCache>,
+    pub(crate) text: Option<&'a OwnPages>,
     /// Changes of the matrices.
     pub(crate) adapters: Option<&'a mut Adapters>,
     /// Takes what goes into the last layer, for further heads: `[context, E]`.

@@ -36,7 +36,7 @@ pub fn exit_code(e: &Error) -> i32 {
         Error::Kind { kind, .. } if !kind.good => 3,
         Error::Kind { .. } => 4,
         Error::Type { .. } | Error::Unsupported { .. } | Error::Template(_) => 4,
-        Error::Memory { .. } => 5,
+        Error::Memory { .. } | Error::Pages { .. } => 5,
         Error::Io { source, .. } if source.kind() == ErrorKind::OutOfMemory => 5,
         Error::Request { .. } | Error::Occupied { .. } => 2,
         Error::NoChecksums { .. } => 8,

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use geb_kernels::Effort;
 
-use super::Options;
+use super::family::spec::Family;
 use super::folder::Folder;
-use super::fronts::Front;
+use super::options::Options;
 use super::policy::Policy;
 use geb::gguf::writer::MetaValue;
 
@@ -73,14 +73,14 @@ pub(super) fn provenance(
 }
 
 /// The options that shaped the file, in one line.
-pub(super) fn recipe(options: &Options, front: Option<&Front>) -> String {
+pub(super) fn recipe(options: &Options, family: Option<&Family>) -> String {
     let mut out = options.policy.to_string();
     out.push_str(match options.search {
         Effort::Reference => "",
         Effort::Fast => "; search fast",
         Effort::Best => "; search best",
     });
-    if front.is_some_and(|f| f.open_layout) {
+    if family.is_some_and(|f| f.open_layout) {
         let l = &options.layout;
         out.push_str(&format!(
             "; geb kv {}, rope {}, mlp {}",

@@ -6,16 +6,13 @@ use std::collections::HashSet;
 use serde_json::{Value, json};
 
 use super::folder::{Folder, bad, kind, short};
-use super::hf;
+use super::hf::{self, FILE, token_id};
 use super::scores::{self, UNMERGED};
-use super::vocab::{Kind, Sources, Token, Vocab};
+use super::tokens::{Kind, Sources, Token, Vocab};
 use geb::error::{Error, Result};
 use geb::gguf::writer::MetaValue;
-use geb::limits;
 use geb::tokenizer;
 use geb::tokenizer::steps::Steps;
-
-pub(super) const FILE: &str = "tokenizer.json";
 
 /// Reads `tokenizer.json` into `vocab`.
 pub(super) fn read(sources: &Sources, vocab: &mut Vocab) -> Result<()> {
@@ -215,18 +212,6 @@ pub(super) fn from_parts(folder: &Folder) -> Result<Option<Value>> {
         },
         "added_tokens": added,
     })))
-}
-
-pub(super) fn token_id(value: &Value, field: impl Fn() -> String) -> Result<usize> {
-    let id = value.as_u64().filter(|&id| id < limits::MAX_VOCAB as u64);
-    id.map(|id| id as usize).ok_or_else(|| {
-        bad(
-            FILE,
-            field(),
-            short(value),
-            format!("an id below {}", limits::MAX_VOCAB),
-        )
-    })
 }
 
 fn tokens(model: &Value, vocab: &mut Vocab) -> Result<()> {

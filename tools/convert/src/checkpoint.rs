@@ -4,18 +4,16 @@
 //! checked here, so that reading rows later cannot fail.
 
 use std::collections::{HashMap, HashSet};
-use std::ops::Range;
-use std::sync::Arc;
 
 use geb_kernels::dtype::Dtype;
 use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::aside::core;
-use super::dequant::Coded;
 use super::folder::{Fields, Folder, bad, short};
-use super::{shards, torch};
+use super::tensor::{Files, byte_count, check_shape};
+use super::torch;
+use super::wrapped::core;
 use geb::error::{Error, Result};
 use geb::gguf::checksums::hex;
 use geb::gguf::{GgufFile, Load};
@@ -23,54 +21,11 @@ use geb::kinds;
 use geb::limits;
 use geb::mmap::{self, Bytes};
 
-/// Type of the elements of a checkpoint tensor.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Elem {
-    /// A type that rows can be read from.
-    Float(Dtype),
-    /// Anything else (integer and bool buffers), listed but never read.
-    Other(&'static str),
-}
-
-/// One tensor of a checkpoint.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SourceTensor {
-    /// Name in the checkpoint.
-    pub name: String,
-    /// Type of the elements.
-    pub elem: Elem,
-    /// Shape, outermost dimension first (PyTorch order).
-    pub shape: Vec<u64>,
-    /// Which of the checkpoint's files.
-    pub(super) file: usize,
-    /// Bytes in that file, row-major; of a decoded matrix, those it would have in F32.
-    pub(super) range: Range<usize>,
-    /// How rows are decoded, of a quantized matrix.
-    pub(super) coded: Option<Arc<Coded>>,
-}
-
-impl SourceTensor {
-    /// Row length: the innermost dimension; 1 for a scalar.
-    pub fn cols(&self) -> usize {
-        self.shape.last().map_or(1, |&d| d as usize)
-    }
-
-    /// Bytes of the source that hold it.
-    pub(super) fn stored(&self) -> u64 {
-        let coded = self.coded.as_ref().map(|c| c.stored);
-        coded.unwrap_or(self.range.len() as u64)
-    }
-
-    /// Number of rows: the product of the other dimensions.
-    pub fn rows(&self) -> usize {
-        self.shape.iter().rev().skip(1).product::<u64>() as usize
-    }
-}
+pub use super::tensor::{Elem, SourceTensor, float_type};
 
 /// An opened checkpoint.
 pub struct Checkpoint {
-    /// File names and their bytes.
-    files: Vec<(String, Bytes)>,
+    files: Files,
     tensors: Vec<SourceTensor>,
     names: HashMap<String, usize>,
     /// By their names without what programs put before them; the first of equal ones.
@@ -80,86 +35,10 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens the weights of a folder: `model.safetensors`, its shards by their index or by their own numbers,
-    /// `consolidated.safetensors` or its shards, the only safetensors file of another name, then the same of
-    /// `pytorch_model.bin`.
-    ///
-    /// # Errors
-    /// [`Error::Checkpoint`] names the file and the field that breaks a rule.
-    pub fn open(folder: &Folder) -> Result<Checkpoint> {
-        let mut out = Self::empty();
-        let stems = [
-            ("model", ".safetensors"),
-            ("consolidated", ".safetensors"),
-            ("pytorch_model", ".bin"),
-        ];
-        for (stem, end) in stems {
-            let single = format!("{stem}{end}");
-            let index = format!("{single}.index.json");
-            if folder.has(&single) {
-                out.add_file(folder, &single)?;
-            } else if let Some(json) = folder.json(&index)? {
-                shards::add(&mut out, folder, &index, &json)?;
-            } else if let Some(shards) = shards::numbered(folder, stem, end)? {
-                for shard in shards {
-                    out.add_file(folder, &shard)?;
-                }
-            } else {
-                continue;
-            }
-            return Ok(out);
-        }
-        let mut others = folder.ending(".safetensors")?;
-        others.retain(|n| !n.starts_with("adapter_"));
-        match &others[..] {
-            [only] => {
-                out.add_file(folder, only)?;
-                Ok(out)
-            }
-            [] => {
-                let known = "model.safetensors or pytorch_model.bin, or either in shards";
-                Err(bad(&folder.name(), "weights", "absent", known))
-            }
-            several => {
-                let allowed = "one file, or an index (model.safetensors.index.json)";
-                let names: Vec<_> = several.iter().take(4).map(String::as_str).collect();
-                Err(bad(&folder.name(), "weights", names.join(", "), allowed))
-            }
-        }
-    }
-
-    /// A PyTorch file of weights alone, as authors publish them: `name`, or the only `.pth` file of the folder.
-    ///
-    /// # Errors
-    /// [`Error::Checkpoint`] for a malformed file or several.
-    pub fn native(folder: &Folder, name: Option<&str>) -> Result<Option<Checkpoint>> {
-        let found = folder.ending(".pth")?;
-        match (name, &found[..]) {
-            (Some(name), _) => Self::open_one(folder, &[name]).map(Some),
-            (None, [name]) => Self::open_one(folder, &[name]).map(Some),
-            (None, []) => Ok(None),
-            (None, several) => {
-                let allowed = "one .pth file, or its path";
-                Err(bad(&folder.name(), "weights", several.join(", "), allowed))
-            }
-        }
-    }
-
-    /// Opens the first of these weight files that the folder has.
-    ///
-    /// # Errors
-    /// As [`Checkpoint::open`].
-    pub fn open_one(folder: &Folder, names: &[&str]) -> Result<Checkpoint> {
-        let mut out = Self::empty();
-        let name = names.iter().find(|n| folder.has(n));
-        let none = || bad(&folder.name(), "weights", "absent", names.join(" or "));
-        out.add_file(folder, name.ok_or_else(none)?)?;
-        Ok(out)
-    }
-
-    fn empty() -> Checkpoint {
+    /// Without files.
+    pub(super) fn empty() -> Checkpoint {
         Checkpoint {
-            files: Vec::new(),
+            files: Files::default(),
             tensors: Vec::new(),
             names: HashMap::new(),
             cores: HashMap::new(),
@@ -174,7 +53,7 @@ impl Checkpoint {
             let name = path.file_name().unwrap_or_default();
             let name = name.to_string_lossy().into_owned();
             part.bytes().advise_sequential();
-            out.files.push((name, part.bytes().clone()));
+            out.files.0.push((name, part.bytes().clone()));
             for info in part.own_tensors() {
                 out.names.insert(info.name.clone(), out.tensors.len());
                 out.tensors.push(SourceTensor {
@@ -198,7 +77,7 @@ impl Checkpoint {
     /// Name of the file that holds the tensor of exactly this name.
     pub(super) fn holder(&self, name: &str) -> Option<&str> {
         let tensor = self.names.get(name)?;
-        Some(self.files[self.tensors[*tensor].file].0.as_str())
+        Some(self.files.0[self.tensors[*tensor].file].0.as_str())
     }
 
     /// Position in [`Checkpoint::tensors`] of the tensor with this name, or of one whose name differs in what
@@ -218,19 +97,9 @@ impl Checkpoint {
             return Err(Error::Verify(format!("rows beyond the end of {}", t.name)));
         }
         match &t.coded {
-            Some(coded) => coded.read(self, at, out),
-            None => self.read_stored(t, at, out),
+            Some(coded) => coded.read(&self.files, at, out),
+            None => self.files.read(t, at, out),
         }
-    }
-
-    /// Copies bytes that the files hold, starting `at` bytes into a tensor.
-    pub(super) fn read_stored(&self, t: &SourceTensor, at: usize, out: &mut [u8]) -> Result<()> {
-        if at + out.len() > t.range.len() {
-            return Err(Error::Verify(format!("rows beyond the end of {}", t.name)));
-        }
-        let (name, bytes) = &self.files[t.file];
-        let read = bytes.read_at(t.range.start + at, out);
-        read.map_err(Error::io(name))
     }
 
     /// Puts other tensors in the place of these.
@@ -240,7 +109,7 @@ impl Checkpoint {
         for (i, t) in list.iter().enumerate() {
             self.cores.entry(core(&t.name)).or_insert(i);
             if self.names.insert(t.name.clone(), i).is_some() {
-                let file = &self.files[t.file].0;
+                let file = &self.files.0[t.file].0;
                 return Err(bad(file, "tensor name", &t.name, "names that occur once"));
             }
         }
@@ -248,9 +117,14 @@ impl Checkpoint {
         Ok(())
     }
 
+    /// The weight files.
+    pub(super) fn files(&self) -> &Files {
+        &self.files
+    }
+
     /// Names of the weight files.
     pub fn file_names(&self) -> impl Iterator<Item = &str> {
-        self.files.iter().map(|f| f.0.as_str())
+        self.files.0.iter().map(|f| f.0.as_str())
     }
 
     /// The weight files and the SHA-256 of each.
@@ -269,7 +143,7 @@ impl Checkpoint {
             }
             Ok((name.clone(), hex(&sha.finalize())))
         };
-        self.files.iter().map(one).collect()
+        self.files.0.iter().map(one).collect()
     }
 
     /// Adds the tensors of a file.
@@ -292,7 +166,7 @@ impl Checkpoint {
                 .or_else(|| kinds::unfinished(&path, wanted))
                 .unwrap_or(e)
         })?;
-        let file = self.files.len();
+        let file = self.files.0.len();
         for mut tensor in list {
             tensor.file = file;
             if self.tensors.len() >= limits::MAX_CHECKPOINT_TENSORS {
@@ -320,28 +194,9 @@ impl Checkpoint {
             self.cores.entry(core(&tensor.name)).or_insert(at);
             self.tensors.push(tensor);
         }
-        self.files.push((name.to_owned(), bytes));
+        self.files.0.push((name.to_owned(), bytes));
         Ok(())
     }
-}
-
-/// Bytes of a tensor. The product of all dimensions, zeros left out, must stay in bounds, so that
-/// no partial product of an accepted shape overflows.
-pub(super) fn byte_count(file: &str, name: &str, shape: &[u64], elem_bytes: u64) -> Result<u64> {
-    let product = shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d.max(1)));
-    let elements = product
-        .filter(|&n| n <= limits::MAX_ELEMENTS)
-        .ok_or_else(|| {
-            let value = format!("{shape:?}");
-            bad(
-                file,
-                format!("{name}: shape"),
-                value,
-                "at most 2^48 elements",
-            )
-        })?;
-    let empty = shape.contains(&0);
-    Ok(if empty { 0 } else { elements * elem_bytes })
 }
 
 /// The entries of a JSON object in order, repeated names included.
@@ -513,21 +368,6 @@ fn safetensors_entry(
     })
 }
 
-/// At most [`limits::MAX_DIMS`] dimensions of at most [`limits::MAX_DIM`].
-pub(super) fn check_shape(file: &str, name: &str, shape: &[u64]) -> Result<()> {
-    let ok = shape.len() <= 8 && shape.iter().all(|&d| d <= limits::MAX_DIM);
-    if ok && name.len() <= 1024 && !name.is_empty() {
-        return Ok(());
-    }
-    let cut: String = name.chars().take(80).collect();
-    Err(bad(
-        file,
-        format!("{cut}: shape"),
-        format!("{:?}", &shape[..shape.len().min(9)]),
-        "at most 8 dimensions of at most 2^40, a name of 1..=1024 bytes",
-    ))
-}
-
 fn no_overlap(file: &str, tensors: &[SourceTensor]) -> Result<()> {
     let mut order: Vec<&SourceTensor> = tensors.iter().filter(|t| !t.range.is_empty()).collect();
     order.sort_unstable_by_key(|t| t.range.start);
@@ -543,19 +383,4 @@ fn no_overlap(file: &str, tensors: &[SourceTensor]) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// The type rows are read from.
-///
-/// # Errors
-/// [`Error::Unsupported`] for integer, bool and 8-bit float tensors.
-pub fn float_type(t: &SourceTensor) -> Result<Dtype> {
-    match t.elem {
-        Elem::Float(dtype) => Ok(dtype),
-        Elem::Other(name) => Err(Error::Unsupported {
-            what: "weight type",
-            value: format!("{name} of {}", t.name),
-            known: "F32, F16, BF16, F64".into(),
-        }),
-    }
 }

@@ -1,9 +1,10 @@
 //! Leaving layers out (Inheritune, arXiv 2404.08634): the kept ones are numbered anew, and what the
 //! metadata says layer by layer goes with them.
 
-use super::Options;
 use super::about::{RECIPE, size_label};
-use super::plan::{Item, Prepared};
+use super::item::Item;
+use super::options::Options;
+use super::plan::Prepared;
 use geb::error::{Error, Result};
 use geb::gguf::writer::MetaValue;
 use geb::model::arch::{Arch, Scalars};

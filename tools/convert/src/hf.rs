@@ -3,13 +3,27 @@
 
 use serde_json::{Value, json};
 
-use super::bpe::{FILE, token_id};
 use super::folder::{bad, short};
-use super::vocab::{Sources, Vocab, looks_special, place};
+use super::tokens::{Sources, Vocab, looks_special, place};
 use geb::error::{Error, Result};
+use geb::limits;
 use geb::tokenizer::special::Flags;
 use geb::tokenizer::steps::{self, Cuts, Steps};
 use geb::tokenizer::{self, Prefix, pre};
+
+pub(super) const FILE: &str = "tokenizer.json";
+
+pub(super) fn token_id(value: &Value, field: impl Fn() -> String) -> Result<usize> {
+    let id = value.as_u64().filter(|&id| id < limits::MAX_VOCAB as u64);
+    id.map(|id| id as usize).ok_or_else(|| {
+        bad(
+            FILE,
+            field(),
+            short(value),
+            format!("an id below {}", limits::MAX_VOCAB),
+        )
+    })
+}
 
 /// What training leaves behind and tokenizing does not need.
 pub(super) fn training_state(json: &Value, vocab: &mut Vocab) {

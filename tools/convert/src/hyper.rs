@@ -1,94 +1,20 @@
 //! `config.json` of a checkpoint: hyperparameters read once, range-checked, then plain numbers,
-//! and the GGUF keys made from them. What differs between families is data of [`Front`].
+//! and the GGUF keys made from them. What differs between families is data of [`Family`].
 
 use serde_json::Value;
 
-pub(super) use super::config::FILE;
-use super::config::{self, Config};
+use super::config::{self, Config, FILE};
+use super::family::FAMILIES;
+pub use super::family::spec::{Experts, Hyper, LayerSizes, RopeScaling, Shape};
+use super::family::spec::{Family, Rope};
 use super::folder::{bad, short};
-use super::fronts::{FRONTS, Front, Table};
 use super::known;
-use super::names::GebLayout;
-pub use super::positions::RopeScaling;
-use super::positions::{self, Rope, Ropes, window, yarn_magnitude};
-use super::recurrent::{self, StateSizes};
+use super::layout::GebLayout;
+use super::positions::{self, window, yarn_magnitude};
+use super::recurrent;
 use geb::error::{Error, Result};
 use geb::gguf::writer::MetaValue;
 use geb::limits;
-
-/// Sizes of one layer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct LayerSizes {
-    /// Query heads.
-    pub heads: usize,
-    /// Key and value heads.
-    pub kv_heads: usize,
-    /// Width of the feed-forward layer.
-    pub ffn: usize,
-}
-
-/// Sizes of all layers, as a family's configuration states them.
-#[derive(Clone, Debug)]
-pub struct Shape {
-    /// One for each layer.
-    pub layers: Vec<LayerSizes>,
-    /// Width of one head; 0 without attention.
-    pub head_dim: usize,
-}
-
-/// Experts of a layer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Experts {
-    /// How many there are.
-    pub count: usize,
-    /// Width of one.
-    pub width: usize,
-    /// Width of the one that works on every token.
-    pub shared: usize,
-}
-
-/// Hyperparameters of a checkpoint.
-#[derive(Clone, Debug)]
-pub struct Hyper {
-    /// The family.
-    pub front: &'static Front,
-    /// Where the tensors are.
-    pub(super) table: &'static Table,
-    /// Width of the model, `embedding_length`.
-    pub width: usize,
-    /// Layers and heads.
-    pub shape: Shape,
-    /// Where layers have experts.
-    pub experts: Option<Experts>,
-    /// Vocabulary size of the configuration (rows of the embedding may be more).
-    pub vocab: usize,
-    /// Trained context.
-    pub context: u64,
-    /// Epsilon of the norms.
-    pub eps: f32,
-    /// Base of the rotary angles.
-    pub rope_base: f32,
-    /// Stretching of positions.
-    pub scaling: Option<RopeScaling>,
-    /// Sliding window; `None` is full attention.
-    pub window: Option<u32>,
-    /// Whether the output matrix is the embedding.
-    pub tied: bool,
-    /// Layers of the encoder, where there is one; `shape` is that of the decoder then.
-    pub encoder_layers: usize,
-    /// Further heads, each a layer in the place of the last one.
-    pub extra_heads: usize,
-    /// Buckets of distances that have a bias.
-    pub buckets: usize,
-    /// Rotated elements of a head; 0 where positions are told otherwise.
-    pub rotary: usize,
-    /// The rotations as the configuration states them.
-    pub(super) ropes: Option<Ropes>,
-    /// Sizes of layers that keep a state.
-    pub states: Option<StateSizes>,
-    /// Keys that only some families have.
-    pub more: Vec<(&'static str, MetaValue)>,
-}
 
 impl Hyper {
     /// Reads and checks `config.json`.
@@ -97,55 +23,55 @@ impl Hyper {
     /// [`Error::Unsupported`] for another architecture, [`Error::Checkpoint`] for a bad value.
     pub fn read(config: &Value) -> Result<Hyper> {
         let (mut text, nested) = config::text_model(config)?;
-        let front = front(&Config::new(FILE, &text, ""))?;
+        let family = family(&Config::new(FILE, &text, ""))?;
         let kind = text.get("model_type").and_then(Value::as_str);
-        let kind = kind.filter(|k| front.types.contains(k));
-        let kind = kind.or(front.types.first().copied()).unwrap_or("llama");
+        let kind = kind.filter(|k| family.types.contains(k));
+        let kind = kind.or(family.types.first().copied()).unwrap_or("llama");
         let kind = kind.to_owned();
-        known::fill(&mut text, &kind, nested, front.rotated.is_some());
+        known::fill(&mut text, &kind, nested, family.rotated.is_some());
         let c = Config::new(FILE, &text, "");
-        check_graph(&c, front)?;
-        let hyper = match front.states {
-            Some(states) => recurrent::hyper(&c, front, states)?,
-            None => Self::read_layers(&c, front)?,
+        check_graph(&c, family)?;
+        let hyper = match family.states {
+            Some(states) => recurrent::hyper(&c, family, states)?,
+            None => Self::read_layers(&c, family)?,
         };
         if !c.was_read("layer_types") {
             same_layers(&c, &hyper)?;
         }
-        c.check_unread(front.architecture)?;
+        c.check_unread(family.architecture)?;
         Ok(hyper)
     }
 
     /// Reads the numbers of a family whose layers have attention.
-    fn read_layers(c: &Config<'_>, front: &'static Front) -> Result<Hyper> {
+    fn read_layers(c: &Config<'_>, family: &'static Family) -> Result<Hyper> {
         let layers = c.need_uint(known::LAYERS, 1..=limits::MAX_LAYERS)? as usize;
         let width = c.need_uint(known::WIDTH, 1..=limits::MAX_WIDTH)? as usize;
-        let shape = (front.shape)(c, front, layers, width)?;
-        let context = first_uint(c, known::CONTEXT, limits::MAX_CONTEXT)?.or(front.context);
+        let shape = (family.shape)(c, family, layers, width)?;
+        let context = first_uint(c, known::CONTEXT, limits::MAX_CONTEXT)?.or(family.context);
         let context =
             context.ok_or_else(|| bad(FILE, known::CONTEXT[0], "absent", "an integer"))?;
         let vocab = first_uint(c, known::VOCAB, limits::MAX_VOCAB as u64)?;
         let vocab = vocab.ok_or_else(|| bad(FILE, known::VOCAB[0], "absent", "an integer"))?;
-        let ropes = match front.rotated {
-            Some(_) => Some(positions::ropes(c, front, context)?),
+        let ropes = match family.rotated {
+            Some(_) => Some(positions::ropes(c, family, context)?),
             None => None,
         };
         let rope = ropes.as_ref().map(|r| &r.full);
         let mut hyper = Hyper {
-            front,
-            table: front.table,
+            family,
+            table: family.table,
             width,
             vocab: vocab as usize,
             context,
             eps: c.float(known::EPSILON, 0.0..=1.0)?.unwrap_or(1e-5) as f32,
             rope_base: rope.map_or(0.0, |r| r.base as f32),
             scaling: rope.and_then(|r| r.scaling.clone()),
-            window: match front.windowed {
+            window: match family.windowed {
                 true => window(c)?,
                 false => None,
             },
-            tied: c.bool("tie_word_embeddings")?.unwrap_or(front.tied),
-            rotary: rotary(rope, front, shape.head_dim)?,
+            tied: c.bool("tie_word_embeddings")?.unwrap_or(family.tied),
+            rotary: rotary(rope, family, shape.head_dim)?,
             shape,
             ropes,
             experts: None,
@@ -158,7 +84,7 @@ impl Hyper {
         if c.value.get("use_sliding_window") == Some(&Value::Bool(false)) {
             c.note(&["use_sliding_window", "sliding_window", "max_window_layers"]);
         }
-        (front.more)(c, &mut hyper)?;
+        (family.more)(c, &mut hyper)?;
         Ok(hyper)
     }
 
@@ -175,9 +101,9 @@ impl Hyper {
 
     /// `general.architecture` of the file.
     pub fn architecture(&self, layout: &GebLayout) -> &'static str {
-        match self.front.open_layout {
+        match self.family.open_layout {
             true => layout.architecture(),
-            false => self.front.architecture,
+            false => self.family.architecture,
         }
     }
 
@@ -188,7 +114,7 @@ impl Hyper {
         }
         let arch = self.architecture(layout);
         let head_dim = self.shape.head_dim;
-        let rope_dims = match self.front.open_layout {
+        let rope_dims = match self.family.open_layout {
             true => layout.rope_dims(head_dim),
             false => self.rotary,
         };
@@ -205,7 +131,7 @@ impl Hyper {
         key("feed_forward_length", self.each(|l| l.ffn));
         key("attention.head_count", self.each(|l| l.heads));
         key("attention.head_count_kv", self.each(|l| l.kv_heads));
-        let epsilon = match self.front.layer_norm {
+        let epsilon = match self.family.layer_norm {
             true => "attention.layer_norm_epsilon",
             false => "attention.layer_norm_rms_epsilon",
         };
@@ -333,8 +259,8 @@ impl Hyper {
 }
 
 /// Refuses what the graph of the family cannot express.
-fn check_graph(c: &Config<'_>, front: &Front) -> Result<()> {
-    let (names, known) = front.activation;
+fn check_graph(c: &Config<'_>, family: &Family) -> Result<()> {
+    let (names, known) = family.activation;
     for &name in names {
         if let Some(act) = c.str(&[name])?
             && !known.contains(&act)
@@ -346,12 +272,12 @@ fn check_graph(c: &Config<'_>, front: &Front) -> Result<()> {
             });
         }
     }
-    for &(name, wanted, allowed) in front.fixed {
+    for &(name, wanted, allowed) in family.fixed {
         if c.bool(name)?.is_some_and(|v| v != wanted) {
             return Err(bad(FILE, name, !wanted, allowed));
         }
     }
-    c.note(front.harmless);
+    c.note(family.harmless);
     Ok(())
 }
 
@@ -382,8 +308,8 @@ fn same_layers(c: &Config<'_>, h: &Hyper) -> Result<()> {
 }
 
 /// Rotated elements of a head.
-fn rotary(rope: Option<&Rope>, front: &Front, head_dim: usize) -> Result<usize> {
-    let (Some(rope), Some(usual)) = (rope, front.rotated) else {
+fn rotary(rope: Option<&Rope>, family: &Family, head_dim: usize) -> Result<usize> {
+    let (Some(rope), Some(usual)) = (rope, family.rotated) else {
         return Ok(0);
     };
     let share = rope.share.unwrap_or(usual);
@@ -395,62 +321,8 @@ fn rotary(rope: Option<&Rope>, front: &Front, head_dim: usize) -> Result<usize> 
     Ok(rotary)
 }
 
-/// The sizes of a family whose layers are alike.
-pub(super) fn alike(c: &Config<'_>, front: &Front, layers: usize, width: usize) -> Result<Shape> {
-    let kv = c.uint(known::KV_HEADS, 1..=limits::MAX_HEADS)?;
-    alike_with(c, front, (layers, width), kv)
-}
-
-/// As [`alike`], with this number of key heads; `None`: as many as query heads.
-pub(super) fn alike_with(
-    c: &Config<'_>,
-    front: &Front,
-    (layers, width): (usize, usize),
-    kv: Option<u64>,
-) -> Result<Shape> {
-    let heads = c.need_uint(known::HEADS, 1..=limits::MAX_HEADS)?;
-    let kv = kv.unwrap_or(heads);
-    let given = c.uint(known::HEAD_DIM, 1..=4096)?;
-    let e = width as u64;
-    if given.is_none() && !e.is_multiple_of(heads) {
-        let allowed = format!("a divisor of hidden_size {e}");
-        return Err(bad(FILE, "num_attention_heads", heads, allowed));
-    }
-    let head_dim = given.unwrap_or(e / heads);
-    if !heads.is_multiple_of(kv) {
-        let allowed = format!("a divisor of num_attention_heads {heads}");
-        return Err(bad(FILE, "num_key_value_heads", kv, allowed));
-    }
-    if !head_dim.is_multiple_of(2) {
-        return Err(bad(FILE, "head_dim", head_dim, "an even number"));
-    }
-    if head_dim * heads > limits::MAX_WIDTH {
-        let allowed = format!("at most {} in all heads", limits::MAX_WIDTH);
-        return Err(bad(FILE, "head_dim", head_dim, allowed));
-    }
-    let sizes = LayerSizes {
-        heads: heads as usize,
-        kv_heads: kv as usize,
-        ffn: feed_forward(c, front, e)?,
-    };
-    Ok(Shape {
-        layers: vec![sizes; layers],
-        head_dim: head_dim as usize,
-    })
-}
-
-/// Width of the feed-forward layers.
-pub(super) fn feed_forward(c: &Config<'_>, front: &Front, width: u64) -> Result<usize> {
-    let given = c.uint(known::FFN, 1..=limits::MAX_WIDTH)?;
-    let usual = front.ffn_times.map(|n| n * width);
-    match given.or(usual.filter(|f| *f <= limits::MAX_WIDTH)) {
-        Some(ffn) => Ok(ffn as usize),
-        None => Err(bad(FILE, known::FFN[0], "absent", "an integer")),
-    }
-}
-
 /// `architectures[0]`, else `model_type`, else `auto_map`.
-fn front(c: &Config<'_>) -> Result<&'static Front> {
+fn family(c: &Config<'_>) -> Result<&'static Family> {
     let class = c
         .value
         .get("architectures")
@@ -462,13 +334,13 @@ fn front(c: &Config<'_>) -> Result<&'static Front> {
         .get("auto_map")
         .map(Value::to_string)
         .unwrap_or_default();
-    let known = FRONTS.iter().find(|f| match (class, model_type) {
+    let known = FAMILIES.iter().find(|f| match (class, model_type) {
         (Some(class), _) => f.classes.contains(&class),
         (None, Some(t)) if f.types.contains(&t) => true,
         (None, _) => f.classes.iter().any(|class| auto.contains(class)),
     });
-    let all = |names: fn(&Front) -> &'static [&'static str]| {
-        let names: Vec<_> = FRONTS.iter().flat_map(names).copied().collect();
+    let all = |names: fn(&Family) -> &'static [&'static str]| {
+        let names: Vec<_> = FAMILIES.iter().flat_map(names).copied().collect();
         names.join(", ")
     };
     known.ok_or_else(|| Error::Unsupported {
@@ -489,8 +361,8 @@ mod tests {
 
     fn llama31(head_dim: usize, factor: f64) -> Hyper {
         Hyper {
-            front: &FRONTS[0],
-            table: FRONTS[0].table,
+            family: &FAMILIES[0],
+            table: FAMILIES[0].table,
             width: head_dim,
             shape: Shape {
                 layers: Vec::new(),

@@ -18,15 +18,21 @@ mod cholesky;
 mod config;
 mod cut;
 mod dequant;
+pub mod family;
 mod feedback;
 mod folder;
-pub mod fronts;
 pub mod hf;
 pub mod hyper;
+mod item;
+mod keep_experts;
 mod known;
+mod layout;
+mod machine;
 mod made;
 mod merge;
 pub mod names;
+mod open;
+mod options;
 pub mod peft;
 mod pickle;
 mod pipeline;
@@ -34,7 +40,7 @@ mod plan;
 pub mod policy;
 mod positions;
 pub mod probe;
-mod prune;
+
 mod range;
 mod recurrent;
 mod report;
@@ -42,24 +48,28 @@ mod rows;
 mod rwkv_vocab;
 mod scores;
 mod shards;
+mod sizes;
 mod spm;
 mod stream;
 mod sums;
 mod templates;
+mod tensor;
+mod tokens;
 pub mod torch;
 mod verify;
 pub mod vocab;
+mod wrapped;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use geb_kernels::dtype::Dtype;
-use geb_kernels::{Effort, Kernels};
 use rayon::prelude::*;
 
+pub use item::Source;
+pub use keep_experts::KeepExperts;
+pub use layout::GebLayout;
 pub use made::{How, Made, Piece};
-pub use names::GebLayout;
-pub use prune::KeepExperts;
+pub use options::{Options, Progress};
 pub use report::{Report, TensorReport, TypeRow};
 pub use rows::{Part, RowMap};
 pub use sums::{Outcome, Sums, WorstBlock};
@@ -67,100 +77,9 @@ pub use sums::{Outcome, Sums, WorstBlock};
 use geb::error::{Error, Result};
 use geb::files::Over;
 use geb::gguf::{Output, Resume, checksums, writer};
-use geb::threads;
+use machine::thread_pool;
 use plan::Prepared;
-use policy::Policy;
 use stream::Job;
-
-/// What to convert to, and how.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Which tensor gets which type.
-    pub policy: Policy,
-    /// Accept a GGUF source whose weights are quantized already.
-    pub allow_requantize: bool,
-    /// Warn instead of failing about NaN and infinities; only for float output.
-    pub allow_nonfinite: bool,
-    /// Answers to the layout questions of GEB checkpoints.
-    pub layout: GebLayout,
-    /// Replaces the chat template of the source.
-    pub chat_template: Option<String>,
-    /// Record the SHA-256 of the weight files too (reads them once more).
-    pub hash_source: bool,
-    /// Cut the output into parts of at most so many bytes, `NAME-00001-of-00003.gguf`.
-    pub split_max: Option<u64>,
-    /// Continue a run that was stopped, and leave this one so that it can be continued.
-    pub resume: bool,
-    /// Importance matrix that weights the errors of columns.
-    pub imatrix: Option<PathBuf>,
-    /// How hard to search. With `Best` and second moments in the importance matrix, errors of columns
-    /// make up for each other.
-    pub search: Effort,
-    /// Adapter files to be merged into the weights, each with its scale.
-    pub adapters: Vec<(PathBuf, f32)>,
-    /// The layers to keep, by rising number; `None` = all.
-    pub layers: Option<Vec<usize>>,
-    /// Leave the other experts out.
-    pub keep_experts: Option<KeepExperts>,
-    /// Leave further heads out: a next-token model that other programs read.
-    pub no_heads: bool,
-    /// Replace a file that is no model in GGUF.
-    pub force: bool,
-    /// Threads; `None` = all that are available.
-    pub threads: Option<usize>,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Options {
-            policy: Dtype::Q8_0.into(),
-            allow_requantize: false,
-            allow_nonfinite: false,
-            layout: GebLayout::default(),
-            chat_template: None,
-            hash_source: false,
-            split_max: None,
-            resume: false,
-            imatrix: None,
-            search: Effort::Reference,
-            adapters: Vec::new(),
-            layers: None,
-            keep_experts: None,
-            no_heads: false,
-            force: false,
-            threads: None,
-        }
-    }
-}
-
-/// Told what happens; all methods have empty defaults.
-pub trait Progress {
-    /// Before the first tensor: bytes of source weights to be read, and tensors.
-    fn start(&mut self, _source_bytes: u64, _tensors: usize) {}
-    /// Before each tensor.
-    fn tensor(&mut self, _name: &str, _from: Dtype, _to: Dtype) {}
-    /// After each piece: source bytes read.
-    fn advance(&mut self, _source_bytes: u64) {}
-    /// All tensors are written; the file is being read back.
-    fn verifying(&mut self) {}
-    /// Asked between pieces; true stops with [`Error::Interrupted`] and leaves nothing behind.
-    fn cancelled(&self) -> bool {
-        false
-    }
-}
-
-impl Progress for () {}
-
-/// Where the rows of an output tensor come from.
-#[derive(Clone, Debug)]
-pub enum Source {
-    /// Rows of checkpoint tensors.
-    Rows(Vec<Part>),
-    /// Values made from the configuration.
-    Values(Vec<f32>),
-    /// A small tensor computed from whole tensors of the checkpoint.
-    Made(Made),
-}
 
 /// Reads and checks everything but the weights, and says what a conversion would write.
 ///
@@ -308,28 +227,4 @@ pub fn convert_to_vec(source: &Path, options: &Options) -> Result<(Vec<u8>, Repo
     bytes[..header.len()].copy_from_slice(&header);
     report.finish(options.allow_nonfinite);
     Ok((bytes, report))
-}
-
-/// The kernels of this machine; a bad `GEB_ISA` is an error, not a fallback.
-fn kernels() -> Result<&'static Kernels> {
-    Kernels::best().map_err(|e| Error::Request {
-        what: "GEB_ISA".into(),
-        value: e.to_string(),
-        allowed: "a level this machine has".into(),
-    })
-}
-
-fn thread_pool(threads: Option<usize>) -> Result<rayon::ThreadPool> {
-    let n = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get()));
-    if !(1..=1024).contains(&n) {
-        return Err(Error::Request {
-            what: "threads".into(),
-            value: n.to_string(),
-            allowed: "1..=1024".into(),
-        });
-    }
-    let builder = rayon::ThreadPoolBuilder::new()
-        .num_threads(n)
-        .thread_name(|i| format!("convert-{i}"));
-    builder.build().map_err(|e| threads::refused(n, e))
 }

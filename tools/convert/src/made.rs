@@ -93,7 +93,7 @@ fn floats(checkpoint: &Checkpoint, i: usize) -> Result<Vec<f32>> {
         let values = values.iter().map(|b| f64::from_le_bytes(*b) as f32);
         out.iter_mut().zip(values).for_each(|(o, v)| *o = v);
     } else {
-        super::kernels()?.dequantize(from, &raw, &mut out);
+        super::machine::kernels()?.dequantize(from, &raw, &mut out);
     }
     match out.iter().position(|v| !v.is_finite()) {
         None => Ok(out),

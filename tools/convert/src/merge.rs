@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use sha2::{Digest, Sha256};
 
-use super::plan::Item;
-use super::stream::is_integer;
+use super::item::Item;
+use super::tensor::is_integer;
 use geb::adapter::{Adapter, LowRank};
 use geb::error::{Error, Result};
 use geb::gguf::checksums::hex;

@@ -1,116 +1,19 @@
 //! From a checkpoint's tensors to those of the file. [`outputs`] walks the table of the family,
 //! finds the tensors, checks every shape and reports all problems at once.
 
-use super::aside::{aside, core};
+use super::aside::aside;
 use super::checkpoint::Checkpoint;
-use super::fronts::{Dim, GEB_PARTIAL, Line, Rows};
-use super::hyper::Hyper;
+use super::family::GEB_PARTIAL;
+use super::family::spec::{Dim, Hyper, Line, Rows};
+use super::item::{Output, Source};
+use super::layout::GebLayout;
+use super::recurrent;
 use super::rows::{Part, RowMap};
-use super::{Source, recurrent};
+use super::wrapped::core;
 use geb::error::{Error, Result};
 
 /// How names of a further head begin.
 const HEAD: &str = "extra_heads.{}";
-
-/// The three layout questions of GEB-1.3B whose answers are not published.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct GebLayout {
-    /// Rows of `key_value` are [kv heads, k then v, head size]; otherwise all k, then all v.
-    pub kv_interleaved: bool,
-    /// All of a head is rotated; otherwise its first half.
-    pub rope_full: bool,
-    /// Pairs (i, i + r/2); otherwise (2i, 2i+1).
-    pub rope_half_split: bool,
-    /// The first half of `dense_h_to_4h` is the gate; otherwise the second.
-    pub gate_first: bool,
-}
-
-impl Default for GebLayout {
-    /// The most probable answers.
-    fn default() -> Self {
-        GebLayout {
-            kv_interleaved: true,
-            rope_full: true,
-            rope_half_split: true,
-            gate_first: true,
-        }
-    }
-}
-
-impl GebLayout {
-    /// All sixteen layouts, the most probable one first.
-    pub fn all() -> impl Iterator<Item = GebLayout> {
-        (0..16).map(|i| GebLayout {
-            kv_interleaved: i & 8 == 0,
-            gate_first: i & 4 == 0,
-            rope_full: i & 1 == 0,
-            rope_half_split: i & 2 == 0,
-        })
-    }
-
-    /// Value of `--geb-kv`.
-    pub fn kv_name(&self) -> &'static str {
-        if self.kv_interleaved {
-            "interleaved"
-        } else {
-            "blocked"
-        }
-    }
-
-    /// Value of `--geb-rope`.
-    pub fn rope_name(&self) -> &'static str {
-        match (self.rope_full, self.rope_half_split) {
-            (true, true) => "full-half",
-            (true, false) => "full-interleaved",
-            (false, true) => "part-half",
-            (false, false) => "part-interleaved",
-        }
-    }
-
-    /// Value of `--geb-mlp`.
-    pub fn mlp_name(&self) -> &'static str {
-        if self.gate_first {
-            "gate-up"
-        } else {
-            "up-gate"
-        }
-    }
-
-    /// GGUF architecture: `llama` rotates whole heads, `chatglm` a part of each.
-    pub fn architecture(&self) -> &'static str {
-        if self.rope_full { "llama" } else { "chatglm" }
-    }
-
-    /// `rope.dimension_count` for heads of `head_dim`.
-    pub fn rope_dims(&self, head_dim: usize) -> usize {
-        if self.rope_full {
-            head_dim
-        } else {
-            head_dim / 2
-        }
-    }
-}
-
-/// An output tensor before its type is chosen.
-#[derive(Clone, Debug)]
-pub struct Output {
-    /// GGUF name.
-    pub name: String,
-    /// Dimensions in GGUF order (contiguous first).
-    pub dims: Vec<u64>,
-    /// What it is made of.
-    pub source: Source,
-}
-
-impl Output {
-    /// The rows it is made of, in order; none for a tensor that is computed.
-    pub fn parts(&self) -> &[Part] {
-        match &self.source {
-            Source::Rows(parts) => parts,
-            Source::Values(_) | Source::Made(_) => &[],
-        }
-    }
-}
 
 /// Everything the tables need to know.
 struct Walk<'a> {
@@ -128,7 +31,7 @@ struct Walk<'a> {
 /// Rows of the embedding matrix, which decide the length of the token list.
 pub fn vocab_rows(checkpoint: &Checkpoint, hyper: &Hyper) -> Result<usize> {
     let stem = hyper.table.first.first().and_then(|l| l.parts.first());
-    let name = match hyper.front.states {
+    let name = match hyper.family.states {
         Some(states) => recurrent::embedding(checkpoint, states),
         None => format!("{}.weight", stem.map_or("", |(stem, _)| stem)),
     };
@@ -148,11 +51,11 @@ pub fn vocab_rows(checkpoint: &Checkpoint, hyper: &Hyper) -> Result<usize> {
 /// # Errors
 /// [`Error::Tensors`] lists every missing, unknown and misshapen tensor.
 pub fn outputs(checkpoint: &Checkpoint, hyper: &Hyper, layout: &GebLayout) -> Result<Vec<Output>> {
-    if let Some(states) = hyper.front.states {
+    if let Some(states) = hyper.family.states {
         let rows = vocab_rows(checkpoint, hyper)?;
         return recurrent::outputs(checkpoint, hyper, states, rows);
     }
-    let table = match hyper.front.open_layout && !layout.rope_full {
+    let table = match hyper.family.open_layout && !layout.rope_full {
         true => &GEB_PARTIAL,
         false => hyper.table,
     };
@@ -242,9 +145,9 @@ impl Walk<'_> {
     fn row_map(&self, rows: Rows, n: usize, matrices: usize, layer: usize) -> RowMap {
         let (h, all) = (self.hyper, RowMap::Span(0..n));
         let (d, sizes) = (h.shape.head_dim, h.sizes(layer));
-        let (rotary, permute) = match h.front.open_layout {
+        let (rotary, permute) = match h.family.open_layout {
             true => (self.layout.rope_dims(d), self.layout.rope_half_split),
-            false => (d, h.front.permuted),
+            false => (d, h.family.permuted),
         };
         let heads = |map: RowMap| {
             if permute {
@@ -273,11 +176,11 @@ impl Walk<'_> {
     /// The further lines of a layer, of the encoder or not: with experts where it has a router.
     fn feed_forward(&self, layer: usize, encoder: bool) -> Vec<&'static Line> {
         let own = |l: &&Line| l.gguf.starts_with("enc.") == encoder;
-        let front = self.hyper.front;
-        let router = front.experts.iter().find(own);
+        let family = self.hyper.family;
+        let router = family.experts.iter().find(own);
         let lines = match router.is_some_and(|r| self.has(r, layer)) {
-            true => front.experts,
-            false => front.dense,
+            true => family.experts,
+            false => family.dense,
         };
         lines.iter().filter(own).collect()
     }
@@ -294,7 +197,7 @@ impl Walk<'_> {
 
     /// A name of a table, for this layer or head.
     fn spell(&self, name: &str, number: usize) -> String {
-        let block = self.hyper.front.heads;
+        let block = self.hyper.family.heads;
         let name = match self.heads {
             true => name.replace("blk.{}", "mtp.{}").replace(block, HEAD),
             false => name.to_owned(),
@@ -306,7 +209,7 @@ impl Walk<'_> {
     /// is one problem, not one for each of its tensors.
     fn further_heads(&mut self) {
         let count = self.hyper.extra_heads;
-        if self.hyper.front.heads.is_empty() {
+        if self.hyper.family.heads.is_empty() {
             return;
         }
         let start = HEAD.trim_end_matches("{}");
@@ -417,7 +320,7 @@ impl Walk<'_> {
                 tensor: i,
                 rows: self.row_map(*rows, n, matrices as usize, layer),
                 offset: match line.gguf.ends_with("norm") {
-                    true => self.hyper.front.norm_offset,
+                    true => self.hyper.family.norm_offset,
                     false => 0.0,
                 },
                 transposed,

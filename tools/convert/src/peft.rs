@@ -14,7 +14,9 @@ use super::checkpoint::{Checkpoint, float_type};
 use super::dequant;
 use super::folder::{Fields, Folder, bad, short};
 use super::hyper::Hyper;
-use super::names::{self, GebLayout, Output};
+use super::item::Output;
+use super::layout::GebLayout;
+use super::names;
 use super::rows::RowMap;
 use geb::adapter::{ALPHA, LowRank};
 use geb::error::{Error, Result};
@@ -390,7 +392,7 @@ fn floats(weights: &Checkpoint, i: usize) -> Result<Vec<f32>> {
     })?;
     let (mut raw, mut out) = (vec![0; bytes], vec![0.0; n as usize]);
     weights.read(i, 0, &mut raw)?;
-    super::kernels()?.dequantize(dtype, &raw, &mut out);
+    super::machine::kernels()?.dequantize(dtype, &raw, &mut out);
     match out.iter().position(|v| !v.is_finite()) {
         None => Ok(out),
         Some(at) => Err(Error::NonFinite {

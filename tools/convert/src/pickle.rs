@@ -9,8 +9,8 @@ use std::rc::Rc;
 
 use geb_kernels::dtype::Dtype;
 
-use super::checkpoint::Elem;
 use super::folder::bad;
+use super::tensor::Elem;
 use geb::error::{Error, Result};
 use geb::limits;
 

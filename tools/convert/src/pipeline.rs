@@ -17,7 +17,7 @@ use std::sync::{Condvar, Mutex, MutexGuard};
 
 use sha2::{Digest, Sha256};
 
-use super::Progress;
+use super::options::Progress;
 use super::stream::{Done, Job, Scratch, Unit};
 use super::sums::Outcome;
 use geb::error::{Error, Result};

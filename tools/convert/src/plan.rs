@@ -10,18 +10,21 @@ use sha2::{Digest, Sha256};
 use super::about::{RECIPE, general, provenance, recipe};
 use super::checkpoint::{Checkpoint, Elem, float_type};
 use super::config::text_model;
+use super::family::meta;
 use super::feedback::{Feedback, Shared};
 use super::folder::{Folder, bad};
-use super::fronts::meta;
 use super::hyper::Hyper;
+use super::item::{Item, Output, Source};
 use super::merge::Merge;
-use super::names::{self, Output};
+use super::names;
+use super::options::Options;
 use super::policy::{Policy, Reason};
 use super::report::{Report, TensorReport};
 use super::rows::{Part, RowMap};
-use super::stream::{Job, is_integer};
+use super::stream::Job;
+use super::tensor::is_integer;
 use super::vocab::{self, Vocab};
-use super::{Options, Source, aside, dequant, recurrent, verify};
+use super::{aside, dequant, recurrent, verify};
 use geb::calibrate::Imatrix;
 use geb::error::{Error, Result};
 use geb::gguf::checksums::hex;
@@ -29,17 +32,6 @@ use geb::gguf::journal::Identity;
 use geb::gguf::writer::{self, MetaValue, PlannedTensor};
 use geb::gguf::{GgufFile, Load, split};
 use geb::kinds;
-
-/// One tensor to be written.
-#[derive(Debug)]
-pub(super) struct Item {
-    pub name: String,
-    pub dims: Vec<u64>,
-    pub from: Dtype,
-    pub dtype: Dtype,
-    pub reason: Reason,
-    pub source: Source,
-}
 
 /// A source that has been read and checked, with everything that will be written.
 pub(super) struct Prepared {
@@ -201,7 +193,7 @@ impl Prepared {
         let vocab = vocab::read(
             &folder,
             &text,
-            hyper.front,
+            hyper.family,
             rows,
             options.chat_template.as_deref(),
         )?;
@@ -227,7 +219,7 @@ impl Prepared {
         if options.hash_source {
             hashes.extend(checkpoint.hashes()?);
         }
-        metadata.extend(provenance(recipe(options, Some(hyper.front)), hashes));
+        metadata.extend(provenance(recipe(options, Some(hyper.family)), hashes));
         if let Some(decoded) = decoded {
             metadata.push(("geb.source.quantization".into(), decoded.method.into()));
             notes.push(decoded.note);
@@ -367,7 +359,7 @@ impl Prepared {
 
     /// The work of the items with these numbers.
     pub fn jobs(&self, items: &[usize], options: &Options) -> Result<Vec<Job<'_>>> {
-        let kernels = super::kernels()?;
+        let kernels = super::machine::kernels()?;
         let mut jobs: Vec<Job<'_>> = Vec::with_capacity(items.len());
         for &i in items {
             let item = &self.items[i];
@@ -445,37 +437,6 @@ impl Prepared {
             }
         }
         Ok(())
-    }
-}
-
-impl Item {
-    fn note(&self) -> Option<String> {
-        (self.reason == Reason::Fallback).then(|| {
-            format!(
-                "{}: rows of {} weights do not fill blocks: {}",
-                self.name, self.dims[0], self.dtype
-            )
-        })
-    }
-
-    pub fn source_bytes(&self, checkpoint: &Checkpoint) -> u64 {
-        let parts = match &self.source {
-            Source::Rows(parts) => parts,
-            Source::Made(made) => return made.source_bytes(checkpoint),
-            Source::Values(_) => return 0,
-        };
-        let one = |p: &Part| {
-            let t = &checkpoint.tensors()[p.tensor];
-            // Rows of the map are rows of the source, or single elements of a vector.
-            let all = if t.shape.len() == 1 || p.transposed {
-                t.cols()
-            } else {
-                t.rows()
-            }
-            .max(1) as u64;
-            (u128::from(t.stored()) * p.rows.len() as u128 / u128::from(all)) as u64
-        };
-        parts.iter().map(one).sum()
     }
 }
 
@@ -562,7 +523,7 @@ fn requantized(checkpoint: &Checkpoint, options: &Options) -> Result<Vec<Item>> 
         let integer = is_integer(from);
         let readable = integer
             || matches!(from, Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F64)
-            || super::kernels()?.supports(from);
+            || super::machine::kernels()?.supports(from);
         if !readable {
             return Err(Error::Unsupported {
                 what: "source type",

@@ -8,95 +8,20 @@ use std::borrow::Cow;
 use serde_json::Value;
 
 use super::config::{Config, contradiction};
+use super::family::spec::{Family, Rope, RopeScaling, Ropes, WindowRope};
 use super::folder::{bad, short};
-use super::fronts::Front;
 use super::known::{self, FULL, ROPE_MAPS, SLIDING};
 use geb::error::{Error, Result};
 use geb::limits;
 
 const FILE: &str = "config.json";
 
-/// How positions are stretched beyond the trained context.
-#[derive(Clone, PartialEq, Debug)]
-pub enum RopeScaling {
-    /// All angles divided by `factor`.
-    Linear {
-        /// The divisor.
-        factor: f32,
-    },
-    /// Llama 3.1: becomes the tensor `rope_freqs.weight`.
-    Llama3 {
-        /// Divisor of the slow frequencies.
-        factor: f64,
-        /// Wavelengths longer than `original / low` are divided in full.
-        low: f64,
-        /// Wavelengths shorter than `original / high` stay.
-        high: f64,
-        /// Context before stretching.
-        original: f64,
-    },
-    /// LongRoPE: becomes the tensors `rope_factors_long.weight` and `rope_factors_short.weight`.
-    Long {
-        /// Divisors per pair for runs longer than `original`.
-        long: Vec<f32>,
-        /// And for others.
-        short: Vec<f32>,
-        /// Context before stretching.
-        original: u32,
-        /// Multiplies cosine and sine.
-        attn_factor: f32,
-    },
-    /// YaRN (arXiv 2309.00071), left to the runtime.
-    Yarn {
-        /// The divisor.
-        factor: f64,
-        /// Context before stretching.
-        original: u32,
-        /// Multiplies cosine and sine.
-        magnitude: f64,
-        /// Rotations over the original context above which a pair stays as trained.
-        beta_fast: f64,
-        /// Rotations below which a pair is divided.
-        beta_slow: f64,
-        /// The bounds of the ramp between are whole pairs.
-        truncate: bool,
-    },
-}
-
-/// What the rotation is in layers with a window.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum WindowRope {
-    /// That of the other layers.
-    Same,
-    /// Not stretched.
-    Plain,
-    /// Not stretched, with a base of its own.
-    Local,
-}
-
-/// The rotation of one kind of layers.
-#[derive(Clone, PartialEq, Debug)]
-pub(super) struct Rope {
-    pub base: f64,
-    /// Share of a head that is rotated.
-    pub share: Option<f64>,
-    pub scaling: Option<RopeScaling>,
-}
-
-/// The rotations of all layers.
-#[derive(Clone, PartialEq, Debug)]
-pub(super) struct Ropes {
-    pub full: Rope,
-    /// Of layers with a window, where it may differ; `None`: not stated.
-    pub window: Option<Rope>,
-}
-
 /// Reads the rotations of a family that has them.
 ///
 /// # Errors
 /// [`Error::Checkpoint`] for values out of range, missing or contradictory and for keys of the maps that
 /// are not known; [`Error::Unsupported`] for a kind of stretching.
-pub(super) fn ropes(c: &Config<'_>, front: &Front, context: u64) -> Result<Ropes> {
+pub(super) fn ropes(c: &Config<'_>, family: &Family, context: u64) -> Result<Ropes> {
     let [first, second] = ROPE_MAPS;
     let (new, old) = (map(c, first)?, map(c, second)?);
     let by_kind = |m: &&Value| {
@@ -106,7 +31,7 @@ pub(super) fn ropes(c: &Config<'_>, front: &Front, context: u64) -> Result<Ropes
     let nested = [(first, new), (second, old)].into_iter();
     let nested = nested.filter_map(|(name, m)| Some((name, m.filter(by_kind)?)));
     let rope =
-        |m: &Value, name: &str, sliding| Reader::new(c, m, name, sliding, front).rope(context);
+        |m: &Value, name: &str, sliding| Reader::new(c, m, name, sliding, family).rope(context);
     let Some((name, by_kind)) = nested.into_iter().next() else {
         let (name, m) = match (new, old) {
             (Some(new), Some(old)) => (first, joined([(first, new), (second, old)])?),
@@ -115,7 +40,7 @@ pub(super) fn ropes(c: &Config<'_>, front: &Front, context: u64) -> Result<Ropes
             (None, None) => (first, Cow::Owned(Value::Object(Default::default()))),
         };
         let full = rope(&m, name, false)?;
-        let base = match front.window_rope {
+        let base = match family.window_rope {
             WindowRope::Local => c.float(known::ROPE_LOCAL_BASE, BASES)?,
             WindowRope::Same | WindowRope::Plain => Some(full.base),
         };
@@ -124,7 +49,7 @@ pub(super) fn ropes(c: &Config<'_>, front: &Front, context: u64) -> Result<Ropes
             share: full.share,
             scaling: None,
         };
-        let window = match front.window_rope {
+        let window = match family.window_rope {
             WindowRope::Same => Some(full.clone()),
             WindowRope::Plain | WindowRope::Local => base.map(plain),
         };
@@ -133,7 +58,7 @@ pub(super) fn ropes(c: &Config<'_>, front: &Front, context: u64) -> Result<Ropes
     let kinds = Config::new(FILE, by_kind, format!("{name}."));
     let of = |kind| kinds.get(&[kind]).map(|k| k.1);
     let (full, window) = (of(FULL), of(SLIDING));
-    kinds.check_unread(front.architecture)?;
+    kinds.check_unread(family.architecture)?;
     let flat = match name == first {
         true => old.map(|old| (second, old)),
         false => new.map(|new| (first, new)),
@@ -147,13 +72,13 @@ pub(super) fn ropes(c: &Config<'_>, front: &Front, context: u64) -> Result<Ropes
     let mut window = window.transpose()?;
     let full = match full {
         Some(m) => rope(&m, &full_name, false)?,
-        None => match (&window, front.window_rope) {
+        None => match (&window, family.window_rope) {
             (Some(window), WindowRope::Same) => window.clone(),
             _ => return Err(bad(FILE, full_name, "absent", "an object")),
         },
     };
-    check_windows(&full, window.as_ref(), front, name)?;
-    if window.is_none() && front.window_rope == WindowRope::Local {
+    check_windows(&full, window.as_ref(), family, name)?;
+    if window.is_none() && family.window_rope == WindowRope::Local {
         let base = c.float(known::ROPE_LOCAL_BASE, BASES)?;
         window = base.map(|base| Rope {
             base,
@@ -165,12 +90,12 @@ pub(super) fn ropes(c: &Config<'_>, front: &Front, context: u64) -> Result<Ropes
 }
 
 /// Refuses what the graphs cannot do in layers with a window.
-fn check_windows(full: &Rope, window: Option<&Rope>, front: &Front, name: &str) -> Result<()> {
+fn check_windows(full: &Rope, window: Option<&Rope>, family: &Family, name: &str) -> Result<()> {
     let Some(window) = window else {
         return Ok(());
     };
     let plain = window.scaling.is_none() && window.share == full.share;
-    let (fits, allowed) = match front.window_rope {
+    let (fits, allowed) = match family.window_rope {
         WindowRope::Same => (window == full, format!("as {FULL}")),
         WindowRope::Plain | WindowRope::Local => {
             (plain, format!("rope_type default, and the share of {FULL}"))
@@ -219,7 +144,7 @@ struct Reader<'a> {
     inside: Config<'a>,
     outside: &'a Config<'a>,
     sliding: bool,
-    front: &'a Front,
+    family: &'a Family,
 }
 
 impl<'a> Reader<'a> {
@@ -228,13 +153,13 @@ impl<'a> Reader<'a> {
         map: &'a Value,
         name: &str,
         sliding: bool,
-        front: &'a Front,
+        family: &'a Family,
     ) -> Reader<'a> {
         Reader {
             inside: Config::new(FILE, map, format!("{name}.")),
             outside,
             sliding,
-            front,
+            family,
         }
     }
 
@@ -244,7 +169,7 @@ impl<'a> Reader<'a> {
             share: self.either(known::ROPE_SHARE, 0.01..=1.0)?,
             scaling: self.scaling(context)?,
         };
-        self.inside.check_unread(self.front.architecture)?;
+        self.inside.check_unread(self.family.architecture)?;
         Ok(rope)
     }
 
@@ -267,7 +192,7 @@ impl<'a> Reader<'a> {
 
     /// The base. A map without one is not completed with the usual one.
     fn base(&self) -> Result<f64> {
-        let local = self.front.window_rope == WindowRope::Local;
+        let local = self.family.window_rope == WindowRope::Local;
         let base = match self.sliding {
             false => self.either(known::ROPE_BASE, BASES)?,
             true => {

@@ -132,7 +132,7 @@ fn source_type(source: &Path) -> Result<(Dtype, u64)> {
             "the configuration of a GEB checkpoint",
         )
     })?;
-    if !Hyper::read(&config)?.front.open_layout {
+    if !Hyper::read(&config)?.family.open_layout {
         return Err(Error::Request {
             what: "source".into(),
             value: "of a family whose layout is known".into(),

@@ -1,18 +1,17 @@
-//! Front end of families whose layers keep a state: hyperparameters, keys, tensors.
+//! Family end of families whose layers keep a state: hyperparameters, keys, tensors.
 
 use serde_json::{Value, json};
 
-use super::Source;
-use super::aside::{aside, core};
+use super::aside::aside;
 use super::checkpoint::Checkpoint;
 use super::config::Config;
+use super::family::recurrent::{Dialect, Entry, Kind, Make, Size, States, spell};
+use super::family::spec::{Family, Hyper, LayerSizes, Shape, StateSizes};
 use super::folder::bad;
-use super::fronts::Front;
-use super::fronts::recurrent::{Dialect, Entry, Kind, Make, Size, States, spell};
-use super::hyper::{Hyper, LayerSizes, Shape};
+use super::item::{Output, Source};
 use super::made::{How, Made, Piece};
-use super::names::Output;
 use super::rows::{Part, RowMap};
+use super::wrapped::core;
 use geb::error::{Error, Result};
 use geb::gguf::writer::MetaValue;
 use geb::limits;
@@ -21,41 +20,13 @@ const FILE: &str = "config.json";
 /// Context of models that were trained without one: a state has none.
 const CONTEXT: u64 = 1 << 20;
 
-/// Sizes that only these families have.
-#[derive(Clone, Copy, Debug)]
-pub struct StateSizes {
-    pub(super) kind: Kind,
-    /// Layers.
-    pub layers: usize,
-    /// Width of the feed-forward part.
-    pub ffn: usize,
-    /// Heads.
-    pub heads: usize,
-    /// State for each inner channel.
-    pub state: usize,
-    /// Inner width.
-    pub inner: usize,
-    /// Taps of the convolution.
-    pub taps: usize,
-    /// Rank of the step size.
-    pub rank: usize,
-    /// Groups that share B and C.
-    pub groups: usize,
-    /// The reference halves the residual stream after so many layers; 0: never.
-    pub rescale: usize,
-    /// What heads are divided by before their norm.
-    pub divisor: f32,
-    /// Epsilon of the norms of step size, B and C.
-    pub mixer_epsilon: f32,
-}
-
 /// Epsilon of the norm of a head after the division. `norm(x / d)` with it is `norm(x)` with `d²` times it.
 const HEAD_EPSILON: f32 = 1e-5;
 /// The usual divisor, which files do not state.
 const DIVISOR: f32 = 8.0;
 
 /// Reads the configuration.
-pub(super) fn hyper(c: &Config<'_>, front: &'static Front, states: &States) -> Result<Hyper> {
+pub(super) fn hyper(c: &Config<'_>, family: &'static Family, states: &States) -> Result<Hyper> {
     let width = 1..=limits::MAX_WIDTH;
     let need = |names: &[&'static str]| Ok(c.need_uint(names, width.clone())? as usize);
     let e: usize = need(&["hidden_size", "d_model"])?;
@@ -128,8 +99,8 @@ pub(super) fn hyper(c: &Config<'_>, front: &'static Front, states: &States) -> R
         ffn: s.ffn,
     };
     Ok(Hyper {
-        front,
-        table: front.table,
+        family,
+        table: family.table,
         width: e,
         shape: Shape {
             layers: vec![sizes; s.layers],
@@ -141,7 +112,7 @@ pub(super) fn hyper(c: &Config<'_>, front: &'static Front, states: &States) -> R
         rope_base: 0.0,
         scaling: None,
         window: None,
-        tied: c.bool("tie_word_embeddings")?.unwrap_or(front.tied),
+        tied: c.bool("tie_word_embeddings")?.unwrap_or(family.tied),
         encoder_layers: 0,
         extra_heads: 0,
         buckets: 0,
@@ -170,7 +141,7 @@ fn divides(field: &str, n: usize, whole: usize) -> Result<usize> {
 
 /// The keys of the architecture, but those of ranks.
 pub(super) fn metadata(h: &Hyper, s: &StateSizes, rows: usize) -> Vec<(String, MetaValue)> {
-    let arch = h.front.architecture;
+    let arch = h.family.architecture;
     let u = |v: usize| MetaValue::U32(v as u32);
     let mut out = Vec::new();
     let mut key = |name: &str, value: MetaValue| out.push((format!("{arch}.{name}"), value));
@@ -237,7 +208,7 @@ pub(super) fn ranks(h: &Hyper, outputs: &[Output]) -> Vec<(String, MetaValue)> {
         let name = format!("blk.{last}.{tensor}.weight");
         let found = outputs.iter().find(|o| o.name == name)?;
         let rank = found.dims.get(1)? / parts;
-        let key = format!("{}.{key}", h.front.architecture);
+        let key = format!("{}.{key}", h.family.architecture);
         Some((key, MetaValue::U32(rank as u32)))
     };
     keys.iter().filter_map(of).collect()

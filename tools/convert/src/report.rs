@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use geb_kernels::dtype::Dtype;
 
-use super::plan::Item;
+use super::item::Item;
 use super::sums::{Outcome, Sums, WorstBlock};
 use geb::sparsity::percent;
 

@@ -2,7 +2,7 @@
 //! bytes literal. Nothing is evaluated.
 
 use super::folder::{Folder, bad};
-use super::vocab::{Kind, Token, Vocab};
+use super::tokens::{Kind, Token, Vocab};
 use geb::error::Result;
 use geb::limits;
 

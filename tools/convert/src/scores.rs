@@ -8,7 +8,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::vocab::{Kind, Token};
+use super::tokens::{Kind, Token};
 
 /// Score of tokens that no merge produces.
 pub(super) const UNMERGED: f32 = -1e6;

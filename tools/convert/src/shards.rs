@@ -4,9 +4,10 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
-use super::aside::{aside, core};
+use super::aside::aside;
 use super::checkpoint::Checkpoint;
 use super::folder::{Folder, bad, kind, short};
+use super::wrapped::core;
 use geb::error::Result;
 
 /// Ends of names of buffers that only some families have.

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use sentencepiece_model::{ModelType, SentencePieceModel, Type};
 
 use super::folder::{Folder, bad};
-use super::vocab::{Kind, Sources, Token, Vocab, place};
+use super::tokens::{Kind, Sources, Token, Vocab, place};
 use geb::error::{Error, Result};
 use geb::limits;
 use geb::tokenizer::normalize::Normalizer;

@@ -16,11 +16,13 @@ use sha2::{Digest, Sha256};
 
 use super::checkpoint::{Checkpoint, float_type};
 use super::feedback::Shared;
+use super::item::Source;
+use super::made::Made;
 use super::merge::{self, Change};
 use super::range;
 use super::rows::Part;
 use super::sums::{Outcome, Sums};
-use super::{Made, Source};
+use super::tensor::is_integer;
 use geb::error::{Error, Result};
 use geb::sparsity::worth_packing;
 
@@ -254,7 +256,7 @@ impl Job<'_> {
             self.read_columns(part, rows, (from, cols), (raw, x), sum)?;
         } else if let Some(coded) = &source.coded {
             let list: Vec<usize> = rows.clone().map(|i| part.rows.at(i)).collect();
-            coded.rows(self.checkpoint, &list, x)?;
+            coded.decode.rows(self.checkpoint.files(), &list, x)?;
             hash_values(x, sum);
         } else if from == Dtype::F32 && cfg!(target_endian = "little") {
             self.read(part, rows, row_bytes, bytemuck::cast_slice_mut(x), sum)?;
@@ -464,11 +466,6 @@ fn hash_values(values: &[f32], sum: &mut Sha256) {
         true => sum.update(bytemuck::cast_slice::<f32, u8>(values)),
         false => values.iter().for_each(|v| sum.update(v.to_le_bytes())),
     }
-}
-
-/// Types that are no weights: their bytes are copied as they are.
-pub(super) fn is_integer(dtype: Dtype) -> bool {
-    matches!(dtype, Dtype::I8 | Dtype::I16 | Dtype::I32 | Dtype::I64)
 }
 
 /// Without an early end, so that it is done many numbers at a time.

@@ -5,36 +5,19 @@
 
 use serde_json::Value;
 
+use super::family::spec::Family;
 use super::folder::{Folder, bad, kind, short};
-use super::fronts::Front;
-use super::vocab::{Sources, Vocab};
+use super::tokens::{Sources, Vocab};
 use geb::error::Result;
 use geb::limits;
 
 const FILE: &str = "tokenizer_config.json";
 
-/// The ChatGLM2 form of a conversation, for GEB folders without a template. The prompt form of
-/// GEB-1.3B is not published; this is the most probable one.
-pub const GEB_TEMPLATE: &str = concat!(
-    "{% set ns = namespace(round=0) %}{% for message in messages %}",
-    "{% if message['role'] == 'user' %}{% set ns.round = ns.round + 1 %}",
-    "{{ '[Round ' ~ ns.round ~ ']\\n\\n问：' ~ message['content'] ~ '\\n\\n答：' }}",
-    "{% else %}{{ message['content'] ~ '\\n\\n' }}{% endif %}{% endfor %}",
-);
-
-/// The form of RWKV's World models, for folders and files without a template.
-pub const RWKV_TEMPLATE: &str = concat!(
-    "{% for m in messages %}{% if m['role'] == 'user' %}{{ 'User: ' }}",
-    "{% elif m['role'] == 'assistant' %}{{ 'Assistant: ' }}{% else %}{{ 'System: ' }}{% endif %}",
-    "{{ m['content'].strip() + '\n\n' }}{% endfor %}",
-    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}",
-);
-
 /// Reads the chat templates into `vocab`; `given` replaces them.
 pub(super) fn read(
     folder: &Folder,
     sources: &Sources,
-    front: &Front,
+    family: &Family,
     given: Option<&str>,
     vocab: &mut Vocab,
 ) -> Result<()> {
@@ -74,7 +57,7 @@ pub(super) fn read(
         if let Some(text) = json.get("chat_template").and_then(Value::as_str) {
             out.push(("default".into(), text.to_owned()));
         }
-    } else if let Some(template) = front.template {
+    } else if let Some(template) = family.template {
         vocab.notes.push("no chat template in the folder: the form of the family is used (one that is given replaces it)".into());
         out.push(("default".into(), template.into()));
     }

@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use std::io::Cursor;
 use std::ops::Range;
 
-use super::checkpoint::{SourceTensor, byte_count, check_shape};
 use super::folder::bad;
 use super::pickle::{Found, STORAGES, tensors_of};
+use super::tensor::{SourceTensor, byte_count, check_shape};
 use geb::error::Result;
 use geb::limits;
 

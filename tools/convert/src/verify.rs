@@ -11,8 +11,8 @@ use serde_json::Value;
 
 use super::folder::{Folder, bad, without_mark};
 use super::spm::Plain;
-use super::vocab::{Kind, Vocab};
-use super::{bpe, rwkv_vocab, spm};
+use super::tokens::{Kind, Vocab};
+use super::{bpe, hf, rwkv_vocab, spm};
 use geb::error::{Error, Result};
 use geb::gguf::GgufFile;
 use geb::gguf::writer::{self, MetaValue};
@@ -120,7 +120,7 @@ impl Reference {
             let tokens = rwkv_vocab::tokens(folder, &file)?;
             return Ok(Reference::Longest(tokens.into_iter().zip(0..).collect()));
         }
-        let bytes = match folder.bytes(bpe::FILE)? {
+        let bytes = match folder.bytes(hf::FILE)? {
             Some(bytes) => without_mark(bytes),
             None => bpe::from_parts(folder)?.map_or_else(Vec::new, |v| v.to_string().into()),
         };
@@ -134,8 +134,8 @@ impl Reference {
         let allowed = "a tokenizer that loads";
         let tokenizer = match built {
             Ok(Ok(t)) => Box::new(t),
-            Ok(Err(e)) => return Err(bad(bpe::FILE, "tokenizer", e, allowed)),
-            Err(_) => return Err(bad(bpe::FILE, "tokenizer", "not consistent", allowed)),
+            Ok(Err(e)) => return Err(bad(hf::FILE, "tokenizer", e, allowed)),
+            Err(_) => return Err(bad(hf::FILE, "tokenizer", "not consistent", allowed)),
         };
         let json: Value = serde_json::from_slice(&bytes).unwrap_or_default();
         let mut patterns = Vec::new();
@@ -158,13 +158,8 @@ impl Reference {
                 let allowed = "a tokenizer that encodes";
                 match catch_unwind(run) {
                     Ok(Ok(encoding)) => Ok(encoding.get_ids().to_vec()),
-                    Ok(Err(e)) => Err(bad(bpe::FILE, "encoding", e, allowed)),
-                    Err(_) => Err(bad(
-                        bpe::FILE,
-                        "encoding",
-                        "a panic of the library",
-                        allowed,
-                    )),
+                    Ok(Err(e)) => Err(bad(hf::FILE, "encoding", e, allowed)),
+                    Err(_) => Err(bad(hf::FILE, "encoding", "a panic of the library", allowed)),
                 }
             }
         }

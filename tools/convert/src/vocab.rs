@@ -7,101 +7,16 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
 
+use super::family::spec::Family;
 use super::folder::{Fields, Folder, bad, kind, short};
-use super::fronts::Front;
+pub use super::tokens::{Kind, Token, Vocab};
+use super::tokens::{Sources, looks_special, place};
 use super::{bpe, hf, rwkv_vocab, spm, templates};
 use geb::error::Result;
 use geb::gguf::writer::MetaValue;
 use geb::limits;
 use geb::tokenizer::special::{FLAGS, is_stop_text};
 use geb::tokenizer::{DOUBLE_SCORES, pieces};
-
-/// `tokenizer.ggml.token_type` values of the GGUF specification.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(i32)]
-#[allow(missing_docs)]
-pub enum Kind {
-    Normal = 1,
-    Unknown = 2,
-    Control = 3,
-    UserDefined = 4,
-    Unused = 5,
-    Byte = 6,
-}
-
-/// One entry of the token list.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Token {
-    /// Text as stored (`▁` or the byte alphabet for spaces).
-    pub text: String,
-    /// SentencePiece score; higher merges first.
-    pub score: f32,
-    /// What the token is for.
-    pub kind: Kind,
-}
-
-/// A vocabulary before it becomes metadata.
-#[derive(Clone, Debug, Default)]
-pub struct Vocab {
-    /// `tokenizer.ggml.model`: `llama`, `gpt2`, `t5` or `rwkv`.
-    pub model: &'static str,
-    /// `tokenizer.ggml.pre`.
-    pub pre: &'static str,
-    /// Token list, by id.
-    pub tokens: Vec<Token>,
-    /// BPE merges, `a b`.
-    pub merges: Vec<String>,
-    /// Special ids by GGUF key part (`bos`, `eos`, …).
-    pub special: Vec<(&'static str, u32)>,
-    /// What every text starts with, where it is more than one token.
-    pub starts: Vec<u32>,
-    /// What ends an answer besides eos, eot and eom.
-    pub stops: Vec<u32>,
-    /// `add_bos_token`.
-    pub add_bos: Option<bool>,
-    /// `add_eos_token`.
-    pub add_eos: Option<bool>,
-    /// `add_space_prefix`.
-    pub space_prefix: Option<bool>,
-    /// A space is put at the start only, not after special tokens.
-    pub first_prefix: bool,
-    /// `remove_extra_whitespaces`.
-    pub collapse: Option<bool>,
-    /// `precompiled_charsmap`; empty when text is not changed.
-    pub charsmap: Vec<u8>,
-    /// Chat templates: name (`default` is the main one) and source.
-    pub templates: Vec<(String, String)>,
-    /// What the user should know.
-    pub notes: Vec<String>,
-    /// Keys of this project: what GGUF has none for.
-    pub own: Vec<(&'static str, MetaValue)>,
-    /// How tokens are found in text, by id; shorter than the tokens, or empty.
-    pub flags: Vec<u8>,
-    /// Without [`Vocab::flags`] the architecture decides.
-    pub flags_matter: bool,
-    /// Scores that 32 bits do not hold; shorter than the tokens, or empty.
-    pub doubles: Vec<f64>,
-}
-
-impl Vocab {
-    /// Adds a key of this project.
-    pub(super) fn own(&mut self, key: &'static str, value: MetaValue) {
-        self.own.push((key, value));
-    }
-
-    /// Bits of `tokenizer.geb.added_tokens` for a token.
-    pub(super) fn set_flags(&mut self, id: usize, flags: u8) {
-        if self.flags.len() <= id {
-            self.flags.resize(id + 1, 0);
-        }
-        self.flags[id] = flags;
-    }
-
-    /// Whether a token has this bit.
-    pub(super) fn has_flag(&self, bit: u8) -> bool {
-        self.flags.iter().any(|f| f & bit != 0)
-    }
-}
 
 /// Part of the key of [`Vocab::starts`], which GGUF has no key for.
 const STARTS: &str = "start_token_ids";
@@ -119,51 +34,18 @@ const SPECIAL: &[(&str, &str)] = &[
     ("mask", "mask"),
 ];
 
-/// The JSON files that say something about the tokenizer.
-pub(super) struct Sources {
-    pub config: Value,
-    pub generation: Option<Value>,
-    pub tokenizer_config: Option<Value>,
-    pub tokenizer: Option<Value>,
-    pub special_map: Option<Value>,
-}
-
-impl Sources {
-    fn read(folder: &Folder, config: &Value) -> Result<Sources> {
-        Ok(Sources {
-            config: config.clone(),
-            generation: folder.json("generation_config.json")?,
-            tokenizer_config: folder.json("tokenizer_config.json")?,
-            tokenizer: match folder.json("tokenizer.json")? {
-                Some(json) => Some(json),
-                None => bpe::from_parts(folder)?,
-            },
-            special_map: folder.json("special_tokens_map.json")?,
-        })
-    }
-
-    /// A bool of `tokenizer_config.json`.
-    pub fn flag(&self, name: &'static str) -> Result<Option<bool>> {
-        match &self.tokenizer_config {
-            Some(value) => Fields {
-                file: "tokenizer_config.json",
-                value,
-            }
-            .bool(name),
-            None => Ok(None),
-        }
-    }
-
-    /// Text of the special token `kind` (`bos`, …): a string or an object with `content`.
-    fn special_text(&self, kind: &str) -> Option<&str> {
-        let key = format!("{kind}_token");
-        [&self.tokenizer_config, &self.special_map]
-            .into_iter()
-            .find_map(|v| {
-                let v = v.as_ref()?.get(&key)?;
-                v.as_str().or_else(|| v.get("content")?.as_str())
-            })
-    }
+/// Reads the JSON files of a folder.
+fn sources(folder: &Folder, config: &Value) -> Result<Sources> {
+    Ok(Sources {
+        config: config.clone(),
+        generation: folder.json("generation_config.json")?,
+        tokenizer_config: folder.json("tokenizer_config.json")?,
+        tokenizer: match folder.json("tokenizer.json")? {
+            Some(json) => Some(json),
+            None => bpe::from_parts(folder)?,
+        },
+        special_map: folder.json("special_tokens_map.json")?,
+    })
 }
 
 /// Reads the tokenizer of a folder. `rows` is the number of rows of the embedding matrix, which
@@ -175,11 +57,11 @@ impl Sources {
 pub fn read(
     folder: &Folder,
     config: &Value,
-    front: &Front,
+    family: &Family,
     rows: usize,
     template: Option<&str>,
 ) -> Result<Vocab> {
-    let sources = Sources::read(folder, config)?;
+    let sources = sources(folder, config)?;
     let mut vocab = Vocab {
         pre: "default",
         ..Vocab::default()
@@ -198,13 +80,13 @@ pub fn read(
         );
         return Err(bad(&folder.name(), "tokenizer", "absent", known));
     }
-    appended_tokens(&mut vocab, front.appended, rows);
+    appended_tokens(&mut vocab, family.appended, rows);
     let from_json = model_file.is_none() && vocab.model != "rwkv";
     added_tokens(&sources, &mut vocab, rows, from_json)?;
-    vocab.flags_matter = matches!(front.architecture, "phi3" | "t5");
+    vocab.flags_matter = matches!(family.architecture, "phi3" | "t5");
     fill(&mut vocab, rows)?;
-    special_ids(&sources, &mut vocab, front)?;
-    templates::read(folder, &sources, front, template, &mut vocab)?;
+    special_ids(&sources, &mut vocab, family)?;
+    templates::read(folder, &sources, family, template, &mut vocab)?;
     Ok(vocab)
 }
 
@@ -282,48 +164,6 @@ fn added_tokens(sources: &Sources, vocab: &mut Vocab, rows: usize, from_json: bo
         }
     }
     Ok(())
-}
-
-/// Puts an added token at its id.
-pub(super) fn place(vocab: &mut Vocab, id: usize, text: &str, special: bool) {
-    while vocab.tokens.len() <= id {
-        let text = format!("[PAD{}]", vocab.tokens.len());
-        vocab.tokens.push(Token {
-            text,
-            score: -10000.0,
-            kind: Kind::Unused,
-        });
-    }
-    let kind = if special {
-        Kind::Control
-    } else {
-        Kind::UserDefined
-    };
-    let old = &vocab.tokens[id];
-    // The unknown token and byte tokens keep their role.
-    let role = matches!(old.kind, Kind::Unknown | Kind::Byte);
-    // So do user-defined pieces of SentencePiece, where text after them does not begin anew.
-    let piece = old.kind == Kind::UserDefined && old.score != pieces::ADDED;
-    let piece = piece && !special && vocab.space_prefix == Some(false);
-    let keep = (role || piece) && old.text == text;
-    if !keep {
-        vocab.tokens[id] = Token {
-            text: text.into(),
-            score: pieces::ADDED,
-            kind,
-        };
-    }
-}
-
-/// Tokens that are control tokens whatever their file says.
-pub(super) fn looks_special(text: &str) -> bool {
-    let bars = |open: &str, close: &str| {
-        text.len() > open.len() + close.len() && text.starts_with(open) && text.ends_with(close)
-    };
-    bars("<|", "|>")
-        || bars("<｜", "｜>")
-        || matches!(text, "<pad>" | "<mask>")
-        || text.starts_with("<unused")
 }
 
 /// Fills the list up to the rows of the embedding.
@@ -413,7 +253,7 @@ fn ends(vocab: &Vocab, special: &[(&'static str, u32)]) -> bool {
 
 /// Ids by the text of `tokenizer_config.json`, else from the configurations, else what the
 /// tokenizer file itself said (already in `vocab.special`).
-fn special_ids(sources: &Sources, vocab: &mut Vocab, front: &Front) -> Result<()> {
+fn special_ids(sources: &Sources, vocab: &mut Vocab, family: &Family) -> Result<()> {
     let by_text: HashMap<&str, u32> = vocab
         .tokens
         .iter()
@@ -459,7 +299,7 @@ fn special_ids(sources: &Sources, vocab: &mut Vocab, front: &Front) -> Result<()
     let own = vocab.special.iter().filter(|s| s.0 == "eot");
     special.extend(own.filter(|_| stops.is_empty()));
     let further = stop_ids(&mut special, stops);
-    if !front.appended.is_empty() {
+    if !family.appended.is_empty() {
         // ChatGLM tokenizers pad with the unknown token.
         let unk = special.iter().find(|s| s.0 == "unknown").map(|s| s.1);
         if !special.iter().any(|s| s.0 == "padding") {
@@ -468,7 +308,7 @@ fn special_ids(sources: &Sources, vocab: &mut Vocab, front: &Front) -> Result<()
         vocab.add_bos = Some(vocab.add_bos.unwrap_or(false));
         vocab.add_eos = Some(vocab.add_eos.unwrap_or(false));
     }
-    let starts = front.starts.iter().map(|t| by_text.get(t).copied());
+    let starts = family.starts.iter().map(|t| by_text.get(t).copied());
     if let Some(starts @ [_, ..]) = starts.collect::<Option<Vec<u32>>>().as_deref() {
         vocab.starts = starts.to_vec();
     }

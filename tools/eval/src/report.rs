@@ -2,9 +2,8 @@
 
 use serde::Serialize;
 
-use super::rows::{same_top1, same_top5};
+use super::rows::{Column, same_top1, same_top5};
 use super::stats::{Distribution, Estimate, window_means};
-use super::text::Column;
 
 /// Most bins of [`Divergence::kl_by_position`].
 const BINS: usize = 32;

@@ -2,6 +2,9 @@
 
 use geb::logits::{log_sum, top_k};
 use geb_kernels::Kernels;
+use serde::{Deserialize, Serialize};
+
+use super::bits;
 
 /// Most probable tokens whose agreement is counted.
 pub(super) const TOP: usize = 5;
@@ -15,6 +18,33 @@ pub(super) struct Point {
     pub kl: f32,
     /// [`agreement`] with the base.
     pub top: u8,
+}
+
+/// The table of one model: a line per counted token, window after window.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Column {
+    #[serde(with = "bits")]
+    pub nll: Vec<f32>,
+    #[serde(with = "bits")]
+    pub kl: Vec<f32>,
+    #[serde(with = "bits")]
+    pub top: Vec<u8>,
+}
+
+impl Column {
+    /// Adds a token.
+    pub fn push(&mut self, p: &Point) {
+        self.nll.push(p.nll);
+        self.kl.push(p.kl);
+        self.top.push(p.top);
+    }
+
+    /// Adds the tokens of another part of the text.
+    pub fn append(&mut self, mut other: Column) {
+        self.nll.append(&mut other.nll);
+        self.kl.append(&mut other.kl);
+        self.top.append(&mut other.top);
+    }
 }
 
 /// Compares row `i` of every model with that of the base, the first one. `rows`: per model `[vocab]`;

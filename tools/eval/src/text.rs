@@ -5,10 +5,9 @@ use std::fmt::Write;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::bits;
 use super::method::Method;
 use super::report::{self, Report};
-use super::rows::{Point, compare};
+use super::rows::{Column, Point, compare};
 use geb::error::{Error, Result};
 use geb::gguf::{GgufFile, Value};
 use geb::session::{BATCH, Session, Want};
@@ -34,31 +33,6 @@ pub struct TextRun {
     total: usize,
     /// Per model; the first one is the base.
     columns: Vec<Column>,
-}
-
-/// The table of one model: a line per counted token, window after window.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
-pub(super) struct Column {
-    #[serde(with = "bits")]
-    pub nll: Vec<f32>,
-    #[serde(with = "bits")]
-    pub kl: Vec<f32>,
-    #[serde(with = "bits")]
-    pub top: Vec<u8>,
-}
-
-impl Column {
-    fn push(&mut self, p: &Point) {
-        self.nll.push(p.nll);
-        self.kl.push(p.kl);
-        self.top.push(p.top);
-    }
-
-    fn append(&mut self, mut other: Column) {
-        self.nll.append(&mut other.nll);
-        self.kl.append(&mut other.kl);
-        self.top.append(&mut other.top);
-    }
 }
 
 impl TextRun {

@@ -3,10 +3,10 @@
 
 use super::grid::Grid;
 use super::parts::Parts;
+use super::reader::{Config, Found, Reader, unsupported};
 use super::table::{Bits, Meaning, Order, Table};
-use super::{Config, Found, Reader, unsupported};
-use crate::checkpoint::{Elem, SourceTensor};
 use crate::folder::bad;
+use crate::tensor::{Elem, SourceTensor};
 use geb::error::Result;
 
 pub(super) struct Bitnet {

@@ -1,13 +1,16 @@
 //! bitsandbytes: codes of 4 bits with a scale for each block of the flattened matrix, and 8-bit integers.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use super::grid::Grid;
+use super::number::Number;
 use super::parts::Parts;
-use super::table::{Number, Table};
-use super::{Coded, Config, Found, Kind, Reader, unsupported};
-use crate::checkpoint::{Checkpoint, Elem, SourceTensor, byte_count};
+use super::reader::{Config, Found, Reader, unsupported};
+use super::table::Table;
 use crate::folder::{Fields, bad};
+use crate::tensor::{Decode, Elem, Files, SourceTensor, byte_count};
 use geb::error::{Error, Result};
 
 /// The states that describe a 4-bit tensor, by the ends of their names.
@@ -56,7 +59,7 @@ fn eight_bits(parts: &Parts<'_>, t: &SourceTensor, base: &str) -> Result<Found> 
 }
 
 /// Codes of 4 bits, the high half of a byte first, of a matrix row by row without gaps.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Blocks {
     codes: SourceTensor,
     /// Values in the matrix and in a row.
@@ -68,14 +71,14 @@ pub(super) struct Blocks {
 }
 
 /// A scale for each block: a float, or a code of 8 bits.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, Debug)]
 struct Scale {
     codes: Table,
     double: Option<Double>,
 }
 
 /// What codes of scales mean: `map[code] · scale + offset`, a scale for each block of blocks.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, Debug)]
 struct Double {
     map: Vec<f32>,
     scale: Table,
@@ -106,7 +109,7 @@ fn four_bits(parts: &Parts<'_>, t: &SourceTensor, state: &SourceTensor) -> Resul
     let list = |t: &SourceTensor, n: usize| {
         let mut out = vec![0.0; n];
         let table = vector(t, n)?;
-        table.read(parts.checkpoint, &[0], &mut out)?;
+        table.read(parts.checkpoint.files(), &[0], &mut out)?;
         finite(&t.name, 0, &out)?;
         Ok::<_, Error>(out)
     };
@@ -140,8 +143,8 @@ fn four_bits(parts: &Parts<'_>, t: &SourceTensor, state: &SourceTensor) -> Resul
         block,
         scale,
     };
-    let coded = Coded::new(Kind::Blocks(blocks), cols);
-    Ok(Found::of(t.name.clone(), &shape, coded).of_linear())
+    let found = Found::of(t.name.clone(), &shape, Arc::new(blocks), cols);
+    Ok(found.of_linear())
 }
 
 fn shape_of(fields: Fields<'_>, name: &str) -> Result<Vec<u64>> {
@@ -172,9 +175,8 @@ fn finite(name: &str, first: usize, values: &[f32]) -> Result<()> {
     }
 }
 
-impl Blocks {
-    /// Some rows, one after the other.
-    pub fn rows(&self, checkpoint: &Checkpoint, rows: &[usize], out: &mut [f32]) -> Result<()> {
+impl Decode for Blocks {
+    fn rows(&self, files: &Files, rows: &[usize], out: &mut [f32]) -> Result<()> {
         for (row, out) in rows.iter().zip(out.chunks_exact_mut(self.cols.max(1))) {
             let start = row * self.cols;
             let end = start + out.len();
@@ -185,11 +187,11 @@ impl Blocks {
                 )));
             }
             let mut bytes = vec![0; end.div_ceil(2) - start / 2];
-            checkpoint.read_stored(&self.codes, start / 2, &mut bytes)?;
+            files.read(&self.codes, start / 2, &mut bytes)?;
             let first = start / self.block;
             let scales = self
                 .scale
-                .values(checkpoint, first, (end - 1) / self.block + 1)?;
+                .values(files, first, (end - 1) / self.block + 1)?;
             for (i, out) in (start..end).zip(out) {
                 let byte = bytes[i / 2 - start / 2];
                 let code = if i % 2 == 0 { byte >> 4 } else { byte & 15 };
@@ -199,8 +201,7 @@ impl Blocks {
         Ok(())
     }
 
-    /// Bytes it is stored in.
-    pub fn stored(&self) -> u64 {
+    fn stored(&self) -> u64 {
         let double = self.scale.double.as_ref().map_or(0, |d| d.scale.stored());
         let scales = self.scale.codes.stored() + double;
         self.codes.range.len() as u64 + scales
@@ -209,11 +210,11 @@ impl Blocks {
 
 impl Scale {
     /// Those of the blocks `first..end`.
-    fn values(&self, checkpoint: &Checkpoint, first: usize, end: usize) -> Result<Vec<f32>> {
-        let mut out = self.codes.some(checkpoint, first, end)?;
+    fn values(&self, files: &Files, first: usize, end: usize) -> Result<Vec<f32>> {
+        let mut out = self.codes.some(files, first, end)?;
         if let Some(d) = &self.double {
             let from = first / d.block;
-            let outer = d.scale.some(checkpoint, from, (end - 1) / d.block + 1)?;
+            let outer = d.scale.some(files, from, (end - 1) / d.block + 1)?;
             finite(d.scale.name(), from, &outer)?;
             for (i, x) in (first..end).zip(&mut out) {
                 *x = d.map[*x as usize] * outer[i / d.block - from] + d.offset;

@@ -5,11 +5,12 @@ use fancy_regex::Regex;
 
 use super::floats::{elements, pairs, scale_number};
 use super::grid::{Grid, Group};
+use super::number::{Number, e2m3};
 use super::parts::Parts;
-use super::table::{Bits, Meaning, Number, Order, Table, e2m3};
-use super::{Config, Found, Reader, unsupported};
-use crate::checkpoint::{Elem, SourceTensor};
+use super::reader::{Config, Found, Reader, unsupported};
+use super::table::{Bits, Meaning, Order, Table};
 use crate::folder::{Fields, bad};
+use crate::tensor::{Elem, SourceTensor};
 use geb::error::Result;
 
 /// Ways of storing that are read.

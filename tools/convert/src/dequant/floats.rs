@@ -1,11 +1,12 @@
 //! Floats of 8 bits with scales: `fp8`, `mxfp8`, `fbgemm_fp8`; and such floats without any.
 
 use super::grid::{Grid, fits};
+use super::number::{Number, e2m1};
 use super::parts::Parts;
-use super::table::{Bits, Meaning, Number, Order, Table, e2m1};
-use super::{Config, Found, Reader};
-use crate::checkpoint::{Elem, SourceTensor};
+use super::reader::{Config, Found, Reader};
+use super::table::{Bits, Meaning, Order, Table};
 use crate::folder::bad;
+use crate::tensor::{Elem, SourceTensor};
 use geb::error::Result;
 
 /// Ends of the names of scales, after the name of the weight, or in its place.

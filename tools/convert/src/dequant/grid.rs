@@ -1,13 +1,14 @@
 //! Matrices whose codes have scales in rows and columns of blocks.
 
+use super::number::Number;
 use super::parts::Parts;
-use super::table::{Number, Table};
-use crate::checkpoint::{Checkpoint, SourceTensor};
+use super::table::Table;
 use crate::folder::bad;
+use crate::tensor::{Decode, Files, SourceTensor};
 use geb::error::{Error, Result};
 
 /// Which column of scales is for a column of weights.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Group {
     /// So many neighbours each.
     Of(usize),
@@ -92,7 +93,7 @@ pub(super) fn fits(shape: &[u64], scale: &SourceTensor, block: [usize; 2]) -> bo
 }
 
 /// `(code − zero) · scale · factor`, and a factor for each column.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Grid {
     pub codes: Table,
     /// By row and group.
@@ -168,17 +169,40 @@ impl Grid {
         Ok(self)
     }
 
-    /// Some rows, one after the other.
-    pub fn rows(&self, checkpoint: &Checkpoint, rows: &[usize], out: &mut [f32]) -> Result<()> {
-        self.codes.read(checkpoint, rows, out)?;
+    /// The line of scales of a row.
+    fn line(&self, row: usize) -> usize {
+        let lines = self.matrix.div_ceil(self.step);
+        row / self.matrix * lines + row % self.matrix / self.step
+    }
+
+    fn numbers(&self, files: &Files, table: Option<&Table>, rows: &[usize]) -> Result<Vec<f32>> {
+        let Some(table) = table else {
+            return Ok(Vec::new());
+        };
+        let mut out = vec![0.0; rows.len() * table.cols];
+        table.read(files, rows, &mut out)?;
+        match out.iter().position(|v| !v.is_finite()) {
+            None => Ok(out),
+            Some(at) => Err(Error::NonFinite {
+                what: format!("tensor {}", table.name()),
+                index: (rows[at / table.cols] * table.cols + at % table.cols) as u64,
+                value: out[at],
+            }),
+        }
+    }
+}
+
+impl Decode for Grid {
+    fn rows(&self, files: &Files, rows: &[usize], out: &mut [f32]) -> Result<()> {
+        self.codes.read(files, rows, out)?;
         let cols = self.codes.cols;
         if cols == 0 {
             return Ok(());
         }
         let lines: Vec<usize> = rows.iter().map(|&r| self.line(r)).collect();
-        let scale = self.numbers(checkpoint, self.scale.as_ref(), &lines)?;
-        let zero = self.numbers(checkpoint, self.zero.as_ref(), rows)?;
-        let columns = self.numbers(checkpoint, self.columns.as_ref(), &[0])?;
+        let scale = self.numbers(files, self.scale.as_ref(), &lines)?;
+        let zero = self.numbers(files, self.zero.as_ref(), rows)?;
+        let columns = self.numbers(files, self.columns.as_ref(), &[0])?;
         let width = |table: &Option<Table>| table.as_ref().map_or(0, |t| t.cols);
         let (scales, zeros) = (width(&self.scale), width(&self.zero));
         for (i, out) in out.chunks_exact_mut(cols).enumerate() {
@@ -203,35 +227,7 @@ impl Grid {
         Ok(())
     }
 
-    /// The line of scales of a row.
-    fn line(&self, row: usize) -> usize {
-        let lines = self.matrix.div_ceil(self.step);
-        row / self.matrix * lines + row % self.matrix / self.step
-    }
-
-    fn numbers(
-        &self,
-        checkpoint: &Checkpoint,
-        table: Option<&Table>,
-        rows: &[usize],
-    ) -> Result<Vec<f32>> {
-        let Some(table) = table else {
-            return Ok(Vec::new());
-        };
-        let mut out = vec![0.0; rows.len() * table.cols];
-        table.read(checkpoint, rows, &mut out)?;
-        match out.iter().position(|v| !v.is_finite()) {
-            None => Ok(out),
-            Some(at) => Err(Error::NonFinite {
-                what: format!("tensor {}", table.name()),
-                index: (rows[at / table.cols] * table.cols + at % table.cols) as u64,
-                value: out[at],
-            }),
-        }
-    }
-
-    /// Bytes it is stored in.
-    pub fn stored(&self) -> u64 {
+    fn stored(&self) -> u64 {
         let others = [&self.zero, &self.scale, &self.columns];
         let others = others.into_iter().flatten().map(Table::stored);
         self.codes.stored() + others.sum::<u64>()

@@ -17,21 +17,22 @@ mod gptq;
 mod grid;
 mod modelopt;
 mod mxfp4;
+mod number;
 mod parts;
+mod reader;
 mod table;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
-
 use geb_kernels::dtype::Dtype;
 use serde_json::Value;
 
-use super::checkpoint::{Checkpoint, Elem, SourceTensor, byte_count};
-use super::folder::{Fields, Folder, bad};
-use geb::error::{Error, Result};
-use grid::Grid;
+use super::checkpoint::Checkpoint;
+use super::folder::{Fields, Folder, bad, short};
+use super::tensor::{Elem, SourceTensor, byte_count};
+use geb::error::Result;
 use parts::Parts;
+use reader::{Config, Found, Reader, unsupported};
 
 /// A method by its names, and what reads it.
 type Method = (
@@ -90,157 +91,6 @@ const ACTIVATIONS: [&str; 16] = [
 /// Ends of names that only quantized checkpoints have.
 const MARKS: [&str; 5] = [".qweight", ".weight_packed", ".absmax", ".SCB", "_blocks"];
 
-/// How a checkpoint says that it is quantized.
-struct Config<'a> {
-    file: &'a str,
-    method: &'a str,
-    fields: Fields<'a>,
-}
-
-impl Config<'_> {
-    /// Columns that share a scale; 0 for all.
-    fn group_size(&self) -> Result<Option<u64>> {
-        const NAMES: &[&str] = &["group_size", "q_group_size"];
-        match self.fields.get(NAMES) {
-            Some((_, v)) if v.as_i64() == Some(-1) => Ok(Some(0)),
-            _ => self.fields.uint(NAMES, 1..=1 << 40),
-        }
-    }
-
-    /// Rows and columns of a block.
-    fn pair(&self, name: &'static str) -> Result<Option<[usize; 2]>> {
-        let Some((_, value)) = self.fields.get(&[name]) else {
-            return Ok(None);
-        };
-        let list = value
-            .as_array()
-            .map(|l| l.iter().map(Value::as_u64).collect::<Vec<_>>());
-        match list.as_deref() {
-            Some(&[Some(a @ 1..=0xFF_FFFF), Some(b @ 1..=0xFF_FFFF)]) => {
-                Ok(Some([a as usize, b as usize]))
-            }
-            _ => Err(bad(
-                self.file,
-                name,
-                super::folder::short(value),
-                "two sizes",
-            )),
-        }
-    }
-
-    /// A list of names.
-    fn names(&self, keys: &[&'static str]) -> Result<Vec<String>> {
-        let Some((key, value)) = self.fields.get(keys) else {
-            return Ok(Vec::new());
-        };
-        let list = value
-            .as_array()
-            .and_then(|l| l.iter().map(|v| v.as_str().map(str::to_owned)).collect());
-        list.ok_or_else(|| {
-            bad(
-                self.file,
-                key,
-                super::folder::short(value),
-                "a list of names",
-            )
-        })
-    }
-}
-
-/// Makes matrices of the tensors of one method.
-trait Reader {
-    /// The matrix that a stored tensor holds the codes of, if it does.
-    fn read(&self, parts: &Parts<'_>, t: &SourceTensor) -> Result<Option<Found>>;
-}
-
-/// A matrix that was found.
-struct Found {
-    name: String,
-    shape: Vec<u64>,
-    coded: Coded,
-}
-
-impl Found {
-    fn new(name: String, shape: &[u64], grid: Grid) -> Found {
-        let cols = grid.codes.cols;
-        Found::of(name, shape, Coded::new(Kind::Grid(grid), cols))
-    }
-
-    fn of(name: String, shape: &[u64], coded: Coded) -> Found {
-        let shape = shape.to_vec();
-        Found { name, shape, coded }
-    }
-
-    /// Rows are outputs, whatever the family's own modules store.
-    fn of_linear(mut self) -> Found {
-        self.coded.linear = true;
-        self
-    }
-}
-
-/// A matrix that is decoded when it is read.
-#[derive(Clone, PartialEq, Debug)]
-pub(super) struct Coded {
-    kind: Kind,
-    cols: usize,
-    /// Rows are outputs, also in families whose checkpoints have inputs there.
-    pub linear: bool,
-    /// Bytes of the source.
-    pub stored: u64,
-}
-
-#[derive(Clone, PartialEq, Debug)]
-enum Kind {
-    Grid(Grid),
-    Blocks(bnb::Blocks),
-}
-
-impl Coded {
-    fn new(kind: Kind, cols: usize) -> Coded {
-        let stored = match &kind {
-            Kind::Grid(grid) => grid.stored(),
-            Kind::Blocks(blocks) => blocks.stored(),
-        };
-        let linear = false;
-        Coded {
-            kind,
-            cols,
-            linear,
-            stored,
-        }
-    }
-
-    /// Some rows as floats, one after the other.
-    ///
-    /// # Errors
-    /// [`Error::Io`]; [`Error::NonFinite`] for scales.
-    pub fn rows(&self, checkpoint: &Checkpoint, rows: &[usize], out: &mut [f32]) -> Result<()> {
-        match &self.kind {
-            Kind::Grid(grid) => grid.rows(checkpoint, rows, out),
-            Kind::Blocks(blocks) => blocks.rows(checkpoint, rows, out),
-        }
-    }
-
-    /// Bytes of the matrix in F32, little-endian, from `at`.
-    ///
-    /// # Errors
-    /// As [`Coded::rows`].
-    pub fn read(&self, checkpoint: &Checkpoint, at: usize, out: &mut [u8]) -> Result<()> {
-        let size = 4 * self.cols.max(1);
-        let mut row = vec![0.0; self.cols];
-        let mut done = 0;
-        while done < out.len() {
-            let (number, skip) = ((at + done) / size, (at + done) % size);
-            self.rows(checkpoint, &[number], &mut row)?;
-            let bytes: Vec<u8> = row.iter().flat_map(|v| v.to_le_bytes()).collect();
-            let n = (size - skip).min(out.len() - done);
-            out[done..done + n].copy_from_slice(&bytes[skip..skip + n]);
-            done += n;
-        }
-        Ok(())
-    }
-}
-
 /// What a checkpoint was.
 pub(super) struct Decoded {
     /// Name of the method.
@@ -249,20 +99,10 @@ pub(super) struct Decoded {
     pub note: String,
 }
 
-/// A quantized checkpoint that this program cannot read.
-fn unsupported(what: String) -> Error {
-    let known = METHODS.iter().map(|m| m.0[0]);
-    Error::Unsupported {
-        what: "quantized checkpoint",
-        value: format!("method {what}"),
-        known: known.collect::<Vec<_>>().join(", "),
-    }
-}
-
 /// Replaces the tensors of quantized matrices by the matrices; says what they were.
 ///
 /// # Errors
-/// [`Error::Unsupported`] naming the method; [`Error::Checkpoint`] naming tensor and sizes.
+/// [`geb::Error::Unsupported`] naming the method; [`geb::Error::Checkpoint`] naming tensor and sizes.
 pub(super) fn decode(
     checkpoint: &mut Checkpoint,
     folder: &Folder,
@@ -284,7 +124,7 @@ pub(super) fn decode(
         .filter(|v| v.is_object())
         .unwrap_or(&value);
     if !value.is_object() {
-        let value = super::folder::short(value);
+        let value = short(value);
         return Err(bad(file, "quantization_config", value, "an object"));
     }
     let fields = Fields { file, value };
@@ -405,6 +245,6 @@ fn tensor(parts: &Parts<'_>, t: &SourceTensor, found: Found) -> Result<SourceTen
         shape,
         file: t.file,
         range: 0..bytes as usize,
-        coded: Some(Arc::new(coded)),
+        coded: Some(coded),
     })
 }

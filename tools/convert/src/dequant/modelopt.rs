@@ -3,10 +3,11 @@
 
 use super::floats::{elements, pairs, scale_number};
 use super::grid::{Grid, fits};
+use super::number::Number;
 use super::parts::Parts;
-use super::table::{Bits, Meaning, Number, Order, Table};
-use super::{Config, Found, Reader, unsupported};
-use crate::checkpoint::{Elem, SourceTensor};
+use super::reader::{Config, Found, Reader, unsupported};
+use super::table::{Bits, Meaning, Order, Table};
+use crate::tensor::{Elem, SourceTensor};
 use geb::error::Result;
 
 /// What `quant_algo` may say.

@@ -3,10 +3,11 @@
 
 use super::floats::pairs;
 use super::grid::{Grid, Group};
+use super::number::Number;
 use super::parts::Parts;
-use super::table::{Number, Table};
-use super::{Config, Found, Reader};
-use crate::checkpoint::SourceTensor;
+use super::reader::{Config, Found, Reader};
+use super::table::Table;
+use crate::tensor::SourceTensor;
 use geb::error::Result;
 
 pub(super) struct Mxfp4;

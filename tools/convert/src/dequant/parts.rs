@@ -3,9 +3,10 @@
 use std::cell::RefCell;
 use std::collections::HashSet;
 
-use super::table::Number;
-use crate::checkpoint::{Checkpoint, Elem, SourceTensor};
+use super::number::Number;
+use crate::checkpoint::Checkpoint;
 use crate::folder::bad;
+use crate::tensor::{Elem, SourceTensor};
 use geb::error::{Error, Result};
 
 /// The tensors, and which of them have been made part of a matrix.
@@ -53,7 +54,7 @@ impl<'a> Parts<'a> {
             return Err(self.wrong_shape(t, "one number"));
         }
         let mut raw = vec![0; t.range.len()];
-        self.checkpoint.read_stored(t, 0, &mut raw)?;
+        self.checkpoint.files().read(t, 0, &mut raw)?;
         let value = number.value(&raw);
         match value.is_finite() {
             true => Ok(value),
@@ -87,7 +88,7 @@ impl<'a> Parts<'a> {
     /// The bytes of a small tensor.
     pub fn bytes(&self, t: &SourceTensor) -> Result<Vec<u8>> {
         let mut raw = vec![0; t.range.len()];
-        self.checkpoint.read_stored(t, 0, &mut raw)?;
+        self.checkpoint.files().read(t, 0, &mut raw)?;
         Ok(raw)
     }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::super::fronts::{FRONTS, Front};
+use super::super::family::{FAMILIES, Family};
 use super::super::{verify, vocab};
 use super::*;
 use geb::gguf::GgufFile;
@@ -20,11 +20,11 @@ fn root() -> PathBuf {
 }
 
 /// The tokenizer of a folder with a vocabulary of `rows`, after the converter's own check.
-fn tokenizer(path: &Path, front: &Front, architecture: &str, rows: usize) -> Tokenizer {
+fn tokenizer(path: &Path, family: &Family, architecture: &str, rows: usize) -> Tokenizer {
     let folder = Folder::new(path);
     let config = folder.json("config.json").expect("JSON");
     let config = config.unwrap_or_else(|| serde_json::json!({}));
-    let vocab = vocab::read(&folder, &config, front, rows, None).expect("reads");
+    let vocab = vocab::read(&folder, &config, family, rows, None).expect("reads");
     let mut plan = Plan::default();
     plan.push_meta("general.architecture", architecture.to_owned());
     for (key, value) in vocab.metadata() {
@@ -40,7 +40,7 @@ fn tokenizer(path: &Path, front: &Front, architecture: &str, rows: usize) -> Tok
 fn unigram_ids_equal_the_reference() {
     for case in ["t5", "t5-relu"] {
         let folder = root().join("tests/fixtures").join(case);
-        let tokenizer = tokenizer(&folder.join("hf"), &FRONTS[0], "t5", 336);
+        let tokenizer = tokenizer(&folder.join("hf"), &FAMILIES[0], "t5", 336);
         let expected = std::fs::read(folder.join("expected.json")).expect("a file");
         let expected: serde_json::Value = serde_json::from_slice(&expected).expect("JSON");
         let cases = expected["tokenizer_cases"].as_array().expect("cases");
@@ -170,7 +170,7 @@ fn random_texts_equal_the_sentencepiece_library() {
         ),
     ] {
         let folder = root().join("tests/fixtures").join(case).join("hf");
-        let found = digest(&tokenizer(&folder, &FRONTS[0], case, 1_000));
+        let found = digest(&tokenizer(&folder, &FAMILIES[0], case, 1_000));
         assert_eq!(found, (tokens, hash.to_owned()), "{case}");
     }
 }
@@ -183,7 +183,7 @@ fn random_texts_of_geb_equal_the_sentencepiece_library() {
         println!("NOT RUN: no GEBtokenizer.model in {}", folder.display());
         return;
     }
-    let geb = FRONTS.iter().find(|f| f.types.contains(&"geblm"));
+    let geb = FAMILIES.iter().find(|f| f.types.contains(&"geblm"));
     let found = digest(&tokenizer(&folder, geb.expect("a family"), "llama", 64_896));
     let hash = "e35b4f08e2a81ae32e2748680979ce65880ccbfca6d1fc2d107ac8e75b199438";
     assert_eq!(found, (418_029, hash.to_owned()));

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use sentencepiece_model::{SentencePieceModel, Type};
 use serde_json::{Value, json};
 
-use super::super::fronts::FRONTS;
-use super::super::{fronts, vocab};
+use super::super::family::FAMILIES;
+use super::super::{family, vocab};
 use super::*;
 
 fn fixtures() -> PathBuf {
@@ -21,10 +21,10 @@ fn checked(path: &Path, config: &Value, rows: Option<usize>) -> Result<Vocab> {
         .get("model_type")
         .and_then(Value::as_str)
         .unwrap_or("");
-    let front = FRONTS.iter().find(|f| f.types.contains(&types));
-    let front: &fronts::Front = front.unwrap_or(&FRONTS[0]);
+    let family = FAMILIES.iter().find(|f| f.types.contains(&types));
+    let family: &family::Family = family.unwrap_or(&FAMILIES[0]);
     let rows = rows.or_else(|| Some(config.get("vocab_size")?.as_u64()? as usize));
-    let vocab = vocab::read(&folder, config, front, rows.unwrap_or(1_000), None)?;
+    let vocab = vocab::read(&folder, config, family, rows.unwrap_or(1_000), None)?;
     tokenizer(&folder, &vocab, &vocab.metadata())?;
     Ok(vocab)
 }

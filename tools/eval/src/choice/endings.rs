@@ -4,7 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::files::{self, DataFile, Object};
-use super::{Candidate, Format, Question, Source, letters};
+use super::letters;
+use super::question::{Candidate, Format, Question, Source};
 use geb::error::Result;
 
 /// Most answers of a question: one letter each.

@@ -4,7 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::files::{self, DataFile};
-use super::{Candidate, Format, Question, Source, subjects};
+use super::question::{Candidate, Format, Question, Source};
+use super::subjects;
 use geb::error::Result;
 
 /// How a data set is laid out and asked.

@@ -224,7 +224,7 @@ pub fn session_options(cpu: &CpuArgs, interrupt: &Interrupt) -> Outcome<SessionO
             SparseHow::Off => SparseChoice::Off,
         },
         max_ram: cpu.max_ram,
-        extra_heads: false,
+        ..SessionOptions::default()
     })
 }
 

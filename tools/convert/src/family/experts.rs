@@ -1,9 +1,12 @@
 //! Families with mixtures of experts. `{e}` in a source name is the number of an expert: those
 //! matrices become one tensor, one expert behind the other.
 
-use super::*;
-use crate::hyper::Experts;
+use super::keys;
+use super::spec::{Dim, Experts, Family, Hyper, Line, Rows, Table};
+use super::tables::*;
+use crate::config::Config;
 use crate::known;
+use geb::error::Result;
 use geb::gguf::writer::MetaValue;
 use geb::limits;
 
@@ -54,7 +57,7 @@ fn normed(c: &Config<'_>, h: &mut Hyper, usual: bool) -> Result<()> {
     Ok(())
 }
 
-pub(super) const MIXTRAL: Front = Front {
+pub(super) const MIXTRAL: Family = Family {
     classes: &["MixtralForCausalLM"],
     types: &["mixtral"],
     windowed: true,
@@ -73,7 +76,7 @@ pub(super) const MIXTRAL: Front = Front {
     ..LIKE_LLAMA
 };
 
-pub(super) const QWEN2_MOE: Front = Front {
+pub(super) const QWEN2_MOE: Family = Family {
     classes: &["Qwen2MoeForCausalLM"],
     types: &["qwen2_moe"],
     architecture: "qwen2moe",
@@ -107,7 +110,7 @@ const EXPERTS: &[Line] = lines! {
     "blk.{}.ffn_down_exps" [Experts, Width, ExpertFfn] = "model.layers.{}.mlp.experts.{e}.down_proj" All;
 };
 
-pub(super) const QWEN3_MOE: Front = Front {
+pub(super) const QWEN3_MOE: Family = Family {
     classes: &["Qwen3MoeForCausalLM"],
     types: &["qwen3_moe"],
     architecture: "qwen3moe",
@@ -125,7 +128,7 @@ pub(super) const QWEN3_MOE: Front = Front {
     ..LIKE_LLAMA
 };
 
-pub(super) const OLMOE: Front = Front {
+pub(super) const OLMOE: Family = Family {
     classes: &["OlmoeForCausalLM"],
     types: &["olmoe"],
     architecture: "olmoe",
@@ -144,7 +147,7 @@ pub(super) const OLMOE: Front = Front {
 };
 
 /// Experts in attention too; our own names, docs/format.md.
-pub(super) const JETMOE: Front = Front {
+pub(super) const JETMOE: Family = Family {
     classes: &["JetMoeForCausalLM"],
     types: &["jetmoe"],
     architecture: "jetmoe",

@@ -2,19 +2,20 @@
 
 use serde_json::Value;
 
-use super::{
-    ATTN_NORM, ATTN_OUTPUT, Dim, EMBEDDING, FFN_FUSED, FFN_NORM, Front, GEB_FIRST, GEB_LAST,
-    LIKE_LLAMA, Line, NORM_AND_OUTPUT, QKV, Rows, Table,
+use super::spec::{Dim, Family, Hyper, LayerSizes, Line, Rows, Shape, Table};
+use super::tables::{
+    ATTN_NORM, ATTN_OUTPUT, EMBEDDING, FFN_FUSED, FFN_NORM, GEB_FIRST, GEB_LAST, LIKE_LLAMA,
+    NORM_AND_OUTPUT, QKV,
 };
-use crate::config::Config;
+use crate::config::{Config, FILE};
 use crate::folder::{bad, short};
-use crate::hyper::{FILE, Hyper, LayerSizes, Shape, alike_with};
+use crate::sizes::alike_with;
 use geb::error::Result;
 use geb::gguf::writer::MetaValue;
 use geb::limits;
 
 /// ChatGLM2 and 3 under the names of their own code.
-pub(super) const CHATGLM: Front = Front {
+pub(super) const CHATGLM: Family = Family {
     classes: &["ChatGLMModel", "ChatGLMForConditionalGeneration"],
     types: &["chatglm"],
     architecture: "chatglm",
@@ -65,7 +66,7 @@ pub(super) const CHATGLM: Front = Front {
 };
 
 /// GLM-4-9B under the names of `transformers`.
-pub(super) const GLM: Front = Front {
+pub(super) const GLM: Family = Family {
     classes: &["GlmForCausalLM"],
     types: &["glm"],
     architecture: "chatglm",
@@ -82,7 +83,7 @@ pub(super) const GLM: Front = Front {
 };
 
 /// OpenELM: sizes of each layer, tied output.
-pub(super) const OPENELM: Front = Front {
+pub(super) const OPENELM: Family = Family {
     classes: &["OpenELMForCausalLM"],
     types: &["openelm"],
     architecture: "openelm",
@@ -125,7 +126,7 @@ pub(super) const OPENELM: Front = Front {
 const GELU: &[&str] = &["gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu"];
 
 /// What the older decoders have in common.
-const OLD: Front = Front {
+const OLD: Family = Family {
     permuted: false,
     layer_norm: true,
     tied: true,
@@ -150,7 +151,7 @@ const GPT_ENDS: Table = Table {
 };
 
 /// GPT-2, Cerebras-GPT: matrices stored transposed.
-pub(super) const GPT2: Front = Front {
+pub(super) const GPT2: Family = Family {
     classes: &["GPT2LMHeadModel"],
     types: &["gpt2"],
     architecture: "gpt2",
@@ -181,7 +182,7 @@ pub(super) const GPT2: Front = Front {
 };
 
 /// GPT-Neo, MindLLM-1.3B: no scale of the scores, a window in every other layer.
-pub(super) const GPT_NEO: Front = Front {
+pub(super) const GPT_NEO: Family = Family {
     classes: &["GPTNeoForCausalLM"],
     types: &["gpt_neo"],
     architecture: "gptneo",
@@ -204,7 +205,7 @@ pub(super) const GPT_NEO: Front = Front {
 };
 
 /// GPT-NeoX, Pythia.
-pub(super) const GPT_NEOX: Front = Front {
+pub(super) const GPT_NEOX: Family = Family {
     classes: &["GPTNeoXForCausalLM"],
     types: &["gpt_neox"],
     architecture: "gptneox",
@@ -246,7 +247,7 @@ const INPUT_NORM: &[Line] =
     lines! { "blk.{}.attn_norm" [Width] = "transformer.h.{}.input_layernorm" All; };
 
 /// BLOOM: ALiBi, a norm of the embeddings.
-pub(super) const BLOOM: Front = Front {
+pub(super) const BLOOM: Family = Family {
     classes: &["BloomForCausalLM"],
     types: &["bloom"],
     architecture: "bloom",
@@ -289,7 +290,7 @@ const FALCON_TWO: Table = Table {
 };
 
 /// Falcon 7B, 40B, 180B and 11B: attention and feed-forward side by side.
-pub(super) const FALCON: Front = Front {
+pub(super) const FALCON: Family = Family {
     classes: &["FalconForCausalLM", "RWForCausalLM"],
     types: &["falcon", "RefinedWebModel", "RefinedWeb"],
     architecture: "falcon",
@@ -303,7 +304,7 @@ pub(super) const FALCON: Front = Front {
             "true (attention and feed-forward side by side)",
         ),
     ],
-    shape: |c, front, layers, width| {
+    shape: |c, family, layers, width| {
         let grouped = c.uint(&["num_kv_heads", "n_head_kv"], 1..=limits::MAX_HEADS)?;
         let one = c.bool("multi_query")?;
         let kv = match c.bool("new_decoder_architecture")? {
@@ -311,7 +312,7 @@ pub(super) const FALCON: Front = Front {
             _ if one == Some(false) => None,
             _ => Some(1),
         };
-        alike_with(c, front, (layers, width), kv)
+        alike_with(c, family, layers, width, kv)
     },
     more: |c, h| {
         let new = c.bool("new_decoder_architecture")? == Some(true);
@@ -381,7 +382,7 @@ fn local_layers(c: &Config<'_>, layers: usize) -> Result<Vec<bool>> {
 }
 
 /// Sizes of the layers of OpenELM: lists of heads, multipliers of the width.
-fn layer_sizes(c: &Config<'_>, _: &Front, layers: usize, width: usize) -> Result<Shape> {
+fn layer_sizes(c: &Config<'_>, _: &Family, layers: usize, width: usize) -> Result<Shape> {
     let list = |name: &'static str, max: f64| -> Result<Vec<f64>> {
         let array = c.get(&[name]).and_then(|(_, v)| v.as_array());
         let numbers = array.map(|a| a.iter().map(Value::as_f64).collect::<Option<Vec<_>>>());

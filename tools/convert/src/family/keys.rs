@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 
-use crate::config::Config;
+use super::spec::Hyper;
+use crate::config::{Config, FILE};
 use crate::folder::{bad, short};
-use crate::hyper::{FILE, Hyper};
 use crate::known::{FULL, SLIDING};
 use crate::positions::window;
 use geb::error::Result;

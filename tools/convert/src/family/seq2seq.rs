@@ -1,9 +1,11 @@
 //! T5, flan-T5 and Switch Transformers: an encoder and a decoder.
 
-use super::{Dim, Front, LIKE_LLAMA, Line, Rows, Table, experts};
-use crate::config::Config;
+use super::experts;
+use super::spec::{Dim, Family, Hyper, Line, Rows, Table};
+use super::tables::LIKE_LLAMA;
+use crate::config::{Config, FILE};
 use crate::folder::bad;
-use crate::hyper::{FILE, Hyper, alike};
+use crate::sizes::alike;
 use geb::error::Result;
 use geb::gguf::writer::MetaValue;
 use geb::limits;
@@ -110,7 +112,7 @@ fn numbers(c: &Config<'_>, h: &mut Hyper) -> Result<()> {
 }
 
 /// T5 with a ReLU, T5 1.1 and flan-T5 with a gated GELU.
-pub(super) const T5: Front = Front {
+pub(super) const T5: Family = Family {
     classes: &["T5ForConditionalGeneration", "T5WithLMHeadModel"],
     types: &["t5"],
     architecture: "t5",
@@ -120,8 +122,8 @@ pub(super) const T5: Front = Front {
     harmless: &["dense_act_fn", "is_gated_act"],
     rotated: None,
     context: Some(512),
-    shape: |c, front, layers, width| {
-        let mut shape = alike(c, front, layers, width)?;
+    shape: |c, family, layers, width| {
+        let mut shape = alike(c, family, layers, width)?;
         let decoder = c.uint(&["num_decoder_layers"], 1..=limits::MAX_LAYERS)?;
         let one = shape.layers[0];
         shape.layers = vec![one; decoder.map_or(layers, |n| n as usize)];
@@ -141,7 +143,7 @@ pub(super) const T5: Front = Front {
 /// Switch Transformers (arXiv 2101.03961): T5 whose feed-forward layers are in some places experts without
 /// gates, one for each token, weighted by its probability. A capacity of experts is not known here:
 /// every token reaches its expert.
-pub(super) const SWITCH: Front = Front {
+pub(super) const SWITCH: Family = Family {
     classes: &["SwitchTransformersForConditionalGeneration"],
     types: &["switch_transformers"],
     activation: (&["dense_act_fn", "feed_forward_proj"], &["relu"]),

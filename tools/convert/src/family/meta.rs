@@ -4,12 +4,12 @@
 
 use serde_json::{Value, json};
 
-use super::Dim;
-use super::{FRONTS, Front, LIKE_LLAMA, Line, Rows, Table, keys};
+use super::keys;
+use super::spec::{Dim, Family, Hyper, Line, Rows, Table};
+use super::tables::{self, LIKE_LLAMA};
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::folder::bad;
-use crate::hyper::Hyper;
 use geb::error::Result;
 use geb::limits;
 
@@ -17,7 +17,7 @@ const PARAMS: &str = "params.json";
 /// Context of Llama 2, where the file does not say.
 const CONTEXT: u64 = 4096;
 
-pub(super) const LLAMA: Front = Front {
+pub(super) const LLAMA: Family = Family {
     classes: &["MetaLlama"],
     types: &[],
     permuted: false,
@@ -41,7 +41,7 @@ pub(super) const LLAMA: Front = Front {
             "output" [Vocab, Width] = "output" All;
         },
         skip: &["rope.freqs"],
-        ..super::LLAMA
+        ..tables::LLAMA
     },
     ..LIKE_LLAMA
 };
@@ -87,11 +87,8 @@ pub(crate) fn config(params: &Value, checkpoint: &Checkpoint) -> Result<Value> {
 
 /// Takes the names of the authors' form for a checkpoint that has them beside a `config.json`.
 pub(crate) fn use_names(checkpoint: &Checkpoint, h: &mut Hyper) {
-    let llama = h.front.architecture == "llama" && h.experts.is_none() && !h.front.open_layout;
-    let front = FRONTS.iter().find(|f| f.classes == LLAMA.classes);
-    if let Some(front) =
-        front.filter(|_| llama && checkpoint.find("tok_embeddings.weight").is_some())
-    {
-        (h.front, h.table) = (front, front.table);
+    let llama = h.family.architecture == "llama" && h.experts.is_none() && !h.family.open_layout;
+    if llama && checkpoint.find("tok_embeddings.weight").is_some() {
+        (h.family, h.table) = (&LLAMA, LLAMA.table);
     }
 }

@@ -7,8 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use super::Source;
-use super::plan::Item;
+use super::item::{Item, Source};
 use super::rows::Part;
 use geb::error::{Error, Result};
 use geb::gguf::writer::MetaValue;

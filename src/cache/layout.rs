@@ -1,0 +1,147 @@
+//! Where the layers of a model lie in the pages of their groups.
+
+use std::ops::Range;
+
+use geb_kernels::float::{BLOCK, KvShape, KvType};
+
+use crate::model::{Config, LayerSizes};
+
+/// Which layers' pages are meant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Part {
+    /// The layers that every token goes through.
+    Layers,
+    /// Layers of further heads, which come after when they are asked.
+    Heads,
+}
+
+/// Layers with an equal window.
+#[derive(Clone, Debug)]
+pub(super) struct Group {
+    pub(super) part: Part,
+    /// Positions that a token sees, its own included.
+    pub(super) window: usize,
+    pub(super) page_bytes: usize,
+}
+
+/// Where a layer lies in each page of its group.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) group: usize,
+    /// First byte of its first head.
+    pub(super) at: usize,
+    pub(super) shape: KvShape,
+    pub(super) heads: usize,
+}
+
+impl Place {
+    /// Bytes of the layer in a page: `[KV heads][keys, values]`.
+    pub(super) fn bytes(&self) -> usize {
+        2 * self.heads * self.shape.block_bytes()
+    }
+}
+
+/// Groups of layers and the shape of their pages.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    pub(super) groups: Vec<Group>,
+    pub(super) places: Vec<Place>,
+}
+
+impl Layout {
+    /// The layers of a model and of the first `heads` of its further heads. Layers without keys and values
+    /// take no part in it.
+    pub fn new(c: &Config, heads: usize, kv: KvType) -> Layout {
+        let of = |l: usize| match l < c.block_count {
+            true => (Part::Layers, c.windows[l]),
+            // They come after by any number of positions, so nothing is given up behind a window.
+            false => (Part::Heads, usize::MAX),
+        };
+        let count = c.layers.len().min(c.block_count + heads);
+        Self::of(&c.layers[..count], kv, of)
+    }
+
+    /// `count` layers of rows of floats that keep everything, sized as the decoder's.
+    pub(crate) fn of_rows(c: &Config, count: usize) -> Layout {
+        Self::of(&c.layers[..count], KvType::F32, |_| {
+            (Part::Layers, usize::MAX)
+        })
+    }
+
+    pub(crate) fn of(
+        layers: &[LayerSizes],
+        kv: KvType,
+        group: impl Fn(usize) -> (Part, usize),
+    ) -> Layout {
+        let mut groups: Vec<Group> = Vec::new();
+        let place = |(l, sizes): (usize, &LayerSizes)| {
+            let (part, window) = group(l);
+            let known = groups
+                .iter()
+                .position(|g| (g.part, g.window) == (part, window));
+            let number = known.unwrap_or_else(|| {
+                let page_bytes = 0;
+                groups.push(Group {
+                    part,
+                    window,
+                    page_bytes,
+                });
+                groups.len() - 1
+            });
+            let place = Place {
+                group: number,
+                at: groups[number].page_bytes,
+                shape: KvShape::new(kv, sizes.head_size),
+                heads: sizes.head_count_kv,
+            };
+            groups[number].page_bytes += place.bytes();
+            place
+        };
+        let places = layers.iter().enumerate().map(place).collect();
+        Layout { groups, places }
+    }
+
+    /// Groups by number.
+    pub(super) fn of_part(&self, part: Part) -> impl Iterator<Item = usize> + '_ {
+        let is = move |g: &usize| self.groups[*g].part == part && self.groups[*g].page_bytes > 0;
+        (0..self.groups.len()).filter(is)
+    }
+
+    /// Most pages of each group that one sequence uses: `ctx` positions, written in batches of at most
+    /// `batch`, of which `back` behind the window can be gone back to.
+    pub(super) fn pages(&self, ctx: usize, batch: usize) -> Vec<usize> {
+        let all = ctx.div_ceil(BLOCK);
+        let of = |g: &Group| match g.page_bytes {
+            0 => 0,
+            // The window and the batch begin anywhere in a page.
+            _ => all.min(
+                g.window
+                    .saturating_add(batch)
+                    .div_ceil(BLOCK)
+                    .saturating_add(1),
+            ),
+        };
+        self.groups.iter().map(of).collect()
+    }
+
+    /// Bytes of one sequence of `ctx` positions, written in batches of at most `batch`, for layers of `part`.
+    pub fn bytes(&self, part: Part, ctx: usize, batch: usize) -> u64 {
+        let pages = self.pages(ctx, batch);
+        let of = |g: usize| (pages[g] * self.groups[g].page_bytes) as u64;
+        self.of_part(part).map(of).sum()
+    }
+
+    /// Bytes that a token at position `positions - 1` sees, all layers of the model together.
+    pub(crate) fn seen_bytes(&self, positions: usize) -> u64 {
+        let of = |g: usize| {
+            let group = &self.groups[g];
+            (group.page_bytes / BLOCK * positions.min(group.window)) as u64
+        };
+        self.of_part(Part::Layers).map(of).sum()
+    }
+
+    /// Blocks that hold these positions.
+    pub(super) fn blocks(positions: Range<usize>) -> Range<usize> {
+        positions.start / BLOCK..positions.end.div_ceil(BLOCK)
+    }
+}

@@ -1,0 +1,467 @@
+//! Beginnings that sequences had, kept for those that begin alike.
+//!
+//! ```text
+//! key                 what makes states equal besides inputs: adapters, an encoder's text, the caller's scope
+//! node                64 tokens behind the node above it, and their pages; found by the tokens themselves
+//! copy of a state     of a recurrent model, behind any number of tokens
+//! ```
+//! Nothing is found by a hash of tokens, so nothing can be mistaken for another text. A page that only the tree
+//! names is given up when pages run out, the one least recently asked for first, from the leaves on.
+
+use std::collections::{BTreeSet, HashMap};
+
+use geb_kernels::float::BLOCK;
+use sha2::{Digest, Sha256};
+
+use super::{Engine, Sequence, VECTOR};
+use crate::cache::{PageTable, Pages};
+use crate::error::{Error, Result};
+use crate::model::adapters::Adapters;
+use crate::state::State;
+
+/// Least tokens of a page in common for which the page is copied.
+const LEAST: usize = 16;
+
+/// Who may find what was computed for whom: equal scopes only. All zeros is a scope like others.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Scope(pub [u8; 32]);
+
+/// What makes the states behind equal inputs equal.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct SeqKey([u8; 32]);
+
+impl SeqKey {
+    /// The key of a sequence in a scope, of one model and type of cache.
+    pub(super) fn new(seq: &Sequence, scope: &Scope) -> SeqKey {
+        let mut hash = Sha256::new();
+        hash.update(scope.0);
+        hash.update(seq.adapters.as_ref().map_or([0; 32], Adapters::identity));
+        for id in seq.text() {
+            hash.update(id.to_le_bytes());
+        }
+        SeqKey(hash.finalize().into())
+    }
+}
+
+/// A node, and which of those that had its place.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct NodeId {
+    place: usize,
+    made: u64,
+}
+
+/// Where a sequence is in the tree.
+#[derive(Clone)]
+pub(crate) struct Cursor {
+    key: SeqKey,
+    /// The nodes of its whole pages that the tree has.
+    path: Vec<NodeId>,
+}
+
+impl Cursor {
+    /// The sequence goes back to its first `tokens`.
+    pub(super) fn truncate(&mut self, tokens: usize) {
+        self.path.truncate(tokens / BLOCK);
+    }
+
+    /// Of the first `tokens`.
+    pub(super) fn fork(&self, tokens: usize) -> Cursor {
+        let mut fork = self.clone();
+        fork.truncate(tokens);
+        fork
+    }
+}
+
+struct Node {
+    made: u64,
+    parent: Option<NodeId>,
+    key: SeqKey,
+    tokens: Box<[u32]>,
+    pages: Pages,
+    children: HashMap<Box<[u32]>, NodeId>,
+    /// When it was last asked for.
+    used: u64,
+}
+
+/// A state behind some tokens.
+struct Copy {
+    key: SeqKey,
+    tokens: Vec<u32>,
+    state: State,
+    used: u64,
+}
+
+/// What lookups found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PrefixStats {
+    /// Tokens that were looked up.
+    pub asked: u64,
+    /// Of these, tokens that were found.
+    pub found: u64,
+    /// Pages that were given up for others.
+    pub evicted: u64,
+}
+
+/// The tree.
+#[derive(Default)]
+pub(crate) struct PrefixTree {
+    nodes: Vec<Option<Node>>,
+    vacant: Vec<usize>,
+    roots: HashMap<SeqKey, HashMap<Box<[u32]>, NodeId>>,
+    /// Nodes without children, least recently asked for first.
+    leaves: BTreeSet<(u64, NodeId)>,
+    copies: Vec<Copy>,
+    /// Bytes that copies may take.
+    copies_limit: u64,
+    clock: u64,
+    pub(super) stats: PrefixStats,
+}
+
+/// What was found.
+struct Found {
+    /// Nodes of whole pages, from the root on.
+    path: Vec<NodeId>,
+    /// A node whose page begins with so many tokens more.
+    part: Option<(NodeId, usize)>,
+}
+
+impl PrefixTree {
+    /// An empty tree, and bytes for copies of states.
+    pub(super) fn new(copies_limit: u64) -> PrefixTree {
+        PrefixTree {
+            copies_limit,
+            ..PrefixTree::default()
+        }
+    }
+
+    fn node(&self, id: NodeId) -> Option<&Node> {
+        let node = self.nodes.get(id.place)?.as_ref();
+        node.filter(|n| n.made == id.made)
+    }
+
+    fn node_mut(&mut self, id: NodeId) -> Option<&mut Node> {
+        let node = self.nodes.get_mut(id.place)?.as_mut();
+        node.filter(|n| n.made == id.made)
+    }
+
+    /// Children of a node, or of the root of a key.
+    fn children(&self, key: &SeqKey, of: Option<NodeId>) -> Option<&HashMap<Box<[u32]>, NodeId>> {
+        match of {
+            None => self.roots.get(key),
+            Some(id) => self.node(id).map(|n| &n.children),
+        }
+    }
+
+    /// The longest known beginning of `tokens`.
+    fn find(&self, key: &SeqKey, tokens: &[u32]) -> Found {
+        let (whole, rest) = tokens.as_chunks::<BLOCK>();
+        let mut path: Vec<NodeId> = Vec::new();
+        let child = |path: &[NodeId], block: &[u32]| {
+            self.children(key, path.last().copied())?
+                .get(block)
+                .copied()
+        };
+        while let Some(id) = whole.get(path.len()).and_then(|b| child(&path, b)) {
+            path.push(id);
+        }
+        let next = whole.get(path.len()).map_or(rest, |b| b);
+        let common = |block: &[u32]| block.iter().zip(next).take_while(|(a, b)| a == b).count();
+        let children = self.children(key, path.last().copied());
+        let parts = children
+            .into_iter()
+            .flatten()
+            .map(|(block, id)| (*id, common(block)));
+        // Of equal ones the older, so that the choice does not depend on the order of a map.
+        let part = parts.max_by_key(|(id, n)| (*n, std::cmp::Reverse(id.made)));
+        let part = part.filter(|(_, n)| *n >= LEAST);
+        Found { path, part }
+    }
+
+    /// Notes that these nodes were asked for now, a child before its parent.
+    fn touch(&mut self, path: &[NodeId]) {
+        for id in path.iter().rev() {
+            self.clock += 1;
+            let now = self.clock;
+            let Some(node) = self.node_mut(*id) else {
+                continue;
+            };
+            let (before, leaf) = (
+                std::mem::replace(&mut node.used, now),
+                node.children.is_empty(),
+            );
+            if leaf {
+                self.leaves.remove(&(before, *id));
+                self.leaves.insert((now, *id));
+            }
+        }
+    }
+
+    /// Adds a page below `parent`; the node that is there already, if there is one.
+    fn add(&mut self, cursor: &Cursor, tokens: &[u32], pages: Pages) -> Option<NodeId> {
+        let parent = cursor.path.last().copied();
+        let known = match parent {
+            None => self.roots.entry(cursor.key).or_default(),
+            // What it went on from may have been given up.
+            Some(above) => &self.node(above)?.children,
+        };
+        if let Some(known) = known.get(tokens) {
+            return Some(*known);
+        }
+        self.clock += 1;
+        let made = self.clock;
+        let place = self.vacant.pop().unwrap_or(self.nodes.len());
+        let id = NodeId { place, made };
+        match parent {
+            None => {
+                self.roots
+                    .entry(cursor.key)
+                    .or_default()
+                    .insert(tokens.into(), id);
+            }
+            Some(above) => {
+                let node = self.node_mut(above)?;
+                node.children.insert(tokens.into(), id);
+                let used = node.used;
+                self.leaves.remove(&(used, above));
+            }
+        }
+        let node = Node {
+            made,
+            parent,
+            key: cursor.key,
+            tokens: tokens.into(),
+            pages,
+            children: HashMap::new(),
+            used: made,
+        };
+        match self.nodes.get_mut(place) {
+            Some(slot) => *slot = Some(node),
+            None => self.nodes.push(Some(node)),
+        }
+        self.leaves.insert((made, id));
+        Some(id)
+    }
+
+    /// Gives an empty table the pages of the longest known beginning of `tokens`; returns its length.
+    fn take(&mut self, cursor: &mut Cursor, table: &mut PageTable, tokens: &[u32]) -> usize {
+        let Found { path, part } = self.find(&cursor.key, tokens);
+        for node in path.iter().filter_map(|id| self.node(*id)) {
+            table.push(&node.pages);
+        }
+        let mut held = path.len() * BLOCK;
+        self.touch(&path);
+        if let Some((id, more)) = part {
+            if let Some(node) = self.node(id) {
+                table.push(&node.pages);
+                held += more;
+            }
+            self.touch(&[id]);
+        }
+        cursor.path = path;
+        held
+    }
+
+    /// Adds the whole pages of `tokens` that the tree has not yet; where it has an equal page already, the
+    /// table goes on with that one. False where no more can be added: behind vectors, and behind pages that were
+    /// given up.
+    fn remember(&mut self, cursor: &mut Cursor, table: &mut PageTable, tokens: &[u32]) -> bool {
+        let (whole, _) = tokens.as_chunks::<BLOCK>();
+        while let Some(tokens) = whole.get(cursor.path.len()) {
+            let block = cursor.path.len();
+            let pages = table.block(block).filter(|_| !tokens.contains(&VECTOR));
+            let Some(id) = pages.and_then(|pages| self.add(cursor, tokens, pages)) else {
+                return false;
+            };
+            if let Some(known) = self.node(id) {
+                table.replace(block, &known.pages);
+            }
+            cursor.path.push(id);
+        }
+        true
+    }
+
+    /// Gives up the page least recently asked for that nobody else names; false if there is none.
+    pub(super) fn evict(&mut self) -> bool {
+        let alone = |id: &NodeId| self.node(*id).is_some_and(|n| n.pages.alone());
+        let Some((used, id)) = self.leaves.iter().find(|(_, id)| alone(id)).copied() else {
+            return false;
+        };
+        self.leaves.remove(&(used, id));
+        let Some(node) = self.nodes[id.place].take() else {
+            return false;
+        };
+        self.vacant.push(id.place);
+        self.stats.evicted += 1;
+        match node.parent {
+            None => {
+                if let Some(roots) = self.roots.get_mut(&node.key) {
+                    roots.remove(&node.tokens);
+                    if roots.is_empty() {
+                        self.roots.remove(&node.key);
+                    }
+                }
+            }
+            Some(above) => {
+                if let Some(parent) = self.node_mut(above) {
+                    parent.children.remove(&node.tokens);
+                    let (used, leaf) = (parent.used, parent.children.is_empty());
+                    if leaf {
+                        self.leaves.insert((used, above));
+                    }
+                }
+            }
+        }
+        true
+    }
+
+    /// Blocks of pages that only the tree names: as many can be given up.
+    pub(super) fn evictable(&self) -> usize {
+        self.nodes
+            .iter()
+            .flatten()
+            .filter(|n| n.pages.alone())
+            .count()
+    }
+
+    /// Blocks of pages in the tree.
+    pub(super) fn len(&self) -> usize {
+        self.nodes.len() - self.vacant.len()
+    }
+
+    /// The longest text with a state that `tokens` begin with.
+    fn copy_of(&mut self, key: &SeqKey, tokens: &[u32]) -> Option<&Copy> {
+        self.clock += 1;
+        let fits = |c: &&mut Copy| c.key == *key && tokens.starts_with(&c.tokens);
+        let best = self
+            .copies
+            .iter_mut()
+            .filter(fits)
+            .max_by_key(|c| c.tokens.len())?;
+        best.used = self.clock;
+        Some(best)
+    }
+
+    /// Keeps a state, and gives up others for it as the limit asks.
+    fn keep(&mut self, key: SeqKey, tokens: &[u32], state: State) {
+        if self
+            .copies
+            .iter()
+            .any(|c| c.key == key && c.tokens == tokens)
+        {
+            return;
+        }
+        let each = 8 * state.values().len() as u64;
+        let most = (self.copies_limit / each.max(1)) as usize;
+        self.clock += 1;
+        while self.copies.len() >= most.max(1) {
+            let oldest = self.copies.iter().enumerate().min_by_key(|(_, c)| c.used);
+            let Some(oldest) = oldest.map(|(i, _)| i) else {
+                break;
+            };
+            self.copies.swap_remove(oldest);
+        }
+        if most > 0 {
+            self.copies.push(Copy {
+                key,
+                tokens: tokens.to_vec(),
+                state,
+                used: self.clock,
+            });
+        }
+    }
+}
+
+impl Engine {
+    /// Gives an empty sequence the longest beginning of `prompt` that sequences of an equal scope, equal
+    /// adapters and an equal text of the encoder had: whole pages and, of one page more, 16 tokens or more.
+    /// At least the last token of the prompt is left to evaluate. From now on what the sequence holds can be
+    /// found by others. Returns how many tokens it got; its bits are those of evaluating them.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for a sequence that is not empty or of another engine; [`Error::Memory`].
+    pub fn begin(&mut self, seq: &mut Sequence, scope: &Scope, prompt: &[u32]) -> Result<usize> {
+        self.check_made(seq)?;
+        if !seq.tokens.is_empty() {
+            return Err(Error::Request {
+                what: "tokens of the sequence".into(),
+                value: seq.tokens.len().to_string(),
+                allowed: "0, for one that begins".into(),
+            });
+        }
+        let key = SeqKey::new(seq, scope);
+        let all = &prompt[..prompt.len().saturating_sub(1)];
+        let path = Vec::new();
+        let mut cursor = Cursor { key, path };
+        // What further heads go by is not in pages.
+        if seq.heads.is_none() {
+            match seq.state.is_empty() {
+                true => {
+                    let held = self.prefixes.take(&mut cursor, &mut seq.table, all);
+                    seq.tokens.extend_from_slice(&all[..held]);
+                }
+                false => self.take_state(seq, &key, all)?,
+            }
+        }
+        seq.cursor = Some(cursor);
+        self.prefixes.stats.asked += prompt.len() as u64;
+        self.prefixes.stats.found += seq.tokens.len() as u64;
+        Ok(seq.tokens.len())
+    }
+
+    fn take_state(&mut self, seq: &mut Sequence, key: &SeqKey, tokens: &[u32]) -> Result<()> {
+        if let Some(copy) = self.prefixes.copy_of(key, tokens) {
+            let held = copy.tokens.len();
+            if let Some(state) = copy.state.fork(held, held)? {
+                seq.state = state;
+                seq.tokens.extend_from_slice(&copy.tokens);
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets others find the whole pages that a sequence has got; where the tree has an equal page already, the
+    /// sequence goes on with that one.
+    pub(super) fn remember(&mut self, seq: &mut Sequence) {
+        let Some(cursor) = &mut seq.cursor else {
+            return;
+        };
+        if !seq.state.is_empty() || seq.heads.is_some() {
+            return;
+        }
+        if !self.prefixes.remember(cursor, &mut seq.table, &seq.tokens) {
+            seq.cursor = None;
+        }
+    }
+
+    /// Keeps a copy of a sequence's recurrent state for others that begin with its tokens: worth it at the end of
+    /// a prompt and of an answer. Models of attention alone need none.
+    ///
+    /// # Errors
+    /// [`Error::Memory`].
+    pub fn keep_state(&mut self, seq: &Sequence) -> Result<()> {
+        let Some(cursor) = seq.cursor.as_ref().filter(|_| !seq.state.is_empty()) else {
+            return Ok(());
+        };
+        let held = seq.tokens.len();
+        if held == 0 || seq.tokens.contains(&VECTOR) {
+            return Ok(());
+        }
+        if let Some(state) = seq.state.fork(held, held)? {
+            self.prefixes.keep(cursor.key, &seq.tokens, state);
+        }
+        Ok(())
+    }
+
+    /// What lookups found so far.
+    pub fn prefix_stats(&self) -> PrefixStats {
+        self.prefixes.stats
+    }
+
+    /// Tokens whose pages the tree names.
+    pub fn prefix_tokens(&self) -> usize {
+        BLOCK * self.prefixes.len()
+    }
+}
+
+#[cfg(test)]
+mod tests;
