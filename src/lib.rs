@@ -28,6 +28,7 @@ pub mod operators;
 pub mod ram;
 pub mod sampler;
 pub mod scales;
+pub mod scheduler;
 pub mod session;
 pub mod shown;
 pub mod sparsity;

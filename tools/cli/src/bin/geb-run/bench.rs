@@ -1,7 +1,7 @@
 //! `geb-run bench`: prefill and decode speed, with what is needed to judge them: instruction
 //! level, kernel, threads, bytes read per token, spread.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use geb::Dtype;
 use geb::kernels::ActKind;
@@ -16,49 +16,8 @@ use crate::load::{self, Loaded};
 use crate::outputs;
 use crate::progress::Progress;
 use crate::random_model;
+use crate::rates::Rates;
 use crate::report::{self, Failure, Outcome, bytes, count, out, rate, seconds};
-
-/// Measurements of one kind, in tokens per second.
-#[derive(Clone, Debug, Default)]
-pub struct Rates(Vec<f64>);
-
-impl Rates {
-    /// Adds a measured value.
-    pub fn add(&mut self, value: f64) {
-        self.0.push(value);
-    }
-
-    /// All values, in the order measured.
-    pub fn all(&self) -> &[f64] {
-        &self.0
-    }
-
-    /// Adds a measurement.
-    pub fn push(&mut self, tokens: usize, start: Instant) {
-        self.push_elapsed(tokens, start.elapsed());
-    }
-
-    /// Adds a measurement that has ended.
-    pub fn push_elapsed(&mut self, tokens: usize, elapsed: Duration) {
-        self.0.push(tokens as f64 / elapsed.as_secs_f64().max(1e-9));
-    }
-
-    /// Middle value (mean of the two middle ones); `None` without measurements.
-    pub fn median(&self) -> Option<f64> {
-        let mut sorted = self.0.clone();
-        sorted.sort_by(f64::total_cmp);
-        let n = sorted.len();
-        (n > 0).then(|| (sorted[(n - 1) / 2] + sorted[n / 2]) / 2.0)
-    }
-
-    fn min(&self) -> Option<f64> {
-        self.0.iter().copied().min_by(f64::total_cmp)
-    }
-
-    fn max(&self) -> Option<f64> {
-        self.0.iter().copied().max_by(f64::total_cmp)
-    }
-}
 
 /// Runs the command.
 pub fn run(args: &BenchArgs, interrupt: &Interrupt) -> Outcome {
@@ -82,8 +41,8 @@ pub fn run(args: &BenchArgs, interrupt: &Interrupt) -> Outcome {
         let (p, d) = measured.map_err(|e| load::at(&loaded.opened.path, e))?;
         // The first round warms up: it reads the file from disk and fills the caches.
         if rep > 0 {
-            prefill.0.extend(p.0);
-            decode.0.extend(d.0);
+            prefill.extend(&p);
+            decode.extend(&d);
             limits = limits.best(limits_beside(&loaded));
         }
         progress.update(rep + 1, total);
@@ -333,13 +292,13 @@ impl Report<'_> {
             "prefill_tok_s": prefill.median(),
             "prefill_tok_s_min": prefill.min(),
             "prefill_tok_s_max": prefill.max(),
-            "prefill_all": prefill.0,
+            "prefill_all": prefill.all(),
             "prefill_gops": gops,
             "prefill_share": prefill_share,
             "decode_tok_s": decode.median(),
             "decode_tok_s_min": decode.min(),
             "decode_tok_s_max": decode.max(),
-            "decode_all": decode.0,
+            "decode_all": decode.all(),
             "decode_bytes_per_token": bytes_read(session, args.depth, args.decode),
             "decode_gb_s": gb_s,
             "decode_share": decode_share,
@@ -359,7 +318,7 @@ fn speed(rates: &Rates) -> String {
     format!(
         "{:>7} tok/s   (median of {}; {} .. {})",
         show(rates.median()),
-        rates.0.len(),
+        rates.all().len(),
         show(rates.min()),
         show(rates.max())
     )
@@ -367,19 +326,4 @@ fn speed(rates: &Rates) -> String {
 
 fn kernel_name(session: &Session, main: &str) -> &'static str {
     Dtype::from_name(main).map_or("?", |t| session.kernels().name(t))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn median_and_spread() {
-        let rates = Rates(vec![3.0, 1.0, 2.0, 10.0]);
-        assert_eq!(
-            (rates.median(), rates.min(), rates.max()),
-            (Some(2.5), Some(1.0), Some(10.0))
-        );
-        assert_eq!(Rates::default().median(), None);
-    }
 }

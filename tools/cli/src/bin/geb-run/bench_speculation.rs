@@ -11,10 +11,10 @@ use geb::tokenizer::{Encode, Tokenizer};
 use serde_json::{Value, json};
 
 use crate::args::BenchArgs;
-use crate::bench::Rates;
 use crate::interrupt::Interrupt;
 use crate::load::{self, Loaded};
 use crate::progress::Progress;
+use crate::rates::Rates;
 use crate::report::{self, Failure, Outcome, out, rate, table};
 use crate::speculate;
 

@@ -2,97 +2,24 @@
 //! template; the token prefix that the KV cache already holds is not evaluated again.
 
 use std::io::IsTerminal;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use geb::chat::{ChatTemplate, Message};
-use geb::generate::{GenerateOptions, StopReason, Timings, generate_with};
-use geb::speculate::{Speculation, SpeculationStats};
-use geb::tokenizer::Tokenizer;
+use geb::chat::Message;
+use geb::generate::{GenerateOptions, StopReason, generate_with};
 
-use crate::args::{ChatArgs, OutputArgs};
+use crate::args::ChatArgs;
 use crate::commands::{self, Next};
+use crate::conversation::{Chat, Totals};
 use crate::generate::no_template;
 use crate::input::{Input, Typed};
 use crate::interrupt::Interrupt;
-use crate::load::{self, Loaded, message};
-use crate::report::{self, Failure, Outcome, bytes, count, dim, note, rate};
+use crate::load::{self, message};
+use crate::report::{self, Failure, Outcome, bytes, count, dim, note};
 use crate::screen::{Screen, timing_line};
 use crate::speculate;
 
 /// Room for an answer that is kept free in the context before old turns are forgotten.
 const ANSWER_ROOM: usize = 256;
-
-/// A running conversation.
-pub struct Chat {
-    /// Model and cache.
-    pub loaded: Loaded,
-    tokenizer: Tokenizer,
-    template: ChatTemplate,
-    options: GenerateOptions,
-    guesses: Speculation,
-    output: OutputArgs,
-    /// What the model is told first; not part of `messages`.
-    pub system: Option<String>,
-    /// User and assistant in turn.
-    pub messages: Vec<Message>,
-    /// Seed of the first answer; every answer uses the next one.
-    pub seed: u64,
-    /// What happened so far.
-    pub totals: Totals,
-    load_shown: bool,
-    /// Whether it has been said what the template does with a system text.
-    system_shown: bool,
-}
-
-/// Sums over the answers of a session.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Totals {
-    /// Answers given.
-    pub answers: u64,
-    /// Prompt tokens evaluated.
-    pub evaluated: usize,
-    /// Prompt tokens found in the cache.
-    pub reused: usize,
-    /// Tokens generated.
-    pub generated: usize,
-    /// Time of prefill and decode.
-    pub prefill: Duration,
-    /// From the first token to the end of each answer.
-    pub decode: Duration,
-    /// Tokens after the first of each answer.
-    decoded: usize,
-    /// Passes and guesses.
-    speculation: SpeculationStats,
-}
-
-impl Totals {
-    fn add(&mut self, t: &Timings) {
-        self.answers += 1;
-        self.evaluated += t.prompt_tokens - t.reused_tokens;
-        self.reused += t.reused_tokens;
-        self.generated += t.sampled_tokens;
-        self.prefill += t.prefill;
-        self.decode += t.decode;
-        self.decoded += t.sampled_tokens.saturating_sub(1);
-        self.speculation.add(&t.speculation);
-    }
-
-    /// `prefill X tok/s, decode Y tok/s`.
-    pub fn rates(&self) -> String {
-        let per = |n: usize, t: Duration| {
-            if t.is_zero() {
-                "-".into()
-            } else {
-                rate(n as f64 / t.as_secs_f64())
-            }
-        };
-        let (prefill, decode) = (
-            per(self.evaluated, self.prefill),
-            per(self.decoded, self.decode),
-        );
-        format!("prefill {prefill} tok/s, decode {decode} tok/s")
-    }
-}
 
 /// Runs the command.
 pub fn run(args: &ChatArgs, interrupt: &Interrupt) -> Outcome {
@@ -126,6 +53,7 @@ pub fn run(args: &ChatArgs, interrupt: &Interrupt) -> Outcome {
         stop_repeats: args.stop_repeats,
         log_probs: false,
         cancel: Some(interrupt.flag()),
+        ..GenerateOptions::default()
     };
     let mut chat = Chat {
         loaded,

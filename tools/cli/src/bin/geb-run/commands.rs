@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::chat::Chat;
+use crate::conversation::Chat;
 use crate::load::{self, message};
 use crate::model_path::nearest;
 use crate::outputs;

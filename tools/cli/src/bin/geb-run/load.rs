@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use geb::chat::{ChatTemplate, Message};
 use geb::files;
@@ -22,7 +22,7 @@ use crate::args::{
 use crate::interrupt::Interrupt;
 use crate::model_path;
 use crate::report::{Failure, Outcome, bytes, dim, note};
-use crate::tune;
+use crate::{seed, settings};
 
 /// An opened file with its path.
 pub struct Opened {
@@ -128,7 +128,7 @@ pub fn load_to_guess(
     options.extra_heads = heads != GuessWhen::Off;
     let model = Model::load(opened.file.clone()).map_err(|e| at(&opened.path, e))?;
     if cpu.threads().is_none() {
-        options.threads = tune::stored(model.bytes_per_token()).unwrap_or(options.threads);
+        options.threads = settings::stored(model.bytes_per_token()).unwrap_or(options.threads);
     }
     let mut session = Session::new(model, &options).map_err(|e| at(&opened.path, e))?;
     adapt(&mut session, &opened.lora)?;
@@ -367,7 +367,7 @@ pub fn read_bytes(path: &Path, limit: usize) -> Outcome<Vec<u8>> {
 
 /// Sampling options from flags. Returns the seed as well: a random one can be shown and repeated.
 pub fn sampling(args: &SamplingArgs) -> (SamplerOptions, u64) {
-    let seed = args.seed.unwrap_or_else(random_seed);
+    let seed = args.seed.unwrap_or_else(seed::random);
     let options = SamplerOptions {
         temperature: args.temp,
         top_k: args.top_k,
@@ -376,17 +376,9 @@ pub fn sampling(args: &SamplingArgs) -> (SamplerOptions, u64) {
         repeat_penalty: args.repeat_penalty,
         repeat_last_n: args.repeat_last_n,
         seed,
+        ..SamplerOptions::default()
     };
     (options, seed)
-}
-
-/// A seed nobody chose: clock and process, 32 bits so that it is easy to type again.
-pub fn random_seed() -> u64 {
-    let clock = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| d.as_nanos() as u64);
-    let mixed = (clock ^ u64::from(std::process::id()) << 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    mixed >> 32
 }
 
 /// A conversation of an optional system text and one question.

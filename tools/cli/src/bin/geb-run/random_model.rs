@@ -6,7 +6,6 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use clap::ValueEnum;
 use geb::Dtype;
 use geb::files::{NewFile, Over, Place};
 use geb::gguf::writer::{Fill, MetaValue, Plan, PlannedTensor, write_to};
@@ -17,20 +16,7 @@ use crate::interrupt::Interrupt;
 use crate::load::{self, Opened};
 use crate::model_path::cache_dir;
 use crate::report::{Failure, Outcome};
-
-/// A shape that can be made.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum Shape {
-    /// 24 layers, width 2048, 1.35 G weights
-    #[value(name = "geb-1.3b")]
-    Geb1_3b,
-    /// 30 layers, width 576, 135 M weights
-    #[value(name = "smollm2-135m")]
-    Smollm2,
-    /// 7 layers of Mixtral 8x7B, 10.4 G weights, 2 of 8 experts for each token
-    #[value(name = "mixtral-7-layers")]
-    Mixtral,
-}
+use crate::shape::Shape;
 
 /// Hyperparameters of a shape.
 struct Sizes {

@@ -83,7 +83,7 @@ pub struct BenchArgs {
     pub limits: bool,
     /// Instead of a model: random weights of a known shape, made on the fly
     #[arg(long, value_name = "SHAPE", conflicts_with = "model")]
-    pub shape: Option<crate::random_model::Shape>,
+    pub shape: Option<crate::shape::Shape>,
     /// Type of the random weights
     #[arg(
         long = "type",

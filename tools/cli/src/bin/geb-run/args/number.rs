@@ -35,7 +35,7 @@ pub fn top_k(text: &str) -> Result<usize, String> {
 /// `--seed`: -1 is a random one.
 pub fn seed(text: &str) -> Result<u64, String> {
     match text {
-        "-1" => Ok(crate::load::random_seed()),
+        "-1" => Ok(crate::seed::random()),
         _ => text
             .parse()
             .map_err(|_| format!("allowed: 0 to {}, or -1 (random)", u64::MAX)),

@@ -3,7 +3,7 @@
 use geb::gguf::GgufFile;
 use geb_eval::{TextRun, weights};
 
-use super::measure::{Bench, kv_name};
+use super::bench::{Bench, kv_name};
 use super::result::{Comparison, GroupError, Row, TaskInfo, TextInfo, TypeShare, WorstBlock};
 use super::state::Measured;
 use super::tasks::Task;

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use geb::cpus::Cpus;
 
 use super::result::Machine;
-use crate::tune;
+use crate::settings;
 
 /// This machine; `isa` is the level of the kernels.
 pub fn this(isa: &str) -> Machine {
@@ -22,7 +22,7 @@ pub fn this(isa: &str) -> Machine {
         std::env::consts::ARCH
     );
     Machine {
-        cpu: tune::machine(&Cpus::read(std::path::Path::new("/"))),
+        cpu: settings::machine(&Cpus::read(std::path::Path::new("/"))),
         isa: isa.to_owned(),
         system,
         memory_bytes: kilobytes.map(|k| k * 1024),

@@ -10,6 +10,7 @@ use geb::tokenizer::{Encode, Tokenizer};
 use geb_eval::{Method, TextRun, weights};
 
 use super::assemble::assemble;
+use super::bench::{Bench, kv_name};
 use super::result::{Comparison, TextInfo};
 use super::rounds::Lane;
 use super::state::{Measured, Store};
@@ -19,19 +20,6 @@ use crate::interrupt::Interrupt;
 use crate::load::{self, Opened};
 use crate::progress::Progress;
 use crate::report::{Failure, Outcome};
-
-/// The files of a plan, opened.
-pub struct Bench {
-    pub opened: Vec<Opened>,
-    /// One per file; none where nothing is read.
-    tokenizers: Vec<Tokenizer>,
-    /// File and cache type of every row, the base first.
-    pub rows: Vec<(usize, KvHow)>,
-    /// One per number of threads.
-    pub lanes: Vec<Lane>,
-    /// The one used for accuracy.
-    pub widest: usize,
-}
 
 impl Bench {
     fn new(plan: &Plan<'_>, interrupt: &Interrupt) -> Outcome<Bench> {
@@ -162,16 +150,6 @@ fn kv_choice(kv: KvHow) -> KvChoice {
         KvHow::F16 => KvChoice::F16,
         KvHow::F32 => KvChoice::F32,
         KvHow::Q8_0 => KvChoice::Q8_0,
-    }
-}
-
-/// `--kv` as typed.
-pub fn kv_name(kv: KvHow) -> &'static str {
-    match kv {
-        KvHow::Auto => "auto",
-        KvHow::F16 => "f16",
-        KvHow::F32 => "f32",
-        KvHow::Q8_0 => "q8_0",
     }
 }
 

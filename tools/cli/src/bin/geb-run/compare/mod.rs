@@ -10,6 +10,7 @@
 
 mod alone;
 mod assemble;
+mod bench;
 pub mod files;
 mod html;
 mod loss;

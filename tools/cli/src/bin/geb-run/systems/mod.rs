@@ -5,73 +5,15 @@
 //! them in the sources, so that a row cannot name what is not there. A row whose proof is not part of
 //! `cargo test` is not done.
 
+mod row;
 mod rows;
 
 use serde_json::json;
 
 use crate::args::SystemsArgs;
 use crate::report::{Outcome, out};
+use row::{Row, State};
 use rows::ROWS;
-
-/// How far a row is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum State {
-    /// Logits, ids or texts of an independent implementation are reproduced.
-    Reference,
-    /// Checked on generated data against a direct computation; no reference or no weights exist.
-    Synthetic,
-    /// Missing, wholly or in what the row is about.
-    Open,
-}
-
-impl State {
-    fn name(self) -> &'static str {
-        match self {
-            State::Reference => "reference logits",
-            State::Synthetic => "synthetic",
-            State::Open => "not done",
-        }
-    }
-}
-
-/// Something that `cargo test` runs.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Proof {
-    /// A checkpoint in `tests/fixtures` whose logits `tests/it/logits.rs` compares.
-    Logits(&'static str),
-    /// A test of the file `tests/it/NAME.rs`.
-    Test(&'static str, &'static str),
-    /// A test beside the code: its file, its name.
-    Unit(&'static str, &'static str),
-}
-
-impl Proof {
-    fn command(self) -> String {
-        match self {
-            Proof::Logits(_) => "cargo test --test it logits::f32_logits".to_owned(),
-            Proof::Test(file, name) => format!("cargo test --test it {file}::{name}"),
-            Proof::Unit(_, name) => format!("cargo test --lib {name}"),
-        }
-    }
-
-    fn fixture(self) -> Option<&'static str> {
-        match self {
-            Proof::Logits(case) => Some(case),
-            _ => None,
-        }
-    }
-}
-
-struct Row {
-    id: &'static str,
-    system: &'static str,
-    /// `general.architecture`, or what a technique works on.
-    architecture: &'static str,
-    state: State,
-    proofs: &'static [Proof],
-    /// What the state leaves out.
-    note: &'static str,
-}
 
 /// Runs the command.
 pub fn run(args: &SystemsArgs) -> Outcome {
@@ -128,6 +70,7 @@ fn as_json(r: &Row) -> serde_json::Value {
 
 #[cfg(test)]
 mod tests {
+    use super::row::Proof;
     use std::path::{Path, PathBuf};
 
     use super::*;

@@ -1,8 +1,8 @@
 //! The table of `geb-run systems`: A are systems, B techniques.
 
-use super::Proof::{self, Logits, Test, Unit};
-use super::Row;
-use super::State::{self, Open, Reference, Synthetic};
+use super::row::Proof::{self, Logits, Test, Unit};
+use super::row::Row;
+use super::row::State::{self, Open, Reference, Synthetic};
 
 const fn row(
     id: &'static str,
