@@ -16,7 +16,7 @@ use geb_kernels::mat::MatMut;
 
 use super::{Acts, Buffers, Pass, scale, slot};
 use crate::model::Config;
-use crate::model::packed::Operand;
+use crate::model::operand::Operand;
 use crate::model::routing::{Gating, Routing};
 use crate::model::weights::{ExpertAttention, Experts, Linear, QMatrix};
 

@@ -30,7 +30,8 @@ use geb_kernels::{ActKind, Activations, Kernels};
 
 use super::config::LayerSizes;
 use super::observer::Observer;
-use super::packed::{Operand, Packed};
+use super::operand::Operand;
+use super::packed::Packed;
 use super::resident::Residents;
 use super::rope::Ropes;
 use super::weights::{Bias, Branch, Cross, Ffn, Layer, Linear, Mixer, Norm, QMatrix};
