@@ -485,7 +485,7 @@ mod tests {
 
     #[test]
     fn bad_options_are_errors() {
-        let bad: [fn(&mut SamplerOptions); 10] = [
+        let bad: [fn(&mut SamplerOptions); 14] = [
             |o| o.temperature = -0.1,
             |o| o.temperature = f32::NAN,
             |o| o.temperature = f32::INFINITY,
