@@ -1,7 +1,6 @@
 //! The library's error: every variant names the field, its value and what was allowed. All texts are shown
 //! through [`Shown`]: what comes from a file stays on its line and cannot steer a terminal.
 
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use geb_kernels::dtype::TypeIdError;
@@ -12,7 +11,7 @@ use crate::shown::Shown;
 /// Result of the library.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong. [`Error::exit_code`] maps it to the documented exit codes.
+/// What went wrong.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file breaks a rule of its format. `rule` is the number in docs/format.md.
@@ -221,33 +220,6 @@ pub enum Error {
 }
 
 impl Error {
-    /// Exit code of the programs (docs: README "Exit codes").
-    pub fn exit_code(&self) -> i32 {
-        match self {
-            Self::Format { .. }
-            | Self::Type {
-                source: TypeIdError::Unknown(_),
-                ..
-            }
-            | Self::Key { .. }
-            | Self::Tensors(_)
-            | Self::Checkpoint { .. }
-            | Self::Imatrix { .. }
-            | Self::Data { .. }
-            | Self::Compressed { .. }
-            | Self::NonFinite { .. }
-            | Self::OutOfRange { .. } => 3,
-            Self::Kind { kind, .. } => kind.exit_code,
-            Self::Type { .. } | Self::Unsupported { .. } | Self::Template(_) => 4,
-            Self::Memory { .. } | Self::Pages { .. } => 5,
-            Self::Io { source, .. } if source.kind() == ErrorKind::OutOfMemory => 5,
-            Self::Request { .. } | Self::Occupied { .. } => 2,
-            Self::NoChecksums { .. } => 8,
-            Self::Interrupted => 130,
-            Self::Io { .. } | Self::Verify(_) | Self::Threads { .. } | Self::Panic(_) => 1,
-        }
-    }
-
     /// Adapter for `map_err`: an I/O error with its path.
     pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Error {
         let path = path.into();

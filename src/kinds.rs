@@ -13,8 +13,8 @@ pub struct Kind {
     pub name: &'static str,
     /// What to do next.
     pub advice: &'static str,
-    /// Exit code of the programs: 3 for a bad file, 4 for a good one of another use.
-    pub exit_code: i32,
+    /// A good file of another use, not a bad one.
+    pub good: bool,
     seen: Seen,
     /// How names of such files end, in small letters.
     ends: &'static [&'static str],
@@ -47,7 +47,7 @@ const fn kind(
     Kind {
         name,
         advice,
-        exit_code: 3,
+        good: false,
         seen,
         ends,
     }
@@ -255,7 +255,7 @@ const fn other_use(name: &'static str, advice: &'static str) -> Kind {
     Kind {
         name,
         advice,
-        exit_code: 4,
+        good: true,
         seen: Name,
         ends: &[],
     }
@@ -311,18 +311,18 @@ pub fn look(path: &Path, data: &[u8]) -> Option<&'static Kind> {
 }
 
 /// The error for a file whose bytes are something else than `wanted`.
-pub(crate) fn instead(path: &Path, data: &[u8], wanted: &'static str) -> Option<Error> {
+pub fn instead(path: &Path, data: &[u8], wanted: &'static str) -> Option<Error> {
     look(path, data).map(|kind| error(path, kind, wanted))
 }
 
 /// The error for a file in whose place a pointer, a page or nothing was saved. Such bytes are no file of a
 /// checkpoint.
-pub(crate) fn answer(path: &Path, data: &[u8], wanted: &'static str) -> Option<Error> {
+pub fn answer(path: &Path, data: &[u8], wanted: &'static str) -> Option<Error> {
     by_bytes(ANSWERS, data).map(|kind| error(path, kind, wanted))
 }
 
 /// The error for a file that ends too early because its download has not ended.
-pub(crate) fn unfinished(path: &Path, wanted: &'static str) -> Option<Error> {
+pub fn unfinished(path: &Path, wanted: &'static str) -> Option<Error> {
     let is_partial = |k: &&'static Kind| k.name == UNFINISHED;
     let kind = OTHERS.iter().find(is_partial)?;
     let own = by_name(path).filter(is_partial).is_some();
@@ -376,18 +376,18 @@ pub fn check_model(file: &GgufFile) -> Result<(), Error> {
 }
 
 /// Refuses a valid GGUF file that cannot be quantized.
-pub(crate) fn check_source(file: &GgufFile) -> Result<(), Error> {
+pub fn check_source(file: &GgufFile) -> Result<(), Error> {
     let model = || of_gguf(file).is_none_or(|k| std::ptr::eq(k, &MMPROJ));
     if model() { Ok(()) } else { check_model(file) }
 }
 
 /// The error for the folder of an adapter in the place of a checkpoint.
-pub(crate) fn adapter(dir: &Path) -> Error {
+pub fn adapter(dir: &Path) -> Error {
     error(dir, &ADAPTER, "a checkpoint")
 }
 
 /// Whether a file begins as GGUF does.
-pub(crate) fn is_gguf(path: &Path) -> bool {
+pub fn is_gguf(path: &Path) -> bool {
     if !path.is_file() {
         return false;
     }

@@ -1,8 +1,8 @@
 //! Run language models on CPUs, from one quantized GGUF file.
 //!
-//! Module map: [`gguf`] is the container; [`convert`] turns checkpoints into it; [`tokenizer`],
-//! [`chat`] and [`sampler`] are text; [`model`] and [`session`] run it. SIMD lives in
-//! `geb-kernels`.
+//! Module map: [`gguf`] is the container; [`tokenizer`], [`chat`] and [`sampler`] are text; [`model`] and
+//! [`session`] run it. SIMD lives in `geb-kernels`; `geb-convert` turns checkpoints into files, `geb-eval`
+//! says how good a model is.
 
 #![deny(unsafe_code)]
 
@@ -11,22 +11,20 @@ pub mod cache;
 pub mod calibrate;
 pub mod chat;
 pub mod compress;
-pub mod convert;
 pub mod cpus;
 pub mod embed;
 pub mod engine;
 pub mod error;
-pub mod eval;
 pub mod files;
 pub mod generate;
 pub mod gguf;
 pub mod kinds;
 pub mod limits;
+pub mod logits;
 
 pub mod mmap;
 pub mod model;
 pub mod operators;
-pub mod probe;
 pub mod ram;
 pub mod sampler;
 pub mod scales;

@@ -16,7 +16,7 @@ pub fn available(root: &Path) -> Option<u64> {
 ///
 /// # Errors
 /// [`Error::Memory`] with both numbers.
-pub(crate) fn check(what: impl FnOnce() -> String, needed: u64) -> Result<()> {
+pub fn check(what: impl FnOnce() -> String, needed: u64) -> Result<()> {
     match available(Path::new("/")).filter(|&free| needed > free) {
         None => Ok(()),
         Some(available) => Err(Error::Memory {

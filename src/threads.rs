@@ -37,14 +37,14 @@ pub(crate) fn here() -> usize {
 }
 
 /// The error for threads that the system does not start.
-pub(crate) fn refused(wanted: usize, reason: impl ToString) -> Error {
+pub fn refused(wanted: usize, reason: impl ToString) -> Error {
     let reason = reason.to_string();
     Error::Threads { wanted, reason }
 }
 
 /// Calls `f` once per item, each on a thread of its own, the last one on this thread. What the system starts
 /// no thread for is done on this one too. Results are in the order of the items; a panic is passed on.
-pub(crate) fn each<I: Send, R: Send>(items: Vec<I>, f: impl Fn(I) -> R + Sync) -> Vec<R> {
+pub fn each<I: Send, R: Send>(items: Vec<I>, f: impl Fn(I) -> R + Sync) -> Vec<R> {
     let slots: Vec<Mutex<Option<I>>> = items.into_iter().map(|i| Mutex::new(Some(i))).collect();
     let take = |slot: &Mutex<Option<I>>| slot.lock().unwrap_or_else(PoisonError::into_inner).take();
     let work = |slot| take(slot).map(&f);
@@ -79,11 +79,7 @@ pub(crate) fn each<I: Send, R: Send>(items: Vec<I>, f: impl Fn(I) -> R + Sync) -
 
 /// Calls `f` for every item on `threads` threads, which take the next one when they are done with one. Results
 /// are in the order of the items.
-pub(crate) fn spread<T: Sync, R: Send>(
-    threads: usize,
-    items: &[T],
-    f: impl Fn(&T) -> R + Sync,
-) -> Vec<R> {
+pub fn spread<T: Sync, R: Send>(threads: usize, items: &[T], f: impl Fn(&T) -> R + Sync) -> Vec<R> {
     let next = AtomicUsize::new(0);
     let own = |()| {
         let mine = std::iter::repeat_with(|| next.fetch_add(1, Ordering::Relaxed));

@@ -3,18 +3,18 @@
 //!
 //! `GEB_PYTHON` names an interpreter that has `gguf` (otherwise `python3` is tried); without one they are ignored.
 
-#[path = "common/needs.rs"]
-mod needs;
+mod common;
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
+use common::{ROOT, needs};
 use geb::Dtype;
-use geb::convert::policy::Policy;
-use geb::convert::{GebLayout, Options, convert};
+use geb_convert::policy::Policy;
+use geb_convert::{GebLayout, Options, convert};
 use serde_json::Value;
 
-const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/pypi/check_quants.py");
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/pypi/check_quants.py");
 const TYPES: &[Dtype] = &[
     Dtype::F32,
     Dtype::F16,
@@ -36,7 +36,7 @@ fn main() -> ExitCode {
 
 fn bytes_equal_the_quantizers_of_pypi_gguf() {
     let python = needs::python();
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let root = PathBuf::from(ROOT);
     let dir = tempfile::tempdir().unwrap();
     let mut compared = 0;
     for case in [

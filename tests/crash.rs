@@ -5,8 +5,7 @@
 //! kills it, or fails a call, at every system call in turn. Without `strace` these tests
 //! are ignored, or fail where the environment variable `CI` is `true`.
 
-#[path = "common/needs.rs"]
-mod needs;
+mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,10 +15,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use geb::convert::{self, Options};
+use common::{ROOT, needs};
 use geb::gguf::writer::{Plan, write_file};
 use geb::gguf::{GgufFile, Load};
 use geb::{Dtype, Error, Result};
+use geb_convert::{self as convert, Options};
 
 const TENSORS: usize = 40;
 const OLD: &[u8] = b"the old file";
@@ -88,7 +88,7 @@ fn write_probe(path: &Path) -> ExitCode {
 
 /// A conversion that can be continued, to one file or several.
 fn convert_probe(path: &Path, max: &str) -> ExitCode {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/geb/hf");
+    let source = Path::new(ROOT).join("tests/fixtures/geb/hf");
     let options = Options {
         split_max: max.parse().ok(),
         resume: true,

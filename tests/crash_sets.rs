@@ -5,8 +5,7 @@
 //! each fault the old content or the new one is there, whole, for any program that opens it by its
 //! name, and the next run succeeds and leaves nothing behind.
 
-#[path = "common/needs.rs"]
-mod needs;
+mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,11 +14,12 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use geb::convert::{self, Options};
+use common::{ROOT, needs};
 use geb::files::{self, Over};
 use geb::gguf::writer::Plan;
 use geb::gguf::{GgufFile, Load, Output, split};
 use geb::{Dtype, Error, Result};
+use geb_convert::{self as convert, Options};
 
 const TESTS: &[(&str, fn())] = &[
     ("a_set_in_the_place_of_a_set", a_set_in_the_place_of_a_set),
@@ -413,7 +413,7 @@ fn small_outputs() {
 
 /// Killed at a write, then the source is another one with the same names, sizes and times.
 fn continued_on_another_source() {
-    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/llama/hf");
+    let fixture = Path::new(ROOT).join("tests/fixtures/llama/hf");
     let dir = tempfile::tempdir().unwrap();
     let source = dir.path().join("hf");
     fs::create_dir(&source).unwrap();

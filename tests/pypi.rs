@@ -5,8 +5,6 @@
 //! `GEB_WITNESS` sets the number of accepted mutants (500 by default).
 
 mod common;
-#[path = "common/needs.rs"]
-mod needs;
 
 use std::collections::HashMap;
 use std::fs;
@@ -15,13 +13,14 @@ use std::process::{Command, ExitCode};
 
 use common::gguf::File;
 use common::mutate::mutant;
+use common::needs;
 use geb::gguf::writer::{MetaValue, Plan, write_file};
 use geb::gguf::{GgufFile, Load, Value, ValueType};
 use geb::{Dtype, Error};
 use serde_json::{Value as Json, json};
 use sha2::{Digest, Sha256};
 
-const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/pypi/check_gguf.py");
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/pypi/check_gguf.py");
 
 fn main() -> ExitCode {
     needs::main(vec![

@@ -5,15 +5,12 @@
 //! per line. Beside the files of `tests/oracle/tokenizers_walk.py` stands one `.json`: a list of texts with their ids,
 //! special tokens included.
 
-#[path = "common/fixture.rs"]
-#[allow(dead_code)]
-mod fixture;
-#[path = "common/needs.rs"]
-mod needs;
+mod common;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use common::{ROOT, fixture, needs};
 use geb::Error;
 use geb::gguf::{GgufFile, Load};
 use geb::tokenizer::{Encode, Tokenizer};
@@ -162,7 +159,7 @@ fn published_vocabularies_give_their_published_ids() {
 
 /// Its file cannot be part of this repository.
 fn geb_vocabulary() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/geb/GEBtokenizer.model")
+    Path::new(ROOT).join("../shared/geb/GEBtokenizer.model")
 }
 
 /// The tokenizer of GEB and ChatGLM3 against 240 texts encoded by the SentencePiece library.

@@ -1,7 +1,7 @@
 //! Any bytes as a safetensors file: no panic, and accepted tensors have the size of their shape.
 #![no_main]
 
-use geb::convert::checkpoint::safetensors;
+use geb_convert::checkpoint::safetensors;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

@@ -3,7 +3,7 @@
 
 use std::io::{Cursor, Write};
 
-use geb::convert::torch::torch_file;
+use geb_convert::torch::torch_file;
 use libfuzzer_sys::fuzz_target;
 use zip::write::SimpleFileOptions;
 

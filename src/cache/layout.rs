@@ -68,7 +68,11 @@ impl Layout {
         })
     }
 
-    fn of(layers: &[LayerSizes], kv: KvType, group: impl Fn(usize) -> (Part, usize)) -> Layout {
+    pub(crate) fn of(
+        layers: &[LayerSizes],
+        kv: KvType,
+        group: impl Fn(usize) -> (Part, usize),
+    ) -> Layout {
         let mut groups: Vec<Group> = Vec::new();
         let place = |(l, sizes): (usize, &LayerSizes)| {
             let (part, window) = group(l);

@@ -149,8 +149,7 @@ pub struct Covariance<'a> {
 
 impl<'a> Covariance<'a> {
     /// Sums over `count` tokens, F32 little-endian `[cols, cols]`.
-    #[cfg(test)]
-    pub(crate) fn new(bytes: &'a [u8], count: f32, cols: usize) -> Covariance<'a> {
+    pub fn new(bytes: &'a [u8], count: f32, cols: usize) -> Covariance<'a> {
         Covariance { bytes, count, cols }
     }
 
@@ -454,7 +453,7 @@ impl Imatrix {
             let moments = self.file().and_then(|file| file.tensor(&field));
             if moments.is_some() == input.moments.is_empty() {
                 let value = if moments.is_some() { "there" } else { "absent" };
-                let allowed = "as asked for now (--covariance)";
+                let allowed = "as asked for now";
                 return Err(self.bad(&format!("{name}{MOMENTS}"), value.into(), allowed));
             }
             if let Some(c) = self.covariance(name)? {
@@ -507,7 +506,7 @@ fn hexadecimal(data: &[u8]) -> String {
 }
 
 /// The power of two that brings a positive number to `1..2`; 1 for others and for what is not finite.
-pub(crate) fn unit_power(v: f32) -> f64 {
+pub fn unit_power(v: f32) -> f64 {
     if !(v > 0.0 && v.is_finite()) {
         return 1.0;
     }

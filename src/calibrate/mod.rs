@@ -13,7 +13,7 @@ mod legacy;
 
 use std::path::Path;
 
-pub(crate) use imatrix::unit_power;
+pub use imatrix::unit_power;
 pub use imatrix::{Covariance, Imatrix, Origin, write};
 
 use crate::error::{Error, Result};

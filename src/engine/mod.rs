@@ -425,6 +425,11 @@ impl Engine {
         }
     }
 
+    /// Pages that nobody uses, and all; of the group of layers that has the smallest share left.
+    pub fn free_pages(&self) -> (usize, usize) {
+        self.pages.free()
+    }
+
     /// Bytes of the pages of all sequences.
     pub fn kv_bytes(&self) -> u64 {
         self.pages.bytes()

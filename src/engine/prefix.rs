@@ -14,7 +14,7 @@ use geb_kernels::float::BLOCK;
 use sha2::{Digest, Sha256};
 
 use super::{Engine, Sequence, VECTOR};
-use crate::cache::Pages;
+use crate::cache::{PageTable, Pages};
 use crate::error::{Error, Result};
 use crate::model::adapters::Adapters;
 use crate::state::State;
@@ -242,6 +242,44 @@ impl PrefixTree {
         Some(id)
     }
 
+    /// Gives an empty table the pages of the longest known beginning of `tokens`; returns its length.
+    fn take(&mut self, cursor: &mut Cursor, table: &mut PageTable, tokens: &[u32]) -> usize {
+        let Found { path, part } = self.find(&cursor.key, tokens);
+        for node in path.iter().filter_map(|id| self.node(*id)) {
+            table.push(&node.pages);
+        }
+        let mut held = path.len() * BLOCK;
+        self.touch(&path);
+        if let Some((id, more)) = part {
+            if let Some(node) = self.node(id) {
+                table.push(&node.pages);
+                held += more;
+            }
+            self.touch(&[id]);
+        }
+        cursor.path = path;
+        held
+    }
+
+    /// Adds the whole pages of `tokens` that the tree has not yet; where it has an equal page already, the
+    /// table goes on with that one. False where no more can be added: behind vectors, and behind pages that were
+    /// given up.
+    fn remember(&mut self, cursor: &mut Cursor, table: &mut PageTable, tokens: &[u32]) -> bool {
+        let (whole, _) = tokens.as_chunks::<BLOCK>();
+        while let Some(tokens) = whole.get(cursor.path.len()) {
+            let block = cursor.path.len();
+            let pages = table.block(block).filter(|_| !tokens.contains(&VECTOR));
+            let Some(id) = pages.and_then(|pages| self.add(cursor, tokens, pages)) else {
+                return false;
+            };
+            if let Some(known) = self.node(id) {
+                table.replace(block, &known.pages);
+            }
+            cursor.path.push(id);
+        }
+        true
+    }
+
     /// Gives up the page least recently asked for that nobody else names; false if there is none.
     pub(super) fn evict(&mut self) -> bool {
         let alone = |id: &NodeId| self.node(*id).is_some_and(|n| n.pages.alone());
@@ -357,7 +395,10 @@ impl Engine {
         // What further heads go by is not in pages.
         if seq.heads.is_none() {
             match seq.state.is_empty() {
-                true => self.take_pages(seq, &mut cursor, all),
+                true => {
+                    let held = self.prefixes.take(&mut cursor, &mut seq.table, all);
+                    seq.tokens.extend_from_slice(&all[..held]);
+                }
                 false => self.take_state(seq, &key, all)?,
             }
         }
@@ -365,25 +406,6 @@ impl Engine {
         self.prefixes.stats.asked += prompt.len() as u64;
         self.prefixes.stats.found += seq.tokens.len() as u64;
         Ok(seq.tokens.len())
-    }
-
-    fn take_pages(&mut self, seq: &mut Sequence, cursor: &mut Cursor, tokens: &[u32]) {
-        let Found { path, part } = self.prefixes.find(&cursor.key, tokens);
-        let mut held = 0;
-        for node in path.iter().filter_map(|id| self.prefixes.node(*id)) {
-            seq.table.push(&node.pages);
-            held += BLOCK;
-        }
-        self.prefixes.touch(&path);
-        cursor.path = path;
-        if let Some((id, more)) = part {
-            if let Some(node) = self.prefixes.node(id) {
-                seq.table.push(&node.pages);
-                held += more;
-            }
-            self.prefixes.touch(&[id]);
-        }
-        seq.tokens.extend_from_slice(&tokens[..held]);
     }
 
     fn take_state(&mut self, seq: &mut Sequence, key: &SeqKey, tokens: &[u32]) -> Result<()> {
@@ -400,31 +422,14 @@ impl Engine {
     /// Lets others find the whole pages that a sequence has got; where the tree has an equal page already, the
     /// sequence goes on with that one.
     pub(super) fn remember(&mut self, seq: &mut Sequence) {
-        let whole = seq.tokens.len() / BLOCK;
         let Some(cursor) = &mut seq.cursor else {
             return;
         };
         if !seq.state.is_empty() || seq.heads.is_some() {
             return;
         }
-        while cursor.path.len() < whole {
-            let block = cursor.path.len();
-            let tokens = &seq.tokens[block * BLOCK..(block + 1) * BLOCK];
-            let pages = seq.table.block(block);
-            let node = match pages {
-                Some(pages) if !tokens.contains(&VECTOR) => {
-                    self.prefixes.add(cursor, tokens, pages)
-                }
-                _ => None,
-            };
-            let Some(node) = node else {
-                seq.cursor = None;
-                return;
-            };
-            if let Some(known) = self.prefixes.node(node) {
-                seq.table.replace(block, &known.pages);
-            }
-            cursor.path.push(node);
+        if !self.prefixes.remember(cursor, &mut seq.table, &seq.tokens) {
+            seq.cursor = None;
         }
     }
 
@@ -457,3 +462,6 @@ impl Engine {
         BLOCK * self.prefixes.len()
     }
 }
+
+#[cfg(test)]
+mod tests;

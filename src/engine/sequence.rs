@@ -21,7 +21,7 @@ pub struct Sequence {
     pub(crate) adapters: Option<Adapters>,
     pub(crate) heads: Option<Heads>,
     /// Where it is among the beginnings that others may find, if it is there ([`Engine::begin`]).
-    pub(super) cursor: Option<Cursor>,
+    pub(crate) cursor: Option<Cursor>,
 }
 
 impl Sequence {

@@ -23,7 +23,7 @@ use geb_kernels::Kernels;
 use super::{GenerateOptions, Generated, RepeatDetector, StopReason, StopScanner, Timings, refuse};
 use crate::engine::{Engine, Sequence, Want};
 use crate::error::{Error, Result};
-use crate::eval::{log_sum, top_k};
+use crate::logits::{log_sum, top_k};
 use crate::sampler::Sampler;
 use crate::speculate::{Draft, Guesses, Speculation};
 use crate::tokenizer::{StreamDecoder, Tokenizer};

@@ -16,8 +16,8 @@ use super::{
 };
 use crate::engine::{Engine, Sequence as State, Span};
 use crate::error::{Error, Result};
-use crate::eval::{log_sum, top_k};
 use crate::limits;
+use crate::logits::{log_sum, top_k};
 use crate::model::forward::Segment;
 use crate::session::{Session, Want};
 use crate::speculate::{Draft, Guesses, Speculation};

@@ -121,7 +121,7 @@ impl GgufFile {
     }
 
     /// The bytes behind this part.
-    pub(crate) fn bytes(&self) -> &Bytes {
+    pub fn bytes(&self) -> &Bytes {
         &self.bytes
     }
 

@@ -239,7 +239,7 @@ impl Output {
     }
 
     /// Fills in the zeros of every tensor in per cent.
-    pub(crate) fn set_zeros(&mut self, percents: &[u8]) {
+    pub fn set_zeros(&mut self, percents: &[u8]) {
         for part in &mut self.parts {
             let own = part.first..part.first + part.plan.tensors.len();
             part.plan.set_zeros(percents.get(own).unwrap_or_default());

@@ -69,14 +69,14 @@ impl Plan {
     }
 
     /// Fills in the zeros of every tensor in per cent, if there is room for them.
-    pub(crate) fn set_zeros(&mut self, percents: &[u8]) {
+    pub fn set_zeros(&mut self, percents: &[u8]) {
         if self.metadata.iter().any(|(k, _)| k == ZERO_PERCENT) {
             self.set_meta(ZERO_PERCENT, percents.to_vec());
         }
     }
 
     /// Fills in what was reserved. Returns whether there was anything.
-    pub(crate) fn seal(&mut self, tensors: &[[u8; 32]], set: &[u8; 32]) -> bool {
+    pub fn seal(&mut self, tensors: &[[u8; 32]], set: &[u8; 32]) -> bool {
         let mut sealed = false;
         for (key, value) in &mut self.metadata {
             match key.as_str() {
@@ -91,7 +91,7 @@ impl Plan {
 }
 
 /// SHA-256 over hashes.
-pub(crate) fn hash_of<'a>(sums: impl Iterator<Item = &'a [u8; 32]>) -> [u8; 32] {
+pub fn hash_of<'a>(sums: impl Iterator<Item = &'a [u8; 32]>) -> [u8; 32] {
     let mut sha = Sha256::new();
     sums.for_each(|s| sha.update(s));
     sha.finalize().into()

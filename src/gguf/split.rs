@@ -42,7 +42,7 @@ fn whole_path(path: &Path) -> Option<(PathBuf, usize)> {
 /// [`Error::Request`] when a tensor (or the metadata) does not fit a part, or there are too many.
 pub fn cut(plan: &Plan, max: u64) -> Result<Vec<Plan>> {
     let refuse = |value: String, least: u64| Error::Request {
-        what: "--split-max-size".into(),
+        what: "split_max".into(),
         value,
         allowed: format!("at least {least} bytes"),
     };
@@ -201,9 +201,6 @@ mod tests {
             assert!(names.into_iter().eq(&plan.tensors));
         }
         let error = cut(&plan, 1000).unwrap_err().to_string();
-        assert!(
-            error.contains("--split-max-size is 1000 bytes (t"),
-            "{error}"
-        );
+        assert!(error.contains("split_max is 1000 bytes (t"), "{error}");
     }
 }

@@ -194,7 +194,7 @@ pub fn write_to(out: &mut dyn Write, plan: &Plan, fill: &mut Fill<'_>) -> Result
 }
 
 /// Streams header, tensors and padding; returns the SHA-256 of each tensor as handed over.
-pub(crate) fn stream(
+pub fn stream(
     out: &mut dyn Write,
     plan: &Plan,
     layout: &Layout,

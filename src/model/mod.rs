@@ -19,6 +19,7 @@ pub use config::{Config, LayerSizes, Recurrent};
 use geb_kernels::Kernels;
 pub use packed::{PackedSums, SparseChoice};
 pub use resident::Streamed;
+pub use rope::{RopeFreqs, RopeScaling, ScalingKind};
 
 use crate::error::Result;
 use crate::gguf::{GgufFile, TensorView};

@@ -57,7 +57,7 @@ impl Residents {
     pub fn new(model: &Model, limit: u64, others: u64) -> Result<Residents> {
         let refuse = |value: String, allowed: String| {
             Err(Error::Request {
-                what: "memory limit (--max-ram)".into(),
+                what: "max_ram".into(),
                 value,
                 allowed,
             })

@@ -102,7 +102,8 @@ impl Session {
         let values: Vec<f32> = numbers(values).map(f32::from_le_bytes).collect();
         self.engine.check(&self.seq, &ids, 0)?;
         self.seq.state.set(&values, ids.len())?;
-        self.seq.truncate(0);
+        self.seq.table.truncate(0);
+        self.seq.cursor = None;
         self.seq.tokens = ids;
         (self.batch, self.engine.wanted) = (0, 0);
         Ok(())

@@ -4,12 +4,12 @@ use std::path::Path;
 
 use super::*;
 use crate::Dtype;
-use crate::convert::{self, Options};
 use crate::engine::check_ctx;
 use crate::gguf::{GgufFile, Load};
 use crate::limits;
 use crate::model::arch::Positions;
 use crate::model::arch::REGISTRY;
+use geb_convert::{self as convert, Options};
 
 const KV: [KvChoice; 3] = [KvChoice::F32, KvChoice::F16, KvChoice::Q8_0];
 

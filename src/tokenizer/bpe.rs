@@ -145,7 +145,7 @@ impl ByteBpe {
 }
 
 /// Overrides the row of `tokenizer.ggml.pre`.
-pub(crate) const IGNORE_MERGES: &str = "tokenizer.geb.ignore_merges";
+pub const IGNORE_MERGES: &str = "tokenizer.geb.ignore_merges";
 
 /// One way to cut.
 enum Cutter {
@@ -412,7 +412,7 @@ impl Engine for ByteBpe {
 
 /// The byte behind a character of GPT-2's printable alphabet: printable bytes are
 /// themselves, the other 68 follow from U+0100 in increasing order.
-pub(crate) fn byte_of(c: char) -> Option<u8> {
+pub fn byte_of(c: char) -> Option<u8> {
     let code = u32::from(c);
     Some(match code {
         0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF => code as u8,

@@ -8,16 +8,16 @@
 
 mod bpe;
 mod merges;
-pub(crate) mod normalize;
+pub mod normalize;
 #[cfg(test)]
 mod oracle;
-pub(crate) mod pieces;
-pub(crate) mod pre;
+pub mod pieces;
+pub mod pre;
 mod ranks;
 mod rwkv;
-pub(crate) mod special;
+pub mod special;
 mod spm;
-pub(crate) mod steps;
+pub mod steps;
 mod stream;
 mod unigram;
 mod validate;
@@ -52,7 +52,8 @@ pub(crate) struct Text<'t> {
 
 /// When a space is put in front of text.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Prefix {
+pub enum Prefix {
+    /// Never.
     Never,
     /// At the start and after special tokens.
     Always,
@@ -88,14 +89,14 @@ impl Prefix {
 }
 
 /// See [`Prefix::of_key`].
-pub(crate) const SPACE_PREFIX: &str = "tokenizer.geb.space_prefix";
+pub const SPACE_PREFIX: &str = "tokenizer.geb.space_prefix";
 /// The `normalizer` of the source's `tokenizer.json`.
-pub(crate) const NORMALIZER: &str = "tokenizer.geb.normalizer";
-pub(crate) use bpe::{IGNORE_MERGES, byte_of};
-pub(crate) use pieces::FUSE_UNKNOWN;
-pub(crate) use ranks::BY_RANK;
-pub(crate) use unigram::SCORES as DOUBLE_SCORES;
-pub(crate) use words::PRE_TOKENIZER;
+pub const NORMALIZER: &str = "tokenizer.geb.normalizer";
+pub use bpe::{IGNORE_MERGES, byte_of};
+pub use pieces::FUSE_UNKNOWN;
+pub use ranks::BY_RANK;
+pub use unigram::SCORES as DOUBLE_SCORES;
+pub use words::PRE_TOKENIZER;
 
 /// An algorithm over ordinary text.
 trait Engine: Send + Sync {

@@ -21,7 +21,7 @@ const COLLAPSE: &str = "tokenizer.ggml.remove_extra_whitespaces";
 const PREFIX: &str = "tokenizer.ggml.add_space_prefix";
 
 /// How a text is changed before it is cut into pieces.
-pub(crate) struct Normalizer {
+pub struct Normalizer {
     charsmap: Option<Charsmap>,
     /// Runs of spaces become one; those at both ends go.
     collapse: bool,
@@ -54,6 +54,10 @@ impl Normalizer {
         })
     }
 
+    /// As the keys of a file say.
+    ///
+    /// # Errors
+    /// [`Error::Key`] for a key that is none of its values.
     pub fn from_gguf(file: &GgufFile, inner: Inner) -> Result<Normalizer> {
         let prefix = match (file.bool(PREFIX)?, Prefix::of_key(file)?) {
             (Some(false), _) => Prefix::Never,
@@ -64,6 +68,7 @@ impl Normalizer {
         Self::new(charsmap(file)?, collapse, prefix, inner)
     }
 
+    /// When a space is put in front.
     pub fn prefix(&self) -> Prefix {
         self.prefix
     }

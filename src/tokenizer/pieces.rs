@@ -13,12 +13,12 @@ use crate::gguf::GgufFile;
 pub(super) const SPACE: &str = "\u{2581}";
 
 /// The score that converters give to tokens which were added to a SentencePiece model.
-pub(crate) const ADDED: f32 = -1000.0;
+pub const ADDED: f32 = -1000.0;
 
 /// User-defined pieces of a SentencePiece model: part of its text, which they neither begin nor end. (Added
 /// tokens are of the same kind and have the score [`ADDED`].) Of those at one place the longest counts.
 #[derive(Clone, Default)]
-pub(crate) struct Inner {
+pub struct Inner {
     texts: Option<AhoCorasick>,
     ids: Vec<u32>,
 }
@@ -54,6 +54,7 @@ impl Inner {
         }))
     }
 
+    /// Their ids.
     pub fn ids(&self) -> &[u32] {
         &self.ids
     }
@@ -76,7 +77,7 @@ pub(super) struct Fallback {
 }
 
 /// False where each unknown character is a token of its own.
-pub(crate) const FUSE_UNKNOWN: &str = "tokenizer.geb.fuse_unknown";
+pub const FUSE_UNKNOWN: &str = "tokenizer.geb.fuse_unknown";
 
 impl Fallback {
     pub fn new(file: &GgufFile, vocab: &Vocab, ids: &SpecialIds) -> Result<Fallback> {

@@ -7,7 +7,7 @@
 //! pattern is only compared with them.
 
 /// One row of the table.
-pub(crate) struct Pre {
+pub struct Pre {
     /// Values of the key with this behaviour; the converter writes the first.
     pub names: &'static [&'static str],
     /// Regular expressions, applied in turn.
@@ -22,7 +22,8 @@ pub(crate) struct Pre {
     pub nfc: bool,
 }
 
-pub(crate) const GPT2: &str =
+/// GPT-2, and what follows its cuts.
+pub const GPT2: &str =
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -40,10 +41,14 @@ const UFAKZEKA: &str =
     r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const YOUTU: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const BLOOM: &str = r" ?[^(\s|.,!?…。，、।۔،)]+";
-pub(crate) const DIGIT: &str = r"\p{N}";
-pub(crate) const DIGITS: &str = r"\p{N}+";
-pub(crate) const MARKS: &str = r"[\p{P}\$\+<=>\^~\|`]+";
-pub(crate) const MARK: &str = r"[\p{P}\$\+<=>\^~\|`]";
+/// Digits one by one.
+pub const DIGIT: &str = r"\p{N}";
+/// Runs of digits.
+pub const DIGITS: &str = r"\p{N}+";
+/// Runs of punctuation and ASCII symbols.
+pub const MARKS: &str = r"[\p{P}\$\+<=>\^~\|`]+";
+/// Such marks one by one.
+pub const MARK: &str = r"[\p{P}\$\+<=>\^~\|`]";
 /// Digits in groups of up to three, counted from the end of their run.
 pub(super) const FROM_THE_END: &str = r"\d{1,3}(?=(?:\d{3})*\b)";
 /// Places where a multiple of three digits is left.
@@ -232,7 +237,7 @@ static TABLE: &[Pre] = &[
 ];
 
 /// Looks a name up.
-pub(crate) fn find(name: &str) -> Option<&'static Pre> {
+pub fn find(name: &str) -> Option<&'static Pre> {
     if DEFAULT.names.contains(&name) {
         return Some(&DEFAULT);
     }
@@ -240,7 +245,7 @@ pub(crate) fn find(name: &str) -> Option<&'static Pre> {
 }
 
 /// The row of these patterns whose other properties fit best: `ignore_merges` first, then `nfc`.
-pub(crate) fn find_patterns(
+pub fn find_patterns(
     patterns: &[String],
     bytes: &[String],
     ignore_merges: bool,
@@ -255,7 +260,7 @@ pub(crate) fn find_patterns(
 }
 
 /// A pattern in the one spelling of those that mean the same.
-pub(crate) fn normal(pattern: &str) -> String {
+pub fn normal(pattern: &str) -> String {
     const SAME: [(&str, &str); 6] = [
         // A class inside a class.
         ("|[.,!?…。，、।۔،])]+", "|.,!?…。，、।۔،)]+"),
@@ -273,7 +278,7 @@ pub(crate) fn normal(pattern: &str) -> String {
 }
 
 /// All names, for messages.
-pub(crate) fn known() -> String {
+pub fn known() -> String {
     let all = TABLE
         .iter()
         .chain([&DEFAULT])

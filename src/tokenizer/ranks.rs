@@ -16,7 +16,7 @@ use crate::error::Result;
 use crate::gguf::GgufFile;
 
 /// True in such files.
-pub(crate) const BY_RANK: &str = "tokenizer.geb.by_rank";
+pub const BY_RANK: &str = "tokenizer.geb.by_rank";
 
 pub(super) struct Ranks {
     known: Lookup,

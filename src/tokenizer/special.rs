@@ -42,7 +42,7 @@ const STOP_TEXTS: [&str; 18] = [
 const CHATGLM_STOP_TEXTS: [&str; 2] = ["<|user|>", "<|observation|>"];
 
 /// Whether a control token of this text ends generation in some family.
-pub(crate) fn is_stop_text(text: &str) -> bool {
+pub fn is_stop_text(text: &str) -> bool {
     STOP_TEXTS.contains(&text)
 }
 
@@ -77,11 +77,11 @@ pub(super) fn stop_ids(vocab: &Vocab, ids: &SpecialIds) -> Vec<u32> {
 }
 
 /// `tokenizer.geb.added_tokens`, a byte per token.
-pub(crate) const FLAGS: &str = "tokenizer.geb.added_tokens";
+pub const FLAGS: &str = "tokenizer.geb.added_tokens";
 
 /// How a token is found in text.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Flags(pub u8);
+pub struct Flags(pub u8);
 
 impl Flags {
     /// White space before it belongs to it.

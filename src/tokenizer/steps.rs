@@ -62,7 +62,7 @@ const PATTERNS: [&str; 9] = [
 ];
 
 /// A normalizer.
-pub(crate) struct Steps(Vec<Step>);
+pub struct Steps(Vec<Step>);
 
 /// Name of a component or the reason why it is refused.
 type Parsed<T> = std::result::Result<T, String>;
@@ -157,7 +157,7 @@ pub(super) fn too_long() -> Error {
 }
 
 /// The table of a `Precompiled`: base64 of its own, or `other`.
-pub(crate) fn table(value: &Value, other: &[u8]) -> Result<Vec<u8>> {
+pub fn table(value: &Value, other: &[u8]) -> Result<Vec<u8>> {
     match value.get("precompiled_charsmap") {
         None => Ok(other.to_vec()),
         Some(own) => own
@@ -323,7 +323,7 @@ fn nmt(c: char) -> Option<char> {
 }
 
 /// Bytes of a base64 text with padding.
-pub(crate) fn base64(text: &str) -> Option<Vec<u8>> {
+pub fn base64(text: &str) -> Option<Vec<u8>> {
     let digit = |b: u8| match b {
         b'A'..=b'Z' => Some(b - b'A'),
         b'a'..=b'z' => Some(b - b'a' + 26),
@@ -347,7 +347,7 @@ pub(crate) fn base64(text: &str) -> Option<Vec<u8>> {
 }
 
 /// How text is cut where words are marked by U+2581.
-pub(crate) struct Cuts(Vec<Cut>);
+pub struct Cuts(Vec<Cut>);
 
 enum Cut {
     /// White space as a border that is left out.

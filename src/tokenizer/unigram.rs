@@ -33,7 +33,7 @@ pub(super) struct Unigram {
 }
 
 /// Scores that 32 bits do not hold.
-pub(crate) const SCORES: &str = "tokenizer.geb.scores";
+pub const SCORES: &str = "tokenizer.geb.scores";
 
 impl Unigram {
     pub fn from_gguf(file: &GgufFile, vocab: &Vocab, ids: &SpecialIds) -> Result<Unigram> {

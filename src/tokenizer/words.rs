@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::gguf::GgufFile;
 
 /// The `pre_tokenizer` of a `tokenizer.json` whose words SentencePiece would make differently.
-pub(crate) const PRE_TOKENIZER: &str = "tokenizer.geb.pre_tokenizer";
+pub const PRE_TOKENIZER: &str = "tokenizer.geb.pre_tokenizer";
 
 /// One of both.
 pub(super) enum Words {

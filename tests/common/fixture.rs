@@ -25,7 +25,7 @@ const GEB_SPECIALS: [&str; 10] = [
 ];
 
 pub fn path(case: &str, file: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+    PathBuf::from(crate::common::ROOT)
         .join("tests/fixtures")
         .join(case)
         .join(file)

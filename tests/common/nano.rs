@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use geb::Dtype;
-use geb::convert::{self, convert};
 use geb::gguf::{GgufFile, Load};
 use geb::model::Model;
 use geb::session::{Session, SessionOptions};
 use geb::tokenizer::{Encode, Tokenizer};
+use geb_convert::{self as convert, convert};
 
 /// geb-nano as a GGUF file of this type, made once per type and test program.
 pub fn nano(dtype: Dtype) -> PathBuf {
@@ -17,7 +17,7 @@ pub fn nano(dtype: Dtype) -> PathBuf {
     let program = env!("CARGO_CRATE_NAME");
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{program}-nano-{dtype}.gguf"));
     if !path.exists() {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/geb-nano/hf");
+        let source = Path::new(crate::common::ROOT).join("assets/geb-nano/hf");
         let options = convert::Options {
             policy: dtype.into(),
             ..Default::default()

@@ -1,6 +1,6 @@
-"""Angles per position and the factor of cosine and sine of YaRN, by transformers: src/model/rope/yarn.json.
+"""Angles per position and the factor of cosine and sine of YaRN, by transformers: tests/fixtures/yarn.json.
 
-    python tests/oracle/yarn.py > src/model/rope/yarn.json
+    python tests/oracle/yarn.py > tests/fixtures/yarn.json
 
 The formula needs nothing of PyTorch but a range, a clamp and powers: NumPy in float32 stands in.
 """

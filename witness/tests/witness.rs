@@ -4,18 +4,22 @@
 //!
 //! `GEB_WITNESS` sets the number of accepted mutants (2,000 by default).
 
-#[path = "../../tests/common/mod.rs"]
-mod common;
+#[path = "../../tests/common/gguf.rs"]
+#[allow(dead_code)]
+mod gguf;
+#[path = "../../tests/common/mutate.rs"]
+#[allow(dead_code)]
+mod mutate;
 
 use std::io::{Cursor, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use common::gguf::File;
-use common::mutate::mutant;
 use geb::gguf::writer::{Plan, write_to};
 use geb::gguf::{GgufFile, Value};
 use geb::{Dtype, Error};
+use gguf::File;
 use gguf_rs::{ByteOrder, GGUFContainer, GGUFModel};
+use mutate::mutant;
 use serde_json::Value as Json;
 
 /// Types whose size gguf-rs 0.1.8 computes wrongly: it guesses block lengths from id ranges.
@@ -217,7 +221,7 @@ fn known_gaps_of_the_witness() {
         (
             "bool 7",
             File::sample()
-                .with("scalar.bool", 7, common::gguf::Val::Raw(vec![7]))
+                .with("scalar.bool", 7, gguf::Val::Raw(vec![7]))
                 .encode(),
         ),
     ];

@@ -1,6 +1,10 @@
 //! The project's Rust files, parsed once.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+/// Where a rule is broken, and how often.
+pub type Findings = BTreeMap<String, usize>;
 
 /// A file of the project.
 pub struct File {
@@ -14,7 +18,7 @@ pub struct File {
 
 /// A package's sources: a root file and the files of its modules below the same folder.
 pub struct Crate {
-    /// `src/lib.rs`, `tools/src/bin/geb-run/main.rs`.
+    /// `src/lib.rs`, `tools/cli/src/bin/geb-run/main.rs`.
     pub root: String,
     /// The folder of the root, with `/` at the end.
     pub folder: String,
@@ -27,6 +31,14 @@ pub struct Tree {
     /// Every root file that was found.
     pub crates: Vec<Crate>,
 }
+
+/// What is called, not started: no flag, no terminal.
+const LIBRARIES: &[&str] = &[
+    "src/",
+    "kernels/src/",
+    "tools/convert/src/",
+    "tools/eval/src/",
+];
 
 impl Tree {
     /// Reads every `.rs` file that is not below `target`, `fuzz` or a hidden folder.
@@ -57,9 +69,9 @@ impl Tree {
         Ok(Tree { files, crates })
     }
 
-    /// The files of the library and the kernels, without their tests.
+    /// The files of the libraries, without their tests.
     pub fn library(&self) -> impl Iterator<Item = &File> {
-        let inside = |f: &&File| f.name.starts_with("src/") || f.name.starts_with("kernels/src/");
+        let inside = |f: &&File| LIBRARIES.iter().any(|folder| f.name.starts_with(folder));
         self.files.iter().filter(inside)
     }
 }

@@ -1,0 +1,48 @@
+//! The tests of the public interface, a module for each subject. One program, because each links the library.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod adapter_files;
+mod adapters;
+mod calibrate;
+mod choice;
+mod compress;
+mod convert;
+mod embed;
+mod engine;
+mod evaluate;
+mod experts;
+mod expressions;
+mod generate;
+mod heads;
+mod heads_guess;
+mod hostile;
+mod hostile_checkpoints;
+mod hostile_folders;
+mod hostile_template;
+mod hostile_tensors;
+mod hostile_tokenizer;
+mod logits;
+mod mutants;
+mod mutants_behind;
+mod observer;
+mod pages;
+mod probe;
+mod quantized;
+mod recurrent;
+mod resume;
+mod round_trip;
+mod search;
+mod sparse;
+mod speculate;
+mod spellings;
+mod split;
+mod switch;
+mod text;
+mod writer;
+mod yarn;
+
+/// Counts what each thread has allocated: hostile files must not ask for more than they are worth.
+#[global_allocator]
+static ALLOCATOR: common::alloc::Counting = common::alloc::Counting;
