@@ -1,17 +1,12 @@
 //! Many requests on one engine: each gets the ids, the text and the log-probabilities that it gets alone, whoever
 //! is beside it, whatever it has to make room for, whatever others have read before.
 
-mod common;
-
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::gguf::File;
-use common::nano::{encode, nano};
 use geb::adapter::Adapter;
-use geb::convert::{self, Options};
 use geb::engine::{Engine, KvChoice, Scope, SessionOptions};
 use geb::generate::{GenerateOptions, StopReason, generate};
 use geb::gguf::{GgufFile, Load};
@@ -24,6 +19,10 @@ use geb::scheduler::{
 use geb::session::Session;
 use geb::tokenizer::Tokenizer;
 use geb::{Dtype, Error};
+use geb_convert::{self as convert, Options};
+
+use crate::common::gguf::File;
+use crate::common::nano::{encode, nano};
 
 /// Numbers that look random; the same in every run.
 struct Dice(u64);
@@ -43,7 +42,7 @@ impl Dice {
 }
 
 fn fixture(case: &str) -> Arc<Model> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let root = Path::new(crate::common::ROOT).join("tests/fixtures");
     let options = Options {
         policy: Dtype::F32.into(),
         ..Options::default()
