@@ -12,9 +12,12 @@
 
 mod ahead;
 mod choose;
+mod disk;
 mod heads;
+mod key;
 mod prefix;
 mod sequence;
+mod stored;
 mod text;
 
 use std::ops::Range;
@@ -41,9 +44,11 @@ pub(crate) use ahead::Alone;
 pub use choose::auto_is_f32;
 pub(crate) use choose::check_ctx;
 use choose::{choose_kernels, choose_kv};
+pub use disk::{DiskCache, DiskPages, DiskStats, Stored};
 pub(crate) use heads::Heads;
+pub use key::{Scope, SeqKey};
+pub use prefix::PrefixStats;
 use prefix::PrefixTree;
-pub use prefix::{PrefixStats, Scope};
 pub use sequence::Sequence;
 pub(crate) use sequence::check_vectors;
 
