@@ -9,10 +9,12 @@
 //! names is given up when pages run out, the one least recently asked for first, from the leaves on.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use geb_kernels::float::BLOCK;
-use sha2::{Digest, Sha256};
 
+use super::disk::DiskPages;
+use super::key::{Scope, SeqKey};
 use super::{Engine, Sequence, VECTOR};
 use crate::cache::{PageTable, Pages};
 use crate::error::{Error, Result};
@@ -22,30 +24,9 @@ use crate::state::State;
 /// Least tokens of a page in common for which the page is copied.
 const LEAST: usize = 16;
 
-/// Who may find what was computed for whom: equal scopes only. All zeros is a scope like others.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub struct Scope(pub [u8; 32]);
-
-/// What makes the states behind equal inputs equal.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct SeqKey([u8; 32]);
-
-impl SeqKey {
-    /// The key of a sequence in a scope, of one model and type of cache.
-    pub(super) fn new(seq: &Sequence, scope: &Scope) -> SeqKey {
-        let mut hash = Sha256::new();
-        hash.update(scope.0);
-        hash.update(seq.adapters.as_ref().map_or([0; 32], Adapters::identity));
-        for id in seq.text() {
-            hash.update(id.to_le_bytes());
-        }
-        SeqKey(hash.finalize().into())
-    }
-}
-
 /// A node, and which of those that had its place.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-struct NodeId {
+pub(super) struct NodeId {
     place: usize,
     made: u64,
 }
@@ -59,6 +40,17 @@ pub(crate) struct Cursor {
 }
 
 impl Cursor {
+    /// Before the first page.
+    pub(super) fn new(key: SeqKey) -> Cursor {
+        let path = Vec::new();
+        Cursor { key, path }
+    }
+
+    /// Whole pages that the tree has of it.
+    pub(super) fn len(&self) -> usize {
+        self.path.len()
+    }
+
     /// The sequence goes back to its first `tokens`.
     pub(super) fn truncate(&mut self, tokens: usize) {
         self.path.truncate(tokens / BLOCK);
@@ -81,6 +73,8 @@ struct Node {
     children: HashMap<Box<[u32]>, NodeId>,
     /// When it was last asked for.
     used: u64,
+    /// Whether the disk has it, or was told.
+    saved: bool,
 }
 
 /// A state behind some tokens.
@@ -115,6 +109,7 @@ pub(crate) struct PrefixTree {
     copies_limit: u64,
     clock: u64,
     pub(super) stats: PrefixStats,
+    disk: Option<Arc<DiskPages>>,
 }
 
 /// What was found.
@@ -131,6 +126,52 @@ impl PrefixTree {
         PrefixTree {
             copies_limit,
             ..PrefixTree::default()
+        }
+    }
+
+    /// Where all of it is kept besides.
+    pub(super) fn disk(&self) -> Option<&Arc<DiskPages>> {
+        self.disk.as_ref()
+    }
+
+    /// Keeps it there too from now on.
+    pub(super) fn set_disk(&mut self, disk: Arc<DiskPages>) {
+        self.disk = Some(disk);
+        for (place, node) in self.nodes.iter().enumerate() {
+            if let Some(Node { made, .. }) = node {
+                self.tell(NodeId { place, made: *made }, true);
+            }
+        }
+        self.nodes
+            .iter_mut()
+            .flatten()
+            .for_each(|n| n.saved = false);
+    }
+
+    /// Says to the disk whether a page is in memory.
+    fn tell(&self, id: NodeId, holds: bool) {
+        if let (Some(disk), Some(node)) = (&self.disk, self.node(id)) {
+            disk.set_held(&node.key, &self.beginning(id), holds);
+        }
+    }
+
+    /// All tokens up to the end of a page.
+    pub(super) fn beginning(&self, id: NodeId) -> Vec<u32> {
+        let above = |n: &&Node| n.parent.and_then(|id| self.node(id));
+        let path: Vec<&Node> = std::iter::successors(self.node(id), above).collect();
+        path.iter().rev().flat_map(|n| &n.tokens).copied().collect()
+    }
+
+    /// A page that the disk has not yet.
+    pub(super) fn unsaved(&self, id: NodeId) -> Option<(SeqKey, &Pages)> {
+        let node = self.node(id).filter(|n| !n.saved)?;
+        Some((node.key, &node.pages))
+    }
+
+    /// The disk has it.
+    pub(super) fn set_saved(&mut self, id: NodeId) {
+        if let Some(node) = self.node_mut(id) {
+            node.saved = true;
         }
     }
 
@@ -233,13 +274,33 @@ impl PrefixTree {
             pages,
             children: HashMap::new(),
             used: made,
+            saved: false,
         };
         match self.nodes.get_mut(place) {
             Some(slot) => *slot = Some(node),
             None => self.nodes.push(Some(node)),
         }
         self.leaves.insert((made, id));
+        self.tell(id, true);
         Some(id)
+    }
+
+    /// Gives an empty table the whole pages of the longest known beginning of `tokens`.
+    pub(super) fn follow(&self, cursor: &mut Cursor, table: &mut PageTable, tokens: &[u32]) {
+        cursor.path = self.find(&cursor.key, tokens).path;
+        for node in cursor.path.iter().filter_map(|id| self.node(*id)) {
+            table.push(&node.pages);
+        }
+    }
+
+    /// Adds a page that was on disk behind those of the cursor; false where they have been given up.
+    pub(super) fn restore(&mut self, cursor: &mut Cursor, tokens: &[u32], pages: Pages) -> bool {
+        let Some(id) = self.add(cursor, tokens, pages) else {
+            return false;
+        };
+        self.set_saved(id);
+        cursor.path.push(id);
+        true
     }
 
     /// Gives an empty table the pages of the longest known beginning of `tokens`; returns its length.
@@ -287,6 +348,7 @@ impl PrefixTree {
             return false;
         };
         self.leaves.remove(&(used, id));
+        self.tell(id, false);
         let Some(node) = self.nodes[id.place].take() else {
             return false;
         };
@@ -341,33 +403,35 @@ impl PrefixTree {
         Some(best)
     }
 
-    /// Keeps a state, and gives up others for it as the limit asks.
-    fn keep(&mut self, key: SeqKey, tokens: &[u32], state: State) {
-        if self
-            .copies
-            .iter()
-            .any(|c| c.key == key && c.tokens == tokens)
-        {
-            return;
-        }
+    /// Keeps a state, and gives up others for it as the limit asks; false if it is not kept, or was before.
+    pub(super) fn keep(&mut self, key: SeqKey, tokens: &[u32], state: State) -> bool {
+        let is = |c: &Copy| c.key == key && c.tokens == tokens;
         let each = 8 * state.values().len() as u64;
         let most = (self.copies_limit / each.max(1)) as usize;
+        if most == 0 || self.copies.iter().any(is) {
+            return false;
+        }
         self.clock += 1;
-        while self.copies.len() >= most.max(1) {
+        while self.copies.len() >= most {
             let oldest = self.copies.iter().enumerate().min_by_key(|(_, c)| c.used);
             let Some(oldest) = oldest.map(|(i, _)| i) else {
                 break;
             };
-            self.copies.swap_remove(oldest);
+            let gone = self.copies.swap_remove(oldest);
+            if let Some(disk) = &self.disk {
+                disk.set_held(&gone.key, &gone.tokens, false);
+            }
         }
-        if most > 0 {
-            self.copies.push(Copy {
-                key,
-                tokens: tokens.to_vec(),
-                state,
-                used: self.clock,
-            });
+        if let Some(disk) = &self.disk {
+            disk.set_held(&key, tokens, true);
         }
+        self.copies.push(Copy {
+            key,
+            tokens: tokens.to_vec(),
+            state,
+            used: self.clock,
+        });
+        true
     }
 }
 
@@ -388,10 +452,10 @@ impl Engine {
                 allowed: "0, for one that begins".into(),
             });
         }
-        let key = SeqKey::new(seq, scope);
+        let adapters = seq.adapters.as_ref().map(Adapters::identity);
+        let key = SeqKey::new(scope, adapters, seq.text());
         let all = &prompt[..prompt.len().saturating_sub(1)];
-        let path = Vec::new();
-        let mut cursor = Cursor { key, path };
+        let mut cursor = Cursor::new(key);
         // What further heads go by is not in pages.
         if seq.heads.is_none() {
             match seq.state.is_empty() {
@@ -402,6 +466,8 @@ impl Engine {
                 false => self.take_state(seq, &key, all)?,
             }
         }
+        // What found no room on its way to the disk gets another chance.
+        self.save(&cursor.path);
         seq.cursor = Some(cursor);
         self.prefixes.stats.asked += prompt.len() as u64;
         self.prefixes.stats.found += seq.tokens.len() as u64;
@@ -428,7 +494,10 @@ impl Engine {
         if !seq.state.is_empty() || seq.heads.is_some() {
             return;
         }
-        if !self.prefixes.remember(cursor, &mut seq.table, &seq.tokens) {
+        let known = cursor.path.len();
+        let goes_on = self.prefixes.remember(cursor, &mut seq.table, &seq.tokens);
+        self.save(&cursor.path[known..]);
+        if !goes_on {
             seq.cursor = None;
         }
     }
@@ -446,8 +515,10 @@ impl Engine {
         if held == 0 || seq.tokens.contains(&VECTOR) {
             return Ok(());
         }
-        if let Some(state) = seq.state.fork(held, held)? {
-            self.prefixes.keep(cursor.key, &seq.tokens, state);
+        if let Some(state) = seq.state.fork(held, held)?
+            && self.prefixes.keep(cursor.key, &seq.tokens, state)
+        {
+            self.save_state(cursor.key, seq);
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ mod calibrate;
 mod choice;
 mod compress;
 mod convert;
+mod disk;
 mod embed;
 mod engine;
 mod evaluate;
