@@ -341,10 +341,20 @@ impl PrefixTree {
         true
     }
 
-    /// Gives up the page least recently asked for that nobody else names; false if there is none.
+    /// Gives up a leaf: the one least recently asked for whose page nobody else names, else one that such a page
+    /// waits for; false if there is none.
     pub(super) fn evict(&mut self) -> bool {
         let alone = |id: &NodeId| self.node(*id).is_some_and(|n| n.pages.alone());
-        let Some((used, id)) = self.leaves.iter().find(|(_, id)| alone(id)).copied() else {
+        // A sequence gives up pages behind its window while it holds later ones: then the tree's names of those
+        // that it holds go, so that those above them can.
+        let below = |id: &NodeId| {
+            let above = |id: &NodeId| self.node(*id).and_then(|n| n.parent);
+            std::iter::successors(Some(*id), above).any(|id| alone(&id))
+        };
+        let leaves = || self.leaves.iter();
+        let leaf = leaves().find(|(_, id)| alone(id));
+        let leaf = leaf.or_else(|| leaves().find(|(_, id)| below(id)));
+        let Some((used, id)) = leaf.copied() else {
             return false;
         };
         self.leaves.remove(&(used, id));
