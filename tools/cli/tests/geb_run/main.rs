@@ -1,6 +1,7 @@
 //! `geb-run` as a user meets it: exit codes, streams, files, on tiny models made from fixtures.
 
 mod adapters;
+mod batch;
 #[path = "../../../../tests/common/changed.rs"]
 #[allow(dead_code)]
 mod changed;
@@ -42,6 +43,7 @@ fn help_fits_one_screen_and_has_examples() {
         "eval",
         "scores",
         "bench",
+        "batch",
         "compare",
         "tune",
         "probe",
