@@ -11,6 +11,7 @@
 //! a row, attention and recurrence see one span each.
 
 mod ahead;
+mod begin;
 mod choose;
 mod disk;
 mod heads;

@@ -4,7 +4,7 @@ use sha2::{Digest, Sha256};
 
 use super::Model;
 use crate::error::{Error, Result};
-use crate::gguf::seal::TENSOR_HASHES;
+use crate::gguf::checksums::TENSOR_HASHES;
 use crate::gguf::{GgufFile, ValueType};
 
 /// Bytes looked at of each tensor.

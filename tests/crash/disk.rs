@@ -40,6 +40,7 @@ fn read(model: &Arc<Model>, cache: DiskCache, before: impl FnOnce()) -> (Vec<f32
     let options = SessionOptions {
         threads: 1,
         ctx: Some(200),
+        beyond: true,
         ..Default::default()
     };
     let mut engine = Engine::new(model.clone(), &options).unwrap();

@@ -16,9 +16,9 @@ use geb::model::Model;
 use geb::session::{Segment, Session};
 use geb_convert::{self as convert, Options};
 
-const BLOCK: usize = 64;
+pub const BLOCK: usize = 64;
 /// Enough for every file of a test.
-const PLENTY: u64 = 1 << 30;
+pub const PLENTY: u64 = 1 << 30;
 
 fn bytes(case: &str) -> Vec<u8> {
     let root = Path::new(crate::common::ROOT);
@@ -30,12 +30,12 @@ fn bytes(case: &str) -> Vec<u8> {
     convert::convert_to_vec(&source, &options).expect(case).0
 }
 
-fn model(case: &str) -> Arc<Model> {
+pub fn model(case: &str) -> Arc<Model> {
     let file = GgufFile::from_bytes(bytes(case)).expect("GGUF");
     Model::load(Arc::new(file)).expect(case)
 }
 
-fn options(kv: KvChoice, ctx: usize) -> SessionOptions {
+pub fn options(kv: KvChoice, ctx: usize) -> SessionOptions {
     SessionOptions {
         kv,
         ctx: Some(ctx),
@@ -45,36 +45,36 @@ fn options(kv: KvChoice, ctx: usize) -> SessionOptions {
     }
 }
 
-fn ids(rng: &mut Rng, n: usize, model: &Model) -> Vec<u32> {
+pub fn ids(rng: &mut Rng, n: usize, model: &Model) -> Vec<u32> {
     let vocab = model.config().vocab;
     (0..n).map(|_| rng.below(vocab) as u32).collect()
 }
 
 /// An engine, and what reads for it.
-struct Run {
-    engine: Engine,
-    disk: Arc<DiskPages>,
+pub struct Run {
+    pub engine: Engine,
+    pub disk: Arc<DiskPages>,
 }
 
 impl Run {
-    fn on(model: &Arc<Model>, options: &SessionOptions, cache: Arc<DiskCache>) -> Run {
+    pub fn on(model: &Arc<Model>, options: &SessionOptions, cache: Arc<DiskCache>) -> Run {
         let mut engine = Engine::new(model.clone(), options).expect("engine");
         let disk = engine.set_disk_cache(cache).expect("identity");
         Run { engine, disk }
     }
 
-    fn new(model: &Arc<Model>, options: &SessionOptions, folder: &Path) -> Run {
+    pub fn new(model: &Arc<Model>, options: &SessionOptions, folder: &Path) -> Run {
         let cache = DiskCache::open(folder, PLENTY).expect("cache");
         Self::on(model, options, Arc::new(cache))
     }
 
-    fn key(&self, scope: &Scope) -> SeqKey {
+    pub fn key(&self, scope: &Scope) -> SeqKey {
         self.disk.key(scope, &[], &[]).expect("key")
     }
 
     /// Reads a prompt in steps of random sizes, what is on disk first; logits of what was evaluated, and how many
     /// tokens came from disk and how many were there when it began.
-    fn read(&mut self, scope: &Scope, ids: &[u32], rng: &mut Rng) -> (Vec<f32>, usize, usize) {
+    pub fn read(&mut self, scope: &Scope, ids: &[u32], rng: &mut Rng) -> (Vec<f32>, usize, usize) {
         let stored = self.disk.read(&self.key(scope), ids);
         let restored = self.engine.restore(&stored).expect("restored");
         assert_eq!(restored, stored.tokens());
@@ -100,13 +100,13 @@ impl Run {
 }
 
 /// Logits of all tokens, read alone.
-fn alone(model: &Arc<Model>, options: &SessionOptions, ids: &[u32]) -> Vec<f32> {
+pub fn alone(model: &Arc<Model>, options: &SessionOptions, ids: &[u32]) -> Vec<f32> {
     let mut session = Session::new(model.clone(), options).expect("session");
     session.forward(ids, Want::All).expect("alone").to_vec()
 }
 
 /// The last of `expected` are these, bit for bit.
-fn assert_tail(found: &[f32], expected: &[f32], what: &str) {
+pub fn assert_tail(found: &[f32], expected: &[f32], what: &str) {
     let tail = &expected[expected.len() - found.len()..];
     let same = |(a, b): (&f32, &f32)| a.to_bits() == b.to_bits();
     assert!(
@@ -116,7 +116,7 @@ fn assert_tail(found: &[f32], expected: &[f32], what: &str) {
 }
 
 /// All files of the cache.
-fn files(folder: &Path) -> Vec<PathBuf> {
+pub fn files(folder: &Path) -> Vec<PathBuf> {
     let list = |f: &Path| -> Vec<PathBuf> {
         let entries = fs::read_dir(f).expect("a folder");
         let mut all: Vec<_> = entries.map(|e| e.expect("entry").path()).collect();
@@ -262,10 +262,10 @@ fn states_come_from_disk_and_damaged_ones_are_refused() {
         drop(run);
         let mut order = files(folder.path());
         order.sort_by_key(|f| fs::metadata(f).expect("a file").len());
-        let mut left = order.len();
-        assert!(left > 0, "{case}");
+        assert!(!order.is_empty(), "{case}");
         // From the longest to the shortest: each damaged one leaves the one before it.
-        for trial in 0..=left {
+        for trial in 0..=order.len() {
+            let left = order.len() - trial;
             let mut run = Run::new(&model, &options, folder.path());
             let stored = run.disk.read(&run.key(&scope), &prompt);
             assert_eq!(
@@ -290,11 +290,34 @@ fn states_come_from_disk_and_damaged_ones_are_refused() {
                 "{case}"
             );
             if left > 0 {
-                left -= 1;
-                damage(&order[left], &mut rng);
+                damage(&order[left - 1], &mut rng);
             }
         }
     }
+}
+
+/// The same engine with one thing changed.
+fn others(one: &Arc<Model>, base: &SessionOptions) -> Vec<(Arc<Model>, SessionOptions)> {
+    let mut changed = bytes("phi3-longrope");
+    let last = one.file().tensors().last().expect("a tensor");
+    changed[last.info().range.start] ^= 1;
+    let changed = GgufFile::from_bytes(changed).expect("GGUF");
+    let with = |change: fn(&mut SessionOptions)| {
+        let mut options = base.clone();
+        change(&mut options);
+        (one.clone(), options)
+    };
+    let mut others = vec![
+        (Model::load(Arc::new(changed)).expect("model"), base.clone()),
+        (model("phi3-longrope-short"), base.clone()),
+        with(|o| o.kv = KvChoice::F32),
+        with(|o| o.kv = KvChoice::Q8_0),
+        with(|o| o.ctx = Some(8)),
+    ];
+    if Level::detect() != Level::Scalar {
+        others.push(with(|o| o.level = Some(Level::Scalar)));
+    }
+    others
 }
 
 #[test]
@@ -313,49 +336,7 @@ fn files_of_another_model_type_level_or_context_are_not_used() {
     drop(run);
     let written = files(folder.path());
     assert_eq!(written.len(), 1);
-    // The same file with one weight changed.
-    let mut changed = bytes("phi3-longrope");
-    let place = one
-        .file()
-        .tensors()
-        .last()
-        .expect("a tensor")
-        .info()
-        .range
-        .start;
-    changed[place] ^= 1;
-    let changed =
-        Model::load(Arc::new(GgufFile::from_bytes(changed).expect("GGUF"))).expect("model");
-    let mut others = vec![
-        (changed, base.clone()),
-        (model("phi3-longrope-short"), base.clone()),
-        (
-            one.clone(),
-            SessionOptions {
-                kv: KvChoice::F32,
-                ..base.clone()
-            },
-        ),
-        (
-            one.clone(),
-            SessionOptions {
-                kv: KvChoice::Q8_0,
-                ..base.clone()
-            },
-        ),
-        (
-            one.clone(),
-            SessionOptions {
-                ctx: Some(8),
-                ..base.clone()
-            },
-        ),
-    ];
-    let scalar = SessionOptions {
-        level: Some(Level::Scalar),
-        ..base.clone()
-    };
-    others.extend((Level::detect() != Level::Scalar).then(|| (one.clone(), scalar)));
+    let others = others(&one, &base);
     let original = one.config().rope_scaling.original_context;
     assert!(8.0 < original && original < 110.0, "{original}");
     for (i, (model, options)) in others.into_iter().enumerate() {
@@ -384,7 +365,12 @@ fn files_of_another_model_type_level_or_context_are_not_used() {
         drop(run);
         let theirs = files(mine.path());
         assert_eq!(theirs[0].file_name(), Some(name), "{i}");
-        assert_ne!(theirs[0].parent(), written[0].parent(), "{i}");
+        let places = (&theirs[0], mine.path(), &written[0], folder.path());
+        assert_ne!(
+            relative(places.0, places.1),
+            relative(places.2, places.3),
+            "{i}"
+        );
         fs::copy(&written[0], &theirs[0]).expect("copied");
         let mut run = Run::new(&model, &options, mine.path());
         let (logits, restored, _) = run.read(&scope, &prompt, &mut rng);
@@ -500,149 +486,4 @@ fn what_is_in_memory_is_not_read_and_what_was_given_up_is() {
         (6, 12, 0),
         "{stats:?}"
     );
-}
-
-#[test]
-fn two_engines_write_and_read_one_folder() {
-    let (mut rng, scope) = (Rng::new(6), Scope::default());
-    let folder = tempfile::tempdir().expect("a folder");
-    let (a, b) = (model("qwen2"), model("gemma3"));
-    let smaller = [&a, &b]
-        .into_iter()
-        .min_by_key(|m| m.config().vocab)
-        .expect("two");
-    let options = options(KvChoice::F16, 200);
-    let shared = Arc::new(DiskCache::open(folder.path(), PLENTY).expect("cache"));
-    let prompts: Vec<_> = (0..6).map(|_| ids(&mut rng, 150, smaller)).collect();
-    std::thread::scope(|s| {
-        for thread in 0..4u64 {
-            let (a, b, shared, prompts) = (&a, &b, shared.clone(), &prompts);
-            let (options, folder, scope) = (&options, folder.path(), &scope);
-            s.spawn(move || {
-                let mut rng = Rng::new(thread);
-                let model = if thread < 2 { a } else { b };
-                let mut run = match thread % 2 {
-                    0 => Run::on(model, options, shared),
-                    _ => Run::new(model, options, folder),
-                };
-                for prompt in prompts {
-                    let expected = alone(model, options, prompt);
-                    let (logits, ..) = run.read(scope, prompt, &mut rng);
-                    assert_tail(&logits, &expected, "side by side");
-                }
-                assert_eq!(run.disk.cache().stats().refused, 0);
-            });
-        }
-    });
-    assert_eq!(files(folder.path()).len(), 2 * 6 * 2);
-    for model in [&a, &b] {
-        let run = Run::on(model, &options, shared.clone());
-        for prompt in &prompts {
-            assert_eq!(run.disk.read(&run.key(&scope), prompt).tokens(), 128);
-        }
-    }
-}
-
-#[test]
-fn the_limit_holds_and_the_least_recently_used_go() {
-    let (mut rng, scope) = (Rng::new(7), Scope::default());
-    let folder = tempfile::tempdir().expect("a folder");
-    let (model, options) = (model("qwen2"), options(KvChoice::F16, 80));
-    let prompts: Vec<_> = (0..40).map(|_| ids(&mut rng, 70, &model)).collect();
-    let mut run = Run::new(&model, &options, folder.path());
-    run.read(&scope, &prompts[0], &mut rng);
-    drop(run);
-    let first = files(folder.path()).remove(0);
-    let size = fs::metadata(&first).expect("a file").len();
-    // Files of others are neither counted nor touched.
-    let foreign = ["note.txt", "0123.gebkv", "x.gebkv"].map(|n| first.with_file_name(n));
-    let large = vec![1; 30 * size as usize];
-    foreign
-        .iter()
-        .for_each(|f| fs::write(f, &large).expect("written"));
-    fs::write(folder.path().join("else"), &large).expect("written");
-    let limit = 10 * size + 1;
-    for prompt in &prompts {
-        let cache = Arc::new(DiskCache::open(folder.path(), limit).expect("cache"));
-        let mut run = Run::on(&model, &options, cache);
-        let (_, restored, _) = run.read(&scope, &prompts[0], &mut rng);
-        assert_eq!(restored, BLOCK, "used each time, it stays");
-        run.read(&scope, prompt, &mut rng);
-        let ours = files(folder.path()).len() - foreign.len();
-        assert!(ours as u64 * size <= limit, "{ours} files");
-        assert_eq!(run.disk.cache().stats().bytes, ours as u64 * size);
-    }
-    assert!(files(folder.path()).len() - foreign.len() >= 8);
-    for file in &foreign {
-        assert_eq!(fs::read(file).expect("untouched"), large);
-    }
-    // A smaller limit is met at once; nothing fits into less than a file.
-    let cache = Arc::new(DiskCache::open(folder.path(), 3 * size).expect("cache"));
-    cache.wait();
-    assert!(cache.stats().bytes <= 3 * size && cache.stats().deleted > 0);
-    let none = Arc::new(DiskCache::open(folder.path(), size - 1).expect("cache"));
-    let mut run = Run::on(&model, &options, none);
-    run.read(&scope, &prompts[5], &mut rng);
-    let stats = run.disk.cache().stats();
-    assert_eq!(
-        (stats.bytes, stats.written, stats.failed),
-        (0, 0, 1),
-        "{stats:?}"
-    );
-}
-
-#[cfg(unix)]
-#[test]
-fn folders_that_cannot_be_written_are_read_and_those_of_everybody_refused() {
-    use std::os::unix::fs::PermissionsExt;
-    let (mut rng, scope) = (Rng::new(8), Scope::default());
-    let (model, options) = (model("qwen2"), options(KvChoice::F16, 80));
-    let prompt = ids(&mut rng, 70, &model);
-    let expected = alone(&model, &options, &prompt);
-    let top = tempfile::tempdir().expect("a folder");
-    let folder = top.path().join("made/here");
-    Run::new(&model, &options, &folder).read(&scope, &prompt, &mut rng);
-    let mode = |p: &Path| fs::metadata(p).expect("there").permissions().mode() & 0o777;
-    let file = files(&folder).remove(0);
-    assert_eq!(mode(&file), 0o600);
-    for folder in file.ancestors().skip(1).take(4) {
-        assert_eq!(mode(folder), 0o700, "{}", folder.display());
-    }
-    // Read only: what is there is read, what is new is not written, and nobody fails.
-    let set = |mode: u32| {
-        let folders = file.ancestors().skip(1).take(3);
-        folders
-            .for_each(|f| fs::set_permissions(f, fs::Permissions::from_mode(mode)).expect("set"));
-    };
-    set(0o500);
-    let mut run = Run::new(&model, &options, &folder);
-    let (logits, restored, _) = run.read(&scope, &prompt, &mut rng);
-    assert_eq!(restored, BLOCK);
-    assert_tail(&logits, &expected, "read only");
-    drop(run);
-    set(0o700);
-    // A file in the place of the model's folder stops everybody, the superuser too.
-    let model_folder = file.ancestors().nth(2).expect("a folder");
-    fs::remove_dir_all(model_folder).expect("removed");
-    fs::write(model_folder, "in the way").expect("written");
-    let mut run = Run::new(&model, &options, &folder);
-    let (logits, restored, _) = run.read(&scope, &prompt, &mut rng);
-    assert_tail(&logits, &expected, "nothing can be written");
-    let stats = run.disk.cache().stats();
-    assert_eq!(
-        (restored, stats.failed, stats.written),
-        (0, 1, 0),
-        "{stats:?}"
-    );
-    // What everybody can write, anybody could have written.
-    fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).expect("set");
-    let error = DiskCache::open(&folder, PLENTY)
-        .err()
-        .expect("refused")
-        .to_string();
-    assert!(
-        error.contains("a folder that everybody can write"),
-        "{error}"
-    );
-    assert!(DiskCache::open(&model_folder.join("x"), PLENTY).is_err());
 }

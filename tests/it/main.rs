@@ -10,6 +10,7 @@ mod choice;
 mod compress;
 mod convert;
 mod disk;
+mod disk_folders;
 mod embed;
 mod engine;
 mod evaluate;

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use crate::engine::key::SeqKey;
-use crate::gguf::seal::hex;
+use crate::gguf::checksums::hex;
 
 const MAGIC: &[u8; 8] = b"GEBKVPGE";
 /// Changes with the format, and with any change of the program after which equal inputs have other bits.

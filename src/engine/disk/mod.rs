@@ -10,6 +10,7 @@
 //! any other is deleted and counted. Ids and keys of users are in it: 0600, in folders 0700.
 
 mod entry;
+mod shared;
 mod writer;
 
 use std::collections::HashSet;
@@ -18,7 +19,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::SystemTime;
 
@@ -34,46 +35,12 @@ use crate::model::adapters::Adapters;
 use crate::threads;
 pub(crate) use entry::Kind;
 use entry::{Name, Names};
+pub use shared::DiskStats;
+use shared::{Shared, lock};
 use writer::{Message, Writer, private_folder};
 
 /// Files that wait to be written: two batches of the engine.
 const QUEUE: usize = 16;
-
-/// What was written and found so far.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct DiskStats {
-    /// Files written.
-    pub written: u64,
-    /// Pages and states left out because too many waited.
-    pub dropped: u64,
-    /// Files that could not be written or read.
-    pub failed: u64,
-    /// Files that were found, checked and read.
-    pub found: u64,
-    /// Files that were not what their name says: never used, and deleted.
-    pub refused: u64,
-    /// Files deleted to keep to the limit.
-    pub deleted: u64,
-    /// Bytes of all files, as far as this process knows.
-    pub bytes: u64,
-}
-
-struct Shared {
-    folder: PathBuf,
-    limit: u64,
-    waiting: AtomicUsize,
-    stats: Mutex<DiskStats>,
-}
-
-impl Shared {
-    fn count(&self, f: impl FnOnce(&mut DiskStats)) {
-        f(&mut lock(&self.stats));
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// A folder of beginnings for any number of engines and models, also of several processes, and the thread that
 /// writes it. When it is dropped, what waits is written first.

@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::SystemTime;
 
-use super::Shared;
 use super::entry::SUFFIX;
+use super::shared::Shared;
 use crate::error::{Error, Result};
 use crate::files::{remove_leftovers_of, write_private};
 
