@@ -24,7 +24,6 @@ pub mod logits;
 
 pub mod mmap;
 pub mod model;
-pub mod operators;
 pub mod ram;
 pub mod sampler;
 pub mod scales;

@@ -34,6 +34,7 @@ const LIBRARIES: &[&str] = &[
     "kernels/src/",
     "tools/convert/src/",
     "tools/eval/src/",
+    "lab/src/",
 ];
 
 impl Tree {
