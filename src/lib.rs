@@ -10,7 +10,6 @@ pub mod adapter;
 pub mod cache;
 pub mod calibrate;
 pub mod chat;
-pub mod compress;
 pub mod cpus;
 pub mod embed;
 pub mod engine;
