@@ -3,20 +3,18 @@
 //! `level!` compiles every operation once per level, as functions with that level's features, and
 //! fills the level's table. A new format is one line in `formats!`; a new level one `level!`.
 
-use crate::acts::ActKind;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use crate::float::Fused;
-use crate::float::{AttnQuery, AttnScratch, FloatOps, KvHead, KvRows, KvShape, KvSide, Plain};
+use crate::float::{AttnQuery, AttnScratch, KvHead, KvRows, KvShape, KvSide, Plain};
 use crate::format::search::Search;
 use crate::format::{
     Blocks, FloatFormat, QuantFormat, float, grid, k6, k23, k45, q4, q5, q8, small, table,
 };
-use crate::kernels::{FormatOps, INT_ROWS, Kernels, Limits};
+use crate::layout::{ActKind, INT_ROWS, TileShape};
 use crate::level::Level;
 use crate::ops::sparse::{ExpandJob, SparseJob};
 use crate::ops::{DecodeJob, FillJob, MultiplyJob, UnpackJob};
-use crate::peak::PeakOps;
-use crate::sparse::SparseOps;
+use crate::table::{FloatOps, FormatOps, Kernels, PeakOps, SparseOps};
 
 /// The formats, in terms of the row constructors a level defines. Rare ones decode one token at a time:
 /// the results are the same, and half of the machine code is saved.
@@ -103,7 +101,7 @@ macro_rules! level {
 
             $(#[target_feature(enable = $features)])?
             unsafe fn decode<F: QuantFormat, const T: usize>(job: &DecodeJob) {
-                // SAFETY: the caller vouches for the job; the features are enabled here.
+                // SAFETY: `api` asserts every length of a job that it builds; the features are enabled here.
                 unsafe { ops::decode::decode::<F, Token, T>(TOKEN, job) }
             }
 
@@ -136,7 +134,7 @@ macro_rules! level {
                 job: &DecodeJob,
             ) {
                 // SAFETY: as above.
-                unsafe { ops::float::decode::<F, Token, ops::float::Single, T>(TOKEN, job) }
+                unsafe { ops::float::decode::<F, Token, crate::isa::product::Single, T>(TOKEN, job) }
             }
 
             $(#[target_feature(enable = $features)])?
@@ -148,7 +146,7 @@ macro_rules! level {
             $(#[target_feature(enable = $features)])?
             unsafe fn multiply_float(job: &MultiplyJob) {
                 // SAFETY: as above.
-                unsafe { ops::float::multiply::<Token, ops::float::Single, $float>(TOKEN, job) }
+                unsafe { ops::float::multiply::<Token, crate::isa::product::Single, $float>(TOKEN, job) }
             }
 
             $(#[target_feature(enable = $features)])?
@@ -219,19 +217,19 @@ macro_rules! level {
             $(#[target_feature(enable = $features)])?
             unsafe fn peak_int8(steps: usize) -> u64 {
                 // SAFETY: the features are enabled here.
-                unsafe { crate::peak::int8(TOKEN, steps) }
+                unsafe { ops::peak::int8(TOKEN, steps) }
             }
 
             $(#[target_feature(enable = $features)])?
             unsafe fn peak_f32(steps: usize) -> u64 {
                 // SAFETY: the features are enabled here.
-                unsafe { crate::peak::f32(TOKEN, steps) }
+                unsafe { ops::peak::f32(TOKEN, steps) }
             }
 
             $(#[target_feature(enable = $features)])?
             unsafe fn read(bytes: &[u8]) {
                 // SAFETY: the features are enabled here.
-                unsafe { crate::peak::read(TOKEN, bytes) }
+                unsafe { ops::peak::read(TOKEN, bytes) }
             }
 
             const fn quant_row<F: QuantFormat>() -> FormatOps {
@@ -277,7 +275,7 @@ macro_rules! level {
 
             pub(super) static KERNELS: Kernels = Kernels {
                 level: Level::$level,
-                limits: Limits {
+                tile_shape: TileShape {
                     decode_tokens: [$($t),+].len(),
                     int_tile: $int,
                     float_tile: $float,
@@ -350,7 +348,7 @@ mod pairs {
         enable = "avx2,fma,f16c,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,avx512vnni,avx512bf16"
     )]
     unsafe fn decode<const T: usize>(job: &DecodeJob) {
-        // SAFETY: the caller vouches for the job; the features are enabled here.
+        // SAFETY: `api` asserts every length of a job that it builds; the features are enabled here.
         unsafe { float::decode::<Raw, Avx512, Pairs, T>(Avx512, job) }
     }
 

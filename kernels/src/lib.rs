@@ -23,10 +23,11 @@
 //! # Ok::<(), String>(())
 //! ```
 //!
-//! Three layers, each knowing only its own subject: `isa` (vector operations, no formats),
-//! `format` (block layouts, no intrinsics), `ops` (one generic loop per operation). `dispatch`
-//! stamps them together. Beside the products, `float` has norms, gates, rope and attention, and
-//! `team` the threads of a forward pass.
+//! Layers, each of which knows only those before it: `numeric` and `layout` (conversions, shapes), `isa`
+//! (vector operations, no formats), `format` (block layouts, no intrinsics), `ops` and `float` (one
+//! generic loop per operation), `table` (what a level has), `dispatch` (stamps them together), `api` (the
+//! safe interface). Beside the products, `float` has norms, gates, rope and attention, and `team` the
+//! threads of a forward pass.
 //!
 //! Unit tests look at single pieces; their build leaves the vector levels out, which take most of the
 //! compile time. `tests/` runs every level.
@@ -35,25 +36,30 @@
 
 mod acts;
 mod aligned;
+mod api;
 mod dispatch;
 pub mod dtype;
 pub mod float;
 mod format;
 mod isa;
-mod kernels;
+mod layout;
 pub mod level;
 pub mod mat;
 pub mod numbers;
+mod numeric;
 mod ops;
-mod peak;
 pub mod reference;
+mod scratch;
 mod sparse;
+mod table;
 pub mod team;
 
-pub use acts::{ActKind, ActShape, Activations, GROUP};
+pub use acts::Activations;
 pub use format::search::{Effort, Search};
-pub use format::snap::Grid;
-pub use kernels::{Kernels, Scratch};
+pub use format::single::Grid;
+pub use layout::{ActKind, ActShape, GROUP};
 pub use level::Level;
 pub use mat::MatMut;
+pub use scratch::Scratch;
 pub use sparse::SparseMatrix;
+pub use table::Kernels;

@@ -1,10 +1,10 @@
 //! Slow and obvious versions, in F64, that every kernel is tested against.
 
-use crate::acts::{ActKind, GROUP};
 use crate::dtype::Dtype;
-use crate::kernels::Kernels;
+use crate::layout::{ActKind, GROUP};
 use crate::level::Level;
 use crate::numbers::{Number, fields};
+use crate::table::Kernels;
 
 /// Quantized activations of one token: codes, one scale per 32 columns.
 pub struct QuantizedRow {

@@ -2,30 +2,19 @@
 //! weights they were made from, bit for bit.
 //!
 //! At 70 % zeros a row is 0.46 times as long. Whether that is faster depends on what expanding costs:
-//! AVX-512 has an instruction for it ([`Kernels::expands`]); with shuffles it takes longer than
+//! AVX-512 has an instruction for it ([`Kernels::expands`](crate::Kernels::expands)); with shuffles it takes longer than
 //! reading the zeros would. Q4_0 is not packed: at half the bytes its products are no longer limited
 //! by memory alone, and expanding made them slower.
 
 use std::collections::TryReserveError;
 use std::ops::Range;
 
-use crate::acts::{ActKind, Activations, GROUP, Layout, UNIT};
 use crate::dtype::Dtype;
 use crate::format::sparse::{HEAD, PLANE, PLANES, SCALES, runs};
-use crate::kernels::{INT_ROWS, Kernels, Scratch};
-use crate::level::Level;
-use crate::mat::MatMut;
-use crate::ops::sparse::{ExpandJob, SparseJob, SparseRows};
+use crate::layout::{GROUP, UNIT};
+use crate::ops::sparse::SparseRows;
 
-const BLOCK: usize = Dtype::Q8_0.block_bytes();
-
-/// The kernels of packed weights.
-#[derive(Clone, Copy)]
-pub(crate) struct SparseOps {
-    /// By number of tokens, minus one.
-    pub decode: &'static [unsafe fn(&SparseJob)],
-    pub expand: unsafe fn(&ExpandJob),
-}
+pub(crate) const BLOCK: usize = Dtype::Q8_0.block_bytes();
 
 /// A matrix `[rows, cols]` as masks, scales and the codes that are not zero: 6 bytes for each 32 weights,
 /// one for each code.
@@ -124,7 +113,7 @@ impl SparseMatrix {
     }
 
     /// Rows as kernels take them.
-    fn part(&self, rows: Range<usize>) -> SparseRows {
+    pub(crate) fn part(&self, rows: Range<usize>) -> SparseRows {
         assert!(rows.start <= rows.end && rows.end <= self.rows(), "rows");
         SparseRows {
             bytes: self.bytes.as_ptr(),
@@ -132,98 +121,6 @@ impl SparseMatrix {
             rows: rows.len(),
             cols: self.cols,
         }
-    }
-}
-
-impl Kernels {
-    /// Whether bytes are expanded by an instruction here, so that packed weights are multiplied faster
-    /// than Q8_0 from about 62 % zeros on.
-    pub fn expands(&self) -> bool {
-        self.level() == Level::Avx512Vnni
-    }
-
-    /// `out[t][r] = sum over c of weights[rows.start + r][c] * acts[t][c]`: the bits that
-    /// [`mat_mul`](Self::mat_mul) gives for the weights that were packed.
-    ///
-    /// # Panics
-    /// If any dimension disagrees, or the activations are of another kind or level.
-    pub fn mat_mul_sparse(
-        &self,
-        weights: &SparseMatrix,
-        rows: Range<usize>,
-        acts: &Activations,
-        mut out: MatMut<'_>,
-        scratch: &mut Scratch,
-    ) {
-        let shape = acts.shape();
-        assert_eq!(shape.cols, weights.cols, "product: columns");
-        assert_eq!(shape.tokens, out.rows(), "product: tokens");
-        assert_eq!(rows.len(), out.cols(), "product: rows");
-        assert_eq!(shape.kind, ActKind::Q8, "product: kind of activations");
-        assert_eq!(
-            shape.unsigned_weights,
-            self.limits().unsigned_weights,
-            "shape of another level"
-        );
-        if shape.layout == Layout::Panel {
-            return self.mat_mul_expanded(weights, rows, acts, out, scratch);
-        }
-        let part = weights.part(rows);
-        let most = self.sparse.decode.len();
-        for first in (0..shape.tokens).step_by(most) {
-            let job = SparseJob {
-                weights: part,
-                acts: acts.bytes()[first * shape.tile_bytes..].as_ptr(),
-                tile_bytes: shape.tile_bytes,
-                out: out.as_mut_ptr().wrapping_add(first * out.stride()),
-                stride: out.stride(),
-            };
-            let kernel = self.sparse.decode[most.min(shape.tokens - first) - 1];
-            // SAFETY: `self` proves the features. The rows exist and are as `pack` made them, which
-            // nothing changes; `acts` has one tile per token in the layout of this kind, and `out` is a
-            // `[tokens, rows]` view that we hold exclusively.
-            unsafe { kernel(&job) }
-        }
-    }
-
-    /// The path for many tokens: the rows of a panel as Q8_0, then their product.
-    fn mat_mul_expanded(
-        &self,
-        weights: &SparseMatrix,
-        rows: Range<usize>,
-        acts: &Activations,
-        mut out: MatMut<'_>,
-        scratch: &mut Scratch,
-    ) {
-        let row_bytes = weights.cols / GROUP * BLOCK;
-        let mut expanded = core::mem::take(&mut scratch.rows);
-        expanded.resize(INT_ROWS * row_bytes, 0);
-        for first in rows.clone().step_by(INT_ROWS) {
-            let n = INT_ROWS.min(rows.end - first);
-            let (now, later) = out.split_cols(n);
-            out = later;
-            let bytes = &mut expanded[..n * row_bytes];
-            self.expand(weights, first..first + n, bytes);
-            self.mat_mul(Dtype::Q8_0, bytes, weights.cols, acts, now, scratch);
-        }
-        scratch.rows = expanded;
-    }
-
-    /// Turns packed rows into Q8_0 blocks.
-    ///
-    /// # Panics
-    /// If there are no such rows, or `out` does not hold exactly their blocks.
-    pub fn expand(&self, weights: &SparseMatrix, rows: Range<usize>, out: &mut [u8]) {
-        let part = weights.part(rows);
-        let bytes = part.rows * (part.cols / GROUP) * BLOCK;
-        assert_eq!(bytes, out.len(), "expand: bytes of {} rows", part.rows);
-        let job = ExpandJob {
-            weights: part,
-            out: out.as_mut_ptr(),
-        };
-        // SAFETY: `self` proves the features; the rows exist and are as `pack` made them; `out` has a
-        // place for every block.
-        unsafe { (self.sparse.expand)(&job) }
     }
 }
 

@@ -22,8 +22,8 @@ use core::ops::Range;
 use super::kv::{BLOCK, KvHead, KvShape, KvType};
 use super::product::{self, Product, QueryGroup};
 use super::{FloatIsa, LANES, exp};
-use crate::acts::GROUP;
 use crate::isa::Isa;
+use crate::layout::GROUP;
 use crate::mat::MatMut;
 use crate::ops::fill::quantize_group;
 
@@ -83,7 +83,7 @@ fn partial_row(shape: KvShape) -> usize {
 pub struct AttnScratch {
     floats: Vec<f32>,
     groups: Vec<QueryGroup>,
-    pub(super) total: Vec<f32>,
+    pub(crate) total: Vec<f32>,
 }
 
 /// The parts of the scratch memory.

@@ -14,9 +14,9 @@
 //! `pages[p / BLOCK]`, at the same place in every page. Codes of keys are stored as the level's dot
 //! product wants them (plus 128 where weights are unsigned), so a cache is read by the level that wrote it.
 
-use crate::acts::GROUP;
-use crate::format::encode::to_f16;
 use crate::isa::Isa;
+use crate::layout::GROUP;
+use crate::numeric::to_f16;
 use crate::ops::fill::quantize_group;
 
 use super::LANES;
@@ -32,7 +32,7 @@ pub enum KvType {
     /// 2 bytes per element.
     F16,
     /// 8-bit codes with an F32 scale per 32 elements of a head: 1.125 bytes per element. Codes
-    /// are those of activations ([`crate::acts`]); a group with a NaN or an infinity reads as NaN.
+    /// are those of activations ([`crate::layout`]); a group with a NaN or an infinity reads as NaN.
     Q8_0,
 }
 

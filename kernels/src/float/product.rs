@@ -4,8 +4,8 @@ use core::ops::Range;
 
 use super::LANES;
 use super::kv::BLOCK;
-use crate::acts::GROUP;
 use crate::isa::Isa;
+use crate::layout::GROUP;
 use crate::ops::unroll;
 
 /// Rows of `a` that share a load of `b`.
@@ -32,7 +32,7 @@ impl Source for Floats {
     const BYTES: usize = 4;
     #[inline(always)]
     unsafe fn load<I: Isa>(isa: I, p: *const u8) -> I::Lanes {
-        // SAFETY: as the caller vouches.
+        // SAFETY: `widen` cuts chunks of 16 elements, the asserts of `product` bound its rows.
         unsafe { isa.load_lanes(p.cast()) }
     }
 }
@@ -41,7 +41,7 @@ impl Source for Halves {
     const BYTES: usize = 2;
     #[inline(always)]
     unsafe fn load<I: Isa>(isa: I, p: *const u8) -> I::Lanes {
-        // SAFETY: as the caller vouches.
+        // SAFETY: as above.
         unsafe { isa.load_lanes_f16(p) }
     }
 }
@@ -50,7 +50,7 @@ impl Source for Codes {
     const BYTES: usize = 1;
     #[inline(always)]
     unsafe fn load<I: Isa>(isa: I, p: *const u8) -> I::Lanes {
-        // SAFETY: as the caller vouches.
+        // SAFETY: as above.
         unsafe { isa.load_lanes_i8(p) }
     }
 }
@@ -161,7 +161,7 @@ unsafe fn strip<I: Isa, S: Source, const R: usize>(isa: I, job: &Job, n: usize) 
 /// As for [`strip`], with `n >= col + 16 C`.
 #[inline(always)]
 unsafe fn tile<I: Isa, S: Source, const R: usize, const C: usize>(isa: I, job: &Job, col: usize) {
-    // SAFETY: the caller vouches for all rows and columns.
+    // SAFETY: `product` asserts where `a`, `b` and `c` end; `strip` keeps `col + 16 C` within `n`.
     unsafe {
         let c = job.c.add(col);
         let mut acc = [[isa.zero_lanes(); C]; R];
@@ -291,7 +291,7 @@ unsafe fn code_tile<I: Isa, const R: usize, const C: usize>(
     col: usize,
 ) {
     let (groups, ldc) = (job.groups, job.ldc);
-    // SAFETY: the caller vouches for all rows, groups and columns.
+    // SAFETY: `codes` asserts where all four end; `code_strip` keeps the columns within `BLOCK`.
     unsafe {
         let q = job.q.add(g);
         let codes = job.codes.add((g * GROUP / 4 * BLOCK + col) * 4);

@@ -1,12 +1,11 @@
 //! F32, F16 and BF16: plain numbers, little-endian as in the file.
 
-use super::encode::{from_f16, to_f16};
 use super::search::Search;
 use super::{Blocks, FloatFormat};
 use crate::dtype::Dtype;
 use crate::isa::Isa;
-use crate::isa::scalar::bf16_bits;
 use crate::isa::wide::Vector;
+use crate::numeric::{from_bf16, from_f16, to_bf16, to_f16};
 
 /// 32-bit numbers.
 #[derive(Clone, Copy)]
@@ -19,21 +18,6 @@ pub(crate) struct F16;
 /// The upper half of an F32.
 #[derive(Clone, Copy)]
 pub(crate) struct Bf16;
-
-/// F32 to BF16, ties to even; NaNs stay NaNs and become quiet (as ggml does).
-#[inline(always)]
-pub(crate) fn to_bf16(v: f32) -> u16 {
-    let bits = v.to_bits();
-    let nan = bits & 0x7fff_ffff > 0x7f80_0000;
-    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
-    // ggml's NumPy code sets the quiet bit, then rounds all the same; the sum cannot carry out
-    // of the kept bits because the lower half has been cleared.
-    if nan {
-        (bits >> 16 | 64) as u16
-    } else {
-        rounded as u16
-    }
-}
 
 impl Blocks for F32 {
     const DTYPE: Dtype = Dtype::F32;
@@ -78,7 +62,7 @@ impl FloatFormat for F32 {
 
     #[inline(always)]
     unsafe fn load<I: Isa>(isa: I, p: *const u8) -> I::Lanes {
-        // SAFETY: the caller vouches for 64 bytes.
+        // SAFETY: 16 numbers; `ops::float` copies what is less to a buffer.
         unsafe { isa.load_lanes(p.cast()) }
     }
 }
@@ -93,7 +77,7 @@ impl FloatFormat for F16 {
 
     #[inline(always)]
     unsafe fn load<I: Isa>(isa: I, p: *const u8) -> I::Lanes {
-        // SAFETY: the caller vouches for 32 bytes.
+        // SAFETY: as for F32.
         unsafe { isa.load_lanes_f16(p) }
     }
 }
@@ -102,13 +86,13 @@ impl FloatFormat for Bf16 {
     #[inline(always)]
     fn dequantize(bytes: &[u8], out: &mut [f32]) {
         for (b, v) in bytes.as_chunks::<2>().0.iter().zip(out) {
-            *v = f32::from_bits(bf16_bits(u16::from_le_bytes(*b)));
+            *v = from_bf16(u16::from_le_bytes(*b));
         }
     }
 
     #[inline(always)]
     unsafe fn load<I: Isa>(isa: I, p: *const u8) -> I::Lanes {
-        // SAFETY: the caller vouches for 32 bytes.
+        // SAFETY: as for F32.
         unsafe { isa.load_lanes_bf16(p) }
     }
 }

@@ -7,10 +7,10 @@
 //!
 //! `grids/` holds the grids packed, as PyPI `gguf` 0.19 does: 2 bits per weight (4 in IQ3).
 
-use super::encode::from_f16;
 use super::{Blocks, Codes, QuantFormat, both};
 use crate::dtype::Dtype;
 use crate::isa::Isa;
+use crate::numeric::from_f16;
 
 /// Unpacks a grid: words of eight entries of `bits` each (or of four, in the low half), that index `values`.
 const fn grid<const N: usize>(packed: &[u8], width: usize, bits: usize, values: &[u8]) -> [u64; N] {
@@ -132,7 +132,7 @@ macro_rules! format {
 
             #[inline(always)]
             unsafe fn codes<I: Isa, const HALF: usize>(isa: I, p: *const u8) -> (I::Bytes, I::Bytes) {
-                // SAFETY: the caller vouches for the block; a byte array has no alignment.
+                // SAFETY: a unit is one block, of the length asserted above; a byte array has no alignment.
                 let $b: &[u8; $bytes] = unsafe { &*p.cast() };
                 // The first, or the last, two of every four eights.
                 let words: [[u64; 8]; 2] = array!(2, of => array!(8, k => {

@@ -5,12 +5,12 @@
 //! scales of both. Q3_K: third bits (bit `g` of byte `j`: weight `j` of group `g`), the codes, 16
 //! scales of 6 bits, an F16 scale of the scales.
 
-use super::encode::to_f16;
 use super::search::{self, Batch, Encode, Integers, Search};
 use super::{Blocks, Codes, QuantFormat, read};
 use crate::dtype::Dtype;
 use crate::isa::Isa;
 use crate::isa::wide::Vector;
+use crate::numeric::to_f16;
 
 const Q2_K_CODES: usize = 16;
 const Q2_K_NUMBERS: usize = 80;

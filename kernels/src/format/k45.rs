@@ -4,12 +4,12 @@
 //! bytes for every two groups: the first in the low, the second in the high nibbles. Q5_K has the
 //! fifth bits before the nibbles: bit `g` of byte `j` belongs to weight `j` of group `g`.
 
-use super::encode::to_f16;
 use super::search::{self, Affine, Batch, Encode, Search};
 use super::{Blocks, Codes, QuantFormat, both, read};
 use crate::dtype::Dtype;
 use crate::isa::Isa;
 use crate::isa::wide::Vector;
+use crate::numeric::to_f16;
 
 const NUMBERS: usize = 4;
 const Q4_K_CODES: usize = 16;
@@ -151,13 +151,13 @@ impl QuantFormat for Q4K {
 
     #[inline(always)]
     unsafe fn scales<I: Isa>(isa: I, p: *const u8) -> (I::Eight, I::Eight) {
-        // SAFETY: the caller vouches for the block.
+        // SAFETY: the first 16 bytes of the block.
         unsafe { scales(isa, p) }
     }
 
     #[inline(always)]
     unsafe fn mins<I: Isa>(isa: I, p: *const u8) -> (I::Eight, I::Eight) {
-        // SAFETY: the caller vouches for the block.
+        // SAFETY: the first 16 bytes of the block.
         unsafe { mins(isa, p) }
     }
 }
@@ -213,13 +213,13 @@ impl QuantFormat for Q5K {
 
     #[inline(always)]
     unsafe fn scales<I: Isa>(isa: I, p: *const u8) -> (I::Eight, I::Eight) {
-        // SAFETY: the caller vouches for the block.
+        // SAFETY: the first 16 bytes of the block.
         unsafe { scales(isa, p) }
     }
 
     #[inline(always)]
     unsafe fn mins<I: Isa>(isa: I, p: *const u8) -> (I::Eight, I::Eight) {
-        // SAFETY: the caller vouches for the block.
+        // SAFETY: the first 16 bytes of the block.
         unsafe { mins(isa, p) }
     }
 }

@@ -4,12 +4,12 @@
 //! nibbles) and, after all of those, 32 bytes with the high two bits (weights `32 i ..` at bit
 //! `2 i`); then 16 scales, then an F16 scale of the scales.
 
-use super::encode::to_f16;
 use super::search::{self, Batch, Encode, Integers, Search};
 use super::{Blocks, Codes, QuantFormat, read};
 use crate::dtype::Dtype;
 use crate::isa::Isa;
 use crate::isa::wide::Vector;
+use crate::numeric::to_f16;
 
 const BITS: usize = 128;
 const SCALES: usize = 192;

@@ -10,6 +10,7 @@
 use crate::dtype::Dtype;
 use crate::isa::Isa;
 use crate::isa::wide::Vector;
+use crate::numeric::from_f16;
 use search::Search;
 
 /// An array of a value for each index. Unlike `core::array::from_fn` always inlined, so that the code is
@@ -34,8 +35,8 @@ pub(crate) mod q4;
 pub(crate) mod q5;
 pub(crate) mod q8;
 pub(crate) mod search;
+pub(crate) mod single;
 pub(crate) mod small;
-pub(crate) mod snap;
 pub(crate) mod sparse;
 pub(crate) mod table;
 
@@ -125,7 +126,7 @@ pub(crate) trait FloatFormat: Blocks {
 /// `p` must be valid for `N` bytes.
 #[inline(always)]
 unsafe fn read<const N: usize>(p: *const u8) -> [u8; N] {
-    // SAFETY: byte arrays have no alignment; the caller vouches for the range.
+    // SAFETY: byte arrays have no alignment; a format reads inside its unit.
     unsafe { p.cast::<[u8; N]>().read() }
 }
 
@@ -135,8 +136,36 @@ unsafe fn read<const N: usize>(p: *const u8) -> [u8; N] {
 /// `p` must be valid for two bytes.
 #[inline(always)]
 unsafe fn half_at(p: *const u8) -> f32 {
-    // SAFETY: as the caller vouches.
-    encode::from_f16(u16::from_le_bytes(unsafe { read(p) }))
+    // SAFETY: as for `read`.
+    from_f16(u16::from_le_bytes(unsafe { read(p) }))
+}
+
+/// Bytes `AT..AT + 16` of blocks `4 * HALF ..` of a unit of eight blocks of `BLOCK` bytes.
+///
+/// # Safety
+/// `p` must be valid for `F::UNIT_BYTES`.
+#[inline(always)]
+unsafe fn runs<F: QuantFormat, I: Isa, const BLOCK: usize, const AT: usize, const HALF: usize>(
+    isa: I,
+    p: *const u8,
+) -> I::Bytes {
+    const { assert!(8 * BLOCK == F::UNIT_BYTES && AT + 16 <= BLOCK && HALF < 2) };
+    // SAFETY: the assertion shows that these bytes are in the unit.
+    unsafe { isa.load_runs::<BLOCK, AT, HALF>(p) }
+}
+
+/// The F16 at byte `AT` of each of the eight blocks of a unit, widened.
+///
+/// # Safety
+/// `p` must be valid for `F::UNIT_BYTES`.
+#[inline(always)]
+unsafe fn gather<F: QuantFormat, I: Isa, const BLOCK: usize, const AT: usize>(
+    isa: I,
+    p: *const u8,
+) -> I::Eight {
+    const { assert!(8 * BLOCK == F::UNIT_BYTES && AT + 2 <= BLOCK) };
+    // SAFETY: the assertion shows that these bytes are in the unit.
+    unsafe { isa.gather_f16::<BLOCK, AT>(p) }
 }
 
 /// The same scales for the first and the last 16 weights of each group.

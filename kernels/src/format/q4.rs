@@ -1,11 +1,12 @@
 //! Q4_0 and Q4_1: 16 bytes hold weights 0..16 in their low and 16..32 in their high nibbles.
 
-use super::encode::{code, largest, range, to_f16};
+use super::encode::{code, largest, range};
 use super::search::{self, Batch, Encode, Integers, Search};
-use super::{Blocks, Codes, QuantFormat, both};
+use super::{Blocks, Codes, QuantFormat, both, gather, runs};
 use crate::dtype::Dtype;
 use crate::isa::Isa;
 use crate::isa::wide::Vector;
+use crate::numeric::to_f16;
 
 const BLOCK: usize = 32;
 const Q4_0_BYTES: usize = 2 + BLOCK / 2;
@@ -21,17 +22,23 @@ pub(crate) struct Q4_0;
 #[derive(Clone, Copy)]
 pub(crate) struct Q4_1;
 
-/// Low and high nibbles of bytes `AT..AT + 16` of blocks `4 * HALF ..` of the eight at `p`.
+/// Low and high nibbles of bytes `AT..AT + 16` of blocks `4 * HALF ..` of the unit at `p`.
 ///
 /// # Safety
-/// `p` must be valid for eight blocks of `BYTES`.
+/// `p` must be valid for `F::UNIT_BYTES`.
 #[inline(always)]
-pub(super) unsafe fn nibbles<I: Isa, const BYTES: usize, const AT: usize, const HALF: usize>(
+pub(super) unsafe fn nibbles<
+    F: QuantFormat,
+    I: Isa,
+    const BYTES: usize,
+    const AT: usize,
+    const HALF: usize,
+>(
     isa: I,
     p: *const u8,
 ) -> (I::Bytes, I::Bytes) {
-    // SAFETY: the caller vouches for the blocks.
-    let packed = unsafe { isa.load_runs::<BYTES, AT, HALF>(p) };
+    // SAFETY: `p` is valid for a unit.
+    let packed = unsafe { runs::<F, I, BYTES, AT, HALF>(isa, p) };
     (
         isa.shift_runs(packed, [0; 4], 15),
         isa.shift_runs(packed, [-4; 4], 15),
@@ -90,14 +97,14 @@ impl QuantFormat for Q4_0 {
 
     #[inline(always)]
     unsafe fn codes<I: Isa, const HALF: usize>(isa: I, p: *const u8) -> (I::Bytes, I::Bytes) {
-        // SAFETY: the caller vouches for the unit's eight blocks.
-        unsafe { nibbles::<I, Q4_0_BYTES, 2, HALF>(isa, p) }
+        // SAFETY: `p` is valid for a unit.
+        unsafe { nibbles::<Self, I, Q4_0_BYTES, 2, HALF>(isa, p) }
     }
 
     #[inline(always)]
     unsafe fn scales<I: Isa>(isa: I, p: *const u8) -> (I::Eight, I::Eight) {
-        // SAFETY: the caller vouches for the unit's eight blocks.
-        both(unsafe { isa.gather_f16::<Q4_0_BYTES, 0>(p) })
+        // SAFETY: `p` is valid for a unit.
+        both(unsafe { gather::<Self, I, Q4_0_BYTES, 0>(isa, p) })
     }
 }
 
@@ -147,19 +154,19 @@ impl QuantFormat for Q4_1 {
 
     #[inline(always)]
     unsafe fn codes<I: Isa, const HALF: usize>(isa: I, p: *const u8) -> (I::Bytes, I::Bytes) {
-        // SAFETY: the caller vouches for the unit's eight blocks.
-        unsafe { nibbles::<I, Q4_1_BYTES, 4, HALF>(isa, p) }
+        // SAFETY: `p` is valid for a unit.
+        unsafe { nibbles::<Self, I, Q4_1_BYTES, 4, HALF>(isa, p) }
     }
 
     #[inline(always)]
     unsafe fn scales<I: Isa>(isa: I, p: *const u8) -> (I::Eight, I::Eight) {
-        // SAFETY: the caller vouches for the unit's eight blocks.
-        both(unsafe { isa.gather_f16::<Q4_1_BYTES, 0>(p) })
+        // SAFETY: `p` is valid for a unit.
+        both(unsafe { gather::<Self, I, Q4_1_BYTES, 0>(isa, p) })
     }
 
     #[inline(always)]
     unsafe fn mins<I: Isa>(isa: I, p: *const u8) -> (I::Eight, I::Eight) {
-        // SAFETY: the caller vouches for the unit's eight blocks.
-        both(unsafe { isa.gather_f16::<Q4_1_BYTES, 2>(p) })
+        // SAFETY: `p` is valid for a unit.
+        both(unsafe { gather::<Self, I, Q4_1_BYTES, 2>(isa, p) })
     }
 }

@@ -1,13 +1,14 @@
 //! Q5_0 and Q5_1: like Q4_0 and Q4_1, with the fifth bits of the 32 weights as a word before the
 //! nibbles.
 
-use super::encode::{code, largest, range, to_f16};
+use super::encode::{code, largest, range};
 use super::q4::{nibbles, pack};
 use super::search::{self, Batch, Encode, Integers, Search};
-use super::{Blocks, Codes, QuantFormat, both, read};
+use super::{Blocks, Codes, QuantFormat, both, gather, read};
 use crate::dtype::Dtype;
 use crate::isa::Isa;
 use crate::isa::wide::Vector;
+use crate::numeric::to_f16;
 
 const BLOCK: usize = 32;
 const Q5_0_BYTES: usize = 2 + 4 + BLOCK / 2;
@@ -27,9 +28,10 @@ pub(crate) struct Q5_1;
 /// the nibbles at byte `NEXT`.
 ///
 /// # Safety
-/// `p` must be valid for eight blocks of `BYTES`.
+/// `p` must be valid for `F::UNIT_BYTES`.
 #[inline(always)]
 unsafe fn codes<
+    F: QuantFormat,
     I: Isa,
     const BYTES: usize,
     const AT: usize,
@@ -40,9 +42,9 @@ unsafe fn codes<
     p: *const u8,
 ) -> (I::Bytes, I::Bytes) {
     const { assert!(NEXT == AT + 4) };
-    // SAFETY: the caller vouches for the blocks.
+    // SAFETY: `p` is valid for a unit; `nibbles` asserts that its blocks have bytes after `NEXT`.
     unsafe {
-        let (low, high) = nibbles::<I, BYTES, NEXT, HALF>(isa, p);
+        let (low, high) = nibbles::<F, I, BYTES, NEXT, HALF>(isa, p);
         let (mut first, mut last) = (0, 0);
         for i in 0..4 {
             let bits = u32::from_le_bytes(read(p.add((4 * HALF + i) * BYTES + AT)));
@@ -107,14 +109,14 @@ impl QuantFormat for Q5_0 {
 
     #[inline(always)]
     unsafe fn codes<I: Isa, const HALF: usize>(isa: I, p: *const u8) -> (I::Bytes, I::Bytes) {
-        // SAFETY: the caller vouches for the unit's eight blocks.
-        unsafe { codes::<I, Q5_0_BYTES, 2, 6, HALF>(isa, p) }
+        // SAFETY: `p` is valid for a unit.
+        unsafe { codes::<Self, I, Q5_0_BYTES, 2, 6, HALF>(isa, p) }
     }
 
     #[inline(always)]
     unsafe fn scales<I: Isa>(isa: I, p: *const u8) -> (I::Eight, I::Eight) {
-        // SAFETY: the first two bytes of each of the unit's eight blocks.
-        both(unsafe { isa.gather_f16::<Q5_0_BYTES, 0>(p) })
+        // SAFETY: `p` is valid for a unit.
+        both(unsafe { gather::<Self, I, Q5_0_BYTES, 0>(isa, p) })
     }
 }
 
@@ -163,19 +165,19 @@ impl QuantFormat for Q5_1 {
 
     #[inline(always)]
     unsafe fn codes<I: Isa, const HALF: usize>(isa: I, p: *const u8) -> (I::Bytes, I::Bytes) {
-        // SAFETY: the caller vouches for the unit's eight blocks.
-        unsafe { codes::<I, Q5_1_BYTES, 4, 8, HALF>(isa, p) }
+        // SAFETY: `p` is valid for a unit.
+        unsafe { codes::<Self, I, Q5_1_BYTES, 4, 8, HALF>(isa, p) }
     }
 
     #[inline(always)]
     unsafe fn scales<I: Isa>(isa: I, p: *const u8) -> (I::Eight, I::Eight) {
-        // SAFETY: the first two bytes of each of the unit's eight blocks.
-        both(unsafe { isa.gather_f16::<Q5_1_BYTES, 0>(p) })
+        // SAFETY: `p` is valid for a unit.
+        both(unsafe { gather::<Self, I, Q5_1_BYTES, 0>(isa, p) })
     }
 
     #[inline(always)]
     unsafe fn mins<I: Isa>(isa: I, p: *const u8) -> (I::Eight, I::Eight) {
-        // SAFETY: bytes 2..4 of each of the unit's eight blocks.
-        both(unsafe { isa.gather_f16::<Q5_1_BYTES, 2>(p) })
+        // SAFETY: `p` is valid for a unit.
+        both(unsafe { gather::<Self, I, Q5_1_BYTES, 2>(isa, p) })
     }
 }

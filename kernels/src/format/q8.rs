@@ -1,11 +1,12 @@
 //! Q8_0: an F16 scale and 32 signed bytes.
 
-use super::encode::{most, to_f16, truncate};
+use super::encode::truncate;
 use super::search::{self, Batch, Encode, Integers, Lanes, Search};
-use super::{Blocks, Codes, QuantFormat, both};
+use super::{Blocks, Codes, QuantFormat, both, gather, runs};
 use crate::dtype::Dtype;
 use crate::isa::Isa;
 use crate::isa::wide::Vector;
+use crate::numeric::{max_key, to_f16};
 
 const BLOCK: usize = 32;
 const BYTES: usize = 2 + BLOCK;
@@ -32,7 +33,7 @@ impl Blocks for Q8_0 {
         }
         let blocks = out.as_chunks_mut::<BYTES>().0;
         for (x, b) in x.as_chunks::<BLOCK>().0.iter().zip(blocks) {
-            let most = most(x, |v| v.to_bits() & 0x7fff_ffff);
+            let most = max_key(x, |v| v.to_bits() & 0x7fff_ffff);
             let d = f32::from_bits(most) / 127.0;
             let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
             b[..2].copy_from_slice(&to_f16(d).to_le_bytes());
@@ -69,18 +70,18 @@ impl QuantFormat for Q8_0 {
 
     #[inline(always)]
     unsafe fn codes<I: Isa, const HALF: usize>(isa: I, p: *const u8) -> (I::Bytes, I::Bytes) {
-        // SAFETY: the caller vouches for the unit's eight blocks.
+        // SAFETY: `p` is valid for a unit.
         unsafe {
             (
-                isa.load_runs::<BYTES, 2, HALF>(p),
-                isa.load_runs::<BYTES, 18, HALF>(p),
+                runs::<Self, I, BYTES, 2, HALF>(isa, p),
+                runs::<Self, I, BYTES, 18, HALF>(isa, p),
             )
         }
     }
 
     #[inline(always)]
     unsafe fn scales<I: Isa>(isa: I, p: *const u8) -> (I::Eight, I::Eight) {
-        // SAFETY: the caller vouches for the unit's eight blocks.
-        both(unsafe { isa.gather_f16::<BYTES, 0>(p) })
+        // SAFETY: `p` is valid for a unit.
+        both(unsafe { gather::<Self, I, BYTES, 0>(isa, p) })
     }
 }

@@ -6,13 +6,14 @@
 //! Q1_0 is a scale and one bit per weight, Q2_0 a scale and four consecutive weights per byte
 //! (both as ggml decodes them; PyPI `gguf` 0.19 only knows their sizes).
 
-use super::encode::{most, to_f16, truncate};
+use super::encode::truncate;
 use super::k23::{pairs, put_pairs};
 use super::search::{self, Batch, Encode, Integers, Lanes, Search};
 use super::{Blocks, Codes, QuantFormat, both, eight, half_at, in_order, read};
 use crate::dtype::Dtype;
 use crate::isa::Isa;
 use crate::isa::wide::{LANES, Vector};
+use crate::numeric::{max_key, to_f16};
 
 const TQ1_0_LAST: usize = 48;
 const TQ1_0_SCALE: usize = 52;
@@ -53,7 +54,7 @@ fn digits(bytes: &[u8], k: usize, out: &mut [u8]) {
 /// magnitude, codes are rounded half away from zero.
 #[inline(always)]
 fn ternary(x: &[f32; 256]) -> ([u8; 256], u16) {
-    let largest = |part: &[f32; 32]| most(part, |v| v.to_bits() & 0x7fff_ffff);
+    let largest = |part: &[f32; 32]| max_key(part, |v| v.to_bits() & 0x7fff_ffff);
     let max = x.as_chunks().0.iter().map(largest).fold(0, u32::max);
     let d = f32::from_bits(max);
     let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };

@@ -10,10 +10,10 @@
 //! used. Groups that an incomplete last unit lacks are zeros.
 
 use super::{Blocks, QuantFormat, both};
-use crate::acts::UNIT;
 use crate::dtype::Dtype;
 use crate::format::Codes;
 use crate::isa::Isa;
+use crate::layout::UNIT;
 
 /// Planes of a unit.
 pub(crate) const PLANES: usize = 4;
@@ -41,7 +41,7 @@ impl QuantFormat for Planes {
 
     #[inline(always)]
     unsafe fn codes<I: Isa, const HALF: usize>(isa: I, p: *const u8) -> (I::Bytes, I::Bytes) {
-        // SAFETY: the caller vouches for the four planes.
+        // SAFETY: `Expanded` of `ops::sparse` has `UNIT_BYTES`: four planes, then the scales.
         unsafe {
             let p = p.add(2 * PLANE * HALF);
             let runs = [0, 16, 32, 48];
@@ -51,7 +51,7 @@ impl QuantFormat for Planes {
 
     #[inline(always)]
     unsafe fn scales<I: Isa>(isa: I, p: *const u8) -> (I::Eight, I::Eight) {
-        // SAFETY: the caller vouches for eight scales, side by side.
+        // SAFETY: as above; the scales are eight, side by side.
         both(unsafe { isa.gather_f16::<2, 0>(p.add(UNIT)) })
     }
 }

@@ -3,12 +3,12 @@
 //! Nibbles lie as in Q4_0: weights 0..16 of a group of 32 in the low, 16..32 in the high ones. In
 //! NVFP4 the same holds for 8 and 8 of each group of 16.
 
-use super::encode::{most, to_f16};
-use super::search::{self, Batch, Curve, Encode, Lanes, Search};
-use super::{Blocks, Codes, QuantFormat, both, eight, in_order, read, sixteen};
+use super::search::{self, Batch, Curve, Encode, Lanes, Search, Stored};
+use super::{Blocks, Codes, QuantFormat, both, eight, gather, in_order, read, runs, sixteen};
 use crate::dtype::Dtype;
 use crate::isa::Isa;
 use crate::isa::wide::Vector;
+use crate::numeric::{max_key, to_f16};
 
 const IQ4_NL_BYTES: usize = 18;
 const IQ4_XS_SCALES: usize = 4;
@@ -110,16 +110,16 @@ impl QuantFormat for Iq4Nl {
     #[inline(always)]
     unsafe fn codes<I: Isa, const HALF: usize>(isa: I, p: *const u8) -> (I::Bytes, I::Bytes) {
         let table = bytemuck::cast_ref(&CURVE);
-        // SAFETY: the caller vouches for the unit's eight blocks.
+        // SAFETY: `p` is valid for a unit.
         lookup(isa, table, unsafe {
-            isa.load_runs::<IQ4_NL_BYTES, 2, HALF>(p)
+            runs::<Self, I, IQ4_NL_BYTES, 2, HALF>(isa, p)
         })
     }
 
     #[inline(always)]
     unsafe fn scales<I: Isa>(isa: I, p: *const u8) -> (I::Eight, I::Eight) {
-        // SAFETY: the first two bytes of each of the unit's eight blocks.
-        both(unsafe { isa.gather_f16::<IQ4_NL_BYTES, 0>(p) })
+        // SAFETY: `p` is valid for a unit.
+        both(unsafe { gather::<Self, I, IQ4_NL_BYTES, 0>(isa, p) })
     }
 }
 
@@ -210,7 +210,7 @@ impl Blocks for Mxfp4 {
         }
         let blocks = out.as_chunks_mut::<MXFP4_BYTES>().0;
         for (x, b) in x.as_chunks::<32>().0.iter().zip(blocks) {
-            let max = f32::from_bits(most(x, |v| v.to_bits() & 0x7fff_ffff));
+            let max = f32::from_bits(max_key(x, |v| v.to_bits() & 0x7fff_ffff));
             let e = if max > 0.0 {
                 max.log2().floor() + 125.0
             } else {
@@ -250,8 +250,11 @@ impl Encode<32, MXFP4_BYTES> for Mxfp4 {
             *v = (v.to_bits() >> 23 & 255) as f32 - 2.0;
         }
         let around = if best { -3..=3 } else { -1..=1 };
-        let tried = (V::load(&first), around);
-        let (power, scale) = search::choose(batch, levels, tried, (0.0, 254.0), half_power);
+        let stored = Stored {
+            most: 254.0,
+            scale: half_power,
+        };
+        let (power, scale) = search::choose(batch, levels, V::load(&first), around, stored);
         let codes = search::encode(batch, scale, levels);
         for ((b, codes), power) in blocks.iter_mut().zip(&codes).zip(power.store().0) {
             b[0] = power as u8;
@@ -275,9 +278,9 @@ impl QuantFormat for Mxfp4 {
 
     #[inline(always)]
     unsafe fn codes<I: Isa, const HALF: usize>(isa: I, p: *const u8) -> (I::Bytes, I::Bytes) {
-        // SAFETY: the caller vouches for the unit's eight blocks.
+        // SAFETY: `p` is valid for a unit.
         lookup(isa, &SHIFTED, unsafe {
-            isa.load_runs::<MXFP4_BYTES, 1, HALF>(p)
+            runs::<Self, I, MXFP4_BYTES, 1, HALF>(isa, p)
         })
     }
 
@@ -334,8 +337,11 @@ impl Encode<16, NVFP4_BYTES> for Nvfp4 {
             *v = half_float_below(v.abs() / 12.0);
         }
         let around = if best { -16..=4 } else { -8..=2 };
-        let tried = (V::load(&first), around);
-        let (number, scale) = search::choose(batch, levels, tried, (0.0, 126.0), half_float);
+        let stored = Stored {
+            most: 126.0,
+            scale: half_float,
+        };
+        let (number, scale) = search::choose(batch, levels, V::load(&first), around, stored);
         let number = number.store();
         let codes = search::encode(batch, scale, levels);
         for (i, b) in blocks.iter_mut().enumerate() {

@@ -8,15 +8,16 @@
 //!   group of 32 of them.
 //! * *panel* works on one vector of rows (16 or 8), each lane an own output.
 //!
-//! Both add floats in the one order of [`crate::acts`], so results are the same bits everywhere.
+//! Both add floats in the one order of [`crate::layout`], so results are the same bits everywhere.
 //!
 //! A value of an `Isa` type is a token: it exists only where the features do.
 
-use crate::acts::{GROUP, UNIT};
-use crate::format::encode::{from_f16, most};
+use crate::layout::{GROUP, UNIT};
+use crate::numeric::{from_f16, max_key};
 
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod neon;
+pub(crate) mod product;
 pub(crate) mod scalar;
 pub(crate) mod wide;
 #[cfg(target_arch = "x86_64")]
@@ -55,7 +56,8 @@ static SPREAD: [[[u8; 8]; 256]; 2] = {
 ///
 /// # Safety
 /// A value may only be made where the features of the instruction set are present, inside a
-/// function compiled with them. Pointer arguments must be valid for the stated number of bytes.
+/// function compiled with them. Pointer arguments must be valid for the stated number of bytes; `format`
+/// keeps them inside a unit, `ops` inside a job, whose lengths `api` asserts.
 pub(crate) unsafe trait Isa: Copy + 'static {
     /// The dot product multiplies unsigned weights with signed activations, so signed weights
     /// are stored plus 128 and sums start at -128 times the sum of the activations.
@@ -183,7 +185,7 @@ pub(crate) unsafe trait Isa: Copy + 'static {
     /// The F16 at `p`, widened, in every lane.
     #[inline(always)]
     unsafe fn splat_f16(self, p: *const u8) -> Self::Eight {
-        // SAFETY: the caller vouches for two bytes; a byte array has no alignment.
+        // SAFETY: `format` asks for it inside a unit; a byte array has no alignment.
         let half = unsafe { p.cast::<[u8; 2]>().read() };
         self.splat_eight(from_f16(u16::from_le_bytes(half)))
     }
@@ -244,8 +246,8 @@ pub(crate) unsafe trait Isa: Copy + 'static {
 
     /// The largest magnitude among 32 values, as bits.
     #[inline(always)]
-    fn most(self, x: &[f32; GROUP]) -> u32 {
-        most(x, |v| v.to_bits() & 0x7fff_ffff)
+    fn max_abs(self, x: &[f32; GROUP]) -> u32 {
+        max_key(x, |v| v.to_bits() & 0x7fff_ffff)
     }
 
     /// `x * inverse` rounded to integers, ties to even; the results must fit -127..=127.
@@ -274,7 +276,8 @@ pub(crate) unsafe trait Isa: Copy + 'static {
                 let from =
                     from.wrapping_add((b / 4) * 128 + (k / 4) * 64 + (b % 4) * 16 + (k % 4) * 4);
                 for r in 0..16 {
-                    // SAFETY: the offset plus 4 is at most `UNPACKED`, and the caller vouches for both buffers.
+                    // SAFETY: the offset plus 4 is at most `UNPACKED`, of which `ops::unpack` has 16;
+                    // `Deal` gives places below the end of the panel.
                     unsafe {
                         let four = from.add(r * UNPACKED).cast::<u32>().read_unaligned();
                         let slot = to.add(((at[b] * 8 + k) * 16 + r) * 4);
@@ -287,10 +290,17 @@ pub(crate) unsafe trait Isa: Copy + 'static {
 
     /// Transposes `[16][8]` F32: column `g` below `groups` goes to place `at[g]` of `[..][16]`.
     #[inline(always)]
-    unsafe fn turn(self, from: *const f32, to: *mut f32, groups: usize, at: &[usize; 8]) {
+    unsafe fn transpose_eights(
+        self,
+        from: *const f32,
+        to: *mut f32,
+        groups: usize,
+        at: &[usize; 8],
+    ) {
         for g in 0..groups {
             for r in 0..16 {
-                // SAFETY: the caller vouches for both buffers.
+                // SAFETY: the buffers of `ops` have 16 rows of eight values; `Deal` gives places
+                // below the end of the panel.
                 unsafe { *to.add(at[g] * 16 + r) = *from.add(r * 8 + g) }
             }
         }
@@ -301,7 +311,7 @@ pub(crate) unsafe trait Isa: Copy + 'static {
     unsafe fn transpose(self, from: *const f32, to: *mut f32) {
         for r in 0..16 {
             for k in 0..16 {
-                // SAFETY: the caller vouches for 16 rows of 16 values in both buffers.
+                // SAFETY: both buffers of `ops::float` have 16 rows of 16 values.
                 unsafe { *to.add(k * 16 + r) = *from.add(r * 16 + k) }
             }
         }

@@ -13,11 +13,12 @@ pub(crate) struct Neon;
 #[derive(Clone, Copy)]
 pub(crate) struct NeonDot;
 
-/// Runs intrinsics in a method of a token.
+/// Runs intrinsics in a method of a token, or in what only those call.
 macro_rules! simd {
     ($($body:tt)*) => {{
-        // SAFETY: the token proves the features; for loads and stores the caller vouches for the
-        // range that the trait documents.
+        // SAFETY: `Level::is_available` has found the features of a token before `dispatch` makes one. Loads
+        // and stores stay in the ranges that `Isa` documents: `format` keeps them inside a unit, `ops`
+        // inside a job, whose lengths `api` asserts.
         unsafe { $($body)* }
     }};
 }
@@ -29,8 +30,7 @@ macro_rules! simd {
 /// Needs NEON.
 #[inline(always)]
 unsafe fn dot_base(acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
-    // SAFETY: the caller vouches for NEON.
-    unsafe {
+    simd! {
         let low = vmull_s8(vget_low_s8(w), vget_low_s8(x));
         let high = vmull_high_s8(w, x);
         vpadalq_s16(acc, vpaddq_s16(low, high))
@@ -43,7 +43,8 @@ unsafe fn dot_base(acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
 /// Needs `dotprod`.
 #[inline(always)]
 unsafe fn dot_sdot(mut acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
-    // SAFETY: the caller vouches for the instruction; it touches only its operands.
+    // SAFETY: only `NeonDot` calls this, and `Level::is_available` has found `dotprod` for it; it
+    // touches only its operands.
     unsafe {
         asm!(
             "sdot {acc:v}.4s, {w:v}.16b, {x:v}.16b",
@@ -78,8 +79,8 @@ unsafe fn widen_f16(v: uint16x4_t) -> float32x4_t {
 /// Needs NEON; eight bytes must be readable.
 #[inline(always)]
 unsafe fn spread8(p: *const u8, mask: u8) -> (uint8x8_t, *const u8) {
-    // SAFETY: as the caller vouches; a row of the table has eight bytes.
-    unsafe {
+    simd! {
+        // A row of the table has eight bytes.
         let places = vld1_u8(SPREAD[0][usize::from(mask)].as_ptr());
         (
             vtbl1_u8(vld1_u8(p), places),
@@ -234,8 +235,8 @@ macro_rules! token {
             }
             #[inline(always)]
             unsafe fn dot_small(self, acc: Self::Ints, w: Self::Bytes, x: *const u8) -> Self::Ints {
-                // SAFETY: as the caller vouches; weights up to 127 are the same signed.
-                unsafe { self.dot_signed(acc, w, x) }
+                // Weights up to 127 are the same signed.
+                simd! { self.dot_signed(acc, w, x) }
             }
             #[inline(always)]
             unsafe fn dot_signed(

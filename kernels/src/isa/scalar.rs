@@ -1,7 +1,7 @@
 //! The definition: the same lanes and orders as the vector code, in arrays.
 
 use super::Isa;
-use crate::format::encode::from_f16;
+use crate::numeric::{from_bf16, from_f16};
 
 /// The token of portable code.
 #[derive(Clone, Copy)]
@@ -13,8 +13,17 @@ pub(crate) struct Scalar;
 /// `p` must be valid for `N` bytes.
 #[inline(always)]
 unsafe fn read<const N: usize>(p: *const u8) -> [u8; N] {
-    // SAFETY: byte arrays have no alignment; the caller vouches for the range.
+    // SAFETY: byte arrays have no alignment; `memory!` says who keeps the range.
     unsafe { p.cast::<[u8; N]>().read() }
+}
+
+/// Reads or writes memory in a method of the token.
+macro_rules! memory {
+    ($($body:tt)*) => {{
+        // SAFETY: the range is what `Isa` documents for the method: `format` keeps it inside a unit, `ops`
+        // inside a job, whose lengths `api` asserts. Nothing here needs an alignment or a feature.
+        unsafe { $($body)* }
+    }};
 }
 
 #[inline(always)]
@@ -39,8 +48,7 @@ unsafe impl Isa for Scalar {
     ) -> [u8; 64] {
         let mut out = [0; 64];
         for (i, run) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-            // SAFETY: the caller vouches for four blocks.
-            *run = unsafe { read(p.add((4 * HALF + i) * BLOCK + AT)) };
+            *run = memory! { read(p.add((4 * HALF + i) * BLOCK + AT)) };
         }
         out
     }
@@ -49,8 +57,7 @@ unsafe impl Isa for Scalar {
     unsafe fn load_at(self, p: *const u8, offsets: [usize; 4]) -> [u8; 64] {
         let mut out = [0; 64];
         for (run, offset) in out.as_chunks_mut::<16>().0.iter_mut().zip(offsets) {
-            // SAFETY: the caller vouches for 16 bytes at each offset.
-            *run = unsafe { read(p.add(offset)) };
+            *run = memory! { read(p.add(offset)) };
         }
         out
     }
@@ -66,8 +73,7 @@ unsafe impl Isa for Scalar {
 
     #[inline(always)]
     unsafe fn store_bytes(self, p: *mut u8, b: [u8; 64]) {
-        // SAFETY: the caller vouches for 64 bytes.
-        unsafe { p.cast::<[u8; 64]>().write(b) }
+        memory! { p.cast::<[u8; 64]>().write(b) }
     }
 
     #[inline(always)]
@@ -123,22 +129,20 @@ unsafe impl Isa for Scalar {
         core::array::from_fn(|g| {
             let four = if g < 4 { &a[4 * g..] } else { &b[4 * g - 16..] };
             let sum: i32 = four[..4].iter().sum();
-            // SAFETY: the caller vouches for eight numbers.
-            let less = offset.map_or(0, |(p, by)| unsafe { p.add(g).read_unaligned() } << by);
+            let less = offset.map_or(0, |(p, by)| memory! { p.add(g).read_unaligned() } << by);
             (sum - less) as f32
         })
     }
 
     #[inline(always)]
     unsafe fn dot_small(self, acc: [i32; 16], w: [u8; 64], x: *const u8) -> [i32; 16] {
-        // SAFETY: the caller vouches for 64 bytes at `x`. Weights up to 127 are the same signed.
-        unsafe { self.dot_signed(acc, w, x) }
+        // Weights up to 127 are the same signed.
+        memory! { self.dot_signed(acc, w, x) }
     }
 
     #[inline(always)]
     unsafe fn dot_signed(self, mut acc: [i32; 16], w: [u8; 64], x: *const u8) -> [i32; 16] {
-        // SAFETY: the caller vouches for 64 bytes.
-        let x: [u8; 64] = unsafe { read(x) };
+        let x: [u8; 64] = memory! { read(x) };
         for l in 0..16 {
             for k in 4 * l..4 * l + 4 {
                 acc[l] += i32::from(w[k] as i8) * i32::from(x[k] as i8);
@@ -154,41 +158,35 @@ unsafe impl Isa for Scalar {
 
     #[inline(always)]
     unsafe fn load_lanes(self, p: *const f32) -> [f32; 16] {
-        // SAFETY: the caller vouches for 16 values.
-        unsafe { p.cast::<[f32; 16]>().read_unaligned() }
+        memory! { p.cast::<[f32; 16]>().read_unaligned() }
     }
 
     #[inline(always)]
     unsafe fn load_lanes_f16(self, p: *const u8) -> [f32; 16] {
-        // SAFETY: the caller vouches for 32 bytes.
-        let bits = unsafe { p.cast::<[u16; 16]>().read_unaligned() };
+        let bits = memory! { p.cast::<[u16; 16]>().read_unaligned() };
         bits.map(from_f16)
     }
 
     #[inline(always)]
     unsafe fn load_lanes_bf16(self, p: *const u8) -> [f32; 16] {
-        // SAFETY: the caller vouches for 32 bytes.
-        let bits = unsafe { p.cast::<[u16; 16]>().read_unaligned() };
-        bits.map(|b| f32::from_bits(bf16_bits(b)))
+        let bits = memory! { p.cast::<[u16; 16]>().read_unaligned() };
+        bits.map(from_bf16)
     }
 
     #[inline(always)]
     unsafe fn load_lanes_i8(self, p: *const u8) -> [f32; 16] {
-        // SAFETY: the caller vouches for 16 bytes.
-        let bytes: [u8; 16] = unsafe { read(p) };
+        let bytes: [u8; 16] = memory! { read(p) };
         bytes.map(|b| f32::from(b as i8))
     }
 
     #[inline(always)]
     unsafe fn splat_lanes(self, p: *const f32) -> [f32; 16] {
-        // SAFETY: the caller vouches for one value.
-        [unsafe { p.read_unaligned() }; 16]
+        [memory! { p.read_unaligned() }; 16]
     }
 
     #[inline(always)]
     unsafe fn store_lanes(self, p: *mut f32, v: [f32; 16]) {
-        // SAFETY: the caller vouches for 16 values.
-        unsafe { p.cast::<[f32; 16]>().write_unaligned(v) }
+        memory! { p.cast::<[f32; 16]>().write_unaligned(v) }
     }
 
     #[inline(always)]
@@ -223,22 +221,19 @@ unsafe impl Isa for Scalar {
 
     #[inline(always)]
     unsafe fn load_eight(self, p: *const f32) -> [f32; 8] {
-        // SAFETY: the caller vouches for 8 values.
-        unsafe { p.cast::<[f32; 8]>().read_unaligned() }
+        memory! { p.cast::<[f32; 8]>().read_unaligned() }
     }
 
     #[inline(always)]
     unsafe fn store_eight(self, p: *mut f32, v: [f32; 8]) {
-        // SAFETY: the caller vouches for 8 values.
-        unsafe { p.cast::<[f32; 8]>().write_unaligned(v) }
+        memory! { p.cast::<[f32; 8]>().write_unaligned(v) }
     }
 
     #[inline(always)]
     unsafe fn gather_f16<const BLOCK: usize, const AT: usize>(self, p: *const u8) -> [f32; 8] {
         let mut out = [0.0; 8];
         for (j, v) in out.iter_mut().enumerate() {
-            // SAFETY: the caller vouches for eight blocks.
-            *v = from_f16(u16::from_le_bytes(unsafe { read(p.add(j * BLOCK + AT)) }));
+            *v = from_f16(u16::from_le_bytes(memory! { read(p.add(j * BLOCK + AT)) }));
         }
         out
     }
@@ -270,8 +265,7 @@ unsafe impl Isa for Scalar {
 
     #[inline(always)]
     unsafe fn load_weights(self, p: *const u8) -> [u8; 32] {
-        // SAFETY: the caller vouches for 32 bytes.
-        unsafe { read(p) }
+        memory! { read(p) }
     }
 
     #[inline(always)]
@@ -281,8 +275,7 @@ unsafe impl Isa for Scalar {
 
     #[inline(always)]
     unsafe fn splat_int(self, p: *const u8) -> [i32; 8] {
-        // SAFETY: the caller vouches for 4 bytes.
-        [i32::from_ne_bytes(unsafe { read(p) }); 8]
+        [i32::from_ne_bytes(memory! { read(p) }); 8]
     }
 
     #[inline(always)]
@@ -295,8 +288,7 @@ unsafe impl Isa for Scalar {
 
     #[inline(always)]
     unsafe fn dot_rows(self, mut acc: [i32; 8], w: [u8; 32], x: *const u8) -> [i32; 8] {
-        // SAFETY: the caller vouches for 4 bytes.
-        let x: [u8; 4] = unsafe { read(x) };
+        let x: [u8; 4] = memory! { read(x) };
         for r in 0..8 {
             for k in 0..4 {
                 acc[r] += i32::from(w[4 * r + k] as i8) * i32::from(x[k] as i8);
@@ -317,20 +309,17 @@ unsafe impl Isa for Scalar {
 
     #[inline(always)]
     unsafe fn load_rows(self, p: *const f32) -> [f32; 8] {
-        // SAFETY: the caller vouches for 8 values.
-        unsafe { self.load_eight(p) }
+        memory! { self.load_eight(p) }
     }
 
     #[inline(always)]
     unsafe fn store_rows(self, p: *mut f32, v: [f32; 8]) {
-        // SAFETY: the caller vouches for 8 values.
-        unsafe { self.store_eight(p, v) }
+        memory! { self.store_eight(p, v) }
     }
 
     #[inline(always)]
     unsafe fn splat_row(self, p: *const u8) -> [f32; 8] {
-        // SAFETY: the caller vouches for 4 bytes.
-        [f32::from_ne_bytes(unsafe { read(p) }); 8]
+        [f32::from_ne_bytes(memory! { read(p) }); 8]
     }
 
     #[inline(always)]
@@ -355,10 +344,4 @@ unsafe impl Isa for Scalar {
     fn fma_rows(self, acc: [f32; 8], a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
         self.fma_eight(acc, a, b)
     }
-}
-
-/// BF16 bits as F32 bits: a plain shift, which also keeps NaNs as they are.
-#[inline(always)]
-pub(crate) fn bf16_bits(b: u16) -> u32 {
-    u32::from(b) << 16
 }

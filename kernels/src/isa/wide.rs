@@ -155,13 +155,13 @@ unsafe impl Part for f32 {
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
-        // SAFETY: the caller vouches for it.
+        // SAFETY: `Wide` asserts that its parts make up the row that it goes through.
         unsafe { *from }
     }
 
     #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
-        // SAFETY: the caller vouches for it.
+        // SAFETY: `Wide` asserts that its parts make up the row that it goes through.
         unsafe { *to = self }
     }
 
@@ -223,7 +223,7 @@ macro_rules! part {
 
             #[inline(always)]
             unsafe fn load(from: *const f32) -> Self {
-                // SAFETY: as above; the caller vouches for the memory.
+                // SAFETY: as above; `Wide` asserts that its parts make up the row that it goes through.
                 unsafe { $load(from) }
             }
 
@@ -292,7 +292,7 @@ mod x86 {
     /// `a < b`.
     #[inline]
     #[target_feature(enable = "avx")]
-    fn less8(a: __m256, b: __m256) -> __m256 {
+    fn subtract8(a: __m256, b: __m256) -> __m256 {
         _mm256_cmp_ps::<_CMP_LT_OQ>(a, b)
     }
 
@@ -316,7 +316,7 @@ mod x86 {
 
     part!(__m256, 8, mask __m256, _mm256_set1_ps _mm256_loadu_ps _mm256_storeu_ps _mm256_add_ps
         _mm256_sub_ps _mm256_mul_ps _mm256_div_ps, max _mm256_max_ps, min _mm256_min_ps,
-        less less8, pick pick8);
+        less subtract8, pick pick8);
     part!(__m512, 16, mask __mmask16, _mm512_set1_ps _mm512_loadu_ps _mm512_storeu_ps _mm512_add_ps
         _mm512_sub_ps _mm512_mul_ps _mm512_div_ps, max _mm512_max_ps, min _mm512_min_ps,
         less less16, pick pick16);

@@ -4,7 +4,7 @@ use core::arch::x86_64::*;
 
 use super::Isa;
 use super::x86_parts::*;
-use crate::acts::GROUP;
+use crate::layout::GROUP;
 
 /// The token of AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
@@ -121,7 +121,7 @@ macro_rules! common {
                 let pairs = [_mm256_hadd_epi32(a[0], a[1]), _mm256_hadd_epi32(b[0], b[1])];
                 let sums = _mm256_hadd_epi32(pairs[0], pairs[1]);
                 let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-                less8(_mm256_permutevar8x32_epi32(sums, order), offset)
+                subtract8(_mm256_permutevar8x32_epi32(sums, order), offset)
             }
         }
 
@@ -231,8 +231,8 @@ macro_rules! common {
         }
 
         #[inline(always)]
-        unsafe fn turn(self, from: *const f32, to: *mut f32, groups: usize, at: &[usize; 8]) {
-            simd! { turn16(from, to, groups, at) }
+        unsafe fn transpose_eights(self, from: *const f32, to: *mut f32, groups: usize, at: &[usize; 8]) {
+            simd! { transpose_eights16(from, to, groups, at) }
         }
         #[inline(always)]
         unsafe fn interleave(self, from: *const u8, to: *mut u8, groups: usize, at: &[usize; 8]) {
@@ -250,8 +250,8 @@ macro_rules! common {
             }
         }
         #[inline(always)]
-        fn most(self, x: &[f32; GROUP]) -> u32 {
-            simd! { most32(x) }
+        fn max_abs(self, x: &[f32; GROUP]) -> u32 {
+            simd! { max_abs32(x) }
         }
         #[inline(always)]
         fn codes(self, x: &[f32; GROUP], inverse: f32) -> [i8; GROUP] {
@@ -372,7 +372,7 @@ unsafe fn dot_vnni(acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
 #[inline]
 #[target_feature(enable = "avx2")]
 unsafe fn dot_vnni(mut acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
-    // SAFETY: the caller vouches for AVX-512-VNNI and VL; registers only.
+    // SAFETY: `Level::is_available` asks for AVX-512-VNNI and VL in such a build; registers only.
     unsafe {
         core::arch::asm!(
             "{{evex}} vpdpbusd {acc}, {w}, {x}",

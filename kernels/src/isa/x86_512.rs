@@ -2,13 +2,13 @@
 
 use core::arch::x86_64::*;
 
+use super::product::Product;
 use super::x86_parts::{
-    codes32, fetch, gather8, keep8, less8, most32, pair, reduce8, runs, simd, splat_half8, sums32,
-    turn16, widen_pairs16, widen8,
+    codes32, fetch, gather8, keep8, max_abs32, pair, reduce8, runs, simd, splat_half8, subtract8,
+    sums32, transpose_eights16, widen_pairs16, widen8,
 };
 use super::{Isa, UNPACKED};
-use crate::acts::GROUP;
-use crate::ops::float::Product;
+use crate::layout::GROUP;
 
 /// The token of AVX-512 F, BW, VL, DQ, VBMI, VBMI2 and VNNI.
 #[derive(Clone, Copy)]
@@ -92,8 +92,7 @@ const fn beyond<const BLOCK: usize, const AT: usize>() -> u32 {
 /// Needs AVX-512 F.
 #[inline(always)]
 unsafe fn transpose16(r: [__m512i; 16]) -> [__m512i; 16] {
-    // SAFETY: the caller vouches for AVX-512.
-    unsafe {
+    simd! {
         let mut t = r;
         for i in 0..8 {
             t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
@@ -130,8 +129,7 @@ unsafe fn transpose16(r: [__m512i; 16]) -> [__m512i; 16] {
 unsafe fn counts([p, q, r, s]: [i32; 4], sign: i32) -> __m512i {
     let (p, q) = ((sign * p).max(0), (sign * q).max(0));
     let (r, s) = ((sign * r).max(0), (sign * s).max(0));
-    // SAFETY: the caller vouches for AVX-512.
-    unsafe { _mm512_setr_epi32(p, p, p, p, q, q, q, q, r, r, r, r, s, s, s, s) }
+    simd! { _mm512_setr_epi32(p, p, p, p, q, q, q, q, r, r, r, r, s, s, s, s) }
 }
 
 // SAFETY: every method needs at most AVX-512 F, BW, VL, DQ, VBMI, VBMI2, VNNI and F16C, and stays
@@ -253,7 +251,7 @@ unsafe impl Isa for Avx512 {
             let odd = _mm512_permutex2var_epi32(a, odd, b);
             let sum = _mm512_add_epi32(even, odd);
             let high = _mm512_extracti64x4_epi64::<1>(sum);
-            less8(_mm256_add_epi32(_mm512_castsi512_si256(sum), high), offset)
+            subtract8(_mm256_add_epi32(_mm512_castsi512_si256(sum), high), offset)
         }
     }
     #[inline(always)]
@@ -374,12 +372,18 @@ unsafe impl Isa for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn turn(self, from: *const f32, to: *mut f32, groups: usize, at: &[usize; 8]) {
-        simd! { turn16(from, to, groups, at) }
+    unsafe fn transpose_eights(
+        self,
+        from: *const f32,
+        to: *mut f32,
+        groups: usize,
+        at: &[usize; 8],
+    ) {
+        simd! { transpose_eights16(from, to, groups, at) }
     }
     #[inline(always)]
-    fn most(self, x: &[f32; GROUP]) -> u32 {
-        simd! { most32(x) }
+    fn max_abs(self, x: &[f32; GROUP]) -> u32 {
+        simd! { max_abs32(x) }
     }
     #[inline(always)]
     fn codes(self, x: &[f32; GROUP], inverse: f32) -> [i8; GROUP] {

@@ -3,13 +3,14 @@
 use core::arch::x86_64::*;
 
 use super::{SPREAD, UNPACKED};
-use crate::acts::GROUP;
+use crate::layout::GROUP;
 
-/// Runs intrinsics in a method of a token.
+/// Runs intrinsics in a method of a token, or in what only those call.
 macro_rules! simd {
     ($($body:tt)*) => {{
-        // SAFETY: the token proves the features; for loads and stores the caller vouches for the
-        // range that the trait documents.
+        // SAFETY: `Level::is_available` has found the features of a token before `dispatch` makes one. Loads
+        // and stores stay in the ranges that `Isa` documents: `format` keeps them inside a unit, `ops`
+        // inside a job, whose lengths `api` asserts.
         unsafe { $($body)* }
     }};
 }
@@ -21,8 +22,7 @@ pub(super) use simd;
 /// Two bytes must be readable at `p + at`.
 #[inline(always)]
 unsafe fn half_at(p: *const u8, at: usize) -> i32 {
-    // SAFETY: exactly the range the caller vouches for.
-    i32::from(unsafe { p.add(at).cast::<u16>().read_unaligned() })
+    i32::from(simd! { p.add(at).cast::<u16>().read_unaligned() })
 }
 
 /// Eight F16 of a strided array, as one vector.
@@ -31,8 +31,8 @@ unsafe fn half_at(p: *const u8, at: usize) -> i32 {
 /// Two bytes at each multiple of `stride` below 8 must be readable.
 #[inline(always)]
 pub(super) unsafe fn gather8(p: *const u8, stride: usize) -> __m128i {
-    // SAFETY: exactly the ranges the caller vouches for; SSE2 is part of x86-64.
-    unsafe {
+    // SSE2 is part of x86-64.
+    simd! {
         let mut v = _mm_cvtsi32_si128(half_at(p, 0));
         v = _mm_insert_epi16::<1>(v, half_at(p, stride));
         v = _mm_insert_epi16::<2>(v, half_at(p, 2 * stride));
@@ -50,8 +50,7 @@ pub(super) unsafe fn gather8(p: *const u8, stride: usize) -> __m128i {
 /// Needs AVX and F16C; two bytes must be readable.
 #[inline(always)]
 pub(super) unsafe fn splat_half8(p: *const u8) -> __m256 {
-    // SAFETY: as the caller vouches.
-    unsafe { _mm256_cvtph_ps(_mm_set1_epi16(half_at(p, 0) as i16)) }
+    simd! { _mm256_cvtph_ps(_mm_set1_epi16(half_at(p, 0) as i16)) }
 }
 
 /// See [`Isa::widen`].
@@ -60,8 +59,7 @@ pub(super) unsafe fn splat_half8(p: *const u8) -> __m256 {
 /// Needs AVX2.
 #[inline(always)]
 pub(super) unsafe fn widen8(v: [u8; 8]) -> __m256 {
-    // SAFETY: as the caller vouches.
-    unsafe {
+    simd! {
         let bytes = _mm_cvtsi64_si128(i64::from_le_bytes(v));
         _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes))
     }
@@ -73,8 +71,8 @@ pub(super) unsafe fn widen8(v: [u8; 8]) -> __m256 {
 /// Needs AVX2.
 #[inline(always)]
 pub(super) unsafe fn widen_pairs16(v: [u8; 16]) -> (__m256, __m256) {
-    // SAFETY: as the caller vouches; the load covers the array.
-    unsafe {
+    // The load covers the array.
+    simd! {
         let v = _mm_loadu_si128(v.as_ptr().cast());
         let even = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, -1, -1, -1, -1, -1, -1, -1, -1);
         let odd = _mm_setr_epi8(1, 3, 5, 7, 9, 11, 13, 15, -1, -1, -1, -1, -1, -1, -1, -1);
@@ -91,8 +89,7 @@ pub(super) unsafe fn widen_pairs16(v: [u8; 16]) -> (__m256, __m256) {
 /// Needs AVX2.
 #[inline(always)]
 pub(super) unsafe fn run_pair(v: [__m256i; 2], a: usize, b: usize) -> __m256i {
-    // SAFETY: the caller vouches for AVX2.
-    unsafe {
+    simd! {
         let runs = [
             _mm256_castsi256_si128(v[0]),
             _mm256_extracti128_si256::<1>(v[0]),
@@ -110,8 +107,8 @@ pub(super) unsafe fn run_pair(v: [__m256i; 2], a: usize, b: usize) -> __m256i {
 #[inline(always)]
 unsafe fn spread16(p: *const u8, masks: [u8; 2]) -> (__m128i, *const u8) {
     let [first, last] = masks;
-    // SAFETY: as the caller vouches; a row of the table has eight bytes.
-    unsafe {
+    // A row of the table has eight bytes.
+    simd! {
         let after = p.add(first.count_ones() as usize);
         let bytes = _mm_castsi128_pd(_mm_loadl_epi64(p.cast()));
         let bytes = _mm_loadh_pd(bytes, after.cast());
@@ -130,8 +127,8 @@ unsafe fn spread16(p: *const u8, masks: [u8; 2]) -> (__m128i, *const u8) {
 #[inline(always)]
 pub(super) unsafe fn expand2(mask: u64, mut p: *const u8) -> [__m256i; 2] {
     let masks = mask.to_le_bytes();
-    // SAFETY: as the caller vouches: what the masks have taken is below 64 bytes.
-    unsafe {
+    // What the masks have taken is below 64 bytes.
+    simd! {
         let mut runs = [_mm_setzero_si128(); 4];
         for q in 0..4 {
             (runs[q], p) = spread16(p, [masks[2 * q], masks[2 * q + 1]]);
@@ -149,8 +146,7 @@ pub(super) unsafe fn expand2(mask: u64, mut p: *const u8) -> [__m256i; 2] {
 /// Needs AVX; 64 bytes must be readable.
 #[inline(always)]
 pub(super) unsafe fn load2(p: *const u8) -> [__m256i; 2] {
-    // SAFETY: as the caller vouches.
-    unsafe {
+    simd! {
         [
             _mm256_loadu_si256(p.cast()),
             _mm256_loadu_si256(p.add(32).cast()),
@@ -163,9 +159,8 @@ pub(super) unsafe fn load2(p: *const u8) -> [__m256i; 2] {
 /// # Safety
 /// Needs AVX2; eight I32 must be readable at the pointer.
 #[inline(always)]
-pub(super) unsafe fn less8(mut v: __m256i, offset: Option<(*const i32, u32)>) -> __m256 {
-    // SAFETY: as the caller vouches.
-    unsafe {
+pub(super) unsafe fn subtract8(mut v: __m256i, offset: Option<(*const i32, u32)>) -> __m256 {
+    simd! {
         if let Some((p, by)) = offset {
             let k = _mm256_loadu_si256(p.cast());
             v = _mm256_sub_epi32(v, _mm256_sll_epi32(k, _mm_cvtsi32_si128(by as i32)));
@@ -194,8 +189,8 @@ pub(super) unsafe fn fetch(p: *const u8, n: usize) {
 pub(super) unsafe fn keep8(v: __m256, n: usize) -> __m256 {
     const MASK: [u32; 16] = [!0, !0, !0, !0, !0, !0, !0, !0, 0, 0, 0, 0, 0, 0, 0, 0];
     let from = &MASK[8 - n.min(8)..];
-    // SAFETY: at least eight numbers from there; the caller vouches for AVX.
-    unsafe { _mm256_and_ps(v, _mm256_loadu_ps(from.as_ptr().cast())) }
+    // At least eight numbers from there.
+    simd! { _mm256_and_ps(v, _mm256_loadu_ps(from.as_ptr().cast())) }
 }
 
 /// Four 16-byte runs, `STRIDE` bytes apart.
@@ -204,8 +199,8 @@ pub(super) unsafe fn keep8(v: __m256, n: usize) -> __m256 {
 /// 16 bytes must be readable at each.
 #[inline(always)]
 pub(super) unsafe fn runs<const STRIDE: usize>(p: *const u8) -> [__m128i; 4] {
-    // SAFETY: exactly the ranges the caller vouches for; SSE2 is part of x86-64.
-    unsafe {
+    // SSE2 is part of x86-64.
+    simd! {
         [
             _mm_loadu_si128(p.cast()),
             _mm_loadu_si128(p.add(STRIDE).cast()),
@@ -222,8 +217,7 @@ pub(super) unsafe fn runs<const STRIDE: usize>(p: *const u8) -> [__m128i; 4] {
 /// Needs AVX2.
 #[inline(always)]
 pub(super) unsafe fn shift2(v: __m256i, a: i32, b: i32) -> __m256i {
-    // SAFETY: the caller vouches for AVX2.
-    unsafe {
+    simd! {
         let (p, q) = ((-a).max(0), (-b).max(0));
         let right = _mm256_srlv_epi32(v, _mm256_setr_epi32(p, p, p, p, q, q, q, q));
         let (p, q) = (a.max(0), b.max(0));
@@ -237,8 +231,7 @@ pub(super) unsafe fn shift2(v: __m256i, a: i32, b: i32) -> __m256i {
 /// Needs AVX2.
 #[inline(always)]
 pub(super) unsafe fn spread32(bits: u32, value: u8) -> __m256i {
-    // SAFETY: the caller vouches for AVX2.
-    unsafe {
+    simd! {
         let (zero, one) = (0, 0x0101_0101_0101_0101);
         let place = _mm256_setr_epi64x(zero, one, 2 * one, 3 * one);
         let copies = _mm256_shuffle_epi8(_mm256_set1_epi32(bits as i32), place);
@@ -254,8 +247,7 @@ pub(super) unsafe fn spread32(bits: u32, value: u8) -> __m256i {
 /// Needs AVX2; 16 bytes must be readable at each pointer.
 #[inline(always)]
 pub(super) unsafe fn pair(low: *const u8, high: *const u8) -> __m256i {
-    // SAFETY: as the caller vouches.
-    unsafe { _mm256_set_m128i(_mm_loadu_si128(high.cast()), _mm_loadu_si128(low.cast())) }
+    simd! { _mm256_set_m128i(_mm_loadu_si128(high.cast()), _mm_loadu_si128(low.cast())) }
 }
 
 /// Sum over the fixed tree, from the eight partial sums on.
@@ -264,8 +256,7 @@ pub(super) unsafe fn pair(low: *const u8, high: *const u8) -> __m256i {
 /// Needs AVX.
 #[inline(always)]
 pub(super) unsafe fn reduce8(v: __m256) -> f32 {
-    // SAFETY: the caller vouches for AVX.
-    unsafe {
+    simd! {
         let four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
         let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
         _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
@@ -279,8 +270,7 @@ pub(super) unsafe fn reduce8(v: __m256) -> f32 {
 /// Needs AVX2.
 #[inline(always)]
 pub(super) unsafe fn dot_sign(acc: __m256i, size: __m256i, w: __m256i, x: __m256i) -> __m256i {
-    // SAFETY: the caller vouches for AVX2.
-    unsafe {
+    simd! {
         let pairs = _mm256_maddubs_epi16(size, _mm256_sign_epi8(x, w));
         _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
     }
@@ -292,8 +282,7 @@ pub(super) unsafe fn dot_sign(acc: __m256i, size: __m256i, w: __m256i, x: __m256
 /// Needs AVX2; the rows must be readable.
 #[inline(always)]
 pub(super) unsafe fn transpose8(from: *const f32, stride: usize) -> [__m256; 8] {
-    // SAFETY: the caller vouches for AVX2 and the rows.
-    unsafe {
+    simd! {
         // Row r and row r + 4 side by side: 128-bit halves of columns 0..4 and 4..8.
         let mut low = [_mm256_setzero_ps(); 4];
         let mut high = low;
@@ -321,14 +310,18 @@ pub(super) unsafe fn transpose8(from: *const f32, stride: usize) -> [__m256; 8] 
     }
 }
 
-/// See [`Isa::turn`].
+/// See [`Isa::transpose_eights`].
 ///
 /// # Safety
 /// Needs AVX2, and as for the method.
 #[inline(always)]
-pub(super) unsafe fn turn16(from: *const f32, to: *mut f32, groups: usize, at: &[usize; 8]) {
-    // SAFETY: the caller vouches for AVX2 and both buffers.
-    unsafe {
+pub(super) unsafe fn transpose_eights16(
+    from: *const f32,
+    to: *mut f32,
+    groups: usize,
+    at: &[usize; 8],
+) {
+    simd! {
         for part in 0..2 {
             let turned = transpose8(from.add(part * 64), 8);
             for g in 0..8 {
@@ -349,8 +342,7 @@ pub(super) unsafe fn interleave16(from: *const u8, to: *mut u8, groups: usize, a
     for column in 0..8 {
         let (half, last) = (column / 4, column / 2 % 2);
         for part in 0..2 {
-            // SAFETY: the caller vouches for AVX2 and both buffers.
-            unsafe {
+            simd! {
                 let rows = from.add(part * 8 * UNPACKED + column * 32);
                 let turned = transpose8(rows.cast(), UNPACKED / 4);
                 for i in 0..8 {
@@ -365,14 +357,14 @@ pub(super) unsafe fn interleave16(from: *const u8, to: *mut u8, groups: usize, a
     }
 }
 
-/// See [`Isa::most`].
+/// See [`Isa::max_abs`].
 ///
 /// # Safety
 /// Needs AVX2.
 #[inline(always)]
-pub(super) unsafe fn most32(x: &[f32; GROUP]) -> u32 {
-    // SAFETY: the caller vouches for AVX2; the loads cover the 32 values.
-    unsafe {
+pub(super) unsafe fn max_abs32(x: &[f32; GROUP]) -> u32 {
+    // The loads cover the 32 values.
+    simd! {
         let p: *const __m256i = x.as_ptr().cast();
         let a = _mm256_slli_epi32::<1>(_mm256_loadu_si256(p));
         let b = _mm256_slli_epi32::<1>(_mm256_loadu_si256(p.add(1)));
@@ -393,8 +385,8 @@ pub(super) unsafe fn most32(x: &[f32; GROUP]) -> u32 {
 #[inline(always)]
 pub(super) unsafe fn codes32(x: &[f32; GROUP], inverse: f32) -> [i8; GROUP] {
     let mut out = [0; GROUP];
-    // SAFETY: the caller vouches for AVX2; loads and store cover 32 elements.
-    unsafe {
+    // Loads and store cover 32 elements.
+    simd! {
         let (p, k) = (x.as_ptr(), _mm256_set1_ps(inverse));
         let a = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(p), k));
         let b = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(p.add(8)), k));
@@ -416,8 +408,8 @@ pub(super) unsafe fn codes32(x: &[f32; GROUP], inverse: f32) -> [i8; GROUP] {
 #[inline(always)]
 pub(super) unsafe fn sums32(codes: &[i8; GROUP]) -> [i32; 8] {
     let mut out = [0; 8];
-    // SAFETY: the caller vouches for AVX2; load and store cover 32 bytes.
-    unsafe {
+    // Load and store cover 32 bytes.
+    simd! {
         let c = _mm256_loadu_si256(codes.as_ptr().cast());
         let pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), c);
         let sums = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));

@@ -16,15 +16,10 @@
 //! only in the last rows it is copied first, so nothing is read past the matrix.
 
 use super::unpack::TAIL;
-use super::{DecodeJob, unroll};
-use crate::acts::{GROUP, INT_LANES, INT_SEGMENT, RowUnit, UNIT};
+use super::{AHEAD, DecodeJob, unroll};
 use crate::format::{Codes, QuantFormat};
 use crate::isa::Isa;
-
-/// How far ahead of the weights being multiplied memory is asked for: two pages, because hardware
-/// prefetchers stop at the end of a page (measured on Zen 4: cold Q4_0 decode 20.7 instead of
-/// 15.6 GB/s on one thread; nearer, or into the first-level cache, is no better than nothing).
-pub(crate) const AHEAD: usize = 8192;
+use crate::layout::{GROUP, INT_LANES, INT_SEGMENT, RowUnit, UNIT};
 
 /// The power of two that is the offset of the codes the dot product sees, if they have one.
 const fn offset<F: QuantFormat, I: Isa>() -> Option<u32> {
@@ -83,7 +78,7 @@ unsafe fn half<F: QuantFormat, I: Isa, const T: usize, const HALF: usize>(
 
 /// What [`Isa::sum_fours`] has to take away to undo the offset of the codes: `at` are their sums.
 #[inline(always)]
-fn less<F: QuantFormat, I: Isa>(at: *const i32) -> Option<(*const i32, u32)> {
+fn code_sums<F: QuantFormat, I: Isa>(at: *const i32) -> Option<(*const i32, u32)> {
     const { offset::<F, I>() }.map(|by| (at, by))
 }
 
@@ -111,7 +106,8 @@ pub(super) unsafe fn unit<F: QuantFormat, I: Isa, const T: usize>(
     groups: usize,
     mut acc: [I::Eight; T],
 ) -> [I::Eight; T] {
-    // SAFETY: the caller vouches for the unit and the activations; offsets are those of RowUnit.
+    // SAFETY: `segment` copies a unit that would end after the matrix to `TAIL` bytes, and
+    // `ActShape::new` pads activations to whole units; offsets are those of `RowUnit`.
     unsafe {
         let first = half::<F, I, T, 0>(isa, w, x, tile_bytes);
         let second = if groups > 4 {
@@ -131,7 +127,7 @@ pub(super) unsafe fn unit<F: QuantFormat, I: Isa, const T: usize>(
             let whole = isa.load_eight(x.add(RowUnit::SUM).cast());
             if F::GROUP == GROUP {
                 let at = x.add(RowUnit::CODE_SUM).cast();
-                let sums = isa.sum_fours(first[t].1, second[t].1, less::<F, I>(at));
+                let sums = isa.sum_fours(first[t].1, second[t].1, code_sums::<F, I>(at));
                 acc[t] = isa.fma_eight(acc[t], isa.mul_eight(sums, token), scales.0);
                 if F::MINS {
                     acc[t] = isa.fma_eight(acc[t], mins.0, whole);
@@ -139,13 +135,13 @@ pub(super) unsafe fn unit<F: QuantFormat, I: Isa, const T: usize>(
             } else {
                 let low = isa.load_eight(x.add(RowUnit::SUM_LOW).cast());
                 let at = x.add(RowUnit::CODE_SUM_LOW).cast();
-                let sums = isa.sum_fours(first[t].0, second[t].0, less::<F, I>(at));
+                let sums = isa.sum_fours(first[t].0, second[t].0, code_sums::<F, I>(at));
                 acc[t] = isa.fma_eight(acc[t], isa.mul_eight(sums, token), scales.0);
                 if F::MINS {
                     acc[t] = isa.fma_eight(acc[t], mins.0, low);
                 }
                 let at = x.add(RowUnit::CODE_SUM_HIGH).cast();
-                let sums = isa.sum_fours(first[t].1, second[t].1, less::<F, I>(at));
+                let sums = isa.sum_fours(first[t].1, second[t].1, code_sums::<F, I>(at));
                 acc[t] = isa.fma_eight(acc[t], isa.mul_eight(sums, token), scales.1);
                 if F::MINS {
                     let high = isa.fma_eight(whole, low, isa.splat_eight(-1.0));
@@ -249,8 +245,8 @@ pub(crate) unsafe fn decode<F: QuantFormat, I: Isa, const T: usize>(isa: I, job:
     for row in (0..job.rows).step_by(ROWS) {
         let rows = (job.rows - row).min(ROWS);
         for first in (0..job.cols).step_by(INT_SEGMENT) {
-            // SAFETY: `row + r < job.rows`; the buffers have room for `ROWS` rows; the caller
-            // vouches for `T` rows of outputs.
+            // SAFETY: `row + r < job.rows`; the buffers have room for `ROWS` rows; `MatMut::new`
+            // asserts the `T` rows of outputs.
             unsafe {
                 for r in 0..rows {
                     let acc = segment::<F, I, T>(isa, job, row + r, first);
@@ -260,7 +256,7 @@ pub(crate) unsafe fn decode<F: QuantFormat, I: Isa, const T: usize>(isa: I, job:
                 }
                 for (t, lanes) in lanes.iter().enumerate() {
                     let to = turned.as_mut_ptr().cast();
-                    isa.turn(lanes.as_ptr(), to, INT_LANES, &[0, 1, 2, 3, 4, 5, 6, 7]);
+                    isa.transpose_eights(lanes.as_ptr(), to, INT_LANES, &[0, 1, 2, 3, 4, 5, 6, 7]);
                     let out = job.out.add(t * job.stride + row);
                     add_lanes(isa, &turned, first > 0, out, rows);
                 }

@@ -1,12 +1,12 @@
 //! Quantizing and packing activations.
 
 use super::FillJob;
-use crate::acts::{
+use crate::isa::Isa;
+use crate::layout::{
     ActKind, Deal, FLOAT_LANES, FLOAT_SEGMENT, GROUP, INT_LANES, INT_SEGMENT, Layout, PanelGroup,
     RowUnit, UNIT,
 };
-use crate::format::float::to_bf16;
-use crate::isa::Isa;
+use crate::numeric::to_bf16;
 
 /// One quantized group.
 pub(crate) struct Group {
@@ -29,11 +29,11 @@ impl Group {
 /// Groups below this magnitude (2^-100) are zero: it keeps `127 / max` finite.
 const TINY: f32 = 7.888_609e-31;
 
-/// Quantizes 32 values; see [`crate::acts`] for the rules.
+/// Quantizes 32 values; see [`crate::layout`] for the rules.
 #[inline(always)]
 pub(crate) fn quantize_group<I: Isa>(isa: I, x: &[f32; GROUP]) -> Group {
     // As integers the magnitudes order like the floats, with infinity and NaN on top.
-    let max = f32::from_bits(isa.most(x));
+    let max = f32::from_bits(isa.max_abs(x));
     if (TINY..f32::INFINITY).contains(&max) {
         let codes = isa.codes(x, 127.0 / max);
         return Group {

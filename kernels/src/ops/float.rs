@@ -1,33 +1,13 @@
 //! Products of float weights with float activations, for few and for many tokens. A column is a number,
 //! or, where the machine multiplies BF16 in pairs, a pair of them.
 
-use super::decode::{AHEAD, ROWS, add_lanes};
+use super::decode::{ROWS, add_lanes};
 use super::multiply::{Room, Totals, by_tokens};
-use super::{DecodeJob, MultiplyJob, UnpackJob, unroll};
-use crate::acts::{Deal, FLOAT_LANES, FLOAT_SEGMENT};
+use super::{AHEAD, DecodeJob, MultiplyJob, UnpackJob, unroll};
 use crate::format::FloatFormat;
 use crate::isa::Isa;
-
-/// What a lane does with a weight and an activation.
-pub(crate) trait Product<I: Isa>: Copy + 'static {
-    fn lanes(isa: I, acc: I::Lanes, w: I::Lanes, x: I::Lanes) -> I::Lanes;
-    fn rows(isa: I, acc: I::RowFloats, w: I::RowFloats, x: I::RowFloats) -> I::RowFloats;
-}
-
-/// F32 times F32, rounded once.
-#[derive(Clone, Copy)]
-pub(crate) struct Single;
-
-impl<I: Isa> Product<I> for Single {
-    #[inline(always)]
-    fn lanes(isa: I, acc: I::Lanes, w: I::Lanes, x: I::Lanes) -> I::Lanes {
-        isa.fma_lanes(acc, w, x)
-    }
-    #[inline(always)]
-    fn rows(isa: I, acc: I::RowFloats, w: I::RowFloats, x: I::RowFloats) -> I::RowFloats {
-        isa.fma_rows(acc, w, x)
-    }
-}
+use crate::isa::product::Product;
+use crate::layout::{Deal, FLOAT_LANES, FLOAT_SEGMENT};
 
 /// The weights of the `bytes` bytes at `p`; the others are zero.
 ///
@@ -105,8 +85,8 @@ pub(crate) unsafe fn decode<F: FloatFormat, I: Isa, P: Product<I>, const T: usiz
         let rows = (job.rows - row).min(ROWS);
         for block in (0..job.cols).step_by(SEGMENTS * FLOAT_SEGMENT) {
             let segments = (block..job.cols).step_by(FLOAT_SEGMENT).take(SEGMENTS);
-            // SAFETY: `row + r < job.rows`; the buffers have room for `ROWS` rows; the caller
-            // vouches for `T` rows of outputs.
+            // SAFETY: `row + r < job.rows`; the buffers have room for `ROWS` rows; `MatMut::new`
+            // asserts the `T` rows of outputs.
             unsafe {
                 for r in 0..rows {
                     for (s, first) in segments.clone().enumerate() {
@@ -182,8 +162,8 @@ unsafe fn tile<I: Isa, P: Product<I>, const T: usize>(
     stride: usize,
 ) {
     let deal = Deal::<FLOAT_LANES>::new(job.cols);
-    // SAFETY: the caller vouches for the panel of `cols` x `2 * ROWS`, the tile of `cols` x `T`
-    // and the output.
+    // SAFETY: `Panel::new` has made room for `2 * ROWS` rows of `cols` columns, `Room::enter` for as
+    // many outputs of every token; the counts of all lanes add up to the columns of the tile.
     unsafe {
         let mut w: *const f32 = job.codes.cast();
         let mut x = x;

@@ -10,9 +10,9 @@
 //! ```
 
 use super::{MultiplyJob, unroll};
-use crate::acts::{Deal, GROUP, INT_LANES, PanelGroup};
 use crate::isa::Isa;
-use crate::kernels::INT_ROWS;
+use crate::layout::INT_ROWS;
+use crate::layout::{Deal, GROUP, INT_LANES, PanelGroup};
 
 /// Calls `$body` with the constant `$t` equal to `$n`, for `$n` in `1..=$max`.
 macro_rules! by_tokens {
@@ -57,7 +57,7 @@ impl Room {
         }
         for t in 0..n {
             let to = &mut self.values[t * self.width..][..self.rows];
-            // SAFETY: the caller vouches for `rows` values there.
+            // SAFETY: `MatMut::new` asserts the columns of every token, the slice is `rows` long.
             unsafe {
                 core::ptr::copy_nonoverlapping(out.add(t * stride), to.as_mut_ptr(), self.rows)
             }
@@ -76,7 +76,7 @@ impl Room {
         }
         for t in 0..n {
             let from = &self.values[t * self.width..][..self.rows];
-            // SAFETY: the caller vouches for `rows` values there.
+            // SAFETY: `MatMut::new` asserts the columns of every token, the slice is `rows` long.
             unsafe { core::ptr::copy_nonoverlapping(from.as_ptr(), out.add(t * stride), self.rows) }
         }
     }
@@ -98,7 +98,8 @@ unsafe fn tile<I: Isa, const T: usize, const SCALED: usize, const MINS: bool>(
     let deal = Deal::<INT_LANES>::new(job.cols / GROUP);
     for part in 0..INT_ROWS / I::ROWS {
         let row = part * I::ROWS;
-        // SAFETY: the caller vouches for the panel of `cols` columns, the tile and the output.
+        // SAFETY: `Panel::new` has made room for 16 rows of `cols` columns, `Room::enter` for 16
+        // outputs of every token; the counts of all lanes add up to the groups of the tile.
         unsafe {
             let out = out.add(row);
             let mut x = x;
@@ -157,7 +158,7 @@ impl<I: Isa, const T: usize> Totals<I, T> {
     pub unsafe fn new(isa: I, begun: bool, out: *const f32, stride: usize) -> Self {
         let mut sums = [isa.zero_rows(); T];
         if begun {
-            // SAFETY: as the caller vouches.
+            // SAFETY: `Room::enter` gives every token a whole panel of rows.
             unroll!(t < T, max 14, { sums[t] = unsafe { isa.load_rows(out.add(t * stride)) } });
         }
         Self { sums, begun }
@@ -186,7 +187,7 @@ unsafe fn sum<I: Isa, const SCALED: usize>(
     tokens: usize,
     part: usize,
 ) -> I::RowFloats {
-    // SAFETY: the caller vouches for one group of the tile.
+    // SAFETY: `x` stays below `PanelGroup::bytes` of the group that the loop of `tile` is at.
     unsafe {
         let whole = isa.splat_row(x.add(PanelGroup::sum(tokens)));
         let low = isa.splat_row(x.add(PanelGroup::sum_low(tokens)));
@@ -211,7 +212,7 @@ unsafe fn dots<I: Isa, const T: usize, const SCALED: usize>(
     x: *const u8,
     part: usize,
 ) -> [I::RowInts; T] {
-    // SAFETY: the caller vouches for one group of the panel and of the tile.
+    // SAFETY: `w` and `x` stay inside the group that the loop of `tile` is at.
     unsafe {
         let mut ints = [isa.zero_row_ints(); T];
         if I::UNSIGNED_WEIGHTS {

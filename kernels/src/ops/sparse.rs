@@ -1,12 +1,12 @@
 //! Products of weights of which most are zero: each unit is expanded, then everything is as for Q8_0, so
 //! results are the same bits.
 
-use super::decode::{AHEAD, ROWS, add_lanes, unit};
-use super::unroll;
-use crate::acts::{GROUP, INT_LANES, INT_SEGMENT, RowUnit, UNIT};
+use super::decode::{ROWS, add_lanes, unit};
+use super::{AHEAD, unroll};
 use crate::format::QuantFormat;
 use crate::format::sparse::{HEAD, PLANE, PLANES, Planes, SCALE_BYTES, SCALES, runs};
 use crate::isa::Isa;
+use crate::layout::{GROUP, INT_LANES, INT_SEGMENT, RowUnit, UNIT};
 
 /// Packed rows.
 #[derive(Clone, Copy)]
@@ -54,7 +54,8 @@ impl Expanded {
     unsafe fn fill<I: Isa>(&mut self, isa: I, head: *const u8, codes: *const u8) -> *const u8 {
         let to = self.0.as_mut_ptr();
         let mut from = codes;
-        // SAFETY: the caller vouches for what is read; the scales follow the planes.
+        // SAFETY: `SparseMatrix::pack` writes whole heads, and `PLANE` bytes after the last code; the
+        // scales follow the planes.
         unsafe {
             core::ptr::copy_nonoverlapping(head.add(SCALES), to.add(UNIT), SCALE_BYTES);
             unroll!(k < PLANES, max 4, {
@@ -75,7 +76,8 @@ impl Expanded {
 #[inline(always)]
 unsafe fn segment<I: Isa, const T: usize>(
     isa: I,
-    (head, codes): (*const u8, *const u8),
+    head: *const u8,
+    codes: *const u8,
     cols: usize,
     x: *const u8,
     tile_bytes: usize,
@@ -110,8 +112,8 @@ pub(crate) unsafe fn decode<I: Isa, const T: usize>(isa: I, job: &SparseJob) {
         let rows = (w.rows - row).min(ROWS);
         let mut heads = [core::ptr::null(); ROWS];
         let mut codes = [core::ptr::null(); ROWS];
-        // SAFETY: `row + r < rows`; the buffers have room for `ROWS` rows; the caller vouches for
-        // `T` rows of outputs.
+        // SAFETY: `row + r < rows`; the buffers have room for `ROWS` rows; `MatMut::new` asserts
+        // the `T` rows of outputs.
         unsafe {
             for r in 0..rows {
                 heads[r] = w.bytes.add(*w.starts.add(row + r));
@@ -121,8 +123,8 @@ pub(crate) unsafe fn decode<I: Isa, const T: usize>(isa: I, job: &SparseJob) {
                 let cols = (w.cols - first).min(INT_SEGMENT);
                 let x = job.acts.add(first / UNIT * RowUnit::BYTES);
                 for r in 0..rows {
-                    let from = (heads[r].add(first / UNIT * HEAD), codes[r]);
-                    let (acc, next) = segment::<I, T>(isa, from, cols, x, job.tile_bytes);
+                    let head = heads[r].add(first / UNIT * HEAD);
+                    let (acc, next) = segment::<I, T>(isa, head, codes[r], cols, x, job.tile_bytes);
                     codes[r] = next;
                     unroll!(t < T, max 4, {
                         isa.store_eight(lanes[t].as_mut_ptr().add(r * INT_LANES), acc[t]);
@@ -130,7 +132,7 @@ pub(crate) unsafe fn decode<I: Isa, const T: usize>(isa: I, job: &SparseJob) {
                 }
                 for (t, lanes) in lanes.iter().enumerate() {
                     let to = turned.as_mut_ptr().cast();
-                    isa.turn(lanes.as_ptr(), to, INT_LANES, &[0, 1, 2, 3, 4, 5, 6, 7]);
+                    isa.transpose_eights(lanes.as_ptr(), to, INT_LANES, &[0, 1, 2, 3, 4, 5, 6, 7]);
                     let out = job.out.add(t * job.stride + row);
                     add_lanes(isa, &turned, first > 0, out, rows);
                 }
@@ -147,7 +149,7 @@ pub(crate) unsafe fn decode<I: Isa, const T: usize>(isa: I, job: &SparseJob) {
 pub(crate) unsafe fn expand<I: Isa>(isa: I, job: &ExpandJob) {
     let (w, mut expanded, mut to) = (&job.weights, Expanded::new(), job.out);
     for r in 0..w.rows {
-        // SAFETY: the row and its outputs exist; the caller vouches for both.
+        // SAFETY: `SparseMatrix::part` asserts that the row exists, `Kernels::expand` its outputs.
         unsafe {
             let heads = w.bytes.add(*w.starts.add(r));
             let mut codes = heads.add(w.cols.div_ceil(UNIT) * HEAD);

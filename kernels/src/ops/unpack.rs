@@ -1,15 +1,15 @@
 //! Decoding quantized weights: to a panel, the form every format shares, and to F32.
 
 use super::UnpackJob;
-use crate::acts::{Deal, GROUP, INT_LANES, UNIT};
 use crate::format::QuantFormat;
 use crate::isa::{Isa, UNPACKED};
+use crate::layout::{Deal, GROUP, INT_LANES, UNIT};
 
-const ROWS: usize = crate::kernels::INT_ROWS;
+const ROWS: usize = crate::layout::INT_ROWS;
 /// Bytes of the buffer for an incomplete unit: the largest unit of any format.
 pub(super) const TAIL: usize = 512;
 
-/// Eights of [`ROWS`] rows, in the two planes of [`Rows::turn`].
+/// Eights of [`ROWS`] rows, in the two planes of [`Rows::transpose`].
 struct Rows([[f32; ROWS * 8]; 2]);
 
 impl Rows {
@@ -33,7 +33,7 @@ impl Rows {
     /// # Safety
     /// `to` must have room in each plane.
     #[inline(always)]
-    unsafe fn turn<F: QuantFormat, I: Isa>(
+    unsafe fn transpose<F: QuantFormat, I: Isa>(
         &self,
         isa: I,
         to: *mut f32,
@@ -42,8 +42,8 @@ impl Rows {
         at: &[usize; 8],
     ) {
         for (i, rows) in self.0.iter().enumerate().take(GROUP / F::GROUP) {
-            // SAFETY: as the caller vouches.
-            unsafe { isa.turn(rows.as_ptr(), to.add(i * plane), groups, at) }
+            // SAFETY: `Panel::new` has made room for both planes; `Deal` gives places below their ends.
+            unsafe { isa.transpose_eights(rows.as_ptr(), to.add(i * plane), groups, at) }
         }
     }
 }
@@ -97,9 +97,9 @@ pub(crate) unsafe fn unpack<F: QuantFormat, I: Isa>(isa: I, job: &UnpackJob) {
         unsafe {
             isa.interleave(codes.as_ptr(), job.codes, groups, at);
             let plane = all_groups * ROWS;
-            scales.turn::<F, I>(isa, job.scales, plane, groups, at);
+            scales.transpose::<F, I>(isa, job.scales, plane, groups, at);
             if F::MINS {
-                mins.turn::<F, I>(isa, job.mins, plane, groups, at);
+                mins.transpose::<F, I>(isa, job.mins, plane, groups, at);
             }
         }
     }

@@ -298,7 +298,7 @@ impl Columns<'_> {
         let (at, width) = (self.at, self.group.width);
         let mut sum = 0.0;
         for j in 0..targets.len() {
-            let q = grid.snap(j, targets[j]);
+            let q = grid.quantize_one(j, targets[j]);
             let miss = f64::from(targets[j] - q);
             sum += f64::from(self.weights[j]) * miss * miss;
             errors[j] = x[j] - q;

@@ -1,10 +1,9 @@
 //! Circles of files: each uses, through others, what uses it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::Findings;
 use crate::modules::Modules;
-use crate::source::Tree;
+use crate::source::{Findings, Tree};
 
 /// Every file that is in a circle.
 pub fn find(tree: &Tree) -> Findings {
@@ -17,24 +16,40 @@ pub fn find(tree: &Tree) -> Findings {
     found
 }
 
-/// The nodes that can be reached from themselves.
-fn in_circles(nodes: usize, edges: &BTreeSet<(usize, usize)>) -> Vec<usize> {
-    let reaches_itself = |start: &usize| {
-        let mut seen = BTreeSet::new();
-        let mut open = vec![*start];
-        while let Some(at) = open.pop() {
-            for (_, to) in edges.range((at, 0)..(at + 1, 0)) {
-                if to == start {
-                    return true;
-                }
-                if seen.insert(*to) {
-                    open.push(*to);
-                }
+/// Prints what ties every circle: file, file, and the names that the first uses of the second.
+pub fn print(tree: &Tree) {
+    for one in &tree.crates {
+        let uses = Modules::of(tree, one).uses();
+        for ((from, to), names) in &uses {
+            if reached(*to, &uses).contains(from) {
+                let names: Vec<&str> = names.iter().map(String::as_str).collect();
+                let (from, to) = (&tree.files[*from].name, &tree.files[*to].name);
+                println!("{from} -> {to}: {}", names.join(", "));
             }
         }
-        false
-    };
+    }
+}
+
+type Edges = BTreeMap<(usize, usize), BTreeSet<String>>;
+
+/// The nodes that can be reached from themselves.
+fn in_circles(nodes: usize, edges: &Edges) -> Vec<usize> {
+    let reaches_itself = |start: &usize| reached(*start, edges).contains(start);
     (0..nodes).filter(reaches_itself).collect()
+}
+
+/// The nodes that can be reached from `start`.
+fn reached(start: usize, edges: &Edges) -> BTreeSet<usize> {
+    let mut seen = BTreeSet::new();
+    let mut open = vec![start];
+    while let Some(at) = open.pop() {
+        for (_, to) in edges.range((at, 0)..(at + 1, 0)).map(|(pair, _)| pair) {
+            if seen.insert(*to) {
+                open.push(*to);
+            }
+        }
+    }
+    seen
 }
 
 #[cfg(test)]

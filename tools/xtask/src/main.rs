@@ -2,7 +2,7 @@
 //!
 //! A rule finds places (`findings`); `ratchets.json` lists how many each place may have. More than that, or
 //! a place that is not listed, fails. Fewer is said, and `cargo xtask check --update` takes it over: the
-//! list only shrinks.
+//! list only shrinks. `cargo xtask circles` says what ties the files of a circle.
 
 #![forbid(unsafe_code)]
 
@@ -15,8 +15,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Where a rule is broken, and how often.
-type Findings = BTreeMap<String, usize>;
+use source::Findings;
 
 /// One rule: its name in `ratchets.json`, what it asks, how it looks.
 struct Rule {
@@ -74,7 +73,8 @@ fn main() -> ExitCode {
     let done = match typed[..] {
         ["check"] => check(false),
         ["check", "--update"] => check(true),
-        _ => Err("cargo xtask check [--update]".to_owned()),
+        ["circles"] => source::Tree::read(&top()).map(|tree| circles::print(&tree)),
+        _ => Err("cargo xtask check [--update] | circles".to_owned()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -85,10 +85,11 @@ fn main() -> ExitCode {
     }
 }
 
-/// The top of the checkout.
+/// The top of the checkout: of the one that runs this, which need not be the one that built it.
 fn top() -> PathBuf {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.ancestors().nth(2).unwrap_or(here).to_owned()
+    let here = std::env::var_os("CARGO_MANIFEST_DIR");
+    let here = PathBuf::from(here.unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into()));
+    here.ancestors().nth(2).unwrap_or(&here).to_owned()
 }
 
 /// Compares what every rule finds with `ratchets.json`.

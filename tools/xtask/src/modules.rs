@@ -87,9 +87,9 @@ impl<'a> Modules<'a> {
         self.modules.insert(path, module);
     }
 
-    /// Every pair of files of which the first uses something that the second defines.
-    pub fn uses(&self) -> BTreeSet<(usize, usize)> {
-        let mut pairs = BTreeSet::new();
+    /// Every pair of files of which the first uses something that the second defines, and what.
+    pub fn uses(&self) -> BTreeMap<(usize, usize), BTreeSet<String>> {
+        let mut pairs: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
         for (path, module) in &self.modules {
             let mut used = Used {
                 paths: Vec::new(),
@@ -98,10 +98,12 @@ impl<'a> Modules<'a> {
             used.visit_items(self.items(path, &self.tree.files[module.file]));
             for one in &used.paths {
                 let to = self.resolve(path, one, DEPTH);
-                pairs.extend(
-                    to.filter(|to| *to != module.file)
-                        .map(|to| (module.file, to)),
-                );
+                if let Some(to) = to.filter(|to| *to != module.file) {
+                    pairs
+                        .entry((module.file, to))
+                        .or_default()
+                        .insert(one.join("::"));
+                }
             }
         }
         pairs

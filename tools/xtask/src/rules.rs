@@ -3,8 +3,7 @@
 use proc_macro2::{TokenStream, TokenTree};
 use syn::visit::{self, Visit};
 
-use crate::Findings;
-use crate::source::{File, Tree, is_test};
+use crate::source::{File, Findings, Tree, is_test};
 
 /// Lines of a function, from `fn` to the closing brace.
 const FUNCTION: usize = 70;

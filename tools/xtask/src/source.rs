@@ -1,6 +1,10 @@
 //! The project's Rust files, parsed once.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+/// Where a rule is broken, and how often.
+pub type Findings = BTreeMap<String, usize>;
 
 /// A file of the project.
 pub struct File {

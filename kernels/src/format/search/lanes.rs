@@ -3,8 +3,8 @@
 //! Lanes are only mixed by sums over the groups of a block, and nothing is fused: every level writes
 //! the same bytes. No closures on vectors: they would be compiled without the features of the level.
 
-use super::super::encode::{from_f16, to_f16};
 use crate::isa::wide::{LANES, Row, Vector};
+use crate::numeric::{from_f16, to_f16};
 
 /// What the search needs beside arithmetic.
 pub(in super::super) trait Lanes: Vector {

@@ -280,7 +280,7 @@ pub(in super::super) fn affine<V: Vector, const G: usize, const N: usize>(
                 ..fit
             };
             for _ in 0..rounds {
-                let sum = nearest_line(b, free, &mut next, (most, limit)).sum::<G>();
+                let sum = nearest_line(b, free, &mut next, most, limit).sum::<G>();
                 let better = sum.less(least);
                 least.replace(better, sum);
                 fit.d.replace(better, next.d);
@@ -300,7 +300,8 @@ fn nearest_line<V: Vector, const N: usize>(
     b: &Batch<N>,
     free: Line<V>,
     fit: &mut Affine<V>,
-    (most, limit): (f32, f32),
+    most: f32,
+    limit: f32,
 ) -> V {
     let s0 = (free.scale * fit.d.invert()).clamp(0.0, limit).round();
     let m0 = (free.min * fit.dmin.invert()).clamp(0.0, limit).round();

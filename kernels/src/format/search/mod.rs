@@ -22,7 +22,7 @@ mod scale;
 
 pub(super) use lanes::{Batch, Lanes, put_codes};
 pub(super) use line::{Affine, affine, line};
-pub(super) use scale::{Curve, Integers, choose, encode, extreme, single, symmetric};
+pub(super) use scale::{Curve, Integers, Stored, choose, encode, extreme, single, symmetric};
 
 /// How hard an encoder looks for scales and codes. The format is the same, only the choice of
 /// numbers in it differs.

@@ -218,22 +218,29 @@ pub(in super::super) fn single<V: Vector, L: Levels, const N: usize>(
     least.number
 }
 
-/// Of integers in `low..=high` that stand for scales those of least error, and their scales. Tries
-/// those around `first`.
+/// Scales that are stored as integers of `0..=most`.
+#[derive(Clone, Copy)]
+pub(in super::super) struct Stored {
+    pub most: f32,
+    /// What an integer stands for.
+    pub scale: fn(u8) -> f32,
+}
+
+/// Of the stored integers those of least error, and their scales. Tries those `around` the `first`.
 #[inline(always)]
 pub(in super::super) fn choose<V: Vector, L: Levels, const N: usize>(
     b: &Batch<N>,
     levels: L,
-    (first, around): (V, RangeInclusive<i8>),
-    (low, high): (f32, f32),
-    scale: fn(u8) -> f32,
+    first: V,
+    around: RangeInclusive<i8>,
+    stored: Stored,
 ) -> (V, V) {
     let mut least = Least::none();
     for k in around {
-        let number = (first + V::all(f32::from(k))).clamp(low, high);
-        least.keep(number, error(b, scales(number, scale), levels));
+        let number = (first + V::all(f32::from(k))).clamp(0.0, stored.most);
+        least.keep(number, error(b, scales(number, stored.scale), levels));
     }
-    (least.number, scales(least.number, scale))
+    (least.number, scales(least.number, stored.scale))
 }
 
 /// What integers stand for.

@@ -1,11 +1,11 @@
 //! One weight of a block at a time, under the scales that the block has: what a quantizer with
 //! error feedback needs, which learns the value of a weight only when those before it are fixed.
 
-use super::encode::from_f16;
 use super::k23::unpack as six_bits_q3;
 use super::k45::unpack as six_bits;
 use super::table::CURVE;
 use crate::dtype::Dtype;
+use crate::numeric::from_f16;
 
 /// Most weights of a block.
 const MOST: usize = 256;
@@ -50,7 +50,7 @@ impl Grid {
     /// # Panics
     /// If the block has no weight `j`.
     #[inline]
-    pub fn snap(&mut self, j: usize, x: f32) -> f32 {
+    pub fn quantize_one(&mut self, j: usize, x: f32) -> f32 {
         let (scale, inverse, min) = self.lines[j / self.group];
         let v = (x - min) * inverse;
         let level = match self.range {

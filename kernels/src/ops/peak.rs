@@ -3,19 +3,11 @@
 
 use core::hint::black_box;
 
+use super::AHEAD;
 use crate::isa::Isa;
-use crate::kernels::Kernels;
 
 /// Independent chains of operations, enough to hide the latency of every dot product.
 const CHAINS: usize = 12;
-
-/// The loops of one level.
-#[derive(Clone, Copy)]
-pub(crate) struct PeakOps {
-    pub int8: unsafe fn(usize) -> u64,
-    pub f32: unsafe fn(usize) -> u64,
-    pub read: unsafe fn(&[u8]),
-}
 
 /// Dot products of 8-bit integers; returns the operations done (a product and a sum are two).
 ///
@@ -71,7 +63,7 @@ pub(crate) unsafe fn read<I: Isa>(isa: I, bytes: &[u8]) {
     let mut acc = [isa.zero_lanes(); 4];
     for lines in bytes.as_chunks::<256>().0 {
         let p = lines.as_ptr();
-        isa.prefetch(p.wrapping_add(crate::ops::decode::AHEAD), lines.len());
+        isa.prefetch(p.wrapping_add(AHEAD), lines.len());
         for (i, acc) in acc.iter_mut().enumerate() {
             // SAFETY: four times 64 bytes are the 256 of the chunk.
             unsafe {
@@ -86,7 +78,7 @@ pub(crate) unsafe fn read<I: Isa>(isa: I, bytes: &[u8]) {
 /// BF16 dot products; returns the operations done.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bf16")]
-fn bf16(steps: usize) -> u64 {
+pub(crate) fn bf16(steps: usize) -> u64 {
     use core::arch::x86_64::*;
     let one = black_box(_mm512_set1_epi32(0x3f80_3f80));
     // SAFETY: any 64 bytes are 32 BF16 values.
@@ -99,36 +91,4 @@ fn bf16(steps: usize) -> u64 {
     }
     black_box(acc);
     (steps * CHAINS * 64) as u64
-}
-
-impl Kernels {
-    /// Runs `steps` rounds of independent 8-bit dot products; returns the operations done.
-    pub fn peak_int8(&self, steps: usize) -> u64 {
-        // SAFETY: `self` proves the features.
-        unsafe { (self.peak.int8)(steps) }
-    }
-
-    /// Runs `steps` rounds of independent F32 multiply-adds; returns the operations done.
-    pub fn peak_f32(&self, steps: usize) -> u64 {
-        // SAFETY: `self` proves the features.
-        unsafe { (self.peak.f32)(steps) }
-    }
-
-    /// Runs `steps` rounds of independent BF16 dot products; `None` where the machine (or the
-    /// level) has no such instruction. Returns the operations done.
-    pub fn peak_bf16(&self, steps: usize) -> Option<u64> {
-        #[cfg(target_arch = "x86_64")]
-        if self.level() == crate::Level::Avx512Vnni && is_x86_feature_detected!("avx512bf16") {
-            // SAFETY: the features have just been checked.
-            return Some(unsafe { bf16(steps) });
-        }
-        let _ = steps;
-        None
-    }
-
-    /// Reads `bytes` once with this level's loads, as fast as products read weights.
-    pub fn read(&self, bytes: &[u8]) {
-        // SAFETY: `self` proves the features.
-        unsafe { (self.peak.read)(bytes) }
-    }
 }

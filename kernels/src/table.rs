@@ -1,0 +1,74 @@
+//! The table of kernels that each level has.
+
+use crate::dtype::Dtype;
+use crate::float::{AttnQuery, AttnScratch, KvHead, KvRows, KvShape, KvSide};
+use crate::format::search::Search;
+use crate::layout::{ActKind, TileShape};
+use crate::level::Level;
+use crate::ops::sparse::{ExpandJob, SparseJob};
+use crate::ops::{DecodeJob, FillJob, MultiplyJob, UnpackJob};
+
+/// The kernels of one instruction set level. Only [`for_level`](Self::for_level) hands them out,
+/// after it has checked the machine: holding a reference proves that they can run.
+pub struct Kernels {
+    pub(crate) level: Level,
+    pub(crate) tile_shape: TileShape,
+    pub(crate) formats: &'static [FormatOps],
+    pub(crate) fill: unsafe fn(&mut FillJob),
+    pub(crate) sparse: SparseOps,
+    pub(crate) float: FloatOps,
+    pub(crate) peak: PeakOps,
+}
+
+/// The kernels of one format. All function pointers require the features of their level.
+pub(crate) struct FormatOps {
+    pub dtype: Dtype,
+    pub act: ActKind,
+    /// Numbers in a column of a float product.
+    pub columns: usize,
+    /// Weights per scale in a panel.
+    pub group: usize,
+    /// Whether there is an encoder.
+    pub writes: bool,
+    pub dequantize: unsafe fn(&[u8], &mut [f32]),
+    pub quantize: unsafe fn(&[f32], Search, &mut [u8]),
+    /// By number of tokens, minus one; with more tokens, several passes.
+    pub decode: &'static [unsafe fn(&DecodeJob)],
+    pub unpack: unsafe fn(&UnpackJob),
+    pub multiply: unsafe fn(&MultiplyJob),
+}
+
+/// The kernels of packed weights.
+#[derive(Clone, Copy)]
+pub(crate) struct SparseOps {
+    /// By number of tokens, minus one.
+    pub decode: &'static [unsafe fn(&SparseJob)],
+    pub expand: unsafe fn(&ExpandJob),
+}
+
+type LayerNorm = unsafe fn(&[f32], [&[f32]; 2], f32, &mut [f32]);
+
+/// The float kernels of one level. All pointers require its features.
+#[derive(Clone, Copy)]
+pub(crate) struct FloatOps {
+    pub rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
+    pub rms_norm_each: unsafe fn(&mut [f32], &[f32], f32),
+    pub layer_norm: LayerNorm,
+    pub add: unsafe fn(&mut [f32], &[f32]),
+    pub silu_mul: unsafe fn(&mut [f32], &[f32]),
+    pub gelu_mul: unsafe fn(&mut [f32], &[f32]),
+    pub rope: unsafe fn(&mut [f32], &[f32], &[f32], bool),
+    pub attend: unsafe fn(&AttnQuery<'_>, KvHead<'_>, &mut [f32], &mut AttnScratch),
+    pub merge: unsafe fn(KvShape, &mut [f32], &[f32]),
+    pub store: unsafe fn(KvShape, KvSide, KvRows<'_>, &mut [u8]),
+    pub exp_sum: unsafe fn(&[f32], f32) -> f64,
+    pub divergence: unsafe fn(&[f32], &[f32], [f64; 2]) -> f64,
+}
+
+/// The loops of one level.
+#[derive(Clone, Copy)]
+pub(crate) struct PeakOps {
+    pub int8: unsafe fn(usize) -> u64,
+    pub f32: unsafe fn(usize) -> u64,
+    pub read: unsafe fn(&[u8]),
+}
