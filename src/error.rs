@@ -211,6 +211,9 @@ pub enum Error {
     /// A chat template failed.
     #[error("chat template: {}", Shown::value(.0))]
     Template(String),
+    /// A part of the program broke its own rules; what it worked on is given up.
+    #[error("internal error: {}", Shown::list(.0))]
+    Panic(String),
     /// The user stopped the work.
     #[error("interrupted")]
     Interrupted,
@@ -343,6 +346,7 @@ mod tests {
                 tensors: 1,
             },
             Error::Template(t()),
+            Error::Panic(t()),
             Error::Interrupted,
         ];
         for e in &all {
@@ -354,7 +358,7 @@ mod tests {
                 Error::Io { .. } | Error::Verify(_) | Error::NoChecksums { .. } => {}
                 Error::Kind { .. } | Error::Threads { .. } => {}
                 Error::Occupied { .. } | Error::Template(_) | Error::Interrupted => {}
-                Error::OutOfRange { .. } | Error::Pages { .. } => {}
+                Error::OutOfRange { .. } | Error::Panic(_) | Error::Pages { .. } => {}
             }
         }
         all

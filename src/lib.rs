@@ -26,6 +26,7 @@ pub mod model;
 pub mod ram;
 pub mod sampler;
 pub mod scales;
+pub mod scheduler;
 pub mod session;
 pub mod shown;
 pub mod sparsity;

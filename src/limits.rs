@@ -79,6 +79,8 @@ pub const MAX_TAG_TOKENS: usize = 1_000;
 pub const MAX_ELIFS: usize = 256;
 /// Answers to one prompt, generated or followed side by side.
 pub const MAX_SEQUENCES: usize = 1_024;
+/// Tokens whose logits a request changes.
+pub const MAX_LOGIT_BIASES: usize = 1_024;
 /// Bytes of a prompt.
 pub const MAX_PROMPT_BYTES: usize = 1 << 20;
 /// Longest text that an evaluation encodes.

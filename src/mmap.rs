@@ -11,11 +11,20 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::files::open_regular;
-use crate::gguf::Load;
 use crate::ram;
 
 /// Exit code of a program whose mapped file was cut under it.
 pub const EXIT_TRUNCATED: i32 = 74;
+
+/// How the bytes of a file come into memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Load {
+    /// Map the file; pages are read when first touched. Nothing is copied.
+    #[default]
+    Map,
+    /// Read the file into memory; immune to later changes of the file.
+    Copy,
+}
 
 /// What will become of some bytes of a mapped file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,11 +1,15 @@
 //! Choosing the next token from logits.
 //!
-//! The steps and their order: penalty for repetition, top-k, top-p, min-p, temperature,
-//! then one draw. It is the usual order of GGUF runtimes; in particular top-p and min-p
+//! The steps and their order: what changes logits (biases and penalties, [`LogitsFilter`]), top-k, top-p,
+//! min-p, temperature, then one draw. It is the usual order of GGUF runtimes; in particular top-p and min-p
 //! look at probabilities before the temperature changes them. A sampler is a pure function
 //! of its options, the seed, and the calls so far: the same inputs give the same tokens.
 
+mod filters;
+
 use crate::error::{Error, Result};
+use crate::limits;
+pub use filters::{CountPenalty, LogitBias, LogitsFilter, RepetitionPenalty};
 
 /// Settings of a [`Sampler`].
 #[derive(Clone, Debug, PartialEq)]
@@ -22,6 +26,12 @@ pub struct SamplerOptions {
     pub repeat_penalty: f32,
     /// How many recent tokens the penalty looks at; 0 is off.
     pub repeat_last_n: usize,
+    /// Taken from the logit of a token for each time that the answer has it; 0 is off.
+    pub frequency_penalty: f32,
+    /// Taken from the logit of a token that the answer has; 0 is off.
+    pub presence_penalty: f32,
+    /// Added to the logits of these tokens; at most [`limits::MAX_LOGIT_BIASES`].
+    pub logit_bias: Vec<(u32, f32)>,
     /// Start of the random numbers.
     pub seed: u64,
 }
@@ -35,6 +45,9 @@ impl Default for SamplerOptions {
             min_p: 0.05,
             repeat_penalty: 1.0,
             repeat_last_n: 64,
+            frequency_penalty: 0.0,
+            presence_penalty: 0.0,
+            logit_bias: Vec::new(),
             seed: 0,
         }
     }
@@ -71,7 +84,47 @@ impl SamplerOptions {
         if !(0.01..=100.0).contains(&self.repeat_penalty) {
             return bad("repeat penalty", self.repeat_penalty, "0.01 to 100");
         }
+        if !(-2.0..=2.0).contains(&self.frequency_penalty) {
+            return bad("frequency penalty", self.frequency_penalty, "-2 to 2");
+        }
+        if !(-2.0..=2.0).contains(&self.presence_penalty) {
+            return bad("presence penalty", self.presence_penalty, "-2 to 2");
+        }
+        if let Some((_, bias)) = self
+            .logit_bias
+            .iter()
+            .find(|(_, b)| !(-100.0..=100.0).contains(b))
+        {
+            return bad("logit bias", *bias, "-100 to 100");
+        }
+        let (count, most) = (self.logit_bias.len(), limits::MAX_LOGIT_BIASES);
+        if count > most {
+            return Err(Error::Request {
+                what: "logit biases".into(),
+                value: count.to_string(),
+                allowed: format!("at most {most}"),
+            });
+        }
         Ok(())
+    }
+
+    /// What changes logits, in the order in which it does.
+    fn filters(&self) -> Vec<Box<dyn LogitsFilter>> {
+        let mut filters: Vec<Box<dyn LogitsFilter>> = Vec::new();
+        if !self.logit_bias.is_empty() {
+            filters.push(Box::new(LogitBias(self.logit_bias.clone())));
+        }
+        if self.repeat_penalty != 1.0 && self.repeat_last_n > 0 {
+            filters.push(Box::new(RepetitionPenalty {
+                factor: self.repeat_penalty,
+                last_n: self.repeat_last_n,
+            }));
+        }
+        let (presence, frequency) = (self.presence_penalty, self.frequency_penalty);
+        if presence != 0.0 || frequency != 0.0 {
+            filters.push(Box::new(CountPenalty::new(presence, frequency)));
+        }
+        filters
     }
 }
 
@@ -110,9 +163,9 @@ impl Random {
 }
 
 /// Chooses tokens; holds the state of the random numbers.
-#[derive(Clone, Debug)]
 pub struct Sampler {
     options: SamplerOptions,
+    filters: Vec<Box<dyn LogitsFilter>>,
     random: Random,
     /// Candidates (id, logit); kept to reuse the memory.
     candidates: Vec<(u32, f32)>,
@@ -127,6 +180,7 @@ impl Sampler {
         options.check()?;
         let random = Random::new(options.seed);
         Ok(Sampler {
+            filters: options.filters(),
             options,
             random,
             candidates: Vec::new(),
@@ -138,15 +192,34 @@ impl Sampler {
         &self.options
     }
 
-    /// Chooses a token. `logits` has one value per token and is changed by the penalty;
-    /// `recent` are the tokens so far, of which the last `repeat_last_n` count. A logit of
-    /// minus infinity forbids its token.
+    /// Adds a filter behind those of the options.
+    pub fn add_filter(&mut self, filter: Box<dyn LogitsFilter>) {
+        self.filters.push(filter);
+    }
+
+    /// Whether [`Sampler::sample`] chooses from other logits than it is given.
+    pub fn has_filters(&self) -> bool {
+        !self.filters.is_empty()
+    }
+
+    /// Chooses a token. `logits` has one value per token and is changed by the filters; `history` are the
+    /// tokens so far, prompt and answer.
+    ///
+    /// # Errors
+    /// As [`Sampler::choose`]; [`Error::Request`] for a token of the history that has no logit.
+    pub fn sample(&mut self, logits: &mut [f32], history: &[u32]) -> Result<u32> {
+        for filter in &mut self.filters {
+            filter.apply(logits, history)?;
+        }
+        self.choose(logits)
+    }
+
+    /// Chooses a token from logits as they are. Minus infinity forbids its token.
     ///
     /// # Errors
     /// [`Error::NonFinite`] for a NaN, plus infinity, or minus infinity everywhere;
-    /// [`Error::Request`] for no logits at all or a recent id that has none.
-    pub fn sample(&mut self, logits: &mut [f32], recent: &[u32]) -> Result<u32> {
-        self.penalize(logits, recent)?;
+    /// [`Error::Request`] for no logits at all.
+    pub fn choose(&mut self, logits: &[f32]) -> Result<u32> {
         let best = argmax(logits)?;
         if self.options.temperature == 0.0 || self.options.top_k == 1 {
             return Ok(best);
@@ -154,31 +227,6 @@ impl Sampler {
         self.collect(logits);
         self.truncate(logits[best as usize]);
         Ok(self.draw())
-    }
-
-    fn penalize(&self, logits: &mut [f32], recent: &[u32]) -> Result<()> {
-        let penalty = self.options.repeat_penalty;
-        if penalty == 1.0 {
-            return Ok(());
-        }
-        let window = &recent[recent.len().saturating_sub(self.options.repeat_last_n)..];
-        let mut seen = window.to_vec();
-        seen.sort_unstable();
-        seen.dedup();
-        for id in seen {
-            let len = logits.len();
-            let logit = logits.get_mut(id as usize).ok_or_else(|| Error::Request {
-                what: "recent token".into(),
-                value: id.to_string(),
-                allowed: format!("an id below {len}"),
-            })?;
-            *logit = if *logit > 0.0 {
-                *logit / penalty
-            } else {
-                *logit * penalty
-            };
-        }
-        Ok(())
     }
 
     /// Fills the candidates: the best `top_k`, best first, ties by id.
@@ -279,8 +327,8 @@ mod tests {
             top_p: 1.0,
             min_p: 0.0,
             repeat_penalty: 1.0,
-            repeat_last_n: 64,
             seed: 42,
+            ..SamplerOptions::default()
         };
         change(&mut options);
         Sampler::new(options).expect("valid options")
@@ -437,7 +485,7 @@ mod tests {
 
     #[test]
     fn bad_options_are_errors() {
-        let bad: [fn(&mut SamplerOptions); 10] = [
+        let bad: [fn(&mut SamplerOptions); 14] = [
             |o| o.temperature = -0.1,
             |o| o.temperature = f32::NAN,
             |o| o.temperature = f32::INFINITY,
@@ -448,6 +496,10 @@ mod tests {
             |o| o.min_p = f32::NAN,
             |o| o.repeat_penalty = 0.0,
             |o| o.repeat_penalty = f32::NAN,
+            |o| o.frequency_penalty = 2.5,
+            |o| o.presence_penalty = f32::NAN,
+            |o| o.logit_bias = vec![(1, 101.0)],
+            |o| o.logit_bias = vec![(1, 1.0); 1025],
         ];
         for change in bad {
             let mut options = SamplerOptions::default();

@@ -7,7 +7,7 @@ use geb_kernels::Kernels;
 use geb_kernels::float::KvType;
 
 use crate::adapter::Adapter;
-use crate::cache::Part;
+use crate::engine::Alone;
 pub use crate::engine::{
     BATCH, DEFAULT_CTX, Engine, KvChoice, Sequence, SessionOptions, VECTOR, Want, auto_is_f32,
 };
@@ -15,7 +15,6 @@ use crate::error::{Error, Result};
 use crate::model::Model;
 pub use crate::model::SparseChoice;
 pub use crate::model::forward::Segment;
-use crate::model::forward::{Buffers, Pass};
 use crate::model::observer::Observer;
 use crate::model::resident::{Residents, Streamed};
 pub use branch::Branch;
@@ -47,6 +46,12 @@ impl Session {
             engine,
             batch: 0,
         })
+    }
+
+    /// The engine and the one sequence.
+    pub fn parts(&mut self) -> (&mut Engine, &mut Sequence) {
+        self.batch = 0;
+        (&mut self.engine, &mut self.seq)
     }
 
     /// The model.
@@ -203,8 +208,14 @@ impl Session {
                 _ => 0..0,
             };
             let logits = rows.start * vocab..rows.end * vocab;
-            let observer = observer.as_mut().map(|o| &mut **o as &mut dyn Observer);
-            self.pass(part, self.seq.tokens.len(), layers, logits, observer)?;
+            let alone = Alone {
+                input: part,
+                wanted: n - rows.len()..n,
+                first: self.seq.tokens.len(),
+                layers,
+                observer: observer.as_mut().map(|o| &mut **o as &mut dyn Observer),
+            };
+            self.pass(alone, logits)?;
             match part {
                 Segment::Tokens(ids) => self.seq.tokens.extend_from_slice(ids),
                 Segment::Vectors(_) => self.seq.tokens.extend(std::iter::repeat_n(VECTOR, n)),
@@ -234,11 +245,14 @@ impl Session {
         self.engine.want(rows.len())?;
         let logits = 0..self.engine.wanted;
         let batch = self.batch;
-        self.team(NOTHING, first, 0, logits, None, |pass, buffers, out| {
-            (pass.spans[0].rows, pass.spans[0].wanted) = (0..batch, rows.clone());
-            pass.head(buffers, out);
-            Ok(())
-        })?;
+        let seq = &mut self.seq;
+        let again = Alone::again(first);
+        self.engine
+            .lead_alone(seq, again, logits, |pass, buffers, out| {
+                (pass.spans[0].rows, pass.spans[0].wanted) = (0..batch, rows.clone());
+                pass.head(buffers, out);
+                Ok(())
+            })?;
         self.engine
             .finite(0..self.engine.wanted, first + rows.start)?;
         Ok(self.logits())
@@ -249,63 +263,12 @@ impl Session {
         &self.engine.logits[..self.engine.wanted]
     }
 
-    /// One batch at position `first` through the first `layers` layers.
-    fn pass(
-        &mut self,
-        input: Segment<'_>,
-        first: usize,
-        layers: usize,
-        logits: Range<usize>,
-        observer: Option<&mut dyn Observer>,
-    ) -> Result<()> {
-        let c = self.engine.model.config();
-        let (vocab, n) = (c.vocab, input.len(c.embedding_length));
-        let table = &mut self.seq.table;
-        self.engine
-            .pages_for(table, Part::Layers, first..first + n)?;
-        self.engine.ropes.extend(first + n);
+    /// One batch of the sequence alone.
+    fn pass(&mut self, alone: Alone<'_>, logits: Range<usize>) -> Result<()> {
         self.batch = 0;
-        let wanted = n - logits.len() / vocab..n;
-        let at = first + wanted.start;
-        let input = (input, wanted);
-        let done = self
-            .team(
-                input,
-                first,
-                layers,
-                logits.clone(),
-                observer,
-                |pass, b, out| pass.run(b, out),
-            )
-            .and_then(|()| self.engine.finite(logits, at));
-        if done.is_err() {
-            self.seq.go_back();
-        }
-        done
-    }
-
-    /// Calls `f` as the leader of the team with `self.logits[logits]`. The one span is `input` from position `first`
-    /// on, of which some rows are wanted.
-    fn team(
-        &mut self,
-        (input, wanted): (Segment<'_>, Range<usize>),
-        first: usize,
-        layers: usize,
-        logits: Range<usize>,
-        observer: Option<&mut dyn Observer>,
-        f: impl FnOnce(&mut Pass<'_, '_>, &mut Buffers, &mut [f32]) -> Result<()> + Send,
-    ) -> Result<()> {
-        let n = input.len(self.engine.model.config().embedding_length);
-        let mut span = self.seq.span(input, 0..n, wanted);
-        span.first = first;
-        let places = [(0, first)];
-        self.engine
-            .lead(vec![span], &places, layers, logits, observer, f)
+        self.engine.pass_alone(&mut self.seq, alone, logits)
     }
 }
-
-/// What a pass reads that has rows in the buffers already.
-const NOTHING: (Segment<'static>, Range<usize>) = (Segment::Tokens(&[]), 0..0);
 
 mod ahead;
 mod branch;

@@ -1,36 +1,30 @@
 //! Text generation: prompt ids in, streamed text out.
 //!
-//! ```text
-//! keep the longest common prefix of prompt and cache; evaluate the rest   (prefill)
-//! repeat: sample from the last logits                                     (decode)
-//!         end token?            -> stop `eos`
-//!         text of the token     -> stop scanner -> callback   (`stop` when a stop string is complete)
-//!         a part repeated for `stop_repeats` tokens          -> stop `repeat`
-//!         max_tokens reached, or no room in the context      -> stop `length`
-//!         evaluate the token
-//! ```
-//! Evaluating may mean reading a row that an earlier pass has computed along with others
-//! ([`crate::speculate`]); the loop is the same and so are its tokens.
-//! Cancelling (flag or callback) ends with `cancelled` and keeps what was generated. The loop knows
-//! nothing of chats, terminals or servers; they own the prompt and the callback.
+//! [`Generation`] is one answer: it plans what is to be evaluated and takes the logits. [`generate`] is the loop
+//! around one of them; beams and the scheduler are others. Evaluating may mean reading a row that an earlier
+//! pass has computed along with others ([`crate::speculate`]); the tokens are the same.
+//! Cancelling (flag or callback) ends with `cancelled` and keeps what was generated. Nothing here knows of
+//! chats, terminals or servers; they own the prompt and the callback.
 
+mod generation;
 mod repeat;
 mod search;
 mod stop;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use geb_kernels::Kernels;
-
+use crate::engine::{Engine, Sequence as State, Span};
 use crate::error::{Error, Result};
-use crate::logits::log_sum;
-use crate::sampler::{Sampler, SamplerOptions};
-use crate::session::{Session, Want};
-use crate::speculate::{Speculation, SpeculationStats};
+use crate::model::forward::Segment;
+use crate::sampler::SamplerOptions;
+use crate::session::Session;
+use crate::speculate::{Draft, Guesses, Speculation, SpeculationStats};
 use crate::tokenizer::Tokenizer;
+pub use generation::{Generation, Planned, Progress};
+use generation::{check, check_prompt};
 pub use repeat::RepeatDetector;
 pub use search::{BeamOptions, Sequence, beam_search, best_of};
 pub use stop::StopScanner;
@@ -50,6 +44,8 @@ pub struct GenerateOptions {
     pub stop_repeats: usize,
     /// Fill [`Generated::log_probs`].
     pub log_probs: bool,
+    /// With them, the most probable tokens at each place: [`Progress::top`].
+    pub top_log_probs: usize,
     /// Set from outside to stop. Give the session the same flag, so that a long prefill ends too.
     pub cancel: Option<Arc<AtomicBool>>,
 }
@@ -63,6 +59,7 @@ impl Default for GenerateOptions {
             ignore_eos: false,
             stop_repeats: 0,
             log_probs: false,
+            top_log_probs: 0,
             cancel: None,
         }
     }
@@ -196,46 +193,69 @@ pub fn generate_with(
     options: &GenerateOptions,
     events: &mut dyn Events,
 ) -> Result<Generated> {
-    let start = Instant::now();
-    check(session, prompt, options)?;
-    let read = prompt.len();
-    let prompt = beginning(session, prompt)?;
-    let mut run = Run {
-        sampler: Sampler::new(options.sampling.clone())?,
-        scanner: StopScanner::new(&options.stop),
-        repeats: RepeatDetector::new(options.stop_repeats),
-        logits: Vec::new(),
-        history: prompt,
-        out: Generated {
-            ids: Vec::new(),
-            text: String::new(),
-            log_probs: Vec::new(),
-            reason: StopReason::Length,
-            timings: Timings {
-                prompt_tokens: read,
-                ..Timings::default()
-            },
-        },
-    };
-    match run.prefill(session, events) {
-        Err(Error::Interrupted) => run.out.reason = StopReason::Cancelled,
-        Err(e) => return Err(e),
-        Ok(()) => {
-            let held = run.history.len();
-            let mut ahead = Ahead {
-                session,
-                speculation,
-                held,
-            };
-            ahead.speculation.begin();
-            let done = run.decode(&mut ahead, tokenizer, options, events, start);
-            run.out.timings.speculation = ahead.speculation.stats();
-            // Guesses that were not used do not stay behind.
-            ahead.session.truncate(ahead.held);
-            done?;
+    let started = Instant::now();
+    let (engine, seq) = session.parts();
+    check(engine, prompt, options)?;
+    let text = beginning(engine, seq, prompt)?;
+    let mut answer = Generation::new(engine, tokenizer, text, options.clone())?;
+    answer.started = started;
+    answer.timings().prompt_tokens = prompt.len();
+    answer.guess_with(std::mem::take(speculation));
+    let done = run(engine, seq, &mut answer, events);
+    // Guesses that were not used do not stay behind.
+    seq.truncate(answer.held());
+    let (generated, guesses) = answer.into_parts();
+    *speculation = guesses;
+    done.map(|()| generated)
+}
+
+/// The loop around one answer on an engine of its own.
+fn run(
+    engine: &mut Engine,
+    seq: &mut State,
+    answer: &mut Generation<'_>,
+    events: &mut dyn Events,
+) -> Result<()> {
+    answer.begin(engine, seq)?;
+    let rows = engine.batch();
+    while answer.reason().is_none() {
+        let plan = answer.plan(&mut Draft::new(engine, seq), rows, Guesses::Tuned);
+        let span = Span {
+            seq: &mut *seq,
+            input: Segment::Tokens(plan.ids),
+            want: plan.want,
+        };
+        let start = Instant::now();
+        let mut out = match engine.step(&mut [span]) {
+            Err(Error::Interrupted) => {
+                deliver(answer.cancel(), answer, events);
+                break;
+            }
+            out => out?,
+        };
+        if let Some((_, error)) = out.failed.pop() {
+            answer.failed(error)?;
+            continue;
+        }
+        let read = answer.evaluated(seq.tokens().len(), Some(start.elapsed()));
+        if let Some((done, total)) = read {
+            events.prefill(done, total);
+        }
+        while let Some(progress) = answer.accept(out.logits)? {
+            deliver(progress, answer, events);
         }
     }
-    Ok(run.out)
+    Ok(())
+}
+
+/// Gives new text to the callback, which may cancel; then what was held back comes too.
+fn deliver(progress: Progress, answer: &mut Generation<'_>, events: &mut dyn Events) {
+    if !progress.text.is_empty() && events.text(&progress.text).is_break() {
+        let rest = answer.cancel();
+        if !rest.text.is_empty() {
+            _ = events.text(&rest.text);
+        }
+    }
 }
 
 fn refuse(what: &str, value: String, allowed: String) -> Error {
@@ -246,200 +266,15 @@ fn refuse(what: &str, value: String, allowed: String) -> Error {
     }
 }
 
-/// Everything that can be refused before work starts.
-fn check(session: &Session, prompt: &[u32], options: &GenerateOptions) -> Result<()> {
-    check_prompt(session, prompt)?;
-    if options.stop.iter().any(String::is_empty) {
-        let allowed = "at least one character".into();
-        return Err(refuse("stop string", "empty".into(), allowed));
-    }
-    Ok(())
-}
-
-fn check_prompt(session: &Session, prompt: &[u32]) -> Result<()> {
-    if prompt.is_empty() {
-        let allowed = "at least one token".into();
-        return Err(refuse("prompt", "empty".into(), allowed));
-    }
-    if prompt.len() > session.ctx() {
-        let allowed = format!("at most {} (the context)", session.ctx());
-        let value = format!("{} tokens", prompt.len());
-        return Err(refuse("prompt", value, allowed));
-    }
-    Ok(())
-}
-
 /// What the text begins with: the prompt or, where an encoder reads the prompt, the token that starts
 /// an answer to it.
-fn beginning(session: &mut Session, prompt: &[u32]) -> Result<Vec<u32>> {
-    match session.model().config().encoder {
+fn beginning(engine: &mut Engine, seq: &mut State, prompt: &[u32]) -> Result<Vec<u32>> {
+    match engine.model().config().encoder {
         Some(encoder) => {
-            session.encode(prompt)?;
+            engine.encode(seq, prompt)?;
             Ok(vec![encoder.start])
         }
         None => Ok(prompt.to_vec()),
-    }
-}
-
-/// Evaluates of `ids` what the session does not hold yet, for logits at least the last one. Returns how
-/// many it held.
-fn read(session: &mut Session, ids: &[u32], want: Want, events: &mut dyn Events) -> Result<usize> {
-    let most = ids.len() - usize::from(want == Want::Last);
-    let keep = session.common_prefix(ids).min(most);
-    if keep < session.pos() {
-        session.truncate(keep);
-    }
-    // A recurrent state cannot go back: the session may have kept less than asked.
-    let keep = session.pos().min(keep);
-    let mut progress = |done, total| events.prefill(done, total);
-    session.forward_with(&ids[keep..], want, &mut progress)?;
-    Ok(keep)
-}
-
-/// The session while it decodes: it may hold more than the text.
-struct Ahead<'a> {
-    session: &'a mut Session,
-    speculation: &'a mut Speculation,
-    /// Tokens of the text that are evaluated.
-    held: usize,
-}
-
-impl Ahead<'_> {
-    /// Evaluates the last token of `history` if need be and copies the logits after it.
-    fn evaluate(&mut self, history: &[u32], wanted: usize, logits: &mut [f32]) -> Result<()> {
-        self.speculation.advance(self.session, history, wanted)?;
-        self.held = history.len();
-        let at = self.speculation.row() * logits.len();
-        logits.copy_from_slice(&self.session.logits()[at..at + logits.len()]);
-        Ok(())
-    }
-}
-
-/// Natural logarithm of the probability of token `id`.
-fn log_prob(kernels: &Kernels, row: &[f32], id: u32) -> f64 {
-    let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    f64::from(row[id as usize]) - log_sum(kernels, row, largest)
-}
-
-/// The state of one generation.
-struct Run {
-    sampler: Sampler,
-    scanner: StopScanner,
-    repeats: RepeatDetector,
-    /// `[vocab]`, a copy: sampling changes them.
-    logits: Vec<f32>,
-    /// Prompt and generated ids, for the repetition penalty.
-    history: Vec<u32>,
-    out: Generated,
-}
-
-impl Run {
-    /// Evaluates the prompt.
-    fn prefill(&mut self, session: &mut Session, events: &mut dyn Events) -> Result<()> {
-        let start = Instant::now();
-        self.out.timings.reused_tokens = read(session, &self.history, Want::Last, events)?;
-        self.logits.extend_from_slice(session.logits());
-        self.out.timings.prefill = start.elapsed();
-        Ok(())
-    }
-
-    /// Samples until one of the reasons to stop applies.
-    fn decode(
-        &mut self,
-        ahead: &mut Ahead<'_>,
-        tokenizer: &Tokenizer,
-        options: &GenerateOptions,
-        events: &mut dyn Events,
-        start: Instant,
-    ) -> Result<()> {
-        let cancelled = || {
-            options
-                .cancel
-                .as_ref()
-                .is_some_and(|c| c.load(Ordering::Relaxed))
-        };
-        // The text continues the prompt: a space between the two is part of it.
-        let mut stream = tokenizer.stream_after(self.history.last().copied());
-        let mut first = None;
-        self.out.reason = loop {
-            if self.out.ids.len() >= options.max_tokens {
-                break StopReason::Length;
-            }
-            if cancelled() {
-                break StopReason::Cancelled;
-            }
-            let unchanged = options.log_probs.then(|| self.logits.clone());
-            let id = self.sampler.sample(&mut self.logits, &self.history)?;
-            if let Some(row) = unchanged {
-                let kernels = ahead.session.kernels();
-                self.out.log_probs.push(log_prob(kernels, &row, id));
-            }
-            self.out.timings.sampled_tokens += 1;
-            first.get_or_insert_with(Instant::now);
-            if !options.ignore_eos && tokenizer.is_stop(id) {
-                break StopReason::Eos;
-            }
-            self.out.ids.push(id);
-            self.history.push(id);
-            let piece = stream.push(id);
-            if let Some(reason) = self.emit(&piece, events) {
-                break reason;
-            }
-            if self.repeats.push(id).is_some() {
-                break StopReason::Repeat;
-            }
-            let wanted = options.max_tokens - self.out.ids.len();
-            if wanted > 0 {
-                if ahead.held >= ahead.session.ctx() {
-                    break StopReason::Length;
-                }
-                match ahead.evaluate(&self.history, wanted, &mut self.logits) {
-                    Ok(()) => {}
-                    Err(Error::Interrupted) => break StopReason::Cancelled,
-                    Err(e) => return Err(e),
-                }
-            }
-        };
-        let rest = stream.finish();
-        self.flush(&rest, events);
-        let first = first.unwrap_or_else(Instant::now);
-        self.out.timings.first_token = first - start;
-        self.out.timings.decode = first.elapsed();
-        Ok(())
-    }
-
-    /// Passes new text through the stop scanner to the callback.
-    fn emit(&mut self, piece: &str, events: &mut dyn Events) -> Option<StopReason> {
-        let (text, stopped) = self.scanner.push(piece);
-        let cancelled = self.deliver(&text, events);
-        if stopped {
-            Some(StopReason::Stop)
-        } else {
-            cancelled.then_some(StopReason::Cancelled)
-        }
-    }
-
-    /// At the end: the rest of an incomplete character, and what was held back for a stop string.
-    fn flush(&mut self, rest: &str, events: &mut dyn Events) {
-        if self.out.reason == StopReason::Stop {
-            return;
-        }
-        let (mut text, stopped) = self.scanner.push(rest);
-        if stopped {
-            self.out.reason = StopReason::Stop;
-        } else {
-            text.push_str(&self.scanner.finish());
-        }
-        self.deliver(&text, events);
-    }
-
-    /// Gives text to the callback and keeps it; true when the callback wants to stop.
-    fn deliver(&mut self, text: &str, events: &mut dyn Events) -> bool {
-        if text.is_empty() {
-            return false;
-        }
-        self.out.text.push_str(text);
-        events.text(text).is_break()
     }
 }
 

@@ -3,19 +3,24 @@
 //! ```text
 //! score = (sum over the answer's tokens of log p(token)) / tokens^length_penalty
 //! ```
-//! The end token counts as a token. The prompt is evaluated once; what lies behind it is copied out and in
-//! again as answers take turns ([`Session::branch`]). Results do not depend on threads.
+//! The end token counts as a token. The prompt is evaluated once, and all answers share one pass per token: each
+//! has a fork of the sequence that read it. Results do not depend on threads.
 
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{Events, GenerateOptions, StopReason, beginning, check, check_prompt, read, refuse};
+use geb_kernels::Kernels;
+
+use super::{
+    Events, GenerateOptions, Generation, StopReason, beginning, check, check_prompt, refuse,
+};
+use crate::engine::{Engine, Sequence as State, Span};
 use crate::error::{Error, Result};
 use crate::limits;
 use crate::logits::{log_sum, top_k};
-use crate::session::{Branch, Session, Want};
-use crate::speculate::Speculation;
+use crate::model::forward::Segment;
+use crate::session::{Session, Want};
+use crate::speculate::{Draft, Guesses, Speculation};
 use crate::tokenizer::Tokenizer;
 
 /// One of several answers.
@@ -52,6 +57,20 @@ fn score(log_prob: f64, tokens: usize, length_penalty: f64) -> f64 {
     log_prob / (tokens.max(1) as f64).powf(length_penalty)
 }
 
+/// Evaluates of `ids` what the session does not hold yet, for logits at least the last one.
+fn read(session: &mut Session, ids: &[u32], want: Want, events: &mut dyn Events) -> Result<()> {
+    let most = ids.len() - usize::from(want == Want::Last);
+    let keep = session.common_prefix(ids).min(most);
+    if keep < session.pos() {
+        session.truncate(keep);
+    }
+    // A recurrent state cannot go back: the session may have kept less than asked.
+    let keep = session.pos().min(keep);
+    let mut progress = |done, total| events.prefill(done, total);
+    session.forward_with(&ids[keep..], want, &mut progress)?;
+    Ok(())
+}
+
 /// Best first; of equals the one found first.
 fn rank(sequences: &mut [Sequence]) {
     sequences.sort_by(|a, b| b.score.total_cmp(&a.score));
@@ -71,10 +90,12 @@ fn check_search(count: usize, length_penalty: f64) -> Result<()> {
 }
 
 /// Generates `n` answers to `prompt`, the first with the seed of `options`, each further one with the
-/// next seed, and ranks them. Answer i is what [`super::generate`] gives for its seed.
+/// next seed, and ranks them. Answer i is what [`super::generate`] gives for its seed; several are generated
+/// side by side, and nobody guesses for them.
 ///
 /// # Errors
-/// As [`super::generate`]; [`Error::Request`] for a number or a penalty out of range.
+/// As [`super::generate`]; [`Error::Request`] for a number or a penalty out of range; [`Error::Memory`],
+/// [`Error::Pages`].
 pub fn best_of(
     session: &mut Session,
     speculation: &mut Speculation,
@@ -85,41 +106,94 @@ pub fn best_of(
     events: &mut dyn Events,
 ) -> Result<Vec<Sequence>> {
     check_search(n, length_penalty)?;
-    check(session, prompt, options)?;
-    let all = beginning(session, prompt)?;
-    let held = all.len() - 1;
-    read(session, &all[..held], Want::None, events)?;
-    let start = session.branch()?;
-    let mut sequences = Vec::new();
-    for i in 0..n {
-        session.resume(&start)?;
-        let mut options = options.clone();
-        options.log_probs = true;
-        options.sampling.seed = options.sampling.seed.wrapping_add(i as u64);
-        let answer =
-            super::generate_with(session, speculation, tokenizer, prompt, &options, events)?;
+    let mut options = options.clone();
+    options.log_probs = true;
+    let mut answers = Vec::new();
+    if n == 1 {
+        let one = super::generate_with(session, speculation, tokenizer, prompt, &options, events)?;
+        answers.push(one);
+    } else {
+        let (engine, seq) = session.parts();
+        check(engine, prompt, &options)?;
+        let text = beginning(engine, seq, prompt)?;
+        let held = text.len() - 1;
+        read(session, &text[..held], Want::None, events)?;
+        let (engine, seq) = session.parts();
+        let mut all = Vec::with_capacity(n);
+        for i in 0..n {
+            let mut options = options.clone();
+            options.sampling.seed = options.sampling.seed.wrapping_add(i as u64);
+            let answer = Generation::new(engine, tokenizer, text.clone(), options)?;
+            all.push((answer, engine.fork(seq, seq.tokens().len())?));
+        }
+        side_by_side(engine, &mut all, events)?;
+        answers.extend(all.into_iter().map(|(answer, _)| answer.into_parts().0));
+    }
+    let ranked = answers.into_iter().map(|answer| {
         let log_prob = answer.log_probs.iter().sum();
-        sequences.push(Sequence {
+        Sequence {
             score: score(log_prob, answer.log_probs.len(), length_penalty),
             ids: answer.ids,
             text: answer.text,
             log_prob,
             reason: answer.reason,
-        });
-        if answer.reason == StopReason::Cancelled {
-            break;
         }
-    }
+    });
+    let mut sequences: Vec<_> = ranked.collect();
     rank(&mut sequences);
     Ok(sequences)
+}
+
+/// Steps all answers until each has ended.
+fn side_by_side(
+    engine: &mut Engine,
+    all: &mut [(Generation<'_>, State)],
+    events: &mut dyn Events,
+) -> Result<()> {
+    let (batch, vocab) = (engine.batch(), engine.model().config().vocab);
+    let mut cancelled = false;
+    while all.iter().any(|(answer, _)| answer.reason().is_none()) {
+        let going = all.iter_mut().filter(|(a, _)| a.reason().is_none());
+        let mut group: Vec<_> = going.take(batch).collect();
+        let mut spans = Vec::with_capacity(group.len());
+        for (answer, seq) in &mut group {
+            answer.plan(&mut Draft::new(engine, seq), 1, Guesses::Of(0));
+            let plan = answer.planned();
+            let input = Segment::Tokens(plan.ids);
+            let want = plan.want;
+            spans.push(Span { seq, input, want });
+        }
+        let mut out = match engine.step(&mut spans) {
+            Err(Error::Interrupted) => {
+                drop(spans);
+                all.iter_mut().for_each(|(answer, _)| drop(answer.cancel()));
+                break;
+            }
+            out => out?,
+        };
+        drop(spans);
+        if let Some((_, error)) = out.failed.pop() {
+            return Err(error);
+        }
+        for (i, (answer, seq)) in group.into_iter().enumerate() {
+            answer.evaluated(seq.tokens().len(), None);
+            while let Some(progress) = answer.accept(out.of(i, vocab))? {
+                cancelled |= !progress.text.is_empty() && events.text(&progress.text).is_break();
+            }
+        }
+        if cancelled {
+            all.iter_mut().for_each(|(answer, _)| drop(answer.cancel()));
+        }
+    }
+    Ok(())
 }
 
 /// An answer that may go on.
 struct Beam {
     ids: Vec<u32>,
     log_prob: f64,
-    /// The session before the last of `ids`; none for the prompt alone.
-    before: Option<Rc<Branch>>,
+    /// What has seen all of it but the last token.
+    seq: State,
 }
 
 /// A token behind a beam.
@@ -130,7 +204,7 @@ struct Candidate {
 }
 
 struct Search<'a> {
-    session: &'a mut Session,
+    engine: &'a mut Engine,
     tokenizer: &'a Tokenizer,
     options: &'a BeamOptions,
     /// Last token of the prompt.
@@ -157,41 +231,75 @@ pub fn beam_search(
     events: &mut dyn Events,
 ) -> Result<Vec<Sequence>> {
     check_search(options.beams, options.length_penalty)?;
-    check_prompt(session, prompt)?;
-    let prompt = beginning(session, prompt)?;
+    let (engine, seq) = session.parts();
+    check_prompt(engine, prompt)?;
+    let prompt = beginning(engine, seq, prompt)?;
     let room = session.ctx() - prompt.len();
-    let most = options.max_tokens.min(room + 1);
+    let length = options.max_tokens.min(room + 1);
     read(session, &prompt, Want::Last, events)?;
+    let first = session.logits().to_vec();
+    let (engine, seq) = session.parts();
     let mut search = Search {
-        session,
+        open: Vec::new(),
+        done: Vec::new(),
+        last: prompt.last().copied(),
+        engine,
         tokenizer,
         options,
-        last: prompt.last().copied(),
-        open: vec![Beam {
-            ids: Vec::new(),
-            log_prob: 0.0,
-            before: None,
-        }],
-        done: Vec::new(),
     };
-    let reason = search.run(most)?;
+    let start = Beam {
+        ids: Vec::new(),
+        log_prob: 0.0,
+        seq: search.engine.fork(seq, seq.tokens().len())?,
+    };
+    let most_tokens = most(options, tokenizer);
+    let candidates = best(0, 0.0, &first, most_tokens, search.engine.kernels());
+    search.open.push(start);
+    let reason = search.run(length, candidates.collect())?;
     search.close(reason);
     Ok(search.done)
 }
 
+/// How many tokens behind a beam are looked at: end tokens take no place among the open answers.
+fn most(options: &BeamOptions, tokenizer: &Tokenizer) -> usize {
+    options.beams + tokenizer.stop_ids().len()
+}
+
+/// The most probable tokens behind a beam of log-probability `before`, whose next logits `row` are.
+fn best(
+    beam: usize,
+    before: f64,
+    row: &[f32],
+    most: usize,
+    kernels: &Kernels,
+) -> impl Iterator<Item = Candidate> {
+    let best = top_k(row, most.min(row.len()));
+    let largest = best.first().map_or(0.0, |(_, v)| *v);
+    let sum = log_sum(kernels, row, largest);
+    best.into_iter().map(move |(id, logit)| Candidate {
+        beam,
+        id,
+        log_prob: before + (f64::from(logit) - sum),
+    })
+}
+
 impl Search<'_> {
-    /// Steps until nothing better is to be expected; says why the open answers end.
-    fn run(&mut self, most: usize) -> Result<StopReason> {
+    /// Steps until nothing better is to be expected; says why the open answers end. `candidates` may follow
+    /// the prompt.
+    fn run(&mut self, most: usize, mut candidates: Vec<Candidate>) -> Result<StopReason> {
         for length in 1..=most {
             let flag = self.options.cancel.as_ref();
             if flag.is_some_and(|c| c.load(Ordering::Relaxed)) {
                 return Ok(StopReason::Cancelled);
             }
-            let (held, candidates) = match self.candidates() {
-                Err(Error::Interrupted) => return Ok(StopReason::Cancelled),
-                other => other?,
-            };
-            self.choose(held, candidates, length);
+            if length > 1 {
+                candidates = match self.candidates() {
+                    Err(Error::Interrupted) => return Ok(StopReason::Cancelled),
+                    other => other?,
+                };
+            }
+            candidates.sort_by(|a, b| b.log_prob.total_cmp(&a.log_prob));
+            self.choose(std::mem::take(&mut candidates), length)?;
             if self.open.is_empty() || self.is_settled(length) {
                 self.open.clear();
                 break;
@@ -200,40 +308,47 @@ impl Search<'_> {
         Ok(StopReason::Length)
     }
 
-    /// Every open answer is evaluated; returns what the session was after each, and the tokens that may
-    /// follow, most probable first.
-    fn candidates(&mut self) -> Result<(Vec<Rc<Branch>>, Vec<Candidate>)> {
-        // End tokens take no place among the open answers.
-        let most = self.options.beams + self.tokenizer.stop_ids().len();
-        let (mut held, mut all) = (Vec::new(), Vec::new());
-        for (beam, b) in self.open.iter().enumerate() {
-            if let (Some(before), Some(id)) = (&b.before, b.ids.last()) {
-                self.session.resume(before)?;
-                self.session.forward(&[*id], Want::Last)?;
+    /// Every open answer is evaluated, as many as fit in a pass; returns the tokens that may follow.
+    fn candidates(&mut self) -> Result<Vec<Candidate>> {
+        let (batch, vocab) = (self.engine.batch(), self.engine.model().config().vocab);
+        let (most, kernels) = (most(self.options, self.tokenizer), self.engine.kernels());
+        let (mut open, mut all) = (std::mem::take(&mut self.open), Vec::new());
+        for first in (0..open.len()).step_by(batch) {
+            let end = open.len().min(first + batch);
+            let spans = open[first..end].iter_mut().map(|beam| Span {
+                seq: &mut beam.seq,
+                input: Segment::Tokens(&beam.ids[beam.ids.len() - 1..]),
+                want: Want::Last,
+            });
+            let mut spans: Vec<_> = spans.collect();
+            let stepped = self.engine.step(&mut spans);
+            drop(spans);
+            let mut out = match stepped {
+                Ok(out) => out,
+                Err(error) => {
+                    self.open = open;
+                    return Err(error);
+                }
+            };
+            if let Some((_, error)) = out.failed.pop() {
+                return Err(error);
             }
-            let row = self.session.logits();
-            let best = top_k(row, most.min(row.len()));
-            let largest = best.first().map_or(0.0, |(_, v)| *v);
-            let sum = log_sum(self.session.kernels(), row, largest);
-            all.extend(best.into_iter().map(|(id, logit)| Candidate {
-                beam,
-                id,
-                log_prob: b.log_prob + (f64::from(logit) - sum),
-            }));
-            held.push(Rc::new(self.session.branch()?));
+            for (i, row) in (first..end).zip(out.logits.chunks_exact(vocab)) {
+                all.extend(best(i, open[i].log_prob, row, most, kernels));
+            }
         }
-        all.sort_by(|a, b| b.log_prob.total_cmp(&a.log_prob));
-        Ok((held, all))
+        self.open = open;
+        Ok(all)
     }
 
     /// The best candidates become the open answers; those that end are done.
-    fn choose(&mut self, held: Vec<Rc<Branch>>, candidates: Vec<Candidate>, length: usize) {
+    fn choose(&mut self, candidates: Vec<Candidate>, length: usize) -> Result<()> {
         let (beams, mut next) = (self.options.beams, Vec::new());
         for (place, c) in candidates.into_iter().enumerate() {
             if next.len() == beams {
                 break;
             }
-            let ids = &self.open[c.beam].ids;
+            let Beam { ids, seq, .. } = &self.open[c.beam];
             if !self.options.ignore_eos && self.tokenizer.is_stop(c.id) {
                 if place < beams {
                     let ids = ids.clone();
@@ -244,10 +359,11 @@ impl Search<'_> {
             next.push(Beam {
                 ids: ids.iter().copied().chain([c.id]).collect(),
                 log_prob: c.log_prob,
-                before: Some(held[c.beam].clone()),
+                seq: self.engine.fork(seq, seq.tokens().len())?,
             });
         }
         self.open = next;
+        Ok(())
     }
 
     /// Adds an answer of `tokens` tokens to those that are done, of which the best stay.

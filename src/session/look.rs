@@ -3,6 +3,7 @@
 use geb_kernels::float::KvType;
 
 use super::{BATCH, Segment, Session, Want};
+use crate::engine::Alone;
 use crate::error::{Error, Result};
 use crate::model::inputs::InputStats;
 use crate::model::observer::Observer;
@@ -19,8 +20,14 @@ impl Session {
         self.engine.check(&self.seq, tokens, 0)?;
         let layers = self.engine.model.config().block_count;
         for batch in tokens.chunks(BATCH.min(self.engine.ctx)) {
-            let input = Segment::Tokens(batch);
-            self.pass(input, self.seq.tokens.len(), layers, 0..0, Some(stats))?;
+            let alone = Alone {
+                input: Segment::Tokens(batch),
+                wanted: batch.len()..batch.len(),
+                first: self.seq.tokens.len(),
+                layers,
+                observer: Some(stats),
+            };
+            self.pass(alone, 0..0)?;
             self.seq.tokens.extend_from_slice(batch);
         }
         self.reset();
@@ -72,10 +79,12 @@ impl Session {
         self.batch = 0;
         self.engine.want(rows)?;
         let logits = 0..self.engine.wanted;
-        self.team(super::NOTHING, 0, 0, logits, None, |pass, buffers, out| {
-            pass.lens(buffers, states, out);
-            Ok(())
-        })?;
+        let (seq, again) = (&mut self.seq, Alone::again(0));
+        self.engine
+            .lead_alone(seq, again, logits, |pass, buffers, out| {
+                pass.lens(buffers, states, out);
+                Ok(())
+            })?;
         self.engine.finite(0..self.engine.wanted, 0)?;
         Ok(self.logits())
     }

@@ -1,9 +1,10 @@
 //! Vectors in and out of a session: hidden states instead of logits, embeddings instead of ids.
 
-use super::{BATCH, Buffers, Segment, Session, Want};
+use super::{BATCH, Segment, Session, Want};
 use crate::cache::Part;
-use crate::engine::check_vectors;
+use crate::engine::{Alone, check_vectors};
 use crate::error::{Error, Result};
+use crate::model::forward::{BufferSizes, Buffers};
 use crate::ram;
 
 impl Session {
@@ -73,9 +74,9 @@ impl Session {
     /// Buffers for a batch of `n`.
     fn wide_buffers(&self, n: usize) -> Result<Buffers> {
         let c = self.engine.model.config();
-        let needed = Buffers::bytes(c, n);
-        ram::check(|| format!("a text of {n} tokens at once"), needed)?;
-        Buffers::new(c, n)
+        let sizes = BufferSizes::new(c, n);
+        ram::check(|| format!("a text of {n} tokens at once"), sizes.bytes())?;
+        Buffers::new(&sizes)
     }
 
     /// Appends one batch to the cache and its states to `out`.
@@ -99,20 +100,21 @@ impl Session {
         self.engine
             .logits
             .resize(len.max(self.engine.logits.len()), 0.0);
-        let input = (Segment::Tokens(tokens), tokens.len()..tokens.len());
-        self.team(
-            input,
+        let alone = Alone {
+            input: Segment::Tokens(tokens),
+            wanted: tokens.len()..tokens.len(),
             first,
             layers,
-            0..len,
-            None,
-            |pass, buffers, states| {
+            observer: None,
+        };
+        self.batch = 0;
+        self.engine
+            .lead_alone(&mut self.seq, alone, 0..len, |pass, buffers, states| {
                 pass.causal = causal;
                 pass.run(buffers, &mut [])?;
                 pass.hidden(buffers, states);
                 Ok(())
-            },
-        )?;
+            })?;
         self.seq.tokens.extend_from_slice(tokens);
         let states = &self.engine.logits[..len];
         if let Some(i) = states.iter().position(|v| !v.is_finite()) {

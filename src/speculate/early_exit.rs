@@ -6,7 +6,7 @@
 //! single tokens these are the same values, so nothing of a draft remains. A model that was not
 //! trained for it guesses badly: the text stays right, there is only no gain.
 
-use super::{Drafter, Offer};
+use super::{Draft, Drafter, Offer};
 use crate::error::Result;
 use crate::sampler::argmax;
 use crate::session::Session;
@@ -42,7 +42,7 @@ impl Drafter for EarlyExit {
 
     fn draft(
         &mut self,
-        target: &mut Session,
+        target: &mut Draft<'_>,
         history: &[u32],
         max: usize,
         out: &mut Vec<u32>,

@@ -4,7 +4,7 @@
 //! After the last evaluated token the model's own head has chosen the token that is about to be
 //! evaluated; the further heads guess those behind it. The next pass verifies all of them.
 
-use super::{Drafter, Offer};
+use super::{Draft, Drafter, Offer};
 use crate::error::Result;
 use crate::sampler::argmax;
 use crate::session::Session;
@@ -38,7 +38,7 @@ impl Drafter for ExtraHeads {
 
     fn draft(
         &mut self,
-        target: &mut Session,
+        target: &mut Draft<'_>,
         _: &[u32],
         max: usize,
         out: &mut Vec<u32>,

@@ -13,9 +13,8 @@
 
 use std::collections::HashMap;
 
-use super::{Drafter, Offer};
+use super::{Draft, Drafter, Offer};
 use crate::error::Result;
-use crate::session::Session;
 
 /// Earlier places of a pair that are compared.
 const CANDIDATES: usize = 16;
@@ -116,7 +115,7 @@ impl Drafter for Lookup {
 
     fn draft(
         &mut self,
-        _: &mut Session,
+        _: &mut Draft<'_>,
         history: &[u32],
         max: usize,
         out: &mut Vec<u32>,

@@ -10,7 +10,7 @@
 //! (speculative decoding, arXiv 2211.17192, in the form where a guess counts only if the sampler
 //! chooses the same token.) Every token is chosen by the same sampler from the same logits in the
 //! same order, so the text is that of plain decoding for any setting. That rests on one promise of the
-//! session: a pass of several tokens gives bit for bit the logits of single tokens.
+//! engine: a pass of several tokens gives bit for bit the logits of single tokens.
 //!
 //! Sources are [`Lookup`] (earlier text), [`DraftModel`] (a smaller model), [`EarlyExit`] (the first
 //! layers of the same model) and [`ExtraHeads`] (heads trained to guess). [`Drafter`] is all they share; how many guesses are made is decided by
@@ -22,15 +22,17 @@ mod lookup;
 mod model;
 mod pace;
 
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 pub use early_exit::EarlyExit;
 pub use heads::ExtraHeads;
 pub use lookup::Lookup;
 pub use model::DraftModel;
 
-use crate::error::{Error, Result};
-use crate::session::{Session, Want};
+use crate::engine::{Engine, Sequence};
+use crate::error::Result;
+use crate::model::Model;
 use pace::{Choice, Odds, Pace, follow};
 
 /// Plain steps between two tries of a source that did not pay.
@@ -44,6 +46,67 @@ pub struct Offer {
     pub class: usize,
     /// The first guess, if it is known at no cost; its success is then followed in plain steps too.
     pub next: Option<u32>,
+}
+
+/// What a source may use of the model that decodes: an engine and the sequence that decodes on it.
+pub struct Draft<'a> {
+    engine: &'a mut Engine,
+    seq: &'a mut Sequence,
+}
+
+impl<'a> Draft<'a> {
+    /// Lends a sequence of this engine.
+    pub fn new(engine: &'a mut Engine, seq: &'a mut Sequence) -> Self {
+        Self { engine, seq }
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Arc<Model> {
+        self.engine.model()
+    }
+
+    /// Tokens that the sequence holds.
+    pub fn tokens(&self) -> &[u32] {
+        self.seq.tokens()
+    }
+
+    /// As [`Engine::look_ahead`].
+    ///
+    /// # Errors
+    /// As [`Engine::look_ahead`].
+    pub fn look_ahead(&mut self, n: usize) -> Result<&[f32]> {
+        self.engine.look_ahead(self.seq, n)
+    }
+
+    /// As [`Engine::exit_early`].
+    ///
+    /// # Errors
+    /// As [`Engine::exit_early`].
+    pub fn exit_early(&mut self, token: u32, ahead: usize, layers: usize) -> Result<&[f32]> {
+        self.engine.exit_early(self.seq, token, ahead, layers)
+    }
+
+    /// Most tokens of a pass over the last token and guesses.
+    fn room(&self) -> usize {
+        let free = self.engine.ctx() - self.seq.tokens().len();
+        self.seq.verify_batch().min(free)
+    }
+
+    /// Gives up what lies behind the first `n` tokens.
+    pub(crate) fn truncate(&mut self, n: usize) {
+        if self.seq.tokens().len() > n {
+            self.seq.truncate(n);
+        }
+    }
+}
+
+/// How many guesses a pass verifies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guesses {
+    /// As many as measured times of passes and past success promise a gain.
+    Tuned,
+    /// So many of the first source, if it has them: who plans passes of many sequences decides.
+    Of(usize),
 }
 
 /// A source of guesses. It cannot change what is generated, only how fast.
@@ -65,14 +128,14 @@ pub trait Drafter: Send {
 
     /// Appends up to `max` guesses of what follows `history` to `out`, which is empty.
     ///
-    /// `target` is the session that decodes. It holds all of `history` but the last token, and has
+    /// `target` is the sequence that decodes. It holds all of `history` but the last token, and has
     /// room for `max` more behind that; it must be left as long as it is.
     ///
     /// # Errors
     /// Any; a failed draft counts as none.
     fn draft(
         &mut self,
-        target: &mut Session,
+        target: &mut Draft<'_>,
         history: &[u32],
         max: usize,
         out: &mut Vec<u32>,
@@ -158,7 +221,7 @@ impl Source {
     /// Drafts as chosen, and measures what a guess costs.
     fn draft(
         &mut self,
-        target: &mut Session,
+        target: &mut Draft<'_>,
         history: &[u32],
         (class, choice): (usize, Choice),
         out: &mut Vec<u32>,
@@ -171,7 +234,7 @@ impl Source {
             out.clear();
         }
         // After a pause it had to read up on the text, which is no part of a guess.
-        if history.len() - self.drafted_at <= 2 * target.verify_batch() && !out.is_empty() {
+        if history.len() - self.drafted_at <= 2 * target.seq.verify_batch() && !out.is_empty() {
             let seconds = start.elapsed().as_secs_f64() / out.len() as f64;
             self.seconds = Some(follow(self.seconds, seconds, 1.0 / 8.0));
         }
@@ -185,7 +248,7 @@ impl Source {
     }
 }
 
-/// Sources of guesses and the pass that is being used up. Keep it for as long as the session: what it
+/// Sources of guesses and the pass that is being used up. Keep it for as long as the engine: what it
 /// has measured stays valid.
 #[derive(Default)]
 pub struct Speculation {
@@ -247,7 +310,7 @@ impl Speculation {
         self.stats
     }
 
-    /// A new text begins: the session has just evaluated its prompt.
+    /// A new text begins.
     pub fn begin(&mut self) {
         self.stats = SpeculationStats::default();
         self.batch.clear();
@@ -259,55 +322,97 @@ impl Speculation {
         }
     }
 
-    /// Makes the logits after the last token of `history` available, in `session` at [`Speculation::row`].
-    /// The session held the others and may afterwards hold guesses behind. At most `wanted` (at least
-    /// one) tokens will still be chosen.
-    ///
-    /// # Errors
-    /// Those of evaluating the last token alone; the session then holds all tokens but that one.
-    pub fn advance(&mut self, session: &mut Session, history: &[u32], wanted: usize) -> Result<()> {
-        let Some((last, before)) = history.split_last() else {
-            return Ok(());
-        };
-        self.settle(*last);
-        if self.at + 1 < self.batch.len() {
-            let held = self.batch[self.at + 1] == *last;
-            let (source, class) = self.by;
-            self.sources[source].odds.observe(class + self.at, held);
-            if held {
-                self.at += 1;
-                self.stats.accepted += 1;
-                return Ok(());
-            }
+    /// Takes the token that was chosen from the logits of [`Speculation::row`]. True if it is what the pass
+    /// has evaluated next: then its logits are there already, one row further.
+    pub fn goes_on(&mut self, token: u32) -> bool {
+        for (source, class, next) in self.unasked.drain(..) {
+            self.sources[source].odds.observe(class, next == token);
         }
-        session.truncate(before.len());
-        self.at = 0;
-        self.batch.clear();
-        self.batch.push(*last);
-        self.guess(session, history, wanted);
-        self.evaluate(session)
+        let Some(guess) = self.batch.get(self.at + 1) else {
+            return false;
+        };
+        let held = *guess == token;
+        let (source, class) = self.by;
+        self.sources[source].odds.observe(class + self.at, held);
+        if held {
+            self.at += 1;
+            self.stats.accepted += 1;
+        }
+        held
     }
 
-    /// Which row of the session's logits belongs to the last token.
+    /// The tokens of the next pass: the last one of `history`, and guesses of those behind it. At most
+    /// `wanted` (at least one) tokens will still be chosen.
+    pub fn plan(
+        &mut self,
+        target: &mut Draft<'_>,
+        history: &[u32],
+        wanted: usize,
+        guesses: Guesses,
+    ) -> &[u32] {
+        self.at = 0;
+        self.batch.clear();
+        let Some((last, before)) = history.split_last() else {
+            return &[];
+        };
+        target.truncate(before.len());
+        self.batch.push(*last);
+        self.guess(target, history, wanted, guesses);
+        &self.batch
+    }
+
+    /// The tokens of the pass that was planned.
+    pub fn batch(&self) -> &[u32] {
+        &self.batch
+    }
+
+    /// Which row of the pass's logits belongs to the last token of the text.
     pub fn row(&self) -> usize {
         self.at
     }
 
-    /// Compares guesses that were not verified with the token that came.
-    fn settle(&mut self, id: u32) {
-        for (source, class, next) in self.unasked.drain(..) {
-            self.sources[source].odds.observe(class, next == id);
+    /// The planned pass is done. `time` is what it took if it was this sequence's alone.
+    pub fn evaluated(&mut self, time: Option<Duration>) {
+        let guesses = self.batch.len() - 1;
+        self.stats.passes += 1;
+        self.stats.verify_batches += usize::from(guesses > 0);
+        self.stats.drafted += guesses;
+        if let Some(time) = time {
+            self.pace.record(self.batch.len(), time.as_secs_f64());
         }
     }
 
+    /// Gives up the guesses of the planned pass, which failed: it may have been for a wrong guess, where
+    /// plain decoding never comes. False if it had none.
+    pub fn drop_guesses(&mut self) -> bool {
+        let had = self.batch.len() > 1;
+        self.batch.truncate(1);
+        had
+    }
+
+    /// Probabilities that at least the first, the first two … of at most `max` guesses hold after `history`, by
+    /// past success; empty if there is nothing to guess.
+    pub fn chances(&mut self, history: &[u32], max: usize) -> Vec<f64> {
+        let mut sources = self.sources.iter_mut();
+        let Some((source, offer)) = sources
+            .find_map(|s| Some((s.drafter.offer(history)?, s)))
+            .map(|(offer, s)| (s, offer))
+        else {
+            return Vec::new();
+        };
+        let mut all_hold = 1.0;
+        let classes = offer.class..offer.class + max.min(source.max);
+        classes
+            .map(|class| {
+                all_hold *= source.odds.of(class);
+                all_hold
+            })
+            .collect()
+    }
+
     /// Appends guesses to the batch, as many as are worth it and have room.
-    fn guess(&mut self, session: &mut Session, history: &[u32], wanted: usize) {
-        let room = session.ctx() - session.pos();
-        let max = session
-            .verify_batch()
-            .min(room)
-            .min(wanted)
-            .saturating_sub(1);
+    fn guess(&mut self, target: &mut Draft<'_>, history: &[u32], wanted: usize, guesses: Guesses) {
+        let max = target.room().min(wanted).saturating_sub(1);
         let mut best = None;
         for (i, source) in self.sources.iter_mut().enumerate() {
             source.idle += 1;
@@ -316,7 +421,13 @@ impl Speculation {
             };
             self.unasked
                 .extend(offer.next.map(|id| (i, offer.class, id)));
-            let choice = source.choose(offer, max, &self.pace);
+            let choice = match guesses {
+                Guesses::Tuned => source.choose(offer, max, &self.pace),
+                Guesses::Of(n) => Choice {
+                    guesses: n.min(max).min(source.max),
+                    gain: f64::INFINITY,
+                },
+            };
             if choice.guesses > 0
                 && best.is_none_or(|(_, _, b): (_, _, Choice)| choice.gain > b.gain)
             {
@@ -330,31 +441,9 @@ impl Speculation {
         self.unasked.retain(|(source, ..)| *source != i);
         self.by = (i, class);
         let mut guesses = Vec::with_capacity(choice.guesses);
-        self.sources[i].draft(session, history, (class, choice), &mut guesses);
-        let vocab = session.model().config().vocab;
+        self.sources[i].draft(target, history, (class, choice), &mut guesses);
+        let vocab = target.model().config().vocab;
         let known = guesses.into_iter().take_while(|id| (*id as usize) < vocab);
         self.batch.extend(known.take(choice.guesses));
-    }
-
-    /// One pass over the batch.
-    fn evaluate(&mut self, session: &mut Session) -> Result<()> {
-        let start = Instant::now();
-        let mut done = session.forward(&self.batch, Want::All).map(|_| ());
-        if self.batch.len() > 1 && matches!(done, Err(Error::NonFinite { .. })) {
-            // It may be behind a wrong guess, where plain decoding never comes.
-            self.batch.truncate(1);
-            done = session.forward(&self.batch, Want::All).map(|_| ());
-        }
-        let guesses = self.batch.len() - 1;
-        self.stats.passes += 1;
-        self.stats.verify_batches += usize::from(guesses > 0);
-        self.stats.drafted += guesses;
-        if done.is_ok() {
-            self.pace
-                .record(self.batch.len(), start.elapsed().as_secs_f64());
-        } else {
-            self.batch.clear();
-        }
-        done
     }
 }

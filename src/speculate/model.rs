@@ -1,6 +1,6 @@
 //! A draft model: a smaller model with the same vocabulary, in a session of its own.
 
-use super::{Drafter, Offer};
+use super::{Draft, Drafter, Offer};
 use crate::error::{Error, Result};
 use crate::gguf::{GgufFile, Value, ValueType};
 use crate::sampler::argmax;
@@ -37,7 +37,7 @@ impl Drafter for DraftModel {
 
     fn draft(
         &mut self,
-        _: &mut Session,
+        _: &mut Draft<'_>,
         history: &[u32],
         max: usize,
         out: &mut Vec<u32>,

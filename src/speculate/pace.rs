@@ -47,7 +47,8 @@ impl Odds {
         self.share[i] += (f64::from(u8::from(held)) - self.share[i]) * weight;
     }
 
-    fn of(&self, class: usize) -> f64 {
+    /// The share of a class.
+    pub(super) fn of(&self, class: usize) -> f64 {
         self.share[group(class)]
     }
 }

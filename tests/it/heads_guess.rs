@@ -12,7 +12,7 @@ use geb::gguf::{GgufFile, Load};
 use geb::model::Model;
 use geb::sampler::SamplerOptions;
 use geb::session::{KvChoice, Session, SessionOptions, Want};
-use geb::speculate::{ExtraHeads, Speculation, SpeculationStats, Tuning};
+use geb::speculate::{Draft, ExtraHeads, Guesses, Speculation, SpeculationStats, Tuning};
 use geb::tokenizer::Tokenizer;
 
 fn bytes_of(values: &[f32]) -> Vec<u8> {
@@ -214,7 +214,13 @@ fn decode(
     guesses.begin();
     while history.len() < n + 2 {
         let wanted = n + 2 - history.len();
-        guesses.advance(session, &history, wanted).expect("a step");
+        if !guesses.goes_on(history[history.len() - 1]) {
+            let (engine, seq) = session.parts();
+            let mut draft = Draft::new(engine, seq);
+            let batch = guesses.plan(&mut draft, &history, wanted, Guesses::Tuned);
+            session.forward(batch, Want::All).expect("a step");
+            guesses.evaluated(None);
+        }
         let at = guesses.row() * vocab;
         let logits = &session.logits()[at..at + vocab];
         history.push(pick(logits));

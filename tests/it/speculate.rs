@@ -14,7 +14,7 @@ use geb::model::Model;
 use geb::sampler::SamplerOptions;
 use geb::session::{KvChoice, Session, SessionOptions, Want};
 use geb::speculate::{
-    DraftModel, Drafter, EarlyExit, Lookup, Offer, Speculation, SpeculationStats, Tuning,
+    Draft, DraftModel, Drafter, EarlyExit, Lookup, Offer, Speculation, SpeculationStats, Tuning,
 };
 use geb::tokenizer::Tokenizer;
 
@@ -302,7 +302,7 @@ impl Drafter for Adversary {
 
     fn draft(
         &mut self,
-        target: &mut Session,
+        target: &mut Draft<'_>,
         history: &[u32],
         max: usize,
         out: &mut Vec<u32>,
@@ -574,7 +574,7 @@ fn a_source_is_asked_within_its_limits() {
         }
         fn draft(
             &mut self,
-            _: &mut Session,
+            _: &mut Draft<'_>,
             _: &[u32],
             max: usize,
             _: &mut Vec<u32>,

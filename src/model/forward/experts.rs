@@ -16,7 +16,7 @@ use geb_kernels::mat::MatMut;
 
 use super::{Acts, Buffers, Pass, scale, slot};
 use crate::model::Config;
-use crate::model::packed::Operand;
+use crate::model::operand::Operand;
 use crate::model::routing::{Gating, Routing};
 use crate::model::weights::{ExpertAttention, Experts, Linear, QMatrix};
 
@@ -57,25 +57,46 @@ pub(super) struct Mixture {
     acts: Vec<Acts>,
 }
 
-impl Mixture {
-    pub fn new(c: &Config, batch: usize) -> Mixture {
-        let mut mixture = Mixture::default();
-        if let Some(r) = &c.experts {
-            mixture.logits = vec![0.0; batch * r.count];
-            mixture.choices = vec![Choice::default(); batch * r.used];
-            mixture.rows = vec![0.0; batch * r.used * c.embedding_length];
+/// Sizes of a [`Mixture`]; zeros for a model without experts.
+#[derive(Default)]
+pub(super) struct MixtureSizes {
+    logits: usize,
+    choices: usize,
+    rows: usize,
+    /// Bytes of activations of the experts in their packed form, at most.
+    packed: u64,
+}
+
+impl MixtureSizes {
+    /// For batches of at most `batch` rows.
+    pub fn new(c: &Config, batch: usize) -> MixtureSizes {
+        let Some(r) = &c.experts else {
+            return MixtureSizes::default();
+        };
+        let widest = c.embedding_length.max(r.width);
+        MixtureSizes {
+            logits: batch * r.count,
+            choices: batch * r.used,
+            rows: batch * r.used * c.embedding_length,
+            // Sizes of the experts of a wave, largest first, fall at least like 1/i.
+            packed: (4 * widest * (batch + 4 * WAVE_ROWS)) as u64,
         }
-        mixture
     }
 
-    /// Bytes for a batch, activations of the experts included.
-    pub fn bytes(c: &Config, batch: usize) -> u64 {
-        let Some(r) = &c.experts else { return 0 };
-        let routes = batch * (4 * r.count + 32 * r.used);
-        let widest = c.embedding_length.max(r.width);
-        // Sizes of the experts of a wave, largest first, fall at least like 1/i.
-        let packed = 4 * widest * (batch + 4 * WAVE_ROWS);
-        (routes + 4 * batch * r.used * c.embedding_length + packed) as u64
+    /// Bytes of all; of a choice also those of its pair, its place and its group.
+    pub fn bytes(&self) -> u64 {
+        (4 * self.logits + 32 * self.choices + 4 * self.rows) as u64 + self.packed
+    }
+}
+
+impl Mixture {
+    pub fn new(sizes: &MixtureSizes) -> Mixture {
+        Mixture {
+            logits: vec![0.0; sizes.logits],
+            choices: vec![Choice::default(); sizes.choices],
+            rows: vec![0.0; sizes.rows],
+            ..Mixture::default()
+        }
     }
 
     /// Sorts the pairs of the first `n` tokens by expert.

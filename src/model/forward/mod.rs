@@ -30,7 +30,8 @@ use geb_kernels::{ActKind, Activations, Kernels};
 
 use super::config::LayerSizes;
 use super::observer::Observer;
-use super::packed::{Operand, Packed};
+use super::operand::Operand;
+use super::packed::Packed;
 use super::resident::Residents;
 use super::rope::Ropes;
 use super::weights::{Bias, Branch, Cross, Ffn, Layer, Linear, Mixer, Norm, QMatrix};
@@ -68,36 +69,69 @@ pub(crate) struct Buffers {
     mixture: experts::Mixture,
 }
 
+/// Numbers of each buffer of a batch.
+pub(crate) struct BufferSizes {
+    x: usize,
+    qkv: usize,
+    attn: usize,
+    gate_up: usize,
+    side: usize,
+    mix: usize,
+    /// Bytes of activations in their packed form, at most.
+    packed: u64,
+    mixture: experts::MixtureSizes,
+}
+
+impl BufferSizes {
+    /// For batches of at most `batch` rows.
+    pub(crate) fn new(c: &Config, batch: usize) -> BufferSizes {
+        let e = c.embedding_length;
+        let (q, ffn) = (
+            c.widest(LayerSizes::q_width),
+            c.widest(|l| l.feed_forward_length),
+        );
+        BufferSizes {
+            x: e * batch,
+            qkv: c.widest(|l| l.q_width() + 2 * l.kv_width()) * batch,
+            attn: q * batch,
+            gate_up: gate_up(c, batch),
+            side: if c.parallel { e * batch } else { 0 },
+            mix: c.scratch * batch,
+            packed: 4 * ((e + q + 2 * ffn) * batch) as u64,
+            mixture: experts::MixtureSizes::new(c, batch),
+        }
+    }
+
+    /// Bytes of all.
+    pub(crate) fn bytes(&self) -> u64 {
+        let floats = 2 * self.x + self.qkv + self.attn + self.gate_up + self.side + self.mix;
+        4 * floats as u64 + self.packed + self.mixture.bytes()
+    }
+}
+
 impl Buffers {
-    pub(crate) fn new(c: &Config, batch: usize) -> Result<Buffers> {
-        let whole = |floats: usize| {
+    /// Buffers of these sizes; those of packed activations grow with use.
+    ///
+    /// # Errors
+    /// [`Error::Memory`].
+    pub(crate) fn new(sizes: &BufferSizes) -> Result<Buffers> {
+        let zeros = |floats: usize| {
             let refused = |()| ram::refused("buffers of a batch", 4 * floats as u64);
             bytemuck::allocation::try_zeroed_vec::<f32>(floats).map_err(refused)
         };
-        let zeros = |width: usize| whole(width * batch);
-        let side = if c.parallel { c.embedding_length } else { 0 };
         Ok(Buffers {
-            x: zeros(c.embedding_length)?,
-            h: zeros(c.embedding_length)?,
-            qkv: zeros(c.widest(|l| l.q_width() + 2 * l.kv_width()))?,
-            attn: zeros(c.widest(LayerSizes::q_width))?,
-            gate_up: whole(gate_up(c, batch))?,
-            side: zeros(side)?,
+            x: zeros(sizes.x)?,
+            h: zeros(sizes.x)?,
+            qkv: zeros(sizes.qkv)?,
+            attn: zeros(sizes.attn)?,
+            gate_up: zeros(sizes.gate_up)?,
+            side: zeros(sizes.side)?,
             pieces: Vec::new(),
-            mix: zeros(c.scratch)?,
+            mix: zeros(sizes.mix)?,
             before: Vec::new(),
             acts: Default::default(),
-            mixture: experts::Mixture::new(c, batch),
+            mixture: experts::Mixture::new(&sizes.mixture),
         })
-    }
-
-    /// Bytes the buffers of a batch take, activations in their packed form included.
-    pub(crate) fn bytes(c: &Config, batch: usize) -> u64 {
-        let heads = c.widest(|l| 3 * l.q_width() + 2 * l.kv_width());
-        let ffn = c.widest(|l| l.feed_forward_length);
-        let width =
-            (3 + usize::from(c.parallel)) * c.embedding_length + heads + 2 * ffn + c.scratch;
-        (4 * (width * batch + gate_up(c, batch))) as u64 + experts::Mixture::bytes(c, batch)
     }
 }
 

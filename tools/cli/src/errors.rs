@@ -41,7 +41,7 @@ pub fn exit_code(e: &Error) -> i32 {
         Error::Request { .. } | Error::Occupied { .. } => 2,
         Error::NoChecksums { .. } => 8,
         Error::Interrupted => 130,
-        Error::Io { .. } | Error::Verify(_) | Error::Threads { .. } => 1,
+        Error::Io { .. } | Error::Verify(_) | Error::Threads { .. } | Error::Panic(_) => 1,
     }
 }
 

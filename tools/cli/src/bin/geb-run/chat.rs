@@ -53,6 +53,7 @@ pub fn run(args: &ChatArgs, interrupt: &Interrupt) -> Outcome {
         stop_repeats: args.stop_repeats,
         log_probs: false,
         cancel: Some(interrupt.flag()),
+        ..GenerateOptions::default()
     };
     let mut chat = Chat {
         loaded,

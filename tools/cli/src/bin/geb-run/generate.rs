@@ -45,6 +45,7 @@ pub fn run(args: &GenerateArgs, interrupt: &Interrupt) -> Outcome {
         stop_repeats: 0,
         log_probs: false,
         cancel: Some(interrupt.flag()),
+        ..GenerateOptions::default()
     };
     if args.several.wanted() {
         let prompt = (&*ids, &tokenizer);

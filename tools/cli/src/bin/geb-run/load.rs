@@ -376,6 +376,7 @@ pub fn sampling(args: &SamplingArgs) -> (SamplerOptions, u64) {
         repeat_penalty: args.repeat_penalty,
         repeat_last_n: args.repeat_last_n,
         seed,
+        ..SamplerOptions::default()
     };
     (options, seed)
 }

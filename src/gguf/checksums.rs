@@ -76,17 +76,17 @@ impl Plan {
     }
 
     /// Fills in what was reserved. Returns whether there was anything.
-    pub fn seal(&mut self, tensors: &[[u8; 32]], set: &[u8; 32]) -> bool {
-        let mut sealed = false;
+    pub fn set_checksums(&mut self, tensors: &[[u8; 32]], set: &[u8; 32]) -> bool {
+        let mut any = false;
         for (key, value) in &mut self.metadata {
             match key.as_str() {
                 TENSOR_HASHES => *value = MetaValue::Strs(tensors.iter().map(|s| hex(s)).collect()),
                 SET_HASH => *value = MetaValue::Str(hex(set)),
                 _ => continue,
             }
-            sealed = true;
+            any = true;
         }
-        sealed
+        any
     }
 }
 

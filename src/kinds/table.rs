@@ -1,10 +1,6 @@
-//! What a file is that is not what was asked for: by its bytes first, by its name second. One table for both
-//! programs; what a person would say to do next stands beside each kind.
+//! The table of kinds, and how each is recognised.
 
 use std::path::Path;
-
-use crate::error::Error;
-use crate::gguf::GgufFile;
 
 /// A kind of file that is no model, or a model of another program.
 #[derive(Debug)]
@@ -261,23 +257,23 @@ const fn other_use(name: &'static str, advice: &'static str) -> Kind {
     }
 }
 
-static ADAPTER: Kind = other_use(
+pub(super) static ADAPTER: Kind = other_use(
     "an adapter (LoRA)",
     "give the model it was made for, and the adapter beside it (lora), or merge both: geb-quantize merge",
 );
-static MMPROJ: Kind = other_use(
+pub(super) static MMPROJ: Kind = other_use(
     "the image or sound encoder of a model (mmproj)",
     "name the GGUF file of the language model, which lies beside it as a rule",
 );
-static IMATRIX: Kind = other_use(
+pub(super) static IMATRIX: Kind = other_use(
     "an importance matrix",
     "geb-quantize takes it beside the checkpoint (imatrix)",
 );
-static CONTROL: Kind = other_use(
+pub(super) static CONTROL: Kind = other_use(
     "a control vector",
     "name the GGUF file of the model; control vectors are not supported",
 );
-static VOCAB: Kind = other_use(
+pub(super) static VOCAB: Kind = other_use(
     "a vocabulary without weights",
     "geb-run tokenize can use it; for anything else name the GGUF file with the weights",
 );
@@ -310,23 +306,17 @@ pub fn look(path: &Path, data: &[u8]) -> Option<&'static Kind> {
     }
 }
 
-/// The error for a file whose bytes are something else than `wanted`.
-pub fn instead(path: &Path, data: &[u8], wanted: &'static str) -> Option<Error> {
-    look(path, data).map(|kind| error(path, kind, wanted))
-}
-
-/// The error for a file in whose place a pointer, a page or nothing was saved. Such bytes are no file of a
-/// checkpoint.
-pub fn answer(path: &Path, data: &[u8], wanted: &'static str) -> Option<Error> {
-    by_bytes(ANSWERS, data).map(|kind| error(path, kind, wanted))
-}
-
-/// The error for a file that ends too early because its download has not ended.
-pub fn unfinished(path: &Path, wanted: &'static str) -> Option<Error> {
+/// What a file is that ends too early because its download has not ended.
+pub(super) fn unfinished(path: &Path) -> Option<&'static Kind> {
     let is_partial = |k: &&'static Kind| k.name == UNFINISHED;
     let kind = OTHERS.iter().find(is_partial)?;
     let own = by_name(path).filter(is_partial).is_some();
-    (own || control_file(path).is_some()).then(|| error(path, kind, wanted))
+    (own || control_file(path).is_some()).then_some(kind)
+}
+
+/// In whose place a pointer, a page or nothing was saved.
+pub(super) fn answer(data: &[u8]) -> Option<&'static Kind> {
+    by_bytes(ANSWERS, data)
 }
 
 /// The control file of a download that has not ended, beside the file itself.
@@ -337,53 +327,6 @@ pub fn control_file(path: &Path) -> Option<std::path::PathBuf> {
         Some(path.with_file_name(name)).filter(|p| p.is_file())
     };
     [".aria2", ".st"].into_iter().find_map(beside)
-}
-
-fn error(path: &Path, kind: &'static Kind, wanted: &'static str) -> Error {
-    Error::Kind {
-        file: path.display().to_string(),
-        kind,
-        wanted,
-    }
-}
-
-/// What a valid GGUF file is that is no model.
-pub fn of_gguf(file: &GgufFile) -> Option<&'static Kind> {
-    let text = |key| file.str(key).ok().flatten().unwrap_or_default();
-    match (text("general.type"), text("general.architecture")) {
-        ("adapter", _) => Some(&ADAPTER),
-        _ if file.get("adapter.type").is_some() => Some(&ADAPTER),
-        ("mmproj", _) | (_, "clip") => Some(&MMPROJ),
-        ("imatrix", _) | (_, "imatrix") => Some(&IMATRIX),
-        (_, "controlvector") => Some(&CONTROL),
-        _ if file.tensors().next().is_none() => Some(&VOCAB),
-        _ => None,
-    }
-}
-
-/// Refuses a valid GGUF file that is no model.
-///
-/// # Errors
-/// [`Error::Kind`] says what it is.
-pub fn check_model(file: &GgufFile) -> Result<(), Error> {
-    let path = file.parts().next().map_or(Path::new(""), |(_, path)| path);
-    let path = if path.as_os_str().is_empty() {
-        Path::new("the file")
-    } else {
-        path
-    };
-    of_gguf(file).map_or(Ok(()), |kind| Err(error(path, kind, "a model")))
-}
-
-/// Refuses a valid GGUF file that cannot be quantized.
-pub fn check_source(file: &GgufFile) -> Result<(), Error> {
-    let model = || of_gguf(file).is_none_or(|k| std::ptr::eq(k, &MMPROJ));
-    if model() { Ok(()) } else { check_model(file) }
-}
-
-/// The error for the folder of an adapter in the place of a checkpoint.
-pub fn adapter(dir: &Path) -> Error {
-    error(dir, &ADAPTER, "a checkpoint")
 }
 
 /// Whether a file begins as GGUF does.

@@ -1,0 +1,419 @@
+//! One answer as a state machine: says what is to be evaluated, takes the logits, gives text.
+//!
+//! ```text
+//! plan     -> tokens to evaluate: a piece of what the sequence has not read, or the last token and guesses
+//! (whoever owns the engine evaluates them, alone or among the tokens of others)
+//! evaluated
+//! accept   -> one token's text, as often as there are logits for
+//!         end token?            -> `eos`
+//!         text of the token     -> stop scanner   (`stop` when a stop string is complete)
+//!         a part repeated for `stop_repeats` tokens          -> `repeat`
+//!         max_tokens reached, or no room in the context      -> `length`
+//! ```
+//! It reads whatever of the text its sequence does not hold: the prompt, and all of it again when the sequence
+//! was emptied for a while. Tokens and text are a function of prompt and options, however often it is asked,
+//! with whatever guesses, among whomever.
+
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use geb_kernels::Kernels;
+
+use super::{GenerateOptions, Generated, RepeatDetector, StopReason, StopScanner, Timings, refuse};
+use crate::engine::{Engine, Sequence, Want};
+use crate::error::{Error, Result};
+use crate::logits::{log_sum, top_k};
+use crate::sampler::Sampler;
+use crate::speculate::{Draft, Guesses, Speculation};
+use crate::tokenizer::{StreamDecoder, Tokenizer};
+
+/// What is to be evaluated next, behind what the sequence holds.
+pub struct Planned<'a> {
+    /// Tokens, at least one.
+    pub ids: &'a [u32],
+    /// Which of their logits are needed.
+    pub want: Want,
+}
+
+/// What a token brought.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Progress {
+    /// New text, complete UTF-8; often empty. The last one brings what was held back for a stop string.
+    pub text: String,
+    /// The token, unless it ended the answer before it became part of it.
+    pub id: Option<u32>,
+    /// If asked for: natural logarithm of the probability of the sampled token, an end token included, before
+    /// penalties and temperature.
+    pub log_prob: Option<f64>,
+    /// As many of the most probable tokens as asked for, best first, each with that number.
+    pub top: Vec<(u32, f64)>,
+    /// Why the answer ended; none if it goes on.
+    pub done: Option<StopReason>,
+}
+
+/// Where an answer stands.
+pub struct Generation<'t> {
+    tokenizer: &'t Tokenizer,
+    options: GenerateOptions,
+    sampler: Sampler,
+    speculation: Speculation,
+    stream: StreamDecoder<'t>,
+    scanner: StopScanner,
+    repeats: RepeatDetector,
+    kernels: &'static Kernels,
+    /// Positions of the context.
+    ctx: usize,
+    /// Prompt and answer.
+    history: Vec<u32>,
+    /// How many of these have been evaluated.
+    held: usize,
+    /// The planned pass is one of the last token and guesses; else one that reads.
+    answering: bool,
+    /// Which tokens it reads then.
+    read: Range<usize>,
+    /// The pass is to be repeated, without guesses.
+    again: bool,
+    /// There are logits for the last token.
+    ready: bool,
+    /// The last token was chosen, and nobody has looked yet whether it was guessed.
+    unsettled: bool,
+    /// `[vocab]`: a copy, where filters change it.
+    logits: Vec<f32>,
+    out: Generated,
+    done: bool,
+    pub(super) started: Instant,
+    reading: Instant,
+    first: Option<Instant>,
+}
+
+impl<'t> Generation<'t> {
+    /// An answer to `prompt`, on a sequence of `engine`.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for an empty prompt, one that does not fit the context or has ids outside the
+    /// vocabulary, an empty stop string or bad sampling options.
+    pub fn new(
+        engine: &Engine,
+        tokenizer: &'t Tokenizer,
+        prompt: Vec<u32>,
+        options: GenerateOptions,
+    ) -> Result<Self> {
+        check(engine, &prompt, &options)?;
+        Ok(Self {
+            sampler: Sampler::new(options.sampling.clone())?,
+            scanner: StopScanner::new(&options.stop),
+            repeats: RepeatDetector::new(options.stop_repeats),
+            // The text continues the prompt: a space between the two is part of it.
+            stream: tokenizer.stream_after(prompt.last().copied()),
+            speculation: Speculation::off(),
+            kernels: engine.kernels(),
+            ctx: engine.ctx(),
+            held: prompt.len(),
+            answering: false,
+            read: 0..0,
+            again: false,
+            ready: false,
+            unsettled: false,
+            logits: Vec::new(),
+            out: Generated {
+                ids: Vec::new(),
+                text: String::new(),
+                log_probs: Vec::new(),
+                reason: StopReason::Length,
+                timings: Timings {
+                    prompt_tokens: prompt.len(),
+                    ..Timings::default()
+                },
+            },
+            done: false,
+            started: Instant::now(),
+            reading: Instant::now(),
+            first: None,
+            history: prompt,
+            tokenizer,
+            options,
+        })
+    }
+
+    /// Lets it guess.
+    pub fn guess_with(&mut self, mut speculation: Speculation) {
+        speculation.begin();
+        self.speculation = speculation;
+    }
+
+    /// Takes what `seq` holds of the prompt, and gives the rest of it up.
+    ///
+    /// # Errors
+    /// As [`Engine::step`], for the tokens that are to be read.
+    pub fn begin(&mut self, engine: &Engine, seq: &mut Sequence) -> Result<()> {
+        let pairs = seq.tokens().iter().zip(&self.history);
+        let same = pairs.take_while(|(a, b)| a == b).count();
+        let keep = same.min(self.history.len() - 1);
+        if keep < seq.tokens().len() {
+            seq.truncate(keep);
+        }
+        // A recurrent state cannot go back: it may have kept less than asked.
+        let keep = seq.tokens().len();
+        if self.out.ids.is_empty() {
+            self.out.timings.reused_tokens = keep;
+            self.reading = Instant::now();
+        }
+        engine.check(seq, &self.history[keep..], keep)
+    }
+
+    /// Prompt and answer so far.
+    pub fn history(&self) -> &[u32] {
+        &self.history
+    }
+
+    /// Whether all but the last token was read when the sequence holds `held` tokens: each pass gives a token
+    /// or more.
+    pub fn is_answering(&self, held: usize) -> bool {
+        !self.out.ids.is_empty() && held + 1 >= self.history.len()
+    }
+
+    /// Tokens of the text that a pass has seen. The sequence may hold guesses behind them.
+    pub fn held(&self) -> usize {
+        self.held
+    }
+
+    /// Why it ended; none if it goes on.
+    pub fn reason(&self) -> Option<StopReason> {
+        self.done.then_some(self.out.reason)
+    }
+
+    /// Tokens that may still be chosen.
+    pub fn wanted(&self) -> usize {
+        self.options.max_tokens - self.out.ids.len()
+    }
+
+    /// Probabilities that the first, the first two … of at most `max` guesses hold: [`Speculation::chances`].
+    pub fn chances(&mut self, max: usize) -> Vec<f64> {
+        let max = max.min(self.wanted().saturating_sub(1));
+        self.speculation.chances(&self.history, max)
+    }
+
+    /// What to evaluate next, at most `rows` tokens of a text that is read.
+    pub fn plan(&mut self, target: &mut Draft<'_>, rows: usize, guesses: Guesses) -> Planned<'_> {
+        // Guesses that did not hold do not stay.
+        target.truncate(self.history.len() - 1);
+        let held = target.tokens().len();
+        self.answering = self.is_answering(held);
+        if self.answering && !std::mem::take(&mut self.again) {
+            let wanted = self.wanted();
+            self.speculation
+                .plan(target, &self.history, wanted, guesses);
+        }
+        self.read = held..self.history.len().min(held + rows.max(1));
+        self.planned()
+    }
+
+    /// What was planned last.
+    pub fn planned(&self) -> Planned<'_> {
+        if self.answering {
+            return Planned {
+                ids: self.speculation.batch(),
+                want: Want::All,
+            };
+        }
+        let whole = self.read.end == self.history.len();
+        Planned {
+            ids: &self.history[self.read.clone()],
+            want: if whole { Want::Last } else { Want::None },
+        }
+    }
+
+    /// What was planned is evaluated, and the sequence holds `held` tokens. `time`: what the pass took, if it
+    /// was this answer's alone. Returns tokens read and to be read, of a prompt.
+    pub fn evaluated(&mut self, held: usize, time: Option<Duration>) -> Option<(usize, usize)> {
+        self.ready = held >= self.history.len();
+        if self.ready {
+            self.held = self.history.len();
+        }
+        if self.answering {
+            self.speculation.evaluated(time);
+            return None;
+        }
+        if !self.out.ids.is_empty() {
+            return None;
+        }
+        if self.ready {
+            self.out.timings.prefill = self.reading.elapsed();
+        }
+        let reused = self.out.timings.reused_tokens;
+        Some((held.saturating_sub(reused), self.history.len() - reused))
+    }
+
+    /// What was planned could not be evaluated; the sequence is as before. Guesses may have been at fault: then
+    /// the next plan is without them.
+    ///
+    /// # Errors
+    /// `error`, if the text itself is at fault.
+    pub fn failed(&mut self, error: Error) -> Result<()> {
+        let guessed = matches!(error, Error::NonFinite { .. }) && self.answering;
+        self.again = guessed && self.speculation.drop_guesses();
+        if self.again { Ok(()) } else { Err(error) }
+    }
+
+    /// Chooses the next token from the logits of the pass, `[rows, vocab]` as they were planned; none if they
+    /// are used up or the answer has ended.
+    ///
+    /// # Errors
+    /// As [`Sampler::sample`].
+    pub fn accept(&mut self, logits: &[f32]) -> Result<Option<Progress>> {
+        if self.done {
+            return Ok(None);
+        }
+        if std::mem::take(&mut self.unsettled)
+            && let Some(last) = self.out.ids.last()
+            && self.answering
+            && self.speculation.goes_on(*last)
+        {
+            (self.ready, self.held) = (true, self.history.len());
+        }
+        if !std::mem::take(&mut self.ready) {
+            return Ok(None);
+        }
+        if self.wanted() == 0 {
+            return Ok(Some(self.finish(Progress::default(), StopReason::Length)));
+        }
+        if self.is_cancelled() {
+            return Ok(Some(
+                self.finish(Progress::default(), StopReason::Cancelled),
+            ));
+        }
+        let (row, rows) = match self.answering {
+            true => (self.speculation.row(), self.speculation.batch().len()),
+            false => (0, 1),
+        };
+        let vocab = logits.len() / rows;
+        self.take(&logits[row * vocab..(row + 1) * vocab]).map(Some)
+    }
+
+    /// Chooses a token from `row`, `[vocab]`.
+    fn take(&mut self, row: &[f32]) -> Result<Progress> {
+        let id = if self.sampler.has_filters() {
+            self.logits.clear();
+            self.logits.extend_from_slice(row);
+            self.sampler.sample(&mut self.logits, &self.history)?
+        } else {
+            self.sampler.choose(row)?
+        };
+        let mut progress = self.weigh(row, id);
+        self.out.timings.sampled_tokens += 1;
+        self.first.get_or_insert_with(Instant::now);
+        if !self.options.ignore_eos && self.tokenizer.is_stop(id) {
+            return Ok(self.finish(progress, StopReason::Eos));
+        }
+        self.out.ids.push(id);
+        self.history.push(id);
+        progress.id = Some(id);
+        let piece = self.stream.push(id);
+        let (text, stopped) = self.scanner.push(&piece);
+        self.out.text.push_str(&text);
+        progress.text = text;
+        let reason = if stopped {
+            StopReason::Stop
+        } else if self.repeats.push(id).is_some() {
+            StopReason::Repeat
+        } else if self.wanted() == 0 || self.history.len() > self.ctx {
+            StopReason::Length
+        } else {
+            self.unsettled = true;
+            return Ok(progress);
+        };
+        Ok(self.finish(progress, reason))
+    }
+
+    /// The log-probabilities asked for.
+    fn weigh(&mut self, row: &[f32], id: u32) -> Progress {
+        let mut progress = Progress::default();
+        if !self.options.log_probs {
+            return progress;
+        }
+        let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let sum = log_sum(self.kernels, row, largest);
+        let own = f64::from(row[id as usize]) - sum;
+        self.out.log_probs.push(own);
+        progress.log_prob = Some(own);
+        let top = top_k(row, self.options.top_log_probs.min(row.len()));
+        let weighed = top.into_iter().map(|(id, v)| (id, f64::from(v) - sum));
+        progress.top = weighed.collect();
+        progress
+    }
+
+    /// Ends it from outside.
+    pub fn cancel(&mut self) -> Progress {
+        match self.reason() {
+            None => self.finish(Progress::default(), StopReason::Cancelled),
+            Some(reason) => {
+                if !matches!(reason, StopReason::Stop | StopReason::Eos) {
+                    self.out.reason = StopReason::Cancelled;
+                }
+                Progress::default()
+            }
+        }
+    }
+
+    fn is_cancelled(&self) -> bool {
+        let flag = self.options.cancel.as_ref();
+        flag.is_some_and(|c| c.load(Ordering::Relaxed))
+    }
+
+    /// The last progress: with the rest of an incomplete character, and what was held back for a stop string.
+    fn finish(&mut self, mut progress: Progress, mut reason: StopReason) -> Progress {
+        if reason != StopReason::Stop {
+            let rest = self.stream.finish();
+            let (mut text, stopped) = self.scanner.push(&rest);
+            if stopped {
+                reason = StopReason::Stop;
+            } else {
+                text.push_str(&self.scanner.finish());
+            }
+            self.out.text.push_str(&text);
+            progress.text.push_str(&text);
+        }
+        let first = *self.first.get_or_insert_with(Instant::now);
+        self.out.timings.first_token = first - self.started;
+        self.out.timings.decode = first.elapsed();
+        self.out.timings.speculation = self.speculation.stats();
+        self.out.reason = reason;
+        self.done = true;
+        progress.done = Some(reason);
+        progress
+    }
+
+    /// The answer, and what guessed with what it has learned.
+    pub fn into_parts(self) -> (Generated, Speculation) {
+        (self.out, self.speculation)
+    }
+
+    /// Counts and times, whole when it has ended.
+    pub fn timings(&mut self) -> &mut Timings {
+        &mut self.out.timings
+    }
+}
+
+/// Everything that can be refused before work starts.
+pub(super) fn check(engine: &Engine, prompt: &[u32], options: &GenerateOptions) -> Result<()> {
+    check_prompt(engine, prompt)?;
+    if options.stop.iter().any(String::is_empty) {
+        let allowed = "at least one character".into();
+        return Err(refuse("stop string", "empty".into(), allowed));
+    }
+    Ok(())
+}
+
+pub(super) fn check_prompt(engine: &Engine, prompt: &[u32]) -> Result<()> {
+    if prompt.is_empty() {
+        let allowed = "at least one token".into();
+        return Err(refuse("prompt", "empty".into(), allowed));
+    }
+    if prompt.len() > engine.ctx() {
+        let allowed = format!("at most {} (the context)", engine.ctx());
+        let value = format!("{} tokens", prompt.len());
+        return Err(refuse("prompt", value, allowed));
+    }
+    Ok(())
+}
