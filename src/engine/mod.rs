@@ -45,7 +45,7 @@ pub use choose::auto_is_f32;
 #[cfg(test)]
 pub(crate) use choose::check_ctx;
 pub(crate) use heads::Heads;
-pub use options::{KvChoice, SessionOptions, VECTOR, Want};
+pub use options::{BATCH, DEFAULT_CTX, KvChoice, SessionOptions, VECTOR, Want};
 use plan::Plan;
 use prefix::PrefixTree;
 pub use prefix::{PrefixStats, Scope};
@@ -53,12 +53,8 @@ pub use sequence::Sequence;
 pub(crate) use sequence::check_vectors;
 pub use step::{Output, Span};
 
-/// Tokens of one batch: enough to fill the prefill tiles, few enough to stay in the caches.
-pub const BATCH: usize = 512;
 /// Copies of a recurrent state that are kept when no memory is given for them.
 const COPIES: u64 = 8;
-/// Context used when none is asked for and the model allows more.
-pub const DEFAULT_CTX: usize = 4096;
 
 /// A model with threads and buffers, for any number of sequences.
 pub struct Engine {

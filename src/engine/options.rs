@@ -7,6 +7,11 @@ use geb_kernels::level::Level;
 
 use crate::model::SparseChoice;
 
+/// Tokens of one batch: enough to fill the prefill tiles, few enough to stay in the caches.
+pub const BATCH: usize = 512;
+/// Context used when none is asked for and the model allows more.
+pub const DEFAULT_CTX: usize = 4096;
+
 /// Element type of the KV cache.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum KvChoice {

@@ -4,7 +4,8 @@ use geb_kernels::Kernels;
 use geb_kernels::float::KvType;
 
 use super::choose::{check_ctx, choose_kernels, choose_kv};
-use super::{BATCH, DEFAULT_CTX, Heads, SessionOptions};
+use super::heads::Heads;
+use super::options::{BATCH, DEFAULT_CTX, SessionOptions};
 use crate::cache::{Layout, PagePlan};
 use crate::error::Result;
 use crate::model::Model;

@@ -19,14 +19,16 @@ mod experts;
 mod feed_forward;
 mod heads;
 mod mamba;
+mod mixture;
+pub(super) mod packing;
 mod rwkv;
 mod span;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use geb_kernels::Kernels;
 use geb_kernels::mat::MatMut;
 use geb_kernels::team::Leader;
-use geb_kernels::{ActKind, Activations, Kernels};
 
 use super::config::LayerSizes;
 use super::observer::Observer;
@@ -39,17 +41,10 @@ use super::{Config, Model};
 use crate::cache::PagePool;
 use crate::error::{Error, Result};
 use crate::ram;
+use packing::{Acts, KINDS, slot};
+use packing::{SERIAL_ROWS, pack};
 pub use span::Segment;
 pub(crate) use span::{Places, SpanView};
-
-/// Up to this many rows a pass over rows stays on the leader.
-pub(super) const SERIAL_ROWS: usize = 4;
-
-/// Kinds of activations, each with its own buffer.
-const KINDS: [ActKind; 3] = [ActKind::F32, ActKind::Bf16, ActKind::Q8];
-
-/// The same rows packed for each kind of product.
-type Acts = [Activations; KINDS.len()];
 
 /// Buffers of a batch, sized once for the largest batch. Shapes are `[tokens, width]`.
 pub(crate) struct Buffers {
@@ -66,7 +61,7 @@ pub(crate) struct Buffers {
     /// The input of such a branch before each span, `[spans, E]`.
     before: Vec<f32>,
     acts: Acts,
-    mixture: experts::Mixture,
+    mixture: mixture::Mixture,
 }
 
 /// Numbers of each buffer of a batch.
@@ -79,7 +74,7 @@ pub(crate) struct BufferSizes {
     mix: usize,
     /// Bytes of activations in their packed form, at most.
     packed: u64,
-    mixture: experts::MixtureSizes,
+    mixture: mixture::MixtureSizes,
 }
 
 impl BufferSizes {
@@ -98,7 +93,7 @@ impl BufferSizes {
             side: if c.parallel { e * batch } else { 0 },
             mix: c.scratch * batch,
             packed: 4 * ((e + q + 2 * ffn) * batch) as u64,
-            mixture: experts::MixtureSizes::new(c, batch),
+            mixture: mixture::MixtureSizes::new(c, batch),
         }
     }
 
@@ -130,7 +125,7 @@ impl Buffers {
             mix: zeros(sizes.mix)?,
             before: Vec::new(),
             acts: Default::default(),
-            mixture: experts::Mixture::new(&sizes.mixture),
+            mixture: mixture::Mixture::new(&sizes.mixture),
         })
     }
 }
@@ -139,7 +134,7 @@ impl Buffers {
 fn gate_up(c: &Config, batch: usize) -> usize {
     let dense = 2 * c.widest(|l| l.feed_forward_length) * batch;
     let experts = c.experts.as_ref().map_or(0, |r| {
-        let rows = batch.max(experts::WAVE_ROWS).min(batch * r.used);
+        let rows = batch.max(mixture::WAVE_ROWS).min(batch * r.used);
         2 * (r.width * rows).max(r.shared_width * batch)
     });
     dense.max(experts)
@@ -520,32 +515,6 @@ fn take<'a>(rest: &mut &'a mut [f32], len: usize) -> &'a mut [f32] {
     let (head, tail) = std::mem::take(rest).split_at_mut(len);
     *rest = tail;
     head
-}
-
-/// Where the activations of a kind are.
-fn slot(kind: ActKind) -> usize {
-    KINDS.iter().position(|k| *k == kind).unwrap_or(0)
-}
-
-/// Packs (and quantizes) the right-hand side of a product, `x`: `[n, cols]`.
-pub(super) fn pack(
-    (kernels, lead): (&'static Kernels, &mut Leader<'_>),
-    acts: &mut Activations,
-    kind: ActKind,
-    x: &[f32],
-    (n, cols): (usize, usize),
-) {
-    acts.reshape(kernels, kind, n, cols);
-    let (shape, bytes) = (acts.shape(), acts.tile_bytes());
-    if n <= SERIAL_ROWS {
-        for (i, tile) in acts.bytes_mut().chunks_mut(bytes).enumerate() {
-            kernels.fill_tile(shape, i, x, tile);
-        }
-    } else {
-        lead.chunks_mut(acts.bytes_mut(), bytes, |i, tile, _| {
-            kernels.fill_tile(shape, i, x, tile)
-        });
-    }
 }
 
 fn scale(x: &mut [f32], factor: f32) {
