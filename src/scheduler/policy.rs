@@ -211,7 +211,9 @@ mod tests {
                 prop_assert!(!chosen.is_empty() && chosen.len() <= places);
                 served.extend(chosen.iter().map(|i| list[*i].owner));
                 chosen.sort_unstable_by(|a, b| b.cmp(a));
-                chosen.into_iter().for_each(|i| drop(list.remove(i)));
+                for i in chosen {
+                    list.remove(i);
+                }
             }
             // Between two turns of an owner every other one that waits has at most two.
             for (i, owner) in served.iter().enumerate() {

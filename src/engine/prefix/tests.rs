@@ -104,7 +104,7 @@ impl Naive {
     fn token(&mut self, text: u32, at: usize) -> u32 {
         match self.dice.below(150) {
             0 => 9,
-            _ => text + u32::from(at % 7 == 0),
+            _ => text + u32::from(at.is_multiple_of(7)),
         }
     }
 
