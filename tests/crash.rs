@@ -66,7 +66,7 @@ fn main() -> ExitCode {
     // Each of them starts processes and counts what is left of them.
     let mut args = libtest_mimic::Arguments::from_args();
     args.test_threads.get_or_insert(1);
-    needs::main_with(args, TESTS.iter().map(test).collect())
+    needs::run(args, needs::trials(TESTS.iter().map(test).collect()))
 }
 
 fn plan() -> Plan {

@@ -16,11 +16,11 @@ mod header;
 
 use std::ops::Range;
 
-use crate::error::{Error, Result};
-use crate::limits;
-use crate::session::{Session, Want};
-use crate::tokenizer::{Encode, Tokenizer};
 use coder::{Decoder, Encoder, Shares};
+use geb::error::{Error, Result};
+use geb::limits;
+use geb::session::{Session, Want};
+use geb::tokenizer::{Encode, Tokenizer};
 pub use header::Header;
 use header::bad;
 

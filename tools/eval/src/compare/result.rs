@@ -1,6 +1,6 @@
 //! What a comparison found, as plain numbers: the table, the page and the JSON are made of it.
 
-use geb_eval::{Divergence, Report};
+use crate::{Divergence, Report};
 use serde::Serialize;
 
 use super::loss::Finding;

@@ -45,8 +45,8 @@ pub fn route(
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{near, numbers};
     use super::*;
+    use crate::tests::{near, numbers};
 
     /// A block that mixes tokens: each becomes the sum of the chosen ones up to itself.
     fn sums(rows: &[f32], width: usize) -> Vec<f32> {

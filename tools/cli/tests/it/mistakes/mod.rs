@@ -1,13 +1,9 @@
 //! The most frequent mistakes and what they are answered with: what was typed, a fragment of the message, the
-//! exit code. `GEB_TABLE=1 cargo test --test mistakes -- --nocapture` prints the tables.
+//! exit code. `GEB_TABLE=1 cargo test -p geb-cli --test it mistakes -- --nocapture` prints the tables.
 
-#[path = "mistakes/files.rs"]
 mod files;
-#[path = "mistakes/numbers.rs"]
 mod numbers;
-#[path = "mistakes/resources.rs"]
 mod resources;
-#[path = "mistakes/words.rs"]
 mod words;
 
 use std::path::{Path, PathBuf};

@@ -3,15 +3,14 @@
 //!
 //! `GEB_PYTHON` names an interpreter that has `gguf` (otherwise `python3` is tried); without one they are ignored.
 
-mod common;
-
 use std::path::PathBuf;
-use std::process::{Command, ExitCode};
+use std::process::Command;
 
-use common::{ROOT, needs};
+use crate::common::{ROOT, needs};
 use geb::Dtype;
 use geb_convert::policy::Policy;
 use geb_convert::{GebLayout, Options, convert};
+use libtest_mimic::Trial;
 use serde_json::Value;
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/pypi/check_quants.py");
@@ -26,8 +25,8 @@ const TYPES: &[Dtype] = &[
     Dtype::Q5_1,
 ];
 
-fn main() -> ExitCode {
-    needs::main(vec![(
+pub fn trials() -> Vec<Trial> {
+    needs::trials(vec![(
         "bytes_equal_the_quantizers_of_pypi_gguf",
         bytes_equal_the_quantizers_of_pypi_gguf as fn(),
         needs::no_gguf(),

@@ -80,8 +80,8 @@ impl Layer<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{near, numbers};
     use super::*;
+    use crate::tests::{near, numbers};
 
     /// The cubic B-spline over knots 0..=4 in closed form.
     fn cubic(u: f32) -> f32 {

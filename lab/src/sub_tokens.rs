@@ -55,8 +55,8 @@ impl SubTokens<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{near, numbers};
     use super::*;
+    use crate::tests::{near, numbers};
 
     #[test]
     fn sub_tokens_choose_their_own_experts() {

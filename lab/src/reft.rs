@@ -38,9 +38,9 @@ impl Edit<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{near, numbers};
-    use super::super::{dot, product};
     use super::*;
+    use crate::tests::{near, numbers};
+    use crate::{dot, product};
 
     const SUBSPACE: [f32; 8] = [0.6, 0.8, 0.0, 0.0, 0.0, 0.0, 0.6, -0.8];
 

@@ -12,14 +12,14 @@
 
 use std::collections::BTreeMap;
 
-use geb_kernels::float::KvType;
-use geb_kernels::level::Level;
+use geb::kernels::float::KvType;
+use geb::kernels::level::Level;
 use sha2::{Digest, Sha256};
 
-use crate::error::{Error, Result};
-use crate::limits;
-use crate::model::Model;
-use crate::session::{KvChoice, Session, SessionOptions, identity};
+use geb::error::{Error, Result};
+use geb::limits;
+use geb::model::Model;
+use geb::session::{KvChoice, Session, SessionOptions, identity};
 
 const MAGIC: &[u8; 8] = b"GEBTEXT\0";
 const VERSION: u32 = 1;

@@ -5,15 +5,13 @@
 //! per line. Beside the files of `tests/oracle/tokenizers_walk.py` stands one `.json`: a list of texts with their ids,
 //! special tokens included.
 
-mod common;
-
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
-use common::{ROOT, fixture, needs};
+use crate::common::{ROOT, fixture, needs};
 use geb::Error;
 use geb::gguf::{GgufFile, Load};
 use geb::tokenizer::{Encode, Tokenizer};
+use libtest_mimic::Trial;
 
 /// Families that compose characters first (NFC), as their own `tokenizer.json` says. The published ids are those of a
 /// program that does not: for texts with combining marks they are other ones.
@@ -93,13 +91,13 @@ fn compare(tokenizer: &Tokenizer, path: &Path) -> (usize, usize) {
     (equal, different)
 }
 
-fn main() -> ExitCode {
+pub fn trials() -> Vec<Trial> {
     let missing = std::env::var_os("GEB_VOCABS").is_none();
     let missing = missing.then(|| "a folder of vocabularies (GEB_VOCABS)".to_owned());
     let test = published_vocabularies_give_their_published_ids;
     let geb = geb_vocabulary();
     let no_geb = (!geb.exists()).then(|| format!("GEB's tokenizer in {}", geb.display()));
-    needs::main(vec![
+    needs::trials(vec![
         (
             "published_vocabularies_give_their_published_ids",
             test,

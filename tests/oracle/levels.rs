@@ -1,17 +1,15 @@
 //! Which instruction levels are tested here: one test for each, ignored where the processor has not got the level.
 //! Those that `GEB_REQUIRE_ISA` lists must be there.
 
-use std::process::ExitCode;
-
 use geb::Dtype;
 use geb::kernels::{Activations, Kernels, Level, MatMut, Scratch};
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Trial;
 
 const ROWS: usize = 33;
 const COLS: usize = 512;
 const TOKENS: usize = 19;
 
-fn main() -> ExitCode {
+pub fn trials() -> Vec<Trial> {
     let required = std::env::var("GEB_REQUIRE_ISA").unwrap_or_default();
     let trial = |level: &Level| {
         let level = *level;
@@ -29,8 +27,7 @@ fn main() -> ExitCode {
         test.with_kind(if absent { "no such processor" } else { "" })
             .with_ignored_flag(absent)
     };
-    let trials = Level::ALL.iter().map(trial).collect();
-    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+    Level::ALL.iter().map(trial).collect()
 }
 
 /// Bits of the products of some weights and activations.

@@ -1,4 +1,4 @@
-//! `geb-run` as a user meets it: exit codes, streams, files, on tiny models made from fixtures.
+//! The programs as a user meets them: exit codes, streams, files, on tiny models made from fixtures.
 
 mod adapters;
 mod batch;
@@ -15,7 +15,9 @@ mod files;
 mod gguf;
 mod hostile;
 mod imatrix;
+mod mistakes;
 mod probe;
+mod quantize;
 mod several;
 mod speculation;
 mod support;

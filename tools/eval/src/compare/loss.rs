@@ -5,7 +5,7 @@
 
 use std::cmp::Ordering;
 
-use geb_eval::{Estimate, Report};
+use crate::{Estimate, Report};
 use serde::Serialize;
 
 /// How bad: later is worse.

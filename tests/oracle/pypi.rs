@@ -4,26 +4,25 @@
 //! `GEB_PYTHON` names an interpreter that has `gguf` (otherwise `python3` is tried); without one they are ignored.
 //! `GEB_WITNESS` sets the number of accepted mutants (500 by default).
 
-mod common;
-
 use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::Command;
 
-use common::gguf::File;
-use common::mutate::mutant;
-use common::needs;
+use crate::common::gguf::File;
+use crate::common::mutate::mutant;
+use crate::common::needs;
 use geb::gguf::writer::{MetaValue, Plan, write_file};
 use geb::gguf::{GgufFile, Load, Value, ValueType};
 use geb::{Dtype, Error};
+use libtest_mimic::Trial;
 use serde_json::{Value as Json, json};
 use sha2::{Digest, Sha256};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/pypi/check_gguf.py");
 
-fn main() -> ExitCode {
-    needs::main(vec![
+pub fn trials() -> Vec<Trial> {
+    needs::trials(vec![
         (
             "reads_what_we_write",
             reads_what_we_write as fn(),

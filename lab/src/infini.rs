@@ -87,8 +87,8 @@ impl Memory {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{near, numbers};
     use super::*;
+    use crate::tests::{near, numbers};
 
     /// The formulas with one index per loop, in f64.
     fn direct(segments: &[[Vec<f32>; 3]], d: usize, beta: f64, scale: f64) -> Vec<f32> {

@@ -120,7 +120,7 @@ impl Shares {
         }
     }
 
-    /// Takes new logits, all finite, of at most [`crate::limits::MAX_VOCAB`] tokens. Every token gets a share of
+    /// Takes new logits, all finite, of at most [`geb::limits::MAX_VOCAB`] tokens. Every token gets a share of
     /// at least one. Additions, products and comparisons in one order only, so that every processor gets
     /// the same shares from the same logits.
     pub(super) fn set(&mut self, logits: &[f32]) {
