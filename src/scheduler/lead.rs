@@ -15,8 +15,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::cost::Cost;
-use super::job::Mail;
-use super::{Event, Job, Policy, SchedulerOptions, SchedulerStats, Shared, lock};
+use super::job::{Job, Mail};
+use super::policy::Policy;
+use super::shared::{Event, SchedulerOptions, SchedulerStats, Shared, lock};
 use crate::engine::{Engine, Sequence, Span};
 use crate::error::{Error, Result};
 use crate::model::forward::Segment;
