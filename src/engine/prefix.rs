@@ -291,6 +291,12 @@ impl PrefixTree {
         }
     }
 
+    /// Pages of the cursor that have not been given up since it passed them.
+    pub(super) fn left(&self, cursor: &Cursor) -> usize {
+        let held = |id: &&NodeId| self.node(**id).is_some();
+        cursor.path.iter().take_while(held).count()
+    }
+
     /// Adds a page that was on disk behind those of the cursor; false where they have been given up.
     pub(super) fn restore(&mut self, cursor: &mut Cursor, tokens: &[u32], pages: Pages) -> bool {
         let Some(id) = self.add(cursor, tokens, pages) else {

@@ -99,7 +99,8 @@ impl Engine {
                 break;
             }
         }
-        Ok(BLOCK * (cursor.len() - first))
+        // Where pages ran out, the last ones may be gone again.
+        Ok(BLOCK * self.prefixes.left(&cursor).saturating_sub(first))
     }
 
     fn restore_state(&mut self, stored: &Stored) -> Result<usize> {
