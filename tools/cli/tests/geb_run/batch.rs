@@ -50,12 +50,10 @@ fn prompts(n: usize) -> Vec<String> {
     (0..n).map(one).collect()
 }
 
-#[test]
-fn each_line_has_its_row() {
-    let dir = folder("batch-rows");
-    let (input, out) = (dir.join("in.jsonl"), dir.join("out.jsonl"));
+/// Requests of all kinds: id, URL and body.
+fn asked() -> Vec<(&'static str, (&'static str, Value))> {
     let text = |body: Value| ("/v1/completions", body);
-    let asked = [
+    vec![
         (
             "plain",
             text(json!({ "model": "any", "prompt": "ab", "max_tokens": 5, "temperature": 0 })),
@@ -95,7 +93,14 @@ fn each_line_has_its_row() {
                 json!({ "messages": [{ "role": "user", "content": [{ "type": "image_url" }] }] }),
             ),
         ),
-    ];
+    ]
+}
+
+#[test]
+fn each_line_has_its_row() {
+    let dir = folder("batch-rows");
+    let (input, out) = (dir.join("in.jsonl"), dir.join("out.jsonl"));
+    let asked = asked();
     let lines = asked
         .iter()
         .map(|(id, (url, body))| line(id, url, body.clone()));
