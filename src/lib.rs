@@ -40,7 +40,6 @@ pub mod assistant;
 pub mod cache;
 pub mod calibrate;
 pub mod chat;
-pub mod compress;
 pub mod cpus;
 pub mod embed;
 pub mod engine;
@@ -54,7 +53,6 @@ pub mod logits;
 
 pub mod mmap;
 pub mod model;
-pub mod operators;
 pub mod ram;
 pub mod sampler;
 pub mod scales;

@@ -19,7 +19,7 @@ use crate::model::observer::Observer;
 use crate::model::resident::{Residents, Streamed};
 pub use branch::Branch;
 pub use memory::SessionMemory;
-pub(crate) use saved::identity;
+pub use saved::identity;
 
 /// One conversation: an [`Engine`] with one [`Sequence`].
 pub struct Session {

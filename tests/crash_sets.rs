@@ -37,7 +37,8 @@ fn main() -> ExitCode {
         ["convert-probe", source, path] => convert_probe(Path::new(source), Path::new(path)),
         _ => {
             let test = |(name, test): &(&'static str, fn())| (*name, *test, needs::no_strace());
-            return needs::main(TESTS.iter().map(test).collect());
+            let args = libtest_mimic::Arguments::from_args();
+            return needs::run(args, needs::trials(TESTS.iter().map(test).collect()));
         }
     };
     match done {

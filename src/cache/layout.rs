@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use geb_kernels::float::{BLOCK, KvShape, KvType};
 
+use crate::error::{Error, Result};
 use crate::model::{Config, LayerSizes};
 
 /// Which layers' pages are meant.
@@ -107,28 +108,16 @@ impl Layout {
         (0..self.groups.len()).filter(is)
     }
 
-    /// Most pages of each group that one sequence uses: `ctx` positions, written in batches of at most
-    /// `batch`, of which `back` behind the window can be gone back to.
-    pub(super) fn pages(&self, ctx: usize, batch: usize) -> Vec<usize> {
-        let all = ctx.div_ceil(BLOCK);
-        let of = |g: &Group| match g.page_bytes {
-            0 => 0,
-            // The window and the batch begin anywhere in a page.
-            _ => all.min(
-                g.window
-                    .saturating_add(batch)
-                    .div_ceil(BLOCK)
-                    .saturating_add(1),
-            ),
-        };
-        self.groups.iter().map(of).collect()
+    /// Bytes of so many pages of each group.
+    fn page_bytes(&self, pages: &[usize]) -> u64 {
+        let each = self.groups.iter().zip(pages);
+        each.map(|(g, n)| (g.page_bytes * n) as u64).sum()
     }
 
-    /// Bytes of one sequence of `ctx` positions, written in batches of at most `batch`, for layers of `part`.
-    pub fn bytes(&self, part: Part, ctx: usize, batch: usize) -> u64 {
-        let pages = self.pages(ctx, batch);
-        let of = |g: usize| (pages[g] * self.groups[g].page_bytes) as u64;
-        self.of_part(part).map(of).sum()
+    /// Bytes of a page of each group of layers that every token goes through.
+    pub(crate) fn block_bytes(&self) -> Vec<usize> {
+        let of = |g: usize| self.groups[g].page_bytes;
+        self.of_part(Part::Layers).map(of).collect()
     }
 
     /// Bytes that a token at position `positions - 1` sees, all layers of the model together.
@@ -143,5 +132,77 @@ impl Layout {
     /// Blocks that hold these positions.
     pub(super) fn blocks(positions: Range<usize>) -> Range<usize> {
         positions.start / BLOCK..positions.end.div_ceil(BLOCK)
+    }
+}
+
+/// How many pages of each group are made.
+#[derive(Clone, Debug)]
+pub struct PagePlan {
+    pub(super) layout: Layout,
+    /// Of each group.
+    pub(super) pages: Vec<usize>,
+    /// Of each group, for one sequence.
+    one: Vec<usize>,
+    streams: usize,
+    /// Positions behind a window that a sequence can still go back to.
+    pub(super) back: usize,
+}
+
+impl PagePlan {
+    /// Pages for `streams` sequences of `ctx` positions each, written in batches of at most `batch`, by which
+    /// a sequence can also go back.
+    pub fn new(layout: Layout, ctx: usize, batch: usize, streams: usize) -> PagePlan {
+        let all = ctx.div_ceil(BLOCK);
+        let of = |g: &Group| match g.page_bytes {
+            0 => 0,
+            // The window and the batch begin anywhere in a page.
+            _ => all.min(
+                g.window
+                    .saturating_add(batch)
+                    .div_ceil(BLOCK)
+                    .saturating_add(1),
+            ),
+        };
+        let one: Vec<usize> = layout.groups.iter().map(of).collect();
+        PagePlan {
+            pages: one.iter().map(|n| n * streams).collect(),
+            one,
+            layout,
+            streams,
+            back: batch,
+        }
+    }
+
+    /// As many of them as `bytes` hold: those that keep all positions become fewer, and so do those of windows
+    /// when they are more than all sequences together could use.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for fewer bytes than one sequence takes.
+    pub fn within(self, bytes: u64) -> Result<PagePlan> {
+        let least = self.one.iter().copied().max().unwrap_or(0);
+        let of = |n: usize| {
+            self.one
+                .iter()
+                .map(|p| n.min(p * self.streams))
+                .collect::<Vec<_>>()
+        };
+        let fits = |pages: &Vec<usize>| self.layout.page_bytes(pages) <= bytes;
+        let fitting = (least..=least * self.streams).rev().map(of).find(fits);
+        match fitting {
+            Some(pages) => Ok(PagePlan { pages, ..self }),
+            None => Err(Error::Request {
+                what: "memory of the KV cache".into(),
+                value: format!("{bytes} bytes"),
+                allowed: format!(
+                    "at least {}, one context",
+                    self.layout.page_bytes(&self.one)
+                ),
+            }),
+        }
+    }
+
+    /// Bytes of all pages.
+    pub fn bytes(&self) -> u64 {
+        self.layout.page_bytes(&self.pages)
     }
 }

@@ -15,7 +15,7 @@ mod pool;
 mod rows;
 mod table;
 
-pub use layout::{Layout, Part};
+pub use layout::{Layout, PagePlan, Part};
 pub(crate) use own::OwnPages;
 pub use pool::PagePool;
 pub(crate) use rows::{KvView, put_rows};

@@ -1,6 +1,6 @@
 //! Pages that belong to one text alone.
 
-use super::layout::{Layout, Part};
+use super::layout::{Layout, PagePlan, Part};
 use super::pool::PagePool;
 use super::rows::{KvView, put_rows};
 use super::table::PageTable;
@@ -21,7 +21,8 @@ impl OwnPages {
     /// # Errors
     /// [`Error::Memory`](crate::Error::Memory).
     pub(crate) fn of_rows(c: &Config, count: usize, positions: usize) -> Result<OwnPages> {
-        let mut pool = PagePool::new(Layout::of_rows(c, count), positions, positions, 1)?;
+        let plan = PagePlan::new(Layout::of_rows(c, count), positions, positions, 1);
+        let mut pool = PagePool::new(plan)?;
         let mut table = pool.table();
         match pool.prepare(&mut table, Part::Layers, 0..positions) {
             Ok(()) => Ok(OwnPages {

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use geb_kernels::float::{BLOCK, KvHead, KvShape};
 
-use super::layout::{Layout, Part, Place};
-use super::table::{Counts, NONE, PageTable};
-use crate::error::{Error, Result};
+use super::layout::{Layout, PagePlan, Part, Place};
+use super::table::{Counts, NONE, PageTable, Pages};
+use crate::error::Result;
 use crate::ram;
 
 /// Alignment of pages: a cache line, so that no vector load crosses one.
@@ -65,49 +65,17 @@ pub struct PagePool {
 }
 
 impl PagePool {
-    /// Pages for `streams` sequences of `ctx` positions, written in batches of at most `batch`.
+    /// The pages of a plan.
     ///
     /// # Errors
-    /// [`Error::Memory`].
-    pub fn new(layout: Layout, ctx: usize, batch: usize, streams: usize) -> Result<PagePool> {
-        let pages = layout.pages(ctx, batch);
-        let pages = pages.into_iter().map(|n| n * streams).collect();
-        Self::of_pages(layout, pages, batch)
-    }
-
-    /// As many pages as `bytes` hold, at least for one sequence and at most for `streams` of them, sized as
-    /// for [`PagePool::new`].
-    ///
-    /// # Errors
-    /// [`Error::Request`] for fewer bytes than one sequence takes; [`Error::Memory`].
-    pub fn of_bytes(
-        layout: Layout,
-        (ctx, batch): (usize, usize),
-        streams: usize,
-        bytes: u64,
-    ) -> Result<PagePool> {
-        let one = layout.pages(ctx, batch);
-        let most = one.iter().max().map_or(0, |n| n * streams);
-        // The group that keeps all positions has `n` pages; one with a window no more than all streams use.
-        let of = |n: usize| one.iter().map(|p| n.min(p * streams)).collect::<Vec<_>>();
-        let sum = |pages: &[usize]| -> u64 {
-            let each = layout.groups.iter().zip(pages);
-            each.map(|(g, n)| (g.page_bytes * n) as u64).sum()
-        };
-        let least = one.iter().copied().max().unwrap_or(0);
-        let fitting = (least..=most).rev().map(of).find(|p| sum(p) <= bytes);
-        let Some(pages) = fitting else {
-            return Err(Error::Request {
-                what: "memory of the KV cache".into(),
-                value: format!("{bytes} bytes"),
-                allowed: format!("at least {}, one context of {ctx} tokens", sum(&one)),
-            });
-        };
-        Self::of_pages(layout, pages, batch)
-    }
-
-    /// So many pages of each group.
-    fn of_pages(layout: Layout, pages: Vec<usize>, back: usize) -> Result<PagePool> {
+    /// [`Error::Memory`](crate::Error::Memory).
+    pub fn new(plan: PagePlan) -> Result<PagePool> {
+        let PagePlan {
+            layout,
+            pages,
+            back,
+            ..
+        } = plan;
         let counts = Counts::new(layout.groups.len());
         let slabs = layout.groups.iter().zip(&pages);
         let slabs = slabs
@@ -240,7 +208,7 @@ impl PagePool {
     /// More pages of the group that is full, by half of what there are and at least `least`.
     ///
     /// # Errors
-    /// [`Error::Memory`]; nothing is changed then.
+    /// [`Error::Memory`](crate::Error::Memory); nothing is changed then.
     pub(crate) fn grow(&mut self, full: Full, least: usize) -> Result<()> {
         let Full { group } = full;
         let counts = self.counts.clone();
@@ -261,6 +229,28 @@ impl PagePool {
         self.slabs[group] = slab;
         uses.grow(count);
         Ok(())
+    }
+
+    /// What pages of one block hold, those of all groups one behind the other ([`Layout::block_bytes`]).
+    pub(crate) fn block(&self, pages: &Pages) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.layout.block_bytes().iter().sum());
+        for group in self.layout.of_part(Part::Layers) {
+            let slab = &self.slabs[group];
+            out.extend_from_slice(&slab.bytes()[slab.page(pages.pages[group])]);
+        }
+        out
+    }
+
+    /// Puts what [`PagePool::block`] gave into the pages of a block, which [`PagePool::prepare`] has made the table's
+    /// own.
+    pub(crate) fn put_block(&mut self, table: &PageTable, block: usize, mut bytes: &[u8]) {
+        for group in self.layout.of_part(Part::Layers) {
+            let slab = &mut self.slabs[group];
+            let (page, later) = bytes.split_at(slab.page_bytes);
+            let range = slab.page(table.pages[group][block]);
+            slab.bytes_mut()[range].copy_from_slice(page);
+            bytes = later;
+        }
     }
 
     /// Type and head size of one layer.

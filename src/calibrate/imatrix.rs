@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use geb_kernels::dtype::Dtype;
 use sha2::{Digest, Sha256};
 
+use super::entry::Entry;
 use super::legacy;
 use crate::error::{Error, Result};
 use crate::gguf::writer::{self, Plan};
@@ -127,17 +128,6 @@ fn numbers(values: &[f32], out: &mut dyn Write) -> std::io::Result<()> {
         let bytes: Vec<u8> = part.iter().flat_map(|v| v.to_le_bytes()).collect();
         out.write_all(&bytes)
     })
-}
-
-/// The statistics of one tensor's input.
-#[derive(Clone, Debug)]
-pub(super) struct Entry {
-    /// Columns of one matrix; of all matrices in a file of the older form.
-    pub cols: usize,
-    /// `[matrices, cols]`
-    pub sums: Vec<f32>,
-    /// `[matrices]`
-    pub counts: Vec<f32>,
 }
 
 /// The second moments of an input, as they lie in the file.

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 
-use super::imatrix::Entry;
+use super::entry::Entry;
 use crate::limits;
 
 /// What a file holds.

@@ -8,6 +8,7 @@
 //! A file after some of the chunks is a complete file of those; it can be continued, and then ends
 //! as the same bytes.
 
+mod entry;
 mod imatrix;
 mod legacy;
 

@@ -8,10 +8,13 @@
 
 mod clock;
 mod jinja;
+mod message;
 mod shape;
 mod spans;
 
 use std::sync::OnceLock;
+
+pub use message::Message;
 
 use serde_json::{Value, json};
 
@@ -19,25 +22,6 @@ use crate::error::{Error, Result};
 use crate::gguf::{GgufFile, Value as Meta};
 use crate::limits;
 use crate::tokenizer::{self, Tokenizer};
-
-/// One message of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Message {
-    /// `system`, `user`, `assistant` or another name of letters, digits, `_` and `-`.
-    pub role: String,
-    /// What was said.
-    pub content: String,
-}
-
-impl Message {
-    /// A message.
-    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Message {
-        Message {
-            role: role.into(),
-            content: content.into(),
-        }
-    }
-}
 
 /// A compiled chat template.
 #[derive(Debug)]

@@ -4,13 +4,19 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::prefix::Cursor;
-use super::text::Text;
 use super::{Heads, VECTOR};
-use crate::cache::PageTable;
+use crate::cache::{OwnPages, PageTable};
 use crate::error::{Error, Result};
 use crate::model::adapters::Adapters;
 use crate::model::forward::{Segment, SpanView};
 use crate::state::State;
+
+/// What an encoder has read.
+pub(crate) struct Text {
+    pub(super) tokens: Vec<u32>,
+    /// Keys and values for the layers of the decoder.
+    pub(super) pages: OwnPages,
+}
 
 /// Tokens, and what the layers remember of them. [`Engine::sequence`] makes an empty one.
 pub struct Sequence {
@@ -28,6 +34,11 @@ impl Sequence {
     /// The tokens so far; [`VECTOR`] where a vector was given.
     pub fn tokens(&self) -> &[u32] {
         &self.tokens
+    }
+
+    /// The text that the encoder has read last; empty without one.
+    pub fn text(&self) -> &[u32] {
+        self.text.as_ref().map_or(&[], |t| &t.tokens)
     }
 
     /// Keeps the first `n` tokens or, where what they need is given up already, fewer: see

@@ -2,24 +2,11 @@
 
 use std::sync::Arc;
 
+use super::sequence::Text;
 use super::{Engine, Sequence};
 use crate::cache::OwnPages;
 use crate::error::{Error, Result};
 use crate::model::forward::Segment;
-
-/// What an encoder has read.
-pub(crate) struct Text {
-    pub(super) tokens: Vec<u32>,
-    /// Keys and values for the layers of the decoder.
-    pub(super) pages: OwnPages,
-}
-
-impl Sequence {
-    /// The text that the encoder has read last; empty without one.
-    pub fn text(&self) -> &[u32] {
-        self.text.as_ref().map_or(&[], |t| &t.tokens)
-    }
-}
 
 impl Engine {
     /// Reads the text that the decoder of a model with an encoder looks at; the sequence forgets all other

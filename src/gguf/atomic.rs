@@ -15,32 +15,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use super::writer::{Fill, Plan};
-use super::{Output, journal};
+use super::journal;
+use super::process::{alive, no_link};
 use crate::error::{Error, Result};
 use crate::files::{
     Over, Place, folder_of, identity, open_folder, open_regular, retry, sync_folder, take_over,
 };
 
 const INFIX: &str = ".geb-partial-";
-
-/// Writes the planned file atomically: `path` holds what it held before, or the complete new
-/// file, which has been read back and compared. An old file is replaced whatever it is; a link is
-/// followed. Memory: the header and one write buffer.
-///
-/// # Errors
-/// Plan errors as in [`Plan::layout`]; [`Error::Request`] when `path` is a directory or
-/// not a regular file, or is being written by this process already; [`Error::Io`];
-/// [`Error::Verify`] when `fill` does not keep to the plan or the bytes do not read back;
-/// whatever `fill` returns.
-pub fn write_file(path: &Path, plan: &Plan, fill: &mut Fill<'_>) -> Result<()> {
-    let files = vec![(path.to_owned(), plan.clone())];
-    let mut output = Output::create(files, Over::ANY, None)?;
-    for i in 0..plan.tensors.len() {
-        output.tensor(i, &mut |out| fill(i, out).map(|()| String::new()))?;
-    }
-    output.finish()
-}
 
 /// The place to write to: an existing folder and a name in it.
 pub(super) struct Target {
@@ -166,12 +148,6 @@ fn suffix_pid(name: &OsStr, prefix: &OsStr, suffix: &str) -> Option<u32> {
     std::str::from_utf8(rest).ok()?.parse().ok()
 }
 
-/// Whether another process with this id exists. The own id counts as gone: [`Busy`] rules out a
-/// second writer in this process.
-pub(super) fn alive(pid: u32) -> bool {
-    pid != std::process::id() && Path::new("/proc").join(pid.to_string()).exists()
-}
-
 /// A partial file is abandoned when nobody holds its lock and its process does not exist.
 fn abandoned(path: &Path, pid: u32) -> bool {
     let Ok((file, _)) = open_regular(path) else {
@@ -183,10 +159,10 @@ fn abandoned(path: &Path, pid: u32) -> bool {
 /// Targets this process is writing now: two threads must not share one temporary name.
 static BUSY: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
-pub(super) struct Busy(PathBuf);
+pub(super) struct FileLock(PathBuf);
 
-impl Busy {
-    pub fn enter(target: &Target) -> Result<Busy> {
+impl FileLock {
+    pub fn enter(target: &Target) -> Result<FileLock> {
         let folder = fs::canonicalize(&target.folder).map_err(Error::io(&target.folder))?;
         let path = folder.join(&target.name);
         let mut list = BUSY.lock().unwrap_or_else(|e| e.into_inner());
@@ -194,26 +170,16 @@ impl Busy {
             return Err(refuse(&target.path, "being written by this process"));
         }
         list.push(path.clone());
-        Ok(Busy(path))
+        Ok(FileLock(path))
     }
 }
 
-impl Drop for Busy {
+impl Drop for FileLock {
     fn drop(&mut self) {
         BUSY.lock()
             .unwrap_or_else(|e| e.into_inner())
             .retain(|p| *p != self.0);
     }
-}
-
-/// A name that others can guess is opened only where it is a file itself.
-pub(super) fn no_link(options: &mut OpenOptions) -> &mut OpenOptions {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::OpenOptionsExt;
-        options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
-    }
-    options
 }
 
 /// The temporary file; removed when dropped before it was published, unless it is kept.

@@ -7,24 +7,13 @@ use geb_kernels::dtype::Dtype;
 
 use super::parse::Index;
 use super::shape::TensorInfo;
-use super::split;
 use super::value::{ArrayRef, Value, ValueType};
 use crate::error::{Error, Result};
 use crate::kinds;
-use crate::mmap::{self, Advice, Bytes};
+use crate::mmap::{self, Advice, Bytes, Load};
 
 /// What is asked for, in messages.
 const WANTED: &str = "a GGUF file";
-
-/// How the bytes of a file come into memory.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Load {
-    /// Map the file; pages are read when first touched. Nothing is copied.
-    #[default]
-    Map,
-    /// Read the file into memory; immune to later changes of the file.
-    Copy,
-}
 
 /// A validated GGUF file; also one in several parts, which look like one.
 pub struct GgufFile {
@@ -63,14 +52,6 @@ impl<'a> TensorView<'a> {
 }
 
 impl GgufFile {
-    /// Opens and validates a regular file, with the other parts when it is one of several.
-    ///
-    /// # Errors
-    /// Rules 1 to 10 of docs/format.md; a missing part is named.
-    pub fn open(path: &Path, load: Load) -> Result<GgufFile> {
-        split::gather(Self::open_single(path, load)?, path, load)
-    }
-
     /// Opens one file, whatever its metadata says about others.
     pub(super) fn open_single(path: &Path, load: Load) -> Result<GgufFile> {
         let bytes = mmap::open(path, load)?;

@@ -16,8 +16,8 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use super::atomic::{alive, no_link};
-use super::seal::{hex, unhex};
+use super::checksums::{hex, unhex};
+use super::process::{alive, no_link};
 use crate::error::{Error, Result};
 
 /// What the name of a journal adds to that of the temporary file.
@@ -49,7 +49,7 @@ pub(super) enum Found {
     /// Of a run that differs in this.
     Other(String),
     /// In use, or not readable.
-    Busy,
+    InUse,
 }
 
 impl Journal {
@@ -70,17 +70,17 @@ impl Journal {
     pub fn reopen(path: &Path, pid: u32, identity: &Identity) -> Found {
         let mut options = OpenOptions::new();
         let Ok(mut file) = no_link(options.read(true).write(true)).open(path) else {
-            return Found::Busy;
+            return Found::InUse;
         };
         match file.try_lock() {
             Ok(()) => {}
             // Without locks, a process that lives may be the one.
             Err(TryLockError::Error(_)) if !alive(pid) => {}
-            Err(_) => return Found::Busy,
+            Err(_) => return Found::InUse,
         }
         let mut bytes = Vec::new();
         if (&mut file).take(MAX_BYTES).read_to_end(&mut bytes).is_err() {
-            return Found::Busy;
+            return Found::InUse;
         }
         let text = String::from_utf8_lossy(&bytes);
         let want = head(identity);
@@ -91,7 +91,7 @@ impl Journal {
         let end = (want.len() + length) as u64;
         // What follows the last whole line is dropped, so that new lines start at a line.
         if file.set_len(end).is_err() || file.seek(SeekFrom::Start(end)).is_err() {
-            return Found::Busy;
+            return Found::InUse;
         }
         let path = path.to_owned();
         let keep = true;
@@ -202,7 +202,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("j");
         let mut journal = Journal::create(path.clone(), &identity("1")).unwrap();
-        assert!(matches!(found(&path, "1"), Found::Busy), "locked");
+        assert!(matches!(found(&path, "1"), Found::InUse), "locked");
         journal.keep = true;
         drop(journal);
         match found(&path, "2") {

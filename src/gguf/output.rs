@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! for each file: refuse bad targets, lay out
-//! resume: find a journal of the same run; believe an entry whose SHA-256 is that of the bytes
+//! resume: find a journal of the same run; keep an entry whose SHA-256 is that of the bytes
 //! otherwise: remove leftovers, check free space, create temporary files
 //! tensors, in order: seek, stream, hash, a line in the journal
 //! fill in the hashes; fsync; read back; rename, the first part last; fsync the folder
@@ -11,20 +11,38 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use super::atomic::{Busy, Target, Temp};
+use super::atomic::{FileLock, Target, Temp};
 use super::flush::Flusher;
 use super::journal::{Entry, Found, Identity, Journal, SUFFIX};
 use super::swap::{self, Swapped};
-use super::writer::{self, Layout, Plan};
-use super::{GgufFile, Load, seal};
+use super::writer::{self, Fill, Layout, Plan};
+use super::{GgufFile, Load, checksums};
 use crate::error::{Error, Result};
 use crate::files::Over;
 
 const BUFFER_BYTES: usize = 1 << 20;
 /// From this size on, files are written to disk beside the work.
 const LARGE: u64 = 128 << 20;
+
+/// Writes the planned file atomically: `path` holds what it held before, or the complete new
+/// file, which has been read back and compared. An old file is replaced whatever it is; a link is
+/// followed. Memory: the header and one write buffer.
+///
+/// # Errors
+/// Plan errors as in [`Plan::layout`]; [`Error::Request`] when `path` is a directory or
+/// not a regular file, or is being written by this process already; [`Error::Io`];
+/// [`Error::Verify`] when `fill` does not keep to the plan or the bytes do not read back;
+/// whatever `fill` returns.
+pub fn write_file(path: &Path, plan: &Plan, fill: &mut Fill<'_>) -> Result<()> {
+    let files = vec![(path.to_owned(), plan.clone())];
+    let mut output = Output::create(files, Over::ANY, None)?;
+    for i in 0..plan.tensors.len() {
+        output.tensor(i, &mut |out| fill(i, out).map(|()| String::new()))?;
+    }
+    output.finish()
+}
 
 /// How a run that was killed may be continued.
 #[derive(Clone, Debug)]
@@ -42,7 +60,7 @@ struct Part {
     temp: Temp,
     /// Position of its first tensor among those of all parts.
     first: usize,
-    _busy: Busy,
+    _lock: FileLock,
 }
 
 /// Files being written. Dropped before [`Output::finish`], it leaves nothing behind, or what
@@ -67,7 +85,7 @@ impl Output {
     /// one of `over`. The tensors of all files are numbered through.
     ///
     /// # Errors
-    /// As [`writer::write_file`].
+    /// As [`write_file`].
     pub fn create(
         files: Vec<(PathBuf, Plan)>,
         over: Over,
@@ -81,8 +99,8 @@ impl Output {
         for (path, plan) in files {
             let layout = plan.layout()?;
             let target = Target::check(&path, over)?;
-            let busy = Busy::enter(&target)?;
-            open.push((target, plan, layout, busy));
+            let lock = FileLock::enter(&target)?;
+            open.push((target, plan, layout, lock));
         }
         let (earlier, refused) = match resume.filter(|r| r.wanted) {
             Some(resume) => find(&open[0].0, &resume.identity),
@@ -98,7 +116,7 @@ impl Output {
         }
         let mut first = 0;
         let mut parts = Vec::with_capacity(open.len());
-        for (target, plan, layout, _busy) in open {
+        for (target, plan, layout, _lock) in open {
             let temp = match earlier {
                 Some(_) => Temp::reopen(&target, pid)?,
                 None => Temp::create(&target)?,
@@ -110,7 +128,7 @@ impl Output {
                 layout,
                 temp,
                 first,
-                _busy,
+                _lock,
             });
             first += tensors;
         }
@@ -133,13 +151,13 @@ impl Output {
             claimed: entries.len(),
             forgotten: 0,
         };
-        output.believe(entries)?;
+        output.verify_resumed(entries)?;
         output.keep(resume.is_some_and(|r| r.wanted));
         Ok(output)
     }
 
     /// Takes over the entries whose bytes are in the files.
-    fn believe(&mut self, mut entries: BTreeMap<usize, Entry>) -> Result<()> {
+    fn verify_resumed(&mut self, mut entries: BTreeMap<usize, Entry>) -> Result<()> {
         for part in &self.parts {
             let length = part.temp.len()?;
             let ranges = part.layout.tensors.iter().enumerate();
@@ -148,7 +166,7 @@ impl Output {
                 .filter(|(i, range)| entries.contains_key(i) && range.end <= length)
                 .collect();
             let ranges: Vec<_> = claimed.iter().map(|c| c.1.clone()).collect();
-            let sums = seal::hash_ranges(&part.temp.path, &ranges)?;
+            let sums = checksums::hash_ranges(&part.temp.path, &ranges)?;
             for ((i, _), sum) in claimed.into_iter().zip(sums) {
                 if let Some(entry) = entries.remove(&i).filter(|e| e.sum == sum) {
                     self.sums[i] = Some(sum);
@@ -196,7 +214,7 @@ impl Output {
     /// journal, one line.
     ///
     /// # Errors
-    /// As [`writer::write_file`].
+    /// As [`write_file`].
     pub fn tensor(
         &mut self,
         tensor: usize,
@@ -249,11 +267,11 @@ impl Output {
     /// Fills in the hashes, verifies all files and gives them their names.
     ///
     /// # Errors
-    /// As [`writer::write_file`].
+    /// As [`write_file`].
     pub fn finish(mut self) -> Result<()> {
         let sums: Option<Vec<_>> = self.sums.iter().copied().collect();
         let sums = sums.ok_or_else(|| Error::Verify("a tensor was not written".into()))?;
-        let set = seal::hash_of(sums.iter());
+        let set = checksums::hash_of(sums.iter());
         if let Some(flusher) = self.flusher.take() {
             let path = &self.parts[0].target.path;
             flusher.finish().map_err(Error::io(path))?;
@@ -296,7 +314,7 @@ impl Part {
     /// Header, length, fsync, and the file read back.
     fn complete(&mut self, sums: &[[u8; 32]], set: &[u8; 32]) -> Result<()> {
         let sums = &sums[self.first..self.first + self.plan.tensors.len()];
-        if self.plan.seal(sums, set) {
+        if self.plan.set_checksums(sums, set) {
             let sealed = self.plan.layout()?;
             if sealed.tensors != self.layout.tensors {
                 return Err(Error::Verify("hashes changed the layout".into()));
@@ -349,7 +367,7 @@ impl Part {
         if !zero(at, data.len()) {
             return fail("padding at the end is not zero".into());
         }
-        let read = seal::hash_ranges(path, &layout.tensors)?;
+        let read = checksums::hash_ranges(path, &layout.tensors)?;
         let wrong = read.iter().zip(sums).position(|(a, b)| a != b);
         if let Some(info) = wrong.and_then(|i| file.own_tensors().get(i)) {
             return fail(format!(
@@ -386,7 +404,7 @@ fn find(target: &Target, identity: &Identity) -> (Option<Earlier>, Option<String
                     "not continued: the earlier run differs in {what}; starting anew"
                 ));
             }
-            Found::Busy => {}
+            Found::InUse => {}
         }
     }
     let none = "nothing to continue; starting anew".to_owned();

@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::seal::SET_HASH;
+use super::checksums::SET_HASH;
 use super::writer::{MetaValue, Plan};
 use super::{GgufFile, Load, shape};
 use crate::error::{Error, Result};
@@ -91,9 +91,19 @@ pub fn cut(plan: &Plan, max: u64) -> Result<Vec<Plan>> {
     Ok(ranges.into_iter().enumerate().map(part).collect())
 }
 
+impl GgufFile {
+    /// Opens and validates a regular file, with the other parts when it is one of several.
+    ///
+    /// # Errors
+    /// Rules 1 to 10 of docs/format.md; a missing part is named.
+    pub fn open(path: &Path, load: Load) -> Result<GgufFile> {
+        gather(Self::open_single(path, load)?, path, load)
+    }
+}
+
 /// Opens the other parts of a split file. `file` may be any of them; the first is returned with
 /// the others joined to it.
-pub(super) fn gather(file: GgufFile, path: &Path, load: Load) -> Result<GgufFile> {
+fn gather(file: GgufFile, path: &Path, load: Load) -> Result<GgufFile> {
     let count = file.int(COUNT, 0..=MAX_PARTS)?.unwrap_or(1) as usize;
     if count <= 1 {
         return Ok(file);

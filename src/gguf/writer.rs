@@ -11,9 +11,9 @@ use std::path::Path;
 use geb_kernels::dtype::Dtype;
 use sha2::{Digest, Sha256};
 
-pub use super::atomic::write_file;
 pub use super::meta::MetaValue;
 use super::meta::string;
+pub use super::output::write_file;
 use super::parse::{self, Index};
 use super::{GgufFile, Value, shape};
 use crate::error::{Error, Result};

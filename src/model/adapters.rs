@@ -16,7 +16,7 @@ use geb_kernels::{ActKind, Activations, Kernels};
 use sha2::{Digest, Sha256};
 
 use super::Model;
-use super::forward::{SERIAL_ROWS, pack};
+use super::forward::packing::{SERIAL_ROWS, pack};
 use super::weights::{Layer, QMatrix};
 use crate::adapter::{Adapter, LowRank};
 use crate::error::{Error, Result};

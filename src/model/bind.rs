@@ -9,9 +9,9 @@ use std::collections::BTreeSet;
 use geb_kernels::dtype::Dtype;
 use geb_kernels::{Kernels, Level};
 
-use super::arch::{NormKind, NormPlace, Positions, QkNorm};
+use super::arch::{Arch, NormKind, NormPlace, Positions, QkNorm};
 use super::config::Config;
-use super::rope::ScalingKind;
+use super::scaling::ScalingKind;
 use super::weights::{
     Attention, Bias, Branch, Encoder, Ffn, GateUp, Layer, Linear, Mixer, Norm, QMatrix, Qkv,
     Weights,
@@ -359,7 +359,7 @@ pub fn bind(file: &GgufFile, config: &mut Config) -> Result<Weights> {
     for t in file.tensors() {
         let name = &t.info().name;
         // A dropped layer or a graph this program does not know must not go unnoticed.
-        if encoder::of_layers(config.arch, name)
+        if of_layers(config.arch, name)
             && !b.used.contains(name)
             && !name.ends_with(".rope_freqs.weight")
         {
@@ -402,4 +402,14 @@ fn unsupported(tensors: &[String]) -> Error {
         value: format!("{} tensors, first {}", tensors.len(), tensors[0]),
         known: known.join(", "),
     }
+}
+
+/// Whether a tensor belongs to the layers, so that it must be part of the graph. T5 files may hold a
+/// bias for looking at the prompt, which no graph has.
+fn of_layers(arch: &Arch, name: &str) -> bool {
+    let starts = match arch.encoder {
+        true => &["enc.", "dec."][..],
+        false => &["blk.", "mtp."][..],
+    };
+    starts.iter().any(|s| name.starts_with(s)) && !name.ends_with(".cross_attn_rel_b.weight")
 }

@@ -5,12 +5,16 @@ pub mod arch;
 mod bind;
 mod config;
 pub(crate) mod forward;
+mod identity;
 pub mod inputs;
+mod keys;
 pub mod observer;
+pub(crate) mod operand;
 pub(crate) mod packed;
 pub(crate) mod resident;
 pub(crate) mod rope;
 pub mod routing;
+mod scaling;
 pub mod weights;
 
 use std::sync::{Arc, OnceLock};
@@ -19,7 +23,8 @@ pub use config::{Config, LayerSizes, Recurrent};
 use geb_kernels::Kernels;
 pub use packed::{PackedSums, SparseChoice};
 pub use resident::Streamed;
-pub use rope::{RopeFreqs, RopeScaling, ScalingKind};
+pub use rope::RopeFreqs;
+pub use scaling::{RopeScaling, ScalingKind};
 
 use crate::error::Result;
 use crate::gguf::{GgufFile, TensorView};
@@ -78,7 +83,10 @@ impl Model {
             SparseChoice::Scan => true,
             _ => return None,
         };
-        Some(self.packed[usize::from(all)].get_or_init(|| Packed::new(self, all)))
+        Some(
+            self.packed[usize::from(all)]
+                .get_or_init(|| Packed::new(&self.file, &self.weights, all)),
+        )
     }
 
     /// Of the matrices of experts, what a token does not use, measured by `size`.

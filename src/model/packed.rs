@@ -6,11 +6,10 @@
 
 use std::collections::BTreeMap;
 
-use geb_kernels::{Activations, Kernels, MatMut, Scratch, SparseMatrix};
+use geb_kernels::SparseMatrix;
 
-use super::Model;
-use super::weights::QMatrix;
-use crate::gguf::TensorInfo;
+use super::weights::{QMatrix, Weights};
+use crate::gguf::{GgufFile, TensorInfo};
 use crate::mmap::Advice;
 use crate::sparsity::{PACKED_FROM, marked, percent, worth_packing};
 use crate::threads;
@@ -18,7 +17,7 @@ use crate::threads;
 /// Which matrices are packed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum SparseChoice {
-    /// Those that the file marks, where their products are faster for it ([`Kernels::expands`]).
+    /// Those that the file marks, where their products are faster for it ([`expands`](geb_kernels::Kernels::expands)).
     #[default]
     Auto,
     /// All with enough zeros, on every machine: the whole file is read, and less memory is held.
@@ -48,9 +47,8 @@ pub(crate) struct Packed {
 }
 
 impl Packed {
-    /// Packs those of `model` that have enough zeros, and gives their pages in the file back.
-    pub fn new(model: &Model, all: bool) -> Packed {
-        let (file, weights) = (model.file(), model.weights());
+    /// Packs those of a model's matrices that have enough zeros, and gives their pages in the file back.
+    pub fn new(file: &GgufFile, weights: &Weights, all: bool) -> Packed {
         let mut out = Packed::default();
         let marked = match all {
             true => None,
@@ -106,53 +104,9 @@ impl Packed {
     }
 
     /// The matrix that has these rows, and the number of the first.
-    fn find(&self, m: &QMatrix) -> Option<(&SparseMatrix, usize)> {
+    pub(super) fn find(&self, m: &QMatrix) -> Option<(&SparseMatrix, usize)> {
         let (start, (info, packed)) = self.matrices.range(..=m.range.start).next_back()?;
         let inside = m.range.end <= info.range.end && m.rows > 0 && m.cols == packed.cols();
         inside.then(|| (packed, (m.range.start - start) / (m.range.len() / m.rows)))
-    }
-}
-
-/// A matrix as it is multiplied: its blocks in the file, or what they were packed to.
-#[derive(Clone, Copy)]
-pub(crate) struct Operand<'a> {
-    matrix: &'a QMatrix,
-    blocks: &'a [u8],
-    packed: Option<(&'a SparseMatrix, usize)>,
-}
-
-impl<'a> Operand<'a> {
-    pub fn new(model: &'a Model, packed: Option<&'a Packed>, matrix: &'a QMatrix) -> Self {
-        Operand {
-            matrix,
-            blocks: model.bytes(matrix),
-            packed: packed.and_then(|p| p.find(matrix)),
-        }
-    }
-
-    /// `out = W x` for the rows from `first` on, as many as `out` has columns.
-    pub fn multiply(
-        &self,
-        kernels: &Kernels,
-        first: usize,
-        acts: &Activations,
-        out: MatMut<'_>,
-        panel: &mut Scratch,
-    ) {
-        let n = out.cols();
-        if let Some((packed, start)) = self.packed {
-            let rows = start + first..start + first + n;
-            return kernels.mat_mul_sparse(packed, rows, acts, out, panel);
-        }
-        let row_bytes = self.blocks.len() / self.matrix.rows;
-        let blocks = &self.blocks[first * row_bytes..(first + n) * row_bytes];
-        kernels.mat_mul(
-            self.matrix.dtype,
-            blocks,
-            self.matrix.cols,
-            acts,
-            out,
-            panel,
-        );
     }
 }

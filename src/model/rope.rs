@@ -1,54 +1,11 @@
 //! Rotation angles (RoPE, arXiv 2104.09864): frequencies once per model, cosines and sines per
 //! position as a context grows.
 
+use sha2::{Digest, Sha256};
+
 use super::config::Config;
+use super::scaling::{RopeScaling, ScalingKind};
 use super::weights::Weights;
-
-/// Kind of stretching.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ScalingKind {
-    /// Angles as trained.
-    None,
-    /// All angles divided by the factor.
-    Linear,
-    /// Divisors per pair from tensors, chosen by the length of the run (arXiv 2402.13753).
-    LongRope,
-    /// Fast pairs as trained, slow pairs divided, a ramp between (YaRN, arXiv 2309.00071).
-    Yarn,
-}
-
-/// Parameters of the stretching.
-#[derive(Clone, Copy, Debug)]
-pub struct RopeScaling {
-    /// Which formula.
-    pub kind: ScalingKind,
-    /// Stretch factor s.
-    pub factor: f32,
-    /// Context the model was trained for before stretching.
-    pub original_context: f32,
-    /// Multiplies cosine and sine.
-    pub attn_factor: f32,
-    /// Rotations over the original context above which a pair stays as trained.
-    pub beta_fast: f32,
-    /// Rotations below which a pair is divided.
-    pub beta_slow: f32,
-    /// The ramp between begins and ends at whole pairs.
-    pub truncate: bool,
-}
-
-impl Default for RopeScaling {
-    fn default() -> Self {
-        RopeScaling {
-            kind: ScalingKind::None,
-            factor: 1.0,
-            original_context: f32::INFINITY,
-            attn_factor: 1.0,
-            beta_fast: 32.0,
-            beta_slow: 1.0,
-            truncate: true,
-        }
-    }
-}
 
 /// Angle per position of each pair, and the factor of cosine and sine.
 #[derive(Clone, Debug)]
@@ -148,6 +105,19 @@ impl Ropes {
     pub fn extend(&mut self, positions: usize) {
         self.all.extend(positions);
         self.window.iter_mut().for_each(|w| w.extend(positions));
+    }
+
+    /// Adds all that rotations depend on to a hash, the positions seen so far included.
+    pub(crate) fn hash(&self, hash: &mut Sha256) {
+        for table in std::iter::once(&self.all).chain(&self.window) {
+            let freqs = &table.freqs;
+            hash.update((freqs.per_position.len() as u64).to_le_bytes());
+            for v in freqs.per_position.iter().chain([&freqs.magnitude]) {
+                hash.update(v.to_le_bytes());
+            }
+            let seen = table.cos.iter().chain(&table.sin);
+            seen.for_each(|v| hash.update(v.to_le_bytes()));
+        }
     }
 
     /// The table of a layer that has a window or sees all.

@@ -1,6 +1,6 @@
 //! Keys of a mixture of experts.
 
-use super::config::Keys;
+use super::keys::Keys;
 use crate::error::Result;
 use crate::limits;
 

@@ -1,9 +1,8 @@
 //! Bytes that a session takes and reads.
 
-use super::{BATCH, Session};
+use super::Session;
 use crate::model::PackedSums;
 use crate::model::adapters::Adapters;
-use crate::model::forward::Buffers;
 
 /// Bytes of a session.
 #[derive(Clone, Copy, Debug)]
@@ -21,13 +20,11 @@ pub struct SessionMemory {
 impl Session {
     /// Bytes of weights, cache and buffers.
     pub fn memory(&self) -> SessionMemory {
-        let c = self.engine.model.config();
-        let batch = BATCH.min(self.engine.ctx);
         let tensors = self.engine.model.file().tensors();
         SessionMemory {
             weights: self.packed_of(tensors.map(|t| t.bytes().len() as u64).sum()),
             kv: self.engine.kv_bytes() + self.engine.state_bytes(),
-            scratch: Buffers::bytes(c, batch),
+            scratch: self.engine.scratch,
             adapters: self.seq.adapters.as_ref().map_or(0, Adapters::bytes),
         }
     }

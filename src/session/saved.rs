@@ -28,7 +28,7 @@ fn bad(what: &str, value: impl ToString, allowed: &str) -> Error {
 }
 
 /// What tells a model from others.
-pub(crate) fn identity(model: &Model) -> [u8; 32] {
+pub fn identity(model: &Model) -> [u8; 32] {
     let mut hash = Sha256::new();
     hash.update(model.config().arch.name);
     for t in model.file().tensors() {

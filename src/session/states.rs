@@ -4,7 +4,7 @@ use super::{BATCH, Segment, Session, Want};
 use crate::cache::Part;
 use crate::engine::{Alone, check_vectors};
 use crate::error::{Error, Result};
-use crate::model::forward::Buffers;
+use crate::model::forward::{BufferSizes, Buffers};
 use crate::ram;
 
 impl Session {
@@ -74,9 +74,9 @@ impl Session {
     /// Buffers for a batch of `n`.
     fn wide_buffers(&self, n: usize) -> Result<Buffers> {
         let c = self.engine.model.config();
-        let needed = Buffers::bytes(c, n);
-        ram::check(|| format!("a text of {n} tokens at once"), needed)?;
-        Buffers::new(c, n)
+        let sizes = BufferSizes::new(c, n);
+        ram::check(|| format!("a text of {n} tokens at once"), sizes.bytes())?;
+        Buffers::new(&sizes)
     }
 
     /// Appends one batch to the cache and its states to `out`.

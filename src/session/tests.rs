@@ -7,8 +7,7 @@ use crate::Dtype;
 use crate::engine::check_ctx;
 use crate::gguf::{GgufFile, Load};
 use crate::limits;
-use crate::model::arch::Positions;
-use crate::model::arch::REGISTRY;
+use crate::model::arch::{Positions, REGISTRY};
 use geb_convert::{self as convert, Options};
 
 const KV: [KvChoice; 3] = [KvChoice::F32, KvChoice::F16, KvChoice::Q8_0];
@@ -319,11 +318,7 @@ fn a_table_of_positions_ends() {
     for arch in REGISTRY {
         config.arch = arch;
         let more = check_ctx(&config, config.context_length + 1, true);
-        assert_eq!(
-            more.is_err(),
-            arch.positions == Positions::Learned,
-            "{}",
-            arch.name
-        );
+        let ends = arch.positions == Positions::Learned;
+        assert_eq!(more.is_err(), ends, "{}", arch.name);
     }
 }

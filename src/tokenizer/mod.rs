@@ -1,11 +1,12 @@
 //! Text to token ids and back, built from the metadata of a GGUF file.
 //!
-//! `validate` reads and checks the keys, `vocab` holds the tokens, `special` finds special
+//! `algorithm` is what all algorithms are, `validate` reads and checks the keys, `vocab` holds the tokens, `special` finds special
 //! tokens in text, `spm`, `unigram`, `ranks` and `bpe` (with `merges`) are the algorithms, `words`,
 //! `normalize` and `pieces` what the first three share, `steps` the parts of a `tokenizer.json`, `pre` is
 //! the table of ways to cut text, `work` bounds an encoding, `stream` turns ids into text. Algorithms see
 //! ordinary text only: whether the text of a control token is one is decided here and never inside them.
 
+mod algorithm;
 mod bpe;
 mod merges;
 pub mod normalize;
@@ -31,65 +32,19 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+pub use algorithm::{Prefix, SPACE_PREFIX};
 pub use stream::StreamDecoder;
 pub use vocab::{Kind, Vocab};
 
 use crate::error::{Error, Result};
 use crate::gguf::{GgufFile, Value};
 use crate::limits;
+use algorithm::{Engine, Text};
 use special::Special;
 use steps::Steps;
 use validate::{Algorithm, SpecialIds};
 use work::Work;
 
-/// A piece of ordinary text.
-#[derive(Clone, Copy)]
-pub(crate) struct Text<'t> {
-    text: &'t str,
-    /// It begins the whole text; otherwise a special token is before it.
-    start: bool,
-}
-
-/// When a space is put in front of text.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Prefix {
-    /// Never.
-    Never,
-    /// At the start and after special tokens.
-    Always,
-    /// So too, unless there is one already.
-    AlwaysUnless,
-    /// At the start only, unless there is one already.
-    FirstUnless,
-}
-
-impl Prefix {
-    /// `tokenizer.geb.space_prefix`: `always` or `first`, both only where there is none already.
-    fn of_key(file: &GgufFile) -> Result<Option<Prefix>> {
-        Ok(match file.str(SPACE_PREFIX)? {
-            None => None,
-            Some("always") => Some(Prefix::AlwaysUnless),
-            Some("first") => Some(Prefix::FirstUnless),
-            Some(other) => {
-                let found = validate::short(other);
-                return Err(validate::key_error(SPACE_PREFIX, found, "always, first"));
-            }
-        })
-    }
-
-    /// Whether one is put before `text`, whose spaces are written `space`.
-    fn before(self, text: Text<'_>, space: char) -> bool {
-        match self {
-            Prefix::Never => false,
-            Prefix::Always => true,
-            Prefix::AlwaysUnless => !text.text.starts_with(space),
-            Prefix::FirstUnless => text.start && !text.text.starts_with(space),
-        }
-    }
-}
-
-/// See [`Prefix::of_key`].
-pub const SPACE_PREFIX: &str = "tokenizer.geb.space_prefix";
 /// The `normalizer` of the source's `tokenizer.json`.
 pub const NORMALIZER: &str = "tokenizer.geb.normalizer";
 pub use bpe::{IGNORE_MERGES, byte_of};
@@ -97,26 +52,6 @@ pub use pieces::FUSE_UNKNOWN;
 pub use ranks::BY_RANK;
 pub use unigram::SCORES as DOUBLE_SCORES;
 pub use words::PRE_TOKENIZER;
-
-/// An algorithm over ordinary text.
-trait Engine: Send + Sync {
-    /// Appends the ids of `text`.
-    fn encode(
-        &self,
-        vocab: &Vocab,
-        text: Text<'_>,
-        work: &mut Work<'_>,
-        out: &mut Vec<u32>,
-    ) -> Result<()>;
-    /// Appends the bytes that a token stands for.
-    fn append_bytes(&self, vocab: &Vocab, id: u32, out: &mut Vec<u8>);
-    /// When encoding puts a space before text.
-    fn prefix(&self) -> Prefix;
-    /// User-defined tokens that the algorithm itself finds, in order.
-    fn inner(&self) -> &[u32] {
-        &[]
-    }
-}
 
 /// How to encode.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -328,39 +263,6 @@ impl Tokenizer {
         let mut found = self.special.find_control(text, &mut work)?;
         found.retain(|f| self.vocab.kind(f.id) != Kind::UserDefined);
         Ok(found.into_iter().map(|f| f.range).collect())
-    }
-
-    /// The text of a sequence without its control tokens; broken characters become U+FFFD.
-    pub fn decode(&self, ids: &[u32]) -> String {
-        self.decode_with(StreamDecoder::new(self, None, false), ids)
-    }
-
-    /// Like [`Tokenizer::decode`], with the texts of control tokens.
-    pub fn decode_with_control(&self, ids: &[u32]) -> String {
-        self.decode_with(StreamDecoder::new(self, None, true), ids)
-    }
-
-    fn decode_with(&self, mut stream: StreamDecoder<'_>, ids: &[u32]) -> String {
-        let mut out = String::new();
-        for &id in ids {
-            out.push_str(&stream.push(id));
-        }
-        out + &stream.finish()
-    }
-
-    /// A decoder for the tokens of a new text; control tokens are left out.
-    pub fn stream(&self) -> StreamDecoder<'_> {
-        StreamDecoder::new(self, None, false)
-    }
-
-    /// A decoder for tokens that continue a text whose last token is `previous`.
-    pub fn stream_after(&self, previous: Option<u32>) -> StreamDecoder<'_> {
-        StreamDecoder::new(self, previous, false)
-    }
-
-    /// The text of `ids` that continue a text whose last token is `previous`.
-    pub fn continuation(&self, previous: Option<u32>, ids: &[u32]) -> String {
-        self.decode_with(self.stream_after(previous), ids)
     }
 
     /// The bytes of one token; empty for ids out of range. Control tokens give their text.

@@ -8,11 +8,10 @@
 //! offset that bit 9 multiplies by 256; the unit of a leaf holds its value in bits 0-30.
 
 use super::pieces::{Inner, SPACE};
-use super::steps::too_long;
 use super::validate::key_error;
 use super::work::Work;
 use super::{Prefix, Text};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gguf::{GgufFile, Value, ValueType};
 use crate::limits;
 
@@ -136,6 +135,14 @@ impl Normalizer {
             let first = text.chars().next().map_or(0, char::len_utf8);
             (&text[..first], first)
         }))
+    }
+}
+
+pub(super) fn too_long() -> Error {
+    Error::Request {
+        what: "normalised text".into(),
+        value: format!("over {} bytes", limits::MAX_NORMALIZED_BYTES),
+        allowed: "a shorter text".into(),
     }
 }
 

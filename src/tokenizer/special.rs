@@ -14,6 +14,8 @@ use crate::error::{Error, Result};
 use crate::gguf::GgufFile;
 use crate::limits;
 
+pub use super::validate::FLAGS;
+
 /// Texts of control tokens that end generation in some published family. They count only where the
 /// vocabulary says that the token is one: `</s>` is HTML to Gemma 3 and Qwen 2.
 const STOP_TEXTS: [&str; 18] = [
@@ -75,9 +77,6 @@ pub(super) fn stop_ids(vocab: &Vocab, ids: &SpecialIds) -> Vec<u32> {
     out.dedup();
     out
 }
-
-/// `tokenizer.geb.added_tokens`, a byte per token.
-pub const FLAGS: &str = "tokenizer.geb.added_tokens";
 
 /// How a token is found in text.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -15,7 +15,7 @@ use unicode_normalization_alignments::UnicodeNormalization;
 use unicode_normalization_alignments::char::is_combining_mark;
 use unicode_segmentation::UnicodeSegmentation;
 
-use super::normalize::Charsmap;
+use super::normalize::{Charsmap, too_long};
 use super::pieces::SPACE;
 use super::work::Work;
 use super::{Prefix, Text};
@@ -146,14 +146,6 @@ impl Steps {
 /// Text from a file, as far as a message shows it.
 fn limits_cut(text: &str) -> String {
     text.chars().take(200).collect()
-}
-
-pub(super) fn too_long() -> Error {
-    Error::Request {
-        what: "normalised text".into(),
-        value: format!("over {} bytes", limits::MAX_NORMALIZED_BYTES),
-        allowed: "a shorter text".into(),
-    }
 }
 
 /// The table of a `Precompiled`: base64 of its own, or `other`.

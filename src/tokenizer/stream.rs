@@ -15,7 +15,7 @@ pub struct StreamDecoder<'t> {
 }
 
 impl<'t> StreamDecoder<'t> {
-    pub(super) fn new(tokenizer: &'t Tokenizer, previous: Option<u32>, show_control: bool) -> Self {
+    fn new(tokenizer: &'t Tokenizer, previous: Option<u32>, show_control: bool) -> Self {
         let prefix = tokenizer.engine.prefix();
         let first = previous.is_none_or(|id| tokenizer.bos() == Some(id));
         let after_special = match prefix {
@@ -59,6 +59,41 @@ impl<'t> StreamDecoder<'t> {
     pub fn finish(&mut self) -> String {
         self.after_special = self.tokenizer.engine.prefix() != Prefix::Never;
         String::from_utf8_lossy(&std::mem::take(&mut self.pending)).into_owned()
+    }
+}
+
+impl Tokenizer {
+    /// The text of a sequence without its control tokens; broken characters become U+FFFD.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        self.decode_with(StreamDecoder::new(self, None, false), ids)
+    }
+
+    /// Like [`Tokenizer::decode`], with the texts of control tokens.
+    pub fn decode_with_control(&self, ids: &[u32]) -> String {
+        self.decode_with(StreamDecoder::new(self, None, true), ids)
+    }
+
+    fn decode_with(&self, mut stream: StreamDecoder<'_>, ids: &[u32]) -> String {
+        let mut out = String::new();
+        for &id in ids {
+            out.push_str(&stream.push(id));
+        }
+        out + &stream.finish()
+    }
+
+    /// A decoder for the tokens of a new text; control tokens are left out.
+    pub fn stream(&self) -> StreamDecoder<'_> {
+        StreamDecoder::new(self, None, false)
+    }
+
+    /// A decoder for tokens that continue a text whose last token is `previous`.
+    pub fn stream_after(&self, previous: Option<u32>) -> StreamDecoder<'_> {
+        StreamDecoder::new(self, previous, false)
+    }
+
+    /// The text of `ids` that continue a text whose last token is `previous`.
+    pub fn continuation(&self, previous: Option<u32>, ids: &[u32]) -> String {
+        self.decode_with(self.stream_after(previous), ids)
     }
 }
 

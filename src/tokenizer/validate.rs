@@ -215,16 +215,18 @@ pub(super) fn json(file: &GgufFile, key: &str) -> Result<Option<serde_json::Valu
         .map_err(|e| key_error(key, short(text), format!("JSON ({e})")))
 }
 
-/// `tokenizer.geb.added_tokens`: how each token is found in text, bits of [`super::special::Flags`].
+/// `tokenizer.geb.added_tokens`, a byte per token.
+pub const FLAGS: &str = "tokenizer.geb.added_tokens";
+
+/// How each token is found in text, bits of [`super::special::Flags`].
 pub(super) fn flags(file: &GgufFile, len: usize) -> Result<Option<&[u8]>> {
-    const KEY: &str = super::special::FLAGS;
-    let Some(array) = file.array(KEY, ValueType::U8)? else {
+    let Some(array) = file.array(FLAGS, ValueType::U8)? else {
         return Ok(None);
     };
-    same_length(KEY, array, len)?;
+    same_length(FLAGS, array, len)?;
     match array.raw().iter().position(|&f| f > 15) {
         Some(id) => Err(key_error(
-            KEY,
+            FLAGS,
             format!("{} for token {id}", array.raw()[id]),
             "0 to 15",
         )),

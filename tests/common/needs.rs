@@ -2,8 +2,6 @@
 //! it is decided when they start: without what it needs a test is listed and counted as ignored, with the reason,
 //! and where `CI` is `true` it fails.
 
-#![allow(dead_code)]
-
 use std::process::{Command, ExitCode};
 
 use libtest_mimic::{Arguments, Trial};
@@ -11,13 +9,8 @@ use libtest_mimic::{Arguments, Trial};
 /// A test: its name, what it does, and what is missing here.
 pub type Test = (&'static str, fn(), Option<String>);
 
-/// Runs the tests that the command line asks for. A file of such tests has `harness = false`.
-pub fn main(tests: Vec<Test>) -> ExitCode {
-    main_with(Arguments::from_args(), tests)
-}
-
-/// The same with these arguments.
-pub fn main_with(args: Arguments, tests: Vec<Test>) -> ExitCode {
+/// The tests, without those whose needs are missing.
+pub fn trials(tests: Vec<Test>) -> Vec<Trial> {
     let in_gate = std::env::var("CI").as_deref() == Ok("true");
     let trial = |(name, test, missing): Test| match missing {
         None => Trial::test(name, move || {
@@ -33,7 +26,12 @@ pub fn main_with(args: Arguments, tests: Vec<Test>) -> ExitCode {
             trial.with_kind(why).with_ignored_flag(true)
         }
     };
-    libtest_mimic::run(&args, tests.into_iter().map(trial).collect()).exit_code()
+    tests.into_iter().map(trial).collect()
+}
+
+/// Runs those that the command line asks for. A file of such tests has `harness = false`.
+pub fn run(args: Arguments, trials: Vec<Trial>) -> ExitCode {
+    libtest_mimic::run(&args, trials).exit_code()
 }
 
 /// The interpreter with PyPI `gguf`: `GEB_PYTHON`, else `python3`.

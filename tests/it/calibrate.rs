@@ -461,7 +461,10 @@ fn bad_files_of_the_older_form_are_refused_by_name() {
     let refused = |bytes: &[u8]| {
         std::fs::write(&path, bytes).expect("written");
         let error = Imatrix::open(&path).map(|_| ()).expect_err("bad");
-        let bad = matches!(error, Error::Imatrix { .. } | Error::Kind { .. });
+        let bad = matches!(
+            error,
+            Error::Format { .. } | Error::Imatrix { .. } | Error::Kind { .. }
+        );
         assert!(bad, "{error}");
         error.to_string()
     };

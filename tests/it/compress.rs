@@ -4,12 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::common::nano::session_with;
-use geb::compress::{Compressed, Header, compress, decompress};
 use geb::gguf::GgufFile;
 use geb::model::Model;
 use geb::session::{KvChoice, Session, SessionOptions};
 use geb::tokenizer::{Encode, Tokenizer};
 use geb::{Dtype, Error};
+use geb_cli::compress::{Compressed, Header, compress, decompress};
 use geb_convert::{Options, convert_to_vec};
 use geb_eval::Scores;
 use sha2::{Digest, Sha256};

@@ -9,6 +9,8 @@ mod calibrate;
 mod choice;
 mod compress;
 mod convert;
+mod disk;
+mod disk_folders;
 mod embed;
 mod engine;
 mod evaluate;
@@ -47,3 +49,20 @@ mod yarn;
 /// Counts what each thread has allocated: hostile files must not ask for more than they are worth.
 #[global_allocator]
 static ALLOCATOR: common::alloc::Counting = common::alloc::Counting;
+
+/// A file without its line above would be a test that never runs.
+#[test]
+fn every_file_here_is_a_module() {
+    let lines: Vec<&str> = include_str!("main.rs").lines().collect();
+    let folder = std::path::Path::new(common::ROOT).join("tests/it");
+    for entry in std::fs::read_dir(folder).expect("this folder") {
+        let path = entry.expect("an entry").path();
+        let name = path
+            .file_stem()
+            .expect("a name")
+            .to_string_lossy()
+            .into_owned();
+        let module = format!("mod {name};");
+        assert!(name == "main" || lines.contains(&module.as_str()), "{name}");
+    }
+}

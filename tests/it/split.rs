@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use geb::gguf::seal::check_hashes;
+use geb::gguf::checksums::check_hashes;
 use geb::gguf::{GgufFile, Load};
 use geb::{Dtype, Error};
 use geb_convert::{self as convert, Options};

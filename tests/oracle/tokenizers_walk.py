@@ -1,7 +1,7 @@
-"""Ids of generated texts by the reference libraries, family by family, for `tests/vocabs.rs` to compare with ours.
+"""Ids of generated texts by the reference libraries, family by family, for `tests/oracle/vocabs.rs` to compare with ours.
 
     python3 tests/oracle/tokenizers_walk.py --quantize target/release/geb-quantize OUT FOLDER...
-    GEB_VOCABS=OUT cargo test --test vocabs -- --nocapture
+    GEB_VOCABS=OUT cargo test --test oracle -- --nocapture
 
 A FOLDER holds `tokenizer.json` (encoded by the package `tokenizers`, special tokens included) or a SentencePiece model
 (encoded by the package `sentencepiece`; its texts hold no special tokens). Each is converted with a model of one layer of

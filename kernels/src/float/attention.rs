@@ -162,13 +162,13 @@ pub(crate) fn attend<I: Isa, F: FloatIsa>(
             let sees = a.sees(a.tokens.0 + r / a.heads);
             let seen = sees.start.max(piece)..sees.end.min(hi).max(piece);
             let s = &mut s[..hi.next_multiple_of(BLOCK) - piece];
-            let (max, sum) = soften::<I, F>(isa, s, seen.start - piece..seen.end - piece);
+            let (max, sum) = softmax::<I, F>(isa, s, seen.start - piece..seen.end - piece);
             w.piece[r * row + width] = max;
             w.piece[r * row + width + 1] = sum;
         }
         for start in blocks {
             let range = lo.max(start) - start..hi.min(start + BLOCK) - start;
-            weigh(isa, &kv, start, range, &mut w);
+            apply_weights(isa, &kv, start, range, &mut w);
         }
         merge::<F>(shape, partial, w.piece);
     }
@@ -215,7 +215,7 @@ fn score<I: Isa>(isa: I, kv: &KvHead<'_>, start: usize, w: &mut Work<'_>) {
     if shape.kv() == KvType::Q8_0 {
         let (scales, codes) = block.split_at(shape.scale_bytes());
         let scales = bytemuck::cast_slice(scales);
-        return product::codes(isa, w.groups, scales, codes, (scores, SPLIT));
+        return product::codes(isa, w.groups, scales, codes, scores, SPLIT);
     }
     let p = Product {
         rows,
@@ -232,7 +232,13 @@ fn score<I: Isa>(isa: I, kv: &KvHead<'_>, start: usize, w: &mut Work<'_>) {
 
 /// `piece += scores v` for the positions `range` of the block that starts at `start`.
 #[inline(always)]
-fn weigh<I: Isa>(isa: I, kv: &KvHead<'_>, start: usize, range: Range<usize>, w: &mut Work<'_>) {
+fn apply_weights<I: Isa>(
+    isa: I,
+    kv: &KvHead<'_>,
+    start: usize,
+    range: Range<usize>,
+    w: &mut Work<'_>,
+) {
     let shape = kv.shape;
     let (width, row) = (shape.width(), partial_row(shape));
     let rows = w.scores.len() / SPLIT;
@@ -306,7 +312,7 @@ fn multiply<I: Isa>(
 /// Turns the scores of a row into weights under their maximum; returns it and the sum of the
 /// weights. Outside `seen` weights are zero. `s` ends with a whole vector.
 #[inline(always)]
-fn soften<I: Isa, F: FloatIsa>(isa: I, s: &mut [f32], seen: Range<usize>) -> (f32, f32) {
+fn softmax<I: Isa, F: FloatIsa>(isa: I, s: &mut [f32], seen: Range<usize>) -> (f32, f32) {
     if seen.is_empty() {
         s.fill(0.0);
         return (f32::NEG_INFINITY, 0.0);

@@ -213,7 +213,8 @@ pub(crate) fn codes<I: Isa>(
     q: &[QueryGroup],
     scales: &[f32],
     codes: &[u8],
-    (out, ldc): (&mut [f32], usize),
+    out: &mut [f32],
+    ldc: usize,
 ) {
     let groups = scales.len() / BLOCK;
     let rows = q.len() / groups;

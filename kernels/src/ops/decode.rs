@@ -84,7 +84,7 @@ fn code_sums<F: QuantFormat, I: Isa>(at: *const i32) -> Option<(*const i32, u32)
 
 /// The first `groups` of each eight, zeros in place of the others.
 #[inline(always)]
-fn keep<I: Isa>(isa: I, (low, high): (I::Eight, I::Eight), groups: usize) -> (I::Eight, I::Eight) {
+fn keep<I: Isa>(isa: I, low: I::Eight, high: I::Eight, groups: usize) -> (I::Eight, I::Eight) {
     if groups < 8 {
         (isa.keep_eight(low, groups), isa.keep_eight(high, groups))
     } else {
@@ -115,9 +115,11 @@ pub(super) unsafe fn unit<F: QuantFormat, I: Isa, const T: usize>(
         } else {
             [(isa.zero_ints(), isa.zero_ints()); T]
         };
-        let scales = keep(isa, F::scales(isa, w), groups);
+        let (low, high) = F::scales(isa, w);
+        let scales = keep(isa, low, high, groups);
         let mins = if F::MINS {
-            keep(isa, F::mins(isa, w), groups)
+            let (low, high) = F::mins(isa, w);
+            keep(isa, low, high, groups)
         } else {
             scales
         };

@@ -19,7 +19,7 @@ impl Rows {
 
     /// Keeps those of row `r`.
     #[inline(always)]
-    fn put<F: QuantFormat, I: Isa>(&mut self, isa: I, r: usize, (low, high): (I::Eight, I::Eight)) {
+    fn put<F: QuantFormat, I: Isa>(&mut self, isa: I, r: usize, low: I::Eight, high: I::Eight) {
         for (plane, eight) in self.0.iter_mut().zip([low, high]).take(GROUP / F::GROUP) {
             let eight_of_row = &mut plane[r * 8..r * 8 + 8];
             // SAFETY: eight values.
@@ -87,9 +87,11 @@ pub(crate) unsafe fn unpack<F: QuantFormat, I: Isa>(isa: I, job: &UnpackJob) {
                     isa.store_bytes(to, isa.add_bytes(low, bias::<F, I>()));
                     isa.store_bytes(to.add(64), isa.add_bytes(high, bias::<F, I>()));
                 }
-                scales.put::<F, I>(isa, r, F::scales(isa, p));
+                let (low, high) = F::scales(isa, p);
+                scales.put::<F, I>(isa, r, low, high);
                 if F::MINS {
-                    mins.put::<F, I>(isa, r, F::mins(isa, p));
+                    let (low, high) = F::mins(isa, p);
+                    mins.put::<F, I>(isa, r, low, high);
                 }
             }
         }

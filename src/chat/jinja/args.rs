@@ -3,7 +3,6 @@
 use std::rc::Rc;
 
 use super::value::Value;
-use super::vm::Vm;
 use super::{Fail, fail};
 
 type Result<T> = std::result::Result<T, Fail>;
@@ -94,14 +93,4 @@ pub(super) fn flag(value: &Option<Value>) -> bool {
 /// An argument that is not `None`.
 pub(super) fn some(value: &Option<Value>) -> Option<&Value> {
     value.as_ref().filter(|v| !matches!(v, Value::None))
-}
-
-impl Vm<'_> {
-    /// The argument, or another value in its place.
-    pub(super) fn or_text(&mut self, value: Option<Value>, default: &str) -> Result<Value> {
-        match value {
-            Some(value) => Ok(value),
-            None => self.text(default),
-        }
-    }
 }

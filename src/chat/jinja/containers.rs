@@ -25,6 +25,31 @@ pub(super) fn has(value: &Value, name: &str) -> bool {
     names.contains(&name)
 }
 
+/// The places of a slice of `len` elements.
+pub(super) fn places(
+    len: usize,
+    [start, stop, step]: [Option<i64>; 3],
+) -> impl Iterator<Item = usize> {
+    let (len, step) = (len as i64, step.unwrap_or(1));
+    // Where a slice may begin and end, in its direction.
+    let (low, high) = if step > 0 { (0, len) } else { (-1, len - 1) };
+    let from_end = |at: i64| if at < 0 { at.saturating_add(len) } else { at };
+    let border =
+        |at: Option<i64>, default: i64| at.map_or(default, |at| from_end(at).clamp(low, high));
+    let (first, end) = if step > 0 {
+        (border(start, low), border(stop, high))
+    } else {
+        (border(start, high), border(stop, low))
+    };
+    let mut at = first;
+    std::iter::from_fn(move || {
+        let inside = if step > 0 { at < end } else { at > end };
+        let place = usize::try_from(at).ok().filter(|_| inside);
+        at = at.saturating_add(step);
+        place
+    })
+}
+
 impl Vm<'_> {
     pub(super) fn container_method(
         &mut self,
@@ -85,7 +110,7 @@ impl Vm<'_> {
         let items = value.elements(self)?;
         let start = Some(int_or("index", &start, 0)?);
         let stop = stop.as_ref().map(|s| int("index", s)).transpose()?;
-        for i in super::ops::places(items.len(), [start, stop, None]) {
+        for i in places(items.len(), [start, stop, None]) {
             if items[i].same(&wanted) || items[i].equals(&wanted, self)? {
                 return Ok(Value::Int(i as i128));
             }

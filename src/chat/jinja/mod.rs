@@ -2,8 +2,8 @@
 //! values (tuples, integers and floats apart, how things print), jinja2's filters, tests and scopes,
 //! and the sandbox that library puts around them.
 //!
-//! `lexer` and `parser` make the tree of `ast`; `vm` runs it; `value` and `print` are Python's values
-//! and their texts; `ops` are operators, `strings`, `format` and `containers` methods, `filters` and
+//! `lexer` and `parser` make the tree of `ast`; `vm` runs it and keeps its `state`; `value`, `walk` and
+//! `print` are Python's values, their elements and order, and their texts; `ops` are operators, `strings`, `format` and `containers` methods, `filters` and
 //! `sequences` filters, `tests` tests, `objects` loops, macros and functions. What jinja2 knows and
 //! this does not is refused by its name.
 //!
@@ -14,6 +14,7 @@ mod args;
 mod ast;
 mod chars;
 mod containers;
+mod fail;
 mod filters;
 mod format;
 mod lexer;
@@ -22,75 +23,18 @@ mod ops;
 mod parser;
 mod print;
 mod sequences;
+mod state;
 mod strings;
 mod tests;
 mod value;
 mod vm;
+mod walk;
 mod wrap;
 
 use std::sync::Arc;
 
-/// Why a template could not be read or rendered.
-#[derive(Debug)]
-pub(super) struct Fail {
-    message: String,
-    line: Option<u32>,
-    /// Whether a budget is used up: trying again would take as long.
-    pub exhausted: bool,
-}
-
-impl Fail {
-    fn syntax(message: impl Into<String>, line: u32) -> Fail {
-        Fail {
-            message: message.into(),
-            line: Some(line),
-            exhausted: false,
-        }
-    }
-
-    /// With the line, if it has none yet.
-    fn at(self, line: u32) -> Fail {
-        Fail {
-            line: self.line.or(Some(line)),
-            ..self
-        }
-    }
-}
-
-impl std::fmt::Display for Fail {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.message)?;
-        match self.line {
-            Some(line) => write!(f, " (in chat:{line})"),
-            None => Ok(()),
-        }
-    }
-}
-
-fn fail<T>(message: impl Into<String>) -> Result<T, Fail> {
-    Err(Fail {
-        message: message.into(),
-        line: None,
-        exhausted: false,
-    })
-}
-
-/// The end of a budget.
-fn exhausted<T>(message: impl Into<String>) -> Result<T, Fail> {
-    Err(Fail {
-        message: message.into(),
-        line: None,
-        exhausted: true,
-    })
-}
-
-/// The beginning of a foreign text, for messages.
-fn cut(text: &str) -> String {
-    match text.char_indices().nth(300) {
-        Some((at, _)) => format!("{}…", &text[..at]),
-        None => text.to_owned(),
-    }
-}
+pub(super) use fail::Fail;
+use fail::{cut, exhausted, fail};
 
 /// A template that has been read.
 #[derive(Debug)]

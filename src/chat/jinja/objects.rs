@@ -6,44 +6,13 @@ use std::sync::Arc;
 
 use super::args::{self, Given, int, text};
 use super::ast::{For, Macro};
+use super::state::LoopState;
 use super::value::{Dict, Text, Value, range_len};
 use super::vm::Vm;
 use super::{Fail, cut, fail};
 use crate::limits;
 
 type Result<T> = std::result::Result<T, Fail>;
-
-/// Functions that every template sees.
-pub(super) const FUNCTIONS: [&str; 8] = [
-    "range",
-    "dict",
-    "namespace",
-    "cycler",
-    "joiner",
-    "lipsum",
-    "raise_exception",
-    "strftime_now",
-];
-
-/// A running loop, as jinja2's `LoopContext`.
-pub(super) struct LoopState {
-    f: Arc<For>,
-    /// Where its names are resolved.
-    scope: usize,
-    source: std::vec::IntoIter<Value>,
-    /// Whether `source` still has to pass the loop's condition.
-    filtered: bool,
-    /// Elements, once known.
-    length: Option<usize>,
-    /// Turns begun.
-    index: usize,
-    before: Option<Value>,
-    current: Option<Value>,
-    /// Looked at already, if it has been.
-    after: Option<Option<Value>>,
-    changed: Option<Vec<Value>>,
-    depth: usize,
-}
 
 impl Vm<'_> {
     pub(super) fn new_loop(

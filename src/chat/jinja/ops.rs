@@ -5,10 +5,11 @@ use std::rc::Rc;
 
 use super::args::int;
 use super::ast::{Comparison, Operator};
+use super::containers::{self, places};
 use super::print::html;
 use super::value::{Text, Value, View, range_len};
 use super::vm::Vm;
-use super::{Fail, containers, cut, fail, strings};
+use super::{Fail, cut, fail, strings};
 
 type Result<T> = std::result::Result<T, Fail>;
 
@@ -412,31 +413,6 @@ fn missing(value: &Value, kind: &str, name: &str) -> Value {
 
 fn repeats(value: &Value) -> bool {
     matches!(value, Value::Text(_)) || value.as_items().is_some()
-}
-
-/// The places of a slice of `len` elements.
-pub(super) fn places(
-    len: usize,
-    [start, stop, step]: [Option<i64>; 3],
-) -> impl Iterator<Item = usize> {
-    let (len, step) = (len as i64, step.unwrap_or(1));
-    // Where a slice may begin and end, in its direction.
-    let (low, high) = if step > 0 { (0, len) } else { (-1, len - 1) };
-    let from_end = |at: i64| if at < 0 { at.saturating_add(len) } else { at };
-    let border =
-        |at: Option<i64>, default: i64| at.map_or(default, |at| from_end(at).clamp(low, high));
-    let (first, end) = if step > 0 {
-        (border(start, low), border(stop, high))
-    } else {
-        (border(start, high), border(stop, low))
-    };
-    let mut at = first;
-    std::iter::from_fn(move || {
-        let inside = if step > 0 { at < end } else { at > end };
-        let place = usize::try_from(at).ok().filter(|_| inside);
-        at = at.saturating_add(step);
-        place
-    })
 }
 
 fn integers(o: Operator, a: i128, b: i128) -> Result<Value> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::args::Given;
 use super::ast::{Args, Body, Call, Comparison, Expr, For, Macro, Node, Post, Stmt, Target};
-use super::objects::LoopState;
+use super::state::{FUNCTIONS, LoopState};
 use super::value::{Dict, Value};
 use super::{Fail, exhausted, fail};
 use crate::limits;
@@ -98,6 +98,14 @@ impl Vm<'_> {
         let text = text.into();
         self.memory(text.len())?;
         Ok(Value::text(text))
+    }
+
+    /// The argument, or another value in its place.
+    pub(super) fn or_text(&mut self, value: Option<Value>, default: &str) -> Result<Value> {
+        match value {
+            Some(value) => Ok(value),
+            None => self.text(default),
+        }
     }
 
     /// A new list, counted.
@@ -202,7 +210,7 @@ impl Vm<'_> {
         if let Some((_, value)) = self.globals.iter().find(|(n, _)| **n == *name) {
             return Some(value.clone());
         }
-        super::objects::FUNCTIONS
+        FUNCTIONS
             .iter()
             .find(|f| **f == name)
             .map(|f| Value::Function(f))

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use geb_kernels::float::KvType;
 
 use super::*;
-use crate::cache::{Layout, PagePool, Part};
+use crate::cache::{Layout, PagePlan, PagePool, Part};
 use crate::model::LayerSizes;
 
 /// A generator of numbers that look random (Knuth's MMIX constants).
@@ -64,7 +64,7 @@ impl Naive {
         let layout = Layout::of(&layers, KvType::F32, of);
         Naive {
             dice: Dice(1),
-            pool: PagePool::new(layout, 512, 64, 4).expect("a pool"),
+            pool: PagePool::new(PagePlan::new(layout, 512, 64, 4)).expect("a pool"),
             tree: PrefixTree::new(0),
             held: Vec::new(),
             found: 0,
@@ -104,7 +104,7 @@ impl Naive {
     fn token(&mut self, text: u32, at: usize) -> u32 {
         match self.dice.below(150) {
             0 => 9,
-            _ => text + u32::from(at % 7 == 0),
+            _ => text + u32::from(at.is_multiple_of(7)),
         }
     }
 

@@ -22,9 +22,12 @@ mod qwen2;
 mod qwen2moe;
 mod qwen3;
 mod qwen3moe;
+mod registry;
 mod rwkv6;
 mod rwkv7;
 mod t5;
+
+pub use registry::REGISTRY;
 
 /// How the elements of a head are paired for rotation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -169,39 +172,4 @@ pub struct Arch {
     pub full_every: usize,
     /// Rotation of layers with a window, if the file does not say.
     pub window_rope: WindowRope,
-}
-
-/// All architectures this program runs.
-pub const REGISTRY: &[&Arch] = &[
-    &llama::ARCH,
-    &chatglm::ARCH,
-    &qwen2::ARCH,
-    &qwen3::ARCH,
-    &phi3::ARCH,
-    &gemma3::ARCH,
-    &minicpm::ARCH,
-    &olmo::ARCH,
-    &olmo2::ARCH,
-    &openelm::ARCH,
-    &gpt2::ARCH,
-    &gptneo::ARCH,
-    &gptneox::ARCH,
-    &bloom::ARCH,
-    &falcon::ARCH,
-    &t5::ARCH,
-    &olmoe::ARCH,
-    &qwen2moe::ARCH,
-    &qwen3moe::ARCH,
-    &jetmoe::ARCH,
-    &rwkv6::ARCH,
-    &rwkv7::ARCH,
-    &mamba::ARCH,
-    &mamba2::ARCH,
-];
-
-impl Arch {
-    /// Looks an architecture up by its GGUF name.
-    pub fn by_name(name: &str) -> Option<&'static Arch> {
-        REGISTRY.iter().copied().find(|a| a.name == name)
-    }
 }

@@ -1,7 +1,6 @@
 //! Models with an encoder: `enc.blk.*`, `dec.blk.*` and what ties them.
 
 use super::{Binder, Place};
-use crate::model::arch::Arch;
 use crate::model::config::{Config, EncoderSizes};
 use crate::model::weights::{Attention, Bias, Branch, Cross, Encoder, Layer, Mixer, Qkv};
 
@@ -82,14 +81,4 @@ impl Binder<'_> {
             post_norm: None,
         }
     }
-}
-
-/// Whether a tensor belongs to the layers, so that it must be part of the graph. T5 files may hold a
-/// bias for looking at the prompt, which no graph has.
-pub(super) fn of_layers(arch: &Arch, name: &str) -> bool {
-    let starts = match arch.encoder {
-        true => &["enc.", "dec."][..],
-        false => &["blk.", "mtp."][..],
-    };
-    starts.iter().any(|s| name.starts_with(s)) && !name.ends_with(".cross_attn_rel_b.weight")
 }

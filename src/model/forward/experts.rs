@@ -14,94 +14,15 @@ use std::ops::Range;
 use geb_kernels::Activations;
 use geb_kernels::mat::MatMut;
 
-use super::{Acts, Buffers, Pass, scale, slot};
-use crate::model::Config;
-use crate::model::packed::Operand;
+use super::mixture::{Choice, Group, Mixture, WAVE_ROWS};
+use super::packing::{Acts, slot};
+use super::{Buffers, Pass, scale};
+use crate::model::operand::Operand;
 use crate::model::routing::{Gating, Routing};
 use crate::model::weights::{ExpertAttention, Experts, Linear, QMatrix};
 
-/// Rows that a wave of several experts has at most: few rows of many experts make one step of the
-/// team; an expert with more rows is a wave of its own.
-pub(super) const WAVE_ROWS: usize = 64;
 /// Least sum of weights that is divided by: the smallest normal F16.
 const LEAST_SUM: f32 = 6.103_515_6e-5;
-
-/// An expert that a token goes to, and the weight of what comes back.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Choice {
-    expert: usize,
-    weight: f32,
-}
-
-/// An expert and its rows, in the order of the pairs.
-pub(super) struct Group {
-    pub expert: usize,
-    pub rows: Range<usize>,
-}
-
-/// Which experts work on which tokens of a batch, and their rows.
-#[derive(Default)]
-pub(super) struct Mixture {
-    /// `[n, X]`
-    logits: Vec<f32>,
-    /// `[n, k]`, largest weight first.
-    choices: Vec<Choice>,
-    /// For each place the pair (token k + choice) that is there.
-    pairs: Vec<usize>,
-    /// For each pair its place.
-    places: Vec<usize>,
-    groups: Vec<Group>,
-    /// What goes into and comes out of the experts, `[n k, E]`, by place.
-    rows: Vec<f32>,
-    /// Of the experts of a wave.
-    acts: Vec<Acts>,
-}
-
-impl Mixture {
-    pub fn new(c: &Config, batch: usize) -> Mixture {
-        let mut mixture = Mixture::default();
-        if let Some(r) = &c.experts {
-            mixture.logits = vec![0.0; batch * r.count];
-            mixture.choices = vec![Choice::default(); batch * r.used];
-            mixture.rows = vec![0.0; batch * r.used * c.embedding_length];
-        }
-        mixture
-    }
-
-    /// Bytes for a batch, activations of the experts included.
-    pub fn bytes(c: &Config, batch: usize) -> u64 {
-        let Some(r) = &c.experts else { return 0 };
-        let routes = batch * (4 * r.count + 32 * r.used);
-        let widest = c.embedding_length.max(r.width);
-        // Sizes of the experts of a wave, largest first, fall at least like 1/i.
-        let packed = 4 * widest * (batch + 4 * WAVE_ROWS);
-        (routes + 4 * batch * r.used * c.embedding_length + packed) as u64
-    }
-
-    /// Sorts the pairs of the first `n` tokens by expert.
-    fn sort(&mut self, r: &Routing, n: usize) {
-        let choices = &self.choices[..n * r.used];
-        let mut ends = vec![0; r.count + 1];
-        for choice in choices {
-            ends[choice.expert + 1] += 1;
-        }
-        self.groups.clear();
-        for expert in 0..r.count {
-            let rows = ends[expert]..ends[expert] + ends[expert + 1];
-            ends[expert + 1] = rows.end;
-            if !rows.is_empty() {
-                self.groups.push(Group { expert, rows });
-            }
-        }
-        self.pairs.resize(choices.len(), 0);
-        self.places.resize(choices.len(), 0);
-        for (pair, choice) in choices.iter().enumerate() {
-            let place = ends[choice.expert];
-            (self.places[pair], self.pairs[place]) = (place, pair);
-            ends[choice.expert] += 1;
-        }
-    }
-}
 
 /// The next groups from `first` on that make a wave of at most `most` experts.
 fn wave(groups: &[Group], first: usize, most: usize) -> Range<usize> {

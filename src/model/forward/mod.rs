@@ -19,18 +19,21 @@ mod experts;
 mod feed_forward;
 mod heads;
 mod mamba;
+mod mixture;
+pub(super) mod packing;
 mod rwkv;
 mod span;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use geb_kernels::Kernels;
 use geb_kernels::mat::MatMut;
 use geb_kernels::team::Leader;
-use geb_kernels::{ActKind, Activations, Kernels};
 
 use super::config::LayerSizes;
 use super::observer::Observer;
-use super::packed::{Operand, Packed};
+use super::operand::Operand;
+use super::packed::Packed;
 use super::resident::Residents;
 use super::rope::Ropes;
 use super::weights::{Bias, Branch, Cross, Ffn, Layer, Linear, Mixer, Norm, QMatrix};
@@ -38,17 +41,10 @@ use super::{Config, Model};
 use crate::cache::PagePool;
 use crate::error::{Error, Result};
 use crate::ram;
+use packing::{Acts, KINDS, slot};
+use packing::{SERIAL_ROWS, pack};
 pub use span::Segment;
 pub(crate) use span::{Places, SpanView};
-
-/// Up to this many rows a pass over rows stays on the leader.
-pub(super) const SERIAL_ROWS: usize = 4;
-
-/// Kinds of activations, each with its own buffer.
-const KINDS: [ActKind; 3] = [ActKind::F32, ActKind::Bf16, ActKind::Q8];
-
-/// The same rows packed for each kind of product.
-type Acts = [Activations; KINDS.len()];
 
 /// Buffers of a batch, sized once for the largest batch. Shapes are `[tokens, width]`.
 pub(crate) struct Buffers {
@@ -65,39 +61,72 @@ pub(crate) struct Buffers {
     /// The input of such a branch before each span, `[spans, E]`.
     before: Vec<f32>,
     acts: Acts,
-    mixture: experts::Mixture,
+    mixture: mixture::Mixture,
+}
+
+/// Numbers of each buffer of a batch.
+pub(crate) struct BufferSizes {
+    x: usize,
+    qkv: usize,
+    attn: usize,
+    gate_up: usize,
+    side: usize,
+    mix: usize,
+    /// Bytes of activations in their packed form, at most.
+    packed: u64,
+    mixture: mixture::MixtureSizes,
+}
+
+impl BufferSizes {
+    /// For batches of at most `batch` rows.
+    pub(crate) fn new(c: &Config, batch: usize) -> BufferSizes {
+        let e = c.embedding_length;
+        let (q, ffn) = (
+            c.widest(LayerSizes::q_width),
+            c.widest(|l| l.feed_forward_length),
+        );
+        BufferSizes {
+            x: e * batch,
+            qkv: c.widest(|l| l.q_width() + 2 * l.kv_width()) * batch,
+            attn: q * batch,
+            gate_up: gate_up(c, batch),
+            side: if c.parallel { e * batch } else { 0 },
+            mix: c.scratch * batch,
+            packed: 4 * ((e + q + 2 * ffn) * batch) as u64,
+            mixture: mixture::MixtureSizes::new(c, batch),
+        }
+    }
+
+    /// Bytes of all.
+    pub(crate) fn bytes(&self) -> u64 {
+        let floats = 2 * self.x + self.qkv + self.attn + self.gate_up + self.side + self.mix;
+        4 * floats as u64 + self.packed + self.mixture.bytes()
+    }
 }
 
 impl Buffers {
-    pub(crate) fn new(c: &Config, batch: usize) -> Result<Buffers> {
-        let whole = |floats: usize| {
+    /// Buffers of these sizes; those of packed activations grow with use.
+    ///
+    /// # Errors
+    /// [`Error::Memory`].
+    pub(crate) fn new(sizes: &BufferSizes) -> Result<Buffers> {
+        let zeros = |floats: usize| {
             let refused = |()| ram::refused("buffers of a batch", 4 * floats as u64);
             bytemuck::allocation::try_zeroed_vec::<f32>(floats).map_err(refused)
         };
-        let zeros = |width: usize| whole(width * batch);
-        let side = if c.parallel { c.embedding_length } else { 0 };
         Ok(Buffers {
-            x: zeros(c.embedding_length)?,
-            h: zeros(c.embedding_length)?,
-            qkv: zeros(c.widest(|l| l.q_width() + 2 * l.kv_width()))?,
-            attn: zeros(c.widest(LayerSizes::q_width))?,
-            gate_up: whole(gate_up(c, batch))?,
-            side: zeros(side)?,
+            x: zeros(sizes.x)?,
+            h: zeros(sizes.x)?,
+            qkv: zeros(sizes.qkv)?,
+            attn: zeros(sizes.attn)?,
+            gate_up: zeros(sizes.gate_up)?,
+            side: zeros(sizes.side)?,
             pieces: Vec::new(),
-            mix: zeros(c.scratch)?,
+            mix: zeros(sizes.mix)?,
             before: Vec::new(),
             acts: Default::default(),
-            mixture: experts::Mixture::new(c, batch),
+            mixture: mixture::Mixture::new(&sizes.mixture),
         })
-    }
-
-    /// Bytes the buffers of a batch take, activations in their packed form included.
-    pub(crate) fn bytes(c: &Config, batch: usize) -> u64 {
-        let heads = c.widest(|l| 3 * l.q_width() + 2 * l.kv_width());
-        let ffn = c.widest(|l| l.feed_forward_length);
-        let width =
-            (3 + usize::from(c.parallel)) * c.embedding_length + heads + 2 * ffn + c.scratch;
-        (4 * (width * batch + gate_up(c, batch))) as u64 + experts::Mixture::bytes(c, batch)
     }
 }
 
@@ -105,7 +134,7 @@ impl Buffers {
 fn gate_up(c: &Config, batch: usize) -> usize {
     let dense = 2 * c.widest(|l| l.feed_forward_length) * batch;
     let experts = c.experts.as_ref().map_or(0, |r| {
-        let rows = batch.max(experts::WAVE_ROWS).min(batch * r.used);
+        let rows = batch.max(mixture::WAVE_ROWS).min(batch * r.used);
         2 * (r.width * rows).max(r.shared_width * batch)
     });
     dense.max(experts)
@@ -486,32 +515,6 @@ fn take<'a>(rest: &mut &'a mut [f32], len: usize) -> &'a mut [f32] {
     let (head, tail) = std::mem::take(rest).split_at_mut(len);
     *rest = tail;
     head
-}
-
-/// Where the activations of a kind are.
-fn slot(kind: ActKind) -> usize {
-    KINDS.iter().position(|k| *k == kind).unwrap_or(0)
-}
-
-/// Packs (and quantizes) the right-hand side of a product, `x`: `[n, cols]`.
-pub(super) fn pack(
-    (kernels, lead): (&'static Kernels, &mut Leader<'_>),
-    acts: &mut Activations,
-    kind: ActKind,
-    x: &[f32],
-    (n, cols): (usize, usize),
-) {
-    acts.reshape(kernels, kind, n, cols);
-    let (shape, bytes) = (acts.shape(), acts.tile_bytes());
-    if n <= SERIAL_ROWS {
-        for (i, tile) in acts.bytes_mut().chunks_mut(bytes).enumerate() {
-            kernels.fill_tile(shape, i, x, tile);
-        }
-    } else {
-        lead.chunks_mut(acts.bytes_mut(), bytes, |i, tile, _| {
-            kernels.fill_tile(shape, i, x, tile)
-        });
-    }
 }
 
 fn scale(x: &mut [f32], factor: f32) {

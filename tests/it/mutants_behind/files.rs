@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use geb::Dtype;
 use geb::calibrate::Imatrix;
-use geb::gguf::seal::check_hashes;
+use geb::gguf::checksums::check_hashes;
 use geb::gguf::{GgufFile, Load};
 use geb::kernels::Effort;
 use geb::model::Model;

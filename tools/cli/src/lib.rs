@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
+pub mod compress;
 pub mod errors;
 pub mod foreign;
 pub mod remote;

@@ -15,7 +15,7 @@ use super::tensor::{Files, byte_count, check_shape};
 use super::torch;
 use super::wrapped::core;
 use geb::error::{Error, Result};
-use geb::gguf::seal::hex;
+use geb::gguf::checksums::hex;
 use geb::gguf::{GgufFile, Load};
 use geb::kinds;
 use geb::limits;

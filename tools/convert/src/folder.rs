@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use geb::error::{Error, Result};
 use geb::files;
-use geb::gguf::seal::hex;
+use geb::gguf::checksums::hex;
 use geb::kinds;
 use geb::limits;
 

@@ -76,7 +76,7 @@ pub use sums::{Outcome, Sums, WorstBlock};
 
 use geb::error::{Error, Result};
 use geb::files::Over;
-use geb::gguf::{Output, Resume, seal, writer};
+use geb::gguf::{Output, Resume, checksums, writer};
 use machine::thread_pool;
 use plan::Prepared;
 use stream::Job;
@@ -136,7 +136,7 @@ pub fn convert(
             output.tensor(i, &mut |out| {
                 let (found, source) = units.fill(job, out, progress)?;
                 outcome = found;
-                Ok(format!("{} {}", seal::hex(&source), outcome.to_line()))
+                Ok(format!("{} {}", checksums::hex(&source), outcome.to_line()))
             })?;
             report.record(i, &outcome);
             Ok(())
@@ -182,7 +182,7 @@ fn finished(
         for ((i, hash, outcome), now) in some.iter().zip(hashes) {
             let bytes = prepared.items[*i].source_bytes(&prepared.checkpoint);
             read += bytes;
-            if *hash == seal::hex(&now) {
+            if *hash == checksums::hex(&now) {
                 progress.advance(bytes);
                 out.insert(*i, *outcome);
             } else {
@@ -222,7 +222,7 @@ pub fn convert_to_vec(source: &Path, options: &Options) -> Result<(Vec<u8>, Repo
         })
     })?;
     plan.set_zeros(&report.zero_percents());
-    plan.seal(&sums, &seal::hash_of(sums.iter()));
+    plan.set_checksums(&sums, &checksums::hash_of(sums.iter()));
     let header = plan.layout()?.header;
     bytes[..header.len()].copy_from_slice(&header);
     report.finish(options.allow_nonfinite);

@@ -9,7 +9,7 @@ use super::item::Item;
 use super::tensor::is_integer;
 use geb::adapter::{Adapter, LowRank};
 use geb::error::{Error, Result};
-use geb::gguf::seal::hex;
+use geb::gguf::checksums::hex;
 use geb::gguf::writer::MetaValue;
 use geb::gguf::{GgufFile, Load};
 

@@ -13,6 +13,7 @@
 
 mod bits;
 pub mod choice;
+pub mod compare;
 mod method;
 pub mod needle;
 pub mod probe;

@@ -234,7 +234,10 @@ pub fn flags(tree: &Tree) -> Findings {
 /// `unsafe` outside the kernels and the module that maps files.
 pub fn misplaced_unsafe(tree: &Tree) -> Findings {
     let outside = |f: &&File| {
-        (f.name.starts_with("src/") || f.name.starts_with("tools/")) && !f.name.contains("mmap")
+        (["src/", "tools/", "lab/"]
+            .iter()
+            .any(|p| f.name.starts_with(p)))
+            && !f.name.contains("mmap")
     };
     per_file(tree.files.iter().filter(outside), |p| p.unsafes)
 }

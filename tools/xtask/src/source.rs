@@ -38,6 +38,7 @@ const LIBRARIES: &[&str] = &[
     "kernels/src/",
     "tools/convert/src/",
     "tools/eval/src/",
+    "lab/src/",
 ];
 
 impl Tree {

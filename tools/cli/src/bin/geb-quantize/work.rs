@@ -203,7 +203,7 @@ fn run(
 
 /// Checks stored hashes.
 pub fn verify(args: &Verify) -> Result<()> {
-    let checked = geb::gguf::seal::check_hashes(&args.file)?;
+    let checked = geb::gguf::checksums::check_hashes(&args.file)?;
     let (file, tensors) = (args.file.display(), checked.tensors);
     if !checked.damaged.is_empty() {
         return Err(Error::Verify(format!(

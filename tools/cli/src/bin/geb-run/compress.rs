@@ -4,10 +4,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use geb::compress::{Header, compress, decompress};
 use geb::files::Over;
 use geb::model::Model;
 use geb::session::{Session, SessionOptions};
+use geb_cli::compress::{Header, compress, decompress};
 use serde_json::json;
 
 use crate::args::{CompressArgs, DecompressArgs, ModelArgs, asked};

@@ -19,11 +19,11 @@ use serde_json::{Value, json};
 
 use crate::args::{DemoArgs, GateArgs, KvHow, asked};
 use crate::compare::files::{Candidate, Maker};
-use crate::compare::result::Comparison;
 use crate::compare::state::{Measured, Store};
 use crate::compare::{self, Plan, rounds, table};
 use crate::interrupt::Interrupt;
 use crate::report::{self, Failure, Outcome, note, out};
+use geb_eval::compare::result::Comparison;
 
 /// An embedded file of the model's folder.
 macro_rules! asset {
@@ -172,7 +172,7 @@ fn quantize_all(args: &DemoArgs, folder: &Path, interrupt: &Interrupt) -> Outcom
 
 /// Continuations of all prompts, per row.
 fn samples(c: &Comparison, args: &DemoArgs, interrupt: &Interrupt) -> Outcome<Vec<Vec<String>>> {
-    let of_row = |row: &compare::result::Row| {
+    let of_row = |row: &geb_eval::compare::result::Row| {
         let file = Arc::new(GgufFile::open(Path::new(&row.file), Load::Map)?);
         let tokenizer = Tokenizer::from_gguf(&file)?;
         let options = SessionOptions {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use geb::calibrate::{self, Chunks, Origin};
 use geb::files::{Over, Place};
-use geb::gguf::seal::{hash_files, hex};
+use geb::gguf::checksums::{hash_files, hex};
 use geb::gguf::{GgufFile, Load};
 use geb::model::Model;
 use geb::model::inputs::InputStats;

@@ -4,10 +4,12 @@ use geb::gguf::GgufFile;
 use geb_eval::{TextRun, weights};
 
 use super::bench::{Bench, kv_name};
-use super::result::{Comparison, GroupError, Row, TaskInfo, TextInfo, TypeShare, WorstBlock};
 use super::state::Measured;
 use super::tasks::Task;
 use super::{Plan, machine};
+use geb_eval::compare::result::{
+    Comparison, GroupError, Row, TaskInfo, TextInfo, TypeShare, WorstBlock,
+};
 
 /// The result of all rows.
 pub fn assemble(

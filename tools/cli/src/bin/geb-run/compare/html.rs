@@ -7,9 +7,9 @@ use minijinja::{AutoEscape, Environment};
 use serde::Serialize;
 
 use super::plot::{Axis, Kind, Plot, Point, Series, mark};
-use super::result::{Comparison, Row};
 use super::table::{self, Table};
 use crate::report::{Failure, Outcome};
+use geb_eval::compare::result::{Comparison, Row};
 
 const PAGE: &str = include_str!("page.html");
 
@@ -98,7 +98,7 @@ type Across = (f64, Option<(f64, f64)>);
 /// Size against KL and speed against KL; a series per text.
 fn trade_offs(c: &Comparison) -> Group {
     let series = |x: &dyn Fn(&Row) -> Option<Across>| -> Vec<Series> {
-        let of_text = |(i, text): (usize, &super::result::TextInfo)| Series {
+        let of_text = |(i, text): (usize, &geb_eval::compare::result::TextInfo)| Series {
             name: text.name.clone(),
             style: i,
             line: false,
@@ -165,7 +165,7 @@ fn trade_offs(c: &Comparison) -> Group {
 
 /// KL by position, a plot per text.
 fn positions(c: &Comparison) -> Group {
-    let plot = |(i, text): (usize, &super::result::TextInfo)| Plot {
+    let plot = |(i, text): (usize, &geb_eval::compare::result::TextInfo)| Plot {
         title: format!("By position, {}", text.name),
         x: Axis {
             title: "position in the window, tokens".into(),

@@ -4,8 +4,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use geb::cpus::Cpus;
 
-use super::result::Machine;
 use crate::settings;
+use geb_eval::compare::result::Machine;
 
 /// This machine; `isa` is the level of the kernels.
 pub fn this(isa: &str) -> Machine {

@@ -11,7 +11,6 @@ use geb_eval::{Method, TextRun, weights};
 
 use super::assemble::assemble;
 use super::bench::{Bench, kv_name};
-use super::result::{Comparison, TextInfo};
 use super::rounds::Lane;
 use super::state::{Measured, Store};
 use super::{Plan, alone, files, verdict};
@@ -20,6 +19,7 @@ use crate::interrupt::Interrupt;
 use crate::load::{self, Opened};
 use crate::progress::Progress;
 use crate::report::{Failure, Outcome};
+use geb_eval::compare::result::{Comparison, TextInfo};
 
 impl Bench {
     fn new(plan: &Plan<'_>, interrupt: &Interrupt) -> Outcome<Bench> {

@@ -13,11 +13,9 @@ mod assemble;
 mod bench;
 pub mod files;
 mod html;
-mod loss;
 mod machine;
 mod measure;
 mod plot;
-pub mod result;
 pub mod rounds;
 pub mod state;
 pub mod table;
@@ -30,6 +28,7 @@ use geb::files::Over;
 use geb::gguf::{GgufFile, Load};
 use geb_eval::Method;
 use geb_eval::choice::Bank;
+use geb_eval::compare::result::Comparison;
 
 use crate::args::{CompareArgs, GateArgs, KvHow, OutputArgs, WriteArgs, asked};
 use crate::interrupt::Interrupt;
@@ -39,7 +38,6 @@ use crate::outputs::{self, COMPARISON, CSV, MARKDOWN, PAGE};
 use crate::report::{self, Failure, Outcome, note};
 use files::{Candidate, Maker};
 pub use measure::measure;
-use result::Comparison;
 use state::Store;
 use tasks::Task;
 

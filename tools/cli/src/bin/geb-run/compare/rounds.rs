@@ -4,11 +4,11 @@
 use geb::session::Session;
 use serde::{Deserialize, Serialize};
 
-use super::result::{Speed, SpeedInfo, Spread};
 use crate::bench::{LARGE, bytes_read, measure_decode, measure_prefill};
 use crate::cpu_share::CpuTimes;
 use crate::limits::read_gb_s;
 use crate::report::Outcome;
+use geb_eval::compare::result::{Speed, SpeedInfo, Spread};
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

@@ -3,9 +3,9 @@
 use geb_eval::{Divergence, Estimate, Report};
 use serde::Serialize;
 
-use super::result::{Comparison, Row, Speed, Spread};
 use super::verdict::{digits, times};
 use crate::report::{self, bytes};
+use geb_eval::compare::result::{Comparison, Row, Speed, Spread};
 
 /// A table with a head.
 #[derive(Serialize)]

@@ -8,8 +8,8 @@ use geb_eval::choice::run::{Record, Solver, run};
 use geb_eval::choice::score::Paired;
 use geb_eval::choice::{Bank, Format, Selection};
 
-use super::result::TaskScore;
 use crate::report::{Failure, Outcome};
+use geb_eval::compare::result::TaskScore;
 
 /// Questions and their name.
 pub struct Task {

@@ -1,13 +1,13 @@
 //! What the numbers say: the Pareto front, a sentence per candidate, the gates.
 //!
-//! Every word of a sentence follows from numbers in it; how much is lost, from [`super::loss`].
+//! Every word of a sentence follows from numbers in it; how much is lost, from [`geb_eval::compare::loss`].
 
 use geb_eval::{Divergence, Estimate};
 
-use super::loss::{self, Finding, Numbers};
-use super::result::{Comparison, Missed, Row, Spread, TaskScore, TextInfo};
 use crate::args::GateArgs;
 use crate::report::rate;
+use geb_eval::compare::loss::{self, Finding, Numbers};
+use geb_eval::compare::result::{Comparison, Missed, Row, Spread, TaskScore, TextInfo};
 
 /// Quarters of a ratio further apart than this (share of it) are said, and worth a warning.
 const WIDE: f64 = 0.1;
@@ -367,7 +367,7 @@ fn below(value: f64, least: f64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compare::result::{Speed, WorstBlock};
+    use geb_eval::compare::result::{Speed, WorstBlock};
     use geb_eval::{DeltaP, Kl, Report};
 
     fn estimate(value: f64, error: f64) -> Estimate {
@@ -447,7 +447,7 @@ mod tests {
             command: String::new(),
             date: String::new(),
             machine: Default::default(),
-            texts: vec![crate::compare::result::TextInfo {
+            texts: vec![geb_eval::compare::result::TextInfo {
                 name: "t".into(),
                 file: "t".into(),
                 tokens: 512 * 4000,

@@ -39,6 +39,9 @@ impl Proof {
         match self {
             Proof::Logits(_) => "cargo test --test it logits::f32_logits".to_owned(),
             Proof::Test(file, name) => format!("cargo test --test it {file}::{name}"),
+            Proof::Unit(file, name) if file.starts_with("lab/") => {
+                format!("cargo test -p geb-lab {name}")
+            }
             Proof::Unit(_, name) => format!("cargo test --lib {name}"),
         }
     }

@@ -40,15 +40,12 @@ const EMBED: &[Proof] = &[
 ];
 
 const OPERATORS: &[Proof] = &[
+    Unit("lab/src/depths.rs", "only_the_best_tokens_pass_the_block"),
     Unit(
-        "src/operators/depths.rs",
-        "only_the_best_tokens_pass_the_block",
-    ),
-    Unit(
-        "src/operators/sub_tokens.rs",
+        "lab/src/sub_tokens.rs",
         "sub_tokens_choose_their_own_experts",
     ),
-    Unit("src/operators/infini.rs", "segments_equal_the_formulas"),
+    Unit("lab/src/infini.rs", "segments_equal_the_formulas"),
 ];
 
 #[rustfmt::skip]
@@ -156,7 +153,7 @@ pub(super) const ROWS: &[Row] = &[
         LORA,
         "against merged weights; tensors of DoRA are our extension of the adapter file"),
     row("B4", "ReFT, LoReFT", "operator", Synthetic,
-        &[Unit("src/operators/reft.rs", "inside_the_subspace_it_is_wh_plus_b_and_outside_unchanged")],
+        &[Unit("lab/src/reft.rs", "inside_the_subspace_it_is_wh_plus_b_and_outside_unchanged")],
         "the formula; no graph calls it, files of pyreft are not read"),
     row("B5", "Expert routing", "llama, qwen3moe, olmoe, jetmoe", Reference,
         &[
@@ -250,8 +247,8 @@ pub(super) const ROWS: &[Row] = &[
         "no weights exist; operators that no graph calls"),
     row("B22", "KAN layers", "operator", Synthetic,
         &[
-            Unit("src/operators/kan.rs", "splines_are_the_closed_form_and_sum_to_one"),
-            Unit("src/operators/kan.rs", "a_layer_sums_functions_of_its_edges"),
+            Unit("lab/src/kan.rs", "splines_are_the_closed_form_and_sum_to_one"),
+            Unit("lab/src/kan.rs", "a_layer_sums_functions_of_its_edges"),
         ],
         "no weights exist; an operator that no graph calls"),
 ];

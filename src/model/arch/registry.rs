@@ -1,0 +1,41 @@
+//! The architectures that there are.
+
+use super::{
+    Arch, bloom, chatglm, falcon, gemma3, gpt2, gptneo, gptneox, jetmoe, llama, mamba, mamba2,
+    minicpm, olmo, olmo2, olmoe, openelm, phi3, qwen2, qwen2moe, qwen3, qwen3moe, rwkv6, rwkv7, t5,
+};
+
+/// All architectures this program runs.
+pub const REGISTRY: &[&Arch] = &[
+    &llama::ARCH,
+    &chatglm::ARCH,
+    &qwen2::ARCH,
+    &qwen3::ARCH,
+    &phi3::ARCH,
+    &gemma3::ARCH,
+    &minicpm::ARCH,
+    &olmo::ARCH,
+    &olmo2::ARCH,
+    &openelm::ARCH,
+    &gpt2::ARCH,
+    &gptneo::ARCH,
+    &gptneox::ARCH,
+    &bloom::ARCH,
+    &falcon::ARCH,
+    &t5::ARCH,
+    &olmoe::ARCH,
+    &qwen2moe::ARCH,
+    &qwen3moe::ARCH,
+    &jetmoe::ARCH,
+    &rwkv6::ARCH,
+    &rwkv7::ARCH,
+    &mamba::ARCH,
+    &mamba2::ARCH,
+];
+
+impl Arch {
+    /// Looks an architecture up by its GGUF name.
+    pub fn by_name(name: &str) -> Option<&'static Arch> {
+        REGISTRY.iter().copied().find(|a| a.name == name)
+    }
+}
