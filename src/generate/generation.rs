@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use geb_kernels::Kernels;
 
-use super::options::{GenerateOptions, Generated, StopReason, Timings, refuse};
+use super::answer::{GenerateOptions, Generated, StopReason, Timings, refuse};
 use super::repeat::RepeatDetector;
 use super::stop::StopScanner;
 use crate::engine::{Engine, Sequence, Want};

@@ -6,8 +6,8 @@
 //! Cancelling (flag or callback) ends with `cancelled` and keeps what was generated. Nothing here knows of
 //! chats, terminals or servers; they own the prompt and the callback.
 
+mod answer;
 mod generation;
-mod options;
 mod repeat;
 mod search;
 mod stop;
@@ -21,9 +21,10 @@ use crate::model::forward::Segment;
 use crate::session::Session;
 use crate::speculate::{Draft, Guesses, Speculation};
 use crate::tokenizer::Tokenizer;
-use generation::check;
+use answer::refuse;
+pub use answer::{GenerateOptions, Generated, StopReason, Timings};
 pub use generation::{Generation, Planned, Progress};
-pub use options::{GenerateOptions, Generated, StopReason, Timings};
+use generation::{check, check_prompt};
 pub use repeat::RepeatDetector;
 pub use search::{BeamOptions, Sequence, beam_search, best_of};
 pub use stop::StopScanner;
@@ -167,5 +168,23 @@ fn beginning(engine: &mut Engine, seq: &mut State, prompt: &[u32]) -> Result<Vec
             Ok(vec![encoder.start])
         }
         None => Ok(prompt.to_vec()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn rates_need_time_and_tokens() {
+        let t = Timings {
+            sampled_tokens: 11,
+            decode: Duration::from_secs(2),
+            ..Timings::default()
+        };
+        assert_eq!(t.decode_tok_s(), Some(5.0));
+        assert_eq!(t.prefill_tok_s(), None);
     }
 }

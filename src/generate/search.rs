@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use geb_kernels::Kernels;
 
-use super::generation::{Generation, check, check_prompt};
-use super::options::{GenerateOptions, StopReason, refuse};
-use super::{Events, beginning};
+use super::{
+    Events, GenerateOptions, Generation, StopReason, beginning, check, check_prompt, refuse,
+};
 use crate::engine::{Engine, Sequence as State, Span};
 use crate::error::{Error, Result};
 use crate::limits;

@@ -11,13 +11,13 @@
 use std::any::Any;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::cost::Cost;
 use super::job::{Job, Mail};
 use super::policy::Policy;
-use super::request::{Event, SchedulerOptions, SchedulerStats};
-use super::shared::{Shared, lock};
+use super::shared::{Event, SchedulerOptions, SchedulerStats, Shared, lock};
 use crate::engine::{Engine, Sequence, Span};
 use crate::error::{Error, Result};
 use crate::model::forward::Segment;
@@ -433,4 +433,13 @@ fn message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied();
     let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     text.unwrap_or("a panic without a message").to_owned()
+}
+
+impl Shared {
+    /// A pass was ended because nobody waited for it. If somebody does now, the next one may go on.
+    fn resume(&self) {
+        if self.handles.load(Ordering::Relaxed) > 0 {
+            self.stop.store(false, Ordering::Relaxed);
+        }
+    }
 }

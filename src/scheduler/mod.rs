@@ -15,7 +15,6 @@ mod cost;
 mod job;
 mod lead;
 mod policy;
-mod request;
 mod shared;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -32,11 +31,27 @@ use crate::tokenizer::Tokenizer;
 use channel::{Bell, Receiver, channel};
 use lead::Lead;
 pub use policy::{Fair, Policy, Running, Waiting};
-pub use request::{Event, MAX_STREAMS, Refusal, Request, SchedulerOptions, SchedulerStats};
+pub use shared::{Event, MAX_STREAMS, Request, SchedulerOptions, SchedulerStats};
 use shared::{Shared, lock};
 
 /// Events that wait for a reader before its request pauses.
 const EVENTS: usize = 256;
+/// Why a request was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// Too many wait already.
+    #[error("{waiting} requests are waiting, allowed: {most}")]
+    Full {
+        /// How many wait.
+        waiting: usize,
+        /// How many may.
+        most: usize,
+    },
+    /// The scheduler has ended.
+    #[error("no requests are taken any more")]
+    Closed,
+}
+
 /// Many requests on one engine, which a thread of its own leads. Dropping it cancels all of them.
 pub struct Scheduler {
     shared: Arc<Shared>,

@@ -50,7 +50,7 @@ fn prompts(n: usize) -> Vec<String> {
     (0..n).map(one).collect()
 }
 
-/// Requests of all kinds: id, URL and body.
+/// Requests by name: path and body.
 fn asked() -> Vec<(&'static str, (&'static str, Value))> {
     let text = |body: Value| ("/v1/completions", body);
     vec![

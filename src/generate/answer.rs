@@ -1,4 +1,4 @@
-//! What an answer is asked for, and what comes of it.
+//! What is asked for, and what comes of it.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -128,21 +128,5 @@ pub(super) fn refuse(what: &str, value: String, allowed: String) -> Error {
         what: what.into(),
         value,
         allowed,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rates_need_time_and_tokens() {
-        let t = Timings {
-            sampled_tokens: 11,
-            decode: Duration::from_secs(2),
-            ..Timings::default()
-        };
-        assert_eq!(t.decode_tok_s(), Some(5.0));
-        assert_eq!(t.prefill_tok_s(), None);
     }
 }
