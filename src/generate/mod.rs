@@ -193,8 +193,24 @@ pub fn generate_with(
     options: &GenerateOptions,
     events: &mut dyn Events,
 ) -> Result<Generated> {
-    let started = Instant::now();
     let (engine, seq) = session.parts();
+    generate_on(engine, seq, speculation, tokenizer, prompt, options, events)
+}
+
+/// As [`generate_with`], on a sequence of an engine.
+///
+/// # Errors
+/// As [`generate`].
+pub fn generate_on(
+    engine: &mut Engine,
+    seq: &mut State,
+    speculation: &mut Speculation,
+    tokenizer: &Tokenizer,
+    prompt: &[u32],
+    options: &GenerateOptions,
+    events: &mut dyn Events,
+) -> Result<Generated> {
+    let started = Instant::now();
     check(engine, prompt, options)?;
     let text = beginning(engine, seq, prompt)?;
     let mut answer = Generation::new(engine, tokenizer, text, options.clone())?;

@@ -14,10 +14,18 @@ use loom::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 /// Wakes a thread that has nothing to do. A ring while it works is not lost: the next wait returns at once.
-#[derive(Default)]
 pub(crate) struct Bell {
     rung: Mutex<bool>,
     wake: Condvar,
+}
+
+impl Default for Bell {
+    fn default() -> Self {
+        Self {
+            rung: Mutex::new(false),
+            wake: Condvar::new(),
+        }
+    }
 }
 
 impl Bell {

@@ -300,7 +300,11 @@ impl<'t> Lead<'t> {
         }
         let mut full = false;
         for (i, event) in ends.into_iter().rev() {
-            if matches!(event, Event::Failed(Error::Pages { .. })) && self.running.len() > 1 {
+            let lacks = matches!(
+                event,
+                Event::Failed(Error::Pages { .. } | Error::Memory { .. })
+            );
+            if lacks && self.running.len() > 1 {
                 // It goes on when others have made room.
                 full = true;
                 continue;

@@ -312,6 +312,23 @@ impl Handle {
         self.events.recv()
     }
 
+    /// Waits for the whole text.
+    ///
+    /// # Errors
+    /// What the request failed with; [`Error::Interrupted`] if the scheduler has ended.
+    pub fn text(self) -> Result<String> {
+        let mut text = String::new();
+        for event in self {
+            match event {
+                Event::Token(progress) => text.push_str(&progress.text),
+                Event::Done { .. } => return Ok(text),
+                Event::Failed(error) => return Err(error),
+                _ => {}
+            }
+        }
+        Err(Error::Interrupted)
+    }
+
     /// As [`Handle::recv`], for a task.
     pub fn poll_recv(&self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
         self.events.poll_recv(cx)

@@ -33,6 +33,7 @@ mod quantized;
 mod recurrent;
 mod resume;
 mod round_trip;
+mod scheduler;
 mod search;
 mod sparse;
 mod speculate;

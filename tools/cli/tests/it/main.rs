@@ -1,6 +1,7 @@
 //! The programs as a user meets them: exit codes, streams, files, on tiny models made from fixtures.
 
 mod adapters;
+mod batch;
 #[path = "../../../../tests/common/changed.rs"]
 #[allow(dead_code)]
 mod changed;
@@ -44,6 +45,7 @@ fn help_fits_one_screen_and_has_examples() {
         "eval",
         "scores",
         "bench",
+        "batch",
         "compare",
         "tune",
         "probe",

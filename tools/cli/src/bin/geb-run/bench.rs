@@ -12,12 +12,13 @@ use crate::args::BenchArgs;
 use crate::bench_speculation;
 use crate::interrupt::Interrupt;
 use crate::limits::{self, Limits};
-use crate::load::{self, Loaded};
+use crate::load::{self, Loaded, Opened};
 use crate::outputs;
 use crate::progress::Progress;
 use crate::random_model;
 use crate::rates::Rates;
 use crate::report::{self, Failure, Outcome, bytes, count, out, rate, seconds};
+use crate::streams;
 
 /// Runs the command.
 pub fn run(args: &BenchArgs, interrupt: &Interrupt) -> Outcome {
@@ -26,6 +27,9 @@ pub fn run(args: &BenchArgs, interrupt: &Interrupt) -> Outcome {
     }
     if args.speculation {
         return bench_speculation::run(args, interrupt);
+    }
+    if !args.streams.is_empty() {
+        return streams::run(args, &find(args, interrupt)?, interrupt);
     }
     if args.prompt == 0 && args.decode == 0 {
         return Err(Failure::usage("nothing to measure: -p and -n are both 0"));
@@ -73,10 +77,10 @@ fn limits_beside(loaded: &Loaded) -> Limits {
     )
 }
 
-fn open(args: &BenchArgs, interrupt: &Interrupt) -> Outcome<Loaded> {
-    let started = Instant::now();
-    let opened = match args.shape {
-        None => load::open(&args.model, None)?,
+/// The model asked for, or one of random weights.
+fn find(args: &BenchArgs, interrupt: &Interrupt) -> Outcome<Opened> {
+    match args.shape {
+        None => load::open(&args.model, None),
         Some(shape) => {
             let dtype = Dtype::from_name(&args.dtype).ok_or_else(|| {
                 Failure::usage(format!(
@@ -89,9 +93,14 @@ fn open(args: &BenchArgs, interrupt: &Interrupt) -> Outcome<Loaded> {
             }
             let over = outputs::RANDOM_MODEL.or_any(args.force);
             let save = args.save.as_deref();
-            interrupt.during(|| random_model::make(shape, dtype, save, over, interrupt))?
+            interrupt.during(|| random_model::make(shape, dtype, save, over, interrupt))
         }
-    };
+    }
+}
+
+fn open(args: &BenchArgs, interrupt: &Interrupt) -> Outcome<Loaded> {
+    let started = Instant::now();
+    let opened = find(args, interrupt)?;
     let mut cpu = args.cpu.clone();
     // No more context than needed: its memory would be counted.
     let needed = args.depth + args.prompt.max(args.decode + 1);

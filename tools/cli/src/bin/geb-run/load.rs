@@ -124,12 +124,9 @@ pub fn load_to_guess(
     interrupt: &Interrupt,
     started: Instant,
 ) -> Outcome<Loaded> {
-    let mut options = session_options(cpu, interrupt)?;
-    options.extra_heads = heads != GuessWhen::Off;
     let model = Model::load(opened.file.clone()).map_err(|e| at(&opened.path, e))?;
-    if cpu.threads().is_none() {
-        options.threads = settings::stored(model.bytes_per_token()).unwrap_or(options.threads);
-    }
+    let mut options = engine_options(&model, cpu, interrupt)?;
+    options.extra_heads = heads != GuessWhen::Off;
     let mut session = Session::new(model, &options).map_err(|e| at(&opened.path, e))?;
     adapt(&mut session, &opened.lora)?;
     packed(&session);
@@ -197,6 +194,19 @@ pub fn adapt(session: &mut Session, lora: &[(PathBuf, f32)]) -> Outcome {
     }
     let adapters: Vec<_> = adapters.iter().map(|(a, s)| (a, *s)).collect();
     Ok(session.set_adapters(&adapters)?)
+}
+
+/// Options from flags, with the threads that were found to be best for a model of this size.
+pub fn engine_options(
+    model: &Model,
+    cpu: &CpuArgs,
+    interrupt: &Interrupt,
+) -> Outcome<SessionOptions> {
+    let mut options = session_options(cpu, interrupt)?;
+    if cpu.threads().is_none() {
+        options.threads = settings::stored(model.bytes_per_token()).unwrap_or(options.threads);
+    }
+    Ok(options)
 }
 
 /// Session options from flags.

@@ -6,6 +6,8 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod args;
+mod batch;
+mod batch_body;
 mod bench;
 mod bench_speculation;
 mod chat;
@@ -42,6 +44,7 @@ mod settings;
 mod several;
 mod shape;
 mod speculate;
+mod streams;
 mod systems;
 mod tokenize;
 mod tune;
@@ -116,6 +119,7 @@ fn run(command: &Command) -> Outcome {
         Command::Scores(args) => scores::run(args, &interrupt),
         Command::Embed(args) => embed::run(args, &interrupt),
         Command::Bench(args) => bench::run(args, &interrupt),
+        Command::Batch(args) => batch::run(args, &interrupt),
         Command::Compare(args) => compare::run(args, &interrupt),
         Command::Tune(args) => tune::run(args, &interrupt),
         Command::Probe(args) => probe::run(args, &interrupt),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::number::{some_tokens, tokens};
+use super::number::{some_tokens, streams, tokens};
 use super::{CpuArgs, ModelArgs, OutputArgs, SpeculateArgs};
 
 const INSPECT_EXAMPLES: &str = "\
@@ -69,6 +69,7 @@ Examples:
   geb-run bench -m model.gguf
   geb-run bench -m model.gguf -p 512 -n 128 -t 4 -r 5 --json
   geb-run bench --shape geb-1.3b --type q8_0     random weights, no download
+  geb-run bench -m model.gguf --streams 1,8,32   many requests at once
   geb-run bench --limits                         what this machine can do at most
   geb-run bench -m model.gguf --speculation      time with and without guessing ahead";
 
@@ -113,6 +114,10 @@ pub struct BenchArgs {
     pub speculation: bool,
     #[command(flatten)]
     pub speculate: SpeculateArgs,
+    /// Instead: so many requests at once, each of -p tokens in and -n out; numbers with commas between them
+    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = streams,
+          conflicts_with_all = ["speculation", "depth"])]
+    pub streams: Vec<usize>,
     /// Repetitions after one warm-up
     #[arg(short, long, value_name = "R", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub reps: u32,

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand};
 
+mod batch;
 mod calibrate;
 mod compare;
 mod compress;
@@ -18,6 +19,7 @@ mod several;
 mod shared;
 mod tasks;
 
+pub use batch::BatchArgs;
 pub use calibrate::ImatrixArgs;
 pub use compare::{CompareArgs, GateArgs, WriteArgs};
 pub use compress::{CompressArgs, DecompressArgs};
@@ -87,6 +89,8 @@ pub enum Command {
     Embed(EmbedArgs),
     /// Measure prefill and decode speed
     Bench(BenchArgs),
+    /// Answer a file of requests, many at once
+    Batch(BatchArgs),
     /// Compare types and files: size, speed, accuracy
     Compare(CompareArgs),
     /// Find and keep the best number of threads
@@ -112,7 +116,7 @@ pub enum Command {
 
 impl Command {
     /// Names accepted as the first word.
-    pub const NAMES: [&'static str; 19] = [
+    pub const NAMES: [&'static str; 20] = [
         "chat",
         "generate",
         "tokenize",
@@ -122,6 +126,7 @@ impl Command {
         "scores",
         "embed",
         "bench",
+        "batch",
         "compare",
         "tune",
         "probe",

@@ -12,6 +12,13 @@ pub fn until_end(text: &str) -> Result<usize, String> {
     }
 }
 
+/// `--streams`: requests side by side.
+pub fn streams(text: &str) -> Result<usize, String> {
+    let most = geb::scheduler::MAX_STREAMS;
+    let n = text.parse().ok().filter(|n| (1..=most).contains(n));
+    n.ok_or_else(|| format!("allowed: 1 to {most}"))
+}
+
 /// `--repeat-last-n`: a count, or -1 for the whole context.
 pub fn whole_context(text: &str) -> Result<usize, String> {
     match text {
