@@ -49,7 +49,6 @@ pub enum Bytes {
 /// A mapped file, kept open with a shared advisory lock where the file system has locks.
 pub struct Mapped {
     map: memmap2::Mmap,
-    #[cfg_attr(not(unix), allow(dead_code))]
     file: File,
 }
 
@@ -76,6 +75,27 @@ impl Bytes {
     /// Whether these are the bytes of a mapped file.
     pub fn is_mapped(&self) -> bool {
         matches!(self, Self::Map(_))
+    }
+
+    /// What tells a mapped file from others and from what it was before: length, seconds and nanoseconds of its last
+    /// change, inode (0 where there are none); `None` for bytes in memory.
+    pub(crate) fn stamp(&self) -> std::io::Result<Option<[i64; 4]>> {
+        let Self::Map(m) = self else {
+            return Ok(None);
+        };
+        let meta = m.file.metadata()?;
+        #[cfg(unix)]
+        let (changed, inode) = {
+            use std::os::unix::fs::MetadataExt;
+            ([meta.mtime(), meta.mtime_nsec()], meta.ino() as i64)
+        };
+        #[cfg(not(unix))]
+        let (changed, inode) = {
+            let since = meta.modified()?.duration_since(std::time::UNIX_EPOCH);
+            let since = since.map_err(std::io::Error::other)?;
+            ([since.as_secs() as i64, i64::from(since.subsec_nanos())], 0)
+        };
+        Ok(Some([meta.len() as i64, changed[0], changed[1], inode]))
     }
 
     /// Says what will become of `range`; of bytes in memory nothing does.

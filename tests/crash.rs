@@ -6,6 +6,8 @@
 //! are ignored, or fail where the environment variable `CI` is `true`.
 
 mod common;
+#[path = "crash/disk.rs"]
+mod disk;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -35,6 +37,10 @@ const TESTS: &[(&str, fn())] = &[
     ),
     ("errors_at_every_system_call", errors_at_every_system_call),
     ("truncated_while_mapped", truncated_while_mapped),
+    (
+        "disk_cache_killed_at_every_system_call",
+        disk::kill_at_every_system_call,
+    ),
 ];
 
 /// Those that start no tracer.
@@ -45,12 +51,16 @@ fn main() -> ExitCode {
     match args.first().map(String::as_str) {
         Some("write-probe") => return write_probe(Path::new(&args[1])),
         Some("convert-probe") => return convert_probe(Path::new(&args[1]), &args[2]),
+        Some("disk-probe") => return disk::probe(Path::new(&args[1]), Path::new(&args[2])),
         Some("map-probe") => return map_probe(Path::new(&args[1]), &args[2]),
         _ => {}
     }
     let missing = needs::no_strace();
     let test = |(name, test): &(&'static str, fn())| {
-        let missing = missing.clone().filter(|_| !WITHOUT_STRACE.contains(name));
+        let missing = match *name {
+            "disk_cache_killed_at_every_system_call" => disk::no_attach(),
+            _ => missing.clone().filter(|_| !WITHOUT_STRACE.contains(name)),
+        };
         (*name, *test, missing)
     };
     // Each of them starts processes and counts what is left of them.

@@ -114,6 +114,12 @@ impl Layout {
         each.map(|(g, n)| (g.page_bytes * n) as u64).sum()
     }
 
+    /// Bytes of a page of each group of layers that every token goes through.
+    pub(crate) fn block_bytes(&self) -> Vec<usize> {
+        let of = |g: usize| self.groups[g].page_bytes;
+        self.of_part(Part::Layers).map(of).collect()
+    }
+
     /// Bytes that a token at position `positions - 1` sees, all layers of the model together.
     pub(crate) fn seen_bytes(&self, positions: usize) -> u64 {
         let of = |g: usize| {

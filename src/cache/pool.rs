@@ -6,7 +6,7 @@ use std::sync::Arc;
 use geb_kernels::float::{BLOCK, KvHead, KvShape};
 
 use super::layout::{Layout, PagePlan, Part, Place};
-use super::table::{Counts, NONE, PageTable};
+use super::table::{Counts, NONE, PageTable, Pages};
 use crate::error::Result;
 use crate::ram;
 
@@ -229,6 +229,28 @@ impl PagePool {
         self.slabs[group] = slab;
         uses.grow(count);
         Ok(())
+    }
+
+    /// What pages of one block hold, those of all groups one behind the other ([`Layout::block_bytes`]).
+    pub(crate) fn block(&self, pages: &Pages) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.layout.block_bytes().iter().sum());
+        for group in self.layout.of_part(Part::Layers) {
+            let slab = &self.slabs[group];
+            out.extend_from_slice(&slab.bytes()[slab.page(pages.pages[group])]);
+        }
+        out
+    }
+
+    /// Puts what [`PagePool::block`] gave into the pages of a block, which [`PagePool::prepare`] has made the table's
+    /// own.
+    pub(crate) fn put_block(&mut self, table: &PageTable, block: usize, mut bytes: &[u8]) {
+        for group in self.layout.of_part(Part::Layers) {
+            let slab = &mut self.slabs[group];
+            let (page, later) = bytes.split_at(slab.page_bytes);
+            let range = slab.page(table.pages[group][block]);
+            slab.bytes_mut()[range].copy_from_slice(page);
+            bytes = later;
+        }
     }
 
     /// Type and head size of one layer.

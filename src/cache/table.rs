@@ -130,7 +130,7 @@ impl PageTable {
 
 /// The pages of one block of positions, one of each group. Dropping it gives them up.
 pub(crate) struct Pages {
-    pages: Vec<u32>,
+    pub(super) pages: Vec<u32>,
     counts: Arc<Counts>,
 }
 

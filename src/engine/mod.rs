@@ -11,14 +11,18 @@
 //! a row, attention and recurrence see one span each.
 
 mod ahead;
+mod begin;
 mod choose;
+mod disk;
 mod heads;
+mod key;
 mod options;
 mod pages;
 mod plan;
 mod prefix;
 mod sequence;
 mod step;
+mod stored;
 mod text;
 
 use std::ops::Range;
@@ -44,11 +48,13 @@ pub(crate) use ahead::Alone;
 pub use choose::auto_is_f32;
 #[cfg(test)]
 pub(crate) use choose::check_ctx;
+pub use disk::{DiskCache, DiskPages, DiskStats, Stored};
 pub(crate) use heads::Heads;
+pub use key::{Scope, SeqKey};
 pub use options::{BATCH, DEFAULT_CTX, KvChoice, SessionOptions, VECTOR, Want};
 use plan::Plan;
+pub use prefix::PrefixStats;
 use prefix::PrefixTree;
-pub use prefix::{PrefixStats, Scope};
 pub use sequence::Sequence;
 pub(crate) use sequence::check_vectors;
 pub use step::{Output, Span};

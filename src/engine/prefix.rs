@@ -9,43 +9,22 @@
 //! names is given up when pages run out, the one least recently asked for first, from the leaves on.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use geb_kernels::float::BLOCK;
-use sha2::{Digest, Sha256};
 
-use super::{Engine, Sequence, VECTOR};
+use super::disk::DiskPages;
+use super::key::SeqKey;
+use super::options::VECTOR;
 use crate::cache::{PageTable, Pages};
-use crate::error::{Error, Result};
-use crate::model::adapters::Adapters;
 use crate::state::State;
 
 /// Least tokens of a page in common for which the page is copied.
 const LEAST: usize = 16;
 
-/// Who may find what was computed for whom: equal scopes only. All zeros is a scope like others.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub struct Scope(pub [u8; 32]);
-
-/// What makes the states behind equal inputs equal.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct SeqKey([u8; 32]);
-
-impl SeqKey {
-    /// The key of a sequence in a scope, of one model and type of cache.
-    pub(super) fn new(seq: &Sequence, scope: &Scope) -> SeqKey {
-        let mut hash = Sha256::new();
-        hash.update(scope.0);
-        hash.update(seq.adapters.as_ref().map_or([0; 32], Adapters::identity));
-        for id in seq.text() {
-            hash.update(id.to_le_bytes());
-        }
-        SeqKey(hash.finalize().into())
-    }
-}
-
 /// A node, and which of those that had its place.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-struct NodeId {
+pub(super) struct NodeId {
     place: usize,
     made: u64,
 }
@@ -53,12 +32,23 @@ struct NodeId {
 /// Where a sequence is in the tree.
 #[derive(Clone)]
 pub(crate) struct Cursor {
-    key: SeqKey,
+    pub(super) key: SeqKey,
     /// The nodes of its whole pages that the tree has.
-    path: Vec<NodeId>,
+    pub(super) path: Vec<NodeId>,
 }
 
 impl Cursor {
+    /// Before the first page.
+    pub(super) fn new(key: SeqKey) -> Cursor {
+        let path = Vec::new();
+        Cursor { key, path }
+    }
+
+    /// Whole pages that the tree has of it.
+    pub(super) fn len(&self) -> usize {
+        self.path.len()
+    }
+
     /// The sequence goes back to its first `tokens`.
     pub(super) fn truncate(&mut self, tokens: usize) {
         self.path.truncate(tokens / BLOCK);
@@ -81,13 +71,15 @@ struct Node {
     children: HashMap<Box<[u32]>, NodeId>,
     /// When it was last asked for.
     used: u64,
+    /// Whether the disk has it, or was told.
+    saved: bool,
 }
 
 /// A state behind some tokens.
-struct Copy {
+pub(super) struct Copy {
     key: SeqKey,
-    tokens: Vec<u32>,
-    state: State,
+    pub(super) tokens: Vec<u32>,
+    pub(super) state: State,
     used: u64,
 }
 
@@ -115,6 +107,7 @@ pub(crate) struct PrefixTree {
     copies_limit: u64,
     clock: u64,
     pub(super) stats: PrefixStats,
+    disk: Option<Arc<DiskPages>>,
 }
 
 /// What was found.
@@ -131,6 +124,52 @@ impl PrefixTree {
         PrefixTree {
             copies_limit,
             ..PrefixTree::default()
+        }
+    }
+
+    /// Where all of it is kept besides.
+    pub(super) fn disk(&self) -> Option<&Arc<DiskPages>> {
+        self.disk.as_ref()
+    }
+
+    /// Keeps it there too from now on.
+    pub(super) fn set_disk(&mut self, disk: Arc<DiskPages>) {
+        self.disk = Some(disk);
+        for (place, node) in self.nodes.iter().enumerate() {
+            if let Some(Node { made, .. }) = node {
+                self.tell(NodeId { place, made: *made }, true);
+            }
+        }
+        self.nodes
+            .iter_mut()
+            .flatten()
+            .for_each(|n| n.saved = false);
+    }
+
+    /// Says to the disk whether a page is in memory.
+    fn tell(&self, id: NodeId, holds: bool) {
+        if let (Some(disk), Some(node)) = (&self.disk, self.node(id)) {
+            disk.set_held(&node.key, &self.beginning(id), holds);
+        }
+    }
+
+    /// All tokens up to the end of a page.
+    pub(super) fn beginning(&self, id: NodeId) -> Vec<u32> {
+        let above = |n: &&Node| n.parent.and_then(|id| self.node(id));
+        let path: Vec<&Node> = std::iter::successors(self.node(id), above).collect();
+        path.iter().rev().flat_map(|n| &n.tokens).copied().collect()
+    }
+
+    /// A page that the disk has not yet.
+    pub(super) fn unsaved(&self, id: NodeId) -> Option<(SeqKey, &Pages)> {
+        let node = self.node(id).filter(|n| !n.saved)?;
+        Some((node.key, &node.pages))
+    }
+
+    /// The disk has it.
+    pub(super) fn set_saved(&mut self, id: NodeId) {
+        if let Some(node) = self.node_mut(id) {
+            node.saved = true;
         }
     }
 
@@ -233,17 +272,42 @@ impl PrefixTree {
             pages,
             children: HashMap::new(),
             used: made,
+            saved: false,
         };
         match self.nodes.get_mut(place) {
             Some(slot) => *slot = Some(node),
             None => self.nodes.push(Some(node)),
         }
         self.leaves.insert((made, id));
+        self.tell(id, true);
         Some(id)
     }
 
+    /// Gives an empty table the whole pages of the longest known beginning of `tokens`.
+    pub(super) fn follow(&self, cursor: &mut Cursor, table: &mut PageTable, tokens: &[u32]) {
+        cursor.path = self.find(&cursor.key, tokens).path;
+        for node in cursor.path.iter().filter_map(|id| self.node(*id)) {
+            table.push(&node.pages);
+        }
+    }
+
+    /// Adds a page that was on disk behind those of the cursor; false where they have been given up.
+    pub(super) fn restore(&mut self, cursor: &mut Cursor, tokens: &[u32], pages: Pages) -> bool {
+        let Some(id) = self.add(cursor, tokens, pages) else {
+            return false;
+        };
+        self.set_saved(id);
+        cursor.path.push(id);
+        true
+    }
+
     /// Gives an empty table the pages of the longest known beginning of `tokens`; returns its length.
-    fn take(&mut self, cursor: &mut Cursor, table: &mut PageTable, tokens: &[u32]) -> usize {
+    pub(super) fn take(
+        &mut self,
+        cursor: &mut Cursor,
+        table: &mut PageTable,
+        tokens: &[u32],
+    ) -> usize {
         let Found { path, part } = self.find(&cursor.key, tokens);
         for node in path.iter().filter_map(|id| self.node(*id)) {
             table.push(&node.pages);
@@ -264,7 +328,12 @@ impl PrefixTree {
     /// Adds the whole pages of `tokens` that the tree has not yet; where it has an equal page already, the
     /// table goes on with that one. False where no more can be added: behind vectors, and behind pages that were
     /// given up.
-    fn remember(&mut self, cursor: &mut Cursor, table: &mut PageTable, tokens: &[u32]) -> bool {
+    pub(super) fn remember(
+        &mut self,
+        cursor: &mut Cursor,
+        table: &mut PageTable,
+        tokens: &[u32],
+    ) -> bool {
         let (whole, _) = tokens.as_chunks::<BLOCK>();
         while let Some(tokens) = whole.get(cursor.path.len()) {
             let block = cursor.path.len();
@@ -280,13 +349,24 @@ impl PrefixTree {
         true
     }
 
-    /// Gives up the page least recently asked for that nobody else names; false if there is none.
+    /// Gives up a leaf: the one least recently asked for whose page nobody else names, else one that such a page
+    /// waits for; false if there is none.
     pub(super) fn evict(&mut self) -> bool {
         let alone = |id: &NodeId| self.node(*id).is_some_and(|n| n.pages.alone());
-        let Some((used, id)) = self.leaves.iter().find(|(_, id)| alone(id)).copied() else {
+        // A sequence gives up pages behind its window while it holds later ones: then the tree's names of those
+        // that it holds go, so that those above them can.
+        let below = |id: &NodeId| {
+            let above = |id: &NodeId| self.node(*id).and_then(|n| n.parent);
+            std::iter::successors(Some(*id), above).any(|id| alone(&id))
+        };
+        let leaves = || self.leaves.iter();
+        let leaf = leaves().find(|(_, id)| alone(id));
+        let leaf = leaf.or_else(|| leaves().find(|(_, id)| below(id)));
+        let Some((used, id)) = leaf.copied() else {
             return false;
         };
         self.leaves.remove(&(used, id));
+        self.tell(id, false);
         let Some(node) = self.nodes[id.place].take() else {
             return false;
         };
@@ -329,7 +409,7 @@ impl PrefixTree {
     }
 
     /// The longest text with a state that `tokens` begin with.
-    fn copy_of(&mut self, key: &SeqKey, tokens: &[u32]) -> Option<&Copy> {
+    pub(super) fn copy_of(&mut self, key: &SeqKey, tokens: &[u32]) -> Option<&Copy> {
         self.clock += 1;
         let fits = |c: &&mut Copy| c.key == *key && tokens.starts_with(&c.tokens);
         let best = self
@@ -341,125 +421,35 @@ impl PrefixTree {
         Some(best)
     }
 
-    /// Keeps a state, and gives up others for it as the limit asks.
-    fn keep(&mut self, key: SeqKey, tokens: &[u32], state: State) {
-        if self
-            .copies
-            .iter()
-            .any(|c| c.key == key && c.tokens == tokens)
-        {
-            return;
-        }
+    /// Keeps a state, and gives up others for it as the limit asks; false if it is not kept, or was before.
+    pub(super) fn keep(&mut self, key: SeqKey, tokens: &[u32], state: State) -> bool {
+        let is = |c: &Copy| c.key == key && c.tokens == tokens;
         let each = 8 * state.values().len() as u64;
         let most = (self.copies_limit / each.max(1)) as usize;
+        if most == 0 || self.copies.iter().any(is) {
+            return false;
+        }
         self.clock += 1;
-        while self.copies.len() >= most.max(1) {
+        while self.copies.len() >= most {
             let oldest = self.copies.iter().enumerate().min_by_key(|(_, c)| c.used);
             let Some(oldest) = oldest.map(|(i, _)| i) else {
                 break;
             };
-            self.copies.swap_remove(oldest);
-        }
-        if most > 0 {
-            self.copies.push(Copy {
-                key,
-                tokens: tokens.to_vec(),
-                state,
-                used: self.clock,
-            });
-        }
-    }
-}
-
-impl Engine {
-    /// Gives an empty sequence the longest beginning of `prompt` that sequences of an equal scope, equal
-    /// adapters and an equal text of the encoder had: whole pages and, of one page more, 16 tokens or more.
-    /// At least the last token of the prompt is left to evaluate. From now on what the sequence holds can be
-    /// found by others. Returns how many tokens it got; its bits are those of evaluating them.
-    ///
-    /// # Errors
-    /// [`Error::Request`] for a sequence that is not empty or of another engine; [`Error::Memory`].
-    pub fn begin(&mut self, seq: &mut Sequence, scope: &Scope, prompt: &[u32]) -> Result<usize> {
-        self.check_made(seq)?;
-        if !seq.tokens.is_empty() {
-            return Err(Error::Request {
-                what: "tokens of the sequence".into(),
-                value: seq.tokens.len().to_string(),
-                allowed: "0, for one that begins".into(),
-            });
-        }
-        let key = SeqKey::new(seq, scope);
-        let all = &prompt[..prompt.len().saturating_sub(1)];
-        let path = Vec::new();
-        let mut cursor = Cursor { key, path };
-        // What further heads go by is not in pages.
-        if seq.heads.is_none() {
-            match seq.state.is_empty() {
-                true => {
-                    let held = self.prefixes.take(&mut cursor, &mut seq.table, all);
-                    seq.tokens.extend_from_slice(&all[..held]);
-                }
-                false => self.take_state(seq, &key, all)?,
+            let gone = self.copies.swap_remove(oldest);
+            if let Some(disk) = &self.disk {
+                disk.set_held(&gone.key, &gone.tokens, false);
             }
         }
-        seq.cursor = Some(cursor);
-        self.prefixes.stats.asked += prompt.len() as u64;
-        self.prefixes.stats.found += seq.tokens.len() as u64;
-        Ok(seq.tokens.len())
-    }
-
-    fn take_state(&mut self, seq: &mut Sequence, key: &SeqKey, tokens: &[u32]) -> Result<()> {
-        if let Some(copy) = self.prefixes.copy_of(key, tokens) {
-            let held = copy.tokens.len();
-            if let Some(state) = copy.state.fork(held, held)? {
-                seq.state = state;
-                seq.tokens.extend_from_slice(&copy.tokens);
-            }
+        if let Some(disk) = &self.disk {
+            disk.set_held(&key, tokens, true);
         }
-        Ok(())
-    }
-
-    /// Lets others find the whole pages that a sequence has got; where the tree has an equal page already, the
-    /// sequence goes on with that one.
-    pub(super) fn remember(&mut self, seq: &mut Sequence) {
-        let Some(cursor) = &mut seq.cursor else {
-            return;
-        };
-        if !seq.state.is_empty() || seq.heads.is_some() {
-            return;
-        }
-        if !self.prefixes.remember(cursor, &mut seq.table, &seq.tokens) {
-            seq.cursor = None;
-        }
-    }
-
-    /// Keeps a copy of a sequence's recurrent state for others that begin with its tokens: worth it at the end of
-    /// a prompt and of an answer. Models of attention alone need none.
-    ///
-    /// # Errors
-    /// [`Error::Memory`].
-    pub fn keep_state(&mut self, seq: &Sequence) -> Result<()> {
-        let Some(cursor) = seq.cursor.as_ref().filter(|_| !seq.state.is_empty()) else {
-            return Ok(());
-        };
-        let held = seq.tokens.len();
-        if held == 0 || seq.tokens.contains(&VECTOR) {
-            return Ok(());
-        }
-        if let Some(state) = seq.state.fork(held, held)? {
-            self.prefixes.keep(cursor.key, &seq.tokens, state);
-        }
-        Ok(())
-    }
-
-    /// What lookups found so far.
-    pub fn prefix_stats(&self) -> PrefixStats {
-        self.prefixes.stats
-    }
-
-    /// Tokens whose pages the tree names.
-    pub fn prefix_tokens(&self) -> usize {
-        BLOCK * self.prefixes.len()
+        self.copies.push(Copy {
+            key,
+            tokens: tokens.to_vec(),
+            state,
+            used: self.clock,
+        });
+        true
     }
 }
 

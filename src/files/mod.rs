@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 
 pub use place::{Over, Place};
 pub use read::{open_regular, read, read_stream, read_up_to, utf8};
-pub(crate) use write::take_over;
 pub use write::{NewFile, write};
+pub(crate) use write::{remove_leftovers_of, take_over, write_private};
 
 use crate::error::{Error, Result};
 

@@ -37,6 +37,18 @@ pub fn write(path: &Path, bytes: &[u8], over: Over) -> Result<()> {
     file.finish()
 }
 
+/// Writes a file that only its owner can read, in a folder of such files: afterwards it holds all of `bytes`, or
+/// what it held before. What killed writers left there is for [`remove_leftovers_of`].
+///
+/// # Errors
+/// [`Error::Io`].
+pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
+    let name = path.file_name().unwrap_or_default();
+    let mut temp = Temp::open(path, &prefix(name), true)?;
+    temp.file.write_all(bytes).map_err(Error::io(path))?;
+    temp.finish(path, None)
+}
+
 /// A file being written. Dropped before [`NewFile::finish`], it leaves nothing behind.
 pub struct NewFile {
     place: Place,
@@ -104,17 +116,22 @@ struct Temp {
 
 impl Temp {
     fn create(target: &Path, name: &OsStr, replaces: bool) -> Result<Temp> {
-        let folder = folder_of(target);
         let prefix = prefix(name);
-        remove_leftovers(&folder, &prefix);
+        remove_leftovers(&folder_of(target), |name| name.strip_prefix(&prefix));
+        // Until it has the mode of the old file nobody else reads it.
+        Self::open(target, &prefix, replaces)
+    }
+
+    /// A new one; `private`: for the owner alone.
+    fn open(target: &Path, prefix: &str, private: bool) -> Result<Temp> {
+        let folder = folder_of(target);
         for _ in 0..ATTEMPTS {
-            let random = RandomState::new().hash_one(&prefix);
+            let random = RandomState::new().hash_one(prefix);
             let path = folder.join(format!("{prefix}{random:0DIGITS$x}"));
             let mut options = OpenOptions::new();
             options.write(true).create_new(true);
             #[cfg(unix)]
-            if replaces {
-                // Until it has the mode of the old file nobody else reads it.
+            if private {
                 use std::os::unix::fs::OpenOptionsExt;
                 options.mode(0o600);
             }
@@ -203,11 +220,20 @@ fn prefix(name: &OsStr) -> String {
     format!(".{short}{INFIX}")
 }
 
-/// Removes what killed runs left: files that nobody holds. Best effort.
-fn remove_leftovers(folder: &Path, prefix: &str) {
+/// Removes what killed runs of [`write_private`] left in a folder. Best effort.
+pub(crate) fn remove_leftovers_of(folder: &Path) {
+    remove_leftovers(folder, |name| {
+        name.strip_prefix('.')?
+            .split_once(INFIX)
+            .map(|parts| parts.1)
+    });
+}
+
+/// Removes what killed runs left: files that nobody holds and whose names are `digits_of` some digits. Best effort.
+fn remove_leftovers(folder: &Path, digits_of: impl Fn(&str) -> Option<&str>) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let digits = name.to_str().and_then(|n| n.strip_prefix(prefix));
+        let digits = name.to_str().and_then(&digits_of);
         let ours = digits
             .is_some_and(|d| d.len() == DIGITS && d.bytes().all(|b| b.is_ascii_hexdigit()))
             && entry.file_type().is_ok_and(|t| t.is_file());

@@ -20,7 +20,9 @@ use std::time::{Duration, Instant};
 
 use geb_kernels::Kernels;
 
-use super::{GenerateOptions, Generated, RepeatDetector, StopReason, StopScanner, Timings, refuse};
+use super::answer::{GenerateOptions, Generated, StopReason, Timings, refuse};
+use super::repeat::RepeatDetector;
+use super::stop::StopScanner;
 use crate::engine::{Engine, Sequence, Want};
 use crate::error::{Error, Result};
 use crate::logits::{log_sum, top_k};

@@ -6,64 +6,28 @@
 //! Cancelling (flag or callback) ends with `cancelled` and keeps what was generated. Nothing here knows of
 //! chats, terminals or servers; they own the prompt and the callback.
 
+mod answer;
 mod generation;
 mod repeat;
 mod search;
 mod stop;
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::engine::{Engine, Sequence as State, Span};
 use crate::error::{Error, Result};
 use crate::model::forward::Segment;
-use crate::sampler::SamplerOptions;
 use crate::session::Session;
-use crate::speculate::{Draft, Guesses, Speculation, SpeculationStats};
+use crate::speculate::{Draft, Guesses, Speculation};
 use crate::tokenizer::Tokenizer;
+use answer::refuse;
+pub use answer::{GenerateOptions, Generated, StopReason, Timings};
 pub use generation::{Generation, Planned, Progress};
 use generation::{check, check_prompt};
 pub use repeat::RepeatDetector;
 pub use search::{BeamOptions, Sequence, beam_search, best_of};
 pub use stop::StopScanner;
-
-/// What to generate and when to stop.
-#[derive(Clone, Debug)]
-pub struct GenerateOptions {
-    /// Most tokens to generate.
-    pub max_tokens: usize,
-    /// How tokens are chosen.
-    pub sampling: SamplerOptions,
-    /// The answer ends before the first of these texts; they are not part of it.
-    pub stop: Vec<String>,
-    /// Go on after an end token.
-    pub ignore_eos: bool,
-    /// End an answer that has repeated itself for so many tokens ([`RepeatDetector`]); 0 never does.
-    pub stop_repeats: usize,
-    /// Fill [`Generated::log_probs`].
-    pub log_probs: bool,
-    /// With them, the most probable tokens at each place: [`Progress::top`].
-    pub top_log_probs: usize,
-    /// Set from outside to stop. Give the session the same flag, so that a long prefill ends too.
-    pub cancel: Option<Arc<AtomicBool>>,
-}
-
-impl Default for GenerateOptions {
-    fn default() -> Self {
-        Self {
-            max_tokens: 256,
-            sampling: SamplerOptions::default(),
-            stop: Vec::new(),
-            ignore_eos: false,
-            stop_repeats: 0,
-            log_probs: false,
-            top_log_probs: 0,
-            cancel: None,
-        }
-    }
-}
 
 /// Receives what happens while it happens.
 pub trait Events {
@@ -81,85 +45,6 @@ impl<F: FnMut(&str) -> ControlFlow<()>> Events for F {
     fn text(&mut self, text: &str) -> ControlFlow<()> {
         self(text)
     }
-}
-
-/// Why generation ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum StopReason {
-    /// The model said it is done.
-    Eos,
-    /// A stop string appeared.
-    Stop,
-    /// `max_tokens` reached or the context is full.
-    Length,
-    /// The answer went round in circles.
-    Repeat,
-    /// Stopped from outside.
-    Cancelled,
-}
-
-impl StopReason {
-    /// The name used in JSON: `eos`, `stop`, `length`, `repeat`, `cancelled`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Eos => "eos",
-            Self::Stop => "stop",
-            Self::Length => "length",
-            Self::Repeat => "repeat",
-            Self::Cancelled => "cancelled",
-        }
-    }
-}
-
-/// Counts and times of one generation.
-#[derive(Clone, Copy, PartialEq, Debug, Default)]
-pub struct Timings {
-    /// Tokens of the prompt.
-    pub prompt_tokens: usize,
-    /// Of these, found in the KV cache and not evaluated again.
-    pub reused_tokens: usize,
-    /// Time to evaluate the others.
-    pub prefill: Duration,
-    /// From the call to the first sampled token.
-    pub first_token: Duration,
-    /// Tokens sampled (an end token included).
-    pub sampled_tokens: usize,
-    /// From the first sampled token to the end.
-    pub decode: Duration,
-    /// Passes and guesses while decoding.
-    pub speculation: SpeculationStats,
-}
-
-impl Timings {
-    /// Prompt tokens evaluated per second; `None` when nothing was.
-    pub fn prefill_tok_s(&self) -> Option<f64> {
-        per_second(self.prompt_tokens - self.reused_tokens, self.prefill)
-    }
-
-    /// Tokens per second after the first; `None` for fewer than two tokens.
-    pub fn decode_tok_s(&self) -> Option<f64> {
-        per_second(self.sampled_tokens.saturating_sub(1), self.decode)
-    }
-}
-
-fn per_second(tokens: usize, time: Duration) -> Option<f64> {
-    (tokens > 0 && !time.is_zero()).then(|| tokens as f64 / time.as_secs_f64())
-}
-
-/// The result of [`generate`].
-#[derive(Clone, Debug, PartialEq)]
-pub struct Generated {
-    /// Generated ids, without the end token. After a stop string: all ids up to the one that completed it.
-    pub ids: Vec<u32>,
-    /// The text of the answer, exactly what the callback received.
-    pub text: String,
-    /// If asked for: natural logarithm of the probability that the model gives to each sampled token, an
-    /// end token included, before penalties and temperature.
-    pub log_probs: Vec<f64>,
-    /// Why it ended.
-    pub reason: StopReason,
-    /// Counts and times.
-    pub timings: Timings,
 }
 
 /// Evaluates `prompt` (token ids, at least one) and generates after it.
@@ -274,14 +159,6 @@ fn deliver(progress: Progress, answer: &mut Generation<'_>, events: &mut dyn Eve
     }
 }
 
-fn refuse(what: &str, value: String, allowed: String) -> Error {
-    Error::Request {
-        what: what.into(),
-        value,
-        allowed,
-    }
-}
-
 /// What the text begins with: the prompt or, where an encoder reads the prompt, the token that starts
 /// an answer to it.
 fn beginning(engine: &mut Engine, seq: &mut State, prompt: &[u32]) -> Result<Vec<u32>> {
@@ -296,6 +173,8 @@ fn beginning(engine: &mut Engine, seq: &mut State, prompt: &[u32]) -> Result<Vec
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]

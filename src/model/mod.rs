@@ -5,6 +5,7 @@ pub mod arch;
 mod bind;
 mod config;
 pub(crate) mod forward;
+mod identity;
 pub mod inputs;
 mod keys;
 pub mod observer;

@@ -1,6 +1,8 @@
 //! Rotation angles (RoPE, arXiv 2104.09864): frequencies once per model, cosines and sines per
 //! position as a context grows.
 
+use sha2::{Digest, Sha256};
+
 use super::config::Config;
 use super::scaling::{RopeScaling, ScalingKind};
 use super::weights::Weights;
@@ -103,6 +105,19 @@ impl Ropes {
     pub fn extend(&mut self, positions: usize) {
         self.all.extend(positions);
         self.window.iter_mut().for_each(|w| w.extend(positions));
+    }
+
+    /// Adds all that rotations depend on to a hash, the positions seen so far included.
+    pub(crate) fn hash(&self, hash: &mut Sha256) {
+        for table in std::iter::once(&self.all).chain(&self.window) {
+            let freqs = &table.freqs;
+            hash.update((freqs.per_position.len() as u64).to_le_bytes());
+            for v in freqs.per_position.iter().chain([&freqs.magnitude]) {
+                hash.update(v.to_le_bytes());
+            }
+            let seen = table.cos.iter().chain(&table.sin);
+            seen.for_each(|v| hash.update(v.to_le_bytes()));
+        }
     }
 
     /// The table of a layer that has a window or sees all.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::channel::Sender;
 use super::policy::{Running, Waiting};
-use super::{Event, Request};
+use super::shared::{Event, Request};
 use crate::adapter::Adapter;
 use crate::engine::{Engine, Scope, Sequence};
 use crate::error::Result;

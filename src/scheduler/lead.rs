@@ -15,8 +15,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::cost::Cost;
-use super::job::Mail;
-use super::{Event, Job, Policy, SchedulerOptions, SchedulerStats, Shared, lock};
+use super::job::{Job, Mail};
+use super::policy::Policy;
+use super::shared::{Event, SchedulerOptions, SchedulerStats, Shared, lock};
 use crate::engine::{Engine, Sequence, Span};
 use crate::error::{Error, Result};
 use crate::model::forward::Segment;
@@ -42,6 +43,8 @@ pub(super) struct Lead<'t> {
     /// What guessed for requests that have ended, with what it has learned.
     guessers: Vec<Speculation>,
     tickets: u64,
+    /// Somebody found no pages in the last pass: nobody enters before all of them do.
+    crowded: bool,
     stats: SchedulerStats,
 }
 
@@ -67,6 +70,7 @@ impl<'t> Lead<'t> {
             leaving: Vec::new(),
             guessers: Vec::new(),
             tickets: 0,
+            crowded: false,
             stats: SchedulerStats::default(),
         }
     }
@@ -135,7 +139,7 @@ impl<'t> Lead<'t> {
     /// Lets those enter that the policy chooses.
     fn admit(&mut self) {
         let places = self.options.streams.saturating_sub(self.running.len());
-        if self.waiting.is_empty() || places == 0 {
+        if self.waiting.is_empty() || places == 0 || self.crowded && !self.running.is_empty() {
             return;
         }
         let list: Vec<_> = self.waiting.iter().map(Job::waiting).collect();
@@ -298,7 +302,7 @@ impl<'t> Lead<'t> {
                 _ = self.engine.keep_state(seq);
             }
         }
-        let mut full = false;
+        self.crowded = false;
         for (i, event) in ends.into_iter().rev() {
             let lacks = matches!(
                 event,
@@ -306,13 +310,13 @@ impl<'t> Lead<'t> {
             );
             if lacks && self.running.len() > 1 {
                 // It goes on when others have made room.
-                full = true;
+                self.crowded = true;
                 continue;
             }
             let job = self.running.remove(i);
             self.end(job, event);
         }
-        if full {
+        if self.crowded {
             self.preempt();
         }
     }

@@ -13,7 +13,7 @@
 
 use std::collections::HashMap;
 
-use super::{Draft, Drafter, Offer};
+use super::{Draft, Drafter, Offer, Speculation, Tuning};
 use crate::error::Result;
 
 /// Earlier places of a pair that are compared.
@@ -87,6 +87,13 @@ impl Lookup {
             let known = history.get(i).or_else(|| out.get(i - history.len()));
             out.extend(known.copied());
         }
+    }
+}
+
+impl Speculation {
+    /// What programs use when nobody says otherwise: [`Lookup`] where it pays.
+    pub fn lookup() -> Self {
+        Self::off().with(Box::new(Lookup::new()), Tuning::Auto, usize::MAX)
     }
 }
 

@@ -270,11 +270,6 @@ impl Speculation {
         Self::default()
     }
 
-    /// What programs use when nobody says otherwise: [`Lookup`] where it pays.
-    pub fn lookup() -> Self {
-        Self::off().with(Box::new(Lookup::new()), Tuning::Auto, usize::MAX)
-    }
-
     /// Adds a source of at most `max` guesses at once. Of several that promise the same, the first is taken.
     pub fn with(mut self, drafter: Box<dyn Drafter>, tuning: Tuning, max: usize) -> Self {
         self.sources.push(Source {

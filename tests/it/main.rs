@@ -9,6 +9,8 @@ mod calibrate;
 mod choice;
 mod compress;
 mod convert;
+mod disk;
+mod disk_folders;
 mod embed;
 mod engine;
 mod evaluate;

@@ -153,6 +153,27 @@ fn read(handle: Handle, most: usize) -> (Answer, usize) {
     (answer, cached)
 }
 
+/// How the i-th request chooses its tokens.
+fn sampling(i: usize, vocab: usize, dice: &mut Dice) -> SamplerOptions {
+    match i % 4 {
+        0 => SamplerOptions::greedy(),
+        1 => SamplerOptions {
+            temperature: 0.0,
+            frequency_penalty: 0.7,
+            presence_penalty: 0.2,
+            logit_bias: vec![(dice.below(vocab) as u32, 3.0)],
+            ..Default::default()
+        },
+        _ => SamplerOptions {
+            temperature: 1.0 + dice.below(3) as f32 / 2.0,
+            top_k: 0,
+            repeat_penalty: 1.0 + dice.below(2) as f32 / 5.0,
+            seed: dice.below(1000) as u64,
+            ..Default::default()
+        },
+    }
+}
+
 /// 64 requests of all kinds.
 fn requests(
     model: &Arc<Model>,
@@ -187,23 +208,7 @@ fn requests(
             _ => dice.ids(n, vocab),
         });
         last.clone_from(&prompt);
-        let sampling = match i % 4 {
-            0 => SamplerOptions::greedy(),
-            1 => SamplerOptions {
-                temperature: 0.0,
-                frequency_penalty: 0.7,
-                presence_penalty: 0.2,
-                logit_bias: vec![(dice.below(vocab) as u32, 3.0)],
-                ..Default::default()
-            },
-            _ => SamplerOptions {
-                temperature: 1.0 + dice.below(3) as f32 / 2.0,
-                top_k: 0,
-                repeat_penalty: 1.0 + dice.below(2) as f32 / 5.0,
-                seed: dice.below(1000) as u64,
-                ..Default::default()
-            },
-        };
+        let sampling = sampling(i, vocab, dice);
         let stop = match i % 5 {
             0 => vec![tokenizer.piece(dice.below(vocab) as u32), "e".into()],
             _ => Vec::new(),

@@ -50,12 +50,10 @@ fn prompts(n: usize) -> Vec<String> {
     (0..n).map(one).collect()
 }
 
-#[test]
-fn each_line_has_its_row() {
-    let dir = folder("batch-rows");
-    let (input, out) = (dir.join("in.jsonl"), dir.join("out.jsonl"));
+/// Requests by name: path and body.
+fn asked() -> Vec<(&'static str, (&'static str, Value))> {
     let text = |body: Value| ("/v1/completions", body);
-    let asked = [
+    vec![
         (
             "plain",
             text(json!({ "model": "any", "prompt": "ab", "max_tokens": 5, "temperature": 0 })),
@@ -82,10 +80,27 @@ fn each_line_has_its_row() {
             "chat",
             (
                 "/v1/chat/completions",
-                json!({ "messages": [{ "role": "user", "content": "a" }] }),
+                json!({
+                    "messages": [{ "role": "user", "content": [{ "type": "text", "text": "a" }] }],
+                    "max_completion_tokens": 3, "logprobs": true, "top_logprobs": 1, "ignore_eos": true,
+                }),
             ),
         ),
-    ];
+        (
+            "image",
+            (
+                "/v1/chat/completions",
+                json!({ "messages": [{ "role": "user", "content": [{ "type": "image_url" }] }] }),
+            ),
+        ),
+    ]
+}
+
+#[test]
+fn each_line_has_its_row() {
+    let dir = folder("batch-rows");
+    let (input, out) = (dir.join("in.jsonl"), dir.join("out.jsonl"));
+    let asked = asked();
     let lines = asked
         .iter()
         .map(|(id, (url, body))| line(id, url, body.clone()));
@@ -107,7 +122,7 @@ fn each_line_has_its_row() {
     refused("long", "prompt", "4000 tokens");
     refused("absent", "prompt", "absent");
     refused("url", "url", "/v1/embeddings");
-    refused("chat", "messages", "no chat template");
+    refused("image", "messages[0].content", "parts of type text");
     let body = |id: &str| {
         assert!(rows[id]["error"].is_null(), "{}", rows[id]);
         assert_eq!(rows[id]["response"]["status_code"], 200);
@@ -127,6 +142,10 @@ fn each_line_has_its_row() {
     for list in ["tokens", "token_logprobs", "top_logprobs", "text_offset"] {
         assert_eq!(log_probs[list].as_array().map(Vec::len), Some(4), "{list}");
     }
+    let chat = body("chat");
+    assert_eq!(chat["choices"][0]["message"]["role"], "assistant");
+    let tokens = chat["choices"][0]["logprobs"]["content"].as_array();
+    assert_eq!(tokens.map(Vec::len), Some(3));
     // A bias of 100 chooses its token.
     let tokens = body("bias")["usage"]["completion_tokens"].clone();
     assert_eq!(tokens, 3);
