@@ -217,10 +217,8 @@ impl Work<'_> {
     fn all(&self, threads: usize) -> Outcome {
         std::thread::scope(|scope| {
             let threads: Vec<_> = (0..threads).map(|_| scope.spawn(|| self.some())).collect();
-            let outcomes = threads.into_iter().map(|t| t.join());
-            outcomes
-                .map(|o| o.unwrap_or_else(|p| std::panic::resume_unwind(p)))
-                .collect()
+            let mut outcomes = threads.into_iter().map(|t| t.join());
+            outcomes.try_for_each(|o| o.unwrap_or_else(|p| std::panic::resume_unwind(p)))
         })
     }
 
