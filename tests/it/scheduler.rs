@@ -195,7 +195,11 @@ fn requests(
             1..4 => 1 + dice.below(200),
             _ => 1 + dice.below(40),
         };
-        let shared = if i % 3 == 0 { dice.below(300) } else { 0 };
+        let shared = if i.is_multiple_of(3) {
+            dice.below(300)
+        } else {
+            0
+        };
         let mut prompt = common[..shared.min(longest)].to_vec();
         if i % 4 == 3 && last.len() < longest {
             // Goes on where the one before it ended.
@@ -216,10 +220,10 @@ fn requests(
         Request {
             prompt,
             options: GenerateOptions {
-                max_tokens: dice.below(if i % 2 == 0 { 400 } else { 60 }),
+                max_tokens: dice.below(if i.is_multiple_of(2) { 400 } else { 60 }),
                 sampling,
                 stop: stop.into_iter().filter(|s| !s.is_empty()).collect(),
-                ignore_eos: i % 2 == 0,
+                ignore_eos: i.is_multiple_of(2),
                 log_probs: true,
                 top_log_probs: 2,
                 ..Default::default()
