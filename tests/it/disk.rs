@@ -41,6 +41,8 @@ pub fn options(kv: KvChoice, ctx: usize) -> SessionOptions {
         ctx: Some(ctx),
         beyond: true,
         threads: 1,
+        // Room for what the tree keeps behind a window: pages that are given up are not found again.
+        streams: 4,
         ..Default::default()
     }
 }

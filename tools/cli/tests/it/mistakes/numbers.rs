@@ -53,6 +53,7 @@ const OTHER: &[&str] = &[
     "WHICH",
     "TYPE",
     "LEVEL",
+    "N,…",
     "FILE[=SCALE]",
     "FORMAT",
     "FORMAT:DIR",

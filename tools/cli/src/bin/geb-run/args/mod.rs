@@ -96,10 +96,13 @@ pub enum Command {
     /// Find and keep the best number of threads
     Tune(TuneArgs),
     /// Look into a model: states, attention, heads
+    #[command(hide = true)]
     Probe(ProbeArgs),
     /// Store a text by what a model did not expect of it
+    #[command(hide = true)]
     Compress(CompressArgs),
     /// Give a compressed text back
+    #[command(hide = true)]
     Decompress(DecompressArgs),
     /// Collect an importance matrix for geb-quantize
     Imatrix(ImatrixArgs),
