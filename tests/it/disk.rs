@@ -41,8 +41,6 @@ pub fn options(kv: KvChoice, ctx: usize) -> SessionOptions {
         ctx: Some(ctx),
         beyond: true,
         threads: 1,
-        // Room for what the tree keeps behind a window: pages that are given up are not found again.
-        streams: 4,
         ..Default::default()
     }
 }
@@ -170,7 +168,12 @@ fn damage(file: &Path, rng: &mut Rng) -> &'static str {
 /// Prompts from disk, whole and damaged, of one model and cache type; how many files were refused.
 fn scene(case: &str, kv: KvChoice, n: usize, seed: u64) -> u64 {
     let (mut rng, scope) = (Rng::new(seed), Scope([5; 32]));
-    let (model, options) = (model(case), options(kv, n + 1));
+    let model = model(case);
+    let options = SessionOptions {
+        // Room for what the tree keeps behind a window: behind pages that are given up it gets no more.
+        streams: 4,
+        ..options(kv, n + 1)
+    };
     let folder = tempfile::tempdir().expect("a folder");
     let prompt = ids(&mut rng, n, &model);
     let expected = alone(&model, &options, &prompt);
