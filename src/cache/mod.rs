@@ -7,7 +7,7 @@
 //! table   of a sequence: for each group the page of each block of positions
 //! ```
 //! A page that several tables name is never written: who writes gets a copy. Pages behind a window are given
-//! up as the sequence grows, which limits how far it can go back ([`PageTable::keeps`]).
+//! up as the sequence grows, which limits how far it can go back (`PageTable::keeps`).
 
 mod layout;
 mod own;

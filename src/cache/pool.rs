@@ -55,7 +55,7 @@ impl Slab {
     }
 }
 
-/// Pages of an engine: as many as were planned, and more when [`PagePool::grow`] is asked.
+/// Pages of an engine: as many as were planned, and more when `PagePool::grow` is asked.
 pub struct PagePool {
     layout: Arc<Layout>,
     slabs: Vec<Slab>,

@@ -26,17 +26,17 @@ pub enum KvChoice {
     Q8_0,
 }
 
-/// What [`Session::tokens`] has for a position that a vector was given for.
+/// What [`Sequence::tokens`](super::Sequence::tokens) has for a position that a vector was given for.
 pub const VECTOR: u32 = u32::MAX;
 
 /// How to run a model.
 #[derive(Clone, Default)]
 pub struct SessionOptions {
-    /// Threads; 0 takes [`threads::default_threads`].
+    /// Threads; 0 takes [`default_threads`](crate::threads::default_threads).
     pub threads: usize,
     /// Positions of the context; `None` takes the trained length, at most [`DEFAULT_CTX`], 0 all of it.
     pub ctx: Option<usize>,
-    /// Let `ctx` exceed the trained length, up to [`limits::MAX_CONTEXT`]: rotations that were never
+    /// Let `ctx` exceed the trained length, up to [`MAX_CONTEXT`](crate::limits::MAX_CONTEXT): rotations that were never
     /// trained. Not for models whose positions are a table.
     pub beyond: bool,
     /// KV cache type.
@@ -50,13 +50,13 @@ pub struct SessionOptions {
     /// Bytes that weights, cache and buffers may take: of a model with experts, those least recently
     /// used are given up.
     pub max_ram: Option<u64>,
-    /// Keep what further heads of the model need ([`Session::look_ahead`]), where it has any.
+    /// Keep what further heads of the model need ([`Engine::look_ahead`](super::Engine::look_ahead)), where it has any.
     pub extra_heads: bool,
     /// Sequences that pages of the KV cache are planned for; 0 is one. More can be made: the cache grows
     /// as far as there is memory, unless [`kv_memory`](Self::kv_memory) is given.
     pub streams: usize,
     /// Bytes of the pages of all sequences, which then never grow: a sequence that finds none left gets
-    /// [`Error::Pages`].
+    /// [`Error::Pages`](crate::Error::Pages).
     pub kv_memory: Option<u64>,
 }
 

@@ -18,7 +18,7 @@ pub(crate) struct Text {
     pub(super) pages: OwnPages,
 }
 
-/// Tokens, and what the layers remember of them. [`Engine::sequence`] makes an empty one.
+/// Tokens, and what the layers remember of them. [`Engine::sequence`](super::Engine::sequence) makes an empty one.
 pub struct Sequence {
     pub(crate) table: PageTable,
     pub(crate) state: State,

@@ -19,11 +19,11 @@ pub struct GenerateOptions {
     pub stop: Vec<String>,
     /// Go on after an end token.
     pub ignore_eos: bool,
-    /// End an answer that has repeated itself for so many tokens ([`RepeatDetector`]); 0 never does.
+    /// End an answer that has repeated itself for so many tokens ([`RepeatDetector`](super::RepeatDetector)); 0 never does.
     pub stop_repeats: usize,
     /// Fill [`Generated::log_probs`].
     pub log_probs: bool,
-    /// With them, the most probable tokens at each place: [`Progress::top`].
+    /// With them, the most probable tokens at each place: [`Progress::top`](super::Progress::top).
     pub top_log_probs: usize,
     /// Set from outside to stop. Give the session the same flag, so that a long prefill ends too.
     pub cancel: Option<Arc<AtomicBool>>,
@@ -107,7 +107,7 @@ fn per_second(tokens: usize, time: Duration) -> Option<f64> {
     (tokens > 0 && !time.is_zero()).then(|| tokens as f64 / time.as_secs_f64())
 }
 
-/// The result of [`generate`].
+/// The result of [`generate`](super::generate()).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Generated {
     /// Generated ids, without the end token. After a stop string: all ids up to the one that completed it.

@@ -52,7 +52,7 @@ impl Prefix {
     }
 }
 
-/// See [`Prefix::of_key`].
+/// See `Prefix::of_key`.
 pub const SPACE_PREFIX: &str = "tokenizer.geb.space_prefix";
 /// An algorithm over ordinary text.
 pub(super) trait Engine: Send + Sync {

@@ -117,7 +117,7 @@ impl Normalizer {
         Ok(out)
     }
 
-    /// As [`Normalizer::apply`], of a text that begins the whole one or follows a special token.
+    /// As `Normalizer::apply`, of a text that begins the whole one or follows a special token.
     pub fn whole(&self, text: &str, start: bool) -> Result<String> {
         self.apply(Text { text, start }, &mut Work::new(text.len(), None))
     }

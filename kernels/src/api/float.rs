@@ -69,7 +69,7 @@ impl Kernels {
     }
 
     /// The same for some of the positions, with the result still to be merged and normalised:
-    /// `partial` has [`AttnQuery::partial_len`] values. Merging the pieces of [`SPLIT`] positions
+    /// `partial` has [`AttnQuery::partial_len`] values. Merging the pieces of [`SPLIT`](crate::float::SPLIT) positions
     /// in order gives the bits of [`attend`](Self::attend).
     pub fn attend_partial(
         &self,

@@ -32,7 +32,7 @@ pub enum KvType {
     /// 2 bytes per element.
     F16,
     /// 8-bit codes with an F32 scale per 32 elements of a head: 1.125 bytes per element. Codes
-    /// are those of activations ([`crate::layout`]); a group with a NaN or an infinity reads as NaN.
+    /// are those of activations (`layout.rs`); a group with a NaN or an infinity reads as NaN.
     Q8_0,
 }
 

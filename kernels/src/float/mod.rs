@@ -1,6 +1,6 @@
 //! Everything between the products: norms, activations, softmax, rope, attention.
 //!
-//! Each operation is one generic loop over fixed arrays of [`LANES`] floats, which the compiler
+//! Each operation is one generic loop over fixed arrays of `LANES` floats, which the compiler
 //! turns into the vector instructions of the level it is stamped for (`dispatch.rs`). There are
 //! no intrinsics here. Sums run over `LANES` partial sums that are added in one fixed tree, so a
 //! result depends neither on the thread count nor on how a batch is cut.

@@ -77,7 +77,7 @@ fn zip_entries(file: &str, data: &[u8]) -> Result<HashMap<String, Range<usize>>>
 /// Reads the tensor list of a PyTorch checkpoint written by `torch.save`.
 ///
 /// # Errors
-/// [`Error::Checkpoint`] naming the opcode, the global or the tensor that is refused.
+/// [`Error::Checkpoint`](geb::Error::Checkpoint) naming the opcode, the global or the tensor that is refused.
 pub fn torch_file(file: &str, data: &[u8]) -> Result<Vec<SourceTensor>> {
     let entries = zip_entries(file, data)?;
     let mut pickles = entries.keys().filter_map(|n| n.strip_suffix("data.pkl"));

@@ -1,6 +1,6 @@
 //! How much a candidate loses on a text: one function of the numbers.
 //!
-//! Three measures, each with its 95 % interval, are held against the bounds of [`Measure::bounds`]; the worst
+//! Three measures, each with its 95 % interval, are held against the bounds of `Measure::bounds`; the worst
 //! counts. What the lower ends exceed is lost for certain, what the upper ends exceed may be.
 
 use std::cmp::Ordering;
