@@ -51,7 +51,7 @@ impl Engine {
         span.first = alone.first;
         let places = [(0, alone.first)];
         let (layers, observer) = (alone.layers, alone.observer);
-        self.lead(vec![span], &places, layers, logits, observer, f)
+        self.lead(None, vec![span], &places, layers, logits, observer, f)
     }
 
     /// One pass, whose logits of the wanted rows must be finite.

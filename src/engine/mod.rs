@@ -254,9 +254,10 @@ impl Engine {
     }
 
     /// Calls `f` as the leader of the team with `self.logits[logits]`. `places`: first row and its position, of
-    /// every span.
+    /// every span. `own`: pages that the spans lie in, if not those of the engine.
     pub(crate) fn lead(
         &mut self,
+        own: Option<&mut PagePool>,
         spans: Vec<SpanView<'_>>,
         places: &[(usize, usize)],
         layers: usize,
@@ -268,7 +269,8 @@ impl Engine {
         let out = &mut self.logits[logits];
         let (model, kernels, ropes) = (&*self.model, self.kernels, &self.ropes);
         let (cancel, buffers) = (self.cancel.as_deref(), &mut self.buffers);
-        let (residents, pages) = (self.residents.as_mut(), &mut self.pages);
+        let residents = self.residents.as_mut();
+        let pages = own.unwrap_or(&mut self.pages);
         self.pool.run(|lead| {
             let mut pass = Pass {
                 model,

@@ -136,9 +136,15 @@ impl Engine {
         }
         self.ropes.extend(end);
         let logits = 0..self.wanted;
-        self.lead(views, &places, layers, logits, None, |pass, b, out| {
-            pass.run(b, out)
-        })
+        self.lead(
+            None,
+            views,
+            &places,
+            layers,
+            logits,
+            None,
+            |pass, b, out| pass.run(b, out),
+        )
     }
 
     /// Whether a step of these spans can begin.

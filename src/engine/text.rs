@@ -41,8 +41,8 @@ impl Engine {
         seq.text = None;
         let mut span = seq.span(Segment::Tokens(tokens), 0..n, 0..0);
         span.table = &own.table;
-        std::mem::swap(&mut self.pages, &mut own.pool);
-        let done = self.lead(
+        self.lead(
+            Some(&mut own.pool),
             vec![span],
             &[(0, 0)],
             encoder.block_count,
@@ -52,9 +52,7 @@ impl Engine {
                 pass.causal = false;
                 pass.encode(b, &mut text)
             },
-        );
-        std::mem::swap(&mut self.pages, &mut own.pool);
-        done?;
+        )?;
         seq.text = Some(Arc::new(Text {
             tokens: tokens.to_vec(),
             pages: text,
