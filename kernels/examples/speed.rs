@@ -6,6 +6,7 @@
 //! * prefill: GOP/s of a 2048 x 2048 product with 512 tokens, as share of the machine's peak;
 //! * warm: decode from the cache, the limit of the arithmetic;
 //! * batch: decode with four tokens;
+//! * rows: nanoseconds per 512 weights for 1 to 64 tokens, of a matrix of 100 MB (`GEB_BYTES`);
 //! * quantize: GB/s of F32 read;
 //! * fill: millions of activations quantized and packed per second.
 
@@ -109,6 +110,14 @@ fn prefill(k: &Kernels, dtype: Dtype, tokens: usize) -> f64 {
     2.0 * (rows * *COLS * tokens) as f64 / seconds / 1e9
 }
 
+/// Nanoseconds per 512 weights, from memory, by the number of tokens.
+fn rows(k: &Kernels, dtype: Dtype, tokens: usize) -> f64 {
+    let bytes = std::env::var("GEB_BYTES").map_or(100_000_000, |v| v.parse().unwrap());
+    let weights_each = dtype.block_len() as f64 / dtype.block_bytes() as f64;
+    let gb_s = decode(k, dtype, tokens, bytes);
+    512.0 / (gb_s * weights_each)
+}
+
 fn quantize(k: &Kernels, dtype: Dtype) -> f64 {
     let x = numbers(1 << 20);
     let mut out = vec![0; dtype.row_bytes(x.len()).unwrap()];
@@ -150,7 +159,9 @@ fn main() {
     let levels: Vec<&str> = Level::ALL.iter().map(|l| l.name()).collect();
     let formats: Vec<&str> = Dtype::ALL.iter().map(|f| f.name()).collect();
     let (level_on, format_on) = (wants(&levels), wants(&formats));
-    let op_on = wants(&["decode", "warm", "batch", "prefill", "quantize", "fill"]);
+    let op_on = wants(&[
+        "decode", "warm", "batch", "prefill", "quantize", "fill", "rows",
+    ]);
     let (int8, float, read) = limits(Kernels::best().unwrap());
     println!("one core: int8 {int8:.0} GOP/s, F32 {float:.0} GFLOP/s, read {read:.1} GB/s");
     for level in Level::available() {
@@ -192,6 +203,12 @@ fn main() {
                         "  x{tokens} {speed:5.0} GOP/s ({:2.0} %)",
                         100.0 * speed / peak
                     );
+                }
+            }
+            if op_on("rows") {
+                print!("  ns per 512 weights, x tokens:");
+                for tokens in [1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 64] {
+                    print!(" {tokens}: {:.1}", rows(k, dtype, tokens));
                 }
             }
             if op_on("quantize") && k.writes(dtype) {

@@ -70,10 +70,10 @@ macro_rules! encoders {
 
 /// A module with all kernels of one level.
 ///
-/// `decode` lists the numbers of tokens with decode kernels; `tile` is the most tokens of an
+/// `decode` lists the numbers of tokens with decode kernels, `floats` those for plain numbers; `tile` is the most tokens of an
 /// integer and of a float tile; `encode` names the encoders.
 macro_rules! level {
-    ($module:ident, $level:ident, $isa:path, $math:ident, decode $($t:literal)+,
+    ($module:ident, $level:ident, $isa:path, $math:ident, decode $($t:literal)+, floats $($few:literal)+,
      tile $int:literal $float:literal, encode $encode:ident $(, features $features:literal)?) => {
         mod $module {
             use super::*;
@@ -265,7 +265,7 @@ macro_rules! level {
                     writes: F::WRITES,
                     dequantize: dequantize_float::<F>,
                     quantize: $encode::quantize::<F>,
-                    decode: &[$(decode_float::<F, $t>),+],
+                    decode: &[$(decode_float::<F, $few>),+],
                     unpack: unpack_float::<F>,
                     multiply: multiply_float,
                 }
@@ -277,6 +277,7 @@ macro_rules! level {
                 level: Level::$level,
                 tile_shape: TileShape {
                     decode_tokens: [$($t),+].len(),
+                    float_decode_tokens: [$($few),+].len(),
                     int_tile: $int,
                     float_tile: $float,
                     float_rows: 2 * Token::ROWS,
@@ -304,26 +305,26 @@ encoders!(encode_avx512, core::arch::x86_64::__m512,
 #[cfg(all(target_arch = "aarch64", not(test)))]
 encoders!(encode_neon, core::arch::aarch64::float32x4_t, features "neon");
 
-level!(scalar, Scalar, crate::isa::scalar::Scalar, Plain, decode 1, tile 1 1, encode encode_plain);
+level!(scalar, Scalar, crate::isa::scalar::Scalar, Plain, decode 1, floats 1, tile 1 1, encode encode_plain);
 
 #[cfg(all(target_arch = "x86_64", not(test)))]
-level!(avx2, Avx2, crate::isa::x86::Avx2, Fused, decode 1 2 3 4, tile 4 6, encode encode_avx2,
+level!(avx2, Avx2, crate::isa::x86::Avx2, Fused, decode 1 2 3 4, floats 1 2 3 4, tile 4 6, encode encode_avx2,
     features "avx2,fma,f16c,popcnt");
 #[cfg(all(target_arch = "x86_64", not(feature = "evex"), not(test)))]
-level!(avxvnni, AvxVnni, crate::isa::x86::AvxVnni, Fused, decode 1 2 3 4, tile 6 6,
+level!(avxvnni, AvxVnni, crate::isa::x86::AvxVnni, Fused, decode 1 2 3 4, floats 1 2 3 4, tile 6 6,
     encode encode_avx2, features "avx2,fma,f16c,popcnt,avxvnni");
 #[cfg(all(target_arch = "x86_64", feature = "evex", not(test)))]
-level!(avxvnni, AvxVnni, crate::isa::x86::AvxVnni, Fused, decode 1 2 3 4, tile 6 6,
+level!(avxvnni, AvxVnni, crate::isa::x86::AvxVnni, Fused, decode 1 2 3 4, floats 1 2 3 4, tile 6 6,
     encode encode_avx2, features "avx2,fma,f16c,popcnt");
 #[cfg(all(target_arch = "x86_64", not(test)))]
-level!(avx512vnni, Avx512Vnni, crate::isa::x86_512::Avx512, Fused, decode 1 2 3 4, tile 14 12,
+level!(avx512vnni, Avx512Vnni, crate::isa::x86_512::Avx512, Fused, decode 1 2 3 4, floats 1 2 3 4 5 6 7 8, tile 14 12,
     encode encode_avx512, features "avx2,fma,f16c,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,avx512vnni");
 
 #[cfg(all(target_arch = "aarch64", not(test)))]
-level!(neon, Neon, crate::isa::neon::Neon, Fused, decode 1 2 3 4, tile 4 4,
+level!(neon, Neon, crate::isa::neon::Neon, Fused, decode 1 2 3 4, floats 1 2 3 4, tile 4 4,
     encode encode_neon, features "neon");
 #[cfg(all(target_arch = "aarch64", not(test)))]
-level!(neondot, NeonDot, crate::isa::neon::NeonDot, Fused, decode 1 2 3 4, tile 6 6,
+level!(neondot, NeonDot, crate::isa::neon::NeonDot, Fused, decode 1 2 3 4, floats 1 2 3 4, tile 6 6,
     encode encode_neon, features "neon,dotprod");
 // The int8 matrix product adds other lanes together, so it would need its own panel. Until that
 // exists the level runs the `sdot` kernels.
@@ -372,7 +373,16 @@ mod pairs {
     pub(super) static OPS: FormatOps = FormatOps {
         act: ActKind::Bf16,
         columns: 2,
-        decode: &[decode::<1>, decode::<2>, decode::<3>, decode::<4>],
+        decode: &[
+            decode::<1>,
+            decode::<2>,
+            decode::<3>,
+            decode::<4>,
+            decode::<5>,
+            decode::<6>,
+            decode::<7>,
+            decode::<8>,
+        ],
         unpack,
         multiply,
         ..avx512vnni::KERNELS.formats[2]

@@ -85,6 +85,8 @@ pub(crate) enum Layout {
 pub(crate) struct TileShape {
     /// Most tokens the decode kernels take; more go through panels.
     pub decode_tokens: usize,
+    /// The same for plain numbers.
+    pub float_decode_tokens: usize,
     /// Most tokens in an integer panel tile.
     pub int_tile: usize,
     /// Most tokens in a float panel tile.
@@ -122,11 +124,11 @@ impl ActShape {
             kind != ActKind::Q8 || cols.is_multiple_of(GROUP),
             "{cols} columns for Q8"
         );
-        let few = tokens <= level.decode_tokens;
-        let widest = match kind {
-            ActKind::F32 | ActKind::Bf16 => level.float_tile,
-            ActKind::Q8 => level.int_tile,
+        let (most, widest) = match kind {
+            ActKind::F32 | ActKind::Bf16 => (level.float_decode_tokens, level.float_tile),
+            ActKind::Q8 => (level.decode_tokens, level.int_tile),
         };
+        let few = tokens <= most;
         // As even as possible: 16 tokens are two tiles of 8 rather than 14 + 2.
         let tile_tokens = if few {
             1

@@ -3,9 +3,10 @@
 use crate::acts::Activations;
 use crate::dtype::Dtype;
 use crate::layout::{
-    ActKind, ActShape, FLOAT_SEGMENT, INT_ROWS, INT_SEGMENT, Layout, TileShape, UNIT,
+    ActKind, ActShape, FLOAT_SEGMENT, GROUP, INT_ROWS, INT_SEGMENT, Layout, TileShape, UNIT,
 };
 use crate::mat::MatMut;
+use crate::ops::unpack::TAIL;
 use crate::ops::{DecodeJob, FillJob, MultiplyJob, UnpackJob};
 use crate::scratch::Scratch;
 use crate::table::{FormatOps, Kernels};
@@ -19,6 +20,7 @@ struct Panel {
     codes: *mut u8,
     scales: *mut f32,
     mins: *mut f32,
+    tails: *mut u8,
 }
 
 impl Panel {
@@ -33,13 +35,17 @@ impl Panel {
         let cols = most.min(cols.next_multiple_of(UNIT));
         let codes_len = rows * cols * code_bytes;
         let scales_len = if int { rows * (cols / f.group) * 4 } else { 0 };
-        scratch.panel.reserve(codes_len + 2 * scales_len);
+        let tails_len = if int { INT_ROWS * (TAIL + GROUP) } else { 0 };
+        scratch
+            .panel
+            .reserve(codes_len + 2 * scales_len + tails_len);
         let codes = scratch.panel.bytes_mut().as_mut_ptr();
         // SAFETY: the buffer has just been made this long.
-        let (scales, mins) = unsafe {
+        let (scales, mins, tails) = unsafe {
             (
                 codes.add(codes_len).cast(),
                 codes.add(codes_len + scales_len).cast(),
+                codes.add(codes_len + 2 * scales_len),
             )
         };
         Panel {
@@ -48,6 +54,7 @@ impl Panel {
             codes,
             scales,
             mins,
+            tails,
         }
     }
 }
@@ -188,6 +195,7 @@ impl Kernels {
                     codes: panel.codes,
                     scales: panel.scales,
                     mins: panel.mins,
+                    tails: panel.tails,
                 };
                 let multiply = MultiplyJob {
                     codes: panel.codes,
@@ -202,6 +210,12 @@ impl Kernels {
                     tokens: shape.tokens,
                     out: out.as_mut_ptr().wrapping_add(row),
                     stride,
+                    next: weights.as_ptr().wrapping_add(skip + panel.rows * row_bytes),
+                    next_bytes: if block_cols == acts_cols {
+                        panel.rows * row_bytes
+                    } else {
+                        0
+                    },
                 };
                 // SAFETY: `self` proves the features. `weights` holds `row + rows` rows and each
                 // has these columns (checked by the caller), so the block of `rows` x

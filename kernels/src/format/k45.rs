@@ -4,8 +4,9 @@
 //! bytes for every two groups: the first in the low, the second in the high nibbles. Q5_K has the
 //! fifth bits before the nibbles: bit `g` of byte `j` belongs to weight `j` of group `g`.
 
+use super::q4::split;
 use super::search::{self, Affine, Batch, Encode, Search};
-use super::{Blocks, Codes, QuantFormat, both, read};
+use super::{Blocks, Codes, Order, QuantFormat, both, read};
 use crate::dtype::Dtype;
 use crate::isa::Isa;
 use crate::isa::wide::Vector;
@@ -147,6 +148,24 @@ impl QuantFormat for Q4K {
     unsafe fn codes<I: Isa, const HALF: usize>(isa: I, p: *const u8) -> (I::Bytes, I::Bytes) {
         // SAFETY: the last 128 bytes of the block.
         unsafe { nibbles::<I, HALF>(isa, p.add(Q4_K_CODES)) }
+    }
+
+    const ORDER: Order = Order::EveryOther;
+    const PACKED: bool = true;
+
+    #[inline(always)]
+    unsafe fn vector<I: Isa, const HALF: usize, const VECTOR: usize>(
+        isa: I,
+        p: *const u8,
+    ) -> I::Bytes {
+        let at = Q4_K_CODES + 64 * HALF;
+        // SAFETY: 64 of the last 128 bytes of the block.
+        unsafe { isa.load_at(p, [at, at + 16, at + 32, at + 48]) }
+    }
+
+    #[inline(always)]
+    fn split<I: Isa>(isa: I, packed: I::Bytes) -> [I::Bytes; 2] {
+        split(isa, packed)
     }
 
     #[inline(always)]

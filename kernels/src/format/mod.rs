@@ -73,6 +73,30 @@ impl Codes {
     }
 }
 
+/// Where the codes of half a unit lie in the two vectors that [`QuantFormat::vector`] gives for it: what
+/// four neighbouring bytes of a vector are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// The first vector has the first 16 weights of each of the four groups, the second the last 16.
+    Halves,
+    /// The first vector has groups 0 and 2, the second groups 1 and 3.
+    EveryOther,
+    /// The first vector has groups 0 and 1, the second groups 2 and 3.
+    Whole,
+}
+
+impl Order {
+    /// Group of the four, and column of the eight of four weights each, of bytes `4i..4i + 4` of `vector`.
+    #[inline(always)]
+    pub const fn column(self, vector: usize, i: usize) -> (usize, usize) {
+        match self {
+            Self::Halves => (i / 4, 4 * vector + i % 4),
+            Self::EveryOther => (i / 8 * 2 + vector, i % 8),
+            Self::Whole => (2 * vector + i / 8, i % 8),
+        }
+    }
+}
+
 /// A format of integer codes with a scale per group of weights.
 pub(crate) trait QuantFormat: Blocks {
     /// Bytes of a unit of 256 weights.
@@ -89,6 +113,33 @@ pub(crate) trait QuantFormat: Blocks {
     /// # Safety
     /// `p` must be valid for `UNIT_BYTES`.
     unsafe fn codes<I: Isa, const HALF: usize>(isa: I, p: *const u8) -> (I::Bytes, I::Bytes);
+
+    /// How [`vector`](Self::vector) orders codes.
+    const ORDER: Order = Order::Halves;
+    /// Whether each byte holds two codes: then there is only the first `vector`, and
+    /// [`split`](Self::split) makes two of it. Rows are transposed in between, which is half the work.
+    const PACKED: bool = false;
+
+    /// The codes of half a unit as two vectors, in the order that costs least.
+    ///
+    /// # Safety
+    /// As for `codes`.
+    #[inline(always)]
+    unsafe fn vector<I: Isa, const HALF: usize, const VECTOR: usize>(
+        isa: I,
+        p: *const u8,
+    ) -> I::Bytes {
+        // SAFETY: as for this method.
+        let (low, high) = unsafe { Self::codes::<I, HALF>(isa, p) };
+        if VECTOR == 0 { low } else { high }
+    }
+
+    /// The two codes of each byte.
+    #[inline(always)]
+    fn split<I: Isa>(isa: I, packed: I::Bytes) -> [I::Bytes; 2] {
+        let _ = isa;
+        [packed; 2]
+    }
 
     /// Scales of the unit at `p`: those of the first 16 weights of each group, and of the last 16.
     ///

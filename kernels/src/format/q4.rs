@@ -39,10 +39,16 @@ pub(super) unsafe fn nibbles<
 ) -> (I::Bytes, I::Bytes) {
     // SAFETY: `p` is valid for a unit.
     let packed = unsafe { runs::<F, I, BYTES, AT, HALF>(isa, p) };
-    (
+    split(isa, packed).into()
+}
+
+/// Low and high nibbles.
+#[inline(always)]
+pub(super) fn split<I: Isa>(isa: I, packed: I::Bytes) -> [I::Bytes; 2] {
+    [
         isa.shift_runs(packed, [0; 4], 15),
         isa.shift_runs(packed, [-4; 4], 15),
-    )
+    ]
 }
 
 /// Writes the low nibbles of the codes.
@@ -101,6 +107,22 @@ impl QuantFormat for Q4_0 {
         unsafe { nibbles::<Self, I, Q4_0_BYTES, 2, HALF>(isa, p) }
     }
 
+    const PACKED: bool = true;
+
+    #[inline(always)]
+    unsafe fn vector<I: Isa, const HALF: usize, const VECTOR: usize>(
+        isa: I,
+        p: *const u8,
+    ) -> I::Bytes {
+        // SAFETY: `p` is valid for a unit.
+        unsafe { runs::<Self, I, Q4_0_BYTES, 2, HALF>(isa, p) }
+    }
+
+    #[inline(always)]
+    fn split<I: Isa>(isa: I, packed: I::Bytes) -> [I::Bytes; 2] {
+        split(isa, packed)
+    }
+
     #[inline(always)]
     unsafe fn scales<I: Isa>(isa: I, p: *const u8) -> (I::Eight, I::Eight) {
         // SAFETY: `p` is valid for a unit.
@@ -156,6 +178,22 @@ impl QuantFormat for Q4_1 {
     unsafe fn codes<I: Isa, const HALF: usize>(isa: I, p: *const u8) -> (I::Bytes, I::Bytes) {
         // SAFETY: `p` is valid for a unit.
         unsafe { nibbles::<Self, I, Q4_1_BYTES, 4, HALF>(isa, p) }
+    }
+
+    const PACKED: bool = true;
+
+    #[inline(always)]
+    unsafe fn vector<I: Isa, const HALF: usize, const VECTOR: usize>(
+        isa: I,
+        p: *const u8,
+    ) -> I::Bytes {
+        // SAFETY: `p` is valid for a unit.
+        unsafe { runs::<Self, I, Q4_1_BYTES, 4, HALF>(isa, p) }
+    }
+
+    #[inline(always)]
+    fn split<I: Isa>(isa: I, packed: I::Bytes) -> [I::Bytes; 2] {
+        split(isa, packed)
     }
 
     #[inline(always)]

@@ -2,7 +2,7 @@
 
 use super::encode::truncate;
 use super::search::{self, Batch, Encode, Integers, Lanes, Search};
-use super::{Blocks, Codes, QuantFormat, both, gather, runs};
+use super::{Blocks, Codes, Order, QuantFormat, both, gather, runs};
 use crate::dtype::Dtype;
 use crate::isa::Isa;
 use crate::isa::wide::Vector;
@@ -77,6 +77,18 @@ impl QuantFormat for Q8_0 {
                 runs::<Self, I, BYTES, 18, HALF>(isa, p),
             )
         }
+    }
+
+    const ORDER: Order = Order::Whole;
+
+    #[inline(always)]
+    unsafe fn vector<I: Isa, const HALF: usize, const VECTOR: usize>(
+        isa: I,
+        p: *const u8,
+    ) -> I::Bytes {
+        let at = (4 * HALF + 2 * VECTOR) * BYTES + 2;
+        // SAFETY: the codes of two blocks of the unit.
+        unsafe { isa.load_at(p, [at, at + 16, at + BYTES, at + BYTES + 16]) }
     }
 
     #[inline(always)]

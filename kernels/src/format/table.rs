@@ -116,6 +116,22 @@ impl QuantFormat for Iq4Nl {
         })
     }
 
+    const PACKED: bool = true;
+
+    #[inline(always)]
+    unsafe fn vector<I: Isa, const HALF: usize, const VECTOR: usize>(
+        isa: I,
+        p: *const u8,
+    ) -> I::Bytes {
+        // SAFETY: `p` is valid for a unit.
+        unsafe { runs::<Self, I, IQ4_NL_BYTES, 2, HALF>(isa, p) }
+    }
+
+    #[inline(always)]
+    fn split<I: Isa>(isa: I, packed: I::Bytes) -> [I::Bytes; 2] {
+        lookup(isa, bytemuck::cast_ref(&CURVE), packed).into()
+    }
+
     #[inline(always)]
     unsafe fn scales<I: Isa>(isa: I, p: *const u8) -> (I::Eight, I::Eight) {
         // SAFETY: `p` is valid for a unit.
@@ -166,6 +182,22 @@ impl QuantFormat for Iq4Xs {
         // SAFETY: 64 of the last 128 bytes of the block.
         let packed = unsafe { isa.load_at(p.add(IQ4_XS_CODES + 64 * HALF), [0, 16, 32, 48]) };
         lookup(isa, table, packed)
+    }
+
+    const PACKED: bool = true;
+
+    #[inline(always)]
+    unsafe fn vector<I: Isa, const HALF: usize, const VECTOR: usize>(
+        isa: I,
+        p: *const u8,
+    ) -> I::Bytes {
+        // SAFETY: 64 of the last 128 bytes of the block.
+        unsafe { isa.load_at(p.add(IQ4_XS_CODES + 64 * HALF), [0, 16, 32, 48]) }
+    }
+
+    #[inline(always)]
+    fn split<I: Isa>(isa: I, packed: I::Bytes) -> [I::Bytes; 2] {
+        lookup(isa, bytemuck::cast_ref(&CURVE), packed).into()
     }
 
     #[inline(always)]
@@ -282,6 +314,22 @@ impl QuantFormat for Mxfp4 {
         lookup(isa, &SHIFTED, unsafe {
             runs::<Self, I, MXFP4_BYTES, 1, HALF>(isa, p)
         })
+    }
+
+    const PACKED: bool = true;
+
+    #[inline(always)]
+    unsafe fn vector<I: Isa, const HALF: usize, const VECTOR: usize>(
+        isa: I,
+        p: *const u8,
+    ) -> I::Bytes {
+        // SAFETY: `p` is valid for a unit.
+        unsafe { runs::<Self, I, MXFP4_BYTES, 1, HALF>(isa, p) }
+    }
+
+    #[inline(always)]
+    fn split<I: Isa>(isa: I, packed: I::Bytes) -> [I::Bytes; 2] {
+        lookup(isa, &SHIFTED, packed).into()
     }
 
     #[inline(always)]

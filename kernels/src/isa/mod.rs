@@ -267,25 +267,40 @@ pub(crate) unsafe trait Isa: Copy + 'static {
         sums
     }
 
-    /// Interleaves unpacked rows: reads `[16][UNPACKED]` bytes at `from`, writes group `g` below
-    /// `groups` (at most eight) as `[8][16][4]` bytes to place `at[g]` of `to`.
+    /// Transposes four rows of four columns of four bytes in each run of 16 bytes: run `q` of the result `j`
+    /// is column `j` of the rows' runs `q`.
     #[inline(always)]
-    unsafe fn interleave(self, from: *const u8, to: *mut u8, groups: usize, at: &[usize; 8]) {
-        for b in 0..groups {
-            for k in 0..8 {
-                let from =
-                    from.wrapping_add((b / 4) * 128 + (k / 4) * 64 + (b % 4) * 16 + (k % 4) * 4);
-                for r in 0..16 {
-                    // SAFETY: the offset plus 4 is at most `UNPACKED`, of which `ops::unpack` has 16;
-                    // `Deal` gives places below the end of the panel.
-                    unsafe {
-                        let four = from.add(r * UNPACKED).cast::<u32>().read_unaligned();
-                        let slot = to.add(((at[b] * 8 + k) * 16 + r) * 4);
-                        slot.cast::<u32>().write_unaligned(four);
-                    }
-                }
+    fn transpose_in_runs(self, rows: [Self::Bytes; 4]) -> [Self::Bytes; 4] {
+        self.rearrange(rows, |j, q, r| (r, q, j))
+    }
+    /// Transposes runs of 16 bytes: run `r` of the result `q` is run `q` of row `r`.
+    #[inline(always)]
+    fn transpose_runs(self, rows: [Self::Bytes; 4]) -> [Self::Bytes; 4] {
+        self.rearrange(rows, |q, r, k| (r, q, k))
+    }
+    /// Four vectors of four runs of four four-byte values, `from(vector, run, value)` in each place.
+    #[inline(always)]
+    fn rearrange(
+        self,
+        rows: [Self::Bytes; 4],
+        from: impl Fn(usize, usize, usize) -> (usize, usize, usize),
+    ) -> [Self::Bytes; 4] {
+        let mut old = [[[[0u8; 4]; 4]; 4]; 4];
+        let (mut new, mut out) = (old, rows);
+        // SAFETY: a row has 64 bytes.
+        unsafe {
+            for (row, old) in rows.into_iter().zip(&mut old) {
+                self.store_bytes(old.as_mut_ptr().cast(), row);
+            }
+            for i in 0..64 {
+                let (v, q, k) = from(i / 16, i / 4 % 4, i % 4);
+                new[i / 16][i / 4 % 4][i % 4] = old[v][q][k];
+            }
+            for (out, new) in out.iter_mut().zip(&new) {
+                *out = self.load_at(new.as_ptr().cast(), [0, 16, 32, 48]);
             }
         }
+        out
     }
 
     /// Transposes `[16][8]` F32: column `g` below `groups` goes to place `at[g]` of `[..][16]`.

@@ -89,6 +89,27 @@ unsafe fn spread8(p: *const u8, mask: u8) -> (uint8x8_t, *const u8) {
     }
 }
 
+/// Transposes four rows of four 32-bit values.
+///
+/// # Safety
+/// Needs NEON.
+#[inline(always)]
+unsafe fn transpose4([p, q, r, s]: [uint8x16_t; 4]) -> [uint8x16_t; 4] {
+    simd! {
+        let words = |v| vreinterpretq_u32_u8(v);
+        let pairs = |v| vreinterpretq_u64_u32(v);
+        let bytes = |v| vreinterpretq_u8_u64(v);
+        let (a, b) = (vtrn1q_u32(words(p), words(q)), vtrn2q_u32(words(p), words(q)));
+        let (c, d) = (vtrn1q_u32(words(r), words(s)), vtrn2q_u32(words(r), words(s)));
+        [
+            bytes(vtrn1q_u64(pairs(a), pairs(c))),
+            bytes(vtrn1q_u64(pairs(b), pairs(d))),
+            bytes(vtrn2q_u64(pairs(a), pairs(c))),
+            bytes(vtrn2q_u64(pairs(b), pairs(d))),
+        ]
+    }
+}
+
 macro_rules! token {
     ($token:ident, $dot:ident) => {
         // SAFETY: every method needs at most the features of the token, and stays within
@@ -425,6 +446,27 @@ macro_rules! token {
                     let x = vreinterpretq_s8_s32(self.splat_int(x)[0]);
                     [$dot(acc[0], w[0], x), $dot(acc[1], w[1], x)]
                 }
+            }
+            #[inline(always)]
+            fn transpose_in_runs(self, rows: [Self::Bytes; 4]) -> [Self::Bytes; 4] {
+                let mut out = rows;
+                for q in 0..4 {
+                    let four =
+                        simd! { transpose4([rows[0][q], rows[1][q], rows[2][q], rows[3][q]]) };
+                    for j in 0..4 {
+                        out[j][q] = four[j];
+                    }
+                }
+                out
+            }
+            #[inline(always)]
+            fn transpose_runs(self, [p, q, r, s]: [Self::Bytes; 4]) -> [Self::Bytes; 4] {
+                [
+                    [p[0], q[0], r[0], s[0]],
+                    [p[1], q[1], r[1], s[1]],
+                    [p[2], q[2], r[2], s[2]],
+                    [p[3], q[3], r[3], s[3]],
+                ]
             }
             #[inline(always)]
             fn to_floats(self, v: Self::RowInts) -> Self::RowFloats {

@@ -235,8 +235,25 @@ macro_rules! common {
             simd! { transpose_eights16(from, to, groups, at) }
         }
         #[inline(always)]
-        unsafe fn interleave(self, from: *const u8, to: *mut u8, groups: usize, at: &[usize; 8]) {
-            simd! { interleave16(from, to, groups, at) }
+        fn transpose_in_runs(self, [p, q, r, s]: [Self::Bytes; 4]) -> [Self::Bytes; 4] {
+            simd! {
+                let low = transpose_in_lanes([p[0], q[0], r[0], s[0]]);
+                let high = transpose_in_lanes([p[1], q[1], r[1], s[1]]);
+                [[low[0], high[0]], [low[1], high[1]], [low[2], high[2]], [low[3], high[3]]]
+            }
+        }
+        #[inline(always)]
+        fn transpose_runs(self, [p, q, r, s]: [Self::Bytes; 4]) -> [Self::Bytes; 4] {
+            simd! {
+                let low = |a, b| _mm256_permute2x128_si256::<0x20>(a, b);
+                let high = |a, b| _mm256_permute2x128_si256::<0x31>(a, b);
+                [
+                    [low(p[0], q[0]), low(r[0], s[0])],
+                    [high(p[0], q[0]), high(r[0], s[0])],
+                    [low(p[1], q[1]), low(r[1], s[1])],
+                    [high(p[1], q[1]), high(r[1], s[1])],
+                ]
+            }
         }
         #[inline(always)]
         unsafe fn transpose(self, from: *const f32, to: *mut f32) {

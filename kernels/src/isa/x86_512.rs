@@ -2,12 +2,12 @@
 
 use core::arch::x86_64::*;
 
+use super::Isa;
 use super::product::Product;
 use super::x86_parts::{
     codes32, fetch, gather8, keep8, max_abs32, pair, reduce8, runs, simd, splat_half8, subtract8,
     sums32, transpose_eights16, widen_pairs16, widen8,
 };
-use super::{Isa, UNPACKED};
 use crate::layout::GROUP;
 
 /// The token of AVX-512 F, BW, VL, DQ, VBMI, VBMI2 and VNNI.
@@ -84,41 +84,6 @@ const fn beyond<const BLOCK: usize, const AT: usize>() -> u32 {
         i += 1;
     }
     mask
-}
-
-/// Transposes sixteen rows of sixteen 32-bit values.
-///
-/// # Safety
-/// Needs AVX-512 F.
-#[inline(always)]
-unsafe fn transpose16(r: [__m512i; 16]) -> [__m512i; 16] {
-    simd! {
-        let mut t = r;
-        for i in 0..8 {
-            t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
-            t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
-        }
-        // u[4i + j], 128-bit lane l: column 4l + j of rows 4i..4i + 4.
-        let mut u = t;
-        for i in 0..4 {
-            u[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
-            u[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
-            u[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
-            u[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
-        }
-        let mut out = u;
-        for j in 0..4 {
-            let p = _mm512_shuffle_i32x4::<0x88>(u[j], u[4 + j]);
-            let q = _mm512_shuffle_i32x4::<0x88>(u[8 + j], u[12 + j]);
-            out[j] = _mm512_shuffle_i32x4::<0x88>(p, q);
-            out[8 + j] = _mm512_shuffle_i32x4::<0xdd>(p, q);
-            let p = _mm512_shuffle_i32x4::<0xdd>(u[j], u[4 + j]);
-            let q = _mm512_shuffle_i32x4::<0xdd>(u[8 + j], u[12 + j]);
-            out[4 + j] = _mm512_shuffle_i32x4::<0x88>(p, q);
-            out[12 + j] = _mm512_shuffle_i32x4::<0xdd>(p, q);
-        }
-        out
-    }
 }
 
 /// How far [`Isa::shift_runs`] shifts in the direction of `sign`.
@@ -456,36 +421,45 @@ unsafe impl Isa for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn interleave(self, from: *const u8, to: *mut u8, groups: usize, at: &[usize; 8]) {
-        for column in 0..4 {
-            let (half, last) = (column / 2, column % 2);
-            simd! {
-                let mut rows = [_mm512_setzero_si512(); 16];
-                for r in 0..16 {
-                    rows[r] = _mm512_loadu_si512(from.add(r * UNPACKED + column * 64).cast());
-                }
-                let turned = transpose16(rows);
-                for i in 0..16 {
-                    let group = half * 4 + i / 4;
-                    if group < groups {
-                        let k = last * 4 + i % 4;
-                        _mm512_storeu_si512(to.add((at[group] * 8 + k) * 64).cast(), turned[i]);
-                    }
-                }
-            }
+    fn transpose_in_runs(self, [p, q, r, s]: [__m512i; 4]) -> [__m512i; 4] {
+        simd! {
+            let (a, b) = (_mm512_unpacklo_epi32(p, q), _mm512_unpackhi_epi32(p, q));
+            let (c, d) = (_mm512_unpacklo_epi32(r, s), _mm512_unpackhi_epi32(r, s));
+            [
+                _mm512_unpacklo_epi64(a, c),
+                _mm512_unpackhi_epi64(a, c),
+                _mm512_unpacklo_epi64(b, d),
+                _mm512_unpackhi_epi64(b, d),
+            ]
+        }
+    }
+    #[inline(always)]
+    fn transpose_runs(self, [p, q, r, s]: [__m512i; 4]) -> [__m512i; 4] {
+        simd! {
+            // Runs 0 and 2 of two rows, and runs 1 and 3.
+            let (a, b) = (_mm512_shuffle_i32x4::<0x88>(p, q), _mm512_shuffle_i32x4::<0xdd>(p, q));
+            let (c, d) = (_mm512_shuffle_i32x4::<0x88>(r, s), _mm512_shuffle_i32x4::<0xdd>(r, s));
+            [
+                _mm512_shuffle_i32x4::<0x88>(a, c),
+                _mm512_shuffle_i32x4::<0x88>(b, d),
+                _mm512_shuffle_i32x4::<0xdd>(a, c),
+                _mm512_shuffle_i32x4::<0xdd>(b, d),
+            ]
         }
     }
 
     #[inline(always)]
     unsafe fn transpose(self, from: *const f32, to: *mut f32) {
-        simd! {
-            let mut rows = [_mm512_setzero_si512(); 16];
-            for r in 0..16 {
-                rows[r] = _mm512_loadu_si512(from.add(r * 16).cast());
-            }
-            let turned = transpose16(rows);
-            for k in 0..16 {
-                _mm512_storeu_si512(to.add(k * 16).cast(), turned[k]);
+        let mut part = [self.zero_ints(); 16];
+        for i in 0..4 {
+            let row = |r: usize| simd! { _mm512_loadu_si512(from.add((4 * i + r) * 16).cast()) };
+            let four = self.transpose_in_runs([row(0), row(1), row(2), row(3)]);
+            part[4 * i..][..4].copy_from_slice(&four);
+        }
+        for j in 0..4 {
+            let four = self.transpose_runs([part[j], part[4 + j], part[8 + j], part[12 + j]]);
+            for (q, column) in four.into_iter().enumerate() {
+                simd! { _mm512_storeu_si512(to.add((4 * q + j) * 16).cast(), column) }
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use core::arch::x86_64::*;
 
-use super::{SPREAD, UNPACKED};
+use super::SPREAD;
 use crate::layout::GROUP;
 
 /// Runs intrinsics in a method of a token, or in what only those call.
@@ -333,27 +333,21 @@ pub(super) unsafe fn transpose_eights16(
     }
 }
 
-/// See [`Isa::interleave`].
+/// See [`Isa::transpose_in_runs`], for two runs.
 ///
 /// # Safety
-/// Needs AVX2, and as for the method.
+/// Needs AVX2.
 #[inline(always)]
-pub(super) unsafe fn interleave16(from: *const u8, to: *mut u8, groups: usize, at: &[usize; 8]) {
-    for column in 0..8 {
-        let (half, last) = (column / 4, column / 2 % 2);
-        for part in 0..2 {
-            simd! {
-                let rows = from.add(part * 8 * UNPACKED + column * 32);
-                let turned = transpose8(rows.cast(), UNPACKED / 4);
-                for i in 0..8 {
-                    let group = half * 4 + column % 2 * 2 + i / 4;
-                    if group < groups {
-                        let slot = (at[group] * 8 + last * 4 + i % 4) * 64 + part * 32;
-                        _mm256_storeu_ps(to.add(slot).cast(), turned[i]);
-                    }
-                }
-            }
-        }
+pub(super) unsafe fn transpose_in_lanes([p, q, r, s]: [__m256i; 4]) -> [__m256i; 4] {
+    simd! {
+        let (a, b) = (_mm256_unpacklo_epi32(p, q), _mm256_unpackhi_epi32(p, q));
+        let (c, d) = (_mm256_unpacklo_epi32(r, s), _mm256_unpackhi_epi32(r, s));
+        [
+            _mm256_unpacklo_epi64(a, c),
+            _mm256_unpackhi_epi64(a, c),
+            _mm256_unpacklo_epi64(b, d),
+            _mm256_unpackhi_epi64(b, d),
+        ]
     }
 }
 

@@ -50,7 +50,7 @@ unsafe fn segment<F: FloatFormat, I: Isa, P: Product<I>, const T: usize>(
                 isa.prefetch(p.wrapping_add(AHEAD), 64 * F::BYTES);
             }
             let w = F::load(isa, p);
-            unroll!(t < T, max 4, {
+            unroll!(t < T, max 8, {
                 let x = isa.load_lanes(acts.add(t * job.tile_bytes + k * 64).cast());
                 acc[t] = P::lanes(isa, acc[t], w, x);
             });
@@ -59,7 +59,7 @@ unsafe fn segment<F: FloatFormat, I: Isa, P: Product<I>, const T: usize>(
             let at = first * F::BYTES + whole * 16 * F::BYTES;
             let bytes = (rest * F::BYTES).min(job.row_bytes - at);
             let w = load_part::<F, I>(isa, row.add(whole * 16 * F::BYTES), bytes);
-            unroll!(t < T, max 4, {
+            unroll!(t < T, max 8, {
                 let x = isa.load_lanes(acts.add(t * job.tile_bytes + whole * 64).cast());
                 acc[t] = P::lanes(isa, acc[t], w, x);
             });
@@ -91,7 +91,7 @@ pub(crate) unsafe fn decode<F: FloatFormat, I: Isa, P: Product<I>, const T: usiz
                 for r in 0..rows {
                     for (s, first) in segments.clone().enumerate() {
                         let acc = segment::<F, I, P, T>(isa, job, row + r, first);
-                        unroll!(t < T, max 4, {
+                        unroll!(t < T, max 8, {
                             let to = lanes[t][s].as_mut_ptr().add(r * FLOAT_LANES);
                             isa.store_lanes(to, acc[t]);
                         });

@@ -49,6 +49,9 @@ pub(crate) struct UnpackJob {
     pub scales: *mut f32,
     /// Like `scales`, for formats that have minimums.
     pub mins: *mut f32,
+    /// Integer formats: room for an incomplete unit of each of 16 rows, [`unpack::TAIL`] bytes apart, and
+    /// for a group of them.
+    pub tails: *mut u8,
 }
 
 /// Multiply a panel with all tiles.
@@ -67,6 +70,9 @@ pub(crate) struct MultiplyJob {
     /// `[tokens][stride]`, of which `rows` columns are written.
     pub out: *mut f32,
     pub stride: usize,
+    /// Bytes to bring into the cache meanwhile: the next panel's weights. Any address is allowed.
+    pub next: *const u8,
+    pub next_bytes: usize,
 }
 
 /// Quantize and pack one tile.

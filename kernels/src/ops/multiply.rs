@@ -86,7 +86,8 @@ impl Room {
 ///
 /// # Safety
 /// See [`MultiplyJob`]. `x` is the tile at the panel's first column; `out` has room for 16 values
-/// per token, `stride` apart, and holds sums if the panel is not the first.
+/// per token, `stride` apart, and holds sums if the panel is not the first. With each group `fetched`
+/// more bytes are asked for.
 #[inline(always)]
 unsafe fn tile<I: Isa, const T: usize, const SCALED: usize, const MINS: bool>(
     isa: I,
@@ -94,7 +95,9 @@ unsafe fn tile<I: Isa, const T: usize, const SCALED: usize, const MINS: bool>(
     x: *const u8,
     out: *mut f32,
     stride: usize,
+    fetched: usize,
 ) {
+    let mut next = job.next;
     let deal = Deal::<INT_LANES>::new(job.cols / GROUP);
     for part in 0..INT_ROWS / I::ROWS {
         let row = part * I::ROWS;
@@ -112,6 +115,8 @@ unsafe fn tile<I: Isa, const T: usize, const SCALED: usize, const MINS: bool>(
             for lane in 0..INT_LANES {
                 let mut acc = [isa.zero_rows(); T];
                 for _ in 0..deal.count(lane) {
+                    isa.prefetch(next, fetched);
+                    next = next.wrapping_add(fetched);
                     unroll!(part < 2, max 4, {
                         if part < GROUP / SCALED {
                             let ints = dots::<I, T, SCALED>(isa, w.add(part * 4 * 64), x, part);
@@ -251,6 +256,11 @@ pub(crate) unsafe fn multiply<I: Isa, const MAX: usize, const SCALED: usize, con
     job: &MultiplyJob,
 ) {
     let mut room = Room::new(job.rows, INT_ROWS);
+    // The next panel comes into the cache while the last tile is multiplied, some lines with each group.
+    let each = job
+        .next_bytes
+        .div_ceil(job.cols / GROUP * (INT_ROWS / I::ROWS))
+        .next_multiple_of(64);
     for (i, first) in (0..job.tokens).step_by(job.tile_tokens).enumerate() {
         let n = job.tile_tokens.min(job.tokens - first);
         // SAFETY: tile `i` exists and has `n` tokens, stored without gaps; output rows
@@ -261,7 +271,8 @@ pub(crate) unsafe fn multiply<I: Isa, const MAX: usize, const SCALED: usize, con
                 .add(i * job.tile_bytes + job.first_col / GROUP * PanelGroup::bytes(n));
             let out = job.out.add(first * job.stride);
             let (to, stride) = room.enter(out, job.stride, n);
-            by_tokens!(n, MAX, T => tile::<I, T, SCALED, MINS>(isa, job, x, to, stride));
+            let fetched = if first + n == job.tokens { each } else { 0 };
+            by_tokens!(n, MAX, T => tile::<I, T, SCALED, MINS>(isa, job, x, to, stride, fetched));
             room.leave(out, job.stride, n);
         }
     }

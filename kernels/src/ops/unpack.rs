@@ -1,13 +1,13 @@
 //! Decoding quantized weights: to a panel, the form every format shares, and to F32.
 
-use super::UnpackJob;
+use super::{UnpackJob, unroll};
 use crate::format::QuantFormat;
 use crate::isa::{Isa, UNPACKED};
 use crate::layout::{Deal, GROUP, INT_LANES, UNIT};
 
 const ROWS: usize = crate::layout::INT_ROWS;
 /// Bytes of the buffer for an incomplete unit: the largest unit of any format.
-pub(super) const TAIL: usize = 512;
+pub(crate) const TAIL: usize = 512;
 
 /// Eights of [`ROWS`] rows, in the two planes of [`Rows::transpose`].
 struct Rows([[f32; ROWS * 8]; 2]);
@@ -48,56 +48,131 @@ impl Rows {
     }
 }
 
+/// Where the eight groups of a unit go in a panel; those that the row does not have go to a place apart.
+type Places = [*mut u8; 8];
+
+/// Stores the four bytes that bytes `4i..4i + 4` of `vector` of half `HALF` were in each of the sixteen rows.
+///
+/// # Safety
+/// Every place must have room for a group.
+#[inline(always)]
+unsafe fn put<F: QuantFormat, I: Isa, const HALF: usize>(
+    isa: I,
+    places: &Places,
+    vector: usize,
+    i: usize,
+    codes: I::Bytes,
+) {
+    let (group, column) = F::ORDER.column(vector, i);
+    // SAFETY: a group has eight columns of the sixteen rows.
+    unsafe {
+        let slot = places[4 * HALF + group].add(column * 4 * ROWS);
+        isa.store_bytes(slot, isa.add_bytes(codes, bias::<F, I>()));
+    }
+}
+
+/// Vector `VECTOR` of half `HALF` of the units of sixteen rows, transposed to the panel.
+///
+/// # Safety
+/// The pointers must be valid for a unit each, and every place must have room for a group.
+#[inline(always)]
+unsafe fn vector<F: QuantFormat, I: Isa, const HALF: usize, const VECTOR: usize>(
+    isa: I,
+    rows: &[*const u8; ROWS],
+    places: &Places,
+) {
+    // SAFETY: as for this function.
+    unsafe {
+        let zero = F::vector::<I, HALF, VECTOR>(isa, rows[0]);
+        let mut parts = [zero; ROWS];
+        unroll!(i < 4, max 4, {
+            let four = isa.transpose_in_runs([
+                F::vector::<I, HALF, VECTOR>(isa, rows[4 * i]),
+                F::vector::<I, HALF, VECTOR>(isa, rows[4 * i + 1]),
+                F::vector::<I, HALF, VECTOR>(isa, rows[4 * i + 2]),
+                F::vector::<I, HALF, VECTOR>(isa, rows[4 * i + 3]),
+            ]);
+            unroll!(j < 4, max 4, { parts[4 * i + j] = four[j] });
+        });
+        unroll!(j < 4, max 4, {
+            let four = isa.transpose_runs([parts[j], parts[4 + j], parts[8 + j], parts[12 + j]]);
+            unroll!(q < 4, max 4, {
+                let i = 4 * q + j;
+                if F::PACKED {
+                    let [first, second] = F::split(isa, four[q]);
+                    put::<F, I, HALF>(isa, places, 0, i, first);
+                    put::<F, I, HALF>(isa, places, 1, i, second);
+                } else {
+                    put::<F, I, HALF>(isa, places, VECTOR, i, four[q]);
+                }
+            });
+        });
+    }
+}
+
+/// Half `HALF` of the units of sixteen rows.
+///
+/// # Safety
+/// As for [`vector`].
+#[inline(always)]
+unsafe fn half<F: QuantFormat, I: Isa, const HALF: usize>(
+    isa: I,
+    rows: &[*const u8; ROWS],
+    places: &Places,
+) {
+    // SAFETY: as for this function.
+    unsafe {
+        vector::<F, I, HALF, 0>(isa, rows, places);
+        if !F::PACKED {
+            vector::<F, I, HALF, 1>(isa, rows, places);
+        }
+    }
+}
+
 /// Decodes `rows` x `cols` weights to interleaved codes, scales and minimums. Rows beyond
-/// `job.rows` keep whatever the panel held: their results are never stored.
+/// `job.rows` are copies of the last one: their results are never stored.
 ///
 /// # Safety
 /// See [`UnpackJob`]; the features of `I` must be enabled in the caller.
 #[inline(always)]
 pub(crate) unsafe fn unpack<F: QuantFormat, I: Isa>(isa: I, job: &UnpackJob) {
     const { assert!(F::UNIT_BYTES <= TAIL) };
-    let mut codes = [0u8; ROWS * UNPACKED];
     let (mut scales, mut mins) = (Rows::new(), Rows::new());
-    let mut tail = [0u8; TAIL];
     let all_groups = job.cols / GROUP;
     let deal = Deal::<INT_LANES>::new(all_groups);
+    let mut rows = [job.weights; ROWS];
+    for (r, row) in rows.iter_mut().enumerate() {
+        *row = row.wrapping_add(r.min(job.rows - 1) * job.row_bytes);
+    }
     for first in (0..all_groups).step_by(8) {
         let groups = (all_groups - first).min(8);
         let at = &deal.places(first / INT_LANES);
-        for r in 0..job.rows {
-            // SAFETY: row `r` has `all_groups` groups here, and `groups` of them from `first`; an
-            // incomplete unit is copied so that nothing past the row is read. Buffers have room
-            // for 16 rows, and the panel for `all_groups`.
-            unsafe {
-                let mut p = job
-                    .weights
-                    .add(r * job.row_bytes + first / 8 * F::UNIT_BYTES);
-                // The same place of the next panel, which comes next in memory.
-                isa.prefetch(p.wrapping_add(ROWS * job.row_bytes), F::UNIT_BYTES);
-                if groups < 8 {
-                    let bytes = groups * F::UNIT_BYTES / 8;
-                    core::ptr::copy_nonoverlapping(p, tail.as_mut_ptr(), bytes);
-                    p = tail.as_ptr();
-                }
-                for (half, (low, high)) in [F::codes::<I, 0>(isa, p), F::codes::<I, 1>(isa, p)]
-                    .into_iter()
-                    .enumerate()
-                {
-                    let to = codes.as_mut_ptr().add(r * UNPACKED + half * 128);
-                    isa.store_bytes(to, isa.add_bytes(low, bias::<F, I>()));
-                    isa.store_bytes(to.add(64), isa.add_bytes(high, bias::<F, I>()));
-                }
-                let (low, high) = F::scales(isa, p);
-                scales.put::<F, I>(isa, r, low, high);
-                if F::MINS {
-                    let (low, high) = F::mins(isa, p);
-                    mins.put::<F, I>(isa, r, low, high);
+        // SAFETY: every row has `all_groups` groups here, and `groups` of them from `first`; an incomplete
+        // unit is copied so that nothing past the row is read: `job.tails` has room for sixteen, and after
+        // them for a group. The panel has room for `all_groups`, and `at` are places among them.
+        unsafe {
+            let mut places = at.map(|at| job.codes.wrapping_add(at * GROUP * ROWS));
+            if groups < 8 {
+                places[groups..].fill(job.tails.add(ROWS * TAIL));
+                for (r, row) in rows.iter_mut().enumerate() {
+                    let tail = job.tails.add(r * TAIL);
+                    core::ptr::copy_nonoverlapping(*row, tail, groups * F::UNIT_BYTES / 8);
+                    *row = tail;
                 }
             }
-        }
-        // SAFETY: the panel has room for all groups, and `at` are places among them.
-        unsafe {
-            isa.interleave(codes.as_ptr(), job.codes, groups, at);
+            half::<F, I, 0>(isa, &rows, &places);
+            if groups > 4 {
+                half::<F, I, 1>(isa, &rows, &places);
+            }
+            for (r, row) in rows.iter_mut().enumerate() {
+                let (low, high) = F::scales(isa, *row);
+                scales.put::<F, I>(isa, r, low, high);
+                if F::MINS {
+                    let (low, high) = F::mins(isa, *row);
+                    mins.put::<F, I>(isa, r, low, high);
+                }
+                *row = row.wrapping_add(F::UNIT_BYTES);
+            }
             let plane = all_groups * ROWS;
             scales.transpose::<F, I>(isa, job.scales, plane, groups, at);
             if F::MINS {
