@@ -318,7 +318,7 @@ level!(avxvnni, AvxVnni, crate::isa::x86::AvxVnni, Fused, decode 1 2 3 4, floats
     encode encode_avx2, features "avx2,fma,f16c,popcnt");
 #[cfg(all(target_arch = "x86_64", not(test)))]
 level!(avx512vnni, Avx512Vnni, crate::isa::x86_512::Avx512, Fused, decode 1 2 3 4, floats 1 2 3 4 5 6 7 8, tile 14 12,
-    encode encode_avx512, features "avx2,fma,f16c,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,avx512vnni");
+    encode encode_avx512, features "avx2,fma,f16c,popcnt,bmi2,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,avx512vnni");
 
 #[cfg(all(target_arch = "aarch64", not(test)))]
 level!(neon, Neon, crate::isa::neon::Neon, Fused, decode 1 2 3 4, floats 1 2 3 4, tile 4 4,

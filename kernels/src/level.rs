@@ -13,7 +13,7 @@ pub enum Level {
     Avx2,
     /// AVX2 with the 256-bit VEX form of the 8-bit dot product.
     AvxVnni,
-    /// AVX-512 F, BW, VL, DQ, VBMI, VBMI2 and VNNI.
+    /// AVX-512 F, BW, VL, DQ, VBMI, VBMI2 and VNNI, and BMI2.
     Avx512Vnni,
     /// AArch64 base line.
     Neon,
@@ -94,6 +94,7 @@ impl Level {
             #[cfg(target_arch = "x86_64")]
             Level::Avx512Vnni => {
                 Level::Avx2.is_available()
+                    && is_x86_feature_detected!("bmi2")
                     && is_x86_feature_detected!("avx512f")
                     && is_x86_feature_detected!("avx512bw")
                     && is_x86_feature_detected!("avx512vl")

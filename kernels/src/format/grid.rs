@@ -7,113 +7,106 @@
 //!
 //! `grids/` holds the grids packed, as PyPI `gguf` 0.19 does: 2 bits per weight (4 in IQ3).
 
-use super::{Blocks, Codes, QuantFormat, both};
+use super::{Blocks, Codes, QuantFormat, both, eight};
 use crate::dtype::Dtype;
-use crate::isa::Isa;
-use crate::numeric::from_f16;
+use crate::isa::{EVERY_16, Fours, Isa};
 
-/// Unpacks a grid: words of eight entries of `bits` each (or of four, in the low half), that index `values`.
-const fn grid<const N: usize>(packed: &[u8], width: usize, bits: usize, values: &[u8]) -> [u64; N] {
-    assert!(packed.len() * 8 == N * width * bits);
+/// Unpacks a grid: words of eight entries of two bits each, that index `values`.
+const fn grid<const N: usize>(packed: &[u8], values: &[u8; 3]) -> [u64; N] {
+    assert!(packed.len() == 2 * N);
     let (mut out, mut k) = ([0; N], 0);
-    while k < N * width {
-        let byte = packed[k * bits / 8];
-        let index = byte >> (k * bits % 8) & ((1 << bits) - 1);
-        out[k / width] |= (values[index as usize] as u64) << (8 * (k % width));
+    while k < N * 8 {
+        let index = packed[k / 4] >> (k % 4 * 2) & 3;
+        out[k / 8] |= (values[index as usize] as u64) << (8 * (k % 8));
         k += 1;
     }
     out
 }
 
-const TWO: [u8; 3] = [8, 25, 43];
-static XXS2: [u64; 256] = grid(include_bytes!("grids/iq2_xxs.bin"), 8, 2, &TWO);
-static XS2: [u64; 512] = grid(include_bytes!("grids/iq2_xs.bin"), 8, 2, &TWO);
-static S2: [u64; 1024] = grid(include_bytes!("grids/iq2_s.bin"), 8, 2, &TWO);
-static XXS3: [u64; 256] = grid(
+/// The code of weight zero, but for IQ1 and IQ3_S types.
+const ZERO: u8 = 64;
+/// That of IQ1 and IQ3_S.
+const SMALL_ZERO: u8 = 16;
+
+const TWO: [u8; 3] = [ZERO + 8, ZERO + 25, ZERO + 43];
+static XXS2: [u64; 256] = grid(include_bytes!("grids/iq2_xxs.bin"), &TWO);
+static XS2: [u64; 512] = grid(include_bytes!("grids/iq2_xs.bin"), &TWO);
+static S2: [u64; 1024] = grid(include_bytes!("grids/iq2_s.bin"), &TWO);
+/// -1, 0, 1 as eighths, an eighth up.
+static S1: [u64; 2048] = grid(
+    include_bytes!("grids/iq1_s.bin"),
+    &[SMALL_ZERO - 7, SMALL_ZERO + 1, SMALL_ZERO + 9],
+);
+static XXS3: Fours<256> = Fours::new(
     include_bytes!("grids/iq3_xxs.bin"),
-    4,
-    4,
-    &[4, 12, 20, 28, 36, 44, 52, 62],
+    plus([4, 12, 20, 28, 36, 44, 52, 62], ZERO),
 );
-static S3: [u64; 512] = grid(
+static S3: Fours<512> = Fours::new(
     include_bytes!("grids/iq3_s.bin"),
-    4,
-    4,
-    &[1, 3, 5, 7, 9, 11, 13, 15],
+    plus([1, 3, 5, 7, 9, 11, 13, 15], SMALL_ZERO),
 );
-/// -1, 0, 1 as eighths, plus 15.
-static S1: [u64; 2048] = grid(include_bytes!("grids/iq1_s.bin"), 8, 2, &[7, 15, 23]);
 
-/// The number 1 in every byte.
-const ONES: u64 = u64::MAX / 255;
-
-/// Eight times seven signs, in the bytes of a word, with their parities as the eighth.
-#[inline(always)]
-fn with_parity(sevens: u64) -> u64 {
-    // Bits of a neighbour come in from above, but never as far as the lowest bit.
-    let mut folded = sevens ^ sevens >> 4;
-    folded ^= folded >> 2;
-    folded ^= folded >> 1;
-    sevens | (folded & ONES) << 7
+/// Each of `values` plus `offset`.
+const fn plus(mut values: [u8; 8], offset: u8) -> [u8; 8] {
+    let mut k = 0;
+    while k < 8 {
+        values[k] += offset;
+        k += 1;
+    }
+    values
 }
 
-/// Two words of four times seven bits, apart in the bytes of one.
+/// Takes a quarter away from codes that are eighths: down instead of up.
+const DOWN: u8 = 0u8.wrapping_sub(2);
+
+/// Where the places in a grid begin in blocks of IQ3 types.
+const FOURS_AT: usize = 2;
+
+/// `N` bytes from `at` on.
 #[inline(always)]
-fn sevens(a: u32, b: u32) -> u64 {
-    let x = u64::from(a) | u64::from(b) << 32;
-    let each = 0x0000_007f_0000_007f;
-    (x & each) | (x & each << 7) << 1 | (x & each << 14) << 2 | (x & each << 21) << 3
+fn at<const N: usize>(b: &[u8], at: usize) -> [u8; N] {
+    *b[at..].first_chunk().expect("inside a block")
 }
 
-/// The low bytes of four 16-bit numbers each.
+/// The number at byte `at`, little-endian, like those below.
 #[inline(always)]
-fn narrow(a: u64, b: u64) -> u64 {
-    let four = |x: u64| {
-        let x = (x | x >> 8) & 0x0000_ffff_0000_ffff;
-        (x | x >> 16) & 0xffff_ffff
-    };
-    four(a) | four(b) << 32
-}
-
-/// Of 128 bits in the order of the weights, those of the first and of the last 16 of each 32.
-#[inline(always)]
-fn in_runs([a, b]: [u64; 2]) -> [u64; 2] {
-    let first = |x: u64| (x & 0xffff) | (x >> 16 & 0xffff_0000);
-    [
-        first(a) | first(b) << 32,
-        first(a >> 16) | first(b >> 16) << 32,
-    ]
-}
-
-/// The number at byte `at`, little-endian.
-#[inline(always)]
-fn u16_at(b: &[u8], at: usize) -> u16 {
-    u16::from_le_bytes([b[at], b[at + 1]])
+fn u16_at(b: &[u8], from: usize) -> u16 {
+    u16::from_le_bytes(at(b, from))
 }
 
 #[inline(always)]
-fn u32_at(b: &[u8], at: usize) -> u32 {
-    u32::from(u16_at(b, at)) | u32::from(u16_at(b, at + 2)) << 16
+fn u32_at(b: &[u8], from: usize) -> u32 {
+    u32::from_le_bytes(at(b, from))
 }
 
 #[inline(always)]
-fn u64_at(b: &[u8], at: usize) -> u64 {
-    u64::from(u32_at(b, at)) | u64::from(u32_at(b, at + 4)) << 32
+fn u64_at(b: &[u8], from: usize) -> u64 {
+    u64::from_le_bytes(at(b, from))
 }
 
-/// The low and the high halves of eight bytes.
+/// The low bytes of four 16-bit numbers.
 #[inline(always)]
-fn nibbles(x: u64) -> ([u8; 8], [u8; 8]) {
-    let low = 15 * ONES;
-    ((x & low).to_le_bytes(), (x >> 4 & low).to_le_bytes())
+fn narrow(x: u64) -> u64 {
+    let x = (x | x >> 8) & 0x0000_ffff_0000_ffff;
+    (x | x >> 16) & 0xffff_ffff
 }
 
-/// Declares a format: its block as an array, the grid words of the eight weights `8 * i ..`, the signs of
-/// the 128 weights of half `h`, and scales: those of the first and of the last 16 weights of each group as
-/// small numbers `n`, for `(base + step * n) * d`, which is exact in any order.
+/// Nibbles: 16, in the order of the weights.
+#[inline(always)]
+fn nibbles<I: Isa>(isa: I, x: u64) -> (I::Eight, I::Eight) {
+    let low = u64::MAX / 255 * 15;
+    (
+        isa.widen((x & low).to_le_bytes()),
+        isa.widen((x >> 4 & low).to_le_bytes()),
+    )
+}
+
+/// Declares a format: its block as an array, the codes of half `h` without signs, the signs of the first and of
+/// the last 16 weights of its groups as masks, and the scales of the first and of the last 16 weights of each group
+/// as small numbers `n`, for `(base + step * n) * d`, which is exact in any order.
 macro_rules! format {
-    ($(#[$doc:meta])* $name:ident, $dtype:ident, $bytes:literal, offset $offset:literal,
-     group $group:literal, |$b:ident, $i:ident| $word:expr, $(signs |$h:ident| $signs:expr,)?
+    ($(#[$doc:meta])* $name:ident, $dtype:ident, $bytes:literal, offset $offset:ident,
+     group $group:literal, codes |$isa:ident, $b:ident, $h:ident| $codes:expr, $(signs $signs:expr,)?
      scales $scales:expr, $base:literal + $step:literal x $d:expr) => {
         $(#[$doc])*
         #[derive(Clone, Copy)]
@@ -131,138 +124,151 @@ macro_rules! format {
             const GROUP: usize = $group;
 
             #[inline(always)]
-            unsafe fn codes<I: Isa, const HALF: usize>(isa: I, p: *const u8) -> (I::Bytes, I::Bytes) {
+            unsafe fn codes<I: Isa, const HALF: usize>($isa: I, p: *const u8) -> (I::Bytes, I::Bytes) {
                 // SAFETY: a unit is one block, of the length asserted above; a byte array has no alignment.
                 let $b: &[u8; $bytes] = unsafe { &*p.cast() };
-                // The first, or the last, two of every four eights.
-                let words: [[u64; 8]; 2] = array!(2, of => array!(8, k => {
-                    let $i = 16 * HALF + k / 2 * 4 + 2 * of + k % 2;
-                    $word
-                }));
-                let (low, high) = (isa.words(words[0]), isa.words(words[1]));
+                let $h = HALF;
+                let (low, high) = $codes;
                 $(
-                    let $h = HALF;
-                    let signs = in_runs($signs);
-                    let (low, high) = (isa.negate(low, signs[0]), isa.negate(high, signs[1]));
-                    let (low, high) = (isa.add_bytes(low, $offset), isa.add_bytes(high, $offset));
+                    let signs = $signs;
+                    let low = $isa.mirror(low, signs[0], 2 * $offset);
+                    let high = $isa.mirror(high, signs[1], 2 * $offset);
                 )?
                 (low, high)
             }
 
             #[inline(always)]
-            unsafe fn scales<I: Isa>(isa: I, p: *const u8) -> (I::Eight, I::Eight) {
+            unsafe fn scales<I: Isa>($isa: I, p: *const u8) -> (I::Eight, I::Eight) {
                 // SAFETY: as above.
                 let $b: &[u8; $bytes] = unsafe { &*p.cast() };
-                let (base, step) = (isa.splat_eight($base), isa.splat_eight($step));
-                let (low, high): ([u8; 8], [u8; 8]) = $scales;
-                let low = isa.fma_eight(base, isa.widen(low), step);
-                let high = isa.fma_eight(base, isa.widen(high), step);
-                let d = isa.splat_eight($d);
-                (isa.mul_eight(low, d), isa.mul_eight(high, d))
+                let (base, step) = ($isa.splat_eight($base), $isa.splat_eight($step));
+                let (low, high): (I::Eight, I::Eight) = $scales;
+                let (low, high) = ($isa.fma_eight(base, low, step), $isa.fma_eight(base, high, step));
+                // SAFETY: two bytes.
+                let d = unsafe { $isa.splat_f16($d.as_ptr()) };
+                ($isa.mul_eight(low, d), $isa.mul_eight(high, d))
             }
         }
     };
 }
 
+/// Four times seven signs, at the top of the 16-bit parts of a word.
+#[inline(always)]
+fn sevens<I: Isa>(isa: I, x: u32) -> u64 {
+    isa.spread_fields::<7, 16>(x.into()) << 9
+}
+
+/// The four bytes at `at`, as the low bytes of the 16-bit parts of a word.
+#[inline(always)]
+fn four<I: Isa>(isa: I, b: &[u8], at: usize) -> u64 {
+    isa.spread_fields::<8, 16>(u32_at(b, at).into())
+}
+
+/// See [`Isa::fours`], with the places from byte [`FOURS_AT`] of a block on.
+#[inline(always)]
+fn fours<I: Isa, const N: usize, const HALF: usize, const BYTES: usize>(
+    isa: I,
+    grid: &Fours<N>,
+    b: &[u8; BYTES],
+    ninth: u64,
+) -> (I::Bytes, I::Bytes) {
+    const { assert!(FOURS_AT + 64 <= BYTES) };
+    // SAFETY: the assertion.
+    unsafe { isa.fours::<N, HALF>(grid, b.as_ptr().add(FOURS_AT), ninth) }
+}
+
 format!(
     /// Scale, then per 32 weights four grid bytes and a word with 4 x 7 signs and a 4-bit scale.
-    Iq2Xxs, IQ2_XXS, 66, offset 64, group 32,
-    |b, i| XXS2[usize::from(b[2 + i / 4 * 8 + i % 4])],
-    signs |h| array!(2, k => {
-        let word = |g: usize| u32_at(b, 6 + 8 * (4 * h + 2 * k + g));
-        with_parity(sevens(word(0), word(1)))
-    }),
-    scales both(array!(8, g => b[9 + 8 * g] >> 4)),
-    0.125 + 0.25 x from_f16(u16_at(b, 0))
+    Iq2Xxs, IQ2_XXS, 66, offset ZERO, group 32,
+    codes |isa, b, h| isa.eights(&XXS2, array!(4, g => four(isa, b, 2 + 32 * h + 8 * g))),
+    signs isa.with_parity(array!(4, g => sevens(isa, u32_at(b, 6 + 32 * h + 8 * g)))),
+    scales eight(isa, array!(8, g => (u64_at(b, 2 + 8 * g) >> 60) as i32 as f32)),
+    0.125 + 0.25 x at::<2>(b, 0)
 );
 
 format!(
     /// Scale, 32 words of 9 bits of grid and 7 signs, 16 scales of 4 bits.
-    Iq2Xs, IQ2_XS, 74, offset 64, group 16,
-    |b, i| XS2[usize::from(u16_at(b, 2 + 2 * i) & 511)],
-    signs |h| array!(2, k => {
-        let four = |n: usize| u64_at(b, 2 + 32 * h + 16 * k + 8 * n) >> 9 & 0x007f_007f_007f_007f;
-        with_parity(narrow(four(0), four(1)))
-    }),
-    scales nibbles(u64_at(b, 66)),
-    0.125 + 0.25 x from_f16(u16_at(b, 0))
+    Iq2Xs, IQ2_XS, 74, offset ZERO, group 16,
+    codes |isa, b, h| isa.eights(&XS2, array!(4, g => u64_at(b, 2 + 32 * h + 8 * g))),
+    signs isa.with_parity(array!(4, g => u64_at(b, 2 + 32 * h + 8 * g))),
+    scales nibbles(isa, u64_at(b, 66)),
+    0.125 + 0.25 x at::<2>(b, 0)
 );
 
 format!(
     /// Scale, 32 low bytes of grid, 32 bytes of signs, 2 high bits of grid each, 4-bit scales.
-    Iq2S, IQ2_S, 82, offset 64, group 16,
-    |b, i| {
-        let high = usize::from(b[66 + i / 4]) << (8 - 2 * (i % 4)) & 0x300;
-        S2[usize::from(b[2 + i]) | high]
-    },
-    signs |h| array!(2, k => u64_at(b, 34 + 16 * h + 8 * k)),
-    scales nibbles(u64_at(b, 74)),
-    0.125 + 0.25 x from_f16(u16_at(b, 0))
+    Iq2S, IQ2_S, 82, offset ZERO, group 16,
+    codes |isa, b, h| isa.eights(&S2, array!(4, g => {
+        let high = isa.spread_fields::<2, 16>(b[66 + 4 * h + g].into());
+        four(isa, b, 2 + 16 * h + 4 * g) | high << 8
+    })),
+    signs isa.bits_in_runs(array!(2, k => u64_at(b, 34 + 16 * h + 8 * k))),
+    scales nibbles(isa, u64_at(b, 74)),
+    0.125 + 0.25 x at::<2>(b, 0)
 );
 
 format!(
     /// Scale, 64 grid bytes, per 32 weights a word with 4 x 7 signs and a 4-bit scale.
-    Iq3Xxs, IQ3_XXS, 98, offset 64, group 32,
-    |b, i| XXS3[usize::from(b[2 + 2 * i])] | XXS3[usize::from(b[3 + 2 * i])] << 32,
-    signs |h| array!(2, k => {
-        let word = |g: usize| u32_at(b, 66 + 4 * (4 * h + 2 * k + g));
-        with_parity(sevens(word(0), word(1)))
-    }),
-    scales both(array!(8, g => b[69 + 4 * g] >> 4)),
-    0.25 + 0.5 x from_f16(u16_at(b, 0))
+    Iq3Xxs, IQ3_XXS, 98, offset ZERO, group 32,
+    codes |isa, b, h| fours::<I, 256, HALF, 98>(isa, &XXS3, b, 0),
+    signs isa.with_parity(array!(4, g => sevens(isa, u32_at(b, 66 + 16 * h + 4 * g)))),
+    scales eight(isa, array!(8, g => (u32_at(b, 66 + 4 * g) >> 28) as i32 as f32)),
+    0.25 + 0.5 x at::<2>(b, 0)
 );
 
 format!(
     /// Scale, 64 low bytes of grid, a high bit each, 32 bytes of signs, eight scales of 4 bits.
-    Iq3S, IQ3_S, 110, offset 16, group 32,
-    |b, i| {
-        let four = |k: usize| {
-            let high = usize::from(b[66 + i / 4] >> (2 * (i % 4) + k) & 1);
-            S3[usize::from(b[2 + 2 * i + k]) | high << 8]
-        };
-        four(0) | four(1) << 32
-    },
-    signs |h| array!(2, k => u64_at(b, 74 + 16 * h + 8 * k)),
-    scales both(array!(8, g => b[106 + g / 2] >> (4 * (g % 2)) & 15)),
-    1.0 + 2.0 x from_f16(u16_at(b, 0))
+    Iq3S, IQ3_S, 110, offset SMALL_ZERO, group 32,
+    codes |isa, b, h| fours::<I, 512, HALF, 110>(isa, &S3, b, u64_at(b, 66)),
+    signs isa.bits_in_runs(array!(2, k => u64_at(b, 74 + 16 * h + 8 * k))),
+    scales both(isa.widen(isa.spread_fields::<4, 8>(u32_at(b, 106).into()).to_le_bytes())),
+    1.0 + 2.0 x at::<2>(b, 0)
 );
 
 format!(
     /// Scale, 32 low bytes of grid, per 32 weights a word: 4 x 3 high bits, scale, direction.
-    Iq1S, IQ1_S, 50, offset 16, group 32,
-    |b, i| {
-        let word = u16_at(b, 34 + i / 4 * 2);
-        let high = usize::from(word >> (3 * (i % 4)) & 7);
-        moved(usize::from(b[2 + i]) | high << 8, word >> 15)
+    Iq1S, IQ1_S, 50, offset SMALL_ZERO, group 32,
+    codes |isa, b, h| {
+        let (low, high) = isa.eights(&S1, array!(4, g => {
+            let high = isa.spread_fields::<3, 16>(u16_at(b, 34 + 8 * h + 2 * g).into());
+            four(isa, b, 2 + 16 * h + 4 * g) | high << 8
+        }));
+        let down = (u64_at(b, 34 + 8 * h) >> 15 & EVERY_16) * 0xffff;
+        (isa.add_where(low, down, DOWN), isa.add_where(high, down, DOWN))
     },
-    scales both(array!(8, g => b[35 + 2 * g] >> 4 & 7)),
-    0.125 + 0.25 x from_f16(u16_at(b, 0))
+    scales {
+        let four = |k: usize| narrow(u64_at(b, 34 + 8 * k) >> 12 & 7 * EVERY_16);
+        both(isa.widen((four(0) | four(1) << 32).to_le_bytes()))
+    },
+    0.125 + 0.25 x at::<2>(b, 0)
 );
-
-/// Grid entry `index` of an IQ1 type, an eighth up, or down if `down` is 1.
-#[inline(always)]
-fn moved(index: usize, down: u16) -> u64 {
-    S1[index] + (2 - 2 * u64::from(down)) * ONES
-}
 
 /// The F16 scale of an IQ1_M block: the highest nibbles of its four words of scales.
 #[inline(always)]
-fn scattered(b: &[u8]) -> f32 {
-    let word = |k: usize| u16_at(b, 48 + 2 * k);
-    from_f16(word(0) >> 12 | word(1) >> 8 & 0xf0 | word(2) >> 4 & 0xf00 | word(3) & 0xf000)
+fn scattered(b: &[u8]) -> [u8; 2] {
+    let x = u64_at(b, 48);
+    let d = x >> 12 & 0xf | x >> 24 & 0xf0 | x >> 36 & 0xf00 | x >> 48 & 0xf000;
+    (d as u16).to_le_bytes()
 }
 
 format!(
     /// 32 low bytes of grid, nibbles of 3 high bits and a direction, four words of 4 x 3 bits of
     /// scale, whose highest nibbles together are the F16 scale of the block.
-    Iq1M, IQ1_M, 56, offset 16, group 16,
-    |b, i| {
-        let high = u16::from(b[32 + i / 2] >> (4 * (i % 2)));
-        moved(usize::from(b[i]) | usize::from(high & 7) << 8, high >> 3 & 1)
+    Iq1M, IQ1_M, 56, offset SMALL_ZERO, group 16,
+    codes |isa, b, h| {
+        let (low, high) = isa.eights(&S1, array!(4, g => {
+            // Without directions.
+            let high = isa.spread_fields::<4, 16>(u16_at(b, 32 + 8 * h + 2 * g).into()) & 7 * EVERY_16;
+            four(isa, b, 16 * h + 4 * g) | high << 8
+        }));
+        let down = isa.top_bits(u64_at(b, 32 + 8 * h));
+        (isa.add_where(low, down[0], DOWN), isa.add_where(high, down[1], DOWN))
     },
     scales {
-        let scale = |s: usize| (u16_at(b, 48 + s / 4 * 2) >> (3 * (s % 4)) & 7) as u8;
-        (array!(8, g => scale(2 * g)), array!(8, g => scale(2 * g + 1)))
+        // Four times three bits in a word: the first and the third are for the first 16 weights of a group.
+        let x = u64_at(b, 48);
+        let pairs = |x: u64| (x & 0x1c7 * EVERY_16 | (x & 0x1c7 * EVERY_16) << 2) & 0x707 * EVERY_16;
+        (isa.widen(pairs(x).to_le_bytes()), isa.widen(pairs(x >> 3).to_le_bytes()))
     },
     0.125 + 0.25 x scattered(b)
 );

@@ -31,6 +31,49 @@ mod x86_parts;
 /// bytes of "first 16 of each group", 64 of "last 16 of each group".
 pub(crate) const UNPACKED: usize = UNIT;
 
+/// The number 1 in every 16-bit part of a word.
+pub(crate) const EVERY_16: u64 = u64::MAX / 0xffff;
+
+/// `N` entries of four bytes, each one of eight values.
+pub(crate) struct Fours<const N: usize> {
+    /// Low byte first.
+    entries: [u32; N],
+    /// The same as fields of three bits, which name `values`: the low eight bits of all, then the high four.
+    #[cfg(target_arch = "x86_64")]
+    fields: [[u8; N]; 2],
+    #[cfg(target_arch = "x86_64")]
+    values: [u8; 8],
+}
+
+impl<const N: usize> Fours<N> {
+    /// Of `N / 2 * 4` bytes with two nibbles each, which name `values`.
+    pub(crate) const fn new(packed: &[u8], values: [u8; 8]) -> Self {
+        assert!(N.is_power_of_two() && packed.len() == 2 * N);
+        let (mut entries, mut fields, mut k) = ([0; N], [[0; N]; 2], 0);
+        while k < 4 * N {
+            let value = packed[k / 2] >> (4 * (k % 2)) & 15;
+            entries[k / 4] |= (values[value as usize] as u32) << (8 * (k % 4));
+            let field = (value as u16) << (3 * (k % 4));
+            fields[0][k / 4] |= field as u8;
+            fields[1][k / 4] |= (field >> 8) as u8;
+            k += 1;
+        }
+        Self {
+            entries,
+            #[cfg(target_arch = "x86_64")]
+            fields,
+            #[cfg(target_arch = "x86_64")]
+            values,
+        }
+    }
+
+    /// The entry at `place` modulo `N`.
+    #[inline(always)]
+    fn entry(&self, place: usize) -> u32 {
+        self.entries[place & (N - 1)]
+    }
+}
+
 /// Where each of eight bytes comes from when as many as a mask has bits are spread over the bits: a
 /// shuffle, in which 0x80 makes a zero. The second table is for bytes that lie 8 places later.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
@@ -99,15 +142,104 @@ pub(crate) unsafe trait Isa: Copy + 'static {
     fn or_bytes(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
     /// `table[b]` for each byte, all below 16.
     fn lookup(self, table: &[u8; 16], b: Self::Bytes) -> Self::Bytes;
-    /// Eight words side by side, low bytes first.
+    /// Entries of `grid`, eight bytes each, low ones first, whose places modulo `N` are the 16-bit parts of
+    /// `index`: those of the first two parts of every word, and those of the last two.
     #[inline(always)]
-    fn words(self, w: [u64; 8]) -> Self::Bytes {
-        let w = w.map(u64::to_le);
-        // SAFETY: 64 bytes.
-        unsafe { self.load_at(w.as_ptr().cast(), [0, 16, 32, 48]) }
+    fn eights<const N: usize>(
+        self,
+        grid: &[u64; N],
+        index: [u64; 4],
+    ) -> (Self::Bytes, Self::Bytes) {
+        const { assert!(N.is_power_of_two()) };
+        let mut words = [[0u64; 8]; 2];
+        for (part, words) in words.iter_mut().enumerate() {
+            for (k, word) in words.iter_mut().enumerate() {
+                let place = index[k / 2] >> (32 * part + 16 * (k % 2));
+                *word = grid[place as usize & (N - 1)].to_le();
+            }
+        }
+        let (low, high) = (words[0].as_ptr().cast(), words[1].as_ptr().cast());
+        let at = [0, 16, 32, 48];
+        // SAFETY: 64 bytes each.
+        unsafe { (self.load_at(low, at), self.load_at(high, at)) }
     }
-    /// The negative of byte `k`, wrapping, where bit `k` is set.
-    fn negate(self, b: Self::Bytes, bits: u64) -> Self::Bytes;
+    /// Entries of `grid` at places `32 * HALF ..` of 64, of which the byte `k` from `p` on has the low eight
+    /// bits, and bit `k` of `ninth` is the ninth (if there are so many entries): those of the first four of
+    /// every eight places, and those of the last four. 64 bytes must be readable.
+    #[inline(always)]
+    unsafe fn fours<const N: usize, const HALF: usize>(
+        self,
+        grid: &Fours<N>,
+        p: *const u8,
+        ninth: u64,
+    ) -> (Self::Bytes, Self::Bytes) {
+        let mut fours = [[0u32; 16]; 2];
+        for (part, fours) in fours.iter_mut().enumerate() {
+            for (k, four) in fours.iter_mut().enumerate() {
+                let at = 32 * HALF + k / 4 * 8 + 4 * part + k % 4;
+                // SAFETY: `at < 64`.
+                let low = usize::from(unsafe { *p.add(at) });
+                *four = grid.entry(low | ((ninth >> at & 1) << 8) as usize).to_le();
+            }
+        }
+        let (low, high) = (fours[0].as_ptr().cast(), fours[1].as_ptr().cast());
+        let at = [0, 16, 32, 48];
+        // SAFETY: 64 bytes each.
+        unsafe { (self.load_at(low, at), self.load_at(high, at)) }
+    }
+    /// The lowest fields of `BITS` bits each in the parts of `PART` bits, 8 or 16, of a word.
+    #[inline(always)]
+    fn spread_fields<const BITS: u32, const PART: u32>(self, x: u64) -> u64 {
+        const { assert!(BITS <= 8 && (PART == 8 || PART == 16)) };
+        // Halves of what lies together go apart, down to single fields.
+        let mut fields = 64 / PART;
+        let mut x = x & u64::MAX >> (64 - fields * BITS);
+        while fields > 1 {
+            fields /= 2;
+            let every = u64::MAX / ((1 << (fields * PART)) - 1);
+            x = (x | x << (fields * (PART - BITS))) & every * ((1 << (fields * BITS)) - 1);
+        }
+        x
+    }
+    /// Of 128 bits, two times sixteen for each of four groups: all first sixteens, and all last ones.
+    #[inline(always)]
+    fn bits_in_runs(self, [a, b]: [u64; 2]) -> [u64; 2] {
+        let [p, q] = [a >> 16, b >> 16];
+        [
+            a & 0xffff | p & 0xffff_0000 | (b & 0xffff | q & 0xffff_0000) << 32,
+            p & 0xffff | p >> 16 & 0xffff_0000 | (q & 0xffff | q >> 16 & 0xffff_0000) << 32,
+        ]
+    }
+    /// The highest bit of each nibble, eight times: those of the first two of every four nibbles, and those of the
+    /// last two.
+    #[inline(always)]
+    fn top_bits(self, nibbles: u64) -> [u64; 2] {
+        [nibbles >> 3, nibbles >> 11].map(|x| (x & EVERY_16 | (x & EVERY_16 << 4) << 4) * 0xff)
+    }
+    /// The upper seven bits of all 16-bit parts of four words, each with its parity as the eighth: those of the
+    /// first two parts of every word, and those of the last two.
+    #[inline(always)]
+    fn with_parity(self, words: [u64; 4]) -> [u64; 2] {
+        let mut halves = [0u64; 2];
+        for (k, word) in words.into_iter().enumerate() {
+            let sevens = word >> 9 & 0x7f * EVERY_16;
+            halves[k / 2] |= ((sevens | sevens >> 8) & 0x7f7f_0000_7f7f) << (16 * (k % 2));
+        }
+        for x in &mut halves {
+            // Bits of a neighbour come in from above, but never as far as the lowest bit.
+            let mut folded = *x ^ *x >> 4;
+            folded ^= folded >> 2;
+            folded ^= folded >> 1;
+            *x |= (folded & u64::MAX / 255) << 7;
+        }
+        let [p, q] = halves;
+        let low = u64::from(u32::MAX);
+        [p & low | q << 32, p >> 32 | q & !low]
+    }
+    /// Byte `k` is `sum` less byte `k`, wrapping, where bit `k` is set.
+    fn mirror(self, b: Self::Bytes, bits: u64, sum: u8) -> Self::Bytes;
+    /// Adds `k` to each byte whose bit is set, wrapping.
+    fn add_where(self, b: Self::Bytes, bits: u64, k: u8) -> Self::Bytes;
     /// Byte `k` is `value` where bit `k` is set, else 0.
     fn spread_bits(self, bits: u64, value: u8) -> Self::Bytes;
     /// Adds `k` to each byte, wrapping.

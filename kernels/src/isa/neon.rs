@@ -191,19 +191,22 @@ macro_rules! token {
                 out
             }
             #[inline(always)]
-            fn words(self, w: [u64; 8]) -> Self::Bytes {
-                let mut out = simd! { [vdupq_n_u8(0); 4] };
-                for q in 0..4 {
-                    out[q] = simd! { vcombine_u8(vcreate_u8(w[2 * q]), vcreate_u8(w[2 * q + 1])) };
-                }
-                out
-            }
-            #[inline(always)]
-            fn negate(self, mut b: Self::Bytes, bits: u64) -> Self::Bytes {
-                // All ones for minus: the complement plus one.
+            fn mirror(self, mut b: Self::Bytes, bits: u64, sum: u8) -> Self::Bytes {
+                // Where all bits are set: the complement plus one, plus the sum.
                 let minus = self.spread_bits(bits, 255);
                 for q in 0..4 {
-                    b[q] = simd! { vsubq_u8(veorq_u8(b[q], minus[q]), minus[q]) };
+                    b[q] = simd! {
+                        let more = vandq_u8(minus[q], vdupq_n_u8(sum.wrapping_add(1)));
+                        vaddq_u8(veorq_u8(b[q], minus[q]), more)
+                    };
+                }
+                b
+            }
+            #[inline(always)]
+            fn add_where(self, mut b: Self::Bytes, bits: u64, k: u8) -> Self::Bytes {
+                let more = self.spread_bits(bits, k);
+                for q in 0..4 {
+                    b[q] = simd! { vaddq_u8(b[q], more[q]) };
                 }
                 b
             }

@@ -103,10 +103,17 @@ unsafe impl Isa for Scalar {
     }
 
     #[inline(always)]
-    fn negate(self, b: [u8; 64], bits: u64) -> [u8; 64] {
-        // All ones for minus: the complement plus one.
-        let minus = self.spread_bits(bits, 255);
-        core::array::from_fn(|k| (b[k] ^ minus[k]).wrapping_sub(minus[k]))
+    fn mirror(self, b: [u8; 64], bits: u64, sum: u8) -> [u8; 64] {
+        core::array::from_fn(|k| match bits >> k & 1 {
+            1 => sum.wrapping_sub(b[k]),
+            _ => b[k],
+        })
+    }
+
+    #[inline(always)]
+    fn add_where(self, b: [u8; 64], bits: u64, value: u8) -> [u8; 64] {
+        let more = self.spread_bits(bits, value);
+        core::array::from_fn(|k| b[k].wrapping_add(more[k]))
     }
 
     #[inline(always)]

@@ -2,8 +2,8 @@
 
 use core::arch::x86_64::*;
 
-use super::Isa;
 use super::x86_parts::*;
+use super::{Fours, Isa};
 use crate::layout::GROUP;
 
 /// The token of AVX2, FMA and F16C.
@@ -79,19 +79,50 @@ macro_rules! common {
             simd! { [spread32(bits as u32, value), spread32((bits >> 32) as u32, value)] }
         }
         #[inline(always)]
-        fn words(self, [a, b, c, d, e, f, g, h]: [u64; 8]) -> Self::Bytes {
+        fn eights<const N: usize>(
+            self,
+            grid: &[u64; N],
+            index: [u64; 4],
+        ) -> (Self::Bytes, Self::Bytes) {
+            let [a, b, c, d] = index;
             simd! {
+                (
+                    [eights4(grid, [a, b], 0), eights4(grid, [c, d], 0)],
+                    [eights4(grid, [a, b], 32), eights4(grid, [c, d], 32)],
+                )
+            }
+        }
+        #[inline(always)]
+        unsafe fn fours<const N: usize, const HALF: usize>(
+            self,
+            grid: &Fours<N>,
+            p: *const u8,
+            ninth: u64,
+        ) -> (Self::Bytes, Self::Bytes) {
+            simd! {
+                let (p, ninth) = (p.add(32 * HALF), ninth >> (32 * HALF));
+                (
+                    [fours8(grid, p, ninth), fours8(grid, p.add(16), ninth >> 16)],
+                    [fours8(grid, p.add(4), ninth >> 4), fours8(grid, p.add(20), ninth >> 20)],
+                )
+            }
+        }
+        #[inline(always)]
+        fn mirror(self, b: Self::Bytes, bits: u64, sum: u8) -> Self::Bytes {
+            // Where all bits are set: the complement plus one, plus the sum.
+            let [m, n] = self.spread_bits(bits, 255);
+            simd! {
+                let more = _mm256_set1_epi8(sum.wrapping_add(1) as i8);
                 [
-                    _mm256_set_epi64x(d as i64, c as i64, b as i64, a as i64),
-                    _mm256_set_epi64x(h as i64, g as i64, f as i64, e as i64),
+                    _mm256_add_epi8(_mm256_xor_si256(b[0], m), _mm256_and_si256(m, more)),
+                    _mm256_add_epi8(_mm256_xor_si256(b[1], n), _mm256_and_si256(n, more)),
                 ]
             }
         }
         #[inline(always)]
-        fn negate(self, b: Self::Bytes, bits: u64) -> Self::Bytes {
-            // All ones for minus: the complement plus one.
-            let [m, n] = self.spread_bits(bits, 255);
-            simd! { [_mm256_sub_epi8(_mm256_xor_si256(b[0], m), m), _mm256_sub_epi8(_mm256_xor_si256(b[1], n), n)] }
+        fn add_where(self, b: Self::Bytes, bits: u64, k: u8) -> Self::Bytes {
+            let [m, n] = self.spread_bits(bits, k);
+            simd! { [_mm256_add_epi8(b[0], m), _mm256_add_epi8(b[1], n)] }
         }
         #[inline(always)]
         fn add_bytes(self, b: Self::Bytes, k: u8) -> Self::Bytes {
@@ -231,7 +262,13 @@ macro_rules! common {
         }
 
         #[inline(always)]
-        unsafe fn transpose_eights(self, from: *const f32, to: *mut f32, groups: usize, at: &[usize; 8]) {
+        unsafe fn transpose_eights(
+            self,
+            from: *const f32,
+            to: *mut f32,
+            groups: usize,
+            at: &[usize; 8],
+        ) {
             simd! { transpose_eights16(from, to, groups, at) }
         }
         #[inline(always)]

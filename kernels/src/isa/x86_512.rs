@@ -1,16 +1,16 @@
-//! AVX-512 with VNNI, VBMI and VBMI2: 512-bit vectors.
+//! AVX-512 with VNNI, VBMI and VBMI2, and BMI2: 512-bit vectors.
 
 use core::arch::x86_64::*;
 
-use super::Isa;
 use super::product::Product;
 use super::x86_parts::{
-    codes32, fetch, gather8, keep8, max_abs32, pair, reduce8, runs, simd, splat_half8, subtract8,
-    sums32, transpose_eights16, widen_pairs16, widen8,
+    codes32, eights4, fetch, gather8, keep8, max_abs32, pair, reduce8, runs, simd, splat_half8,
+    subtract8, sums32, transpose_eights16, widen_pairs16, widen8,
 };
+use super::{Fours, Isa};
 use crate::layout::GROUP;
 
-/// The token of AVX-512 F, BW, VL, DQ, VBMI, VBMI2 and VNNI.
+/// The token of AVX-512 F, BW, VL, DQ, VBMI, VBMI2 and VNNI, and of BMI2.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512;
 
@@ -86,6 +86,98 @@ const fn beyond<const BLOCK: usize, const AT: usize>() -> u32 {
     mask
 }
 
+/// 64 bytes at `p + at`.
+///
+/// # Safety
+/// Needs AVX-512 F; they must be readable.
+#[inline(always)]
+unsafe fn part(p: *const u8, at: usize) -> __m512i {
+    simd! { _mm512_loadu_si512(p.add(at).cast()) }
+}
+
+/// Bytes of `table` at 64 places with the given low eight bits, and as ninth bits those of `ninth`.
+///
+/// # Safety
+/// Needs AVX-512 VBMI.
+#[inline(always)]
+unsafe fn fields<const N: usize>(table: &[u8; N], places: __m512i, ninth: u64) -> __m512i {
+    const { assert!(N == 256 || N == 512) };
+    let p = table.as_ptr();
+    // A permutation looks at seven bits of a place; 64 bytes at each multiple of 64 below `N` are the table.
+    simd! {
+        let eighth = _mm512_movepi8_mask(places);
+        let a = _mm512_permutex2var_epi8(part(p, 0), places, part(p, 64));
+        let b = _mm512_permutex2var_epi8(part(p, 128), places, part(p, 192));
+        let low = _mm512_mask_blend_epi8(eighth, a, b);
+        if const { N == 256 } {
+            return low;
+        }
+        let a = _mm512_permutex2var_epi8(part(p, 256), places, part(p, 320));
+        let b = _mm512_permutex2var_epi8(part(p, 384), places, part(p, 448));
+        _mm512_mask_blend_epi8(ninth, low, _mm512_mask_blend_epi8(eighth, a, b))
+    }
+}
+
+/// The order in which low and high bytes of 64 entries become words of four entries: those of places
+/// `32 * HALF ..`, of every eight the first and second, fifth and sixth, then the third and fourth, seventh and
+/// eighth. The first two of all words are then those that [`Isa::fours`] gives first.
+const fn pairs_of<const HALF: usize>() -> [u8; 64] {
+    let (mut order, mut k) = ([0; 64], 0);
+    while k < 64 {
+        let (word, entry) = (k / 8, k / 2 % 4);
+        let place = 32 * HALF + word / 2 * 8 + word % 2 * 2 + entry / 2 * 4 + entry % 2;
+        order[k] = (place + 64 * (k % 2)) as u8;
+        k += 1;
+    }
+    order
+}
+
+/// An eighth bit for those of 16 numbers that have an odd number of bits.
+static ODD: [u8; 16] = {
+    let (mut odd, mut k) = ([0; 16], 0usize);
+    while k < 16 {
+        odd[k] = (k.count_ones() as u8 & 1) << 7;
+        k += 1;
+    }
+    odd
+};
+
+/// Where bits for the first (or the last) 16 bytes of each of four groups of 32 lie: `GROUP` bytes hold those of a
+/// group, half of them those of 16 bytes, and `EIGHT` those of eight.
+const fn bytes_of_runs<const GROUP: usize, const EIGHT: usize, const LAST: usize>() -> [u8; 64] {
+    let (mut from, mut k) = ([0; 64], 0);
+    while k < 64 {
+        from[k] = (GROUP * (k / 16) + GROUP / 2 * LAST + EIGHT * (k / 8 % 2)) as u8;
+        k += 1;
+    }
+    from
+}
+
+/// These bits for each byte, which are places `bits` of what lies there.
+///
+/// # Safety
+/// Needs AVX-512 BW and VBMI.
+#[inline(always)]
+unsafe fn run_bits<const GROUP: usize, const EIGHT: usize, const LAST: usize>(
+    all: __m512i,
+    bits: __m512i,
+) -> u64 {
+    let from = const { &bytes_of_runs::<GROUP, EIGHT, LAST>() };
+    simd! {
+        let copies = _mm512_permutexvar_epi8(_mm512_loadu_si512(from.as_ptr().cast()), all);
+        _mm512_test_epi8_mask(copies, bits)
+    }
+}
+
+/// Every bit of a byte, for one of eight bytes each.
+///
+/// # Safety
+/// Needs AVX-512 F.
+#[inline(always)]
+unsafe fn each_bit() -> __m512i {
+    simd! { _mm512_set1_epi64(0x8040_2010_0804_0201_u64 as i64) }
+}
+
 /// How far [`Isa::shift_runs`] shifts in the direction of `sign`.
 ///
 /// # Safety
@@ -97,7 +189,7 @@ unsafe fn counts([p, q, r, s]: [i32; 4], sign: i32) -> __m512i {
     simd! { _mm512_setr_epi32(p, p, p, p, q, q, q, q, r, r, r, r, s, s, s, s) }
 }
 
-// SAFETY: every method needs at most AVX-512 F, BW, VL, DQ, VBMI, VBMI2, VNNI and F16C, and stays
+// SAFETY: every method needs at most AVX-512 F, BW, VL, DQ, VBMI, VBMI2, VNNI, BMI2 and F16C, and stays
 // within documented ranges.
 unsafe impl Isa for Avx512 {
     const UNSIGNED_WEIGHTS: bool = true;
@@ -182,16 +274,85 @@ unsafe impl Isa for Avx512 {
         simd! { _mm512_maskz_set1_epi8(bits, value as i8) }
     }
     #[inline(always)]
-    fn words(self, [a, b, c, d, e, f, g, h]: [u64; 8]) -> __m512i {
+    fn eights<const N: usize>(self, grid: &[u64; N], [a, b, c, d]: [u64; 4]) -> (__m512i, __m512i) {
         simd! {
-            let low = _mm256_set_epi64x(d as i64, c as i64, b as i64, a as i64);
-            let high = _mm256_set_epi64x(h as i64, g as i64, f as i64, e as i64);
-            _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1)
+            let low = _mm512_castsi256_si512(eights4(grid, [a, b], 0));
+            let high = _mm512_castsi256_si512(eights4(grid, [a, b], 32));
+            (
+                _mm512_inserti64x4::<1>(low, eights4(grid, [c, d], 0)),
+                _mm512_inserti64x4::<1>(high, eights4(grid, [c, d], 32)),
+            )
         }
     }
     #[inline(always)]
-    fn negate(self, b: __m512i, bits: u64) -> __m512i {
-        simd! { _mm512_mask_sub_epi8(b, bits, _mm512_setzero_si512(), b) }
+    unsafe fn fours<const N: usize, const HALF: usize>(
+        self,
+        grid: &Fours<N>,
+        p: *const u8,
+        ninth: u64,
+    ) -> (__m512i, __m512i) {
+        simd! {
+            // All 64 places, for both halves: the second call finds them done.
+            let places = _mm512_loadu_si512(p.cast());
+            let low = fields(&grid.fields[0], places, ninth);
+            let high = fields(&grid.fields[1], places, ninth);
+            let order = const { &pairs_of::<HALF>() };
+            let pairs = _mm512_permutex2var_epi8(low, _mm512_loadu_si512(order.as_ptr().cast()), high);
+            let values = _mm512_set1_epi64(i64::from_le_bytes(grid.values));
+            // Of a byte with the wanted field and others above, six bits are looked at.
+            let first = _mm512_set1_epi64(0x1916_1310_0906_0300);
+            let last = _mm512_set1_epi64(0x3936_3330_2926_2320);
+            (
+                _mm512_permutexvar_epi8(_mm512_multishift_epi64_epi8(first, pairs), values),
+                _mm512_permutexvar_epi8(_mm512_multishift_epi64_epi8(last, pairs), values),
+            )
+        }
+    }
+    #[inline(always)]
+    fn spread_fields<const BITS: u32, const PART: u32>(self, x: u64) -> u64 {
+        const { assert!(BITS <= 8 && (PART == 8 || PART == 16)) };
+        let mask = const { u64::MAX / ((1 << PART) - 1) * ((1 << BITS) - 1) };
+        simd! { _pdep_u64(x, mask) }
+    }
+    #[inline(always)]
+    fn bits_in_runs(self, [a, b]: [u64; 2]) -> [u64; 2] {
+        simd! {
+            let all = _mm512_castsi128_si512(_mm_set_epi64x(b as i64, a as i64));
+            let bits = each_bit();
+            [run_bits::<4, 1, 0>(all, bits), run_bits::<4, 1, 1>(all, bits)]
+        }
+    }
+    #[inline(always)]
+    fn top_bits(self, nibbles: u64) -> [u64; 2] {
+        simd! {
+            let all = _mm512_castsi128_si512(_mm_cvtsi64_si128(nibbles as i64));
+            // A byte is two nibbles, of which each counts eight times.
+            let (low, high) = (0x0808_0808_0808_0808, 0x8080_8080_8080_8080_u64 as i64);
+            let bits = _mm512_setr_epi64(low, high, low, high, low, high, low, high);
+            [run_bits::<2, 0, 0>(all, bits), run_bits::<2, 0, 1>(all, bits)]
+        }
+    }
+    #[inline(always)]
+    fn with_parity(self, [a, b, c, d]: [u64; 4]) -> [u64; 2] {
+        simd! {
+            let words = _mm256_set_epi64x(d as i64, c as i64, b as i64, a as i64);
+            let sevens = _mm256_srli_epi16::<9>(words);
+            // Of 16 numbers those with an odd number of bits have an eighth.
+            let odd = _mm256_broadcastsi128_si256(_mm_loadu_si128(ODD.as_ptr().cast()));
+            let folded = _mm256_xor_si256(sevens, _mm256_srli_epi16::<4>(sevens));
+            let signs = _mm256_or_si256(sevens, _mm256_shuffle_epi8(odd, folded));
+            let all = _mm512_castsi256_si512(signs);
+            let bits = each_bit();
+            [run_bits::<8, 2, 0>(all, bits), run_bits::<8, 2, 1>(all, bits)]
+        }
+    }
+    #[inline(always)]
+    fn mirror(self, b: __m512i, bits: u64, sum: u8) -> __m512i {
+        simd! { _mm512_mask_sub_epi8(b, bits, _mm512_set1_epi8(sum as i8), b) }
+    }
+    #[inline(always)]
+    fn add_where(self, b: __m512i, bits: u64, k: u8) -> __m512i {
+        simd! { _mm512_mask_add_epi8(b, bits, b, _mm512_set1_epi8(k as i8)) }
     }
     #[inline(always)]
     fn add_bytes(self, b: __m512i, k: u8) -> __m512i {

@@ -2,7 +2,7 @@
 
 use core::arch::x86_64::*;
 
-use super::SPREAD;
+use super::{Fours, SPREAD};
 use crate::layout::GROUP;
 
 /// Runs intrinsics in a method of a token, or in what only those call.
@@ -98,6 +98,53 @@ pub(super) unsafe fn run_pair(v: [__m256i; 2], a: usize, b: usize) -> __m256i {
         ];
         _mm256_set_m128i(runs[b], runs[a])
     }
+}
+
+/// Entries of `grid` whose places modulo `N` are the 16-bit parts of `word` at bit `at` and after it.
+///
+/// # Safety
+/// Needs SSE2, which is part of x86-64.
+#[inline(always)]
+unsafe fn eights2<const N: usize>(grid: &[u64; N], word: u64, at: u32) -> __m128i {
+    const { assert!(N.is_power_of_two()) };
+    let places = (word >> at) as u32 as usize;
+    let first = &raw const grid[places & (N - 1)];
+    let second = &raw const grid[places >> 16 & (N - 1)];
+    // Eight bytes each.
+    simd! { _mm_castpd_si128(_mm_loadh_pd(_mm_load_sd(first.cast()), second.cast())) }
+}
+
+/// See [`Isa::eights`], for two words.
+///
+/// # Safety
+/// Needs AVX.
+#[inline(always)]
+pub(super) unsafe fn eights4<const N: usize>(grid: &[u64; N], words: [u64; 2], at: u32) -> __m256i {
+    simd! { _mm256_set_m128i(eights2(grid, words[1], at), eights2(grid, words[0], at)) }
+}
+
+/// See [`Isa::fours`], for the places at `p .. p + 4`.
+///
+/// # Safety
+/// Needs SSE4.1; the four bytes must be readable.
+#[inline(always)]
+unsafe fn fours4<const N: usize>(grid: &Fours<N>, p: *const u8, ninth: u64) -> __m128i {
+    let mut entries = [0; 4];
+    for (k, entry) in entries.iter_mut().enumerate() {
+        let low = usize::from(simd! { *p.add(k) });
+        *entry = grid.entry(low | ((ninth >> k & 1) << 8) as usize) as i32;
+    }
+    let [a, b, c, d] = entries;
+    simd! { _mm_setr_epi32(a, b, c, d) }
+}
+
+/// The same for the places at `p .. p + 4` and `p + 8 .. p + 12`.
+///
+/// # Safety
+/// Needs AVX2; the bytes must be readable.
+#[inline(always)]
+pub(super) unsafe fn fours8<const N: usize>(grid: &Fours<N>, p: *const u8, ninth: u64) -> __m256i {
+    simd! { _mm256_set_m128i(fours4(grid, p.add(8), ninth >> 8), fours4(grid, p, ninth)) }
 }
 
 /// Two times eight bytes, the first at `p`, spread over the bits of two masks; what comes next.
