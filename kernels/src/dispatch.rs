@@ -12,7 +12,9 @@ use crate::format::{
 };
 use crate::layout::{ActKind, INT_ROWS, TileShape};
 use crate::level::Level;
+use crate::ops::fours::Fours;
 use crate::ops::sparse::{ExpandJob, SparseJob};
+use crate::ops::tile::Int8Tile;
 use crate::ops::{DecodeJob, FillJob, MultiplyJob, UnpackJob};
 use crate::table::{FloatOps, FormatOps, Kernels, PeakOps, SparseOps};
 
@@ -70,11 +72,11 @@ macro_rules! encoders {
 
 /// A module with all kernels of one level.
 ///
-/// `decode` lists the numbers of tokens with decode kernels; `tile` is the most tokens of an
-/// integer and of a float tile; `encode` names the encoders.
+/// `decode` lists the numbers of tokens with decode kernels; `tile` is the kernel of integer tiles, `float` the
+/// most tokens of a float tile; `encode` names the encoders.
 macro_rules! level {
     ($module:ident, $level:ident, $isa:path, $math:ident, decode $($t:literal)+,
-     tile $int:literal $float:literal, encode $encode:ident $(, features $features:literal)?) => {
+     tile $tile:ty, float $float:literal, encode $encode:ident $(, features $features:literal)?) => {
         mod $module {
             use super::*;
             use crate::isa::Isa;
@@ -83,6 +85,8 @@ macro_rules! level {
             type Token = $isa;
 
             const TOKEN: Token = $isa;
+
+            type Tile = $tile;
 
             $(#[target_feature(enable = $features)])?
             unsafe fn fill(job: &mut FillJob) {
@@ -114,7 +118,7 @@ macro_rules! level {
             $(#[target_feature(enable = $features)])?
             unsafe fn multiply<const SCALED: usize, const MINS: bool>(job: &MultiplyJob) {
                 // SAFETY: as above.
-                unsafe { ops::multiply::multiply::<Token, $int, SCALED, MINS>(TOKEN, job) }
+                unsafe { ops::multiply::multiply::<Token, Tile, SCALED, MINS>(TOKEN, job) }
             }
 
             $(#[target_feature(enable = $features)])?
@@ -277,10 +281,10 @@ macro_rules! level {
                 level: Level::$level,
                 tile_shape: TileShape {
                     decode_tokens: [$($t),+].len(),
-                    int_tile: $int,
+                    int_tile: <Tile as Int8Tile<Token>>::TOKENS,
                     float_tile: $float,
                     float_rows: 2 * Token::ROWS,
-                    unsigned_weights: Token::UNSIGNED_WEIGHTS,
+                    panel: <Tile as Int8Tile<Token>>::PANEL,
                 },
                 formats: formats!(float_row, quant_row, rare_row),
                 fill,
@@ -304,26 +308,26 @@ encoders!(encode_avx512, core::arch::x86_64::__m512,
 #[cfg(all(target_arch = "aarch64", not(test)))]
 encoders!(encode_neon, core::arch::aarch64::float32x4_t, features "neon");
 
-level!(scalar, Scalar, crate::isa::scalar::Scalar, Plain, decode 1, tile 1 1, encode encode_plain);
+level!(scalar, Scalar, crate::isa::scalar::Scalar, Plain, decode 1, tile Fours<1>, float 1, encode encode_plain);
 
 #[cfg(all(target_arch = "x86_64", not(test)))]
-level!(avx2, Avx2, crate::isa::x86::Avx2, Fused, decode 1 2 3 4, tile 4 6, encode encode_avx2,
+level!(avx2, Avx2, crate::isa::x86::Avx2, Fused, decode 1 2 3 4, tile Fours<4>, float 6, encode encode_avx2,
     features "avx2,fma,f16c,popcnt");
 #[cfg(all(target_arch = "x86_64", not(feature = "evex"), not(test)))]
-level!(avxvnni, AvxVnni, crate::isa::x86::AvxVnni, Fused, decode 1 2 3 4, tile 6 6,
+level!(avxvnni, AvxVnni, crate::isa::x86::AvxVnni, Fused, decode 1 2 3 4, tile Fours<6>, float 6,
     encode encode_avx2, features "avx2,fma,f16c,popcnt,avxvnni");
 #[cfg(all(target_arch = "x86_64", feature = "evex", not(test)))]
-level!(avxvnni, AvxVnni, crate::isa::x86::AvxVnni, Fused, decode 1 2 3 4, tile 6 6,
+level!(avxvnni, AvxVnni, crate::isa::x86::AvxVnni, Fused, decode 1 2 3 4, tile Fours<6>, float 6,
     encode encode_avx2, features "avx2,fma,f16c,popcnt");
 #[cfg(all(target_arch = "x86_64", not(test)))]
-level!(avx512vnni, Avx512Vnni, crate::isa::x86_512::Avx512, Fused, decode 1 2 3 4, tile 14 12,
+level!(avx512vnni, Avx512Vnni, crate::isa::x86_512::Avx512, Fused, decode 1 2 3 4, tile Fours<14>, float 12,
     encode encode_avx512, features "avx2,fma,f16c,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,avx512vnni");
 
 #[cfg(all(target_arch = "aarch64", not(test)))]
-level!(neon, Neon, crate::isa::neon::Neon, Fused, decode 1 2 3 4, tile 4 4,
+level!(neon, Neon, crate::isa::neon::Neon, Fused, decode 1 2 3 4, tile Fours<4>, float 4,
     encode encode_neon, features "neon");
 #[cfg(all(target_arch = "aarch64", not(test)))]
-level!(neondot, NeonDot, crate::isa::neon::NeonDot, Fused, decode 1 2 3 4, tile 6 6,
+level!(neondot, NeonDot, crate::isa::neon::NeonDot, Fused, decode 1 2 3 4, tile Fours<6>, float 6,
     encode encode_neon, features "neon,dotprod");
 // The int8 matrix product adds other lanes together, so it would need its own panel. Until that
 // exists the level runs the `sdot` kernels.

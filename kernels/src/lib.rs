@@ -48,6 +48,7 @@ pub mod mat;
 pub mod numbers;
 mod numeric;
 mod ops;
+mod panel;
 pub mod reference;
 mod scratch;
 mod sparse;

@@ -6,12 +6,15 @@
 pub(crate) mod decode;
 pub(crate) mod fill;
 pub(crate) mod float;
+pub(crate) mod fours;
 pub(crate) mod multiply;
 pub(crate) mod peak;
 pub(crate) mod sparse;
+pub(crate) mod tile;
 pub(crate) mod unpack;
 
 use crate::layout::ActShape;
+use crate::panel::IntPanel;
 
 /// How far ahead of the weights being multiplied memory is asked for: two pages, because hardware
 /// prefetchers stop at the end of a page (measured on Zen 4: cold Q4_0 decode 20.7 instead of
@@ -42,8 +45,10 @@ pub(crate) struct UnpackJob {
     pub first_byte: usize,
     pub rows: usize,
     pub cols: usize,
-    /// Integer formats: `[cols / 32][8][16 rows][4]` bytes, groups dealt to lanes. Float formats:
-    /// `[cols][rows]` F32, columns dealt to lanes.
+    /// The layout of `codes`, if the format is an integer one.
+    pub panel: IntPanel,
+    /// Integer formats: `[cols / 32]` groups of 16 rows, dealt to lanes. Float formats: `[cols][rows]` F32,
+    /// columns dealt to lanes.
     pub codes: *mut u8,
     /// `[cols / group][16 rows]`
     pub scales: *mut f32,

@@ -1,18 +1,14 @@
-//! A panel of integer weights times all tiles: one micro-kernel for every format.
+//! A panel of integer weights times all tiles: one loop for every format and every tile kernel.
 //!
 //! ```text
-//! for each lane of groups, for each of its groups of 32 columns:
-//!     ints[t] = -128 * sum of the token's codes        (or 0 if weights are signed)
-//!     for each 4 columns: ints[t] += weights[rows][4] . codes[t][4]
-//!     acc[t] += float(ints[t]) * token scale * row scales
-//!     acc[t] += (token scale * token sum) * row minimums
+//! for each tile, for each lane of groups: acc = sums of the lane (`tile::Int8Tile::run`)
 //! out[t] = sum of the lanes, first to last
 //! ```
 
+use super::tile::{Int8Tile, Run};
 use super::{MultiplyJob, unroll};
 use crate::isa::Isa;
-use crate::layout::INT_ROWS;
-use crate::layout::{Deal, GROUP, INT_LANES, PanelGroup};
+use crate::layout::{Deal, GROUP, INT_LANES, INT_ROWS, PanelGroup};
 
 /// Calls `$body` with the constant `$t` equal to `$n`, for `$n` in `1..=$max`.
 macro_rules! by_tokens {
@@ -88,54 +84,36 @@ impl Room {
 /// See [`MultiplyJob`]. `x` is the tile at the panel's first column; `out` has room for 16 values
 /// per token, `stride` apart, and holds sums if the panel is not the first.
 #[inline(always)]
-unsafe fn tile<I: Isa, const T: usize, const SCALED: usize, const MINS: bool>(
+unsafe fn tile<I: Isa, K: Int8Tile<I>, const T: usize, const SCALED: usize, const MINS: bool>(
     isa: I,
+    kernel: &mut K,
     job: &MultiplyJob,
     x: *const u8,
     out: *mut f32,
     stride: usize,
 ) {
     let deal = Deal::<INT_LANES>::new(job.cols / GROUP);
+    let bytes = PanelGroup::bytes(K::PANEL.slots(T));
     for part in 0..INT_ROWS / I::ROWS {
         let row = part * I::ROWS;
         // SAFETY: `Panel::new` has made room for 16 rows of `cols` columns, `Room::enter` for 16
         // outputs of every token; the counts of all lanes add up to the groups of the tile.
         unsafe {
             let out = out.add(row);
-            let mut x = x;
-            let mut w = job.codes.add(row * 4);
-            let mut scales = job.scales.add(row);
-            let mut mins = job.mins.wrapping_add(row);
-            // With 16 weights to a scale, those of the last 16 lie in a second plane.
-            let plane = job.cols / GROUP * INT_ROWS;
+            let mut run = Run {
+                codes: job.codes,
+                scales: job.scales.add(row),
+                mins: job.mins.wrapping_add(row),
+                plane: job.cols / GROUP * INT_ROWS,
+                row,
+                acts: x,
+                groups: 0,
+            };
             let mut totals = Totals::<I, T>::new(isa, job.first_col > 0, out, stride);
             for lane in 0..INT_LANES {
-                let mut acc = [isa.zero_rows(); T];
-                for _ in 0..deal.count(lane) {
-                    unroll!(part < 2, max 4, {
-                        if part < GROUP / SCALED {
-                            let ints = dots::<I, T, SCALED>(isa, w.add(part * 4 * 64), x, part);
-                            let s = isa.load_rows(scales.add(part * plane));
-                            unroll!(t < T, max 14, {
-                                let dx = isa.splat_row(x.add(PanelGroup::scale(T) + 4 * t));
-                                let v = isa.mul_rows(isa.to_floats(ints[t]), dx);
-                                acc[t] = isa.fma_rows(acc[t], v, s);
-                            });
-                            if MINS {
-                                let m = isa.load_rows(mins.add(part * plane));
-                                unroll!(t < T, max 14, {
-                                    let sum = sum::<I, SCALED>(isa, x.add(4 * t), T, part);
-                                    acc[t] = isa.fma_rows(acc[t], m, sum);
-                                });
-                            }
-                        }
-                    });
-                    scales = scales.add(INT_ROWS);
-                    mins = mins.wrapping_add(INT_ROWS);
-                    w = w.add(GROUP * INT_ROWS);
-                    x = x.add(PanelGroup::bytes(T));
-                }
-                totals.add(isa, acc);
+                run.groups = deal.count(lane);
+                totals.add(isa, kernel.run::<T, SCALED, MINS>(isa, &run));
+                run = run.behind(bytes);
             }
             unroll!(t < T, max 14, { isa.store_rows(out.add(t * stride), totals.sums[t]); });
         }
@@ -176,92 +154,29 @@ impl<I: Isa, const T: usize> Totals<I, T> {
     }
 }
 
-/// Scale times sum of the `SCALED` codes of part `part` of a group, of the token at `x`.
+/// A panel times all tiles.
 ///
 /// # Safety
-/// As for [`tile`], for one group.
+/// See [`MultiplyJob`]; the features of `I` and of the kernel must be enabled in the caller.
 #[inline(always)]
-unsafe fn sum<I: Isa, const SCALED: usize>(
-    isa: I,
-    x: *const u8,
-    tokens: usize,
-    part: usize,
-) -> I::RowFloats {
-    // SAFETY: `x` stays below `PanelGroup::bytes` of the group that the loop of `tile` is at.
-    unsafe {
-        let whole = isa.splat_row(x.add(PanelGroup::sum(tokens)));
-        let low = isa.splat_row(x.add(PanelGroup::sum_low(tokens)));
-        if SCALED == GROUP {
-            whole
-        } else if part == 0 {
-            low
-        } else {
-            isa.sub_rows(whole, low)
-        }
-    }
-}
-
-/// Exact dot products of `SCALED` columns, part `part` of a group.
-///
-/// # Safety
-/// As for [`tile`], for one group.
-#[inline(always)]
-unsafe fn dots<I: Isa, const T: usize, const SCALED: usize>(
-    isa: I,
-    w: *const u8,
-    x: *const u8,
-    part: usize,
-) -> [I::RowInts; T] {
-    // SAFETY: `w` and `x` stay inside the group that the loop of `tile` is at.
-    unsafe {
-        let mut ints = [isa.zero_row_ints(); T];
-        if I::UNSIGNED_WEIGHTS {
-            unroll!(t < T, max 14, {
-                let whole = x.add(PanelGroup::start(T) + 4 * t);
-                let low = x.add(PanelGroup::start_low(T) + 4 * t);
-                ints[t] = if SCALED == GROUP {
-                    isa.splat_int(whole)
-                } else if part == 0 {
-                    isa.splat_int(low)
-                } else {
-                    isa.sub_row_ints(isa.splat_int(whole), isa.splat_int(low))
-                };
-            });
-        }
-        unroll!(k < 8, max 8, {
-            if k < SCALED / 4 {
-                let weights = isa.load_weights(w.add(k * 4 * INT_ROWS));
-                let x = x.add((part * (SCALED / 4) + k) * 4 * T);
-                unroll!(t < T, max 14, {
-                    ints[t] = isa.dot_rows(ints[t], weights, x.add(4 * t));
-                });
-            }
-        });
-        ints
-    }
-}
-
-/// A panel times all tiles of up to `MAX` tokens.
-///
-/// # Safety
-/// See [`MultiplyJob`]; the features of `I` must be enabled in the caller.
-#[inline(always)]
-pub(crate) unsafe fn multiply<I: Isa, const MAX: usize, const SCALED: usize, const MINS: bool>(
+pub(crate) unsafe fn multiply<I: Isa, K: Int8Tile<I>, const SCALED: usize, const MINS: bool>(
     isa: I,
     job: &MultiplyJob,
 ) {
     let mut room = Room::new(job.rows, INT_ROWS);
+    let mut kernel = K::new();
     for (i, first) in (0..job.tokens).step_by(job.tile_tokens).enumerate() {
         let n = job.tile_tokens.min(job.tokens - first);
+        let bytes = PanelGroup::bytes(K::PANEL.slots(n));
         // SAFETY: tile `i` exists and has `n` tokens, stored without gaps; output rows
         // `first..first + n` exist.
         unsafe {
             let x = job
                 .acts
-                .add(i * job.tile_bytes + job.first_col / GROUP * PanelGroup::bytes(n));
+                .add(i * job.tile_bytes + job.first_col / GROUP * bytes);
             let out = job.out.add(first * job.stride);
             let (to, stride) = room.enter(out, job.stride, n);
-            by_tokens!(n, MAX, T => tile::<I, T, SCALED, MINS>(isa, job, x, to, stride));
+            by_tokens!(n, K::TOKENS, T => tile::<I, K, T, SCALED, MINS>(isa, &mut kernel, job, x, to, stride));
             room.leave(out, job.stride, n);
         }
     }

@@ -4,6 +4,7 @@ use super::UnpackJob;
 use crate::format::QuantFormat;
 use crate::isa::{Isa, UNPACKED};
 use crate::layout::{Deal, GROUP, INT_LANES, UNIT};
+use crate::panel::IntPanel;
 
 const ROWS: usize = crate::layout::INT_ROWS;
 /// Bytes of the buffer for an incomplete unit: the largest unit of any format.
@@ -59,6 +60,8 @@ pub(crate) unsafe fn unpack<F: QuantFormat, I: Isa>(isa: I, job: &UnpackJob) {
     let mut codes = [0u8; ROWS * UNPACKED];
     let (mut scales, mut mins) = (Rows::new(), Rows::new());
     let mut tail = [0u8; TAIL];
+    // What to add to a stored code so that the panel holds the weight that its kernel multiplies.
+    let bias = job.panel.shift().wrapping_sub(F::CODES.offset());
     let all_groups = job.cols / GROUP;
     let deal = Deal::<INT_LANES>::new(all_groups);
     for first in (0..all_groups).step_by(8) {
@@ -84,8 +87,8 @@ pub(crate) unsafe fn unpack<F: QuantFormat, I: Isa>(isa: I, job: &UnpackJob) {
                     .enumerate()
                 {
                     let to = codes.as_mut_ptr().add(r * UNPACKED + half * 128);
-                    isa.store_bytes(to, isa.add_bytes(low, bias::<F, I>()));
-                    isa.store_bytes(to.add(64), isa.add_bytes(high, bias::<F, I>()));
+                    isa.store_bytes(to, isa.add_bytes(low, bias));
+                    isa.store_bytes(to.add(64), isa.add_bytes(high, bias));
                 }
                 let (low, high) = F::scales(isa, p);
                 scales.put::<F, I>(isa, r, low, high);
@@ -97,7 +100,9 @@ pub(crate) unsafe fn unpack<F: QuantFormat, I: Isa>(isa: I, job: &UnpackJob) {
         }
         // SAFETY: the panel has room for all groups, and `at` are places among them.
         unsafe {
-            isa.interleave(codes.as_ptr(), job.codes, groups, at);
+            match job.panel {
+                IntPanel::Fours { .. } => isa.interleave(codes.as_ptr(), job.codes, groups, at),
+            }
             let plane = all_groups * ROWS;
             scales.transpose::<F, I>(isa, job.scales, plane, groups, at);
             if F::MINS {
@@ -105,13 +110,6 @@ pub(crate) unsafe fn unpack<F: QuantFormat, I: Isa>(isa: I, job: &UnpackJob) {
             }
         }
     }
-}
-
-/// What to add to a stored code so that the panel holds the true weight, plus 128 where the
-/// instruction set wants unsigned weights.
-const fn bias<F: QuantFormat, I: Isa>() -> u8 {
-    let shift: u8 = if I::UNSIGNED_WEIGHTS { 128 } else { 0 };
-    shift.wrapping_sub(F::CODES.offset())
 }
 
 /// Decodes whole blocks to F32: `scale * (code - offset)`, plus the minimum if there is one. The
