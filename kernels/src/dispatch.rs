@@ -3,6 +3,8 @@
 //! `level!` compiles every operation once per level, as functions with that level's features, and
 //! fills the level's table. A new format is one line in `formats!`; a new level one `level!`.
 
+#[cfg(all(target_arch = "x86_64", not(test)))]
+use crate::extension;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use crate::float::Fused;
 use crate::float::{AttnQuery, AttnScratch, KvHead, KvRows, KvShape, KvSide, Plain};
@@ -16,7 +18,7 @@ use crate::ops::fours::Fours;
 use crate::ops::sparse::{ExpandJob, SparseJob};
 use crate::ops::tile::Int8Tile;
 use crate::ops::{DecodeJob, FillJob, MultiplyJob, UnpackJob};
-use crate::table::{FloatOps, FormatOps, Kernels, PeakOps, SparseOps};
+use crate::table::{FloatOps, FormatOps, Kernels, LevelTable, PeakOps, SparseOps};
 
 /// The formats, in terms of the row constructors a level defines. Rare ones decode one token at a time:
 /// the results are the same, and half of the machine code is saved.
@@ -72,10 +74,10 @@ macro_rules! encoders {
 
 /// A module with all kernels of one level.
 ///
-/// `decode` lists the numbers of tokens with decode kernels; `tile` is the kernel of integer tiles, `float` the
+/// The names are those of the integer and of the float products. `decode` lists the numbers of tokens with decode kernels; `tile` is the kernel of integer tiles, `float` the
 /// most tokens of a float tile; `encode` names the encoders.
 macro_rules! level {
-    ($module:ident, $level:ident, $isa:path, $math:ident, decode $($t:literal)+,
+    ($module:ident, $level:ident $int_name:literal $float_name:literal, $isa:path, $math:ident, decode $($t:literal)+,
      tile $tile:ty, float $float:literal, encode $encode:ident $(, features $features:literal)?) => {
         mod $module {
             use super::*;
@@ -239,6 +241,7 @@ macro_rules! level {
             const fn quant_row<F: QuantFormat>() -> FormatOps {
                 FormatOps {
                     dtype: F::DTYPE,
+                    name: $int_name,
                     act: ActKind::Q8,
                     columns: 1,
                     group: F::GROUP,
@@ -263,6 +266,7 @@ macro_rules! level {
             const fn float_row<F: FloatFormat>() -> FormatOps {
                 FormatOps {
                     dtype: F::DTYPE,
+                    name: $float_name,
                     act: ActKind::F32,
                     columns: 1,
                     group: 1,
@@ -277,7 +281,7 @@ macro_rules! level {
 
             const _: () = assert!(INT_ROWS.is_multiple_of(Token::ROWS) && Token::ROWS <= 16);
 
-            pub(super) static KERNELS: Kernels = Kernels {
+            pub(super) static KERNELS: LevelTable = LevelTable {
                 level: Level::$level,
                 tile_shape: TileShape {
                     decode_tokens: [$($t),+].len(),
@@ -308,36 +312,36 @@ encoders!(encode_avx512, core::arch::x86_64::__m512,
 #[cfg(all(target_arch = "aarch64", not(test)))]
 encoders!(encode_neon, core::arch::aarch64::float32x4_t, features "neon");
 
-level!(scalar, Scalar, crate::isa::scalar::Scalar, Plain, decode 1, tile Fours<1>, float 1, encode encode_plain);
+level!(scalar, Scalar "int8-scalar" "f32-scalar", crate::isa::scalar::Scalar, Plain, decode 1, tile Fours<1>, float 1, encode encode_plain);
 
 #[cfg(all(target_arch = "x86_64", not(test)))]
-level!(avx2, Avx2, crate::isa::x86::Avx2, Fused, decode 1 2 3 4, tile Fours<4>, float 6, encode encode_avx2,
+level!(avx2, Avx2 "int8-avx2" "f32-avx2", crate::isa::x86::Avx2, Fused, decode 1 2 3 4, tile Fours<4>, float 6, encode encode_avx2,
     features "avx2,fma,f16c,popcnt");
 #[cfg(all(target_arch = "x86_64", not(feature = "evex"), not(test)))]
-level!(avxvnni, AvxVnni, crate::isa::x86::AvxVnni, Fused, decode 1 2 3 4, tile Fours<6>, float 6,
+level!(avxvnni, AvxVnni "int8-avxvnni" "f32-avx2", crate::isa::x86::AvxVnni, Fused, decode 1 2 3 4, tile Fours<6>, float 6,
     encode encode_avx2, features "avx2,fma,f16c,popcnt,avxvnni");
 #[cfg(all(target_arch = "x86_64", feature = "evex", not(test)))]
-level!(avxvnni, AvxVnni, crate::isa::x86::AvxVnni, Fused, decode 1 2 3 4, tile Fours<6>, float 6,
+level!(avxvnni, AvxVnni "int8-avxvnni" "f32-avx2", crate::isa::x86::AvxVnni, Fused, decode 1 2 3 4, tile Fours<6>, float 6,
     encode encode_avx2, features "avx2,fma,f16c,popcnt");
 #[cfg(all(target_arch = "x86_64", not(test)))]
-level!(avx512vnni, Avx512Vnni, crate::isa::x86_512::Avx512, Fused, decode 1 2 3 4, tile Fours<14>, float 12,
+level!(avx512vnni, Avx512Vnni "int8-avx512vnni" "f32-avx512", crate::isa::x86_512::Avx512, Fused, decode 1 2 3 4, tile Fours<14>, float 12,
     encode encode_avx512, features "avx2,fma,f16c,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,avx512vnni");
 
 #[cfg(all(target_arch = "aarch64", not(test)))]
-level!(neon, Neon, crate::isa::neon::Neon, Fused, decode 1 2 3 4, tile Fours<4>, float 4,
+level!(neon, Neon "int8-neon" "f32-neon", crate::isa::neon::Neon, Fused, decode 1 2 3 4, tile Fours<4>, float 4,
     encode encode_neon, features "neon");
 #[cfg(all(target_arch = "aarch64", not(test)))]
-level!(neondot, NeonDot, crate::isa::neon::NeonDot, Fused, decode 1 2 3 4, tile Fours<6>, float 6,
+level!(neondot, NeonDot "int8-neondot" "f32-neon", crate::isa::neon::NeonDot, Fused, decode 1 2 3 4, tile Fours<6>, float 6,
     encode encode_neon, features "neon,dotprod");
 // The int8 matrix product adds other lanes together, so it would need its own panel. Until that
 // exists the level runs the `sdot` kernels.
 #[cfg(all(target_arch = "aarch64", not(test)))]
-static NEON_I8MM: Kernels = Kernels {
+static NEON_I8MM: LevelTable = LevelTable {
     level: Level::NeonI8mm,
     ..neondot::KERNELS
 };
 
-/// BF16 as pairs, for processors that multiply them (AVX512_BF16): twice as fast as widening them,
+/// BF16 as pairs, for processors that multiply them fast (AVX512_BF16): twice as fast as widening them,
 /// with activations rounded to BF16 as well.
 #[cfg(all(target_arch = "x86_64", not(test)))]
 mod pairs {
@@ -373,8 +377,9 @@ mod pairs {
     }
 
     /// Needs AVX512_BF16 beside the features of the level.
-    pub(super) static OPS: FormatOps = FormatOps {
+    pub(super) const OPS: FormatOps = FormatOps {
         act: ActKind::Bf16,
+        name: "bf16-avx512bf16",
         columns: 2,
         decode: &[decode::<1>, decode::<2>, decode::<3>, decode::<4>],
         unpack,
@@ -384,21 +389,17 @@ mod pairs {
     const _: () = assert!(matches!(OPS.dtype, crate::dtype::Dtype::BF16));
 }
 
-/// Kernels of a format that this machine has beyond those of the level.
-pub(crate) fn better(level: Level, dtype: crate::dtype::Dtype) -> Option<&'static FormatOps> {
+/// Gives kernels what this machine has beyond their level.
+pub(crate) fn extend(kernels: &mut Kernels) {
     #[cfg(all(target_arch = "x86_64", not(test)))]
-    if level == Level::Avx512Vnni
-        && dtype == crate::dtype::Dtype::BF16
-        && is_x86_feature_detected!("avx512bf16")
-    {
-        return Some(&pairs::OPS);
+    if kernels.level == Level::Avx512Vnni && extension::bf16_pairs() {
+        kernels.put(pairs::OPS);
     }
-    let _ = (level, dtype);
-    None
+    let _ = kernels;
 }
 
 /// The kernels of a level, if this build has them. Whether the machine does is the caller's check.
-pub(crate) fn table(level: Level) -> Option<&'static Kernels> {
+pub(crate) fn table(level: Level) -> Option<&'static LevelTable> {
     match level {
         Level::Scalar => Some(&scalar::KERNELS),
         #[cfg(all(target_arch = "x86_64", not(test)))]
@@ -415,22 +416,5 @@ pub(crate) fn table(level: Level) -> Option<&'static Kernels> {
         Level::NeonI8mm => Some(&NEON_I8MM),
         #[allow(unreachable_patterns)]
         _ => None,
-    }
-}
-
-/// Names of the product kernels, for logs: arithmetic and level.
-pub(crate) fn kernel_name(level: Level, act: ActKind) -> &'static str {
-    match (level, act) {
-        (Level::Scalar, ActKind::Q8) => "int8-scalar",
-        (Level::Avx2, ActKind::Q8) => "int8-avx2",
-        (Level::AvxVnni, ActKind::Q8) => "int8-avxvnni",
-        (Level::Avx512Vnni, ActKind::Q8) => "int8-avx512vnni",
-        (Level::Neon, ActKind::Q8) => "int8-neon",
-        (Level::NeonDot | Level::NeonI8mm, ActKind::Q8) => "int8-neondot",
-        (_, ActKind::Bf16) => "bf16-avx512bf16",
-        (Level::Scalar, ActKind::F32) => "f32-scalar",
-        (Level::Avx2 | Level::AvxVnni, ActKind::F32) => "f32-avx2",
-        (Level::Avx512Vnni, ActKind::F32) => "f32-avx512",
-        (Level::Neon | Level::NeonDot | Level::NeonI8mm, ActKind::F32) => "f32-neon",
     }
 }

@@ -39,6 +39,8 @@ mod aligned;
 mod api;
 mod dispatch;
 pub mod dtype;
+#[cfg(target_arch = "x86_64")]
+mod extension;
 pub mod float;
 mod format;
 mod isa;
