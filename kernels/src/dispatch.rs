@@ -18,7 +18,7 @@ use crate::ops::fours::Fours;
 use crate::ops::sparse::{ExpandJob, SparseJob};
 use crate::ops::tile::Int8Tile;
 use crate::ops::{DecodeJob, FillJob, MultiplyJob, UnpackJob};
-use crate::table::{FloatOps, FormatOps, Kernels, LevelTable, PeakOps, SparseOps};
+use crate::table::{FloatOps, FormatOps, Kernels, LevelTable, PeakOps, SparseOps, TileOps};
 
 /// The formats, in terms of the row constructors a level defines. Rare ones decode one token at a time:
 /// the results are the same, and half of the machine code is saved.
@@ -72,6 +72,34 @@ macro_rules! encoders {
     };
 }
 
+/// A module with the products of one tile kernel.
+macro_rules! tile {
+    ($module:ident, $name:literal, $isa:path, $tile:ty $(, features $features:literal)?) => {
+        mod $module {
+            use super::*;
+
+            type Token = $isa;
+            type Tile = $tile;
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn multiply<const SCALED: usize, const MINS: bool>(job: &MultiplyJob) {
+                // SAFETY: `api` asserts every length of a job that it builds; the features are enabled here.
+                unsafe { crate::ops::multiply::multiply::<Token, Tile, SCALED, MINS>($isa, job) }
+            }
+
+            pub(super) const OPS: TileOps = TileOps {
+                name: $name,
+                panel: <Tile as Int8Tile<Token>>::PANEL,
+                tokens: <Tile as Int8Tile<Token>>::TOKENS,
+                multiply: [
+                    [multiply::<32, false>, multiply::<32, true>],
+                    [multiply::<16, false>, multiply::<16, true>],
+                ],
+            };
+        }
+    };
+}
+
 /// A module with all kernels of one level.
 ///
 /// The names are those of the integer and of the float products. `decode` lists the numbers of tokens with decode kernels; `tile` is the kernel of integer tiles, `float` the
@@ -88,7 +116,7 @@ macro_rules! level {
 
             const TOKEN: Token = $isa;
 
-            type Tile = $tile;
+            tile!(products, $int_name, $isa, $tile $(, features $features)?);
 
             $(#[target_feature(enable = $features)])?
             unsafe fn fill(job: &mut FillJob) {
@@ -115,12 +143,6 @@ macro_rules! level {
             unsafe fn unpack<F: QuantFormat>(job: &UnpackJob) {
                 // SAFETY: as above.
                 unsafe { ops::unpack::unpack::<F, Token>(TOKEN, job) }
-            }
-
-            $(#[target_feature(enable = $features)])?
-            unsafe fn multiply<const SCALED: usize, const MINS: bool>(job: &MultiplyJob) {
-                // SAFETY: as above.
-                unsafe { ops::multiply::multiply::<Token, Tile, SCALED, MINS>(TOKEN, job) }
             }
 
             $(#[target_feature(enable = $features)])?
@@ -241,21 +263,17 @@ macro_rules! level {
             const fn quant_row<F: QuantFormat>() -> FormatOps {
                 FormatOps {
                     dtype: F::DTYPE,
-                    name: $int_name,
+                    name: products::OPS.name,
                     act: ActKind::Q8,
                     columns: 1,
                     group: F::GROUP,
+                    mins: F::MINS,
                     writes: F::WRITES,
                     dequantize: dequantize::<F>,
                     quantize: $encode::quantize::<F>,
                     decode: &[$(decode::<F, $t>),+],
                     unpack: unpack::<F>,
-                    multiply: match (F::GROUP, F::MINS) {
-                        (32, false) => multiply::<32, false>,
-                        (32, true) => multiply::<32, true>,
-                        (_, false) => multiply::<16, false>,
-                        (_, true) => multiply::<16, true>,
-                    },
+                    multiply: products::OPS.product(F::GROUP, F::MINS),
                 }
             }
 
@@ -270,6 +288,7 @@ macro_rules! level {
                     act: ActKind::F32,
                     columns: 1,
                     group: 1,
+                    mins: false,
                     writes: F::WRITES,
                     dequantize: dequantize_float::<F>,
                     quantize: $encode::quantize::<F>,
@@ -285,10 +304,10 @@ macro_rules! level {
                 level: Level::$level,
                 tile_shape: TileShape {
                     decode_tokens: [$($t),+].len(),
-                    int_tile: <Tile as Int8Tile<Token>>::TOKENS,
+                    int_tile: products::OPS.tokens,
                     float_tile: $float,
                     float_rows: 2 * Token::ROWS,
-                    panel: <Tile as Int8Tile<Token>>::PANEL,
+                    panel: products::OPS.panel,
                 },
                 formats: formats!(float_row, quant_row, rare_row),
                 fill,
@@ -333,13 +352,15 @@ level!(neon, Neon "int8-neon" "f32-neon", crate::isa::neon::Neon, Fused, decode 
 #[cfg(all(target_arch = "aarch64", not(test)))]
 level!(neondot, NeonDot "int8-neondot" "f32-neon", crate::isa::neon::NeonDot, Fused, decode 1 2 3 4, tile Fours<6>, float 6,
     encode encode_neon, features "neon,dotprod");
-// The int8 matrix product adds other lanes together, so it would need its own panel. Until that
-// exists the level runs the `sdot` kernels.
+// Few tokens are multiplied with `sdot`, many with the matrix product.
 #[cfg(all(target_arch = "aarch64", not(test)))]
 static NEON_I8MM: LevelTable = LevelTable {
     level: Level::NeonI8mm,
     ..neondot::KERNELS
 };
+#[cfg(all(target_arch = "aarch64", not(test)))]
+tile!(i8mm, "int8-neoni8mm", crate::isa::neon::NeonI8mm, crate::ops::eights::Eights<6>,
+    features "neon,dotprod,i8mm");
 
 /// BF16 as pairs, for processors that multiply them fast (AVX512_BF16): twice as fast as widening them,
 /// with activations rounded to BF16 as well.
@@ -394,6 +415,10 @@ pub(crate) fn extend(kernels: &mut Kernels) {
     #[cfg(all(target_arch = "x86_64", not(test)))]
     if kernels.level == Level::Avx512Vnni && extension::bf16_pairs() {
         kernels.put(pairs::OPS);
+    }
+    #[cfg(all(target_arch = "aarch64", not(test)))]
+    if kernels.level == Level::NeonI8mm {
+        kernels.take_tile(&i8mm::OPS);
     }
     let _ = kernels;
 }

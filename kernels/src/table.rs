@@ -7,6 +7,7 @@ use crate::layout::{ActKind, TileShape};
 use crate::level::Level;
 use crate::ops::sparse::{ExpandJob, SparseJob};
 use crate::ops::{DecodeJob, FillJob, MultiplyJob, UnpackJob};
+use crate::panel::IntPanel;
 
 /// What is compiled for one instruction set level. All function pointers require its features.
 pub(crate) struct LevelTable {
@@ -57,6 +58,18 @@ impl Kernels {
         self.formats[f.dtype as usize] = Some(f);
     }
 
+    /// Multiplies integers with another tile kernel.
+    pub(crate) fn take_tile(&mut self, tile: &TileOps) {
+        self.tile_shape.panel = tile.panel;
+        self.tile_shape.int_tile = tile.tokens;
+        for f in self.formats.iter_mut().flatten() {
+            if f.act == ActKind::Q8 {
+                f.name = tile.name;
+                f.multiply = tile.product(f.group, f.mins);
+            }
+        }
+    }
+
     pub(crate) fn find(&self, dtype: Dtype) -> Option<&FormatOps> {
         self.formats[dtype as usize].as_ref()
     }
@@ -73,6 +86,8 @@ pub(crate) struct FormatOps {
     pub columns: usize,
     /// Weights per scale in a panel.
     pub group: usize,
+    /// Whether there are minimums in a panel.
+    pub mins: bool,
     /// Whether there is an encoder.
     pub writes: bool,
     pub dequantize: unsafe fn(&[u8], &mut [f32]),
@@ -81,6 +96,24 @@ pub(crate) struct FormatOps {
     pub decode: &'static [unsafe fn(&DecodeJob)],
     pub unpack: unsafe fn(&UnpackJob),
     pub multiply: unsafe fn(&MultiplyJob),
+}
+
+/// The products of one tile kernel. All function pointers require its features beside those of the level.
+pub(crate) struct TileOps {
+    /// Of the products, for logs: arithmetic and level.
+    pub name: &'static str,
+    pub panel: IntPanel,
+    /// Most tokens in a tile.
+    pub tokens: usize,
+    /// With a scale per 32 weights and per 16; each without minimums and with them.
+    pub multiply: [[unsafe fn(&MultiplyJob); 2]; 2],
+}
+
+impl TileOps {
+    /// The product of a format with `group` weights per scale.
+    pub const fn product(&self, group: usize, mins: bool) -> unsafe fn(&MultiplyJob) {
+        self.multiply[(group == 16) as usize][mins as usize]
+    }
 }
 
 /// The kernels of packed weights.

@@ -16,7 +16,11 @@ use crate::layout::{GROUP, UNIT};
 use crate::numeric::{from_f16, max_key};
 
 #[cfg(target_arch = "aarch64")]
+pub(crate) mod matrix;
+#[cfg(target_arch = "aarch64")]
 pub(crate) mod neon;
+#[cfg(target_arch = "aarch64")]
+mod neon_i8mm;
 pub(crate) mod product;
 pub(crate) mod scalar;
 pub(crate) mod wide;
@@ -286,6 +290,15 @@ pub(crate) unsafe trait Isa: Copy + 'static {
                 }
             }
         }
+    }
+
+    /// As [`interleave`](Self::interleave), but writes group `g` as `[4][16][8]` bytes.
+    ///
+    /// # Panics
+    /// Where no level has a kernel that reads such a panel.
+    #[inline(always)]
+    unsafe fn interleave_eights(self, _: *const u8, _: *mut u8, _: usize, _: &[usize; 8]) {
+        unreachable!("a panel of eights without a kernel that reads it");
     }
 
     /// Transposes `[16][8]` F32: column `g` below `groups` goes to place `at[g]` of `[..][16]`.

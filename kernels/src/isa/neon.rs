@@ -1,9 +1,9 @@
-//! NEON, with and without `sdot`: 128-bit vectors. The two differ only in the 8-bit dot product.
+//! NEON, with and without `sdot` and the int8 matrix product: 128-bit vectors. They differ only in the 8-bit products.
 
 use core::arch::aarch64::*;
 use core::arch::asm;
 
-use super::{Isa, SPREAD};
+use super::{Isa, SPREAD, UNPACKED};
 
 /// The token of base NEON.
 #[derive(Clone, Copy)]
@@ -12,6 +12,10 @@ pub(crate) struct Neon;
 /// The token of NEON with `sdot`.
 #[derive(Clone, Copy)]
 pub(crate) struct NeonDot;
+
+/// The token of NEON with `sdot` and the int8 matrix product.
+#[derive(Clone, Copy)]
+pub(crate) struct NeonI8mm;
 
 /// Runs intrinsics in a method of a token, or in what only those call.
 macro_rules! simd {
@@ -22,6 +26,7 @@ macro_rules! simd {
         unsafe { $($body)* }
     }};
 }
+pub(super) use simd;
 
 /// Sums of four products of signed bytes, exact: |w| <= 128 and |x| <= 127, so a pair of products
 /// is at most 32,512 and fits 16 bits.
@@ -43,8 +48,8 @@ unsafe fn dot_base(acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
 /// Needs `dotprod`.
 #[inline(always)]
 unsafe fn dot_sdot(mut acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
-    // SAFETY: only `NeonDot` calls this, and `Level::is_available` has found `dotprod` for it; it
-    // touches only its operands.
+    // SAFETY: only `NeonDot` and `NeonI8mm` call this, and `Level::is_available` has found `dotprod` for them;
+    // it touches only its operands.
     unsafe {
         asm!(
             "sdot {acc:v}.4s, {w:v}.16b, {x:v}.16b",
@@ -467,9 +472,35 @@ macro_rules! token {
             ) -> Self::RowFloats {
                 self.fma_eight(acc, a, b)
             }
+
+            #[inline(always)]
+            unsafe fn interleave_eights(
+                self,
+                from: *const u8,
+                to: *mut u8,
+                groups: usize,
+                at: &[usize; 8],
+            ) {
+                for (g, place) in at.iter().enumerate().take(groups) {
+                    for last in 0..2 {
+                        for r in (0..16).step_by(2) {
+                            simd! {
+                                let half = (g / 4) * 128 + last * 64 + g % 4 * 16;
+                                let p = from.add(r * UNPACKED + half);
+                                let a = vreinterpretq_u64_u8(vld1q_u8(p));
+                                let b = vreinterpretq_u64_u8(vld1q_u8(p.add(UNPACKED)));
+                                let slot = to.add(place * 512 + last * 256 + r * 8);
+                                vst1q_u8(slot, vreinterpretq_u8_u64(vzip1q_u64(a, b)));
+                                vst1q_u8(slot.add(128), vreinterpretq_u8_u64(vzip2q_u64(a, b)));
+                            }
+                        }
+                    }
+                }
+            }
         }
     };
 }
 
 token!(Neon, dot_base);
 token!(NeonDot, dot_sdot);
+token!(NeonI8mm, dot_sdot);

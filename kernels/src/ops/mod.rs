@@ -4,6 +4,8 @@
 //! strided column range of its output. `api` builds every job and does the checking.
 
 pub(crate) mod decode;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod eights;
 pub(crate) mod fill;
 pub(crate) mod float;
 pub(crate) mod fours;

@@ -102,6 +102,7 @@ pub(crate) unsafe fn unpack<F: QuantFormat, I: Isa>(isa: I, job: &UnpackJob) {
         unsafe {
             match job.panel {
                 IntPanel::Fours { .. } => isa.interleave(codes.as_ptr(), job.codes, groups, at),
+                IntPanel::Eights => isa.interleave_eights(codes.as_ptr(), job.codes, groups, at),
             }
             let plane = all_groups * ROWS;
             scales.transpose::<F, I>(isa, job.scales, plane, groups, at);
