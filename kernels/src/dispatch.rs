@@ -410,6 +410,11 @@ mod pairs {
     const _: () = assert!(matches!(OPS.dtype, crate::dtype::Dtype::BF16));
 }
 
+// Many tokens in tile registers.
+#[cfg(all(target_arch = "x86_64", not(test)))]
+tile!(amx, "int8-amx", crate::isa::x86_512::Avx512, crate::ops::groups::Groups<crate::isa::amx::Amx>,
+    features "avx2,fma,f16c,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,avx512vnni");
+
 /// Gives kernels what this machine has beyond their level.
 pub(crate) fn extend(kernels: &mut Kernels) {
     #[cfg(all(target_arch = "x86_64", not(test)))]
@@ -421,6 +426,16 @@ pub(crate) fn extend(kernels: &mut Kernels) {
         kernels.take_tile(&i8mm::OPS);
     }
     let _ = kernels;
+}
+
+/// A tile kernel that this machine has beyond a level: to be tried, because those who wrote it could not.
+pub(crate) fn on_trial(level: Level) -> Option<&'static TileOps> {
+    #[cfg(all(target_arch = "x86_64", not(test)))]
+    if level == Level::Avx512Vnni && extension::int8_tiles() {
+        return Some(&amx::OPS);
+    }
+    let _ = level;
+    None
 }
 
 /// The kernels of a level, if this build has them. Whether the machine does is the caller's check.
@@ -441,5 +456,37 @@ pub(crate) fn table(level: Level) -> Option<&'static LevelTable> {
         Level::NeonI8mm => Some(&NEON_I8MM),
         #[allow(unreachable_patterns)]
         _ => None,
+    }
+}
+
+/// Tile kernels with a unit in plain code, for the level `Scalar`.
+#[cfg(all(target_arch = "x86_64", test))]
+pub(crate) mod emulated {
+    use super::*;
+    use crate::isa::amx::emulated::{Emulated, OffByOne};
+    use crate::ops::groups::Groups;
+
+    tile!(
+        scalar,
+        "int8-emulated",
+        crate::isa::scalar::Scalar,
+        Groups<Emulated>
+    );
+    tile!(
+        wrong,
+        "int8-wrong",
+        crate::isa::scalar::Scalar,
+        Groups<OffByOne>
+    );
+    tile!(avx512, "int8-emulated", crate::isa::x86_512::Avx512, Groups<Emulated>,
+        features "avx2,fma,f16c,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,avx512vnni");
+
+    /// A unit that is right but for one sum.
+    pub(crate) const WRONG: TileOps = wrong::OPS;
+
+    /// Those that this machine can run.
+    pub(crate) fn tiles() -> impl Iterator<Item = TileOps> {
+        let vectors = Level::Avx512Vnni.is_available().then_some(avx512::OPS);
+        [scalar::OPS].into_iter().chain(vectors)
     }
 }

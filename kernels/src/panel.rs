@@ -12,6 +12,8 @@ pub(crate) enum IntPanel {
     },
     /// Weights `[4][16 rows][8]`, activations `[4][tokens, an even number][8]`: matrix products of 2 x 8 and 8 x 2.
     Eights,
+    /// Weights `[8][16 rows][4]`, activations `[tokens][32]`: matrix products of 16 x 32 and 32 x 16.
+    Groups,
 }
 
 impl IntPanel {
@@ -20,7 +22,7 @@ impl IntPanel {
     pub const fn shift(self) -> u8 {
         match self {
             Self::Fours { unsigned } => 128 * unsigned as u8,
-            Self::Eights => 0,
+            Self::Eights | Self::Groups => 0,
         }
     }
 
@@ -28,7 +30,7 @@ impl IntPanel {
     #[inline(always)]
     pub const fn slots(self, n: usize) -> usize {
         match self {
-            Self::Fours { .. } => n,
+            Self::Fours { .. } | Self::Groups => n,
             Self::Eights => n.next_multiple_of(2),
         }
     }
@@ -47,6 +49,7 @@ impl IntPanel {
                     group[(k * slots + t) * 8..][..8].copy_from_slice(eight);
                 }
             }
+            Self::Groups => group[32 * t..][..32].copy_from_slice(codes),
         }
     }
 }

@@ -4,6 +4,7 @@ mod float;
 mod peak;
 mod product;
 mod sparse;
+mod trial;
 
 use std::sync::OnceLock;
 
@@ -20,22 +21,26 @@ impl Kernels {
     pub fn for_level(level: Level) -> Option<&'static Kernels> {
         static COMPOSED: [OnceLock<Option<Kernels>>; Level::ALL.len()] =
             [const { OnceLock::new() }; Level::ALL.len()];
-        let compose = || {
-            level.is_available().then(|| {
-                let mut kernels = Kernels::new(dispatch::table(level)?);
-                dispatch::extend(&mut kernels);
-                Some(kernels)
-            })?
-        };
+        let compose = || Self::compose(level);
         COMPOSED[level as usize].get_or_init(compose).as_ref()
+    }
+
+    fn compose(level: Level) -> Option<Kernels> {
+        let mut kernels = Self::plain(level)?;
+        dispatch::extend(&mut kernels);
+        if let Some(tile) = dispatch::on_trial(level)
+            && trial::passes(tile, level)
+        {
+            kernels.take_tile(tile);
+        }
+        Some(kernels)
     }
 
     /// The kernels of a level without what some of its machines have beyond it, or `None` if this machine or build does
     /// not have the level. Their results are the same bits on every machine that has.
     pub fn plain(level: Level) -> Option<Kernels> {
-        level
-            .is_available()
-            .then(|| dispatch::table(level).map(Kernels::new))?
+        let table = level.is_available().then(|| dispatch::table(level))?;
+        table.map(Kernels::new)
     }
 
     /// The best kernels of this machine, lowered by `GEB_ISA` if that is set.

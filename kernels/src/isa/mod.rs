@@ -15,6 +15,8 @@
 use crate::layout::{GROUP, UNIT};
 use crate::numeric::{from_f16, max_key};
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod amx;
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod matrix;
 #[cfg(target_arch = "aarch64")]
@@ -208,6 +210,9 @@ pub(crate) unsafe trait Isa: Copy + 'static {
     fn zero_row_ints(self) -> Self::RowInts;
     /// The I32 at `p` in every lane.
     unsafe fn splat_int(self, p: *const u8) -> Self::RowInts;
+    /// `ROWS` I32.
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn load_row_ints(self, p: *const i32) -> Self::RowInts;
     fn sub_row_ints(self, a: Self::RowInts, b: Self::RowInts) -> Self::RowInts;
     /// Adds to each row the product of its four weights with the four bytes at `x`.
     unsafe fn dot_rows(self, acc: Self::RowInts, w: Self::Weights, x: *const u8) -> Self::RowInts;

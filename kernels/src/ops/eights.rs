@@ -41,14 +41,14 @@ impl<I: Matrix, const MAX: usize> Int8Tile<I> for Eights<MAX> {
                     if part < GROUP / SCALED {
                         let ints = dots::<I, T, SCALED>(isa, w, x, part);
                         let s = isa.spread_rows(scales.add(part * run.plane));
-                        unroll!(p < T.div_ceil(2), max 14, {
+                        unroll!(p < T.div_ceil(2), max 16, {
                             let dx = isa.spread_tokens(x.add(PanelGroup::scale(slots) + 8 * p));
                             let v = isa.mul_squares(isa.square_floats(ints[p]), dx);
                             acc[p] = isa.fma_squares(acc[p], v, s);
                         });
                         if MINS {
                             let m = isa.spread_rows(mins.add(part * run.plane));
-                            unroll!(p < T.div_ceil(2), max 14, {
+                            unroll!(p < T.div_ceil(2), max 16, {
                                 let sums = sums::<I, SCALED>(isa, x.add(8 * p), slots, part);
                                 acc[p] = isa.fma_squares(acc[p], m, sums);
                             });
@@ -62,7 +62,7 @@ impl<I: Matrix, const MAX: usize> Int8Tile<I> for Eights<MAX> {
             }
         }
         let mut out = [isa.zero_rows(); T];
-        unroll!(t < T, max 14, { out[t] = isa.split_squares(acc[t / 2])[t % 2]; });
+        unroll!(t < T, max 16, { out[t] = isa.split_squares(acc[t / 2])[t % 2]; });
         out
     }
 }
@@ -86,7 +86,7 @@ unsafe fn dots<I: Matrix, const T: usize, const SCALED: usize>(
             unsafe {
                 let weights = isa.load_eights(w.add(eight * 8 * INT_ROWS));
                 let x = x.add(eight * 8 * IntPanel::Eights.slots(T));
-                unroll!(p < T.div_ceil(2), max 14, {
+                unroll!(p < T.div_ceil(2), max 16, {
                     ints[p] = isa.dot_squares(ints[p], weights, x.add(16 * p));
                 });
             }

@@ -43,14 +43,14 @@ impl<I: Isa, const MAX: usize> Int8Tile<I> for Fours<MAX> {
                     if part < GROUP / SCALED {
                         let ints = dots::<I, T, SCALED>(isa, w.add(part * 4 * 64), x, part);
                         let s = isa.load_rows(scales.add(part * run.plane));
-                        unroll!(t < T, max 14, {
+                        unroll!(t < T, max 16, {
                             let dx = isa.splat_row(x.add(PanelGroup::scale(T) + 4 * t));
                             let v = isa.mul_rows(isa.to_floats(ints[t]), dx);
                             acc[t] = isa.fma_rows(acc[t], v, s);
                         });
                         if MINS {
                             let m = isa.load_rows(mins.add(part * run.plane));
-                            unroll!(t < T, max 14, {
+                            unroll!(t < T, max 16, {
                                 let sum = sum::<I, SCALED>(isa, x.add(4 * t), T, part);
                                 acc[t] = isa.fma_rows(acc[t], m, sum);
                             });
@@ -107,7 +107,7 @@ unsafe fn dots<I: Isa, const T: usize, const SCALED: usize>(
     unsafe {
         let mut ints = [isa.zero_row_ints(); T];
         if I::UNSIGNED_WEIGHTS {
-            unroll!(t < T, max 14, {
+            unroll!(t < T, max 16, {
                 let whole = x.add(PanelGroup::start(T) + 4 * t);
                 let low = x.add(PanelGroup::start_low(T) + 4 * t);
                 ints[t] = if SCALED == GROUP {
@@ -123,7 +123,7 @@ unsafe fn dots<I: Isa, const T: usize, const SCALED: usize>(
             if k < SCALED / 4 {
                 let weights = isa.load_weights(w.add(k * 4 * INT_ROWS));
                 let x = x.add((part * (SCALED / 4) + k) * 4 * T);
-                unroll!(t < T, max 14, {
+                unroll!(t < T, max 16, {
                     ints[t] = isa.dot_rows(ints[t], weights, x.add(4 * t));
                 });
             }

@@ -9,6 +9,8 @@ pub(crate) mod eights;
 pub(crate) mod fill;
 pub(crate) mod float;
 pub(crate) mod fours;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod groups;
 pub(crate) mod multiply;
 pub(crate) mod peak;
 pub(crate) mod sparse;
@@ -94,8 +96,8 @@ macro_rules! unroll {
     ($i:ident < $n:expr, max 8, $body:block) => {
         crate::ops::unroll!(@ $i, $n, $body, 0 1 2 3 4 5 6 7)
     };
-    ($i:ident < $n:expr, max 14, $body:block) => {
-        crate::ops::unroll!(@ $i, $n, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13)
+    ($i:ident < $n:expr, max 16, $body:block) => {
+        crate::ops::unroll!(@ $i, $n, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
     };
     (@ $i:ident, $n:expr, $body:block, $($k:literal)*) => {
         $( { if const { $k < $n } { let $i: usize = $k; $body } } )*

@@ -13,7 +13,7 @@ use crate::layout::{Deal, GROUP, INT_LANES, INT_ROWS, PanelGroup};
 /// Calls `$body` with the constant `$t` equal to `$n`, for `$n` in `1..=$max`.
 macro_rules! by_tokens {
     ($n:expr, $max:expr, $t:ident => $body:expr) => {
-        crate::ops::multiply::by_tokens!(@ $n, $max, $t, $body, 1 2 3 4 5 6 7 8 9 10 11 12 13 14)
+        crate::ops::multiply::by_tokens!(@ $n, $max, $t, $body, 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16)
     };
     (@ $n:expr, $max:expr, $t:ident, $body:expr, $($k:literal)*) => {
         match $n {
@@ -26,7 +26,7 @@ pub(crate) use by_tokens;
 
 /// A place for the results of a tile when fewer rows exist than a panel has.
 pub(crate) struct Room {
-    values: [f32; 14 * 32],
+    values: [f32; 16 * 32],
     rows: usize,
     width: usize,
 }
@@ -35,7 +35,7 @@ impl Room {
     #[inline(always)]
     pub fn new(rows: usize, width: usize) -> Self {
         Self {
-            values: [0.0; 14 * 32],
+            values: [0.0; 16 * 32],
             rows,
             width,
         }
@@ -45,7 +45,7 @@ impl Room {
     /// of it if the output has too few columns.
     ///
     /// # Safety
-    /// `out` must be valid for `n <= 14` rows of `rows` values, `stride` apart.
+    /// `out` must be valid for `n <= 16` rows of `rows` values, `stride` apart.
     #[inline(always)]
     pub unsafe fn enter(&mut self, out: *mut f32, stride: usize, n: usize) -> (*mut f32, usize) {
         if self.rows == self.width {
@@ -115,7 +115,7 @@ unsafe fn tile<I: Isa, K: Int8Tile<I>, const T: usize, const SCALED: usize, cons
                 totals.add(isa, kernel.run::<T, SCALED, MINS>(isa, &run));
                 run = run.behind(bytes);
             }
-            unroll!(t < T, max 14, { isa.store_rows(out.add(t * stride), totals.sums[t]); });
+            unroll!(t < T, max 16, { isa.store_rows(out.add(t * stride), totals.sums[t]); });
         }
     }
 }
@@ -137,7 +137,7 @@ impl<I: Isa, const T: usize> Totals<I, T> {
         let mut sums = [isa.zero_rows(); T];
         if begun {
             // SAFETY: `Room::enter` gives every token a whole panel of rows.
-            unroll!(t < T, max 14, { sums[t] = unsafe { isa.load_rows(out.add(t * stride)) } });
+            unroll!(t < T, max 16, { sums[t] = unsafe { isa.load_rows(out.add(t * stride)) } });
         }
         Self { sums, begun }
     }
@@ -146,7 +146,7 @@ impl<I: Isa, const T: usize> Totals<I, T> {
     #[inline(always)]
     pub fn add(&mut self, isa: I, lane: [I::RowFloats; T]) {
         if self.begun {
-            unroll!(t < T, max 14, { self.sums[t] = isa.add_rows(self.sums[t], lane[t]) });
+            unroll!(t < T, max 16, { self.sums[t] = isa.add_rows(self.sums[t], lane[t]) });
         } else {
             self.sums = lane;
             self.begun = true;

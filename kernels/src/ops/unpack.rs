@@ -101,7 +101,9 @@ pub(crate) unsafe fn unpack<F: QuantFormat, I: Isa>(isa: I, job: &UnpackJob) {
         // SAFETY: the panel has room for all groups, and `at` are places among them.
         unsafe {
             match job.panel {
-                IntPanel::Fours { .. } => isa.interleave(codes.as_ptr(), job.codes, groups, at),
+                IntPanel::Fours { .. } | IntPanel::Groups => {
+                    isa.interleave(codes.as_ptr(), job.codes, groups, at);
+                }
                 IntPanel::Eights => isa.interleave_eights(codes.as_ptr(), job.codes, groups, at),
             }
             let plane = all_groups * ROWS;
