@@ -3,6 +3,8 @@
 //! `level!` compiles every operation once per level, as functions with that level's features, and
 //! fills the level's table. A new format is one line in `formats!`; a new level one `level!`.
 
+#[cfg(all(target_arch = "x86_64", not(test)))]
+use crate::extension;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use crate::float::Fused;
 use crate::float::{AttnQuery, AttnScratch, KvHead, KvRows, KvShape, KvSide, Plain};
@@ -12,9 +14,11 @@ use crate::format::{
 };
 use crate::layout::{ActKind, INT_ROWS, TileShape};
 use crate::level::Level;
+use crate::ops::fours::Fours;
 use crate::ops::sparse::{ExpandJob, SparseJob};
+use crate::ops::tile::Int8Tile;
 use crate::ops::{DecodeJob, FillJob, MultiplyJob, UnpackJob};
-use crate::table::{FloatOps, FormatOps, Kernels, PeakOps, SparseOps};
+use crate::table::{FloatOps, FormatOps, Kernels, LevelTable, PeakOps, SparseOps, TileOps};
 
 /// The formats, in terms of the row constructors a level defines. Rare ones decode one token at a time:
 /// the results are the same, and half of the machine code is saved.
@@ -68,13 +72,43 @@ macro_rules! encoders {
     };
 }
 
+/// A module with the products of one tile kernel.
+macro_rules! tile {
+    ($module:ident, $name:literal, $isa:path, $tile:ty $(, features $features:literal)?) => {
+        mod $module {
+            use super::*;
+
+            type Token = $isa;
+            type Tile = $tile;
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn multiply<const SCALED: usize, const MINS: bool>(job: &MultiplyJob) {
+                // SAFETY: `api` asserts every length of a job that it builds; the features are enabled here.
+                unsafe { crate::ops::multiply::multiply::<Token, Tile, SCALED, MINS>($isa, job) }
+            }
+
+            pub(super) const OPS: TileOps = TileOps {
+                name: $name,
+                panel: <Tile as Int8Tile<Token>>::PANEL,
+                tokens: <Tile as Int8Tile<Token>>::TOKENS,
+                multiply: [
+                    [multiply::<32, false>, multiply::<32, true>],
+                    [multiply::<16, false>, multiply::<16, true>],
+                ],
+            };
+        }
+    };
+}
+
 /// A module with all kernels of one level.
 ///
-/// `decode` lists the numbers of tokens with decode kernels, `floats` those for plain numbers; `tile` is the most tokens of an
-/// integer and of a float tile; `encode` names the encoders.
+/// The names are those of the integer and of the float products. `decode` lists the numbers of tokens with decode
+/// kernels, `floats` those for plain numbers; `tile` is the kernel of integer tiles, `float` the most tokens of a
+/// float tile; `encode` names the encoders.
 macro_rules! level {
-    ($module:ident, $level:ident, $isa:path, $math:ident, decode $($t:literal)+, floats $($few:literal)+,
-     tile $int:literal $float:literal, encode $encode:ident $(, features $features:literal)?) => {
+    ($module:ident, $level:ident $int_name:literal $float_name:literal, $isa:path, $math:ident, decode $($t:literal)+,
+     floats $($few:literal)+, tile $tile:ty, float $float:literal, encode $encode:ident
+     $(, features $features:literal)?) => {
         mod $module {
             use super::*;
             use crate::isa::Isa;
@@ -83,6 +117,8 @@ macro_rules! level {
             type Token = $isa;
 
             const TOKEN: Token = $isa;
+
+            tile!(products, $int_name, $isa, $tile $(, features $features)?);
 
             $(#[target_feature(enable = $features)])?
             unsafe fn fill(job: &mut FillJob) {
@@ -109,12 +145,6 @@ macro_rules! level {
             unsafe fn unpack<F: QuantFormat>(job: &UnpackJob) {
                 // SAFETY: as above.
                 unsafe { ops::unpack::unpack::<F, Token>(TOKEN, job) }
-            }
-
-            $(#[target_feature(enable = $features)])?
-            unsafe fn multiply<const SCALED: usize, const MINS: bool>(job: &MultiplyJob) {
-                // SAFETY: as above.
-                unsafe { ops::multiply::multiply::<Token, $int, SCALED, MINS>(TOKEN, job) }
             }
 
             $(#[target_feature(enable = $features)])?
@@ -235,20 +265,17 @@ macro_rules! level {
             const fn quant_row<F: QuantFormat>() -> FormatOps {
                 FormatOps {
                     dtype: F::DTYPE,
+                    name: products::OPS.name,
                     act: ActKind::Q8,
                     columns: 1,
                     group: F::GROUP,
+                    mins: F::MINS,
                     writes: F::WRITES,
                     dequantize: dequantize::<F>,
                     quantize: $encode::quantize::<F>,
                     decode: &[$(decode::<F, $t>),+],
                     unpack: unpack::<F>,
-                    multiply: match (F::GROUP, F::MINS) {
-                        (32, false) => multiply::<32, false>,
-                        (32, true) => multiply::<32, true>,
-                        (_, false) => multiply::<16, false>,
-                        (_, true) => multiply::<16, true>,
-                    },
+                    multiply: products::OPS.product(F::GROUP, F::MINS),
                 }
             }
 
@@ -259,9 +286,11 @@ macro_rules! level {
             const fn float_row<F: FloatFormat>() -> FormatOps {
                 FormatOps {
                     dtype: F::DTYPE,
+                    name: $float_name,
                     act: ActKind::F32,
                     columns: 1,
                     group: 1,
+                    mins: false,
                     writes: F::WRITES,
                     dequantize: dequantize_float::<F>,
                     quantize: $encode::quantize::<F>,
@@ -273,15 +302,15 @@ macro_rules! level {
 
             const _: () = assert!(INT_ROWS.is_multiple_of(Token::ROWS) && Token::ROWS <= 16);
 
-            pub(super) static KERNELS: Kernels = Kernels {
+            pub(super) static KERNELS: LevelTable = LevelTable {
                 level: Level::$level,
                 tile_shape: TileShape {
                     decode_tokens: [$($t),+].len(),
                     float_decode_tokens: [$($few),+].len(),
-                    int_tile: $int,
+                    int_tile: products::OPS.tokens,
                     float_tile: $float,
                     float_rows: 2 * Token::ROWS,
-                    unsigned_weights: Token::UNSIGNED_WEIGHTS,
+                    panel: products::OPS.panel,
                 },
                 formats: formats!(float_row, quant_row, rare_row),
                 fill,
@@ -305,36 +334,39 @@ encoders!(encode_avx512, core::arch::x86_64::__m512,
 #[cfg(all(target_arch = "aarch64", not(test)))]
 encoders!(encode_neon, core::arch::aarch64::float32x4_t, features "neon");
 
-level!(scalar, Scalar, crate::isa::scalar::Scalar, Plain, decode 1, floats 1, tile 1 1, encode encode_plain);
+level!(scalar, Scalar "int8-scalar" "f32-scalar", crate::isa::scalar::Scalar, Plain, decode 1, floats 1, tile Fours<1>, float 1, encode encode_plain);
 
 #[cfg(all(target_arch = "x86_64", not(test)))]
-level!(avx2, Avx2, crate::isa::x86::Avx2, Fused, decode 1 2 3 4, floats 1 2 3 4, tile 4 6, encode encode_avx2,
+level!(avx2, Avx2 "int8-avx2" "f32-avx2", crate::isa::x86::Avx2, Fused, decode 1 2 3 4, floats 1 2 3 4, tile Fours<4>, float 6, encode encode_avx2,
     features "avx2,fma,f16c,popcnt");
 #[cfg(all(target_arch = "x86_64", not(feature = "evex"), not(test)))]
-level!(avxvnni, AvxVnni, crate::isa::x86::AvxVnni, Fused, decode 1 2 3 4, floats 1 2 3 4, tile 6 6,
+level!(avxvnni, AvxVnni "int8-avxvnni" "f32-avx2", crate::isa::x86::AvxVnni, Fused, decode 1 2 3 4, floats 1 2 3 4, tile Fours<6>, float 6,
     encode encode_avx2, features "avx2,fma,f16c,popcnt,avxvnni");
 #[cfg(all(target_arch = "x86_64", feature = "evex", not(test)))]
-level!(avxvnni, AvxVnni, crate::isa::x86::AvxVnni, Fused, decode 1 2 3 4, floats 1 2 3 4, tile 6 6,
+level!(avxvnni, AvxVnni "int8-avxvnni" "f32-avx2", crate::isa::x86::AvxVnni, Fused, decode 1 2 3 4, floats 1 2 3 4, tile Fours<6>, float 6,
     encode encode_avx2, features "avx2,fma,f16c,popcnt");
 #[cfg(all(target_arch = "x86_64", not(test)))]
-level!(avx512vnni, Avx512Vnni, crate::isa::x86_512::Avx512, Fused, decode 1 2 3 4, floats 1 2 3 4 5 6 7 8, tile 14 12,
+level!(avx512vnni, Avx512Vnni "int8-avx512vnni" "f32-avx512", crate::isa::x86_512::Avx512, Fused, decode 1 2 3 4,
+    floats 1 2 3 4 5 6 7 8, tile Fours<14>, float 12,
     encode encode_avx512, features "avx2,fma,f16c,popcnt,bmi2,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,avx512vnni");
 
 #[cfg(all(target_arch = "aarch64", not(test)))]
-level!(neon, Neon, crate::isa::neon::Neon, Fused, decode 1 2 3 4, floats 1 2 3 4, tile 4 4,
+level!(neon, Neon "int8-neon" "f32-neon", crate::isa::neon::Neon, Fused, decode 1 2 3 4, floats 1 2 3 4, tile Fours<4>, float 4,
     encode encode_neon, features "neon");
 #[cfg(all(target_arch = "aarch64", not(test)))]
-level!(neondot, NeonDot, crate::isa::neon::NeonDot, Fused, decode 1 2 3 4, floats 1 2 3 4, tile 6 6,
+level!(neondot, NeonDot "int8-neondot" "f32-neon", crate::isa::neon::NeonDot, Fused, decode 1 2 3 4, floats 1 2 3 4, tile Fours<6>, float 6,
     encode encode_neon, features "neon,dotprod");
-// The int8 matrix product adds other lanes together, so it would need its own panel. Until that
-// exists the level runs the `sdot` kernels.
+// Few tokens are multiplied with `sdot`, many with the matrix product.
 #[cfg(all(target_arch = "aarch64", not(test)))]
-static NEON_I8MM: Kernels = Kernels {
+static NEON_I8MM: LevelTable = LevelTable {
     level: Level::NeonI8mm,
     ..neondot::KERNELS
 };
+#[cfg(all(target_arch = "aarch64", not(test)))]
+tile!(i8mm, "int8-neoni8mm", crate::isa::neon::NeonI8mm, crate::ops::eights::Eights<6>,
+    features "neon,dotprod,i8mm");
 
-/// BF16 as pairs, for processors that multiply them (AVX512_BF16): twice as fast as widening them,
+/// BF16 as pairs, for processors that multiply them fast (AVX512_BF16): twice as fast as widening them,
 /// with activations rounded to BF16 as well.
 #[cfg(all(target_arch = "x86_64", not(test)))]
 mod pairs {
@@ -370,8 +402,9 @@ mod pairs {
     }
 
     /// Needs AVX512_BF16 beside the features of the level.
-    pub(super) static OPS: FormatOps = FormatOps {
+    pub(super) const OPS: FormatOps = FormatOps {
         act: ActKind::Bf16,
+        name: "bf16-avx512bf16",
         columns: 2,
         decode: &[
             decode::<1>,
@@ -390,21 +423,36 @@ mod pairs {
     const _: () = assert!(matches!(OPS.dtype, crate::dtype::Dtype::BF16));
 }
 
-/// Kernels of a format that this machine has beyond those of the level.
-pub(crate) fn better(level: Level, dtype: crate::dtype::Dtype) -> Option<&'static FormatOps> {
+// Many tokens in tile registers.
+#[cfg(all(target_arch = "x86_64", not(test)))]
+tile!(amx, "int8-amx", crate::isa::x86_512::Avx512, crate::ops::groups::Groups<crate::isa::amx::Amx>,
+    features "avx2,fma,f16c,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,avx512vnni");
+
+/// Gives kernels what this machine has beyond their level.
+pub(crate) fn extend(kernels: &mut Kernels) {
     #[cfg(all(target_arch = "x86_64", not(test)))]
-    if level == Level::Avx512Vnni
-        && dtype == crate::dtype::Dtype::BF16
-        && is_x86_feature_detected!("avx512bf16")
-    {
-        return Some(&pairs::OPS);
+    if kernels.level == Level::Avx512Vnni && extension::bf16_pairs() {
+        kernels.put(pairs::OPS);
     }
-    let _ = (level, dtype);
+    #[cfg(all(target_arch = "aarch64", not(test)))]
+    if kernels.level == Level::NeonI8mm {
+        kernels.take_tile(&i8mm::OPS);
+    }
+    let _ = kernels;
+}
+
+/// A tile kernel that this machine has beyond a level: to be tried, because those who wrote it could not.
+pub(crate) fn on_trial(level: Level) -> Option<&'static TileOps> {
+    #[cfg(all(target_arch = "x86_64", not(test)))]
+    if level == Level::Avx512Vnni && extension::int8_tiles() {
+        return Some(&amx::OPS);
+    }
+    let _ = level;
     None
 }
 
 /// The kernels of a level, if this build has them. Whether the machine does is the caller's check.
-pub(crate) fn table(level: Level) -> Option<&'static Kernels> {
+pub(crate) fn table(level: Level) -> Option<&'static LevelTable> {
     match level {
         Level::Scalar => Some(&scalar::KERNELS),
         #[cfg(all(target_arch = "x86_64", not(test)))]
@@ -424,19 +472,34 @@ pub(crate) fn table(level: Level) -> Option<&'static Kernels> {
     }
 }
 
-/// Names of the product kernels, for logs: arithmetic and level.
-pub(crate) fn kernel_name(level: Level, act: ActKind) -> &'static str {
-    match (level, act) {
-        (Level::Scalar, ActKind::Q8) => "int8-scalar",
-        (Level::Avx2, ActKind::Q8) => "int8-avx2",
-        (Level::AvxVnni, ActKind::Q8) => "int8-avxvnni",
-        (Level::Avx512Vnni, ActKind::Q8) => "int8-avx512vnni",
-        (Level::Neon, ActKind::Q8) => "int8-neon",
-        (Level::NeonDot | Level::NeonI8mm, ActKind::Q8) => "int8-neondot",
-        (_, ActKind::Bf16) => "bf16-avx512bf16",
-        (Level::Scalar, ActKind::F32) => "f32-scalar",
-        (Level::Avx2 | Level::AvxVnni, ActKind::F32) => "f32-avx2",
-        (Level::Avx512Vnni, ActKind::F32) => "f32-avx512",
-        (Level::Neon | Level::NeonDot | Level::NeonI8mm, ActKind::F32) => "f32-neon",
+/// Tile kernels with a unit in plain code, for the level `Scalar`.
+#[cfg(all(target_arch = "x86_64", test))]
+pub(crate) mod emulated {
+    use super::*;
+    use crate::isa::amx::emulated::{Emulated, OffByOne};
+    use crate::ops::groups::Groups;
+
+    tile!(
+        scalar,
+        "int8-emulated",
+        crate::isa::scalar::Scalar,
+        Groups<Emulated>
+    );
+    tile!(
+        wrong,
+        "int8-wrong",
+        crate::isa::scalar::Scalar,
+        Groups<OffByOne>
+    );
+    tile!(avx512, "int8-emulated", crate::isa::x86_512::Avx512, Groups<Emulated>,
+        features "avx2,fma,f16c,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,avx512vnni");
+
+    /// A unit that is right but for one sum.
+    pub(crate) const WRONG: TileOps = wrong::OPS;
+
+    /// Those that this machine can run.
+    pub(crate) fn tiles() -> impl Iterator<Item = TileOps> {
+        let vectors = Level::Avx512Vnni.is_available().then_some(avx512::OPS);
+        [scalar::OPS].into_iter().chain(vectors)
     }
 }

@@ -11,6 +11,8 @@
 //! group with a NaN or an infinity gets the scale NaN and zero codes: every output that depends
 //! on it is NaN, which the caller's check of the logits reports; nothing is hidden.
 
+use crate::panel::IntPanel;
+
 /// Columns that share one activation scale.
 pub const GROUP: usize = 32;
 
@@ -93,8 +95,8 @@ pub(crate) struct TileShape {
     pub float_tile: usize,
     /// Rows of a float panel.
     pub float_rows: usize,
-    /// Whether the 8-bit dot product wants unsigned weights.
-    pub unsigned_weights: bool,
+    /// The layout that the integer tile kernels read.
+    pub panel: IntPanel,
 }
 
 /// Rows of an integer panel, on every level.
@@ -105,8 +107,8 @@ pub(crate) const INT_ROWS: usize = 16;
 pub struct ActShape {
     pub(crate) kind: ActKind,
     pub(crate) layout: Layout,
-    /// Whether the instruction set multiplies unsigned weights (changes what is stored).
-    pub(crate) unsigned_weights: bool,
+    /// The layout that the integer tile kernels read.
+    pub(crate) panel: IntPanel,
     pub(crate) tokens: usize,
     pub(crate) cols: usize,
     pub(crate) tile_tokens: usize,
@@ -141,12 +143,14 @@ impl ActShape {
             (ActKind::Bf16, true) => cols.next_multiple_of(32) * 2,
             (ActKind::Bf16, false) => cols.div_ceil(2) * tile_tokens * 4,
             (ActKind::Q8, true) => cols.div_ceil(UNIT) * RowUnit::BYTES,
-            (ActKind::Q8, false) => cols / GROUP * PanelGroup::bytes(tile_tokens),
+            (ActKind::Q8, false) => {
+                cols / GROUP * PanelGroup::bytes(level.panel.slots(tile_tokens))
+            }
         };
         ActShape {
             kind,
             layout: if few { Layout::Rows } else { Layout::Panel },
-            unsigned_weights: level.unsigned_weights,
+            panel: level.panel,
             tokens,
             cols,
             tile_tokens,
@@ -196,7 +200,7 @@ impl RowUnit {
 }
 
 /// Byte offsets in the *panel* layout of one 32-column group of `n` tokens:
-/// codes `[8][n][4]`, then five arrays of `n` four-byte values. Groups are dealt to lanes.
+/// the codes ([`IntPanel`]), then five arrays of `n` four-byte values. Groups are dealt to lanes.
 pub(crate) struct PanelGroup;
 
 impl PanelGroup {

@@ -39,6 +39,8 @@ mod aligned;
 mod api;
 mod dispatch;
 pub mod dtype;
+#[cfg(target_arch = "x86_64")]
+mod extension;
 pub mod float;
 mod format;
 mod isa;
@@ -48,6 +50,7 @@ pub mod mat;
 pub mod numbers;
 mod numeric;
 mod ops;
+mod panel;
 pub mod reference;
 mod scratch;
 mod sparse;

@@ -6,6 +6,7 @@
 mod guard;
 
 use std::ops::Range;
+use std::sync::LazyLock;
 
 use geb_kernels::dtype::Dtype;
 use geb_kernels::numbers::{Number, fields};
@@ -34,11 +35,23 @@ fn ragged(dtype: Dtype, blocks: usize) -> usize {
     }
 }
 
-fn levels() -> Vec<&'static Kernels> {
-    Level::available()
-        .into_iter()
-        .filter_map(Kernels::for_level)
-        .collect()
+/// Of every level what runs here, and the plain kernels where those are others.
+fn levels() -> &'static [&'static Kernels] {
+    static ALL: LazyLock<Vec<&'static Kernels>> = LazyLock::new(|| {
+        let mut all = Vec::new();
+        for level in Level::available() {
+            let Some(k) = Kernels::for_level(level) else {
+                continue;
+            };
+            all.push(k);
+            let plain = Kernels::plain(level).expect("the level has kernels");
+            if formats().any(|t| plain.name(t) != k.name(t)) {
+                all.push(Box::leak(Box::new(plain)));
+            }
+        }
+        all
+    });
+    &ALL
 }
 
 fn cases() -> u32 {
@@ -246,7 +259,7 @@ proptest! {
         for dtype in formats() {
             let problem = Problem::new(dtype, rows, ragged(dtype, blocks), tokens, seed);
             let split = seed as usize % (rows + 1);
-            for k in levels() {
+            for &k in levels() {
                 problem.check(k, &problem.run(k, 0..tokens, shift, split));
             }
         }
@@ -265,7 +278,7 @@ proptest! {
             let problem = Problem::new(dtype, rows, ragged(dtype, blocks), tokens, seed);
             let scalar = Kernels::for_level(Level::Scalar).unwrap();
             let same = bits(&problem.run(scalar, 0..tokens, 0, 0));
-            for k in levels() {
+            for &k in levels() {
                 // BF16 pairs round the activations: there, only batches agree with each other.
                 let want = if k.act_kind(dtype) == scalar.act_kind(dtype) {
                     same.clone()
@@ -292,7 +305,7 @@ proptest! {
 #[test]
 fn extremes_are_exact() {
     let cols = 512;
-    for k in levels() {
+    for &k in levels() {
         for code in [-128i8, -127, 127, 1] {
             for x in [127.0f32, -127.0] {
                 for tokens in [1, 2, 3, 4, 5, 20] {
@@ -327,7 +340,7 @@ fn long_rows_are_blocked() {
         let problem = Problem::new(dtype, 18, columns(dtype, 16384 + 288), 6, 11);
         let scalar = Kernels::for_level(Level::Scalar).unwrap();
         let want = bits(&problem.run(scalar, 0..6, 0, 16));
-        for k in levels() {
+        for &k in levels() {
             let all = problem.run(k, 0..6, 0, 16);
             problem.check(k, &all);
             if k.act_kind(dtype) == scalar.act_kind(dtype) {
@@ -351,7 +364,7 @@ fn bad_activations_are_not_hidden() {
                 problem.x[cols + 40] = bad;
                 // No zero weights: infinity must stay visible.
                 let ones = vec![1.0; 17 * cols];
-                for k in levels() {
+                for &k in levels() {
                     if k.writes(dtype) {
                         k.quantize(dtype, &ones, &mut problem.weights);
                     }
@@ -368,7 +381,7 @@ fn bad_activations_are_not_hidden() {
 /// Encoding and decoding at the edge of a page.
 #[test]
 fn blocks_stay_in_their_buffers() {
-    for k in levels() {
+    for &k in levels() {
         for dtype in formats().filter(|t| k.writes(*t)) {
             for blocks in 1..=2048 / dtype.block_len().max(32) {
                 let n = blocks * dtype.block_len();
@@ -410,7 +423,7 @@ fn activation_codes_follow_the_rules() {
                 weights: weights.clone(),
                 x: x.clone(),
             };
-            for k in levels() {
+            for &k in levels() {
                 assert_eq!(k.act_kind(Dtype::Q8_0), ActKind::Q8);
                 let got = problem.run(k, 0..tokens, 0, 0);
                 for (t, row) in x.chunks(cols).enumerate() {

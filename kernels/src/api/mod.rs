@@ -4,6 +4,9 @@ mod float;
 mod peak;
 mod product;
 mod sparse;
+mod trial;
+
+use std::sync::OnceLock;
 
 use crate::dispatch;
 use crate::dtype::Dtype;
@@ -13,13 +16,31 @@ use crate::level::Level;
 use crate::table::{FormatOps, Kernels};
 
 impl Kernels {
-    /// The kernels of a level, or `None` if this machine or build does not have it.
+    /// The kernels of a level, with whatever this machine has beyond it that is faster, or `None` if this machine or
+    /// build does not have the level. They are put together at the first call and stay as they are.
     pub fn for_level(level: Level) -> Option<&'static Kernels> {
-        if level.is_available() {
-            dispatch::table(level)
-        } else {
-            None
+        static COMPOSED: [OnceLock<Option<Kernels>>; Level::ALL.len()] =
+            [const { OnceLock::new() }; Level::ALL.len()];
+        let compose = || Self::compose(level);
+        COMPOSED[level as usize].get_or_init(compose).as_ref()
+    }
+
+    fn compose(level: Level) -> Option<Kernels> {
+        let mut kernels = Self::plain(level)?;
+        dispatch::extend(&mut kernels);
+        if let Some(tile) = dispatch::on_trial(level)
+            && trial::passes(tile, level)
+        {
+            kernels.take_tile(tile);
         }
+        Some(kernels)
+    }
+
+    /// The kernels of a level without what some of its machines have beyond it, or `None` if this machine or build does
+    /// not have the level. Their results are the same bits on every machine that has.
+    pub fn plain(level: Level) -> Option<Kernels> {
+        let table = level.is_available().then(|| dispatch::table(level))?;
+        table.map(Kernels::new)
     }
 
     /// The best kernels of this machine, lowered by `GEB_ISA` if that is set.
@@ -57,11 +78,6 @@ impl Kernels {
         self.level
     }
 
-    fn find(&self, dtype: Dtype) -> Option<&FormatOps> {
-        dispatch::better(self.level, dtype)
-            .or_else(|| self.formats.iter().find(|f| f.dtype == dtype))
-    }
-
     fn format(&self, dtype: Dtype) -> &FormatOps {
         self.find(dtype)
             .unwrap_or_else(|| panic!("no kernels for {dtype}: ask supports() first"))
@@ -74,7 +90,7 @@ impl Kernels {
 
     /// Name of the product kernel that this type uses, for logs: arithmetic and level.
     pub fn name(&self, dtype: Dtype) -> &'static str {
-        dispatch::kernel_name(self.level, self.format(dtype).act)
+        self.format(dtype).name
     }
 
     /// What weights of this type multiply with.

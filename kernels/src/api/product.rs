@@ -71,10 +71,7 @@ impl Kernels {
             "activations: values of the batch"
         );
         assert_eq!(tile.len(), shape.tile_bytes, "activations: bytes of a tile");
-        assert_eq!(
-            shape.unsigned_weights, self.tile_shape.unsigned_weights,
-            "shape of another level"
-        );
+        assert_eq!(shape.panel, self.tile_shape.panel, "shape of another level");
         assert!(
             tile.as_ptr().addr().is_multiple_of(64),
             "activations: tile not aligned"
@@ -121,10 +118,7 @@ impl Kernels {
             shape.kind, f.act,
             "product: kind of activations for {dtype}"
         );
-        assert_eq!(
-            shape.unsigned_weights, self.tile_shape.unsigned_weights,
-            "shape of another level"
-        );
+        assert_eq!(shape.panel, self.tile_shape.panel, "shape of another level");
         assert_eq!(
             Some(weights.len()),
             out.cols().checked_mul(row_bytes),
@@ -192,6 +186,7 @@ impl Kernels {
                     first_byte,
                     rows,
                     cols: block_cols,
+                    panel: self.tile_shape.panel,
                     codes: panel.codes,
                     scales: panel.scales,
                     mins: panel.mins,

@@ -37,10 +37,7 @@ impl Kernels {
         assert_eq!(shape.tokens, out.rows(), "product: tokens");
         assert_eq!(rows.len(), out.cols(), "product: rows");
         assert_eq!(shape.kind, ActKind::Q8, "product: kind of activations");
-        assert_eq!(
-            shape.unsigned_weights, self.tile_shape.unsigned_weights,
-            "shape of another level"
-        );
+        assert_eq!(shape.panel, self.tile_shape.panel, "shape of another level");
         if shape.layout == Layout::Panel {
             return self.mat_mul_expanded(weights, rows, acts, out, scratch);
         }

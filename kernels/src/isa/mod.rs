@@ -15,8 +15,14 @@
 use crate::layout::{GROUP, UNIT};
 use crate::numeric::{from_f16, max_key};
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod amx;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod matrix;
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod neon;
+#[cfg(target_arch = "aarch64")]
+mod neon_i8mm;
 pub(crate) mod product;
 pub(crate) mod scalar;
 pub(crate) mod wide;
@@ -107,6 +113,8 @@ pub(crate) unsafe trait Isa: Copy + 'static {
     const UNSIGNED_WEIGHTS: bool;
     /// Rows in a panel vector.
     const ROWS: usize;
+    /// Whether there is a kernel that reads panels of eights.
+    const EIGHTS: bool = false;
 
     /// Asks for the lines of `n` bytes at `p` to be brought into the second-level cache. Any
     /// address is allowed. Does nothing where it has not been measured to help.
@@ -336,6 +344,9 @@ pub(crate) unsafe trait Isa: Copy + 'static {
     fn zero_row_ints(self) -> Self::RowInts;
     /// The I32 at `p` in every lane.
     unsafe fn splat_int(self, p: *const u8) -> Self::RowInts;
+    /// `ROWS` I32.
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn load_row_ints(self, p: *const i32) -> Self::RowInts;
     fn sub_row_ints(self, a: Self::RowInts, b: Self::RowInts) -> Self::RowInts;
     /// Adds to each row the product of its four weights with the four bytes at `x`.
     unsafe fn dot_rows(self, acc: Self::RowInts, w: Self::Weights, x: *const u8) -> Self::RowInts;
@@ -433,6 +444,12 @@ pub(crate) unsafe trait Isa: Copy + 'static {
             }
         }
         out
+    }
+
+    /// Four bytes of `a`, four of `b`, and so on: the first 64, then the last. Where [`EIGHTS`](Self::EIGHTS).
+    #[inline(always)]
+    fn zip_fours(self, a: Self::Bytes, b: Self::Bytes) -> [Self::Bytes; 2] {
+        [a, b]
     }
 
     /// Transposes `[16][8]` F32: column `g` below `groups` goes to place `at[g]` of `[..][16]`.

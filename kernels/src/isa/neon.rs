@@ -1,9 +1,9 @@
-//! NEON, with and without `sdot`: 128-bit vectors. The two differ only in the 8-bit dot product.
+//! NEON, with and without `sdot` and the int8 matrix product: 128-bit vectors. They differ only in the 8-bit products.
 
 use core::arch::aarch64::*;
 use core::arch::asm;
 
-use super::{Isa, SPREAD};
+use super::{Isa, SPREAD, UNPACKED};
 
 /// The token of base NEON.
 #[derive(Clone, Copy)]
@@ -12,6 +12,10 @@ pub(crate) struct Neon;
 /// The token of NEON with `sdot`.
 #[derive(Clone, Copy)]
 pub(crate) struct NeonDot;
+
+/// The token of NEON with `sdot` and the int8 matrix product.
+#[derive(Clone, Copy)]
+pub(crate) struct NeonI8mm;
 
 /// Runs intrinsics in a method of a token, or in what only those call.
 macro_rules! simd {
@@ -22,6 +26,7 @@ macro_rules! simd {
         unsafe { $($body)* }
     }};
 }
+pub(super) use simd;
 
 /// Sums of four products of signed bytes, exact: |w| <= 128 and |x| <= 127, so a pair of products
 /// is at most 32,512 and fits 16 bits.
@@ -43,8 +48,8 @@ unsafe fn dot_base(acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
 /// Needs `dotprod`.
 #[inline(always)]
 unsafe fn dot_sdot(mut acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
-    // SAFETY: only `NeonDot` calls this, and `Level::is_available` has found `dotprod` for it; it
-    // touches only its operands.
+    // SAFETY: only `NeonDot` and `NeonI8mm` call this, and `Level::is_available` has found `dotprod` for them;
+    // it touches only its operands.
     unsafe {
         asm!(
             "sdot {acc:v}.4s, {w:v}.16b, {x:v}.16b",
@@ -117,6 +122,7 @@ macro_rules! token {
         unsafe impl Isa for $token {
             const UNSIGNED_WEIGHTS: bool = false;
             const ROWS: usize = 8;
+            const EIGHTS: bool = true;
 
             type Bytes = [uint8x16_t; 4];
             type Ints = [int32x4_t; 4];
@@ -512,9 +518,26 @@ macro_rules! token {
             ) -> Self::RowFloats {
                 self.fma_eight(acc, a, b)
             }
+
+            #[inline(always)]
+            fn zip_fours(self, a: Self::Bytes, b: Self::Bytes) -> [Self::Bytes; 2] {
+                let (mut first, mut last) = (a, b);
+                for q in 0..2 {
+                    simd! {
+                        let words = |v| vreinterpretq_u32_u8(v);
+                        let bytes = |v| vreinterpretq_u8_u32(v);
+                        first[2 * q] = bytes(vzip1q_u32(words(a[q]), words(b[q])));
+                        first[2 * q + 1] = bytes(vzip2q_u32(words(a[q]), words(b[q])));
+                        last[2 * q] = bytes(vzip1q_u32(words(a[q + 2]), words(b[q + 2])));
+                        last[2 * q + 1] = bytes(vzip2q_u32(words(a[q + 2]), words(b[q + 2])));
+                    }
+                }
+                [first, last]
+            }
         }
     };
 }
 
 token!(Neon, dot_base);
 token!(NeonDot, dot_sdot);
+token!(NeonI8mm, dot_sdot);

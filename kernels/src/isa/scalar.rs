@@ -285,6 +285,12 @@ unsafe impl Isa for Scalar {
         [i32::from_ne_bytes(memory! { read(p) }); 8]
     }
 
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn load_row_ints(self, p: *const i32) -> [i32; 8] {
+        memory! { p.cast::<[i32; 8]>().read_unaligned() }
+    }
+
     #[inline(always)]
     fn sub_row_ints(self, mut a: [i32; 8], b: [i32; 8]) -> [i32; 8] {
         for r in 0..8 {

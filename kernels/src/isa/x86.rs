@@ -328,6 +328,10 @@ macro_rules! common {
             simd! { _mm256_set1_epi32(p.cast::<i32>().read_unaligned()) }
         }
         #[inline(always)]
+        unsafe fn load_row_ints(self, p: *const i32) -> __m256i {
+            simd! { _mm256_loadu_si256(p.cast()) }
+        }
+        #[inline(always)]
         fn sub_row_ints(self, a: __m256i, b: __m256i) -> __m256i {
             simd! { _mm256_sub_epi32(a, b) }
         }

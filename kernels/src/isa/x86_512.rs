@@ -537,6 +537,10 @@ unsafe impl Isa for Avx512 {
         simd! { _mm512_set1_epi32(p.cast::<i32>().read_unaligned()) }
     }
     #[inline(always)]
+    unsafe fn load_row_ints(self, p: *const i32) -> __m512i {
+        simd! { _mm512_loadu_si512(p.cast()) }
+    }
+    #[inline(always)]
     fn sub_row_ints(self, a: __m512i, b: __m512i) -> __m512i {
         simd! { _mm512_sub_epi32(a, b) }
     }

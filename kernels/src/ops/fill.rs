@@ -149,16 +149,14 @@ fn panel_group(tile: &mut [u8], i: usize, groups: usize, bytes: usize) -> &mut [
 
 #[inline(always)]
 fn fill_panel<I: Isa>(isa: I, job: &mut FillJob<'_>) {
-    let (n, cols) = (job.tokens, job.shape.cols);
-    let offset = if job.shape.unsigned_weights { -128 } else { 0 };
+    let (panel, cols) = (job.shape.panel, job.shape.cols);
+    let (n, offset) = (panel.slots(job.tokens), -i32::from(panel.shift()));
     for (t, row) in job.x.chunks_exact(cols).enumerate() {
         for (i, x) in row.as_chunks::<GROUP>().0.iter().enumerate() {
             let group = panel_group(job.tile, i, cols / GROUP, PanelGroup::bytes(n));
             let q = quantize_group(isa, x);
             let codes: &[u8; GROUP] = bytemuck::cast_ref(&q.codes);
-            for (k, four) in codes.as_chunks::<4>().0.iter().enumerate() {
-                put(group, (k * n + t) * 4, *four);
-            }
+            panel.put(group, n, t, codes);
             let (low, total) = q.totals();
             put(
                 group,

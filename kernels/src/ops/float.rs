@@ -174,7 +174,7 @@ unsafe fn tile<I: Isa, P: Product<I>, const T: usize>(
             let mut acc = [[isa.zero_rows(); 2]; T];
             for _ in 0..deal.count(lane) {
                 let (w0, w1) = (isa.load_rows(w), isa.load_rows(w.add(I::ROWS)));
-                unroll!(t < T, max 14, {
+                unroll!(t < T, max 16, {
                     let v = isa.splat_row(x.add(4 * t));
                     acc[t][0] = P::rows(isa, acc[t][0], w0, v);
                     acc[t][1] = P::rows(isa, acc[t][1], w1, v);
@@ -185,7 +185,7 @@ unsafe fn tile<I: Isa, P: Product<I>, const T: usize>(
             first.add(isa, acc.map(|a| a[0]));
             second.add(isa, acc.map(|a| a[1]));
         }
-        unroll!(t < T, max 14, {
+        unroll!(t < T, max 16, {
             isa.store_rows(out.add(t * stride), first.sums[t]);
             isa.store_rows(out.add(t * stride + I::ROWS), second.sums[t]);
         });

@@ -4,14 +4,21 @@
 //! strided column range of its output. `api` builds every job and does the checking.
 
 pub(crate) mod decode;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod eights;
 pub(crate) mod fill;
 pub(crate) mod float;
+pub(crate) mod fours;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod groups;
 pub(crate) mod multiply;
 pub(crate) mod peak;
 pub(crate) mod sparse;
+pub(crate) mod tile;
 pub(crate) mod unpack;
 
 use crate::layout::ActShape;
+use crate::panel::IntPanel;
 
 /// How far ahead of the weights being multiplied memory is asked for: two pages, because hardware
 /// prefetchers stop at the end of a page (measured on Zen 4: cold Q4_0 decode 20.7 instead of
@@ -42,8 +49,10 @@ pub(crate) struct UnpackJob {
     pub first_byte: usize,
     pub rows: usize,
     pub cols: usize,
-    /// Integer formats: `[cols / 32][8][16 rows][4]` bytes, groups dealt to lanes. Float formats:
-    /// `[cols][rows]` F32, columns dealt to lanes.
+    /// The layout of `codes`, if the format is an integer one.
+    pub panel: IntPanel,
+    /// Integer formats: `[cols / 32]` groups of 16 rows, dealt to lanes. Float formats: `[cols][rows]` F32,
+    /// columns dealt to lanes.
     pub codes: *mut u8,
     /// `[cols / group][16 rows]`
     pub scales: *mut f32,
@@ -93,8 +102,8 @@ macro_rules! unroll {
     ($i:ident < $n:expr, max 8, $body:block) => {
         crate::ops::unroll!(@ $i, $n, $body, 0 1 2 3 4 5 6 7)
     };
-    ($i:ident < $n:expr, max 14, $body:block) => {
-        crate::ops::unroll!(@ $i, $n, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13)
+    ($i:ident < $n:expr, max 16, $body:block) => {
+        crate::ops::unroll!(@ $i, $n, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
     };
     (@ $i:ident, $n:expr, $body:block, $($k:literal)*) => {
         $( { if const { $k < $n } { let $i: usize = $k; $body } } )*

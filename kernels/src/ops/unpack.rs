@@ -4,6 +4,7 @@ use super::{UnpackJob, unroll};
 use crate::format::QuantFormat;
 use crate::isa::{Isa, UNPACKED};
 use crate::layout::{Deal, GROUP, INT_LANES, UNIT};
+use crate::panel::IntPanel;
 
 const ROWS: usize = crate::layout::INT_ROWS;
 /// Bytes of the buffer for an incomplete unit: the largest unit of any format.
@@ -48,26 +49,40 @@ impl Rows {
     }
 }
 
-/// Where the eight groups of a unit go in a panel; those that the row does not have go to a place apart.
-type Places = [*mut u8; 8];
+/// A panel that is being filled.
+struct Places {
+    /// Where the eight groups of a unit go; those that the row does not have go to a place apart.
+    groups: [*mut u8; 8],
+    /// What to add to a stored code so that the panel holds the weight that its kernel multiplies.
+    bias: u8,
+    /// Whether eight columns of a row lie side by side, not four.
+    eights: bool,
+}
 
-/// Stores the four bytes that bytes `4i..4i + 4` of `vector` of half `HALF` were in each of the sixteen rows.
-///
-/// # Safety
-/// Every place must have room for a group.
-#[inline(always)]
-unsafe fn put<F: QuantFormat, I: Isa, const HALF: usize>(
-    isa: I,
-    places: &Places,
-    vector: usize,
-    i: usize,
-    codes: I::Bytes,
-) {
-    let (group, column) = F::ORDER.column(vector, i);
-    // SAFETY: a group has eight columns of the sixteen rows.
-    unsafe {
-        let slot = places[4 * HALF + group].add(column * 4 * ROWS);
-        isa.store_bytes(slot, isa.add_bytes(codes, bias::<F, I>()));
+impl Places {
+    /// Stores what bytes `4i..4i + 8` of `vector` of half `HALF` were in each of the sixteen rows; `i` is even.
+    ///
+    /// # Safety
+    /// Every place must have room for a group.
+    #[inline(always)]
+    unsafe fn put<F: QuantFormat, I: Isa, const HALF: usize>(
+        &self,
+        isa: I,
+        vector: usize,
+        i: usize,
+        codes: [I::Bytes; 2],
+    ) {
+        let (group, column) = F::ORDER.column(vector, i);
+        let [mut a, mut b] = codes;
+        if I::EIGHTS && self.eights {
+            [a, b] = isa.zip_fours(a, b);
+        }
+        // SAFETY: a group has eight columns of the sixteen rows.
+        unsafe {
+            let slot = self.groups[4 * HALF + group].add(column * 4 * ROWS);
+            isa.store_bytes(slot, isa.add_bytes(a, self.bias));
+            isa.store_bytes(slot.add(4 * ROWS), isa.add_bytes(b, self.bias));
+        }
     }
 }
 
@@ -94,16 +109,19 @@ unsafe fn vector<F: QuantFormat, I: Isa, const HALF: usize, const VECTOR: usize>
             ]);
             unroll!(j < 4, max 4, { parts[4 * i + j] = four[j] });
         });
-        unroll!(j < 4, max 4, {
-            let four = isa.transpose_runs([parts[j], parts[4 + j], parts[8 + j], parts[12 + j]]);
+        unroll!(h < 2, max 4, {
+            let (j, k) = (2 * h, 2 * h + 1);
+            let even = isa.transpose_runs([parts[j], parts[4 + j], parts[8 + j], parts[12 + j]]);
+            let odd = isa.transpose_runs([parts[k], parts[4 + k], parts[8 + k], parts[12 + k]]);
             unroll!(q < 4, max 4, {
                 let i = 4 * q + j;
                 if F::PACKED {
-                    let [first, second] = F::split(isa, four[q]);
-                    put::<F, I, HALF>(isa, places, 0, i, first);
-                    put::<F, I, HALF>(isa, places, 1, i, second);
+                    let [a, b] = F::split(isa, even[q]);
+                    let [c, d] = F::split(isa, odd[q]);
+                    places.put::<F, I, HALF>(isa, 0, i, [a, c]);
+                    places.put::<F, I, HALF>(isa, 1, i, [b, d]);
                 } else {
-                    put::<F, I, HALF>(isa, places, VECTOR, i, four[q]);
+                    places.put::<F, I, HALF>(isa, VECTOR, i, [even[q], odd[q]]);
                 }
             });
         });
@@ -151,9 +169,13 @@ pub(crate) unsafe fn unpack<F: QuantFormat, I: Isa>(isa: I, job: &UnpackJob) {
         // unit is copied so that nothing past the row is read: `job.tails` has room for sixteen, and after
         // them for a group. The panel has room for `all_groups`, and `at` are places among them.
         unsafe {
-            let mut places = at.map(|at| job.codes.wrapping_add(at * GROUP * ROWS));
+            let mut places = Places {
+                groups: at.map(|at| job.codes.wrapping_add(at * GROUP * ROWS)),
+                bias: job.panel.shift().wrapping_sub(F::CODES.offset()),
+                eights: job.panel == IntPanel::Eights,
+            };
             if groups < 8 {
-                places[groups..].fill(job.tails.add(ROWS * TAIL));
+                places.groups[groups..].fill(job.tails.add(ROWS * TAIL));
                 for (r, row) in rows.iter_mut().enumerate() {
                     let tail = job.tails.add(r * TAIL);
                     core::ptr::copy_nonoverlapping(*row, tail, groups * F::UNIT_BYTES / 8);
@@ -180,13 +202,6 @@ pub(crate) unsafe fn unpack<F: QuantFormat, I: Isa>(isa: I, job: &UnpackJob) {
             }
         }
     }
-}
-
-/// What to add to a stored code so that the panel holds the true weight, plus 128 where the
-/// instruction set wants unsigned weights.
-const fn bias<F: QuantFormat, I: Isa>() -> u8 {
-    let shift: u8 = if I::UNSIGNED_WEIGHTS { 128 } else { 0 };
-    shift.wrapping_sub(F::CODES.offset())
 }
 
 /// Decodes whole blocks to F32: `scale * (code - offset)`, plus the minimum if there is one. The
