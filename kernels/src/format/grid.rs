@@ -237,7 +237,7 @@ format!(
         (isa.add_where(low, down, DOWN), isa.add_where(high, down, DOWN))
     },
     scales {
-        let four = |k: usize| narrow(u64_at(b, 34 + 8 * k) >> 12 & 7 * EVERY_16);
+        let four = |k: usize| narrow(u64_at(b, 34 + 8 * k) >> 12 & (7 * EVERY_16));
         both(isa.widen((four(0) | four(1) << 32).to_le_bytes()))
     },
     0.125 + 0.25 x at::<2>(b, 0)
@@ -258,7 +258,7 @@ format!(
     codes |isa, b, h| {
         let (low, high) = isa.eights(&S1, array!(4, g => {
             // Without directions.
-            let high = isa.spread_fields::<4, 16>(u16_at(b, 32 + 8 * h + 2 * g).into()) & 7 * EVERY_16;
+            let high = isa.spread_fields::<4, 16>(u16_at(b, 32 + 8 * h + 2 * g).into()) & (7 * EVERY_16);
             four(isa, b, 16 * h + 4 * g) | high << 8
         }));
         let down = isa.top_bits(u64_at(b, 32 + 8 * h));
@@ -267,7 +267,7 @@ format!(
     scales {
         // Four times three bits in a word: the first and the third are for the first 16 weights of a group.
         let x = u64_at(b, 48);
-        let pairs = |x: u64| (x & 0x1c7 * EVERY_16 | (x & 0x1c7 * EVERY_16) << 2) & 0x707 * EVERY_16;
+        let pairs = |x: u64| x & (7 * EVERY_16) | x << 2 & (0x700 * EVERY_16);
         (isa.widen(pairs(x).to_le_bytes()), isa.widen(pairs(x >> 3).to_le_bytes()))
     },
     0.125 + 0.25 x scattered(b)

@@ -205,7 +205,7 @@ pub(crate) unsafe trait Isa: Copy + 'static {
         while fields > 1 {
             fields /= 2;
             let every = u64::MAX / ((1 << (fields * PART)) - 1);
-            x = (x | x << (fields * (PART - BITS))) & every * ((1 << (fields * BITS)) - 1);
+            x = (x | x << (fields * (PART - BITS))) & (every * ((1 << (fields * BITS)) - 1));
         }
         x
     }
@@ -230,7 +230,7 @@ pub(crate) unsafe trait Isa: Copy + 'static {
     fn with_parity(self, words: [u64; 4]) -> [u64; 2] {
         let mut halves = [0u64; 2];
         for (k, word) in words.into_iter().enumerate() {
-            let sevens = word >> 9 & 0x7f * EVERY_16;
+            let sevens = word >> 9 & (0x7f * EVERY_16);
             halves[k / 2] |= ((sevens | sevens >> 8) & 0x7f7f_0000_7f7f) << (16 * (k % 2));
         }
         for x in &mut halves {
@@ -238,7 +238,7 @@ pub(crate) unsafe trait Isa: Copy + 'static {
             let mut folded = *x ^ *x >> 4;
             folded ^= folded >> 2;
             folded ^= folded >> 1;
-            *x |= (folded & u64::MAX / 255) << 7;
+            *x |= (folded & (u64::MAX / 255)) << 7;
         }
         let [p, q] = halves;
         let low = u64::from(u32::MAX);
