@@ -5,7 +5,7 @@
 
 Runs `geb-run generate --raw -n 1` and a small program on llama.cpp's library (peers/first_token.cpp: the
 library's own loading, no warm-up, no log) in turn, warm page cache, and prints medians. TREE is llama.cpp
-built with cmake into TREE/build; by default the one that peers/run.py makes.
+built with cmake into TREE/build-native; by default the one that peers/run.py makes.
 """
 import argparse, os, pathlib, statistics, subprocess, time
 
@@ -22,7 +22,7 @@ def build_peer(tree):
         PEERS.mkdir(parents=True, exist_ok=True)
         libs = ["src/libllama.a", "ggml/src/libggml.a", "ggml/src/libggml-cpu.a", "ggml/src/libggml-base.a"]
         subprocess.run(["c++", "-O2", "-std=c++17", f"-I{tree}/include", f"-I{tree}/ggml/include", str(source), "-o",
-                        str(target), *(f"{tree}/build/{lib}" for lib in libs), "-fopenmp", "-lpthread", "-ldl"], check=True)
+                        str(target), *(f"{tree}/build-native/{lib}" for lib in libs), "-fopenmp", "-lpthread", "-ldl"], check=True)
     return target
 
 

@@ -144,7 +144,7 @@ impl Session {
 
     /// Bytes of the KV cache that a token at position `positions - 1` sees, all layers together.
     pub fn kv_bytes_seen(&self, positions: usize) -> u64 {
-        self.engine.pages.layout().seen_bytes(positions) + 4 * self.seq.state.values().len() as u64
+        self.engine.kv_bytes_seen(&self.seq, positions)
     }
 
     /// Element type of the KV cache.

@@ -3,14 +3,15 @@
 //! The leader runs ordinary sequential code and owns every buffer; a step borrows what it writes
 //! and is over when the call returns, so the borrow checker sees a plain function call. Threads
 //! come from the caller (a rayon pool enters once per forward pass); between steps they spin
-//! briefly, then yield.
+//! briefly, yield for a while, then sleep for moments.
 //!
 //! ```text
 //! leader: write job; open gate (epoch + 1); work; close gate; wait until nobody is inside
 //! helper: gate open and epoch new? enter (count + 1); work; leave (count - 1)
 //! ```
 //! A helper that is late, because the machine runs something else, finds the gate closed and is
-//! not waited for. Work is claimed in chunks from one counter, so unequal cores stay busy.
+//! not waited for. Work is claimed in chunks from one counter, so unequal cores stay busy; columns of
+//! products in chunks that shrink, so that all are done at about the same time.
 //! A helper that panics makes the leader panic at the end of the step, with the same payload; the
 //! team can be used again.
 
@@ -20,12 +21,20 @@ use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::Duration;
 
 use crate::mat::MatMut;
 
-/// Spins of a waiting thread before it starts to yield; about 100 microseconds, longer than most
-/// serial parts of a pass. A yield on a busy machine gives the core away for milliseconds.
-const SPINS: u32 = 4_000;
+/// Spins of a waiting thread before it starts to yield; about 10 microseconds, longer than most
+/// serial parts of a pass. A thread that shares its core is best descheduled while it waits, for then
+/// nobody waits for it; and the one that it waits for may be behind it on the same core.
+const SPINS: u32 = 400;
+/// Yields before it sleeps: about 50 microseconds where nobody else wants the core.
+const YIELDS: u32 = 100;
+/// How long it sleeps at a time. A core that sleeps takes over a thread that waits for another core.
+const NAP: Duration = Duration::from_micros(20);
+/// How many chunks per thread what is left of a step is worth when the next chunk is claimed.
+const SHARES: usize = 3;
 
 /// Bit of the gate's state that says it is open; the count of those inside is below it,
 /// the epoch above.
@@ -174,11 +183,13 @@ impl Drop for Inside<'_> {
 }
 
 fn relax(spins: &mut u32) {
-    *spins += 1;
+    *spins = spins.saturating_add(1);
     if *spins < SPINS {
         core::hint::spin_loop()
-    } else {
+    } else if *spins < SPINS + YIELDS {
         std::thread::yield_now()
+    } else {
+        std::thread::sleep(NAP)
     }
 }
 
@@ -252,6 +263,59 @@ impl Leader<'_> {
         });
     }
 
+    /// Calls `f` for ranges of indices below `n`, each index exactly once: long ranges at first, single
+    /// indices at the end.
+    fn shrinking(&mut self, n: usize, f: impl Fn(Range<usize>, &mut Local) + Sync) {
+        if n <= 1 || self.threads() == 1 {
+            if n > 0 {
+                f(0..n, self.local);
+            }
+            return;
+        }
+        let shares = SHARES * self.threads();
+        let next = AtomicUsize::new(0);
+        self.step(&|local| {
+            loop {
+                let left = n.saturating_sub(next.load(Ordering::Relaxed));
+                let take = (left / shares).max(1);
+                let start = next.fetch_add(take, Ordering::Relaxed);
+                if start >= n {
+                    break;
+                }
+                f(start..(start + take).min(n), local);
+            }
+        });
+    }
+
+    /// Splits matrices of `N` outputs into ranges of columns, multiples of `step` wide but for the last of a
+    /// matrix, and calls `f(matrix, first column, block)` for each.
+    pub fn columns<const N: usize>(
+        &mut self,
+        out: [MatMut<'_>; N],
+        step: usize,
+        f: impl Fn(usize, usize, MatMut<'_>, &mut Local) + Sync,
+    ) {
+        let step = step.max(1);
+        let (parts, total) = parts(out, |m| m.cols().div_ceil(step));
+        self.shrinking(total, |range, local| {
+            let mut i = range.start;
+            while i < range.end {
+                let which = parts.iter().rposition(|p| p.first <= i).unwrap_or(0);
+                let p = &parts[which];
+                let first = (i - p.first) * step;
+                let end = ((range.end - p.first) * step).min(p.cols);
+                // SAFETY: the columns lie inside the matrix (`end` is clamped, and an index below its last one
+                // starts before `end`), those of different indices are disjoint, each index is claimed once,
+                // and the matrices are borrowed for the step.
+                let block = unsafe {
+                    MatMut::from_raw(p.base.get().add(first), p.rows, end - first, p.stride)
+                };
+                f(which, first, block, local);
+                i = p.first + end.div_ceil(step);
+            }
+        });
+    }
+
     /// Splits `data` into chunks of `chunk` elements and calls `f(index, chunk)` for each.
     pub fn chunks_mut<T: Send>(
         &mut self,
@@ -281,18 +345,7 @@ impl Leader<'_> {
         f: impl Fn(usize, (usize, usize), MatMut<'_>, &mut Local) + Sync,
     ) {
         let (rows, cols) = (rows.max(1), cols.max(1));
-        let mut total = 0;
-        let parts = out.map(|mut m| {
-            let first = total;
-            total += m.rows().div_ceil(rows) * m.cols().div_ceil(cols);
-            Part {
-                base: Shared(m.as_mut_ptr()),
-                rows: m.rows(),
-                cols: m.cols(),
-                stride: m.stride(),
-                first,
-            }
-        });
+        let (parts, total) = parts(out, |m| m.rows().div_ceil(rows) * m.cols().div_ceil(cols));
         self.ranges(total, 1, |range, local| {
             for i in range {
                 let which = parts.iter().rposition(|p| p.first <= i).unwrap_or(0);
@@ -310,13 +363,33 @@ impl Leader<'_> {
     }
 }
 
-/// One matrix of [`Leader::blocks`] and its first block index.
+/// One matrix of [`Leader::blocks`] or [`Leader::columns`] and its first index.
 struct Part {
     base: Shared<f32>,
     rows: usize,
     cols: usize,
     stride: usize,
     first: usize,
+}
+
+/// The matrices, of `count` indices each, and the number of all indices.
+fn parts<const N: usize>(
+    out: [MatMut<'_>; N],
+    count: impl Fn(&MatMut<'_>) -> usize,
+) -> ([Part; N], usize) {
+    let mut total = 0;
+    let parts = out.map(|mut m| {
+        let first = total;
+        total += count(&m);
+        Part {
+            base: Shared(m.as_mut_ptr()),
+            rows: m.rows(),
+            cols: m.cols(),
+            stride: m.stride(),
+            first,
+        }
+    });
+    (parts, total)
 }
 
 /// A pointer that may cross threads; every use argues its own disjointness.
@@ -389,6 +462,37 @@ mod tests {
                 );
             }
         });
+    }
+
+    #[test]
+    fn columns_cover_several_matrices_in_multiples_of_the_step() {
+        for threads in [1, 2, 3] {
+            with_team(threads, |lead| {
+                let sizes = [(2, 70), (3, 0), (1, 7), (2, 64)];
+                let mut data = sizes.map(|(rows, cols)| vec![0f32; rows * (cols + 3)]);
+                let mut all = data.iter_mut().zip(sizes);
+                let out = sizes.map(|_| {
+                    let (d, (rows, cols)) = all.next().expect("a matrix");
+                    MatMut::new(d, rows, cols, cols + 3)
+                });
+                lead.columns(out, 4, |which, first, mut block, _| {
+                    let last = first + block.cols() == sizes[which].1;
+                    assert!(first % 4 == 0 && (block.cols() % 4 == 0 || last));
+                    for t in 0..block.rows() {
+                        for (j, x) in block.row_mut(t).iter_mut().enumerate() {
+                            *x += (1000 * which + 100 * t + first + j + 1) as f32;
+                        }
+                    }
+                });
+                for (which, (d, (_, cols))) in data.iter().zip(sizes).enumerate() {
+                    for (i, x) in d.iter().enumerate() {
+                        let (t, c) = (i / (cols + 3), i % (cols + 3));
+                        let inside = (1000 * which + 100 * t + c + 1) as f32;
+                        assert_eq!(*x, if c < cols { inside } else { 0.0 });
+                    }
+                }
+            });
+        }
     }
 
     /// Twice as many threads as cores, and as many busy neighbours: slow, but the same result.

@@ -93,6 +93,11 @@ impl Engine {
         self.pages.free()
     }
 
+    /// Bytes of keys, values and state of all layers that a token at position `positions - 1` of a sequence sees.
+    pub fn kv_bytes_seen(&self, seq: &Sequence, positions: usize) -> u64 {
+        self.pages.layout().seen_bytes(positions) + 4 * seq.state.values().len() as u64
+    }
+
     /// Bytes of the pages of all sequences.
     pub fn kv_bytes(&self) -> u64 {
         self.pages.bytes()

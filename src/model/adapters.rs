@@ -283,7 +283,7 @@ fn product(
     let n = out.len() / rows;
     let weights: &[u8] = bytemuck::cast_slice(weights);
     let out = MatMut::new(out, n, rows, rows);
-    lead.blocks([out], (n, STEP), |_, (_, c), block, local| {
+    lead.columns([out], STEP, |_, c, block, local| {
         let part = &weights[4 * c * cols..4 * (c + block.cols()) * cols];
         kernels.mat_mul(Dtype::F32, part, cols, x, block, &mut local.panel);
     });

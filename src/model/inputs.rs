@@ -209,7 +209,7 @@ impl Observer for InputStats {
             let width = PANEL.min(cols - first);
             let product = &mut self.product[..cols * width];
             let out = MatMut::new(product, cols, width, width);
-            lead.blocks([out], (cols, STEP), |_, (_, c), block, local| {
+            lead.columns([out], STEP, |_, c, block, local| {
                 let rows = 4 * n * (first + c)..4 * n * (first + c + block.cols());
                 let part = &weights[rows];
                 kernels.mat_mul(Dtype::F32, part, n, acts, block, &mut local.panel);

@@ -407,15 +407,14 @@ impl<'a> Pass<'a, '_> {
         let rows: usize = matrices.iter().map(|m| m.rows).sum();
         let cols = matrices[0].cols;
         let threads = self.lead.threads();
-        let step = (rows / (threads * 8)).clamp(16, 128).next_multiple_of(16);
+        let step = (rows / (threads * 8)).clamp(16, 32).next_multiple_of(16);
         let blocks = outs
             .each_mut()
             .map(|(w, out)| MatMut::new(out, n, w.weight.rows, w.weight.rows));
-        self.lead
-            .blocks(blocks, (n, step), |i, (_, c), block, local| {
-                let acts = &acts[slot(kernels.act_kind(matrices[i].dtype))];
-                operands[i].multiply(kernels, c, acts, block, &mut local.panel);
-            });
+        self.lead.columns(blocks, step, |i, c, block, local| {
+            let acts = &acts[slot(kernels.act_kind(matrices[i].dtype))];
+            operands[i].multiply(kernels, c, acts, block, &mut local.panel);
+        });
         let alone = self.spans.len() == 1;
         for span in &mut self.spans {
             let Some(adapters) = span.adapters.as_deref_mut() else {

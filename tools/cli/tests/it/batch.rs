@@ -274,3 +274,35 @@ fn streams_are_measured_through_the_scheduler() {
         stderr(&refused)
     );
 }
+
+#[test]
+fn passes_of_many_rows_are_measured() {
+    let words = [
+        "bench", "--rows", "1,3,2", "-d", "5", "-r", "2", "-t", "1", "-q",
+    ];
+    let value = json(&run_on_model(&[&words[..], &["--json"]].concat()));
+    let all = value["rows"].as_array().expect("rows");
+    let rows: Vec<_> = all.iter().map(|r| r["rows"].as_u64()).collect();
+    assert_eq!(rows, [Some(1), Some(3), Some(2)]);
+    for row in all {
+        let number = |name: &str| row[name].as_f64().expect("a number");
+        assert_eq!(row["ms_all"].as_array().map(Vec::len), Some(2));
+        let rate = 1e3 * number("rows") / number("ms");
+        assert!((number("tok_s") / rate - 1.0).abs() < 1e-9);
+        // Caches hold this model, so no memory bounds it.
+        assert!(row["roofline_share"].is_null());
+    }
+    assert!(value["limits_kept_unix"].is_null());
+    let text = run_on_model(&words);
+    exits(&text, 0);
+    assert!(stdout(&text).contains("bound ms"), "{}", stdout(&text));
+    for wrong in [
+        ["--rows", "0,1"],
+        ["--rows", "257"],
+        ["--streams", "1"],
+        ["--prompt", "3"],
+    ] {
+        let output = run_on_model(&[&["bench", "--rows", "1"][..], &wrong].concat());
+        exits(&output, 2);
+    }
+}

@@ -427,6 +427,50 @@ fn bench_reports_medians() {
     assert!(stdout(&text).contains("tok/s"), "{}", stdout(&text));
 }
 
+#[test]
+fn shares_are_of_the_limits_that_are_kept() {
+    let cache = tempfile::tempdir().expect("a folder");
+    let model = model().to_str().expect("path");
+    let run = |words: &[&str]| {
+        let mut command = geb_run();
+        command.env("GEB_CACHE_DIR", cache.path()).args(words);
+        command.args(["-m", model, "-p", "8", "-n", "1", "-r", "1"]);
+        command.output().expect("geb-run starts")
+    };
+    // How this machine is called.
+    let tuned = json(&run(&["tune", "--most", "1", "--json"]));
+    let measured = json(&run(&["bench", "-t", "2", "--json"]));
+    assert!(measured["limits_kept_unix"].is_null(), "{measured}");
+    let text = stdout(&run(&["bench", "-t", "2"]));
+    assert!(text.contains("between the rounds"), "{text}");
+    let mut limits = serde_json::json!({
+        "int8_gops": 1e9, "bf16_gflops": 1e9, "f32_gflops": 1e9, "read_gb_s": 1e9, "limits_kept_unix": 86_400,
+    });
+    let level = measured["isa"].as_str().expect("a level");
+    let keep = |limits: &serde_json::Value| {
+        let machine = tuned["machine"].as_str().expect("a name");
+        let all = serde_json::json!({ machine: { format!("{level}, 2 threads"): limits } });
+        std::fs::write(cache.path().join("limits.json"), all.to_string()).expect("written");
+    };
+    keep(&limits);
+    let kept = json(&run(&["bench", "-t", "2", "--json"]));
+    assert_eq!(kept["f32_gflops"], 1e9);
+    assert!(kept["prefill_share"].as_f64() < Some(1e-3), "{kept}");
+    let text = stdout(&run(&["bench", "-t", "2"]));
+    assert!(text.contains("days ago"), "{text}");
+    // Limits of other threads, and broken ones, are not used.
+    assert_ne!(
+        json(&run(&["bench", "-t", "1", "--json"]))["f32_gflops"],
+        1e9
+    );
+    limits["read_gb_s"] = 0.into();
+    keep(&limits);
+    assert_ne!(
+        json(&run(&["bench", "-t", "2", "--json"]))["f32_gflops"],
+        1e9
+    );
+}
+
 /// Ctrl-C while a random model is written: exit code 130, and nothing is left behind.
 #[cfg(unix)]
 #[test]

@@ -4,20 +4,20 @@
 use std::time::Instant;
 
 use geb::Dtype;
-use geb::kernels::ActKind;
 use geb::session::{Session, Want};
 use serde_json::{Value, json};
 
 use crate::args::BenchArgs;
 use crate::bench_speculation;
 use crate::interrupt::Interrupt;
-use crate::limits::{self, Limits};
+use crate::limits::{self, Beside, LARGE};
 use crate::load::{self, Loaded, Opened};
 use crate::outputs;
 use crate::progress::Progress;
 use crate::random_model;
 use crate::rates::Rates;
 use crate::report::{self, Failure, Outcome, bytes, count, out, rate, seconds};
+use crate::rows;
 use crate::streams;
 
 /// Runs the command.
@@ -28,6 +28,9 @@ pub fn run(args: &BenchArgs, interrupt: &Interrupt) -> Outcome {
     if args.speculation {
         return bench_speculation::run(args, interrupt);
     }
+    if !args.rows.is_empty() {
+        return rows::run(args, &find(args, interrupt)?, interrupt);
+    }
     if !args.streams.is_empty() {
         return streams::run(args, &find(args, interrupt)?, interrupt);
     }
@@ -37,7 +40,7 @@ pub fn run(args: &BenchArgs, interrupt: &Interrupt) -> Outcome {
     let mut loaded = open(args, interrupt)?;
     let mut progress = Progress::new("bench", "runs", &args.output);
     let (mut prefill, mut decode) = (Rates::default(), Rates::default());
-    let mut limits = Limits::default();
+    let mut beside = Beside::new(loaded.session.kernels(), loaded.session.threads());
     let total = args.reps as usize + 1;
     for rep in 0..total {
         let measured = interrupt.during(|| one_round(&mut loaded.session, args));
@@ -47,7 +50,7 @@ pub fn run(args: &BenchArgs, interrupt: &Interrupt) -> Outcome {
         if rep > 0 {
             prefill.extend(&p);
             decode.extend(&d);
-            limits = limits.best(limits_beside(&loaded));
+            beside.measure(loaded.opened.file.data());
         }
         progress.update(rep + 1, total);
     }
@@ -57,24 +60,13 @@ pub fn run(args: &BenchArgs, interrupt: &Interrupt) -> Outcome {
         loaded: &loaded,
         prefill,
         decode,
-        limits,
+        beside,
     };
     if args.json {
         report::out_line(&report.to_json().to_string())
     } else {
         out(&report.to_text())
     }
-}
-
-/// The limits of the machine for this session, measured between its rounds. Reading is measured on
-/// the model's own bytes.
-fn limits_beside(loaded: &Loaded) -> Limits {
-    let session = &loaded.session;
-    Limits::measure(
-        session.kernels(),
-        session.threads(),
-        loaded.opened.file.data(),
-    )
 }
 
 /// The model asked for, or one of random weights.
@@ -180,16 +172,13 @@ fn some_ids(session: &Session, n: usize) -> Vec<u32> {
         .collect()
 }
 
-/// A model is larger than any cache from here on; reading a smaller one is no measure of memory.
-pub const LARGE: u64 = 64 << 20;
-
 /// What was measured, to be shown.
 struct Report<'a> {
     args: &'a BenchArgs,
     loaded: &'a Loaded,
     prefill: Rates,
     decode: Rates,
-    limits: Limits,
+    beside: Beside,
 }
 
 impl Report<'_> {
@@ -198,7 +187,9 @@ impl Report<'_> {
         let read = bytes_read(&self.loaded.session, self.args.depth, self.args.decode) as f64;
         let gb_s = self.decode.median().map(|tok_s| tok_s * read / 1e9);
         let large = self.loaded.opened.file.file_bytes() >= LARGE;
-        let share = gb_s.filter(|_| large).map(|v| v / self.limits.read_gb_s);
+        let share = gb_s
+            .filter(|_| large)
+            .map(|v| v / self.beside.limits().read_gb_s);
         (gb_s, share)
     }
 
@@ -211,11 +202,8 @@ impl Report<'_> {
             return None;
         }
         let main = Dtype::from_name(load::main_type(&self.loaded.opened.file))?;
-        let (peak, name) = match session.kernels().act_kind(main) {
-            ActKind::Q8 => (self.limits.int8_gops, "int8"),
-            ActKind::Bf16 => (self.limits.bf16_gflops?, "BF16"),
-            ActKind::F32 => (self.limits.f32_gflops, "F32"),
-        };
+        let act = session.kernels().act_kind(main);
+        let (peak, name) = self.beside.limits().peak(act)?;
         let products = session.model().products_per_token() as f64;
         let gops = self.prefill.median()? * 2.0 * products / 1e9;
         Some((gops, gops / peak, name))
@@ -269,6 +257,7 @@ impl Report<'_> {
                 speed(&self.decode)
             ));
         }
+        text.push_str(&self.beside.to_text());
         let peak = report::peak_memory_bytes().map_or("unknown".into(), bytes);
         text.push_str(&format!(
             "load {}, peak memory {peak}\n",
@@ -314,7 +303,9 @@ impl Report<'_> {
             "load_s": self.loaded.load.as_secs_f64(),
             "peak_memory_bytes": report::peak_memory_bytes(),
         });
-        if let (Some(all), Value::Object(limits)) = (all.as_object_mut(), self.limits.to_json()) {
+        if let (Some(all), Value::Object(limits)) =
+            (all.as_object_mut(), self.beside.limits().to_json())
+        {
             all.extend(limits);
         }
         all

@@ -37,6 +37,7 @@ mod pull;
 mod random_model;
 mod rates;
 mod report;
+mod rows;
 mod scores;
 mod screen;
 mod seed;

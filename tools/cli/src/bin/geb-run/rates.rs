@@ -32,12 +32,9 @@ impl Rates {
         self.0.push(tokens as f64 / elapsed.as_secs_f64().max(1e-9));
     }
 
-    /// Middle value (mean of the two middle ones); `None` without measurements.
+    /// Middle value; `None` without measurements.
     pub fn median(&self) -> Option<f64> {
-        let mut sorted = self.0.clone();
-        sorted.sort_by(f64::total_cmp);
-        let n = sorted.len();
-        (n > 0).then(|| (sorted[(n - 1) / 2] + sorted[n / 2]) / 2.0)
+        median(self.0.clone())
     }
 
     /// The least.
@@ -49,6 +46,13 @@ impl Rates {
     pub fn max(&self) -> Option<f64> {
         self.0.iter().copied().max_by(f64::total_cmp)
     }
+}
+
+/// Middle value (mean of the two middle ones); `None` without values.
+pub fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    let n = values.len();
+    (n > 0).then(|| (values[(n - 1) / 2] + values[n / 2]) / 2.0)
 }
 
 #[cfg(test)]

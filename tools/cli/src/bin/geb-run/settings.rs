@@ -1,4 +1,5 @@
-//! Numbers of threads that `geb-run tune` found, kept per machine and model size.
+//! What was measured on this machine and is kept: numbers of threads that `geb-run tune` found, by model size;
+//! limits that `geb-run bench --limits` found, by level and threads.
 
 use std::path::{Path, PathBuf};
 
@@ -17,34 +18,42 @@ pub fn stored(bytes_per_token: u64) -> Option<usize> {
     if threads::asked().is_some() {
         return None;
     }
-    let all = read(&store().ok()?)?;
-    let cpus = Cpus::read(Path::new("/"));
-    let n = all.get(&machine(&cpus))?.get(class(bytes_per_token))?;
+    let n = find(&store(THREADS).ok()?, class(bytes_per_token))?;
     let n = usize::try_from(n.as_u64()?).ok()?;
     (1..=threads::MAX_THREADS).contains(&n).then_some(n)
 }
 
-/// Longest file of choices that is read.
+/// Longest file of values that is read.
 const MAX_BYTES: u64 = 1 << 20;
+/// Numbers of threads: `{machine: {class: threads}}`.
+pub const THREADS: &str = "threads.json";
+/// Limits: `{machine: {"level, threads": limits}}`.
+pub const LIMITS: &str = "limits.json";
 
-/// The file with all choices: `{machine: {class: threads}}`.
-pub fn store() -> Outcome<PathBuf> {
-    Ok(model_path::cache_dir()?.join("threads.json"))
+/// The file of this name.
+pub fn store(name: &str) -> Outcome<PathBuf> {
+    Ok(model_path::cache_dir()?.join(name))
+}
+
+/// What the file has for this machine under `key`.
+pub fn find(path: &Path, key: &str) -> Option<Value> {
+    let machine = machine(&Cpus::read(Path::new("/")));
+    read(path)?.get_mut(&machine)?.get_mut(key).map(Value::take)
 }
 
 fn read(path: &Path) -> Option<Map<String, Value>> {
     serde_json::from_slice(&files::read(path, MAX_BYTES).ok()?).ok()
 }
 
-/// Adds one choice. A file that cannot be read is replaced.
-pub fn keep(path: &Path, machine: &str, class: &str, threads: usize) -> Outcome {
+/// Adds one value. A file that cannot be read is replaced.
+pub fn keep(path: &Path, machine: &str, key: &str, value: Value) -> Outcome {
     let failed = |e: std::io::Error| Failure::new(e.to_string()).at(path.display());
     let mut all = read(path).unwrap_or_default();
     let own = all.entry(machine).or_insert_with(|| json!({}));
     if !own.is_object() {
         *own = json!({});
     }
-    own[class] = threads.into();
+    own[key] = value;
     let dir = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(dir).map_err(failed)?;
     let text = serde_json::to_vec_pretty(&all).map_err(|e| failed(e.into()))?;
@@ -84,12 +93,12 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("new").join("threads.json");
         for (machine, class, n) in [("a", "x", 1), ("a", "y", 2), ("b", "x", 3), ("a", "x", 4)] {
-            keep(&path, machine, class, n).expect("written");
+            keep(&path, machine, class, n.into()).expect("written");
         }
         let all = Value::Object(read(&path).expect("JSON"));
         assert_eq!(all, json!({"a": {"x": 4, "y": 2}, "b": {"x": 3}}));
         std::fs::write(&path, "[broken").expect("written");
-        keep(&path, "c", "x", 1).expect("replaced");
+        keep(&path, "c", "x", 1.into()).expect("replaced");
         assert_eq!(read(&path).expect("JSON").len(), 1);
     }
 

@@ -163,7 +163,7 @@ fn watch(handed: Instant, handle: Handle, interrupt: &Interrupt) -> Seen {
 }
 
 /// Ids spread over the vocabulary; no two requests begin alike.
-fn ids(model: &Model, n: usize, request: usize) -> Vec<u32> {
+pub fn ids(model: &Model, n: usize, request: usize) -> Vec<u32> {
     let vocab = model.config().vocab as u64;
     let first = (request as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let one = |i: u64| (first.wrapping_add(i.wrapping_mul(2_654_435_761)) >> 7) % vocab;

@@ -49,9 +49,11 @@ pub fn run(args: &TuneArgs, interrupt: &Interrupt) -> Outcome {
     let best = recommend(&rows);
     let machine = settings::machine(&cpus);
     let class = class(model.bytes_per_token());
-    let kept = (!args.no_save).then(store).transpose()?;
+    let kept = (!args.no_save)
+        .then(|| store(settings::THREADS))
+        .transpose()?;
     if let Some(path) = &kept {
-        keep(path, &machine, class, best)?;
+        keep(path, &machine, class, best.into())?;
     }
     if args.json {
         let rows = rows.iter().map(|r| {

@@ -53,7 +53,6 @@ const OTHER: &[&str] = &[
     "WHICH",
     "TYPE",
     "LEVEL",
-    "N,…",
     "FILE[=SCALE]",
     "FORMAT",
     "FORMAT:DIR",

@@ -70,6 +70,7 @@ Examples:
   geb-run bench -m model.gguf -p 512 -n 128 -t 4 -r 5 --json
   geb-run bench --shape geb-1.3b --type q8_0     random weights, no download
   geb-run bench -m model.gguf --streams 1,8,32   many requests at once
+  geb-run bench -m model.gguf --rows 1,8,32      passes of so many tokens, of a sequence each
   geb-run bench --limits                         what this machine can do at most
   geb-run bench -m model.gguf --speculation      time with and without guessing ahead";
 
@@ -79,7 +80,7 @@ Examples:
 pub struct BenchArgs {
     #[command(flatten)]
     pub model: ModelArgs,
-    /// Measure the machine instead: memory bandwidth and arithmetic peaks of every level
+    /// Measure the machine instead: memory bandwidth and arithmetic peaks of every level; kept for later runs
     #[arg(long, conflicts_with_all = ["model", "shape", "prompt", "decode"])]
     pub limits: bool,
     /// Instead of a model: random weights of a known shape, made on the fly
@@ -115,9 +116,13 @@ pub struct BenchArgs {
     #[command(flatten)]
     pub speculate: SpeculateArgs,
     /// Instead: so many requests at once, each of -p tokens in and -n out; numbers with commas between them
-    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = streams,
+    #[arg(long, value_name = "N,...", value_delimiter = ',', value_parser = streams,
           conflicts_with_all = ["speculation", "depth"])]
     pub streams: Vec<usize>,
+    /// Instead: passes of so many sequences with one token each, and their shares of the machine's limits
+    #[arg(long, value_name = "N,...", value_delimiter = ',', value_parser = streams,
+          conflicts_with_all = ["speculation", "streams", "prompt", "decode"])]
+    pub rows: Vec<usize>,
     /// Repetitions after one warm-up
     #[arg(short, long, value_name = "R", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub reps: u32,

@@ -12,7 +12,7 @@ pub fn until_end(text: &str) -> Result<usize, String> {
     }
 }
 
-/// `--streams`: requests side by side.
+/// `--streams`, `--rows`: requests or sequences side by side.
 pub fn streams(text: &str) -> Result<usize, String> {
     let most = geb::scheduler::MAX_STREAMS;
     let n = text.parse().ok().filter(|n| (1..=most).contains(n));

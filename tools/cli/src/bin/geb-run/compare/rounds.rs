@@ -4,9 +4,9 @@
 use geb::session::Session;
 use serde::{Deserialize, Serialize};
 
-use crate::bench::{LARGE, bytes_read, measure_decode, measure_prefill};
+use crate::bench::{bytes_read, measure_decode, measure_prefill};
 use crate::cpu_share::CpuTimes;
-use crate::limits::read_gb_s;
+use crate::limits::{LARGE, read_gb_s};
 use crate::report::Outcome;
 use geb_eval::compare::result::{Speed, SpeedInfo, Spread};
 
