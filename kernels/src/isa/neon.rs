@@ -3,7 +3,7 @@
 use core::arch::aarch64::*;
 use core::arch::asm;
 
-use super::{Isa, SPREAD, UNPACKED};
+use super::{Isa, SPREAD};
 
 /// The token of base NEON.
 #[derive(Clone, Copy)]
