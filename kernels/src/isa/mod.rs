@@ -31,6 +31,8 @@ pub(crate) mod x86;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86_512;
 #[cfg(target_arch = "x86_64")]
+mod x86_grid;
+#[cfg(target_arch = "x86_64")]
 mod x86_parts;
 
 /// Bytes that one row of a decoded 256-weight unit takes in the unpacking buffer: per half 64
