@@ -96,6 +96,9 @@ pub(crate) struct FillJob<'a> {
 /// Repeats a block with `$i` = 0, 1, ... as constants, so that arrays indexed by it live in
 /// registers. `$n` must be at most the literal bound.
 macro_rules! unroll {
+    ($i:ident < $n:expr, max 2, $body:block) => {
+        crate::ops::unroll!(@ $i, $n, $body, 0 1)
+    };
     ($i:ident < $n:expr, max 4, $body:block) => {
         crate::ops::unroll!(@ $i, $n, $body, 0 1 2 3)
     };

@@ -109,7 +109,7 @@ unsafe fn vector<F: QuantFormat, I: Isa, const HALF: usize, const VECTOR: usize>
             ]);
             unroll!(j < 4, max 4, { parts[4 * i + j] = four[j] });
         });
-        unroll!(h < 2, max 4, {
+        unroll!(h < 2, max 2, {
             let (j, k) = (2 * h, 2 * h + 1);
             let even = isa.transpose_runs([parts[j], parts[4 + j], parts[8 + j], parts[12 + j]]);
             let odd = isa.transpose_runs([parts[k], parts[4 + k], parts[8 + k], parts[12 + k]]);
