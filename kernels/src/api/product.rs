@@ -180,6 +180,12 @@ impl Kernels {
                 let block_cols = panel.cols.min(acts_cols - col);
                 let first_byte = col * f.columns / f.dtype.block_len() * f.dtype.block_bytes();
                 let skip = row * row_bytes + first_byte;
+                // Only whole rows lie side by side.
+                let ahead = if block_cols == acts_cols {
+                    panel.rows * row_bytes
+                } else {
+                    0
+                };
                 let unpack = UnpackJob {
                     weights: weights[skip..].as_ptr(),
                     row_bytes,
@@ -205,12 +211,8 @@ impl Kernels {
                     tokens: shape.tokens,
                     out: out.as_mut_ptr().wrapping_add(row),
                     stride,
-                    next: weights.as_ptr().wrapping_add(skip + panel.rows * row_bytes),
-                    next_bytes: if block_cols == acts_cols {
-                        panel.rows * row_bytes
-                    } else {
-                        0
-                    },
+                    next: weights.as_ptr().wrapping_add(skip + ahead),
+                    next_bytes: ahead,
                 };
                 // SAFETY: `self` proves the features. `weights` holds `row + rows` rows and each
                 // has these columns (checked by the caller), so the block of `rows` x

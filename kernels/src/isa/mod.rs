@@ -414,40 +414,9 @@ pub(crate) unsafe trait Isa: Copy + 'static {
 
     /// Transposes four rows of four columns of four bytes in each run of 16 bytes: run `q` of the result `j`
     /// is column `j` of the rows' runs `q`.
-    #[inline(always)]
-    fn transpose_in_runs(self, rows: [Self::Bytes; 4]) -> [Self::Bytes; 4] {
-        self.rearrange(rows, |j, q, r| (r, q, j))
-    }
+    fn transpose_in_runs(self, rows: [Self::Bytes; 4]) -> [Self::Bytes; 4];
     /// Transposes runs of 16 bytes: run `r` of the result `q` is run `q` of row `r`.
-    #[inline(always)]
-    fn transpose_runs(self, rows: [Self::Bytes; 4]) -> [Self::Bytes; 4] {
-        self.rearrange(rows, |q, r, k| (r, q, k))
-    }
-    /// Four vectors of four runs of four four-byte values, `from(vector, run, value)` in each place.
-    #[inline(always)]
-    fn rearrange(
-        self,
-        rows: [Self::Bytes; 4],
-        from: impl Fn(usize, usize, usize) -> (usize, usize, usize),
-    ) -> [Self::Bytes; 4] {
-        let mut old = [[[[0u8; 4]; 4]; 4]; 4];
-        let (mut new, mut out) = (old, rows);
-        // SAFETY: a row has 64 bytes.
-        unsafe {
-            for (row, old) in rows.into_iter().zip(&mut old) {
-                self.store_bytes(old.as_mut_ptr().cast(), row);
-            }
-            for i in 0..64 {
-                let (v, q, k) = from(i / 16, i / 4 % 4, i % 4);
-                new[i / 16][i / 4 % 4][i % 4] = old[v][q][k];
-            }
-            for (out, new) in out.iter_mut().zip(&new) {
-                *out = self.load_at(new.as_ptr().cast(), [0, 16, 32, 48]);
-            }
-        }
-        out
-    }
-
+    fn transpose_runs(self, rows: [Self::Bytes; 4]) -> [Self::Bytes; 4];
     /// Four bytes of `a`, four of `b`, and so on: the first 64, then the last. Where [`EIGHTS`](Self::EIGHTS).
     #[inline(always)]
     fn zip_fours(self, a: Self::Bytes, b: Self::Bytes) -> [Self::Bytes; 2] {

@@ -31,6 +31,21 @@ fn map<const N: usize>(b: [u8; N], f: impl Fn(u8) -> u8) -> [u8; N] {
     b.map(f)
 }
 
+/// The definition of [`Isa::transpose_in_runs`] and [`Isa::transpose_runs`]: in each place the value of four bytes
+/// that lies at vector, run and place `from(vector, run, place)`. One function for all formats.
+#[inline(never)]
+fn rearrange(
+    rows: &[[u8; 64]; 4],
+    from: fn(usize, usize, usize) -> (usize, usize, usize),
+) -> [[u8; 64]; 4] {
+    let mut out = [[0; 64]; 4];
+    for i in 0..256 {
+        let (v, q, k) = from(i / 64, i / 16 % 4, i / 4 % 4);
+        out[i / 64][i % 64] = rows[v][16 * q + 4 * k + i % 4];
+    }
+    out
+}
+
 // SAFETY: needs no features; every pointer access stays within the documented range.
 unsafe impl Isa for Scalar {
     const UNSIGNED_WEIGHTS: bool = false;
@@ -264,6 +279,16 @@ unsafe impl Isa for Scalar {
             acc[j] = a[j].mul_add(b[j], acc[j]);
         }
         acc
+    }
+
+    #[inline(always)]
+    fn transpose_in_runs(self, rows: [[u8; 64]; 4]) -> [[u8; 64]; 4] {
+        rearrange(&rows, |j, q, r| (r, q, j))
+    }
+
+    #[inline(always)]
+    fn transpose_runs(self, rows: [[u8; 64]; 4]) -> [[u8; 64]; 4] {
+        rearrange(&rows, |q, r, k| (r, q, k))
     }
 
     type Weights = [u8; 32];

@@ -98,34 +98,73 @@ unsafe fn vector<F: QuantFormat, I: Isa, const HALF: usize, const VECTOR: usize>
 ) {
     // SAFETY: as for this function.
     unsafe {
-        let zero = F::vector::<I, HALF, VECTOR>(isa, rows[0]);
-        let mut parts = [zero; ROWS];
-        unroll!(i < 4, max 4, {
-            let four = isa.transpose_in_runs([
-                F::vector::<I, HALF, VECTOR>(isa, rows[4 * i]),
-                F::vector::<I, HALF, VECTOR>(isa, rows[4 * i + 1]),
-                F::vector::<I, HALF, VECTOR>(isa, rows[4 * i + 2]),
-                F::vector::<I, HALF, VECTOR>(isa, rows[4 * i + 3]),
-            ]);
-            unroll!(j < 4, max 4, { parts[4 * i + j] = four[j] });
-        });
-        unroll!(h < 2, max 2, {
-            let (j, k) = (2 * h, 2 * h + 1);
-            let even = isa.transpose_runs([parts[j], parts[4 + j], parts[8 + j], parts[12 + j]]);
-            let odd = isa.transpose_runs([parts[k], parts[4 + k], parts[8 + k], parts[12 + k]]);
-            unroll!(q < 4, max 4, {
-                let i = 4 * q + j;
-                if F::PACKED {
-                    let [a, b] = F::split(isa, even[q]);
-                    let [c, d] = F::split(isa, odd[q]);
-                    places.put::<F, I, HALF>(isa, 0, i, [a, c]);
-                    places.put::<F, I, HALF>(isa, 1, i, [b, d]);
-                } else {
-                    places.put::<F, I, HALF>(isa, VECTOR, i, [even[q], odd[q]]);
-                }
-            });
-        });
+        let mut parts = [F::vector::<I, HALF, VECTOR>(isa, rows[0]); ROWS];
+        // All parts fit registers where a row is one; elsewhere loops make a third of the code.
+        if I::ROWS == ROWS {
+            unroll!(i < 4, max 4, { quarter::<F, I, HALF, VECTOR>(isa, rows, i, &mut parts) });
+            unroll!(h < 2, max 2, { columns::<F, I, HALF, VECTOR>(isa, &parts, h, places) });
+        } else {
+            for i in 0..4 {
+                quarter::<F, I, HALF, VECTOR>(isa, rows, i, &mut parts);
+            }
+            for h in 0..2 {
+                columns::<F, I, HALF, VECTOR>(isa, &parts, h, places);
+            }
+        }
     }
+}
+
+/// Four of the rows, transposed in runs: part `4i + j` has columns `j` of all runs.
+///
+/// # Safety
+/// As for [`vector`].
+#[inline(always)]
+unsafe fn quarter<F: QuantFormat, I: Isa, const HALF: usize, const VECTOR: usize>(
+    isa: I,
+    rows: &[*const u8; ROWS],
+    i: usize,
+    parts: &mut [I::Bytes; ROWS],
+) {
+    // SAFETY: as for this function.
+    let four = unsafe {
+        isa.transpose_in_runs([
+            F::vector::<I, HALF, VECTOR>(isa, rows[4 * i]),
+            F::vector::<I, HALF, VECTOR>(isa, rows[4 * i + 1]),
+            F::vector::<I, HALF, VECTOR>(isa, rows[4 * i + 2]),
+            F::vector::<I, HALF, VECTOR>(isa, rows[4 * i + 3]),
+        ])
+    };
+    unroll!(j < 4, max 4, { parts[4 * i + j] = four[j] });
+}
+
+/// Columns `2h` and `2h + 1` of all runs, to the panel.
+///
+/// # Safety
+/// As for [`vector`].
+#[inline(always)]
+unsafe fn columns<F: QuantFormat, I: Isa, const HALF: usize, const VECTOR: usize>(
+    isa: I,
+    parts: &[I::Bytes; ROWS],
+    h: usize,
+    places: &Places,
+) {
+    let (j, k) = (2 * h, 2 * h + 1);
+    let even = isa.transpose_runs([parts[j], parts[4 + j], parts[8 + j], parts[12 + j]]);
+    let odd = isa.transpose_runs([parts[k], parts[4 + k], parts[8 + k], parts[12 + k]]);
+    unroll!(q < 4, max 4, {
+        let i = 4 * q + j;
+        // SAFETY: as for this function.
+        unsafe {
+            if F::PACKED {
+                let [a, b] = F::split(isa, even[q]);
+                let [c, d] = F::split(isa, odd[q]);
+                places.put::<F, I, HALF>(isa, 0, i, [a, c]);
+                places.put::<F, I, HALF>(isa, 1, i, [b, d]);
+            } else {
+                places.put::<F, I, HALF>(isa, VECTOR, i, [even[q], odd[q]]);
+            }
+        }
+    });
 }
 
 /// Half `HALF` of the units of sixteen rows.
