@@ -1,4 +1,4 @@
-//! Every kernel at the shapes of a 1.3B model: decode in bytes of weights per second, prefill in
+//! Every kernel at the shapes of a 1.3B model: decode in bytes of weights per second, 8 rows and prefill in
 //! multiply-adds per second, each with the name of the kernel. `cargo test` runs each once.
 
 use std::hint::black_box;
@@ -37,7 +37,7 @@ fn products(c: &mut Criterion) {
         let kernels = Kernels::for_level(level).expect("available");
         for dtype in Dtype::ALL.iter().copied().filter(|t| kernels.supports(*t)) {
             let weights = weights(kernels, dtype);
-            for tokens in [1, 128] {
+            for tokens in [1, 8, 128] {
                 if tokens > 1 && level == Level::Scalar {
                     continue; // the definition, not a product: minutes per round
                 }
@@ -48,7 +48,11 @@ fn products(c: &mut Criterion) {
                 acts.reshape(kernels, kernels.act_kind(dtype), tokens, COLS);
                 acts.fill(kernels, &x);
                 let (mut out, mut scratch) = (vec![0.0; tokens * ROWS], Scratch::new());
-                let mut group = c.benchmark_group(if tokens == 1 { "decode" } else { "prefill" });
+                let mut group = c.benchmark_group(match tokens {
+                    1 => "decode",
+                    8 => "rows",
+                    _ => "prefill",
+                });
                 group.sample_size(10).throughput(match tokens {
                     1 => Throughput::Bytes(weights.len() as u64),
                     _ => Throughput::Elements((tokens * ROWS * COLS) as u64),
