@@ -182,10 +182,37 @@ fn copy(path: &Path, file: File, len: u64) -> Result<Bytes> {
     if !matches!(reserved, Ok(Ok(()))) {
         return Err(ram::refused(what(), len));
     }
+    in_huge_pages(&mut bytes);
     file.take(len)
         .read_to_end(&mut bytes)
         .map_err(Error::io(path))?;
     Ok(bytes.into())
+}
+
+/// Asks for huge pages under what `bytes` has room for: a walk over weights then misses no address translation.
+#[allow(unsafe_code)]
+fn in_huge_pages(bytes: &mut Vec<u8>) {
+    #[cfg(target_os = "linux")]
+    {
+        let room = bytes.spare_capacity_mut();
+        let page = rustix::param::page_size();
+        let before = room.as_ptr().align_offset(page);
+        if let Some(room) = room.get_mut(before..) {
+            let whole = room.len() / page * page;
+            // SAFETY: `room` is memory of this process, `get_mut` has checked its bounds and `whole` is at most its
+            // length. The advice changes how the system keeps the pages, never what is in them; without it they
+            // stay small.
+            let _ = unsafe {
+                rustix::mm::madvise(
+                    room.as_mut_ptr().cast(),
+                    whole,
+                    rustix::mm::Advice::LinuxHugepage,
+                )
+            };
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = bytes;
 }
 
 #[allow(unsafe_code)]
