@@ -96,6 +96,14 @@ impl Engine {
         Plan::new(model, options).map(drop)
     }
 
+    /// Bytes of the pages that would be planned for these options.
+    ///
+    /// # Errors
+    /// Those of [`Engine::new`].
+    pub fn kv_bytes_for(model: &Model, options: &SessionOptions) -> Result<u64> {
+        Ok(Plan::new(model, options)?.pages.bytes())
+    }
+
     /// Plans memory, checks it, allocates it: pages, buffers, logits.
     ///
     /// # Errors

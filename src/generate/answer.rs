@@ -25,6 +25,8 @@ pub struct GenerateOptions {
     pub log_probs: bool,
     /// With them, the most probable tokens at each place: [`Progress::top`](super::Progress::top).
     pub top_log_probs: usize,
+    /// Tell the log-probabilities of the prompt's tokens too: [`Event::Prompt`](crate::scheduler::Event::Prompt).
+    pub prompt_log_probs: bool,
     /// Set from outside to stop. Give the session the same flag, so that a long prefill ends too.
     pub cancel: Option<Arc<AtomicBool>>,
 }
@@ -39,6 +41,7 @@ impl Default for GenerateOptions {
             stop_repeats: 0,
             log_probs: false,
             top_log_probs: 0,
+            prompt_log_probs: false,
             cancel: None,
         }
     }

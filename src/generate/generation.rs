@@ -38,6 +38,20 @@ pub struct Planned<'a> {
     pub want: Want,
 }
 
+/// A token with its log-probability and its alternatives.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Weighed {
+    /// The token.
+    pub id: u32,
+    /// Natural logarithm of its probability, before penalties and temperature.
+    pub log_prob: f64,
+    /// As many of the most probable tokens as asked for, best first, each with that number.
+    pub top: Vec<(u32, f64)>,
+}
+
+/// Rows of a prompt whose logits are looked at in one pass.
+const WEIGHED_ROWS: usize = 64;
+
 /// What a token brought.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Progress {
@@ -74,6 +88,10 @@ pub struct Generation<'t> {
     answering: bool,
     /// Which tokens it reads then.
     read: Range<usize>,
+    /// Rows of logits of a pass that reads.
+    rows: usize,
+    /// Tokens of the prompt whose log-probabilities are told, if they are asked for; the first has none.
+    weighed: usize,
     /// The pass is to be repeated, without guesses.
     again: bool,
     /// There are logits for the last token.
@@ -114,6 +132,8 @@ impl<'t> Generation<'t> {
             held: prompt.len(),
             answering: false,
             read: 0..0,
+            rows: 1,
+            weighed: 1,
             again: false,
             ready: false,
             unsettled: false,
@@ -207,7 +227,10 @@ impl<'t> Generation<'t> {
             self.speculation
                 .plan(target, &self.history, wanted, guesses);
         }
-        self.read = held..self.history.len().min(held + rows.max(1));
+        let weighs = self.weighs_prompt();
+        let most = if weighs { WEIGHED_ROWS } else { usize::MAX };
+        self.read = held..self.history.len().min(held + rows.clamp(1, most));
+        self.rows = if weighs { self.read.len() } else { 1 };
         self.planned()
     }
 
@@ -220,10 +243,39 @@ impl<'t> Generation<'t> {
             };
         }
         let whole = self.read.end == self.history.len();
+        let want = match self.weighs_prompt() {
+            true => Want::All,
+            false if whole => Want::Last,
+            false => Want::None,
+        };
         Planned {
             ids: &self.history[self.read.clone()],
-            want: if whole { Want::Last } else { Want::None },
+            want,
         }
+    }
+
+    /// Whether log-probabilities of the prompt are asked for and not all told.
+    pub fn weighs_prompt(&self) -> bool {
+        let prompt = self.out.timings.prompt_tokens;
+        self.options.prompt_log_probs && self.out.ids.is_empty() && self.weighed < prompt
+    }
+
+    /// The log-probabilities of the prompt's tokens that the pass tells, from its logits, `[rows, vocab]`, in the
+    /// order of the prompt without its first token. Each is told once, however often it is read.
+    pub fn weigh_prompt(&mut self, logits: &[f32]) -> Vec<Weighed> {
+        if self.answering || !self.weighs_prompt() || self.read.is_empty() {
+            return Vec::new();
+        }
+        let vocab = logits.len() / self.read.len();
+        let end = (self.read.end + 1).min(self.history.len());
+        let new = self.weighed.max(self.read.start + 1)..end;
+        let told = new.clone().map(|at| {
+            let row = at - 1 - self.read.start;
+            self.weigh(&logits[row * vocab..(row + 1) * vocab], self.history[at])
+        });
+        let told = told.collect();
+        self.weighed = self.weighed.max(new.end);
+        told
     }
 
     /// What was planned is evaluated, and the sequence holds `held` tokens. `time`: what the pass took, if it
@@ -287,7 +339,7 @@ impl<'t> Generation<'t> {
         }
         let (row, rows) = match self.answering {
             true => (self.speculation.row(), self.speculation.batch().len()),
-            false => (0, 1),
+            false => (self.rows - 1, self.rows),
         };
         let vocab = logits.len() / rows;
         self.take(&logits[row * vocab..(row + 1) * vocab]).map(Some)
@@ -302,7 +354,13 @@ impl<'t> Generation<'t> {
         } else {
             self.sampler.choose(row)?
         };
-        let mut progress = self.weigh(row, id);
+        let mut progress = Progress::default();
+        if self.options.log_probs {
+            let weighed = self.weigh(row, id);
+            self.out.log_probs.push(weighed.log_prob);
+            progress.log_prob = Some(weighed.log_prob);
+            progress.top = weighed.top;
+        }
         self.out.timings.sampled_tokens += 1;
         self.first.get_or_insert_with(Instant::now);
         if !self.options.ignore_eos && self.tokenizer.is_stop(id) {
@@ -328,21 +386,17 @@ impl<'t> Generation<'t> {
         Ok(self.finish(progress, reason))
     }
 
-    /// The log-probabilities asked for.
-    fn weigh(&mut self, row: &[f32], id: u32) -> Progress {
-        let mut progress = Progress::default();
-        if !self.options.log_probs {
-            return progress;
-        }
+    /// The log-probability of `id` in `row`, `[vocab]`, and of the best.
+    fn weigh(&self, row: &[f32], id: u32) -> Weighed {
         let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let sum = log_sum(self.kernels, row, largest);
-        let own = f64::from(row[id as usize]) - sum;
-        self.out.log_probs.push(own);
-        progress.log_prob = Some(own);
         let top = top_k(row, self.options.top_log_probs.min(row.len()));
-        let weighed = top.into_iter().map(|(id, v)| (id, f64::from(v) - sum));
-        progress.top = weighed.collect();
-        progress
+        let top = top.into_iter().map(|(id, v)| (id, f64::from(v) - sum));
+        Weighed {
+            id,
+            log_prob: f64::from(row[id as usize]) - sum,
+            top: top.collect(),
+        }
     }
 
     /// Ends it from outside.

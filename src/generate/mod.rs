@@ -23,7 +23,7 @@ use crate::speculate::{Draft, Guesses, Speculation};
 use crate::tokenizer::Tokenizer;
 use answer::refuse;
 pub use answer::{GenerateOptions, Generated, StopReason, Timings};
-pub use generation::{Generation, Planned, Progress};
+pub use generation::{Generation, Planned, Progress, Weighed};
 use generation::{check, check_prompt};
 pub use repeat::RepeatDetector;
 pub use search::{BeamOptions, Sequence, beam_search, best_of};

@@ -120,7 +120,10 @@ impl<'t> Job<'t> {
         if !self.text.is_empty() {
             engine.encode(&mut seq, &self.text)?;
         }
-        engine.begin(&mut seq, &self.scope, self.answer.history())?;
+        // What is found has no logits.
+        if !self.answer.weighs_prompt() {
+            engine.begin(&mut seq, &self.scope, self.answer.history())?;
+        }
         self.answer.begin(engine, &mut seq)?;
         self.seq = Some(seq);
         Ok(())

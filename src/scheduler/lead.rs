@@ -402,6 +402,10 @@ fn take(
         job.has_read = done == total;
         job.send(Event::Prefill { done, total });
     }
+    let told = job.answer.weigh_prompt(logits);
+    if !told.is_empty() {
+        job.send(Event::Prompt(told));
+    }
     loop {
         let progress = match guarded(stats, || job.answer.accept(logits)) {
             Ok(progress) => progress?,

@@ -8,7 +8,7 @@ use super::channel::{self, Bell};
 use crate::adapter::Adapter;
 use crate::engine::Scope;
 use crate::error::Error;
-use crate::generate::{GenerateOptions, Progress, StopReason, Timings};
+use crate::generate::{GenerateOptions, Progress, StopReason, Timings, Weighed};
 
 /// Most requests that run side by side.
 pub const MAX_STREAMS: usize = 256;
@@ -69,6 +69,8 @@ pub enum Event {
         /// Tokens to be read.
         total: usize,
     },
+    /// The next tokens of the prompt, from the second on, if [`GenerateOptions::prompt_log_probs`] asks for them.
+    Prompt(Vec<Weighed>),
     /// A token, or the text that was held back at the end.
     Token(Progress),
     /// The answer is whole; the last event.

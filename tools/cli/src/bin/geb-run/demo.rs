@@ -132,13 +132,31 @@ impl Language {
     }
 }
 
-/// Unpacks the checkpoint and converts it to every type.
-fn quantize_all(args: &DemoArgs, folder: &Path, interrupt: &Interrupt) -> Outcome<Vec<Candidate>> {
+/// The built-in model as a Q8_0 file in `folder`.
+pub fn model(folder: &Path) -> Outcome<std::path::PathBuf> {
+    let source = unpack(folder)?;
+    let path = folder.join("geb-nano.gguf");
+    let options = convert::Options {
+        policy: Dtype::Q8_0.into(),
+        ..Default::default()
+    };
+    convert::convert(&source, &path, &options, &mut ())?;
+    Ok(path)
+}
+
+/// Writes the checkpoint into a folder of `folder`.
+fn unpack(folder: &Path) -> Outcome<std::path::PathBuf> {
     let source = folder.join("hf");
     std::fs::create_dir(&source)?;
     for (name, data) in CHECKPOINT {
         std::fs::write(source.join(name), data)?;
     }
+    Ok(source)
+}
+
+/// Unpacks the checkpoint and converts it to every type.
+fn quantize_all(args: &DemoArgs, folder: &Path, interrupt: &Interrupt) -> Outcome<Vec<Candidate>> {
+    let source = unpack(folder)?;
     let target = args.keep.as_deref().unwrap_or(folder);
     std::fs::create_dir_all(target)
         .map_err(|e| Failure::new(e.to_string()).at(target.display()))?;

@@ -41,6 +41,7 @@ mod rows;
 mod scores;
 mod screen;
 mod seed;
+mod serve;
 mod settings;
 mod several;
 mod shape;
@@ -121,6 +122,7 @@ fn run(command: &Command) -> Outcome {
         Command::Embed(args) => embed::run(args, &interrupt),
         Command::Bench(args) => bench::run(args, &interrupt),
         Command::Batch(args) => batch::run(args, &interrupt),
+        Command::Serve(args) => serve::run(args, &interrupt),
         Command::Compare(args) => compare::run(args, &interrupt),
         Command::Tune(args) => tune::run(args, &interrupt),
         Command::Probe(args) => probe::run(args, &interrupt),

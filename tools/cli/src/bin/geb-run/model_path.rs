@@ -171,6 +171,11 @@ fn from_folder(dir: &Path) -> Outcome<PathBuf> {
     }
 }
 
+/// The models in a folder, sorted by name.
+pub fn models_in(dir: &Path) -> Vec<PathBuf> {
+    models(gguf_files(dir))
+}
+
 /// The files that are models of their own: of a set the first part, and no encoders of images beside a model.
 fn models(files: Vec<PathBuf>) -> Vec<PathBuf> {
     let name = |p: &PathBuf| {

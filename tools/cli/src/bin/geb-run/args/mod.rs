@@ -15,6 +15,7 @@ mod evaluate;
 mod measure;
 mod number;
 mod probe;
+mod serve;
 mod several;
 mod shared;
 mod tasks;
@@ -27,6 +28,7 @@ pub use embed::EmbedArgs;
 pub use evaluate::{CountHow, EvalArgs, EvalCommand, PerplexityArgs, ScoresArgs};
 pub use measure::{BenchArgs, DemoArgs, InspectArgs, LogitsArgs, TuneArgs};
 pub use probe::ProbeArgs;
+pub use serve::{LogHow, ScopeHow, ServeArgs};
 pub use several::SeveralArgs;
 pub use shared::{
     CpuArgs, GuessWhen, KvHow, LoadHow, ModelArgs, OutputArgs, SamplingArgs, SparseHow,
@@ -91,6 +93,8 @@ pub enum Command {
     Bench(BenchArgs),
     /// Answer a file of requests, many at once
     Batch(BatchArgs),
+    /// Answer programs and browsers over HTTP: the APIs of OpenAI, Anthropic and ollama
+    Serve(ServeArgs),
     /// Compare types and files: size, speed, accuracy
     Compare(CompareArgs),
     /// Find and keep the best number of threads
@@ -119,7 +123,7 @@ pub enum Command {
 
 impl Command {
     /// Names accepted as the first word.
-    pub const NAMES: [&'static str; 20] = [
+    pub const NAMES: [&'static str; 21] = [
         "chat",
         "generate",
         "tokenize",
@@ -130,6 +134,7 @@ impl Command {
         "embed",
         "bench",
         "batch",
+        "serve",
         "compare",
         "tune",
         "probe",

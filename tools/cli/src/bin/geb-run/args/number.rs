@@ -19,6 +19,12 @@ pub fn streams(text: &str) -> Result<usize, String> {
     n.ok_or_else(|| format!("allowed: 1 to {most}"))
 }
 
+/// Seconds, at most a day.
+pub fn seconds(text: &str) -> Result<u64, String> {
+    let n = text.parse().ok().filter(|n| *n <= 86_400);
+    n.ok_or_else(|| "allowed: 0 to 86400 seconds".into())
+}
+
 /// `--repeat-last-n`: a count, or -1 for the whole context.
 pub fn whole_context(text: &str) -> Result<usize, String> {
     match text {

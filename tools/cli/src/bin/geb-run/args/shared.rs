@@ -27,7 +27,7 @@ pub struct ModelArgs {
 }
 
 /// `FILE` or `FILE=SCALE`.
-fn scaled(text: &str) -> Result<(PathBuf, f32), std::convert::Infallible> {
+pub fn scaled(text: &str) -> Result<(PathBuf, f32), std::convert::Infallible> {
     let scale = |(file, scale): (&str, &str)| Some((file.into(), scale.parse().ok()?));
     let found = text.rsplit_once('=').and_then(scale);
     Ok(found.unwrap_or((text.into(), 1.0)))
@@ -131,7 +131,7 @@ pub fn asked(threads: Option<u32>) -> Option<usize> {
 }
 
 /// `800M`, `2G`, or bytes.
-fn size(text: &str) -> Result<u64, String> {
+pub fn size(text: &str) -> Result<u64, String> {
     let units = [("K", 1_000), ("M", 1_000_000), ("G", 1_000_000_000)];
     let found = units
         .iter()

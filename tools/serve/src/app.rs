@@ -1,0 +1,216 @@
+//! The server as a whole: what all requests share, and which path leads where.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use axum::Router;
+use axum::extract::Request;
+use axum::http::{HeaderValue, Method, StatusCode};
+use axum::middleware;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use tokio::sync::Semaphore;
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
+
+use crate::conversation::Conversation;
+use crate::error::{ApiError, Fault, Result};
+use crate::guard::guard;
+use crate::keys::Owner;
+use crate::log::Log;
+use crate::metrics::Metrics;
+use crate::models::{Loaded, Models};
+use crate::options::{CacheScope, ServeOptions};
+use crate::{limits, openai, status, tokens};
+
+/// The program and its version, as clients read it.
+pub const FINGERPRINT: &str = concat!("geb-", env!("CARGO_PKG_VERSION"));
+
+/// What all requests share.
+pub struct App {
+    /// What the server was told.
+    pub options: Arc<ServeOptions>,
+    /// The models.
+    pub models: Arc<Models>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// A line per request.
+    pub log: Log,
+    /// Texts that are worked on at once.
+    texts: Arc<Semaphore>,
+    state: AtomicU8,
+}
+
+/// The state of a server that takes no requests any more.
+pub(crate) const ENDS: &str = "the server ends";
+const STATES: [&str; 3] = ["loading model", "ok", ENDS];
+
+impl App {
+    /// A server of these models, none of which is loaded.
+    pub fn new(options: Arc<ServeOptions>, models: Arc<Models>) -> App {
+        App {
+            log: Log(options.log),
+            options,
+            models,
+            metrics: Arc::default(),
+            texts: Arc::new(Semaphore::new(limits::BLOCKING)),
+            state: AtomicU8::new(0),
+        }
+    }
+
+    /// `ok`, or why no requests are taken.
+    pub fn status(&self) -> &'static str {
+        STATES[usize::from(self.state.load(Ordering::Relaxed))]
+    }
+
+    /// The first model is loaded.
+    pub(crate) fn is_ready(&self) {
+        self.state.fetch_max(1, Ordering::Relaxed);
+    }
+
+    /// No requests are taken any more.
+    pub(crate) fn ends(&self) {
+        self.state.store(2, Ordering::Relaxed);
+    }
+
+    /// Does what takes a while beside the task that waits for it, so many at once as there is room for.
+    ///
+    /// # Errors
+    /// Those of `work`; a panic in it.
+    pub async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let place = self.texts.clone().acquire_owned().await;
+        let done = tokio::task::spawn_blocking(move || {
+            let _place = place;
+            work()
+        });
+        let done = done.await;
+        done.map_err(|e| ApiError::new(Fault::Server, e.to_string()))?
+    }
+
+    /// The tokens of a conversation.
+    ///
+    /// # Errors
+    /// As [`Conversation::prompt`].
+    pub async fn prompt(
+        &self,
+        loaded: &Arc<Loaded>,
+        conversation: Conversation,
+    ) -> Result<Vec<u32>> {
+        let loaded = loaded.clone();
+        self.blocking(move || conversation.prompt(&loaded.speaker))
+            .await
+    }
+
+    /// An owner with the scope that it shares what was computed in.
+    pub fn owner(&self, owner: &Owner) -> Owner {
+        match self.options.cache_scope {
+            CacheScope::Key => owner.clone(),
+            CacheScope::All => Owner {
+                scope: geb::engine::Scope::default(),
+                ..owner.clone()
+            },
+        }
+    }
+
+    /// A path as it is counted: the known ones, so that clients cannot make more.
+    pub fn route(&self, path: &str) -> String {
+        let plain = path
+            .strip_prefix("/v1/models/")
+            .map_or(path, |_| "/v1/models/{id}");
+        match ROUTES.contains(&plain) {
+            true => plain.to_owned(),
+            false => "other".to_owned(),
+        }
+    }
+}
+
+/// Paths that are counted by their name.
+const ROUTES: [&str; 15] = [
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/models",
+    "/v1/models/{id}",
+    "/v1/logprobs",
+    "/tokenize",
+    "/detokenize",
+    "/tokenizer_info",
+    "/apply-template",
+    "/health",
+    "/metrics",
+    "/props",
+    "/slots",
+    "/",
+];
+
+/// Every path of the server.
+pub fn router(app: Arc<App>) -> Router {
+    let mut router = Router::new();
+    // OpenAI's are known without `/v1`, too: some clients are given the address alone.
+    for base in ["/v1", ""] {
+        let at = |path: &str| format!("{base}{path}");
+        router = router
+            .route(&at("/chat/completions"), post(openai::chat::handle))
+            .route(&at("/completions"), post(openai::completions::handle))
+            .route(&at("/embeddings"), post(openai::embeddings::handle))
+            .route(&at("/models"), get(openai::models::list))
+            .route(&at("/models/{id}"), get(openai::models::one))
+            .route(&at("/logprobs"), post(tokens::log_probs))
+            .route(&at("/health"), get(status::health));
+    }
+    let router = router
+        .route("/tokenize", post(tokens::tokenize))
+        .route("/detokenize", post(tokens::detokenize))
+        .route("/tokenizer_info", get(tokens::info))
+        .route("/apply-template", post(tokens::apply_template))
+        .route("/metrics", get(status::metrics))
+        .route("/props", get(status::props))
+        .route("/slots", get(status::slots))
+        .fallback(nothing)
+        .layer(middleware::from_fn_with_state(app.clone(), guard));
+    let origins: Vec<HeaderValue> = app
+        .options
+        .cors_origins
+        .iter()
+        .filter_map(|o| o.parse().ok())
+        .collect();
+    let router = match origins.is_empty() {
+        true => router,
+        false => router.layer(
+            CorsLayer::new()
+                .allow_origin(AllowOrigin::list(origins))
+                .allow_methods([Method::GET, Method::POST])
+                .allow_headers(AllowHeaders::mirror_request()),
+        ),
+    };
+    router.with_state(app)
+}
+
+/// No such path.
+async fn nothing(request: Request) -> Response {
+    if request.method() == Method::OPTIONS {
+        return StatusCode::NO_CONTENT.into_response();
+    }
+    let message = format!(
+        "no such path: {} {}",
+        request.method(),
+        request.uri().path()
+    );
+    ApiError::new(Fault::Path, message).into_response()
+}
+
+/// A response that names the fields that had no effect, and the seed that was used.
+pub(crate) fn ignored_header(mut response: Response, ignored: &[String], seed: u64) -> Response {
+    let headers = response.headers_mut();
+    let mut names = ignored.join(", ");
+    names.retain(|c| c.is_ascii_graphic() || c == ' ');
+    if let Ok(value) = HeaderValue::from_str(&names)
+        && !names.is_empty()
+    {
+        headers.insert("x-geb-ignored", value);
+    }
+    headers.insert("x-geb-seed", seed.into());
+    response
+}

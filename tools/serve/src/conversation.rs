@@ -1,0 +1,199 @@
+//! Conversations, from the messages of a request to the tokens of a prompt. All dialects come here in OpenAI's form.
+
+use geb::chat::Message;
+use serde_json::{Value, json};
+
+use crate::error::{ApiError, Fault, Result};
+use crate::fields::Fields;
+use crate::models::Speaker;
+use crate::{ask, limits};
+
+/// What is said before an answer.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Conversation {
+    /// Messages with a role and a text, and what else templates read: tool calls, names, reasoning.
+    pub messages: Vec<Value>,
+}
+
+/// Fields of a message that reach the template as they are.
+const PASSED: [&str; 3] = ["name", "tool_call_id", "tool_calls"];
+
+impl Conversation {
+    /// Reads `messages`.
+    ///
+    /// # Errors
+    /// Names the first field that is malformed or cannot be had.
+    pub fn read(list: &[Value]) -> Result<Conversation> {
+        let most = geb::limits::MAX_MESSAGES;
+        if list.is_empty() || list.len() > most {
+            let message = format!("messages has {} messages, allowed: 1 to {most}", list.len());
+            return Err(ApiError::field("messages", message));
+        }
+        let messages = list.iter().enumerate();
+        let messages = messages.map(|(i, m)| message(m, &format!("messages[{i}]")));
+        Ok(Conversation {
+            messages: messages.collect::<Result<_>>()?,
+        })
+    }
+
+    /// Whether the answer goes on with the last message.
+    pub fn is_continued(&self) -> bool {
+        self.messages
+            .last()
+            .is_some_and(|m| m["role"] == "assistant")
+    }
+
+    /// The tokens after which the answer comes. Takes as long as the template takes: not for a task.
+    ///
+    /// # Errors
+    /// For a model without a template, a conversation that its template refuses, one that is longer than the
+    /// context.
+    pub fn prompt(&self, speaker: &Speaker) -> Result<Vec<u32>> {
+        let Some(template) = &speaker.template else {
+            let message = "the model has no chat template: /v1/completions continues texts";
+            return Err(ApiError::new(Fault::NotSupported, message));
+        };
+        self.check_length()?;
+        let mut messages = Vec::with_capacity(self.messages.len() + 1);
+        let has_system = self.messages.iter().any(|m| m["role"] == "system");
+        if let Some(text) = speaker.system.as_deref().filter(|_| !has_system) {
+            messages.push(Message::new("system", text));
+        }
+        for m in &self.messages {
+            let text = |key: &str| m[key].as_str().unwrap_or_default();
+            messages.push(Message::new(text("role"), text("content")));
+        }
+        let messages = template.fitted(&messages);
+        let ids = template.encode(&speaker.tokenizer, &messages, !self.is_continued());
+        let ids = ids.map_err(|e| ApiError::of("messages", &e))?;
+        ask::check_prompt(&ids, speaker.ctx, "messages")?;
+        Ok(ids)
+    }
+
+    /// What is longer than any text that is read is refused before the template sees it.
+    fn check_length(&self) -> Result<()> {
+        let texts = self.messages.iter().filter_map(|m| m["content"].as_str());
+        let (bytes, most) = (texts.map(str::len).sum::<usize>(), limits::TEXT_BYTES);
+        if bytes > most {
+            let message = format!("messages have {bytes} bytes of text, allowed: at most {most}");
+            return Err(ApiError::field("messages", message));
+        }
+        Ok(())
+    }
+}
+
+/// A message in the form that templates expect.
+fn message(value: &Value, at: &str) -> Result<Value> {
+    let f = Fields::inside(value, at)?;
+    let role = f.required("role", f.text("role")?)?;
+    // The newer name of the same thing.
+    let role = if role == "developer" { "system" } else { role };
+    if !["system", "user", "assistant", "tool"].contains(&role) {
+        let allowed = "system, developer, user, assistant, tool";
+        return Err(ApiError::wrong(&f.name("role"), &value["role"], allowed));
+    }
+    let text = match f.value("content") {
+        None => String::new(),
+        Some(content) => content_text(content, &f.name("content"))?,
+    };
+    let mut message = json!({ "role": role, "content": text });
+    for key in PASSED {
+        if let Some(found) = f.value(key) {
+            message[key] = found.clone();
+        }
+    }
+    for key in ["reasoning_content", "reasoning"] {
+        if let Some(found) = f.text(key)? {
+            message["reasoning_content"] = found.into();
+        }
+    }
+    if let Some(refusal) = f.text("refusal")? {
+        message["content"] = refusal.into();
+    }
+    f.refuse(&["audio", "function_call"], "absent")?;
+    f.accept(&["annotations"]);
+    match f.unknown().first() {
+        // A field of a message that is not known would change what was said.
+        Some(name) => Err(ApiError::field(
+            name,
+            format!(
+                "{name} is not known, allowed: role, content, {}",
+                PASSED.join(", ")
+            ),
+        )),
+        None => Ok(message),
+    }
+}
+
+/// A text, or parts of type text.
+fn content_text(value: &Value, at: &str) -> Result<String> {
+    let parts = match value {
+        Value::String(text) => return Ok(text.clone()),
+        Value::Array(parts) => parts,
+        _ => return Err(ApiError::wrong(at, value, "a text, or parts of type text")),
+    };
+    let mut text = String::new();
+    for (i, part) in parts.iter().enumerate() {
+        let at = format!("{at}[{i}]");
+        let f = Fields::inside(part, &at)?;
+        let kind = f.required("type", f.text("type")?)?;
+        let key = match kind {
+            "text" | "input_text" | "output_text" => "text",
+            "refusal" => "refusal",
+            _ => {
+                return Err(ApiError::wrong(
+                    &f.name("type"),
+                    &part["type"],
+                    "text: the model reads nothing else",
+                ));
+            }
+        };
+        text.push_str(f.required(key, f.text(key)?)?);
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_become_roles_and_texts() {
+        let list = [
+            json!({ "role": "developer", "content": "Be brief." }),
+            json!({ "role": "user", "content": [{ "type": "text", "text": "Name " }, { "type": "text", "text": "a river." }], "name": "ada" }),
+            json!({ "role": "assistant", "content": null, "tool_calls": [{}] }),
+        ];
+        let c = Conversation::read(&list).unwrap();
+        assert_eq!(
+            c.messages[0],
+            json!({ "role": "system", "content": "Be brief." })
+        );
+        assert_eq!(c.messages[1]["content"], "Name a river.");
+        assert_eq!(c.messages[2]["content"], "");
+        assert!(c.is_continued());
+    }
+
+    #[test]
+    fn what_is_not_text_is_refused_by_its_place() {
+        let param = |m: Value| Conversation::read(&[m]).unwrap_err().param.unwrap();
+        assert_eq!(
+            param(json!({ "role": "user", "content": [{ "type": "image_url", "image_url": {} }] })),
+            "messages[0].content[0].type"
+        );
+        assert_eq!(
+            param(json!({ "role": "bard", "content": "x" })),
+            "messages[0].role"
+        );
+        assert_eq!(param(json!({ "content": "x" })), "messages[0].role");
+        assert_eq!(
+            param(json!({ "role": "user", "content": 3 })),
+            "messages[0].content"
+        );
+        assert_eq!(
+            param(json!({ "role": "user", "content": "x", "mood": "good" })),
+            "messages[0].mood"
+        );
+        assert!(Conversation::read(&[]).is_err());
+    }
+}

@@ -1,0 +1,383 @@
+//! `/v1/completions`: texts that are continued as they are.
+
+use std::sync::Arc;
+
+use axum::extract::{Extension, Request, State};
+use axum::response::Response;
+use geb::generate::GenerateOptions;
+use geb::tokenizer::{Encode, Tokenizer};
+use serde_json::{Map, Value, json};
+
+use super::chat::{Counting, sending};
+use super::weights::TextWeights;
+use crate::app::{App, ignored_header};
+use crate::error::{ApiError, Dialect, Result};
+use crate::fields::Fields;
+use crate::keys::Owner;
+use crate::options::ServeOptions;
+use crate::reply::{Piece, Replies, Reply, Step};
+use crate::stream::{Frames, Sending, Writer, respond};
+use crate::{ask, body, id, limits};
+
+/// Tokens of an answer where none are asked for.
+const MAX_TOKENS: usize = 16;
+
+/// What is to be continued.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Prompt {
+    /// A text.
+    Text(String),
+    /// Its tokens, as they are.
+    Ids(Vec<u32>),
+}
+
+/// Whether a text is read for the texts of control tokens.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Control {
+    /// They become control tokens.
+    Read,
+    /// They are text.
+    Plain,
+}
+
+/// What a body asks for.
+#[derive(Debug)]
+pub struct Asked {
+    /// The model's name.
+    pub model: Option<String>,
+    /// What is to be continued, each for itself.
+    pub prompts: Vec<Prompt>,
+    /// Whether control tokens are read in texts.
+    pub control: Control,
+    /// How to answer.
+    pub options: GenerateOptions,
+    /// Answers to each prompt.
+    pub answers: usize,
+    /// Give the prompt back before its continuation.
+    pub echo: bool,
+    /// Whether log-probabilities are told.
+    pub weighed: bool,
+    /// At once, or as they come.
+    pub sending: Sending,
+    /// What a stream tells of counts.
+    pub counting: Counting,
+    /// Fields that have no effect.
+    pub ignored: Vec<String>,
+}
+
+impl Asked {
+    /// Reads a body.
+    ///
+    /// # Errors
+    /// Names the first field that is malformed, out of its range, or cannot be had.
+    pub fn read(body: &Map<String, Value>, serve: &ServeOptions) -> Result<Asked> {
+        let f = Fields::of(body);
+        let prompts = prompts(f.required("prompt", f.value("prompt"))?)?;
+        let mut options = ask::defaults();
+        ask::sampling(&f, &mut options.sampling)?;
+        options.stop = ask::stops(&f, "stop")?;
+        options.max_tokens = f.count("max_tokens", 0..=u64::MAX)?.unwrap_or(MAX_TOKENS);
+        options.ignore_eos = f.flag("ignore_eos")?.unwrap_or(false);
+        let top = f.count("logprobs", 0..=limits::TOP_LOG_PROBS as u64)?;
+        let echo = f.flag("echo")?.unwrap_or(false);
+        options.log_probs = top.is_some();
+        options.top_log_probs = top.unwrap_or(0);
+        options.prompt_log_probs = echo && top.is_some();
+        let answers = f.count("n", 1..=limits::ANSWERS as u64)?.unwrap_or(1);
+        if let Some(best) = f.count("best_of", 1..=limits::ANSWERS as u64)?
+            && best != answers
+        {
+            return Err(ApiError::wrong("best_of", &json!(best), "as many as n"));
+        }
+        if let Some(suffix) = f.text("suffix")?.filter(|s| !s.is_empty()) {
+            return Err(ApiError::wrong("suffix", &json!(suffix), "absent"));
+        }
+        let control = match f.flag("parse_special")?.unwrap_or(true) {
+            true => Control::Read,
+            false => Control::Plain,
+        };
+        f.accept(&super::WITHOUT_EFFECT);
+        let (sending, counting) = sending(&f)?;
+        Ok(Asked {
+            model: f.text("model")?.map(str::to_owned),
+            prompts,
+            control,
+            options,
+            answers,
+            echo,
+            weighed: top.is_some(),
+            sending,
+            counting,
+            ignored: super::ignored(&f, serve)?,
+        })
+    }
+}
+
+/// A text, texts, ids, or lists of ids.
+pub(crate) fn prompts(value: &Value) -> Result<Vec<Prompt>> {
+    let ids = |list: &[Value]| -> Option<Prompt> {
+        let id = |v: &Value| v.as_u64().and_then(|n| u32::try_from(n).ok());
+        Some(Prompt::Ids(list.iter().map(id).collect::<Option<_>>()?))
+    };
+    let one = |v: &Value| match v {
+        Value::String(text) => Some(Prompt::Text(text.clone())),
+        Value::Array(list) => ids(list),
+        _ => None,
+    };
+    let found = match value {
+        Value::String(text) => Some(vec![Prompt::Text(text.clone())]),
+        Value::Array(list) if list.iter().all(Value::is_u64) && !list.is_empty() => {
+            ids(list).map(|p| vec![p])
+        }
+        Value::Array(list) => list.iter().map(one).collect(),
+        _ => None,
+    };
+    let good = found.filter(|p| (1..=limits::PROMPTS).contains(&p.len()));
+    let allowed = format!(
+        "a text, a list of token ids, or 1 to {} of these",
+        limits::PROMPTS
+    );
+    good.ok_or_else(|| ApiError::wrong("prompt", value, &allowed))
+}
+
+/// The tokens of a prompt.
+///
+/// # Errors
+/// For a text that is too long to be read, an id that is none, more tokens than the context has.
+pub(crate) fn encode(tokenizer: &Tokenizer, prompt: Prompt, control: Control) -> Result<Vec<u32>> {
+    match prompt {
+        Prompt::Text(text) if text.len() > limits::TEXT_BYTES => {
+            let (found, most) = (text.len(), limits::TEXT_BYTES);
+            Err(ApiError::field(
+                "prompt",
+                format!("prompt has {found} bytes, allowed: at most {most}"),
+            ))
+        }
+        Prompt::Text(text) => {
+            let how = Encode {
+                add_special: true,
+                parse_special: control == Control::Read,
+            };
+            tokenizer
+                .encode(&text, how)
+                .map_err(|e| ApiError::of("prompt", &e))
+        }
+        Prompt::Ids(ids) => {
+            let most = tokenizer.vocab_len();
+            match ids.iter().find(|id| **id as usize >= most) {
+                Some(id) => {
+                    let message = format!("prompt has the id {id}, allowed: below {most}");
+                    Err(ApiError::field("prompt", message))
+                }
+                None => Ok(ids),
+            }
+        }
+    }
+}
+
+/// Continues texts.
+///
+/// # Errors
+/// [`ApiError`].
+pub async fn handle(
+    State(app): State<Arc<App>>,
+    Extension(owner): Extension<Owner>,
+    request: Request,
+) -> Result<Response> {
+    let body = body::object(request).await?;
+    let asked = Asked::read(&body, &app.options)?;
+    let loaded = app.models.get(asked.model.as_deref()).await?;
+    let (tokenizer, control) = (loaded.speaker.tokenizer.clone(), asked.control);
+    let ctx = loaded.speaker.ctx;
+    let texts = asked.prompts;
+    let encoded = app.blocking(move || {
+        let one = |prompt| {
+            let ids = encode(&tokenizer, prompt, control)?;
+            ask::check_prompt(&ids, ctx, "prompt")?;
+            Ok(ids)
+        };
+        texts.into_iter().map(one).collect::<Result<Vec<_>>>()
+    });
+    let prompts = encoded.await?;
+    let seed = asked.options.sampling.seed;
+    let owner = app.owner(&owner);
+    let metrics = app.metrics.clone();
+    let replies = Replies::start(
+        loaded.clone(),
+        metrics,
+        &owner,
+        &prompts,
+        asked.answers,
+        &asked.options,
+    )?;
+    let writer = TextWriter {
+        id: id::random("cmpl-"),
+        created: id::now(),
+        counting: asked.counting,
+        weights: vec![TextWeights::default(); replies.len()],
+        echo: (0..replies.len())
+            .map(|n| asked.echo.then(|| prompts[n / asked.answers].clone()))
+            .collect(),
+        answers: asked.answers,
+        weighed: asked.weighed,
+        loaded,
+    };
+    let response = respond(replies, writer, asked.sending).await?;
+    Ok(ignored_header(response, &asked.ignored, seed))
+}
+
+/// Writes continuations.
+struct TextWriter {
+    id: String,
+    created: u64,
+    counting: Counting,
+    weights: Vec<TextWeights>,
+    /// The prompt of each answer, if it is to be given back and was not yet.
+    echo: Vec<Option<Vec<u32>>>,
+    answers: usize,
+    weighed: bool,
+    loaded: Arc<crate::models::Loaded>,
+}
+
+impl TextWriter {
+    fn object(&self, choices: Value) -> Value {
+        json!({
+            "id": self.id,
+            "object": "text_completion",
+            "created": self.created,
+            "model": self.loaded.speaker.name,
+            "system_fingerprint": crate::app::FINGERPRINT,
+            "choices": choices,
+        })
+    }
+
+    fn tokenizer(&self) -> Arc<Tokenizer> {
+        self.loaded.speaker.tokenizer.clone()
+    }
+
+    /// The text of a prompt that is given back, once, with its tokens among the weights.
+    fn echoed(&mut self, n: usize, reply: &Reply) -> String {
+        let Some(ids) = self.echo[n].take() else {
+            return String::new();
+        };
+        let tokenizer = self.loaded.speaker.tokenizer.clone();
+        if self.weighed {
+            let weights = &mut self.weights[n];
+            weights.push(&tokenizer, ids[0], None);
+            weights.extend(&tokenizer, &reply.prompt);
+        }
+        tokenizer.decode_with_control(&ids)
+    }
+
+    fn send(&self, n: usize, reply: &Reply, choice: Value, out: &mut Frames) {
+        let mut choice = choice;
+        choice["index"] = n.into();
+        let mut chunk = self.object(json!([choice]));
+        match self.counting {
+            Counting::Off => {}
+            Counting::AtEnd => chunk["usage"] = Value::Null,
+            Counting::Always => chunk["usage"] = super::usage(&[reply]),
+        }
+        out.data(&chunk);
+    }
+
+    /// Counts, with the prompts of several answers counted once.
+    fn total(&self, replies: &[&Reply]) -> Value {
+        let firsts: Vec<_> = replies.iter().step_by(self.answers).copied().collect();
+        let prompts = firsts.iter().map(|r| r.timings.prompt_tokens).sum();
+        let cached = firsts.iter().map(|r| r.timings.reused_tokens).sum();
+        super::of(
+            prompts,
+            replies.iter().map(|r| r.timings.sampled_tokens).sum(),
+            cached,
+        )
+    }
+}
+
+impl Writer for TextWriter {
+    fn grown(&mut self, n: usize, reply: &Reply, step: &Step, out: &mut Frames) {
+        let Step::Grown { pieces, tokens } = step else {
+            return;
+        };
+        if pieces.is_empty() && tokens.is_empty() {
+            return;
+        }
+        let mut text = self.echoed(n, reply);
+        let tokenizer = self.tokenizer();
+        self.weights[n].extend(&tokenizer, tokens);
+        for Piece::Text(piece) in pieces {
+            text.push_str(piece);
+        }
+        let weights = self.weighed.then(|| self.weights[n].take());
+        let choice = json!({ "text": text, "logprobs": weights, "finish_reason": null });
+        self.send(n, reply, choice, out);
+    }
+
+    fn done(&mut self, n: usize, reply: &Reply, out: &mut Frames) {
+        let text = self.echoed(n, reply);
+        let weights = self.weighed.then(|| self.weights[n].take());
+        let finish = reply.finish.map(super::finish_name);
+        let choice = json!({ "text": text, "logprobs": weights, "finish_reason": finish });
+        self.send(n, reply, choice, out);
+    }
+
+    fn end(&mut self, replies: &[&Reply], out: &mut Frames) {
+        if self.counting != Counting::Off {
+            let mut chunk = self.object(json!([]));
+            chunk["usage"] = self.total(replies);
+            out.data(&chunk);
+        }
+        out.raw("data: [DONE]\n\n");
+    }
+
+    fn error(&mut self, error: &ApiError, out: &mut Frames) {
+        out.data(&error.body(Dialect::OpenAi, &self.id));
+    }
+
+    fn whole(&mut self, replies: &[&Reply]) -> Value {
+        let mut choices = Vec::with_capacity(replies.len());
+        for (n, reply) in replies.iter().enumerate() {
+            let text = self.echoed(n, reply) + &reply.text;
+            let tokenizer = self.tokenizer();
+            self.weights[n].extend(&tokenizer, &reply.tokens);
+            choices.push(json!({
+                "index": n,
+                "text": text,
+                "logprobs": self.weighed.then(|| self.weights[n].take()),
+                "finish_reason": reply.finish.map(super::finish_name),
+            }));
+        }
+        let mut whole = self.object(choices.into());
+        whole["usage"] = self.total(replies);
+        if let [one] = replies {
+            whole["timings"] = super::timings(&one.timings);
+        }
+        whole
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prompts_are_texts_or_ids() {
+        let text = |t: &str| Prompt::Text(t.into());
+        assert_eq!(prompts(&json!("a")), Ok(vec![text("a")]));
+        assert_eq!(prompts(&json!(["a", "b"])), Ok(vec![text("a"), text("b")]));
+        assert_eq!(prompts(&json!([1, 2])), Ok(vec![Prompt::Ids(vec![1, 2])]));
+        let two = vec![Prompt::Ids(vec![1]), Prompt::Ids(vec![2, 3])];
+        assert_eq!(prompts(&json!([[1], [2, 3]])), Ok(two));
+        for bad in [
+            json!([]),
+            json!(1),
+            json!([-1]),
+            json!([1.5]),
+            json!([[1, "a"]]),
+            json!({}),
+            json!([u64::MAX]),
+        ] {
+            assert!(prompts(&bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! The API of OpenAI.
+
+pub mod chat;
+pub mod completions;
+pub mod embeddings;
+pub mod models;
+mod weights;
+
+use geb::generate::Timings;
+use serde_json::{Value, json};
+
+use crate::error::{ApiError, Result};
+use crate::fields::Fields;
+use crate::options::ServeOptions;
+use crate::reply::{Finish, Reply};
+
+/// Fields that are known and change nothing here.
+pub(crate) const WITHOUT_EFFECT: [&str; 9] = [
+    "user",
+    "metadata",
+    "store",
+    "service_tier",
+    "verbosity",
+    "prediction",
+    "safety_identifier",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+];
+
+/// Tokens read and chosen, of one or several answers to a prompt.
+pub(crate) fn usage(replies: &[&Reply]) -> Value {
+    let prompts = replies.iter().map(|r| r.timings.prompt_tokens).sum();
+    let sampled = replies.iter().map(|r| chosen(r)).sum();
+    let cached = replies.iter().map(|r| r.timings.reused_tokens).sum();
+    of(prompts, sampled, cached)
+}
+
+/// Tokens chosen so far.
+fn chosen(reply: &Reply) -> usize {
+    match reply.finish {
+        Some(_) => reply.timings.sampled_tokens,
+        None => reply.sampled,
+    }
+}
+
+/// The object of these counts.
+pub(crate) fn of(prompt: usize, sampled: usize, cached: usize) -> Value {
+    json!({
+        "prompt_tokens": prompt,
+        "completion_tokens": sampled,
+        "total_tokens": prompt + sampled,
+        "prompt_tokens_details": { "cached_tokens": cached },
+    })
+}
+
+/// The name of an end.
+pub(crate) fn finish_name(finish: Finish) -> &'static str {
+    match finish {
+        Finish::Stop => "stop",
+        Finish::Length => "length",
+    }
+}
+
+/// Times, as llama.cpp's clients read them.
+pub(crate) fn timings(t: &Timings) -> Value {
+    let ms = |d: std::time::Duration| d.as_secs_f64() * 1e3;
+    json!({
+        "prompt_n": t.prompt_tokens - t.reused_tokens,
+        "prompt_ms": ms(t.prefill),
+        "prompt_per_second": t.prefill_tok_s(),
+        "predicted_n": t.sampled_tokens,
+        "predicted_ms": ms(t.decode),
+        "predicted_per_second": t.decode_tok_s(),
+    })
+}
+
+/// What is told of fields that nobody has read: refused with `--strict`, else named in a header.
+///
+/// # Errors
+/// With `--strict`, for the first of them.
+pub(crate) fn ignored(f: &Fields<'_>, options: &ServeOptions) -> Result<Vec<String>> {
+    let unknown = f.unknown();
+    match unknown.first().filter(|_| options.strict) {
+        Some(name) => {
+            let message = format!("{name} is not known, and would have no effect");
+            Err(ApiError::field(name, message))
+        }
+        None => Ok(unknown),
+    }
+}

@@ -1,0 +1,79 @@
+//! Log-probabilities in the two forms that OpenAI gives them.
+
+use geb::tokenizer::Tokenizer;
+use serde_json::{Map, Value, json};
+
+use crate::reply::Weighed;
+
+/// Those of a chat.
+pub fn chat(tokenizer: &Tokenizer, tokens: &[Weighed]) -> Value {
+    let one = |id: u32, log_prob: f64| {
+        json!({
+            "token": tokenizer.piece(id),
+            "logprob": log_prob,
+            "bytes": tokenizer.token_bytes(id),
+        })
+    };
+    let all = tokens.iter().map(|t| {
+        let mut value = one(t.id, t.log_prob);
+        value["top_logprobs"] = t.top.iter().map(|(id, p)| one(*id, *p)).collect();
+        value
+    });
+    json!({ "content": all.collect::<Vec<_>>() })
+}
+
+/// Those of a completion, which grow; offsets count characters of the text.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TextWeights {
+    tokens: Vec<String>,
+    log_probs: Vec<Option<f64>>,
+    top: Vec<Option<Map<String, Value>>>,
+    offsets: Vec<usize>,
+    at: usize,
+}
+
+impl TextWeights {
+    /// A token, with none of the numbers for the first one of a text.
+    pub fn push(&mut self, tokenizer: &Tokenizer, id: u32, weighed: Option<&Weighed>) {
+        let piece = tokenizer.piece(id);
+        self.offsets.push(self.at);
+        self.at += piece.chars().count();
+        self.log_probs.push(weighed.map(|w| w.log_prob));
+        let top = weighed.map(|w| {
+            // The token itself is always told; of tokens with one text the larger number stays.
+            let all = w.top.iter().copied().chain([(w.id, w.log_prob)]);
+            let mut map = Map::new();
+            for (id, p) in all {
+                let place = map.entry(tokenizer.piece(id)).or_insert(json!(p));
+                if place.as_f64().is_some_and(|q| q < p) {
+                    *place = json!(p);
+                }
+            }
+            map
+        });
+        self.top.push(top);
+        self.tokens.push(piece);
+    }
+
+    /// Tokens of an answer.
+    pub fn extend(&mut self, tokenizer: &Tokenizer, tokens: &[Weighed]) {
+        for token in tokens {
+            self.push(tokenizer, token.id, Some(token));
+        }
+    }
+
+    /// What has come since the last call; offsets go on.
+    pub fn take(&mut self) -> Value {
+        let new = TextWeights {
+            at: self.at,
+            ..TextWeights::default()
+        };
+        let old = std::mem::replace(self, new);
+        json!({
+            "tokens": old.tokens,
+            "token_logprobs": old.log_probs,
+            "top_logprobs": old.top,
+            "text_offset": old.offsets,
+        })
+    }
+}

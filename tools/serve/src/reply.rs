@@ -1,0 +1,255 @@
+//! Answers while they come: the events of the scheduler as pieces that every dialect can write.
+
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Instant;
+
+pub use geb::generate::Weighed;
+use geb::generate::{GenerateOptions, Progress, StopReason, Timings};
+use geb::scheduler::{Event, Handle, Request};
+
+use crate::error::{ApiError, Fault, Result};
+use crate::keys::Owner;
+use crate::metrics::Metrics;
+use crate::models::Loaded;
+
+/// A part of an answer.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Piece {
+    /// Text of the answer.
+    Text(String),
+}
+
+/// Why an answer ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Finish {
+    /// The model said so, or a stop text came.
+    Stop,
+    /// As many tokens as asked for, or as the context has.
+    Length,
+}
+
+/// An answer so far.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Reply {
+    /// Its text.
+    pub text: String,
+    /// The prompt's tokens from the second on, with their log-probabilities, if asked for.
+    pub prompt: Vec<Weighed>,
+    /// Its tokens with their log-probabilities, if asked for.
+    pub tokens: Vec<Weighed>,
+    /// Why it ended; none while it goes on.
+    pub finish: Option<Finish>,
+    /// Counts and times, whole at the end.
+    pub timings: Timings,
+    /// Tokens chosen so far.
+    pub sampled: usize,
+}
+
+/// What happened to an answer.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Step {
+    /// It has entered: its prompt is about to be read.
+    Started,
+    /// New pieces and tokens, of each perhaps none; tokens of the prompt are in the reply.
+    Grown {
+        /// What there is to show.
+        pieces: Vec<Piece>,
+        /// Tokens with log-probabilities, if asked for.
+        tokens: Vec<Weighed>,
+    },
+    /// It is whole.
+    Done,
+    /// It could not go on.
+    Failed(ApiError),
+}
+
+/// Answers to the prompts of one request.
+pub struct Replies {
+    runs: Vec<Run>,
+    turn: usize,
+    metrics: Arc<Metrics>,
+    /// Keeps the model in memory.
+    loaded: Arc<Loaded>,
+}
+
+struct Run {
+    handle: Option<Handle>,
+    reply: Reply,
+    asked: Instant,
+    last: Option<Instant>,
+}
+
+impl Replies {
+    /// Hands over a request for each prompt and each of `answers`; the seeds of one prompt's answers follow each
+    /// other.
+    ///
+    /// # Errors
+    /// When the queue is full; nothing is asked then.
+    pub fn start(
+        loaded: Arc<Loaded>,
+        metrics: Arc<Metrics>,
+        owner: &Owner,
+        prompts: &[Vec<u32>],
+        answers: usize,
+        options: &GenerateOptions,
+    ) -> Result<Replies> {
+        let mut runs = Vec::with_capacity(prompts.len() * answers);
+        for prompt in prompts {
+            for i in 0..answers {
+                let mut options = options.clone();
+                options.sampling.seed = options.sampling.seed.wrapping_add(i as u64);
+                let request = Request {
+                    prompt: prompt.clone(),
+                    options,
+                    adapters: loaded.adapters.clone(),
+                    scope: owner.scope,
+                    owner: owner.id,
+                };
+                runs.push(Run {
+                    handle: Some(loaded.scheduler.submit(request)?),
+                    reply: Reply::default(),
+                    asked: Instant::now(),
+                    last: None,
+                });
+            }
+        }
+        Ok(Replies {
+            runs,
+            turn: 0,
+            metrics,
+            loaded,
+        })
+    }
+
+    /// The model that answers.
+    pub fn loaded(&self) -> &Arc<Loaded> {
+        &self.loaded
+    }
+
+    /// How many answers there are.
+    pub fn len(&self) -> usize {
+        self.runs.len()
+    }
+
+    /// The answer of a number, as far as it has come.
+    pub fn reply(&self, n: usize) -> &Reply {
+        &self.runs[n].reply
+    }
+
+    /// All of them.
+    pub fn all(&self) -> Vec<&Reply> {
+        self.runs.iter().map(|r| &r.reply).collect()
+    }
+
+    /// What happens next, and to which answer; none when all have ended.
+    pub async fn next(&mut self) -> Option<(usize, Step)> {
+        let (n, event) = std::future::poll_fn(|cx| {
+            let count = self.runs.len();
+            let mut waits = false;
+            for i in 0..count {
+                let n = (self.turn + i) % count;
+                let Some(handle) = &self.runs[n].handle else {
+                    continue;
+                };
+                match handle.poll_recv(cx) {
+                    Poll::Ready(event) => {
+                        self.turn = n + 1;
+                        return Poll::Ready(Some((n, event)));
+                    }
+                    Poll::Pending => waits = true,
+                }
+            }
+            if waits {
+                Poll::Pending
+            } else {
+                Poll::Ready(None)
+            }
+        })
+        .await?;
+        let step = self.runs[n].take(event, &self.metrics);
+        if matches!(step, Step::Done | Step::Failed(_)) {
+            self.runs[n].handle = None;
+        }
+        Some((n, step))
+    }
+
+    /// Waits until all are whole.
+    ///
+    /// # Errors
+    /// What the first that fails says.
+    pub async fn whole(&mut self) -> Result<()> {
+        while let Some((_, step)) = self.next().await {
+            if let Step::Failed(error) = step {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Run {
+    fn take(&mut self, event: Option<Event>, metrics: &Metrics) -> Step {
+        match event {
+            Some(Event::Started { prompt, cached }) => {
+                self.reply.timings.prompt_tokens = prompt;
+                self.reply.timings.reused_tokens = cached;
+                metrics.started(self.asked.elapsed(), prompt, cached);
+                Step::Started
+            }
+            Some(Event::Prefill { .. }) => Step::Grown {
+                pieces: Vec::new(),
+                tokens: Vec::new(),
+            },
+            Some(Event::Prompt(tokens)) => {
+                self.reply.prompt.extend(tokens);
+                Step::Grown {
+                    pieces: Vec::new(),
+                    tokens: Vec::new(),
+                }
+            }
+            Some(Event::Token(progress)) => self.grow(progress, metrics),
+            Some(Event::Done { reason, timings }) => {
+                self.reply.timings = timings;
+                self.reply.finish = Some(match reason {
+                    StopReason::Length => Finish::Length,
+                    _ => Finish::Stop,
+                });
+                metrics.finished(reason.name(), self.asked.elapsed());
+                Step::Done
+            }
+            Some(Event::Failed(error)) => {
+                metrics.finished("error", self.asked.elapsed());
+                Step::Failed(ApiError::of("messages", &error))
+            }
+            None => Step::Failed(ApiError::new(Fault::Unavailable, "the server ends")),
+        }
+    }
+
+    fn grow(&mut self, progress: Progress, metrics: &Metrics) -> Step {
+        let now = Instant::now();
+        if progress.id.is_some() {
+            match self.last.replace(now) {
+                None => metrics.first_token(self.asked.elapsed()),
+                Some(last) => metrics.next_token(now - last),
+            }
+            self.reply.sampled += 1;
+        }
+        let weighed = progress.id.zip(progress.log_prob);
+        let tokens: Vec<_> = weighed
+            .map(|(id, log_prob)| Weighed {
+                id,
+                log_prob,
+                top: progress.top,
+            })
+            .into_iter()
+            .collect();
+        self.reply.tokens.extend_from_slice(&tokens);
+        self.reply.text.push_str(&progress.text);
+        let pieces = match progress.text.is_empty() {
+            true => Vec::new(),
+            false => vec![Piece::Text(progress.text)],
+        };
+        Step::Grown { pieces, tokens }
+    }
+}
