@@ -66,6 +66,8 @@ pub struct Progress {
     pub top: Vec<(u32, f64)>,
     /// Why the answer ended; none if it goes on.
     pub done: Option<StopReason>,
+    /// The stop string that ended it.
+    pub stop: Option<String>,
 }
 
 /// Where an answer stands.
@@ -436,6 +438,7 @@ impl<'t> Generation<'t> {
         self.out.timings.speculation = self.speculation.stats();
         self.out.reason = reason;
         self.done = true;
+        progress.stop = self.scanner.found().map(str::to_owned);
         progress.done = Some(reason);
         progress
     }

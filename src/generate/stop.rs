@@ -7,6 +7,7 @@
 pub struct StopScanner {
     stops: Vec<String>,
     held: String,
+    found: Option<String>,
 }
 
 impl StopScanner {
@@ -15,19 +16,23 @@ impl StopScanner {
         Self {
             stops: stops.iter().filter(|s| !s.is_empty()).cloned().collect(),
             held: String::new(),
+            found: None,
         }
+    }
+
+    /// The stop string that is complete.
+    pub fn found(&self) -> Option<&str> {
+        self.found.as_deref()
     }
 
     /// Takes a piece; returns the text that is certain now, and whether a stop string is complete.
     /// The earliest stop string wins; it and everything behind it is dropped.
     pub fn push(&mut self, piece: &str) -> (String, bool) {
         self.held.push_str(piece);
-        if let Some(at) = self
-            .stops
-            .iter()
-            .filter_map(|s| self.held.find(s.as_str()))
-            .min()
-        {
+        let places = self.stops.iter();
+        let places = places.filter_map(|s| Some((self.held.find(s.as_str())?, s)));
+        if let Some((at, stop)) = places.min_by_key(|(at, _)| *at) {
+            self.found = Some(stop.clone());
             self.held.truncate(at);
             return (std::mem::take(&mut self.held), true);
         }

@@ -8,7 +8,7 @@ use axum::extract::Request;
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use tokio::sync::Semaphore;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
@@ -20,7 +20,7 @@ use crate::log::Log;
 use crate::metrics::Metrics;
 use crate::models::{Loaded, Models};
 use crate::options::{CacheScope, ServeOptions};
-use crate::{limits, openai, status, tokens};
+use crate::{anthropic, limits, ollama, openai, status, tokens};
 
 /// The program and its version, as clients read it.
 pub const FINGERPRINT: &str = concat!("geb-", env!("CARGO_PKG_VERSION"));
@@ -127,7 +127,19 @@ impl App {
 }
 
 /// Paths that are counted by their name.
-const ROUTES: [&str; 15] = [
+const ROUTES: [&str; 27] = [
+    "/v1/responses",
+    "/api/chat",
+    "/api/generate",
+    "/api/embed",
+    "/api/embeddings",
+    "/api/show",
+    "/api/pull",
+    "/api/tags",
+    "/api/ps",
+    "/api/version",
+    "/v1/messages",
+    "/v1/messages/count_tokens",
     "/v1/chat/completions",
     "/v1/completions",
     "/v1/embeddings",
@@ -154,6 +166,7 @@ pub fn router(app: Arc<App>) -> Router {
         router = router
             .route(&at("/chat/completions"), post(openai::chat::handle))
             .route(&at("/completions"), post(openai::completions::handle))
+            .route(&at("/responses"), post(openai::responses::handle))
             .route(&at("/embeddings"), post(openai::embeddings::handle))
             .route(&at("/models"), get(openai::models::list))
             .route(&at("/models/{id}"), get(openai::models::one))
@@ -161,6 +174,22 @@ pub fn router(app: Arc<App>) -> Router {
             .route(&at("/health"), get(status::health));
     }
     let router = router
+        .route("/api/chat", post(ollama::answer::chat))
+        .route("/api/generate", post(ollama::answer::generate))
+        .route("/api/embed", post(ollama::models::embed))
+        .route("/api/embeddings", post(ollama::models::embeddings))
+        .route("/api/show", post(ollama::models::show))
+        .route("/api/pull", post(ollama::models::pull))
+        .route("/api/tags", get(ollama::models::tags))
+        .route("/api/ps", get(ollama::models::ps))
+        .route("/api/version", get(ollama::models::version))
+        .route("/api/create", post(ollama::models::fixed))
+        .route("/api/copy", post(ollama::models::fixed))
+        .route("/api/push", post(ollama::models::fixed))
+        .route("/api/delete", delete(ollama::models::fixed))
+        .route("/api/blobs/{digest}", post(ollama::models::fixed))
+        .route("/v1/messages", post(anthropic::messages))
+        .route("/v1/messages/count_tokens", post(anthropic::count_tokens))
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
         .route("/tokenizer_info", get(tokens::info))

@@ -1,7 +1,7 @@
 //! Conversations, from the messages of a request to the tokens of a prompt. All dialects come here in OpenAI's form.
 
 use geb::chat::Message;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::error::{ApiError, Fault, Result};
 use crate::fields::Fields;
@@ -13,7 +13,55 @@ use crate::{ask, limits};
 pub struct Conversation {
     /// Messages with a role and a text, and what else templates read: tool calls, names, reasoning.
     pub messages: Vec<Value>,
+    /// Tools that may be called, in OpenAI's form.
+    pub tools: Vec<Value>,
+    /// Which of them.
+    pub choice: Choice,
+    /// Whether one answer may call several.
+    pub parallel: bool,
+    /// Switches of the template, as far as they are known.
+    pub switches: Map<String, Value>,
+    /// What form the answer must have.
+    pub format: Format,
 }
+
+/// Which tools an answer calls.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Choice {
+    /// None.
+    None,
+    /// What the model wants.
+    #[default]
+    Auto,
+    /// At least one.
+    Required,
+    /// This one.
+    Named(String),
+}
+
+/// What form an answer must have.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Format {
+    /// Any text.
+    #[default]
+    Text,
+    /// Any JSON object.
+    Json,
+    /// JSON of a schema; `strict`: every keyword is enforced, or refused.
+    Schema {
+        /// The schema.
+        schema: Value,
+        /// Whether keywords that cannot be enforced are refused.
+        strict: bool,
+    },
+    /// A text that a regular expression describes.
+    Regex(String),
+    /// A text of a Lark grammar.
+    Lark(String),
+}
+
+/// Switches of templates that requests may set; others would reach what the template keeps for itself.
+const SWITCHES: [&str; 3] = ["enable_thinking", "thinking", "reasoning_effort"];
 
 /// Fields of a message that reach the template as they are.
 const PASSED: [&str; 3] = ["name", "tool_call_id", "tool_calls"];
@@ -33,7 +81,82 @@ impl Conversation {
         let messages = messages.map(|(i, m)| message(m, &format!("messages[{i}]")));
         Ok(Conversation {
             messages: messages.collect::<Result<_>>()?,
+            parallel: true,
+            ..Conversation::default()
         })
+    }
+
+    /// Reads `tools`, each of type function.
+    ///
+    /// # Errors
+    /// Names the first field that is malformed.
+    pub fn read_tools(&mut self, list: &[Value]) -> Result<()> {
+        if list.len() > limits::TOOLS {
+            let message = format!(
+                "tools has {} tools, allowed: at most {}",
+                list.len(),
+                limits::TOOLS
+            );
+            return Err(ApiError::field("tools", message));
+        }
+        for (i, tool) in list.iter().enumerate() {
+            let f = Fields::inside(tool, &format!("tools[{i}]"))?;
+            if f.text("type")? != Some("function") {
+                return Err(ApiError::wrong(&f.name("type"), &tool["type"], "function"));
+            }
+            let function = f.required("function", f.object("function")?)?;
+            let name = function.required("name", function.text("name")?)?;
+            if name.is_empty()
+                || !name
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b))
+            {
+                let allowed = "letters, digits, _, - and .";
+                return Err(ApiError::wrong(
+                    &function.name("name"),
+                    &json!(name),
+                    allowed,
+                ));
+            }
+            function.object("parameters")?;
+            self.tools.push(tool.clone());
+        }
+        Ok(())
+    }
+
+    /// The tool of a choice is there.
+    ///
+    /// # Errors
+    /// If it is not.
+    pub fn check_choice(&self) -> Result<()> {
+        let named = |name: &str| self.tools.iter().any(|t| t["function"]["name"] == name);
+        match &self.choice {
+            Choice::Required if self.tools.is_empty() => Err(ApiError::field(
+                "tool_choice",
+                "tool_choice asks for a call, and there are no tools",
+            )),
+            Choice::Named(name) if !named(name) => {
+                let message = format!("tool_choice is {name:?}, allowed: the name of one of tools");
+                Err(ApiError::field("tool_choice", message))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Sets a switch of the template.
+    ///
+    /// # Errors
+    /// For one that is not known.
+    pub fn switch(&mut self, key: &str, value: Value) -> Result<()> {
+        if !SWITCHES.contains(&key) {
+            let message = format!(
+                "chat_template_kwargs.{key} is not known, allowed: {}",
+                SWITCHES.join(", ")
+            );
+            return Err(ApiError::field("chat_template_kwargs", message));
+        }
+        self.switches.insert(key.to_owned(), value);
+        Ok(())
     }
 
     /// Whether the answer goes on with the last message.
@@ -54,6 +177,18 @@ impl Conversation {
             return Err(ApiError::new(Fault::NotSupported, message));
         };
         self.check_length()?;
+        if !self.tools.is_empty() && self.choice != Choice::None {
+            return Err(ApiError::new(
+                Fault::NotSupported,
+                "tools cannot be called yet",
+            ));
+        }
+        if self.format != Format::Text {
+            return Err(ApiError::new(
+                Fault::NotSupported,
+                "answers cannot be constrained yet",
+            ));
+        }
         let mut messages = Vec::with_capacity(self.messages.len() + 1);
         let has_system = self.messages.iter().any(|m| m["role"] == "system");
         if let Some(text) = speaker.system.as_deref().filter(|_| !has_system) {

@@ -1,9 +1,9 @@
 //! A JSON object whose fields are read one by one: what is malformed is refused by its name, and what nobody has
 //! read is named at the end.
 
-use std::cell::RefCell;
 use std::collections::HashSet;
 use std::ops::RangeInclusive;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Map, Value};
 
@@ -14,7 +14,8 @@ pub struct Fields<'a> {
     map: &'a Map<String, Value>,
     /// Where the object is: `messages[2].`, or nothing.
     at: String,
-    read: RefCell<HashSet<&'a str>>,
+    /// Of a body that is read while its task waits for a model.
+    read: Mutex<HashSet<&'a str>>,
 }
 
 impl<'a> Fields<'a> {
@@ -23,7 +24,7 @@ impl<'a> Fields<'a> {
         Self {
             map,
             at: String::new(),
-            read: RefCell::default(),
+            read: Mutex::default(),
         }
     }
 
@@ -40,6 +41,10 @@ impl<'a> Fields<'a> {
         })
     }
 
+    fn seen(&self) -> MutexGuard<'_, HashSet<&'a str>> {
+        self.read.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A field with its place.
     pub fn name(&self, key: &str) -> String {
         format!("{}{key}", self.at)
@@ -47,7 +52,7 @@ impl<'a> Fields<'a> {
 
     /// A value that is there and not null.
     pub fn value(&self, key: &'a str) -> Option<&'a Value> {
-        self.read.borrow_mut().insert(key);
+        self.seen().insert(key);
         self.map.get(key).filter(|v| !v.is_null())
     }
 
@@ -140,7 +145,7 @@ impl<'a> Fields<'a> {
 
     /// Fields that are known and have no effect here.
     pub fn accept(&self, keys: &[&'a str]) {
-        self.read.borrow_mut().extend(keys);
+        self.seen().extend(keys);
     }
 
     /// Fields that are known and cannot be had: anything but nothing is refused.
@@ -161,7 +166,7 @@ impl<'a> Fields<'a> {
 
     /// What nobody has read.
     pub fn unknown(&self) -> Vec<String> {
-        let read = self.read.borrow();
+        let read = self.seen();
         let keys = self
             .map
             .iter()

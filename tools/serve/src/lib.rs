@@ -12,6 +12,7 @@
 
 #![forbid(unsafe_code)]
 
+mod anthropic;
 mod app;
 mod ask;
 mod body;
@@ -26,12 +27,14 @@ mod log;
 mod metrics;
 mod models;
 mod net;
+mod ollama;
 mod openai;
 mod options;
 mod reply;
 mod status;
 mod stream;
 mod tokens;
+mod turn;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -76,7 +76,29 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+impl Speaker {
+    /// Whether its template knows tools.
+    pub fn has_tools(&self) -> bool {
+        self.template
+            .as_ref()
+            .is_some_and(|t| t.source().contains("tools"))
+    }
+
+    /// Whether its template knows reasoning.
+    pub fn reasons(&self) -> bool {
+        let marks = ["<think>", "enable_thinking", "reasoning_effort"];
+        self.template
+            .as_ref()
+            .is_some_and(|t| marks.iter().any(|m| t.source().contains(m)))
+    }
+}
+
 impl Loaded {
+    /// Its file.
+    pub fn file(&self) -> &GgufFile {
+        self.model.file()
+    }
+
     /// Loads a model.
     ///
     /// # Errors
@@ -236,6 +258,14 @@ impl Models {
     /// Names and when they began to be served.
     pub fn names(&self) -> impl Iterator<Item = (&str, u64)> {
         self.entries.iter().map(|e| (&*e.source.name, e.created))
+    }
+
+    /// Bytes of the file of a model.
+    pub fn file_bytes(&self, name: &str) -> u64 {
+        let entry = self.entries.iter().find(|e| e.source.name == name);
+        entry
+            .and_then(|e| std::fs::metadata(&e.source.path).ok())
+            .map_or(0, |m| m.len())
     }
 
     /// Those that are in memory and not being loaded now.

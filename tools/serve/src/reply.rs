@@ -13,18 +13,51 @@ use crate::keys::Owner;
 use crate::metrics::Metrics;
 use crate::models::Loaded;
 
-/// A part of an answer.
-#[derive(Clone, PartialEq, Debug)]
+/// What an answer has grown by.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Piece {
     /// Text of the answer.
     Text(String),
+    /// Text of the reasoning before it.
+    Reasoning(String),
+    /// A tool call begins.
+    Call {
+        /// Its name among the calls.
+        id: String,
+        /// The tool.
+        name: String,
+    },
+    /// Text of the last call's arguments, which are a JSON object.
+    Arguments(String),
+}
+
+/// A part of an answer, in the order in which they came.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Part {
+    /// Text.
+    Text(String),
+    /// Reasoning.
+    Reasoning(String),
+    /// A tool call.
+    Call {
+        /// Its name among the calls.
+        id: String,
+        /// The tool.
+        name: String,
+        /// A JSON object.
+        arguments: String,
+    },
 }
 
 /// Why an answer ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Finish {
-    /// The model said so, or a stop text came.
+    /// The model said so.
+    End,
+    /// A stop text came.
     Stop,
+    /// The model has called tools.
+    Calls,
     /// As many tokens as asked for, or as the context has.
     Length,
 }
@@ -32,18 +65,73 @@ pub enum Finish {
 /// An answer so far.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Reply {
-    /// Its text.
-    pub text: String,
+    /// What it consists of.
+    pub parts: Vec<Part>,
+    /// Its tokens.
+    pub ids: Vec<u32>,
     /// The prompt's tokens from the second on, with their log-probabilities, if asked for.
     pub prompt: Vec<Weighed>,
     /// Its tokens with their log-probabilities, if asked for.
     pub tokens: Vec<Weighed>,
     /// Why it ended; none while it goes on.
     pub finish: Option<Finish>,
+    /// The stop text that ended it.
+    pub stop: Option<String>,
     /// Counts and times, whole at the end.
     pub timings: Timings,
     /// Tokens chosen so far.
     pub sampled: usize,
+}
+
+impl Reply {
+    /// All its text.
+    pub fn text(&self) -> String {
+        let texts = self.parts.iter().filter_map(|p| match p {
+            Part::Text(text) => Some(text.as_str()),
+            _ => None,
+        });
+        texts.collect()
+    }
+
+    /// All its reasoning, if there is any.
+    pub fn reasoning(&self) -> Option<String> {
+        let texts = self.parts.iter().filter_map(|p| match p {
+            Part::Reasoning(text) => Some(text.as_str()),
+            _ => None,
+        });
+        Some(texts.collect::<String>()).filter(|t| !t.is_empty())
+    }
+
+    /// How many tools it calls.
+    pub fn calls(&self) -> usize {
+        self.parts
+            .iter()
+            .filter(|p| matches!(p, Part::Call { .. }))
+            .count()
+    }
+
+    fn push(&mut self, piece: &Piece) {
+        let last = self.parts.last_mut();
+        match (piece, last) {
+            (Piece::Text(new), Some(Part::Text(text)))
+            | (Piece::Reasoning(new), Some(Part::Reasoning(text)))
+            | (
+                Piece::Arguments(new),
+                Some(Part::Call {
+                    arguments: text, ..
+                }),
+            ) => text.push_str(new),
+            (Piece::Text(new), _) => self.parts.push(Part::Text(new.clone())),
+            (Piece::Reasoning(new), _) => self.parts.push(Part::Reasoning(new.clone())),
+            (Piece::Call { id, name }, _) => self.parts.push(Part::Call {
+                id: id.clone(),
+                name: name.clone(),
+                arguments: String::new(),
+            }),
+            // Arguments follow their call.
+            (Piece::Arguments(_), _) => {}
+        }
+    }
 }
 
 /// What happened to an answer.
@@ -212,8 +300,10 @@ impl Run {
             Some(Event::Done { reason, timings }) => {
                 self.reply.timings = timings;
                 self.reply.finish = Some(match reason {
+                    _ if self.reply.calls() > 0 => Finish::Calls,
                     StopReason::Length => Finish::Length,
-                    _ => Finish::Stop,
+                    StopReason::Stop => Finish::Stop,
+                    _ => Finish::End,
                 });
                 metrics.finished(reason.name(), self.asked.elapsed());
                 Step::Done
@@ -228,7 +318,8 @@ impl Run {
 
     fn grow(&mut self, progress: Progress, metrics: &Metrics) -> Step {
         let now = Instant::now();
-        if progress.id.is_some() {
+        if let Some(id) = progress.id {
+            self.reply.ids.push(id);
             match self.last.replace(now) {
                 None => metrics.first_token(self.asked.elapsed()),
                 Some(last) => metrics.next_token(now - last),
@@ -245,11 +336,12 @@ impl Run {
             .into_iter()
             .collect();
         self.reply.tokens.extend_from_slice(&tokens);
-        self.reply.text.push_str(&progress.text);
+        self.reply.stop = progress.stop;
         let pieces = match progress.text.is_empty() {
             true => Vec::new(),
             false => vec![Piece::Text(progress.text)],
         };
+        pieces.iter().for_each(|p| self.reply.push(p));
         Step::Grown { pieces, tokens }
     }
 }

@@ -4,38 +4,20 @@ use std::sync::Arc;
 
 use axum::extract::{Extension, Request, State};
 use axum::response::Response;
-use geb::generate::GenerateOptions;
 use serde_json::{Map, Value, json};
 
 use super::weights;
-use crate::app::{App, ignored_header};
-use crate::conversation::Conversation;
+use crate::app::App;
+use crate::conversation::{Choice, Conversation, Format};
 use crate::error::{ApiError, Dialect, Result};
 use crate::fields::Fields;
 use crate::keys::Owner;
+use crate::models::Loaded;
 use crate::options::ServeOptions;
-use crate::reply::{Piece, Replies, Reply, Step};
-use crate::stream::{Frames, Sending, Writer, respond};
+use crate::reply::{Part, Piece, Reply, Step};
+use crate::stream::{Frames, Sending, Writer};
+use crate::turn::{Answering, Turn};
 use crate::{ask, body, id, limits};
-
-/// What a body asks for.
-#[derive(Debug)]
-pub struct Asked {
-    /// The model's name.
-    pub model: Option<String>,
-    /// What is said before the answer.
-    pub conversation: Conversation,
-    /// How to answer.
-    pub options: GenerateOptions,
-    /// How many answers.
-    pub answers: usize,
-    /// At once, or as they come.
-    pub sending: Sending,
-    /// What a stream tells of counts.
-    pub counting: Counting,
-    /// Fields that have no effect.
-    pub ignored: Vec<String>,
-}
 
 /// When a stream tells how many tokens there are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,49 +30,177 @@ pub enum Counting {
     Always,
 }
 
-impl Asked {
-    /// Reads a body.
-    ///
-    /// # Errors
-    /// Names the first field that is malformed, out of its range, or cannot be had.
-    pub fn read(body: &Map<String, Value>, serve: &ServeOptions) -> Result<Asked> {
-        let f = Fields::of(body);
-        let messages = f.required("messages", f.list("messages")?)?;
-        let mut options = ask::defaults();
-        ask::sampling(&f, &mut options.sampling)?;
-        options.stop = ask::stops(&f, "stop")?;
-        let most = f.count("max_tokens", 0..=u64::MAX)?;
-        let most = f.count("max_completion_tokens", 0..=u64::MAX)?.or(most);
-        options.max_tokens = most.unwrap_or(usize::MAX);
-        options.log_probs = f.flag("logprobs")?.unwrap_or(false);
-        options.top_log_probs = f
-            .count("top_logprobs", 0..=limits::TOP_LOG_PROBS as u64)?
-            .unwrap_or(0);
-        if options.top_log_probs > 0 && !options.log_probs {
-            let message = "top_logprobs is set, allowed: together with logprobs: true";
-            return Err(ApiError::field("top_logprobs", message));
-        }
-        options.ignore_eos = f.flag("ignore_eos")?.unwrap_or(false);
-        let answers = f.count("n", 1..=limits::ANSWERS as u64)?.unwrap_or(1);
-        f.refuse(
-            &["audio", "web_search_options", "functions", "function_call"],
-            "absent",
-        )?;
-        if let Some(value) = f.value("modalities").filter(|v| **v != json!(["text"])) {
-            return Err(ApiError::wrong("modalities", value, "[\"text\"]"));
-        }
-        f.accept(&super::WITHOUT_EFFECT);
-        let (sending, counting) = sending(&f)?;
-        Ok(Asked {
-            model: f.text("model")?.map(str::to_owned),
-            conversation: Conversation::read(messages)?,
+/// Reads a body.
+///
+/// # Errors
+/// Names the first field that is malformed, out of its range, or cannot be had.
+pub fn read(body: &Map<String, Value>, serve: &ServeOptions) -> Result<(Turn, Counting)> {
+    let f = Fields::of(body);
+    let messages = f.required("messages", f.list("messages")?)?;
+    let mut options = ask::defaults();
+    ask::sampling(&f, &mut options.sampling)?;
+    options.stop = ask::stops(&f, "stop")?;
+    let most = f.count("max_tokens", 0..=u64::MAX)?;
+    let most = f.count("max_completion_tokens", 0..=u64::MAX)?.or(most);
+    options.max_tokens = most.unwrap_or(usize::MAX);
+    options.log_probs = f.flag("logprobs")?.unwrap_or(false);
+    options.top_log_probs = f
+        .count("top_logprobs", 0..=limits::TOP_LOG_PROBS as u64)?
+        .unwrap_or(0);
+    if options.top_log_probs > 0 && !options.log_probs {
+        let message = "top_logprobs is set, allowed: together with logprobs: true";
+        return Err(ApiError::field("top_logprobs", message));
+    }
+    options.ignore_eos = f.flag("ignore_eos")?.unwrap_or(false);
+    let answers = f.count("n", 1..=limits::ANSWERS as u64)?.unwrap_or(1);
+    f.refuse(
+        &["audio", "web_search_options", "functions", "function_call"],
+        "absent",
+    )?;
+    if let Some(value) = f.value("modalities").filter(|v| **v != json!(["text"])) {
+        return Err(ApiError::wrong("modalities", value, "[\"text\"]"));
+    }
+    f.accept(&super::WITHOUT_EFFECT);
+    let mut conversation = Conversation::read(messages)?;
+    tools(&f, &mut conversation)?;
+    conversation.format = format(&f)?;
+    switches(&f, &mut conversation)?;
+    let (sending, counting) = sending(&f)?;
+    let turn = Turn {
+        model: f.text("model")?.map(str::to_owned),
+        conversation,
+        answering: Answering {
             options,
             answers,
             sending,
-            counting,
             ignored: super::ignored(&f, serve)?,
-        })
+        },
+    };
+    Ok((turn, counting))
+}
+
+/// `tools`, `tool_choice`, `parallel_tool_calls`.
+fn tools(f: &Fields<'_>, conversation: &mut Conversation) -> Result<()> {
+    if let Some(tools) = f.list("tools")? {
+        conversation.read_tools(tools)?;
     }
+    conversation.parallel = f.flag("parallel_tool_calls")?.unwrap_or(true);
+    let Some(value) = f.value("tool_choice") else {
+        return Ok(());
+    };
+    conversation.choice = choice(value, &mut conversation.tools)?;
+    conversation.check_choice()
+}
+
+/// A choice of tools; one of some of them leaves the others out.
+fn choice(value: &Value, tools: &mut Vec<Value>) -> Result<Choice> {
+    let mode = |v: &Value| match v.as_str() {
+        Some("none") => Some(Choice::None),
+        Some("auto") => Some(Choice::Auto),
+        Some("required" | "any") => Some(Choice::Required),
+        _ => None,
+    };
+    let named = || {
+        Some(Choice::Named(
+            value["function"]["name"].as_str()?.to_owned(),
+        ))
+    };
+    let found = match value["type"].as_str() {
+        None => mode(value),
+        Some("function") => named(),
+        Some("allowed_tools") => {
+            let allowed = &value["allowed_tools"];
+            let names = allowed["tools"].as_array();
+            names.and_then(|names| {
+                tools.retain(|t| {
+                    names
+                        .iter()
+                        .any(|n| n["function"]["name"] == t["function"]["name"])
+                });
+                mode(&allowed["mode"])
+            })
+        }
+        Some(_) => None,
+    };
+    let allowed = "none, auto, required, a function, allowed_tools";
+    found.ok_or_else(|| ApiError::wrong("tool_choice", value, allowed))
+}
+
+/// `response_format`, and the extensions `regex` and `grammar`.
+fn format(f: &Fields<'_>) -> Result<Format> {
+    let own = [
+        f.text("regex")?.map(|r| Format::Regex(r.to_owned())),
+        f.text("grammar")?.map(|g| Format::Lark(g.to_owned())),
+    ];
+    let asked = f
+        .object("response_format")?
+        .map(|o| response_format(&o))
+        .transpose()?;
+    let mut all = own
+        .into_iter()
+        .flatten()
+        .chain(asked.filter(|a| *a != Format::Text));
+    let first = all.next();
+    match all.next() {
+        None => Ok(first.unwrap_or_default()),
+        Some(_) => Err(ApiError::field(
+            "response_format",
+            "allowed: one of response_format, regex, grammar",
+        )),
+    }
+}
+
+fn response_format(o: &Fields<'_>) -> Result<Format> {
+    let kind = o.required("type", o.text("type")?)?;
+    // llama.cpp's clients put a schema beside `json_object`.
+    let beside = o.value("schema").cloned();
+    match (kind, beside) {
+        ("text", _) => Ok(Format::Text),
+        ("json_object", None) => Ok(Format::Json),
+        ("json_object", Some(schema)) => Ok(Format::Schema {
+            schema,
+            strict: false,
+        }),
+        ("json_schema", _) => {
+            let inner = o.required("json_schema", o.object("json_schema")?)?;
+            let schema = inner.required("schema", inner.value("schema"))?.clone();
+            let strict = inner.flag("strict")?.unwrap_or(false);
+            Ok(Format::Schema { schema, strict })
+        }
+        _ => Err(ApiError::wrong(
+            "response_format.type",
+            &json!(kind),
+            "text, json_object, json_schema",
+        )),
+    }
+}
+
+/// `reasoning_effort` and `chat_template_kwargs`.
+fn switches(f: &Fields<'_>, conversation: &mut Conversation) -> Result<()> {
+    if let Some(effort) = f.text("reasoning_effort")? {
+        effort_of(effort, "reasoning_effort", conversation)?;
+    }
+    if let Some(value) = f.value("chat_template_kwargs") {
+        let map = value.as_object();
+        let map = map.ok_or_else(|| ApiError::wrong("chat_template_kwargs", value, "an object"))?;
+        for (key, value) in map {
+            conversation.switch(key, value.clone())?;
+        }
+    }
+    Ok(())
+}
+
+/// How long to reason: `none` not at all.
+///
+/// # Errors
+/// For another word.
+pub(crate) fn effort_of(effort: &str, at: &str, conversation: &mut Conversation) -> Result<()> {
+    let known = ["none", "minimal", "low", "medium", "high", "xhigh"];
+    if !known.contains(&effort) {
+        return Err(ApiError::wrong(at, &json!(effort), &known.join(", ")));
+    }
+    conversation.switch("enable_thinking", (effort != "none").into())?;
+    conversation.switch("reasoning_effort", effort.into())
 }
 
 /// `stream` and `stream_options`.
@@ -123,29 +233,16 @@ pub async fn handle(
     request: Request,
 ) -> Result<Response> {
     let body = body::object(request).await?;
-    let asked = Asked::read(&body, &app.options)?;
-    let loaded = app.models.get(asked.model.as_deref()).await?;
-    let prompt = app.prompt(&loaded, asked.conversation).await?;
-    let owner = app.owner(&owner);
-    let seed = asked.options.sampling.seed;
-    let metrics = app.metrics.clone();
-    let replies = Replies::start(
-        loaded.clone(),
-        metrics,
-        &owner,
-        &[prompt],
-        asked.answers,
-        &asked.options,
-    )?;
-    let writer = ChatWriter {
+    let (turn, counting) = read(&body, &app.options)?;
+    let weighed = turn.answering.options.log_probs;
+    let writer = |loaded, _: &[u32]| ChatWriter {
         id: id::random("chatcmpl-"),
         created: id::now(),
-        counting: asked.counting,
-        weighed: asked.options.log_probs,
+        counting,
+        weighed,
         loaded,
     };
-    let response = respond(replies, writer, asked.sending).await?;
-    Ok(ignored_header(response, &asked.ignored, seed))
+    turn.answer(&app, &owner, writer).await
 }
 
 /// Writes answers to a conversation.
@@ -155,7 +252,7 @@ pub struct ChatWriter {
     created: u64,
     counting: Counting,
     weighed: bool,
-    loaded: Arc<crate::models::Loaded>,
+    loaded: Arc<Loaded>,
 }
 
 impl ChatWriter {
@@ -184,6 +281,49 @@ impl ChatWriter {
     }
 }
 
+/// A piece as the difference that it makes; `calls`: how many there are with it.
+fn delta(piece: &Piece, calls: usize) -> Value {
+    let index = calls.saturating_sub(1);
+    match piece {
+        Piece::Text(text) => json!({ "content": text }),
+        Piece::Reasoning(text) => json!({ "reasoning_content": text }),
+        Piece::Call { id, name } => json!({ "tool_calls": [{
+            "index": index, "id": id, "type": "function", "function": { "name": name, "arguments": "" },
+        }] }),
+        Piece::Arguments(text) => {
+            json!({ "tool_calls": [{ "index": index, "function": { "arguments": text } }] })
+        }
+    }
+}
+
+/// A whole answer as a message.
+fn message(reply: &Reply) -> Value {
+    let text = reply.text();
+    let calls = reply.parts.iter().filter_map(|p| match p {
+        Part::Call {
+            id,
+            name,
+            arguments,
+        } => Some(json!({
+            "id": id, "type": "function", "function": { "name": name, "arguments": arguments },
+        })),
+        _ => None,
+    });
+    let calls: Vec<_> = calls.collect();
+    let content = match text.is_empty() && !calls.is_empty() {
+        true => Value::Null,
+        false => text.into(),
+    };
+    let mut message = json!({ "role": "assistant", "content": content, "refusal": null });
+    if let Some(reasoning) = reply.reasoning() {
+        message["reasoning_content"] = reasoning.into();
+    }
+    if !calls.is_empty() {
+        message["tool_calls"] = calls.into();
+    }
+    message
+}
+
 impl Writer for ChatWriter {
     fn started(&mut self, n: usize, reply: &Reply, out: &mut Frames) {
         let choice = json!({
@@ -202,10 +342,17 @@ impl Writer for ChatWriter {
             true => Value::Null,
             false => weights::chat(&self.loaded.speaker.tokenizer, tokens),
         };
-        let mut deltas: Vec<_> = pieces
+        // The reply has the calls of these pieces already.
+        let new = pieces
             .iter()
-            .map(|Piece::Text(text)| json!({ "content": text }))
-            .collect();
+            .filter(|p| matches!(p, Piece::Call { .. }))
+            .count();
+        let mut calls = reply.calls() - new;
+        let mut deltas = Vec::with_capacity(pieces.len());
+        for piece in pieces {
+            calls += usize::from(matches!(piece, Piece::Call { .. }));
+            deltas.push(delta(piece, calls));
+        }
         if deltas.is_empty() && !tokens.is_empty() {
             deltas.push(json!({ "content": "" }));
         }
@@ -240,7 +387,7 @@ impl Writer for ChatWriter {
             let weights = || weights::chat(&self.loaded.speaker.tokenizer, &reply.tokens);
             json!({
                 "index": n,
-                "message": { "role": "assistant", "content": reply.text, "refusal": null },
+                "message": message(reply),
                 "logprobs": self.weighed.then(weights),
                 "finish_reason": reply.finish.map(super::finish_name),
             })

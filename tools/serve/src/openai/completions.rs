@@ -305,8 +305,10 @@ impl Writer for TextWriter {
         let mut text = self.echoed(n, reply);
         let tokenizer = self.tokenizer();
         self.weights[n].extend(&tokenizer, tokens);
-        for Piece::Text(piece) in pieces {
-            text.push_str(piece);
+        for piece in pieces {
+            if let Piece::Text(piece) = piece {
+                text.push_str(piece);
+            }
         }
         let weights = self.weighed.then(|| self.weights[n].take());
         let choice = json!({ "text": text, "logprobs": weights, "finish_reason": null });
@@ -337,7 +339,7 @@ impl Writer for TextWriter {
     fn whole(&mut self, replies: &[&Reply]) -> Value {
         let mut choices = Vec::with_capacity(replies.len());
         for (n, reply) in replies.iter().enumerate() {
-            let text = self.echoed(n, reply) + &reply.text;
+            let text = self.echoed(n, reply) + &reply.text();
             let tokenizer = self.tokenizer();
             self.weights[n].extend(&tokenizer, &reply.tokens);
             choices.push(json!({

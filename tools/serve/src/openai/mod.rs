@@ -4,7 +4,8 @@ pub mod chat;
 pub mod completions;
 pub mod embeddings;
 pub mod models;
-mod weights;
+pub mod responses;
+pub(crate) mod weights;
 
 use geb::generate::Timings;
 use serde_json::{Value, json};
@@ -36,7 +37,7 @@ pub(crate) fn usage(replies: &[&Reply]) -> Value {
 }
 
 /// Tokens chosen so far.
-fn chosen(reply: &Reply) -> usize {
+pub(crate) fn chosen(reply: &Reply) -> usize {
     match reply.finish {
         Some(_) => reply.timings.sampled_tokens,
         None => reply.sampled,
@@ -56,7 +57,8 @@ pub(crate) fn of(prompt: usize, sampled: usize, cached: usize) -> Value {
 /// The name of an end.
 pub(crate) fn finish_name(finish: Finish) -> &'static str {
     match finish {
-        Finish::Stop => "stop",
+        Finish::End | Finish::Stop => "stop",
+        Finish::Calls => "tool_calls",
         Finish::Length => "length",
     }
 }
