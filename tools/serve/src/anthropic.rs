@@ -11,16 +11,15 @@ use crate::conversation::{Choice, Conversation, Format};
 use crate::error::{ApiError, Dialect, Result};
 use crate::fields::Fields;
 use crate::keys::Owner;
-use crate::models::Loaded;
+use crate::models::{Loaded, Speaker};
 use crate::openai::chat::effort_of;
-use crate::options::ServeOptions;
 use crate::reply::{Finish, Part, Piece, Reply, Step};
 use crate::stream::{Frames, Sending, Writer};
 use crate::turn::{Answering, Turn};
 use crate::{ask, body, id, openai};
 
 /// Reads a body; `most`: whether it must say how long an answer may be.
-fn read(body: &Map<String, Value>, serve: &ServeOptions, most: Most) -> Result<Turn> {
+fn read(body: &Map<String, Value>, most: Most) -> Result<Turn> {
     let f = Fields::of(body);
     let mut options = ask::defaults();
     ask::sampling(&f, &mut options.sampling)?;
@@ -50,7 +49,7 @@ fn read(body: &Map<String, Value>, serve: &ServeOptions, most: Most) -> Result<T
             options,
             answers: 1,
             sending,
-            ignored: openai::ignored(&f, serve)?,
+            ignored: f.unknown(),
         },
     })
 }
@@ -335,13 +334,13 @@ pub async fn messages(
     request: Request,
 ) -> Result<Response> {
     let body = body::object(request).await?;
-    let turn = read(&body, &app.options, Most::Required)?;
-    let writer = |loaded, prompt: &[u32]| MessageWriter {
+    let turn = read(&body, Most::Required)?;
+    let writer = |loaded: &Loaded, prompt: &[u32]| MessageWriter {
         id: id::random("msg_"),
         prompt: prompt.len(),
         open: None,
         blocks: 0,
-        loaded,
+        speaker: loaded.speaker.clone(),
     };
     turn.answer(&app, &owner, writer).await
 }
@@ -352,7 +351,7 @@ pub async fn messages(
 /// [`ApiError`].
 pub async fn count_tokens(State(app): State<Arc<App>>, request: Request) -> Result<Response> {
     let body = body::object(request).await?;
-    let turn = read(&body, &app.options, Most::Absent)?;
+    let turn = read(&body, Most::Absent)?;
     let loaded = app.models.get(turn.model.as_deref()).await?;
     let ids = app.prompt(&loaded, turn.conversation).await?;
     Ok(axum::Json(json!({ "input_tokens": ids.len() })).into_response())
@@ -375,7 +374,7 @@ struct MessageWriter {
     open: Option<Kind>,
     /// Blocks that were begun.
     blocks: usize,
-    loaded: Arc<Loaded>,
+    speaker: Arc<Speaker>,
 }
 
 impl MessageWriter {
@@ -385,7 +384,7 @@ impl MessageWriter {
             "id": self.id,
             "type": "message",
             "role": "assistant",
-            "model": self.loaded.speaker.name,
+            "model": self.speaker.name,
             "content": content,
             "stop_reason": reason,
             "stop_sequence": sequence,

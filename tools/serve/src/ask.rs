@@ -114,6 +114,20 @@ pub fn stops<'a>(f: &Fields<'a>, key: &'a str) -> Result<Vec<String>> {
     texts.ok_or_else(|| ApiError::wrong(&f.name(key), value, &allowed))
 }
 
+/// Refuses fields that are not known.
+///
+/// # Errors
+/// For the first of them.
+pub fn strict(unknown: &[String]) -> Result<()> {
+    match unknown.first() {
+        Some(name) => {
+            let message = format!("unknown field {name}: it would have no effect");
+            Err(ApiError::field(name, message))
+        }
+        None => Ok(()),
+    }
+}
+
 /// Numbers of answers and of the context.
 ///
 /// # Errors
@@ -126,7 +140,7 @@ pub fn check_prompt(ids: &[u32], ctx: usize, param: &str) -> Result<()> {
         ));
     }
     match ids.len() > ctx {
-        true => Err(ApiError::too_long(ids.len(), ctx)),
+        true => Err(ApiError::too_long(param, ids.len(), ctx)),
         false => Ok(()),
     }
 }

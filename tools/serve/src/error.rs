@@ -165,10 +165,10 @@ impl ApiError {
     }
 
     /// More tokens than the context has.
-    pub fn too_long(tokens: usize, ctx: usize) -> Self {
+    pub fn too_long(param: &str, tokens: usize, ctx: usize) -> Self {
         Self {
             fault: Fault::TooLong { tokens, most: ctx },
-            param: Some("messages".into()),
+            param: Some(param.into()),
             message: format!(
                 "This model's maximum context length is {ctx} tokens. However, your messages resulted in {tokens} tokens."
             ),

@@ -15,6 +15,7 @@
 mod anthropic;
 mod app;
 mod ask;
+pub mod batch;
 mod body;
 mod conversation;
 mod error;
@@ -47,9 +48,10 @@ use app::App;
 pub use error::{ApiError, Fault};
 pub use keys::Keys;
 use models::Models;
-pub use models::{Info, Loaded};
+pub use models::{Info, Loaded, Speaker};
 use net::Listener;
 pub use options::{Address, CacheScope, LogForm, ServeOptions, Source};
+pub use reply::Reply;
 
 /// Why a server could not serve.
 #[derive(Debug)]

@@ -17,6 +17,7 @@ use geb::tokenizer::Tokenizer;
 
 use crate::error::{ApiError, Fault, Result};
 use crate::id;
+use crate::log::Log;
 use crate::options::{Scaled, ServeOptions, Source};
 
 /// What is told of a model.
@@ -55,7 +56,7 @@ pub struct Speaker {
 /// A model in memory.
 pub struct Loaded {
     /// Between texts and tokens.
-    pub speaker: Speaker,
+    pub speaker: Arc<Speaker>,
     /// What answers.
     pub scheduler: Scheduler,
     /// Adapters of all requests.
@@ -131,13 +132,13 @@ impl Loaded {
         let (ctx, kv_bytes) = (engine.ctx(), engine.kv_bytes());
         let scheduler = Scheduler::new(engine, tokenizer.clone(), options.scheduler.clone())?;
         Ok(Loaded {
-            speaker: Speaker {
+            speaker: Arc::new(Speaker {
                 name: source.name.clone(),
                 tokenizer,
                 template,
                 system: source.system.clone(),
                 ctx,
-            },
+            }),
             scheduler,
             adapters,
             bytes: info.bytes + kv_bytes,
@@ -341,7 +342,17 @@ impl Models {
         self.make_room(entry);
         let (source, options) = (entry.source.clone(), self.options.clone());
         let work = tokio::task::spawn_blocking(move || Loaded::open(&source, &options));
+        let begun = Instant::now();
         let loaded = work.await.map_err(|e| geb::Error::Panic(e.to_string()))??;
+        Log(self.options.log).note(&format!(
+            "loaded {} in {:.1} s: {} of weights, {} of cache for {} requests of {} tokens",
+            loaded.speaker.name,
+            begun.elapsed().as_secs_f64(),
+            megabytes(loaded.info.bytes),
+            megabytes(loaded.kv_bytes),
+            self.options.scheduler.streams,
+            loaded.speaker.ctx,
+        ));
         Ok(place.insert(Arc::new(loaded)).clone())
     }
 
@@ -388,6 +399,10 @@ impl Entry {
             _ => 0,
         }
     }
+}
+
+fn megabytes(bytes: u64) -> String {
+    format!("{} MB", bytes.div_ceil(1_000_000))
 }
 
 fn unknown(name: &str, models: &Models) -> ApiError {

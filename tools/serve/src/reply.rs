@@ -83,6 +83,13 @@ pub struct Reply {
     pub sampled: usize,
 }
 
+impl Step {
+    const NOTHING: Step = Step::Grown {
+        pieces: Vec::new(),
+        tokens: Vec::new(),
+    };
+}
+
 impl Reply {
     /// All its text.
     pub fn text(&self) -> String {
@@ -158,7 +165,7 @@ pub struct Replies {
     turn: usize,
     metrics: Arc<Metrics>,
     /// Keeps the model in memory.
-    loaded: Arc<Loaded>,
+    _loaded: Arc<Loaded>,
 }
 
 struct Run {
@@ -206,18 +213,8 @@ impl Replies {
             runs,
             turn: 0,
             metrics,
-            loaded,
+            _loaded: loaded,
         })
-    }
-
-    /// The model that answers.
-    pub fn loaded(&self) -> &Arc<Loaded> {
-        &self.loaded
-    }
-
-    /// How many answers there are.
-    pub fn len(&self) -> usize {
-        self.runs.len()
     }
 
     /// The answer of a number, as far as it has come.
@@ -277,54 +274,63 @@ impl Replies {
 }
 
 impl Run {
+    /// Takes an event, and counts it.
     fn take(&mut self, event: Option<Event>, metrics: &Metrics) -> Step {
-        match event {
+        match &event {
             Some(Event::Started { prompt, cached }) => {
-                self.reply.timings.prompt_tokens = prompt;
-                self.reply.timings.reused_tokens = cached;
-                metrics.started(self.asked.elapsed(), prompt, cached);
-                Step::Started
+                metrics.started(self.asked.elapsed(), *prompt, *cached)
             }
-            Some(Event::Prefill { .. }) => Step::Grown {
-                pieces: Vec::new(),
-                tokens: Vec::new(),
-            },
-            Some(Event::Prompt(tokens)) => {
-                self.reply.prompt.extend(tokens);
-                Step::Grown {
-                    pieces: Vec::new(),
-                    tokens: Vec::new(),
+            Some(Event::Token(progress)) if progress.id.is_some() => {
+                let now = Instant::now();
+                match self.last.replace(now) {
+                    None => metrics.first_token(self.asked.elapsed()),
+                    Some(last) => metrics.next_token(now - last),
                 }
             }
-            Some(Event::Token(progress)) => self.grow(progress, metrics),
+            Some(Event::Done { reason, .. }) => {
+                metrics.finished(reason.name(), self.asked.elapsed())
+            }
+            Some(Event::Failed(_)) => metrics.finished("error", self.asked.elapsed()),
+            _ => {}
+        }
+        self.reply.take(event)
+    }
+}
+
+impl Reply {
+    /// Takes an event of the scheduler; none: it has ended.
+    pub fn take(&mut self, event: Option<Event>) -> Step {
+        match event {
+            Some(Event::Started { prompt, cached }) => {
+                self.timings.prompt_tokens = prompt;
+                self.timings.reused_tokens = cached;
+                Step::Started
+            }
+            Some(Event::Prefill { .. }) => Step::NOTHING,
+            Some(Event::Prompt(tokens)) => {
+                self.prompt.extend(tokens);
+                Step::NOTHING
+            }
+            Some(Event::Token(progress)) => self.grow(progress),
             Some(Event::Done { reason, timings }) => {
-                self.reply.timings = timings;
-                self.reply.finish = Some(match reason {
-                    _ if self.reply.calls() > 0 => Finish::Calls,
+                self.timings = timings;
+                self.finish = Some(match reason {
+                    _ if self.calls() > 0 => Finish::Calls,
                     StopReason::Length => Finish::Length,
                     StopReason::Stop => Finish::Stop,
                     _ => Finish::End,
                 });
-                metrics.finished(reason.name(), self.asked.elapsed());
                 Step::Done
             }
-            Some(Event::Failed(error)) => {
-                metrics.finished("error", self.asked.elapsed());
-                Step::Failed(ApiError::of("messages", &error))
-            }
+            Some(Event::Failed(error)) => Step::Failed(ApiError::of("messages", &error)),
             None => Step::Failed(ApiError::new(Fault::Unavailable, "the server ends")),
         }
     }
 
-    fn grow(&mut self, progress: Progress, metrics: &Metrics) -> Step {
-        let now = Instant::now();
+    fn grow(&mut self, progress: Progress) -> Step {
         if let Some(id) = progress.id {
-            self.reply.ids.push(id);
-            match self.last.replace(now) {
-                None => metrics.first_token(self.asked.elapsed()),
-                Some(last) => metrics.next_token(now - last),
-            }
-            self.reply.sampled += 1;
+            self.ids.push(id);
+            self.sampled += 1;
         }
         let weighed = progress.id.zip(progress.log_prob);
         let tokens: Vec<_> = weighed
@@ -335,13 +341,13 @@ impl Run {
             })
             .into_iter()
             .collect();
-        self.reply.tokens.extend_from_slice(&tokens);
-        self.reply.stop = progress.stop;
+        self.tokens.extend_from_slice(&tokens);
+        self.stop = progress.stop;
         let pieces = match progress.text.is_empty() {
             true => Vec::new(),
             false => vec![Piece::Text(progress.text)],
         };
-        pieces.iter().for_each(|p| self.reply.push(p));
+        pieces.iter().for_each(|p| self.push(p));
         Step::Grown { pieces, tokens }
     }
 }

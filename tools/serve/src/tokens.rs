@@ -13,7 +13,7 @@ use crate::error::{ApiError, Result};
 use crate::fields::Fields;
 use crate::keys::Owner;
 use crate::models::Loaded;
-use crate::openai::completions::{Control, encode, prompts};
+use crate::openai::completions::{Control, Prompt, encode, prompts};
 use crate::reply::Replies;
 use crate::{ask, body, limits};
 
@@ -161,8 +161,8 @@ pub async fn log_probs(
     let loaded = app.models.get(f.text("model")?).await?;
     let (tokenizer, ctx) = (loaded.speaker.tokenizer.clone(), loaded.speaker.ctx);
     let encoded = app.blocking(move || {
-        let one = |prompt| {
-            let ids = encode(&tokenizer, prompt, Control::Read)?;
+        let one = |prompt: Prompt| {
+            let ids = encode(&tokenizer, &prompt, Control::Read)?;
             ask::check_prompt(&ids, ctx, "prompt")?;
             Ok(ids)
         };

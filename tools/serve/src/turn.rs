@@ -6,6 +6,7 @@ use axum::response::Response;
 use geb::generate::GenerateOptions;
 
 use crate::app::{App, ignored_header};
+use crate::ask;
 use crate::conversation::Conversation;
 use crate::error::Result;
 use crate::keys::Owner;
@@ -47,16 +48,16 @@ impl Turn {
         self,
         app: &App,
         owner: &Owner,
-        writer: impl FnOnce(Arc<Loaded>, &[u32]) -> W,
+        writer: impl FnOnce(&Loaded, &[u32]) -> W,
     ) -> Result<Response> {
         let loaded = app.models.get(self.model.as_deref()).await?;
         let prompt = app.prompt(&loaded, self.conversation).await?;
-        let writer = writer(loaded.clone(), &prompt);
-        answer(app, owner, loaded, prompt, self.answering, writer).await
+        let writer = writer(&loaded, &prompt);
+        answer(app, owner, loaded, &[prompt], self.answering, writer).await
     }
 }
 
-/// Answers a prompt.
+/// Answers prompts.
 ///
 /// # Errors
 /// As [`Turn::answer`].
@@ -64,19 +65,15 @@ pub async fn answer(
     app: &App,
     owner: &Owner,
     loaded: Arc<Loaded>,
-    prompt: Vec<u32>,
+    prompts: &[Vec<u32>],
     how: Answering,
     writer: impl Writer,
 ) -> Result<Response> {
+    if app.options.strict {
+        ask::strict(&how.ignored)?;
+    }
     let (metrics, owner) = (app.metrics.clone(), app.owner(owner));
-    let replies = Replies::start(
-        loaded,
-        metrics,
-        &owner,
-        &[prompt],
-        how.answers,
-        &how.options,
-    )?;
+    let replies = Replies::start(loaded, metrics, &owner, prompts, how.answers, &how.options)?;
     let response = respond(replies, writer, how.sending).await?;
     Ok(ignored_header(
         response,

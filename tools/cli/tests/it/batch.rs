@@ -122,7 +122,7 @@ fn each_line_has_its_row() {
     refused("long", "prompt", "4000 tokens");
     refused("absent", "prompt", "absent");
     refused("url", "url", "/v1/embeddings");
-    refused("image", "messages[0].content", "parts of type text");
+    refused("image", "messages[0].content[0].type", "allowed: text");
     let body = |id: &str| {
         assert!(rows[id]["error"].is_null(), "{}", rows[id]);
         assert_eq!(rows[id]["response"]["status_code"], 200);

@@ -14,8 +14,8 @@ use crate::conversation::{Conversation, Format};
 use crate::error::{ApiError, Dialect, Fault, Result};
 use crate::fields::Fields;
 use crate::keys::Owner;
-use crate::models::Loaded;
-use crate::openai::{self, weights};
+use crate::models::{Loaded, Speaker};
+use crate::openai::weights;
 use crate::reply::{Finish, Part, Piece, Reply, Step};
 use crate::stream::{Frames, Framing, Sending, Writer};
 use crate::turn::{Answering, answer};
@@ -127,7 +127,7 @@ pub async fn chat(
     think(&f, &mut conversation)?;
     let (sending, truncate) = (sending(&f)?, f.flag("truncate")?.unwrap_or(false));
     f.accept(&["keep_alive", "shift"]);
-    let mut ignored = openai::ignored(&f, &app.options)?;
+    let mut ignored = f.unknown();
     ignored.extend(unknown);
     let (prompt, dropped) = fitting(&app, &loaded, conversation, ctx, truncate).await?;
     // What the context that was asked for leaves.
@@ -139,7 +139,7 @@ pub async fn chat(
         dropped,
         context: Vec::new(),
         begun,
-        loaded: loaded.clone(),
+        speaker: loaded.speaker.clone(),
     };
     let answering = Answering {
         options,
@@ -147,7 +147,7 @@ pub async fn chat(
         sending,
         ignored,
     };
-    answer(&app, &owner, loaded, prompt, answering, writer).await
+    answer(&app, &owner, loaded, &[prompt], answering, writer).await
 }
 
 /// The prompt of a conversation, without as many of its oldest messages as do not fit if that is allowed.
@@ -163,7 +163,7 @@ async fn fitting(
         let found = app.prompt(loaded, conversation.clone()).await;
         let long = match found {
             Ok(ids) if ids.len() <= ctx => return Ok((ids, dropped)),
-            Ok(ids) => ApiError::too_long(ids.len(), ctx),
+            Ok(ids) => ApiError::too_long("messages", ids.len(), ctx),
             Err(error) => error,
         };
         let messages = &mut conversation.messages;
@@ -208,7 +208,7 @@ pub async fn generate(
     let conversation = asked(&f, &text, &loaded)?;
     let sending = sending(&f)?;
     f.accept(&["keep_alive", "shift", "truncate"]);
-    let mut ignored = openai::ignored(&f, &app.options)?;
+    let mut ignored = f.unknown();
     ignored.extend(unknown);
     let new = match conversation {
         Some(conversation) => app.prompt(&loaded, conversation).await?,
@@ -224,7 +224,7 @@ pub async fn generate(
         dropped: 0,
         context: prompt.clone(),
         begun,
-        loaded: loaded.clone(),
+        speaker: loaded.speaker.clone(),
     };
     let answering = Answering {
         options,
@@ -232,7 +232,7 @@ pub async fn generate(
         sending,
         ignored,
     };
-    answer(&app, &owner, loaded, prompt, answering, writer).await
+    answer(&app, &owner, loaded, &[prompt], answering, writer).await
 }
 
 /// The conversation that a prompt is asked in; none if it is continued as it is.
@@ -297,12 +297,12 @@ struct OllamaWriter {
     /// Tokens before the answer.
     context: Vec<u32>,
     begun: Instant,
-    loaded: Arc<Loaded>,
+    speaker: Arc<Speaker>,
 }
 
 impl OllamaWriter {
     fn line(&self, text: &str, reasoning: &str, calls: Vec<Value>) -> Value {
-        let mut line = json!({ "model": self.loaded.speaker.name, "created_at": now() });
+        let mut line = json!({ "model": self.speaker.name, "created_at": now() });
         match self.form {
             Form::Chat => {
                 let mut message = json!({ "role": "assistant", "content": text });
@@ -347,7 +347,7 @@ impl OllamaWriter {
     }
 
     fn weights(&self, tokens: &[crate::reply::Weighed]) -> Value {
-        weights::chat(&self.loaded.speaker.tokenizer, tokens)["content"].take()
+        weights::chat(&self.speaker.tokenizer, tokens)["content"].take()
     }
 }
 

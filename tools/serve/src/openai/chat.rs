@@ -12,8 +12,7 @@ use crate::conversation::{Choice, Conversation, Format};
 use crate::error::{ApiError, Dialect, Result};
 use crate::fields::Fields;
 use crate::keys::Owner;
-use crate::models::Loaded;
-use crate::options::ServeOptions;
+use crate::models::{Loaded, Speaker};
 use crate::reply::{Part, Piece, Reply, Step};
 use crate::stream::{Frames, Sending, Writer};
 use crate::turn::{Answering, Turn};
@@ -34,7 +33,7 @@ pub enum Counting {
 ///
 /// # Errors
 /// Names the first field that is malformed, out of its range, or cannot be had.
-pub fn read(body: &Map<String, Value>, serve: &ServeOptions) -> Result<(Turn, Counting)> {
+pub fn read(body: &Map<String, Value>) -> Result<(Turn, Counting)> {
     let f = Fields::of(body);
     let messages = f.required("messages", f.list("messages")?)?;
     let mut options = ask::defaults();
@@ -73,7 +72,7 @@ pub fn read(body: &Map<String, Value>, serve: &ServeOptions) -> Result<(Turn, Co
             options,
             answers,
             sending,
-            ignored: super::ignored(&f, serve)?,
+            ignored: f.unknown(),
         },
     };
     Ok((turn, counting))
@@ -233,15 +232,10 @@ pub async fn handle(
     request: Request,
 ) -> Result<Response> {
     let body = body::object(request).await?;
-    let (turn, counting) = read(&body, &app.options)?;
+    let (turn, counting) = read(&body)?;
     let weighed = turn.answering.options.log_probs;
-    let writer = |loaded, _: &[u32]| ChatWriter {
-        id: id::random("chatcmpl-"),
-        created: id::now(),
-        counting,
-        weighed,
-        loaded,
-    };
+    let writer =
+        |loaded: &Loaded, _: &[u32]| ChatWriter::new(loaded.speaker.clone(), counting, weighed);
     turn.answer(&app, &owner, writer).await
 }
 
@@ -252,16 +246,27 @@ pub struct ChatWriter {
     created: u64,
     counting: Counting,
     weighed: bool,
-    loaded: Arc<Loaded>,
+    speaker: Arc<Speaker>,
 }
 
 impl ChatWriter {
+    /// Of one request; `weighed`: log-probabilities are told.
+    pub fn new(speaker: Arc<Speaker>, counting: Counting, weighed: bool) -> ChatWriter {
+        ChatWriter {
+            id: id::random("chatcmpl-"),
+            created: id::now(),
+            counting,
+            weighed,
+            speaker,
+        }
+    }
+
     fn chunk(&self, choices: Value) -> Value {
         json!({
             "id": self.id,
             "object": "chat.completion.chunk",
             "created": self.created,
-            "model": self.loaded.speaker.name,
+            "model": self.speaker.name,
             "system_fingerprint": crate::app::FINGERPRINT,
             "choices": choices,
         })
@@ -340,7 +345,7 @@ impl Writer for ChatWriter {
         };
         let mut weights = match tokens.is_empty() {
             true => Value::Null,
-            false => weights::chat(&self.loaded.speaker.tokenizer, tokens),
+            false => weights::chat(&self.speaker.tokenizer, tokens),
         };
         // The reply has the calls of these pieces already.
         let new = pieces
@@ -384,7 +389,7 @@ impl Writer for ChatWriter {
 
     fn whole(&mut self, replies: &[&Reply]) -> Value {
         let choices = replies.iter().enumerate().map(|(n, reply)| {
-            let weights = || weights::chat(&self.loaded.speaker.tokenizer, &reply.tokens);
+            let weights = || weights::chat(&self.speaker.tokenizer, &reply.tokens);
             json!({
                 "index": n,
                 "message": message(reply),

@@ -4,19 +4,19 @@ use std::sync::Arc;
 
 use axum::extract::{Extension, Request, State};
 use axum::response::Response;
-use geb::generate::GenerateOptions;
 use geb::tokenizer::{Encode, Tokenizer};
 use serde_json::{Map, Value, json};
 
 use super::chat::{Counting, sending};
 use super::weights::TextWeights;
-use crate::app::{App, ignored_header};
+use crate::app::App;
 use crate::error::{ApiError, Dialect, Result};
 use crate::fields::Fields;
 use crate::keys::Owner;
-use crate::options::ServeOptions;
-use crate::reply::{Piece, Replies, Reply, Step};
-use crate::stream::{Frames, Sending, Writer, respond};
+use crate::models::Speaker;
+use crate::reply::{Piece, Reply, Step};
+use crate::stream::{Frames, Writer};
+use crate::turn::{Answering, answer};
 use crate::{ask, body, id, limits};
 
 /// Tokens of an answer where none are asked for.
@@ -49,20 +49,12 @@ pub struct Asked {
     pub prompts: Vec<Prompt>,
     /// Whether control tokens are read in texts.
     pub control: Control,
-    /// How to answer.
-    pub options: GenerateOptions,
-    /// Answers to each prompt.
-    pub answers: usize,
     /// Give the prompt back before its continuation.
     pub echo: bool,
-    /// Whether log-probabilities are told.
-    pub weighed: bool,
-    /// At once, or as they come.
-    pub sending: Sending,
     /// What a stream tells of counts.
     pub counting: Counting,
-    /// Fields that have no effect.
-    pub ignored: Vec<String>,
+    /// How to answer each.
+    pub answering: Answering,
 }
 
 impl Asked {
@@ -70,7 +62,7 @@ impl Asked {
     ///
     /// # Errors
     /// Names the first field that is malformed, out of its range, or cannot be had.
-    pub fn read(body: &Map<String, Value>, serve: &ServeOptions) -> Result<Asked> {
+    pub fn read(body: &Map<String, Value>) -> Result<Asked> {
         let f = Fields::of(body);
         let prompts = prompts(f.required("prompt", f.value("prompt"))?)?;
         let mut options = ask::defaults();
@@ -102,14 +94,28 @@ impl Asked {
             model: f.text("model")?.map(str::to_owned),
             prompts,
             control,
-            options,
-            answers,
             echo,
-            weighed: top.is_some(),
-            sending,
             counting,
-            ignored: super::ignored(&f, serve)?,
+            answering: Answering {
+                options,
+                answers,
+                sending,
+                ignored: f.unknown(),
+            },
         })
+    }
+
+    /// The tokens of the prompts. Takes a while: not for a task.
+    ///
+    /// # Errors
+    /// As [`encode`]; for a prompt that is longer than the context.
+    pub fn encode(&self, speaker: &Speaker) -> Result<Vec<Vec<u32>>> {
+        let one = |prompt: &Prompt| {
+            let ids = encode(&speaker.tokenizer, prompt, self.control)?;
+            ask::check_prompt(&ids, speaker.ctx, "prompt")?;
+            Ok(ids)
+        };
+        self.prompts.iter().map(one).collect()
     }
 }
 
@@ -144,7 +150,7 @@ pub(crate) fn prompts(value: &Value) -> Result<Vec<Prompt>> {
 ///
 /// # Errors
 /// For a text that is too long to be read, an id that is none, more tokens than the context has.
-pub(crate) fn encode(tokenizer: &Tokenizer, prompt: Prompt, control: Control) -> Result<Vec<u32>> {
+pub(crate) fn encode(tokenizer: &Tokenizer, prompt: &Prompt, control: Control) -> Result<Vec<u32>> {
     match prompt {
         Prompt::Text(text) if text.len() > limits::TEXT_BYTES => {
             let (found, most) = (text.len(), limits::TEXT_BYTES);
@@ -159,7 +165,7 @@ pub(crate) fn encode(tokenizer: &Tokenizer, prompt: Prompt, control: Control) ->
                 parse_special: control == Control::Read,
             };
             tokenizer
-                .encode(&text, how)
+                .encode(text, how)
                 .map_err(|e| ApiError::of("prompt", &e))
         }
         Prompt::Ids(ids) => {
@@ -169,7 +175,7 @@ pub(crate) fn encode(tokenizer: &Tokenizer, prompt: Prompt, control: Control) ->
                     let message = format!("prompt has the id {id}, allowed: below {most}");
                     Err(ApiError::field("prompt", message))
                 }
-                None => Ok(ids),
+                None => Ok(ids.clone()),
             }
         }
     }
@@ -185,49 +191,17 @@ pub async fn handle(
     request: Request,
 ) -> Result<Response> {
     let body = body::object(request).await?;
-    let asked = Asked::read(&body, &app.options)?;
+    let asked = Asked::read(&body)?;
     let loaded = app.models.get(asked.model.as_deref()).await?;
-    let (tokenizer, control) = (loaded.speaker.tokenizer.clone(), asked.control);
-    let ctx = loaded.speaker.ctx;
-    let texts = asked.prompts;
-    let encoded = app.blocking(move || {
-        let one = |prompt| {
-            let ids = encode(&tokenizer, prompt, control)?;
-            ask::check_prompt(&ids, ctx, "prompt")?;
-            Ok(ids)
-        };
-        texts.into_iter().map(one).collect::<Result<Vec<_>>>()
-    });
-    let prompts = encoded.await?;
-    let seed = asked.options.sampling.seed;
-    let owner = app.owner(&owner);
-    let metrics = app.metrics.clone();
-    let replies = Replies::start(
-        loaded.clone(),
-        metrics,
-        &owner,
-        &prompts,
-        asked.answers,
-        &asked.options,
-    )?;
-    let writer = TextWriter {
-        id: id::random("cmpl-"),
-        created: id::now(),
-        counting: asked.counting,
-        weights: vec![TextWeights::default(); replies.len()],
-        echo: (0..replies.len())
-            .map(|n| asked.echo.then(|| prompts[n / asked.answers].clone()))
-            .collect(),
-        answers: asked.answers,
-        weighed: asked.weighed,
-        loaded,
-    };
-    let response = respond(replies, writer, asked.sending).await?;
-    Ok(ignored_header(response, &asked.ignored, seed))
+    let speaker = loaded.speaker.clone();
+    let encoded = app.blocking(move || Ok((asked.encode(&speaker)?, asked)));
+    let (prompts, asked) = encoded.await?;
+    let writer = TextWriter::new(loaded.speaker.clone(), &asked, &prompts);
+    answer(&app, &owner, loaded, &prompts, asked.answering, writer).await
 }
 
 /// Writes continuations.
-struct TextWriter {
+pub struct TextWriter {
     id: String,
     created: u64,
     counting: Counting,
@@ -236,23 +210,41 @@ struct TextWriter {
     echo: Vec<Option<Vec<u32>>>,
     answers: usize,
     weighed: bool,
-    loaded: Arc<crate::models::Loaded>,
+    speaker: Arc<Speaker>,
 }
 
 impl TextWriter {
+    /// Of these prompts.
+    pub fn new(speaker: Arc<Speaker>, asked: &Asked, prompts: &[Vec<u32>]) -> TextWriter {
+        let answers = asked.answering.answers;
+        let count = prompts.len() * answers;
+        TextWriter {
+            id: id::random("cmpl-"),
+            created: id::now(),
+            counting: asked.counting,
+            weights: vec![TextWeights::default(); count],
+            echo: (0..count)
+                .map(|n| asked.echo.then(|| prompts[n / answers].clone()))
+                .collect(),
+            answers,
+            weighed: asked.answering.options.log_probs,
+            speaker,
+        }
+    }
+
     fn object(&self, choices: Value) -> Value {
         json!({
             "id": self.id,
             "object": "text_completion",
             "created": self.created,
-            "model": self.loaded.speaker.name,
+            "model": self.speaker.name,
             "system_fingerprint": crate::app::FINGERPRINT,
             "choices": choices,
         })
     }
 
     fn tokenizer(&self) -> Arc<Tokenizer> {
-        self.loaded.speaker.tokenizer.clone()
+        self.speaker.tokenizer.clone()
     }
 
     /// The text of a prompt that is given back, once, with its tokens among the weights.
@@ -260,7 +252,7 @@ impl TextWriter {
         let Some(ids) = self.echo[n].take() else {
             return String::new();
         };
-        let tokenizer = self.loaded.speaker.tokenizer.clone();
+        let tokenizer = self.speaker.tokenizer.clone();
         if self.weighed {
             let weights = &mut self.weights[n];
             weights.push(&tokenizer, ids[0], None);

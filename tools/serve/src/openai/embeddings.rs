@@ -71,7 +71,7 @@ pub async fn handle(State(app): State<Arc<App>>, request: Request) -> Result<Res
         let allowed = format!("{}, the width of the model", loaded.info.width);
         return Err(ApiError::wrong("dimensions", &json!(n), &allowed));
     }
-    let ignored = super::ignored(&f, &app.options)?;
+    let ignored = f.unknown();
     let (vectors, tokens) = vectors(&app, &loaded, texts).await?;
     let data: Vec<_> = vectors
         .iter()
@@ -120,6 +120,6 @@ fn ids(tokenizer: &Tokenizer, text: Prompt) -> Result<Vec<u32>> {
             let encoded = embed::encode(tokenizer, None, &text);
             Ok(encoded.map_err(|e| ApiError::of("input", &e))?.0)
         }
-        other => super::completions::encode(tokenizer, other, super::completions::Control::Plain),
+        other => super::completions::encode(tokenizer, &other, super::completions::Control::Plain),
     }
 }

@@ -10,9 +10,6 @@ pub(crate) mod weights;
 use geb::generate::Timings;
 use serde_json::{Value, json};
 
-use crate::error::{ApiError, Result};
-use crate::fields::Fields;
-use crate::options::ServeOptions;
 use crate::reply::{Finish, Reply};
 
 /// Fields that are known and change nothing here.
@@ -76,17 +73,7 @@ pub(crate) fn timings(t: &Timings) -> Value {
     })
 }
 
-/// What is told of fields that nobody has read: refused with `--strict`, else named in a header.
-///
-/// # Errors
-/// With `--strict`, for the first of them.
-pub(crate) fn ignored(f: &Fields<'_>, options: &ServeOptions) -> Result<Vec<String>> {
-    let unknown = f.unknown();
-    match unknown.first().filter(|_| options.strict) {
-        Some(name) => {
-            let message = format!("{name} is not known, and would have no effect");
-            Err(ApiError::field(name, message))
-        }
-        None => Ok(unknown),
-    }
+/// A number as it was typed: 0.8, not the nearest of twice as many digits.
+pub(crate) fn short(n: f32) -> Value {
+    n.to_string().parse::<f64>().unwrap_or(f64::from(n)).into()
 }

@@ -13,15 +13,14 @@ use crate::conversation::{Choice, Conversation, Format};
 use crate::error::{ApiError, Dialect, Result};
 use crate::fields::Fields;
 use crate::keys::Owner;
-use crate::models::Loaded;
-use crate::options::ServeOptions;
+use crate::models::{Loaded, Speaker};
 use crate::reply::{Finish, Part, Piece, Reply, Step};
 use crate::stream::{Frames, Sending, Writer};
 use crate::turn::{Answering, Turn};
 use crate::{ask, body, id, limits};
 
 /// Reads a body; what is told of it in the response.
-fn read(body: &Map<String, Value>, serve: &ServeOptions) -> Result<(Turn, Value)> {
+fn read(body: &Map<String, Value>) -> Result<(Turn, Value)> {
     let f = Fields::of(body);
     let mut options = ask::defaults();
     ask::sampling(&f, &mut options.sampling)?;
@@ -75,11 +74,11 @@ fn read(body: &Map<String, Value>, serve: &ServeOptions) -> Result<(Turn, Value)
         "metadata": told("metadata", json!({})),
         "parallel_tool_calls": conversation.parallel,
         "reasoning": told("reasoning", json!({ "effort": null, "summary": null })),
-        "temperature": told("temperature", json!(options.sampling.temperature)),
+        "temperature": told("temperature", super::short(options.sampling.temperature)),
         "text": told("text", json!({ "format": { "type": "text" } })),
         "tool_choice": told("tool_choice", json!("auto")),
         "tools": told("tools", json!([])),
-        "top_p": told("top_p", json!(options.sampling.top_p)),
+        "top_p": told("top_p", super::short(options.sampling.top_p)),
         "truncation": "disabled",
         "previous_response_id": null,
         "store": false,
@@ -91,7 +90,7 @@ fn read(body: &Map<String, Value>, serve: &ServeOptions) -> Result<(Turn, Value)
             options,
             answers: 1,
             sending,
-            ignored: super::ignored(&f, serve)?,
+            ignored: f.unknown(),
         },
     };
     Ok((turn, told))
@@ -247,14 +246,14 @@ pub async fn handle(
     request: Request,
 ) -> Result<Response> {
     let body = body::object(request).await?;
-    let (turn, told) = read(&body, &app.options)?;
-    let writer = |loaded, _: &[u32]| ResponseWriter {
+    let (turn, told) = read(&body)?;
+    let writer = |loaded: &Loaded, _: &[u32]| ResponseWriter {
         id: id::random("resp_"),
         created: id::now(),
         told,
         number: 0,
         items: Vec::new(),
-        loaded,
+        speaker: loaded.speaker.clone(),
     };
     turn.answer(&app, &owner, writer).await
 }
@@ -269,7 +268,7 @@ struct ResponseWriter {
     number: u64,
     /// Names of the items that were begun; the last one grows.
     items: Vec<String>,
-    loaded: Arc<Loaded>,
+    speaker: Arc<Speaker>,
 }
 
 /// An item of the output.
@@ -309,7 +308,7 @@ impl ResponseWriter {
             "object": "response",
             "created_at": self.created,
             "status": status,
-            "model": self.loaded.speaker.name,
+            "model": self.speaker.name,
             "output": output,
             "error": null,
             "incomplete_details": null,
@@ -350,7 +349,7 @@ impl ResponseWriter {
     fn weights(&self, reply: &Reply) -> Value {
         match reply.tokens.is_empty() {
             true => json!([]),
-            false => weights::chat(&self.loaded.speaker.tokenizer, &reply.tokens)["content"].take(),
+            false => weights::chat(&self.speaker.tokenizer, &reply.tokens)["content"].take(),
         }
     }
 
@@ -494,7 +493,7 @@ impl Writer for ResponseWriter {
         };
         let log_probs = match tokens.is_empty() {
             true => json!([]),
-            false => weights::chat(&self.loaded.speaker.tokenizer, tokens)["content"].take(),
+            false => weights::chat(&self.speaker.tokenizer, tokens)["content"].take(),
         };
         for (piece, parts) in pieces.iter().zip(growth(reply, pieces)) {
             self.advance(reply, parts, out);

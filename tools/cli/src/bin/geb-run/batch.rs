@@ -15,11 +15,13 @@ use std::time::{Duration, Instant};
 
 use geb::engine::Engine;
 use geb::model::Model;
-use geb::scheduler::{Event, Scheduler, SchedulerOptions};
+use geb::scheduler::{Event, Request, Scheduler, SchedulerOptions};
+use geb_serve::batch::Asked;
+use geb_serve::{ApiError, Reply, Speaker};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::args::BatchArgs;
-use crate::batch_body::{self, Answer, Form, Refused, Speaker};
 use crate::interrupt::Interrupt;
 use crate::load;
 use crate::progress::Progress;
@@ -53,6 +55,7 @@ pub fn run(args: &BatchArgs, interrupt: &Interrupt) -> Outcome {
         options.streams /= 2;
     }
     let engine = Engine::new(model, &options).map_err(at)?;
+    let ctx = engine.ctx();
     let how = SchedulerOptions {
         streams: args.streams,
         queue: args.streams,
@@ -63,11 +66,13 @@ pub fn run(args: &BatchArgs, interrupt: &Interrupt) -> Outcome {
     let name = name.to_string_lossy();
     let work = Work {
         scheduler: &scheduler,
-        speaker: Speaker {
-            tokenizer: &tokenizer,
-            template: template.as_ref(),
-            model: &name,
-        },
+        speaker: Arc::new(Speaker {
+            name: name.into_owned(),
+            tokenizer,
+            template,
+            system: None,
+            ctx,
+        }),
         interrupt,
         lines: Mutex::new(Box::new(
             text.lines()
@@ -204,7 +209,7 @@ type Lines<'a> = Box<dyn Iterator<Item = (&'a str, &'a String)> + Send + 'a>;
 /// What the threads share that ask and wait.
 struct Work<'a> {
     scheduler: &'a Scheduler,
-    speaker: Speaker<'a>,
+    speaker: Arc<Speaker>,
     interrupt: &'a Interrupt,
     lines: Mutex<Lines<'a>>,
     out: Mutex<Out>,
@@ -245,9 +250,10 @@ impl Work<'_> {
         let response = match self.answer(line, id)? {
             None => return Ok(None),
             Some(Ok(body)) => json!({ "status_code": 200, "request_id": id, "body": body }),
-            Some(Err(Refused { param, message })) => {
+            Some(Err(refused)) => {
                 let code = "invalid_request_error";
-                let error = json!({ "code": code, "message": message, "param": param });
+                let error =
+                    json!({ "code": code, "message": refused.message, "param": refused.param });
                 let row =
                     json!({ "id": name(id), "custom_id": id, "response": null, "error": error });
                 return Ok(Some(row));
@@ -258,28 +264,24 @@ impl Work<'_> {
     }
 
     /// Asks and waits.
-    fn answer(&self, line: &str, id: &str) -> Outcome<Option<Result<Value, Refused>>> {
-        let (form, request) = match self.request(line, id) {
+    fn answer(&self, line: &str, id: &str) -> Outcome<Option<Result<Value, ApiError>>> {
+        let mut asked = match self.asked(line, id) {
             Ok(asked) => asked,
             Err(refused) => return Ok(Some(Err(refused))),
         };
+        let request = Request {
+            prompt: std::mem::take(&mut asked.prompt),
+            options: asked.options.clone(),
+            ..Request::default()
+        };
         let handle = self.scheduler.submit(request);
         let handle = handle.map_err(|e| Failure::new(e.to_string()))?;
-        let mut answer = Answer::default();
+        let mut reply = Reply::default();
         for event in handle {
             if self.interrupt.pressed() {
                 return Ok(None);
             }
             match event {
-                Event::Token(progress) => {
-                    answer.text.push_str(&progress.text);
-                    answer.tokens.push(progress);
-                }
-                Event::Done { reason, timings } => {
-                    let speaker = &self.speaker;
-                    let body = batch_body::response(form, speaker, &answer, reason, &timings);
-                    return Ok(Some(Ok(body)));
-                }
                 // What is wrong with the request is its answer; what is wrong with us is not.
                 Event::Failed(geb::Error::Request {
                     what,
@@ -287,36 +289,35 @@ impl Work<'_> {
                     allowed,
                 }) => {
                     let message = format!("{what} is {value}, allowed: {allowed}");
-                    let param = what;
-                    return Ok(Some(Err(Refused { param, message })));
+                    return Ok(Some(Err(ApiError::field(what, message))));
                 }
                 Event::Failed(error) => return Err(error.into()),
-                _ => {}
+                event => _ = reply.take(Some(event)),
             }
         }
-        Ok(None)
+        Ok(reply.finish.map(|_| Ok(asked.response(&reply))))
     }
 
-    /// What a line asks for.
-    fn request(&self, line: &str, id: &str) -> Result<(Form, geb::scheduler::Request), Refused> {
-        let refused = |param: &str, message: String| Refused {
-            param: param.into(),
-            message,
-        };
-        let line: Value = serde_json::from_str(line).map_err(|e| refused("line", e.to_string()))?;
+    /// What a line asks for. Without a seed it has one of its `custom_id`: a batch that is run again, or resumed,
+    /// gives the same answers.
+    fn asked(&self, line: &str, id: &str) -> Result<Asked, ApiError> {
+        let line: Value =
+            serde_json::from_str(line).map_err(|e| ApiError::field("line", e.to_string()))?;
         for key in line.as_object().into_iter().flat_map(|l| l.keys()) {
             if !["custom_id", "method", "url", "body"].contains(&key.as_str()) {
-                return Err(refused(key, format!("unknown field {key}")));
+                return Err(ApiError::field(key, format!("unknown field {key}")));
             }
         }
         if line["method"] != "POST" {
             let message = format!("method is {}, allowed: POST", line["method"]);
-            return Err(refused("method", message));
+            return Err(ApiError::field("method", message));
         }
-        let form = Form::of(line["url"].as_str().unwrap_or_default())?;
         let body = line["body"].as_object();
-        let body = body.ok_or_else(|| refused("body", "body is no object".into()))?;
-        Ok((form, batch_body::request(form, id, body, &self.speaker)?))
+        let body = body.ok_or_else(|| ApiError::field("body", "body is no object"))?;
+        let mut seed = [0; 8];
+        seed.copy_from_slice(&Sha256::digest(id.as_bytes())[..8]);
+        let url = line["url"].as_str().unwrap_or_default();
+        Asked::read(url, body, &self.speaker, u64::from_le_bytes(seed) >> 11)
     }
 
     /// Makes the rows durable; how many were written.

@@ -7,7 +7,6 @@
 
 mod args;
 mod batch;
-mod batch_body;
 mod bench;
 mod bench_speculation;
 mod chat;
