@@ -18,6 +18,7 @@ mod imatrix;
 mod mistakes;
 mod probe;
 mod quantize;
+mod serve;
 mod several;
 mod speculation;
 mod support;
