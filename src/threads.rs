@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 
 use geb_kernels::team::{Leader, Team};
 
@@ -147,9 +147,99 @@ impl Pool {
     }
 }
 
+/// A pool that several engines use, one at a time, in the order in which they ask.
+#[derive(Clone)]
+pub struct SharedPool(Arc<Queue>);
+
+struct Queue {
+    pool: Mutex<Pool>,
+    /// Who asked last, and whose turn it is.
+    asked: AtomicUsize,
+    turn: Mutex<usize>,
+    next: Condvar,
+    threads: usize,
+}
+
+impl SharedPool {
+    /// A pool of `threads`, the one that uses it included.
+    ///
+    /// # Errors
+    /// As [`Pool::new`].
+    pub fn new(threads: usize) -> Result<SharedPool> {
+        Ok(SharedPool(Arc::new(Queue {
+            pool: Mutex::new(Pool::new(threads)?),
+            asked: AtomicUsize::new(0),
+            turn: Mutex::new(0),
+            next: Condvar::new(),
+            threads,
+        })))
+    }
+
+    /// Threads of the team.
+    pub fn threads(&self) -> usize {
+        self.0.threads
+    }
+
+    /// As [`Pool::run`], when those that asked before are done.
+    pub fn run<R: Send>(&self, f: impl FnOnce(&mut Leader<'_>) -> R + Send) -> R {
+        let queue = &*self.0;
+        let own = queue.asked.fetch_add(1, Ordering::Relaxed);
+        // Whatever happens in `f`, the next one has its turn.
+        let _turn = Turn::wait(queue, own);
+        let mut pool = queue.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        pool.run(f)
+    }
+}
+
+/// Of one who asked; ends when it is dropped.
+struct Turn<'a>(&'a Queue);
+
+impl<'a> Turn<'a> {
+    fn wait(queue: &'a Queue, own: usize) -> Self {
+        let mut turn = queue.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        while *turn != own {
+            turn = queue
+                .next
+                .wait(turn)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        Turn(queue)
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut turn = self.0.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        *turn = turn.wrapping_add(1);
+        drop(turn);
+        self.0.next.notify_all();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn users_of_a_shared_pool_take_turns() {
+        let pool = SharedPool::new(2).expect("a pool");
+        let at_once = AtomicUsize::new(0);
+        let one = |n: usize| {
+            (0..50)
+                .map(|i| {
+                    pool.run(|_| {
+                        assert_eq!(at_once.fetch_add(1, Ordering::SeqCst), 0);
+                        at_once.fetch_sub(1, Ordering::SeqCst);
+                        n * 100 + i
+                    })
+                })
+                .sum::<usize>()
+        };
+        assert_eq!(each(vec![0, 1, 2], one), [1225, 6225, 11225]);
+        let panics = || pool.run(|_| panic!("on purpose"));
+        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(panics)).is_err());
+        assert_eq!(pool.run(|_| 7), 7);
+    }
 
     #[test]
     fn items_keep_their_order_whoever_works() {

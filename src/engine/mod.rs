@@ -43,7 +43,7 @@ use crate::model::rope::Ropes;
 use crate::model::{Model, SparseChoice};
 use crate::ram;
 use crate::state::State;
-use crate::threads::{self, Pool};
+use crate::threads::{self, SharedPool};
 pub(crate) use ahead::Alone;
 pub use choose::auto_is_f32;
 #[cfg(test)]
@@ -66,7 +66,7 @@ const COPIES: u64 = 8;
 pub struct Engine {
     pub(crate) model: Arc<Model>,
     pub(crate) kernels: &'static Kernels,
-    pub(crate) pool: Pool,
+    pub(crate) pool: SharedPool,
     pub(crate) ropes: Ropes,
     pub(crate) buffers: Buffers,
     /// Bytes of buffers and logits as planned.
@@ -115,16 +115,17 @@ impl Engine {
         model.packed(options.sparse, kernels);
         let limited = |limit| Residents::new(&model, limit, plan.bytes());
         let residents = options.max_ram.map(limited).transpose()?;
-        let threads = match options.threads {
-            0 => threads::default_threads(),
-            n => n,
+        let pool = match (&options.pool, options.threads) {
+            (Some(pool), _) => pool.clone(),
+            (None, 0) => SharedPool::new(threads::default_threads())?,
+            (None, n) => SharedPool::new(n)?,
         };
         let copies = options.kv_memory.unwrap_or(COPIES * plan.state);
         let no_memory = |()| ram::refused("logits", 4 * plan.logits as u64);
         let logits = bytemuck::allocation::try_zeroed_vec(plan.logits).map_err(no_memory)?;
         Ok(Engine {
             kernels,
-            pool: Pool::new(threads)?,
+            pool,
             ropes: Ropes::new(c, weights, ctx),
             buffers: Buffers::new(&plan.buffers)?,
             scratch: plan.scratch(),

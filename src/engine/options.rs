@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use geb_kernels::level::Level;
 
 use crate::model::SparseChoice;
+use crate::threads::SharedPool;
 
 /// Tokens of one batch: enough to fill the prefill tiles, few enough to stay in the caches.
 pub const BATCH: usize = 512;
@@ -34,6 +35,8 @@ pub const VECTOR: u32 = u32::MAX;
 pub struct SessionOptions {
     /// Threads; 0 takes [`default_threads`](crate::threads::default_threads).
     pub threads: usize,
+    /// Threads that other engines use too, one at a time; they take the place of `threads`.
+    pub pool: Option<SharedPool>,
     /// Positions of the context; `None` takes the trained length, at most [`DEFAULT_CTX`], 0 all of it.
     pub ctx: Option<usize>,
     /// Let `ctx` exceed the trained length, up to [`MAX_CONTEXT`](crate::limits::MAX_CONTEXT): rotations that were never

@@ -1,7 +1,7 @@
 //! The models of a server: loaded when they are first asked, given up when memory is needed for others.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use geb::chat::ChatTemplate;
@@ -13,6 +13,7 @@ use geb::model::Model;
 use geb::ram;
 use geb::scheduler::Scheduler;
 use geb::session::Session;
+use geb::threads::{self, SharedPool};
 use geb::tokenizer::Tokenizer;
 
 use crate::error::{ApiError, Fault, Result};
@@ -104,7 +105,11 @@ impl Loaded {
     ///
     /// # Errors
     /// Those of opening and checking its file, and of memory.
-    pub fn open(source: &Source, options: &ServeOptions) -> geb::Result<Loaded> {
+    pub fn open(
+        source: &Source,
+        options: &ServeOptions,
+        pool: &OnceLock<SharedPool>,
+    ) -> geb::Result<Loaded> {
         let file = Arc::new(GgufFile::open(&source.path, options.load)?);
         kinds::check_model(&file)?;
         let tokenizer = Arc::new(Tokenizer::from_gguf(&file)?);
@@ -118,7 +123,7 @@ impl Loaded {
         };
         let info = Info::of(&file);
         let model = Model::load(file)?;
-        let session = planned(&model, options)?;
+        let session = planned(&model, options, pool)?;
         let engine = Engine::new(model.clone(), &session)?;
         let adapters = adapters(&model, &source.adapters)?;
         let config = model.config();
@@ -172,12 +177,22 @@ impl Loaded {
 }
 
 /// The pages that a model gets: half of what memory there is, at least one context, at most one for each stream.
-fn planned(model: &Model, options: &ServeOptions) -> geb::Result<SessionOptions> {
+fn planned(
+    model: &Model,
+    options: &ServeOptions,
+    pool: &OnceLock<SharedPool>,
+) -> geb::Result<SessionOptions> {
     let mut session = options.session.clone();
     session.streams = options.scheduler.streams;
     if session.threads == 0 {
-        session.threads = (options.threads)(model.bytes_per_token()).unwrap_or(0);
+        let best = (options.threads)(model.bytes_per_token());
+        session.threads = best.unwrap_or_else(threads::default_threads);
     }
+    if pool.get().is_none() {
+        // Two that come here at once make one too many, which is dropped.
+        _ = pool.set(SharedPool::new(session.threads)?);
+    }
+    session.pool = pool.get().cloned();
     if session.kv_memory.is_none() {
         let one = Engine::kv_bytes_for(
             model,
@@ -236,6 +251,8 @@ struct Entry {
 /// All models of a server.
 pub struct Models {
     entries: Vec<Arc<Entry>>,
+    /// The threads of all of them; their number is that of the first.
+    pool: Arc<OnceLock<SharedPool>>,
     options: Arc<ServeOptions>,
 }
 
@@ -252,6 +269,7 @@ impl Models {
         };
         Models {
             entries: sources.into_iter().map(entry).collect(),
+            pool: Arc::default(),
             options,
         }
     }
@@ -341,7 +359,8 @@ impl Models {
         }
         self.make_room(entry);
         let (source, options) = (entry.source.clone(), self.options.clone());
-        let work = tokio::task::spawn_blocking(move || Loaded::open(&source, &options));
+        let pool = self.pool.clone();
+        let work = tokio::task::spawn_blocking(move || Loaded::open(&source, &options, &pool));
         let begun = Instant::now();
         let loaded = work.await.map_err(|e| geb::Error::Panic(e.to_string()))??;
         Log(self.options.log).note(&format!(
