@@ -31,6 +31,11 @@ pub struct Sequence {
 }
 
 impl Sequence {
+    /// Whether what it reads can be found by others as soon as it is read: pages, and no state.
+    pub fn is_shared(&self) -> bool {
+        self.cursor.is_some() && self.heads.is_none() && self.state.is_empty()
+    }
+
     /// The tokens so far; [`VECTOR`] where a vector was given.
     pub fn tokens(&self) -> &[u32] {
         &self.tokens

@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use geb_kernels::float::BLOCK;
+
 use super::channel::Sender;
 use super::policy::{Running, Waiting};
 use super::shared::{Event, Request};
@@ -108,6 +110,32 @@ impl<'t> Job<'t> {
                 None
             }
         }
+    }
+
+    /// Whether it reads a beginning now that `other` will find when it is read: pages of it at least.
+    pub(super) fn is_ahead_of(&self, other: &Job<'_>) -> bool {
+        let Some(seq) = self.seq.as_ref().filter(|s| s.is_shared()) else {
+            return false;
+        };
+        if self.is_answering()
+            || self.is_paused()
+            || other.answer.weighs_prompt()
+            || self.scope != other.scope
+        {
+            return false;
+        }
+        let same = |a: &(Arc<Adapter>, f32), b: &(Arc<Adapter>, f32)| {
+            Arc::ptr_eq(&a.0, &b.0) && a.1 == b.1
+        };
+        let (mine, theirs) = (&self.adapters, &other.adapters);
+        if mine.len() != theirs.len() || !mine.iter().zip(theirs).all(|(a, b)| same(a, b)) {
+            return false;
+        }
+        let pairs = self.answer.history().iter().zip(other.answer.history());
+        let common = pairs.take_while(|(a, b)| a == b).count();
+        // The last token of a prompt is always read.
+        let common = common.min(other.answer.history().len() - 1) / BLOCK * BLOCK;
+        common > seq.tokens().len()
     }
 
     /// Takes a sequence for it, or one that holds the beginning of its text.

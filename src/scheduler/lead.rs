@@ -158,14 +158,18 @@ impl<'t> Lead<'t> {
         let mut jobs: Vec<_> = self.waiting.drain(..).map(Some).collect();
         let mut entering: VecDeque<_> = chosen.iter().filter_map(|i| jobs[*i].take()).collect();
         self.waiting.extend(jobs.into_iter().flatten());
+        let mut later = VecDeque::new();
         while let Some(job) = entering.pop_front() {
-            if let Some(job) = self.enter(job) {
+            if self.running.iter().any(|r| r.is_ahead_of(&job)) {
+                later.push_back(job);
+            } else if let Some(job) = self.enter(job) {
                 entering.push_front(job);
                 break;
             }
         }
-        // Those that found no memory after all wait in front.
-        while let Some(job) = entering.pop_back() {
+        // Those that found no memory after all wait in front, and those whose beginning is just being read.
+        later.append(&mut entering);
+        while let Some(job) = later.pop_back() {
             self.waiting.push_front(job);
         }
     }

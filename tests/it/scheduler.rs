@@ -129,6 +129,7 @@ fn read(handle: Handle, most: usize) -> (Answer, usize) {
         match event {
             Event::Started { cached: n, .. } => cached = n,
             Event::Prefill { done, total } => assert!(done <= total),
+            Event::Prompt(_) => unreachable!("nobody asked for it"),
             Event::Token(progress) => {
                 answer.ids.extend(progress.id);
                 answer.text.push_str(&progress.text);
@@ -406,6 +407,30 @@ fn until(scheduler: &Scheduler, done: impl Fn(&SchedulerStats) -> bool) -> Sched
         std::thread::sleep(Duration::from_millis(5));
     }
     panic!("it never happened: {:?}", scheduler.stats());
+}
+
+#[test]
+fn a_beginning_of_many_is_read_once() {
+    const COMMON: usize = 384;
+    let scheduler = nano_scheduler(16, 32);
+    let mut dice = Dice(7);
+    let common = dice.ids(COMMON, 2000);
+    let asked: Vec<_> = (0..16)
+        .map(|_| [common.clone(), dice.ids(16, 2000)].concat())
+        .collect();
+    let alone = nano_scheduler(1, 1);
+    let lone = |prompt: &Vec<u32>| read(alone.submit(greedy(prompt.clone(), 4)).expect("room"), 999).0;
+    let handles: Vec<_> = asked
+        .iter()
+        .map(|p| scheduler.submit(greedy(p.clone(), 4)).expect("room"))
+        .collect();
+    let mut computed = 0;
+    for (handle, prompt) in handles.into_iter().zip(&asked) {
+        let (answer, cached) = read(handle, usize::MAX);
+        assert_eq!(answer, lone(prompt));
+        computed += prompt.len() - cached;
+    }
+    assert!(computed <= COMMON + 16 * (16 + 64), "{computed}");
 }
 
 #[test]
