@@ -9,8 +9,8 @@ use super::channel::Sender;
 use super::policy::{Running, Waiting};
 use super::shared::{Event, Request};
 use crate::adapter::Adapter;
-use crate::engine::{Engine, Scope, Sequence};
-use crate::error::Result;
+use crate::engine::{Engine, Scope, Sequence, Stored};
+use crate::error::{Error, Result};
 use crate::generate::Generation;
 use crate::speculate::Speculation;
 use crate::tokenizer::Tokenizer;
@@ -23,6 +23,7 @@ pub(super) struct Job<'t> {
     pub(super) answer: Generation<'t>,
     adapters: Vec<(Arc<Adapter>, f32)>,
     scope: Scope,
+    stored: Option<Arc<Stored>>,
     /// What an encoder reads; empty without one.
     text: Vec<u32>,
     /// What it holds while it runs.
@@ -97,6 +98,7 @@ impl<'t> Job<'t> {
                     answer,
                     adapters: request.adapters,
                     scope: request.scope,
+                    stored: request.stored,
                     text,
                     seq: None,
                     rows: 0,
@@ -150,6 +152,11 @@ impl<'t> Job<'t> {
         }
         // What is found has no logits.
         if !self.answer.weighs_prompt() {
+            match self.stored.take().map(|stored| engine.restore(&stored)) {
+                // Without memory for it, it is computed.
+                None | Some(Ok(_) | Err(Error::Memory { .. })) => {}
+                Some(Err(error)) => return Err(error),
+            }
             engine.begin(&mut seq, &self.scope, self.answer.history())?;
         }
         self.answer.begin(engine, &mut seq)?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::channel::{self, Bell};
 use crate::adapter::Adapter;
-use crate::engine::Scope;
+use crate::engine::{Scope, Stored};
 use crate::error::Error;
 use crate::generate::{GenerateOptions, Progress, StopReason, Timings, Weighed};
 
@@ -50,6 +50,8 @@ pub struct Request {
     pub scope: Scope,
     /// Who asks: owners are served in turn.
     pub owner: u64,
+    /// The beginning of its prompt as it was found on disk.
+    pub stored: Option<Arc<Stored>>,
 }
 
 /// What happens to a request.

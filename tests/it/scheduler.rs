@@ -419,7 +419,8 @@ fn a_beginning_of_many_is_read_once() {
         .map(|_| [common.clone(), dice.ids(16, 2000)].concat())
         .collect();
     let alone = nano_scheduler(1, 1);
-    let lone = |prompt: &Vec<u32>| read(alone.submit(greedy(prompt.clone(), 4)).expect("room"), 999).0;
+    let lone =
+        |prompt: &Vec<u32>| read(alone.submit(greedy(prompt.clone(), 4)).expect("room"), 999).0;
     let handles: Vec<_> = asked
         .iter()
         .map(|p| scheduler.submit(greedy(p.clone(), 4)).expect("room"))

@@ -20,6 +20,7 @@ use crate::log::Log;
 use crate::metrics::Metrics;
 use crate::models::{Loaded, Models};
 use crate::options::{CacheScope, ServeOptions};
+use crate::reply::Prompt;
 use crate::{anthropic, limits, ollama, openai, status, tokens};
 
 /// The program and its version, as clients read it.
@@ -101,6 +102,30 @@ impl App {
         let loaded = loaded.clone();
         self.blocking(move || conversation.prompt(&loaded.speaker))
             .await
+    }
+
+    /// Prompts with what is on disk of their beginnings.
+    ///
+    /// # Errors
+    /// A panic in reading them.
+    pub async fn stored(
+        &self,
+        loaded: &Arc<Loaded>,
+        owner: &Owner,
+        prompts: &[Vec<u32>],
+    ) -> Result<Vec<Prompt>> {
+        let (loaded, scope, prompts) = (loaded.clone(), owner.scope, prompts.to_vec());
+        let find = move || {
+            let one = |ids: Vec<u32>| Prompt {
+                stored: loaded.stored(&scope, &ids),
+                ids,
+            };
+            Ok(prompts.into_iter().map(one).collect())
+        };
+        match self.options.cache_disk.is_some() {
+            true => self.blocking(find).await,
+            false => find(),
+        }
     }
 
     /// An owner with the scope that it shares what was computed in.

@@ -41,6 +41,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use geb::engine::DiskCache;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -60,6 +61,8 @@ pub enum ServeError {
     Option(String),
     /// The system refuses, with what was asked of it.
     System(String, std::io::Error),
+    /// The folder of beginnings cannot be used.
+    Cache(geb::Error),
     /// The first model cannot be loaded.
     Model(geb::Error),
 }
@@ -69,7 +72,7 @@ impl std::fmt::Display for ServeError {
         match self {
             Self::Option(text) => f.write_str(text),
             Self::System(what, e) => write!(f, "{what}: {e}"),
-            Self::Model(e) => e.fmt(f),
+            Self::Cache(e) | Self::Model(e) => e.fmt(f),
         }
     }
 }
@@ -95,7 +98,13 @@ pub fn serve(
         .build()
         .map_err(|e| ServeError::System("threads".into(), e))?;
     let options = Arc::new(options);
-    let models = Arc::new(Models::new(sources, options.clone()));
+    let disk = match &options.cache_disk {
+        Some((folder, bytes)) => Some(Arc::new(
+            DiskCache::open(folder, *bytes).map_err(ServeError::Cache)?,
+        )),
+        None => None,
+    };
+    let models = Arc::new(Models::new(sources, options.clone(), disk));
     let app = Arc::new(App::new(options.clone(), models));
     let served = runtime.block_on(run(app, stop, ready));
     // What is being tokenized or loaded for nobody is not waited for.

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use geb::chat::ChatTemplate;
 use geb::embed::{self, Settings};
-use geb::engine::{Engine, SessionOptions};
+use geb::engine::{DiskCache, DiskPages, Engine, Scope, SessionOptions, Stored};
 use geb::gguf::{GgufFile, Load};
 use geb::kinds;
 use geb::model::Model;
@@ -68,6 +68,8 @@ pub struct Loaded {
     pub bytes: u64,
     /// Bytes of the cache.
     pub kv_bytes: u64,
+    /// Beginnings on disk.
+    disk: Option<Arc<DiskPages>>,
     model: Arc<Model>,
     session: SessionOptions,
     /// Embeds; made when it is first asked.
@@ -105,11 +107,7 @@ impl Loaded {
     ///
     /// # Errors
     /// Those of opening and checking its file, and of memory.
-    pub fn open(
-        source: &Source,
-        options: &ServeOptions,
-        pool: &OnceLock<SharedPool>,
-    ) -> geb::Result<Loaded> {
+    pub fn open(source: &Source, options: &ServeOptions, shared: &Common) -> geb::Result<Loaded> {
         let file = Arc::new(GgufFile::open(&source.path, options.load)?);
         kinds::check_model(&file)?;
         let tokenizer = Arc::new(Tokenizer::from_gguf(&file)?);
@@ -123,8 +121,13 @@ impl Loaded {
         };
         let info = Info::of(&file);
         let model = Model::load(file)?;
-        let session = planned(&model, options, pool)?;
-        let engine = Engine::new(model.clone(), &session)?;
+        let session = planned(&model, options, &shared.pool)?;
+        let mut engine = Engine::new(model.clone(), &session)?;
+        let disk = shared
+            .disk
+            .clone()
+            .map(|disk| engine.set_disk_cache(disk))
+            .transpose()?;
         let adapters = adapters(&model, &source.adapters)?;
         let config = model.config();
         let info = Info {
@@ -148,11 +151,22 @@ impl Loaded {
             adapters,
             bytes: info.bytes + kv_bytes,
             kv_bytes,
+            disk,
             info,
             model,
             session,
             embedder: Mutex::new(None),
         })
+    }
+
+    /// What is on disk of the beginning of a prompt. Reads files: not for a task.
+    pub fn stored(&self, scope: &Scope, prompt: &[u32]) -> Option<Arc<Stored>> {
+        let disk = self.disk.as_ref()?;
+        let adapters: Vec<_> = self.adapters.iter().map(|(a, s)| (&**a, *s)).collect();
+        // What cannot be read is computed.
+        let key = disk.key(scope, &adapters, &[]).ok()?;
+        let stored = disk.read(&key, prompt);
+        (stored.tokens() > 0).then(|| Arc::new(stored))
     }
 
     /// The vector of a text's tokens, `[width]`, of length 1. Takes as long as it takes: not for a task.
@@ -248,17 +262,28 @@ struct Entry {
     used: Mutex<Instant>,
 }
 
+/// What all models use.
+pub struct Common {
+    /// Threads; as many as the first model wants.
+    pool: OnceLock<SharedPool>,
+    /// Beginnings for later runs.
+    disk: Option<Arc<DiskCache>>,
+}
+
 /// All models of a server.
 pub struct Models {
     entries: Vec<Arc<Entry>>,
-    /// The threads of all of them; their number is that of the first.
-    pool: Arc<OnceLock<SharedPool>>,
+    common: Arc<Common>,
     options: Arc<ServeOptions>,
 }
 
 impl Models {
     /// None of them in memory yet.
-    pub fn new(sources: Vec<Source>, options: Arc<ServeOptions>) -> Models {
+    pub fn new(
+        sources: Vec<Source>,
+        options: Arc<ServeOptions>,
+        disk: Option<Arc<DiskCache>>,
+    ) -> Models {
         let entry = |source| {
             Arc::new(Entry {
                 source,
@@ -269,7 +294,10 @@ impl Models {
         };
         Models {
             entries: sources.into_iter().map(entry).collect(),
-            pool: Arc::default(),
+            common: Arc::new(Common {
+                pool: OnceLock::new(),
+                disk,
+            }),
             options,
         }
     }
@@ -359,8 +387,8 @@ impl Models {
         }
         self.make_room(entry);
         let (source, options) = (entry.source.clone(), self.options.clone());
-        let pool = self.pool.clone();
-        let work = tokio::task::spawn_blocking(move || Loaded::open(&source, &options, &pool));
+        let common = self.common.clone();
+        let work = tokio::task::spawn_blocking(move || Loaded::open(&source, &options, &common));
         let begun = Instant::now();
         let loaded = work.await.map_err(|e| geb::Error::Panic(e.to_string()))??;
         Log(self.options.log).note(&format!(

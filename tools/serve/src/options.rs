@@ -81,6 +81,8 @@ pub struct ServeOptions {
     pub scheduler: SchedulerOptions,
     /// Bytes that loaded models may take together; more are given up, least recently used first.
     pub max_ram: Option<u64>,
+    /// Where beginnings are kept for later runs, and how many bytes of them.
+    pub cache_disk: Option<(PathBuf, u64)>,
     /// Who shares what was computed.
     pub cache_scope: CacheScope,
     /// How long answers may go on after the end was asked for.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
+use geb::engine::Stored;
 pub use geb::generate::Weighed;
 use geb::generate::{GenerateOptions, Progress, StopReason, Timings};
 use geb::scheduler::{Event, Handle, Request};
@@ -159,6 +160,15 @@ pub enum Step {
     Failed(ApiError),
 }
 
+/// A prompt on its way to the scheduler.
+#[derive(Clone)]
+pub struct Prompt {
+    /// Its tokens.
+    pub ids: Vec<u32>,
+    /// What is on disk of its beginning.
+    pub stored: Option<Arc<Stored>>,
+}
+
 /// Answers to the prompts of one request.
 pub struct Replies {
     runs: Vec<Run>,
@@ -185,7 +195,7 @@ impl Replies {
         loaded: Arc<Loaded>,
         metrics: Arc<Metrics>,
         owner: &Owner,
-        prompts: &[Vec<u32>],
+        prompts: &[Prompt],
         answers: usize,
         options: &GenerateOptions,
     ) -> Result<Replies> {
@@ -195,7 +205,8 @@ impl Replies {
                 let mut options = options.clone();
                 options.sampling.seed = options.sampling.seed.wrapping_add(i as u64);
                 let request = Request {
-                    prompt: prompt.clone(),
+                    prompt: prompt.ids.clone(),
+                    stored: prompt.stored.clone(),
                     options,
                     adapters: loaded.adapters.clone(),
                     scope: owner.scope,

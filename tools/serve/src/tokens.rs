@@ -174,11 +174,19 @@ pub async fn log_probs(
     options.prompt_log_probs = true;
     options.top_log_probs = top;
     let owner = app.owner(&owner);
+    // Log-probabilities need every row: nothing is looked up.
+    let asked: Vec<_> = prompts
+        .iter()
+        .map(|ids| crate::reply::Prompt {
+            ids: ids.clone(),
+            stored: None,
+        })
+        .collect();
     let mut replies = Replies::start(
         loaded.clone(),
         app.metrics.clone(),
         &owner,
-        &prompts,
+        &asked,
         1,
         &options,
     )?;

@@ -73,7 +73,8 @@ pub async fn answer(
         ask::strict(&how.ignored)?;
     }
     let (metrics, owner) = (app.metrics.clone(), app.owner(owner));
-    let replies = Replies::start(loaded, metrics, &owner, prompts, how.answers, &how.options)?;
+    let prompts = app.stored(&loaded, &owner, prompts).await?;
+    let replies = Replies::start(loaded, metrics, &owner, &prompts, how.answers, &how.options)?;
     let response = respond(replies, writer, how.sending).await?;
     Ok(ignored_header(
         response,

@@ -31,6 +31,7 @@ pub fn run(args: &ServeArgs, interrupt: &Interrupt) -> Outcome {
         ServeError::Option(text) => Failure::usage(text),
         ServeError::System(..) => Failure::new(e.to_string()),
         ServeError::Model(e) => load::at(&path, e),
+        ServeError::Cache(e) => Failure::from(e),
     })
 }
 
@@ -122,6 +123,7 @@ fn options(args: &ServeArgs, interrupt: &Interrupt) -> Outcome<ServeOptions> {
             ..SchedulerOptions::default()
         },
         max_ram,
+        cache_disk: args.cache_dir.clone().map(|dir| (dir, args.cache_disk)),
         cache_scope: match args.cache_scope {
             ScopeHow::Key => CacheScope::Key,
             ScopeHow::All => CacheScope::All,

@@ -140,6 +140,17 @@ pub struct ServeArgs {
     /// Longest step while somebody is being answered, in milliseconds
     #[arg(long, value_name = "N", default_value = "100", value_parser = clap::value_parser!(u64).range(1..=60_000), help_heading = "Requests", hide_short_help = true)]
     pub step_ms: u64,
+    /// Keep what prompts begin with in this folder, for later runs
+    #[arg(
+        long,
+        value_name = "DIR",
+        help_heading = "Requests",
+        hide_short_help = true
+    )]
+    pub cache_dir: Option<PathBuf>,
+    /// Bytes of that folder
+    #[arg(long, value_name = "SIZE", default_value = "4G", value_parser = size, requires = "cache_dir", help_heading = "Requests", hide_short_help = true)]
+    pub cache_disk: u64,
     /// Whether clients find what was computed for others
     #[arg(
         long,
