@@ -21,7 +21,7 @@ use crate::metrics::Metrics;
 use crate::models::{Loaded, Models};
 use crate::options::{CacheScope, ServeOptions};
 use crate::reply::Prompt;
-use crate::{anthropic, limits, ollama, openai, status, tokens};
+use crate::{anthropic, limits, ollama, openai, routes, status, tokens};
 
 /// The program and its version, as clients read it.
 pub const FINGERPRINT: &str = concat!("geb-", env!("CARGO_PKG_VERSION"));
@@ -138,49 +138,7 @@ impl App {
             },
         }
     }
-
-    /// A path as it is counted: the known ones, so that clients cannot make more.
-    pub fn route(&self, path: &str) -> String {
-        let plain = path
-            .strip_prefix("/v1/models/")
-            .map_or(path, |_| "/v1/models/{id}");
-        match ROUTES.contains(&plain) {
-            true => plain.to_owned(),
-            false => "other".to_owned(),
-        }
-    }
 }
-
-/// Paths that are counted by their name.
-const ROUTES: [&str; 27] = [
-    "/v1/responses",
-    "/api/chat",
-    "/api/generate",
-    "/api/embed",
-    "/api/embeddings",
-    "/api/show",
-    "/api/pull",
-    "/api/tags",
-    "/api/ps",
-    "/api/version",
-    "/v1/messages",
-    "/v1/messages/count_tokens",
-    "/v1/chat/completions",
-    "/v1/completions",
-    "/v1/embeddings",
-    "/v1/models",
-    "/v1/models/{id}",
-    "/v1/logprobs",
-    "/tokenize",
-    "/detokenize",
-    "/tokenizer_info",
-    "/apply-template",
-    "/health",
-    "/metrics",
-    "/props",
-    "/slots",
-    "/",
-];
 
 /// Every path of the server.
 pub fn router(app: Arc<App>) -> Router {
@@ -219,6 +177,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/detokenize", post(tokens::detokenize))
         .route("/tokenizer_info", get(tokens::info))
         .route("/apply-template", post(tokens::apply_template))
+        .route("/openapi.json", get(routes::openapi))
         .route("/metrics", get(status::metrics))
         .route("/props", get(status::props))
         .route("/slots", get(status::slots))

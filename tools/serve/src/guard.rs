@@ -13,7 +13,7 @@ use axum::response::Response;
 
 use crate::app::{App, ENDS};
 use crate::error::{ApiError, Dialect, Fault, Result};
-use crate::{id, limits};
+use crate::{id, limits, routes};
 
 /// Where a connection comes from and arrives.
 #[derive(Clone, Copy, Debug)]
@@ -78,7 +78,7 @@ pub async fn guard(State(app): State<Arc<App>>, mut request: Request, next: Next
         HeaderValue::from_static("nosniff"),
     );
     let status = response.status().as_u16();
-    app.metrics.request(&app.route(&path), status);
+    app.metrics.request(routes::counted(&path), status);
     app.log.request(
         &request_id,
         &owner,

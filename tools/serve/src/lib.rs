@@ -32,6 +32,7 @@ mod ollama;
 mod openai;
 mod options;
 mod reply;
+mod routes;
 mod status;
 mod stream;
 mod tokens;

@@ -117,6 +117,33 @@ fn the_examples_of_the_documentation_work() {
     }
 }
 
+/// What `/openapi.json` lists is there, by the method that it says.
+#[test]
+fn every_path_of_the_description_is_served() {
+    let server = Server::start(&[]);
+    let told = server.get("/openapi.json");
+    let (_, body) = told.split_once("\r\n\r\n").expect("a body");
+    let all: serde_json::Value = serde_json::from_str(body).expect("JSON");
+    let paths = all["paths"].as_object().expect("paths");
+    assert!(paths.len() > 20);
+    for (path, methods) in paths {
+        for method in methods.as_object().expect("methods").keys() {
+            let (verb, path) = (method.to_uppercase(), path.replace("{id}", "geb-nano"));
+            let mut stream = server.connect();
+            let head = format!("{verb} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close");
+            write!(stream, "{head}\r\ncontent-length: 2\r\n\r\n{{}}").expect("sent");
+            let mut status = String::new();
+            BufReader::new(stream)
+                .read_line(&mut status)
+                .expect("a line");
+            assert!(
+                !status.contains(" 404 ") && !status.contains(" 405 "),
+                "{head}: {status}"
+            );
+        }
+    }
+}
+
 #[test]
 #[cfg(unix)]
 fn an_answer_ends_before_the_server_does() {
