@@ -12,7 +12,6 @@ use crate::error::{ApiError, Dialect, Result};
 use crate::fields::Fields;
 use crate::keys::Owner;
 use crate::models::{Loaded, Speaker};
-use crate::openai::chat::effort_of;
 use crate::reply::{Finish, Part, Piece, Reply, Step};
 use crate::stream::{Frames, Sending, Writer};
 use crate::turn::{Answering, Turn};
@@ -292,10 +291,9 @@ fn thinking(f: &Fields<'_>, conversation: &mut Conversation) -> Result<()> {
         };
         let config = Fields::inside(config, key)?;
         if let Some(effort) = config.text("effort")? {
-            effort_of(
+            conversation.effort(
                 if effort == "max" { "xhigh" } else { effort },
                 "output_config.effort",
-                conversation,
             )?;
         }
         let inner = config.value("format");

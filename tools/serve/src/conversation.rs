@@ -166,6 +166,19 @@ impl Conversation {
             .is_some_and(|m| m["role"] == "assistant")
     }
 
+    /// How long to reason; `none`: not at all.
+    ///
+    /// # Errors
+    /// For another word, with `at` as its place.
+    pub fn effort(&mut self, effort: &str, at: &str) -> Result<()> {
+        let known = ["none", "minimal", "low", "medium", "high", "xhigh"];
+        if !known.contains(&effort) {
+            return Err(ApiError::wrong(at, &json!(effort), &known.join(", ")));
+        }
+        self.switch("enable_thinking", (effort != "none").into())?;
+        self.switch("reasoning_effort", effort.into())
+    }
+
     /// The tokens after which the answer comes. Takes as long as the template takes: not for a task.
     ///
     /// # Errors

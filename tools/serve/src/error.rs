@@ -38,7 +38,7 @@ pub enum Fault {
     /// Too many or too long header fields.
     Headers,
     /// Too many wait.
-    Busy,
+    Overloaded,
     /// The model is being loaded, or the server ends.
     Unavailable,
     /// Something that the model or this server does not do.
@@ -79,7 +79,7 @@ impl Fault {
             Self::TooLarge => (S::PAYLOAD_TOO_LARGE, INVALID, None, "request_too_large"),
             Self::MediaType => (S::UNSUPPORTED_MEDIA_TYPE, INVALID, None, INVALID),
             Self::Headers => (S::REQUEST_HEADER_FIELDS_TOO_LARGE, INVALID, None, INVALID),
-            Self::Busy => (
+            Self::Overloaded => (
                 S::SERVICE_UNAVAILABLE,
                 "overloaded_error",
                 None,
@@ -181,7 +181,7 @@ impl ApiError {
         match error {
             E::Request { .. } | E::Template(_) => Self::field(param, error.to_string()),
             E::Unsupported { .. } => Self::new(Fault::NotSupported, error.to_string()),
-            E::Memory { .. } | E::Pages { .. } => Self::new(Fault::Busy, error.to_string()),
+            E::Memory { .. } | E::Pages { .. } => Self::new(Fault::Overloaded, error.to_string()),
             E::Interrupted => Self::new(Fault::Unavailable, "the server ends"),
             _ => Self::new(Fault::Server, error.to_string()),
         }
@@ -221,12 +221,12 @@ impl ApiError {
     /// The response to a client of this family.
     pub fn response(&self, dialect: Dialect, request_id: &str) -> Response {
         let mut status = self.status();
-        if dialect == Dialect::Anthropic && self.fault == Fault::Busy {
+        if dialect == Dialect::Anthropic && self.fault == Fault::Overloaded {
             // Its clients wait and try again at 529.
             status = StatusCode::from_u16(529).unwrap_or(status);
         }
         let mut response = (status, axum::Json(self.body(dialect, request_id))).into_response();
-        if matches!(self.fault, Fault::Busy | Fault::Unavailable) {
+        if matches!(self.fault, Fault::Overloaded | Fault::Unavailable) {
             let headers = response.headers_mut();
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
@@ -237,7 +237,7 @@ impl ApiError {
 impl From<Refusal> for ApiError {
     fn from(refusal: Refusal) -> Self {
         let fault = match refusal {
-            Refusal::Full { .. } => Fault::Busy,
+            Refusal::Full { .. } => Fault::Overloaded,
             Refusal::Closed => Fault::Unavailable,
         };
         Self::new(fault, refusal.to_string())

@@ -3,7 +3,7 @@
 //! ```text
 //! net     connections, with limits on silence and stalls
 //! guard   head, host, origin, key; errors in the client's dialect; the log
-//! app     which path leads where, and what all requests share
+//! router  which path leads where; `app` is what all requests share
 //! openai  a body -> what is asked -> `reply`: events of the scheduler as pieces -> `stream`: written by a dialect
 //! models  loaded when first asked, given up when memory is needed
 //! ```
@@ -32,6 +32,7 @@ mod ollama;
 mod openai;
 mod options;
 mod reply;
+mod router;
 mod routes;
 mod status;
 mod stream;
@@ -156,7 +157,7 @@ async fn run(
     let (listener, address) = listen(&app.options.address).await?;
     ready(&address);
     let (drain, drained) = watch::channel(false);
-    let router = app::router(app.clone());
+    let router = router::router(app.clone());
     let connections = net::serve(listener, router, drained, app.options.drain);
     let connections = tokio::spawn(connections);
     let loading = {

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::id;
-use crate::openai::models::date;
+use crate::id::{self, date};
 use crate::options::LogForm;
 
 /// Writes to standard error.

@@ -103,16 +103,16 @@ impl Places {
 }
 
 /// Counts a request until its answer is sent.
-struct Busy(Arc<Place>);
+struct Unsent(Arc<Place>);
 
-impl Busy {
+impl Unsent {
     fn new(place: &Arc<Place>) -> Self {
         place.busy.fetch_add(1, Ordering::Relaxed);
         Self(place.clone())
     }
 }
 
-impl Drop for Busy {
+impl Drop for Unsent {
     fn drop(&mut self) {
         self.0.busy.fetch_sub(1, Ordering::Relaxed);
     }
@@ -168,7 +168,7 @@ async fn refuse(mut stream: Box<dyn Stream>) {
 /// A connection until it ends.
 async fn connection(stream: Box<dyn Stream>, peer: Peer, router: Router, place: &Arc<Place>) {
     let answer = service_fn(|mut request: hyper::Request<Incoming>| {
-        let busy = Busy::new(place);
+        let busy = Unsent::new(place);
         request.extensions_mut().insert(peer);
         let answer = router.clone().call(request.map(Body::new));
         async move {

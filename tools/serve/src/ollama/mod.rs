@@ -9,9 +9,8 @@ use serde_json::{Value, json};
 use crate::conversation::{Conversation, Format};
 use crate::error::{ApiError, Result};
 use crate::fields::Fields;
-use crate::openai::chat::effort_of;
-use crate::openai::models::date;
-use crate::{ask, id, limits};
+use crate::id::{self, date};
+use crate::{ask, limits};
 
 /// Options of ollama's own engine, which change nothing here.
 const WITHOUT_EFFECT: [&str; 13] = [
@@ -95,7 +94,7 @@ fn think(f: &Fields<'_>, conversation: &mut Conversation) -> Result<()> {
     match f.value("think") {
         None => Ok(()),
         Some(Value::Bool(on)) => conversation.switch("enable_thinking", (*on).into()),
-        Some(Value::String(level)) => effort_of(level, "think", conversation),
+        Some(Value::String(level)) => conversation.effort(level, "think"),
         Some(other) => Err(ApiError::wrong(
             "think",
             other,

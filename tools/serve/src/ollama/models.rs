@@ -15,10 +15,10 @@ use super::now;
 use crate::app::App;
 use crate::error::{ApiError, Fault, Result};
 use crate::fields::Fields;
+use crate::id::date;
 use crate::models::{Info, Loaded};
 use crate::openai::completions::{Prompt, prompts};
 use crate::openai::embeddings::vectors;
-use crate::openai::models::date;
 use crate::{body, limits};
 
 /// As many weights as people say.

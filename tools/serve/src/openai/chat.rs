@@ -177,7 +177,7 @@ fn response_format(o: &Fields<'_>) -> Result<Format> {
 /// `reasoning_effort` and `chat_template_kwargs`.
 fn switches(f: &Fields<'_>, conversation: &mut Conversation) -> Result<()> {
     if let Some(effort) = f.text("reasoning_effort")? {
-        effort_of(effort, "reasoning_effort", conversation)?;
+        conversation.effort(effort, "reasoning_effort")?;
     }
     if let Some(value) = f.value("chat_template_kwargs") {
         let map = value.as_object();
@@ -187,19 +187,6 @@ fn switches(f: &Fields<'_>, conversation: &mut Conversation) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// How long to reason: `none` not at all.
-///
-/// # Errors
-/// For another word.
-pub(crate) fn effort_of(effort: &str, at: &str, conversation: &mut Conversation) -> Result<()> {
-    let known = ["none", "minimal", "low", "medium", "high", "xhigh"];
-    if !known.contains(&effort) {
-        return Err(ApiError::wrong(at, &json!(effort), &known.join(", ")));
-    }
-    conversation.switch("enable_thinking", (effort != "none").into())?;
-    conversation.switch("reasoning_effort", effort.into())
 }
 
 /// `stream` and `stream_options`.
