@@ -441,10 +441,14 @@ impl Entry {
         let Ok(mut place) = self.place.try_lock() else {
             return 0;
         };
-        match &*place {
-            Some(loaded) if Arc::strong_count(loaded) == 1 => place.take().map_or(0, |l| l.bytes),
-            _ => 0,
-        }
+        let idle = place.as_ref().is_some_and(|l| Arc::strong_count(l) == 1);
+        let Some(loaded) = idle.then(|| place.take()).flatten() else {
+            return 0;
+        };
+        let bytes = loaded.bytes;
+        // Its thread ends with its last step, which nobody here waits for.
+        tokio::task::spawn_blocking(move || drop(loaded));
+        bytes
     }
 }
 
