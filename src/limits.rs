@@ -1,5 +1,7 @@
 //! Every bound on what a file or a user may ask for, one constant each, with its reason.
 
+use core::ops::RangeInclusive;
+
 /// Kinds of distances with a bias of their own.
 pub const MAX_BUCKETS: u64 = 1_024;
 /// Distance from which on all are in one of these buckets.
@@ -24,7 +26,7 @@ pub const MAX_ARRAY_LEN: u64 = 16_777_216;
 /// All metadata together.
 pub const MAX_METADATA_BYTES: u64 = 512 << 20;
 /// `general.alignment`: a power of two in this range.
-pub const ALIGNMENT: core::ops::RangeInclusive<u32> = 8..=65_536;
+pub const ALIGNMENT: RangeInclusive<u32> = 8..=65_536;
 /// Alignment when the key is absent (GGUF specification).
 pub const DEFAULT_ALIGNMENT: u32 = 32;
 /// Bytes of a tensor name (the limit of ggml).
@@ -81,6 +83,34 @@ pub const MAX_ELIFS: usize = 256;
 pub const MAX_SEQUENCES: usize = 1_024;
 /// Tokens whose logits a request changes.
 pub const MAX_LOGIT_BIASES: usize = 1_024;
+/// What logits are divided by.
+pub const TEMPERATURE: RangeInclusive<f32> = 0.0..=100.0;
+/// Sum of probabilities, or share of the best one, that decides which tokens are kept.
+pub const PROBABILITY: RangeInclusive<f32> = 0.0..=1.0;
+/// Factor for the logits of recent tokens.
+pub const REPEAT_PENALTY: RangeInclusive<f32> = 0.01..=100.0;
+/// What is taken from the logits of an answer's tokens; OpenAI's range.
+pub const COUNT_PENALTY: RangeInclusive<f32> = -2.0..=2.0;
+/// What is added to the logit of a token; OpenAI's range.
+pub const LOGIT_BIAS: RangeInclusive<f32> = -100.0..=100.0;
+/// First penalty for a token that goes on with a repetition.
+pub const DRY_MULTIPLIER: RangeInclusive<f32> = 0.0..=100.0;
+/// Growth of that penalty with each repeated token; below 1 it would shrink.
+pub const DRY_BASE: RangeInclusive<f32> = 1.0..=100.0;
+/// Texts over which no repetition goes; published settings have at most ten.
+pub const MAX_DRY_BREAKERS: usize = 128;
+/// Bytes of one of them; llama.cpp reads 40.
+pub const MAX_DRY_BREAKER_BYTES: usize = 256;
+/// Standard deviations of logits.
+pub const TOP_N_SIGMA: RangeInclusive<f32> = 0.0..=100.0;
+/// How far a temperature by entropy is from the given one.
+pub const DYNATEMP_RANGE: RangeInclusive<f32> = 0.0..=100.0;
+/// Exponent of its curve.
+pub const DYNATEMP_EXPONENT: RangeInclusive<f32> = 0.0..=100.0;
+/// Bits per token that mirostat aims at; a vocabulary of [`MAX_VOCAB`] has 20.
+pub const MIROSTAT_TAU: RangeInclusive<f32> = 0.0..=100.0;
+/// How fast it follows; above 1 it overshoots.
+pub const MIROSTAT_ETA: RangeInclusive<f32> = 0.0..=1.0;
 /// Bytes of a prompt.
 pub const MAX_PROMPT_BYTES: usize = 1 << 20;
 /// Longest text that an evaluation encodes.

@@ -1,189 +1,82 @@
 //! Choosing the next token from logits.
 //!
-//! The steps and their order: what changes logits (biases and penalties, [`LogitsFilter`]), top-k, top-p,
-//! min-p, temperature, then one draw. It is the usual order of GGUF runtimes; in particular top-p and min-p
-//! look at probabilities before the temperature changes them. A sampler is a pure function
-//! of its options, the seed, and the calls so far: the same inputs give the same tokens.
+//! The steps, always in this order, which is that of llama.cpp's default chain. What is off is left out.
+//!
+//! | step | option | looks at |
+//! |---|---|---|
+//! | bias, repetition penalty, counts | `logit_bias`, `repeat_penalty`, `presence_penalty`, `frequency_penalty` | logits, tokens so far |
+//! | repetitions | `dry` | logits, tokens so far |
+//! | filters of others | [`Sampler::add_filter`] | logits, tokens so far |
+//! | top-nσ | `top_n_sigma` | logits |
+//! | top-k | `top_k` | candidates: those that the steps before left |
+//! | locally typical | `typical_p` | probabilities of the candidates |
+//! | top-p | `top_p` | the same |
+//! | min-p | `min_p` | the same |
+//! | exclude top choices | `xtc` | the same, and a random number |
+//! | temperature, fixed or by entropy | `temperature`, `dynatemp` | the same |
+//! | draw | `seed` | probabilities after the temperature |
+//!
+//! So only the draw sees what the temperature changes. Mirostat takes the place of the steps from top-nσ to exclude
+//! top choices, and stands behind the temperature. Formulas and their sources are in the files of the steps.
+//!
+//! A sampler is a pure function of its options, the seed, and the calls so far: the same inputs give the same
+//! tokens. It is called once for each token that is chosen, never for a guess, so what it remembers (random
+//! numbers, counts, mirostat's μ) does not depend on guesses.
 
+mod candidates;
+mod dry;
 mod filters;
+mod options;
+mod random;
+mod steps;
 
 use crate::error::{Error, Result};
-use crate::limits;
+use candidates::{Candidates, Step};
+use dry::{DryPenalty, TokenBytes};
 pub use filters::{CountPenalty, LogitBias, LogitsFilter, RepetitionPenalty};
-
-/// Settings of a [`Sampler`].
-#[derive(Clone, Debug, PartialEq)]
-pub struct SamplerOptions {
-    /// Divides the logits; 0 always takes the best token.
-    pub temperature: f32,
-    /// Keep this many of the best tokens; 0 keeps all.
-    pub top_k: usize,
-    /// Keep the fewest best tokens whose probabilities reach this sum, at least one; 1 keeps all.
-    pub top_p: f32,
-    /// Keep tokens of at least this share of the best probability; 0 keeps all.
-    pub min_p: f32,
-    /// Positive logits of recent tokens are divided by this, negative ones multiplied; 1 is off.
-    pub repeat_penalty: f32,
-    /// How many recent tokens the penalty looks at; 0 is off.
-    pub repeat_last_n: usize,
-    /// Taken from the logit of a token for each time that the answer has it; 0 is off.
-    pub frequency_penalty: f32,
-    /// Taken from the logit of a token that the answer has; 0 is off.
-    pub presence_penalty: f32,
-    /// Added to the logits of these tokens; at most [`limits::MAX_LOGIT_BIASES`].
-    pub logit_bias: Vec<(u32, f32)>,
-    /// Start of the random numbers.
-    pub seed: u64,
-}
-
-impl Default for SamplerOptions {
-    fn default() -> Self {
-        SamplerOptions {
-            temperature: 0.8,
-            top_k: 40,
-            top_p: 0.95,
-            min_p: 0.05,
-            repeat_penalty: 1.0,
-            repeat_last_n: 64,
-            frequency_penalty: 0.0,
-            presence_penalty: 0.0,
-            logit_bias: Vec::new(),
-            seed: 0,
-        }
-    }
-}
-
-impl SamplerOptions {
-    /// Always the best token, no penalty.
-    pub fn greedy() -> Self {
-        SamplerOptions {
-            temperature: 0.0,
-            repeat_penalty: 1.0,
-            ..Self::default()
-        }
-    }
-
-    fn check(&self) -> Result<()> {
-        let bad = |what: &str, value: f32, allowed: &str| {
-            Err(Error::Request {
-                what: what.into(),
-                value: value.to_string(),
-                allowed: allowed.into(),
-            })
-        };
-        // A NaN is in no range.
-        if !(0.0..=100.0).contains(&self.temperature) {
-            return bad("temperature", self.temperature, "0 to 100");
-        }
-        if !(0.0..=1.0).contains(&self.top_p) {
-            return bad("top-p", self.top_p, "0 to 1");
-        }
-        if !(0.0..=1.0).contains(&self.min_p) {
-            return bad("min-p", self.min_p, "0 to 1");
-        }
-        if !(0.01..=100.0).contains(&self.repeat_penalty) {
-            return bad("repeat penalty", self.repeat_penalty, "0.01 to 100");
-        }
-        if !(-2.0..=2.0).contains(&self.frequency_penalty) {
-            return bad("frequency penalty", self.frequency_penalty, "-2 to 2");
-        }
-        if !(-2.0..=2.0).contains(&self.presence_penalty) {
-            return bad("presence penalty", self.presence_penalty, "-2 to 2");
-        }
-        if let Some((_, bias)) = self
-            .logit_bias
-            .iter()
-            .find(|(_, b)| !(-100.0..=100.0).contains(b))
-        {
-            return bad("logit bias", *bias, "-100 to 100");
-        }
-        let (count, most) = (self.logit_bias.len(), limits::MAX_LOGIT_BIASES);
-        if count > most {
-            return Err(Error::Request {
-                what: "logit biases".into(),
-                value: count.to_string(),
-                allowed: format!("at most {most}"),
-            });
-        }
-        Ok(())
-    }
-
-    /// What changes logits, in the order in which it does.
-    fn filters(&self) -> Vec<Box<dyn LogitsFilter>> {
-        let mut filters: Vec<Box<dyn LogitsFilter>> = Vec::new();
-        if !self.logit_bias.is_empty() {
-            filters.push(Box::new(LogitBias(self.logit_bias.clone())));
-        }
-        if self.repeat_penalty != 1.0 && self.repeat_last_n > 0 {
-            filters.push(Box::new(RepetitionPenalty {
-                factor: self.repeat_penalty,
-                last_n: self.repeat_last_n,
-            }));
-        }
-        let (presence, frequency) = (self.presence_penalty, self.frequency_penalty);
-        if presence != 0.0 || frequency != 0.0 {
-            filters.push(Box::new(CountPenalty::new(presence, frequency)));
-        }
-        filters
-    }
-}
-
-/// xoshiro256++ by Blackman and Vigna, seeded through SplitMix64 as its authors advise.
-#[derive(Clone, Debug)]
-struct Random([u64; 4]);
-
-impl Random {
-    fn new(seed: u64) -> Random {
-        let mut state = seed;
-        Random(std::array::from_fn(|_| {
-            state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-            let z = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-            let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-            z ^ (z >> 31)
-        }))
-    }
-
-    fn next(&mut self) -> u64 {
-        let s = &mut self.0;
-        let out = s[0].wrapping_add(s[3]).rotate_left(23).wrapping_add(s[0]);
-        let t = s[1] << 17;
-        s[2] ^= s[0];
-        s[3] ^= s[1];
-        s[1] ^= s[2];
-        s[0] ^= s[3];
-        s[2] ^= t;
-        s[3] = s[3].rotate_left(45);
-        out
-    }
-
-    /// Uniform in 0..1, in steps of 2^-53.
-    fn uniform(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
-    }
-}
+pub use options::{Dry, Dynatemp, Mirostat, SamplerOptions, Xtc};
+use random::Random;
 
 /// Chooses tokens; holds the state of the random numbers.
-pub struct Sampler {
+pub struct Sampler<'t> {
     options: SamplerOptions,
-    filters: Vec<Box<dyn LogitsFilter>>,
+    filters: Vec<Box<dyn LogitsFilter + 't>>,
+    steps: Vec<Box<dyn Step>>,
     random: Random,
-    /// Candidates (id, logit); kept to reuse the memory.
-    candidates: Vec<(u32, f32)>,
+    candidates: Candidates,
 }
 
-impl Sampler {
-    /// A sampler with checked options.
+impl<'t> Sampler<'t> {
+    /// A sampler with checked options, which does not know what tokens say.
+    ///
+    /// # Errors
+    /// [`Error::Request`] names the first option out of its range, or breakers of [`Dry`] if that is on.
+    pub fn new(options: SamplerOptions) -> Result<Sampler<'t>> {
+        Sampler::make(options, None)
+    }
+
+    /// A sampler with checked options. `bytes`: the bytes of a token, as [`Tokenizer::token_bytes`] gives them;
+    /// asked for tokens of the text alone.
     ///
     /// # Errors
     /// [`Error::Request`] names the first option out of its range.
-    pub fn new(options: SamplerOptions) -> Result<Sampler> {
+    ///
+    /// [`Tokenizer::token_bytes`]: crate::tokenizer::Tokenizer::token_bytes
+    pub fn with_token_bytes(
+        options: SamplerOptions,
+        bytes: impl Fn(u32) -> Vec<u8> + Send + 't,
+    ) -> Result<Sampler<'t>> {
+        Sampler::make(options, Some(Box::new(bytes)))
+    }
+
+    fn make(options: SamplerOptions, bytes: Option<TokenBytes<'t>>) -> Result<Sampler<'t>> {
         options.check()?;
-        let random = Random::new(options.seed);
         Ok(Sampler {
-            filters: options.filters(),
+            filters: logits_filters(&options, bytes)?,
+            steps: steps::chain(&options),
+            random: Random::new(options.seed),
+            candidates: Candidates::default(),
             options,
-            random,
-            candidates: Vec::new(),
         })
     }
 
@@ -193,7 +86,7 @@ impl Sampler {
     }
 
     /// Adds a filter behind those of the options.
-    pub fn add_filter(&mut self, filter: Box<dyn LogitsFilter>) {
+    pub fn add_filter(&mut self, filter: Box<dyn LogitsFilter + 't>) {
         self.filters.push(filter);
     }
 
@@ -221,67 +114,56 @@ impl Sampler {
     /// [`Error::Request`] for no logits at all.
     pub fn choose(&mut self, logits: &[f32]) -> Result<u32> {
         let best = argmax(logits)?;
-        if self.options.temperature == 0.0 || self.options.top_k == 1 {
+        if self.options.takes_best() {
             return Ok(best);
         }
-        self.collect(logits);
-        self.truncate(logits[best as usize]);
-        Ok(self.draw())
+        self.candidates.fill(logits);
+        for step in &mut self.steps {
+            step.apply(&mut self.candidates, &mut self.random);
+        }
+        let at = self.draw();
+        for step in &mut self.steps {
+            step.chosen(&mut self.candidates, at);
+        }
+        Ok(self.candidates.sorted()[at].0)
     }
 
-    /// Fills the candidates: the best `top_k`, best first, ties by id.
-    fn collect(&mut self, logits: &[f32]) {
-        let order = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
-        let all = &mut self.candidates;
-        all.clear();
-        all.extend(
-            (0u32..)
-                .zip(logits.iter().copied())
-                .filter(|c| c.1 > f32::NEG_INFINITY),
-        );
-        let k = self.options.top_k;
-        if k > 0 && k < all.len() {
-            all.select_nth_unstable_by(k - 1, order);
-            all.truncate(k);
-        }
-        all.sort_unstable_by(order);
-    }
-
-    /// Top-p, then min-p. `best` is the largest logit; one candidate always stays.
-    fn truncate(&mut self, best: f32) {
-        let all = &mut self.candidates;
-        let weight = |c: &(u32, f32)| f64::from(c.1 - best).exp();
-        if self.options.top_p < 1.0 {
-            let wanted = f64::from(self.options.top_p) * all.iter().map(weight).sum::<f64>();
-            let mut sum = 0.0;
-            let keep = all.iter().position(|c| {
-                sum += weight(c);
-                sum >= wanted
-            });
-            all.truncate(keep.map_or(all.len(), |k| k + 1));
-        }
-        if self.options.min_p > 0.0 {
-            let least = f64::from(self.options.min_p);
-            let keep = all.partition_point(|c| weight(c) >= least);
-            all.truncate(keep.max(1));
-        }
-    }
-
-    fn draw(&mut self) -> u32 {
-        let (first, best) = self.candidates[0];
-        let t = f64::from(self.options.temperature);
-        let weight = |c: &(u32, f32)| (f64::from(c.1 - best) / t).exp();
-        let total: f64 = self.candidates.iter().map(weight).sum();
+    /// The place of one of the candidates, drawn by their weights.
+    fn draw(&mut self) -> usize {
+        let total: f64 = self.candidates.weights().sum();
         let mut left = self.random.uniform() * total;
-        for c in &self.candidates {
-            left -= weight(c);
-            if left < 0.0 {
-                return c.0;
-            }
-        }
-        // Only rounding leads here.
-        self.candidates.last().map_or(first, |c| c.0)
+        let drawn = self.candidates.weights().position(|w| {
+            left -= w;
+            left < 0.0
+        });
+        // Only rounding leads to the last one.
+        drawn.unwrap_or(self.candidates.len() - 1)
     }
+}
+
+/// What changes logits, in the order in which it does.
+fn logits_filters<'t>(
+    o: &SamplerOptions,
+    bytes: Option<TokenBytes<'t>>,
+) -> Result<Vec<Box<dyn LogitsFilter + 't>>> {
+    let mut filters: Vec<Box<dyn LogitsFilter + 't>> = Vec::new();
+    if !o.logit_bias.is_empty() {
+        filters.push(Box::new(LogitBias(o.logit_bias.clone())));
+    }
+    if o.repeat_penalty != 1.0 && o.repeat_last_n > 0 {
+        filters.push(Box::new(RepetitionPenalty {
+            factor: o.repeat_penalty,
+            last_n: o.repeat_last_n,
+        }));
+    }
+    let (presence, frequency) = (o.presence_penalty, o.frequency_penalty);
+    if presence != 0.0 || frequency != 0.0 {
+        filters.push(Box::new(CountPenalty::new(presence, frequency)));
+    }
+    if o.dry.is_on() {
+        filters.push(Box::new(DryPenalty::new(o.dry.clone(), bytes)?));
+    }
+    Ok(filters)
 }
 
 /// The id of the largest logit, the lowest one of equals.
@@ -317,10 +199,13 @@ pub(crate) fn argmax(logits: &[f32]) -> Result<u32> {
 }
 
 #[cfg(test)]
+mod plain;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
-    fn sampler(change: impl FnOnce(&mut SamplerOptions)) -> Sampler {
+    fn sampler(change: impl FnOnce(&mut SamplerOptions)) -> Sampler<'static> {
         let mut options = SamplerOptions {
             temperature: 1.0,
             top_k: 0,
@@ -335,7 +220,7 @@ mod tests {
     }
 
     /// Shares of each id in many draws.
-    fn shares(mut sampler: Sampler, logits: &[f32], draws: usize) -> Vec<f64> {
+    fn shares(mut sampler: Sampler<'_>, logits: &[f32], draws: usize) -> Vec<f64> {
         let mut counts = vec![0u32; logits.len()];
         for _ in 0..draws {
             counts[sampler.sample(&mut logits.to_vec(), &[]).expect("finite") as usize] += 1;
@@ -462,6 +347,169 @@ mod tests {
     }
 
     #[test]
+    fn top_n_sigma_counts_from_the_best_logit() {
+        // Mean 2, deviation 2.04: 0.6 of it lies at 3.78, 2.2 of it at 0.51.
+        let logits = [5.0, 0.0, 0.6, 0.5, 3.9];
+        let kept = |n| shares(sampler(|o| o.top_n_sigma = n), &logits, 4000);
+        let zeros = |s: &[f64]| s.iter().map(|s| *s == 0.0).collect::<Vec<_>>();
+        assert_eq!(zeros(&kept(0.6)), [false, true, true, true, false]);
+        assert_eq!(zeros(&kept(2.2)), [false, true, false, true, false]);
+    }
+
+    #[test]
+    fn typical_tokens_say_what_is_expected() {
+        // The entropy is 1.142; the tokens say 0.693, 1.204, 1.897 and 2.996: the one of 0.3 is nearest.
+        let s = sampler(|o| o.typical_p = 0.29);
+        close(&shares(s, &LOGITS, 100), &[1.0, 0.0, 0.0, 0.0]);
+        let s = sampler(|o| o.typical_p = 0.31);
+        close(&shares(s, &LOGITS, 20_000), &[0.375, 0.625, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn top_choices_are_excluded_as_often_as_asked() {
+        let xtc = |probability, threshold| {
+            let xtc = Xtc {
+                probability,
+                threshold,
+            };
+            shares(sampler(|o| o.xtc = xtc), &LOGITS, 20_000)
+        };
+        // Of 0.5, 0.3 and 0.15 the last one stays, beside the 0.05 below the threshold.
+        let without = [0.0, 0.0, 0.25, 0.75];
+        close(&xtc(1.0, 0.12), &without);
+        let mixed = [0.3, 0.5, 0.05, 0.15].iter().zip(without);
+        let mixed: Vec<f64> = mixed.map(|(a, b)| 0.75 * a + 0.25 * b).collect();
+        close(&xtc(0.25, 0.12), &mixed);
+        // A single token over the threshold is no choice.
+        close(&xtc(1.0, 0.31), &[0.3, 0.5, 0.05, 0.15]);
+    }
+
+    #[test]
+    fn the_temperature_follows_the_entropy() {
+        let dynatemp = Dynatemp {
+            range: 0.5,
+            exponent: 1.0,
+        };
+        let with = |logits: &[f32]| {
+            let s = sampler(|o| (o.temperature, o.dynatemp) = (0.5, dynatemp));
+            shares(s, logits, 20_000)
+        };
+        // All are equal: the temperature is 1, and equal they stay.
+        close(&with(&[0.0; 4]), &[0.25; 4]);
+        // 0.1 and 0.9 have 0.469 of the largest entropy of two: 9^(1 / 0.469) = 108.
+        close(&with(&[0.0, 2.197_224_6]), &[1.0 / 109.3, 108.3 / 109.3]);
+        // Nothing to choose: a temperature of 0.
+        close(&with(&[0.0, 800.0]), &[0.0, 1.0]);
+    }
+
+    #[test]
+    fn mirostat_gives_texts_of_the_surprise_asked_for() {
+        // 1,000 tokens of decreasing probability, 9.5 bits of entropy.
+        let logits: Vec<f32> = (0..1000).map(|i| -i as f32 / 500.0).collect();
+        for tau in [2.0, 5.0, 8.0] {
+            let mirostat = Some(Mirostat { tau, eta: 0.1 });
+            let mut s = sampler(|o| o.mirostat = mirostat);
+            let mut sum = 0.0;
+            for _ in 0..4000 {
+                let id = s.choose(&logits).expect("finite");
+                let at = s.candidates.sorted().iter().position(|c| c.0 == id);
+                let surprise = s.candidates.surprises().nth(at.expect("a candidate"));
+                sum += surprise.expect("there") / std::f64::consts::LN_2;
+            }
+            let mean = sum / 4000.0;
+            assert!((mean - f64::from(tau)).abs() < 0.1, "{tau}: {mean}");
+        }
+    }
+
+    #[test]
+    fn mirostat_takes_the_place_of_what_cuts() {
+        let cuts = |o: &mut SamplerOptions| {
+            (o.top_k, o.top_p, o.min_p, o.typical_p) = (1, 0.1, 0.9, 0.1);
+            o.mirostat = Some(Mirostat::default());
+        };
+        close(
+            &shares(sampler(cuts), &LOGITS, 20_000),
+            &[0.3, 0.5, 0.05, 0.15],
+        );
+    }
+
+    #[test]
+    fn going_on_with_a_repetition_costs_more_the_longer_it_is() {
+        let dry = Dry {
+            multiplier: 0.5,
+            base: 2.0,
+            breakers: Vec::new(),
+            ..Dry::default()
+        };
+        let after = |history: &[u32], dry: &Dry| {
+            let mut s = sampler(|o| o.dry = dry.clone());
+            let mut logits = [0.0; 6];
+            s.sample(&mut logits, history).expect("finite");
+            logits
+        };
+        // "0 1" stood before a 2 and, behind another 5, before a 3.
+        let text = [5, 0, 1, 2, 4, 0, 1, 3, 5, 0, 1];
+        assert_eq!(after(&text, &dry), [0.0, 0.0, -1.0, -0.5, 0.0, 0.0]);
+        let short = Dry {
+            last_n: 7,
+            ..dry.clone()
+        };
+        assert_eq!(after(&text, &short), [0.0, 0.0, 0.0, -0.5, 0.0, 0.0]);
+        let long = Dry {
+            allowed_length: 3,
+            ..dry
+        };
+        assert_eq!(after(&text, &long), [0.0, 0.0, -0.5, 0.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn no_repetition_goes_over_a_breaker() {
+        let dry = Dry {
+            multiplier: 0.5,
+            base: 2.0,
+            allowed_length: 1,
+            ..Dry::default()
+        };
+        let texts = ["a", "b", "c", ":", " x:", "d"];
+        let bytes = |id: u32| texts[id as usize].as_bytes().to_vec();
+        let after = |history: &[u32]| {
+            let options = SamplerOptions {
+                dry: dry.clone(),
+                ..SamplerOptions::greedy()
+            };
+            let mut s = Sampler::with_token_bytes(options, bytes).expect("valid");
+            let mut logits = [0.0; 6];
+            s.sample(&mut logits, history).expect("finite");
+            logits
+        };
+        assert_eq!(after(&[0, 5, 1, 2, 0, 5, 1])[2], -2.0);
+        assert_eq!(after(&[0, 3, 1, 2, 0, 3, 1])[2], -0.5);
+        assert_eq!(after(&[0, 1, 4, 2, 0, 1, 4])[2], 0.0);
+        // The breaker itself goes on with whatever it likes.
+        assert_eq!(after(&[0, 1, 4, 2, 0, 1]), [0.0; 6]);
+        let nobody_knows = Sampler::new(SamplerOptions {
+            dry: dry.clone(),
+            ..SamplerOptions::default()
+        });
+        assert!(matches!(nobody_knows, Err(Error::Request { .. })));
+    }
+
+    #[test]
+    fn a_repetition_without_end_forbids_nothing() {
+        let dry = Dry {
+            multiplier: 100.0,
+            base: 100.0,
+            breakers: Vec::new(),
+            ..Dry::default()
+        };
+        let mut s = sampler(|o| (o.temperature, o.dry) = (0.0, dry));
+        assert_eq!(s.sample(&mut [1.0], &[0; 5000]).expect("finite"), 0);
+        let mut two = [f32::NEG_INFINITY, 0.0];
+        assert_eq!(s.sample(&mut two, &[0; 5000]).expect("finite"), 1);
+        assert_eq!(two[0], f32::NEG_INFINITY);
+    }
+
+    #[test]
     fn bad_logits_are_errors() {
         let mut s = sampler(|_| ());
         for bad in [f32::NAN, f32::INFINITY] {
@@ -485,7 +533,7 @@ mod tests {
 
     #[test]
     fn bad_options_are_errors() {
-        let bad: [fn(&mut SamplerOptions); 14] = [
+        let bad: [fn(&mut SamplerOptions); 29] = [
             |o| o.temperature = -0.1,
             |o| o.temperature = f32::NAN,
             |o| o.temperature = f32::INFINITY,
@@ -500,6 +548,36 @@ mod tests {
             |o| o.presence_penalty = f32::NAN,
             |o| o.logit_bias = vec![(1, 101.0)],
             |o| o.logit_bias = vec![(1, 1.0); 1025],
+            |o| o.dry.multiplier = -0.1,
+            |o| o.dry.base = 0.9,
+            |o| o.dry.base = f32::NAN,
+            |o| o.dry.breakers = vec![String::new()],
+            |o| o.dry.breakers = vec!["x".repeat(257)],
+            |o| o.dry.breakers = vec!["x".into(); 129],
+            |o| o.top_n_sigma = -1.0,
+            |o| o.typical_p = 1.1,
+            |o| o.xtc.probability = f32::NAN,
+            |o| o.xtc.threshold = 1.1,
+            |o| o.dynatemp.range = -0.5,
+            |o| o.dynatemp.exponent = f32::INFINITY,
+            |o| {
+                o.mirostat = Some(Mirostat {
+                    tau: -1.0,
+                    eta: 0.1,
+                })
+            },
+            |o| {
+                o.mirostat = Some(Mirostat {
+                    tau: 5.0,
+                    eta: f32::NAN,
+                })
+            },
+            |o| {
+                o.mirostat = Some(Mirostat {
+                    tau: f32::INFINITY,
+                    eta: 0.1,
+                })
+            },
         ];
         for change in bad {
             let mut options = SamplerOptions::default();

@@ -74,7 +74,7 @@ pub struct Progress {
 pub struct Generation<'t> {
     tokenizer: &'t Tokenizer,
     options: GenerateOptions,
-    sampler: Sampler,
+    sampler: Sampler<'t>,
     speculation: Speculation,
     stream: StreamDecoder<'t>,
     scanner: StopScanner,
@@ -122,8 +122,9 @@ impl<'t> Generation<'t> {
         options: GenerateOptions,
     ) -> Result<Self> {
         check(engine, &prompt, &options)?;
+        let bytes = move |id| tokenizer.token_bytes(id);
         Ok(Self {
-            sampler: Sampler::new(options.sampling.clone())?,
+            sampler: Sampler::with_token_bytes(options.sampling.clone(), bytes)?,
             scanner: StopScanner::new(&options.stop),
             repeats: RepeatDetector::new(options.stop_repeats),
             // The text continues the prompt: a space between the two is part of it.

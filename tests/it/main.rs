@@ -35,6 +35,7 @@ mod quantized;
 mod recurrent;
 mod resume;
 mod round_trip;
+mod sampling;
 mod scheduler;
 mod search;
 mod sparse;

@@ -23,6 +23,7 @@ use geb_convert::{self as convert, Options};
 
 use crate::common::gguf::File;
 use crate::common::nano::{encode, nano};
+use crate::sampling::CHANGES;
 
 /// Numbers that look random; the same in every run.
 struct Dice(u64);
@@ -156,6 +157,22 @@ fn read(handle: Handle, most: usize) -> (Answer, usize) {
 
 /// How the i-th request chooses its tokens.
 fn sampling(i: usize, vocab: usize, dice: &mut Dice) -> SamplerOptions {
+    let mut options = cut(i, vocab, dice);
+    // Every option meets every kind of prompt, alone or with others.
+    for (bit, (_, change)) in CHANGES.iter().enumerate() {
+        let on = match i % 3 {
+            0 => i / 3 % CHANGES.len() == bit,
+            1 => dice.below(3) == 0,
+            _ => false,
+        };
+        if on {
+            change(&mut options);
+        }
+    }
+    options
+}
+
+fn cut(i: usize, vocab: usize, dice: &mut Dice) -> SamplerOptions {
     match i % 4 {
         0 => SamplerOptions::greedy(),
         1 => SamplerOptions {
