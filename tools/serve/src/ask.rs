@@ -1,7 +1,7 @@
 //! What all dialects ask for: how tokens are chosen, when an answer ends, what is told of it.
 
 use geb::generate::GenerateOptions;
-use geb::sampler::SamplerOptions;
+use geb::sampler::{Mirostat, Sampler, SamplerOptions};
 use serde_json::Value;
 
 use crate::error::{ApiError, Result};
@@ -26,11 +26,6 @@ pub fn defaults() -> GenerateOptions {
 /// # Errors
 /// For a value of another type or out of its range.
 pub fn sampling(f: &Fields<'_>, s: &mut SamplerOptions) -> Result<()> {
-    let set = |place: &mut f32, found: Option<f64>| {
-        if let Some(n) = found {
-            *place = n as f32;
-        }
-    };
     set(&mut s.temperature, f.number("temperature", 0.0..=2.0)?);
     set(&mut s.top_p, f.number("top_p", 0.0..=1.0)?);
     set(&mut s.min_p, f.number("min_p", 0.0..=1.0)?);
@@ -48,7 +43,7 @@ pub fn sampling(f: &Fields<'_>, s: &mut SamplerOptions) -> Result<()> {
     if let Some(k) = f.count("top_k", 0..=u64::from(u32::MAX))? {
         s.top_k = k;
     }
-    if let Some(n) = f.count("repeat_last_n", 0..=u64::from(u32::MAX))? {
+    if let Some(n) = last_n(f, "repeat_last_n")? {
         s.repeat_last_n = n;
     }
     if let Some(seed) = seed(f)? {
@@ -57,7 +52,67 @@ pub fn sampling(f: &Fields<'_>, s: &mut SamplerOptions) -> Result<()> {
     if let Some(bias) = f.value("logit_bias") {
         s.logit_bias = logit_bias(bias)?;
     }
-    Ok(())
+    steps(f, s)
+}
+
+/// Puts a number in its place, if there is one.
+fn set(place: &mut f32, found: Option<f64>) {
+    if let Some(n) = found {
+        *place = n as f32;
+    }
+}
+
+/// Steps of sampling beyond OpenAI's, by the names of llama.cpp's server. Their ranges are the sampler's own.
+fn steps(f: &Fields<'_>, s: &mut SamplerOptions) -> Result<()> {
+    const ANY: std::ops::RangeInclusive<f64> = -1e9..=1e9;
+    set(&mut s.typical_p, f.number("typical_p", 0.0..=1.0)?);
+    set(
+        &mut s.top_n_sigma,
+        f.number("top_n_sigma", ANY)?.map(|n| n.max(0.0)),
+    );
+    set(
+        &mut s.xtc.probability,
+        f.number("xtc_probability", 0.0..=1.0)?,
+    );
+    set(&mut s.xtc.threshold, f.number("xtc_threshold", 0.0..=1.0)?);
+    set(&mut s.dynatemp.range, f.number("dynatemp_range", ANY)?);
+    set(
+        &mut s.dynatemp.exponent,
+        f.number("dynatemp_exponent", ANY)?,
+    );
+    set(&mut s.dry.multiplier, f.number("dry_multiplier", ANY)?);
+    set(&mut s.dry.base, f.number("dry_base", ANY)?);
+    if let Some(n) = f.count("dry_allowed_length", 0..=u64::from(u32::MAX))? {
+        s.dry.allowed_length = n;
+    }
+    if let Some(n) = last_n(f, "dry_penalty_last_n")? {
+        s.dry.last_n = n;
+    }
+    if f.value("dry_sequence_breakers").is_some() {
+        s.dry.breakers = stops(f, "dry_sequence_breakers")?;
+    }
+    if let Some(2) = f.count("mirostat", 0..=2)? {
+        let mut mirostat = Mirostat::default();
+        set(&mut mirostat.tau, f.number("mirostat_tau", ANY)?);
+        set(&mut mirostat.eta, f.number("mirostat_eta", ANY)?);
+        s.mirostat = Some(mirostat);
+    } else if f.value("mirostat").is_some_and(|v| v == 1) {
+        return Err(ApiError::wrong("mirostat", &1.into(), "0 (off), 2"));
+    } else {
+        f.accept(&["mirostat_tau", "mirostat_eta"]);
+    }
+    // What is out of a step's own range is said before anything waits for it.
+    Sampler::new(s.clone())
+        .map(drop)
+        .map_err(|e| ApiError::of("options", &e))
+}
+
+/// A number of tokens, -1 for all of them.
+fn last_n<'a>(f: &Fields<'a>, key: &'a str) -> Result<Option<usize>> {
+    match f.value(key) {
+        Some(v) if v.as_i64() == Some(-1) => Ok(Some(usize::MAX)),
+        _ => f.count(key, 0..=u64::from(u32::MAX)),
+    }
 }
 
 /// A seed; negative ones, which llama.cpp's clients send for "any", are none.
