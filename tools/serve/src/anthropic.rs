@@ -32,10 +32,7 @@ fn read(body: &Map<String, Value>, most: Most) -> Result<Turn> {
     let mut conversation = conversation(&f, list)?;
     tools(&f, &mut conversation)?;
     thinking(&f, &mut conversation)?;
-    let sending = match f.flag("stream")?.unwrap_or(false) {
-        true => Sending::Streaming,
-        false => Sending::AtOnce,
-    };
+    let sending = ask::sending(&f, Sending::AtOnce)?;
     f.accept(&["metadata", "service_tier", "betas", "cache_control"]);
     f.refuse(
         &["container", "mcp_servers", "context_management"],
@@ -44,12 +41,7 @@ fn read(body: &Map<String, Value>, most: Most) -> Result<Turn> {
     Ok(Turn {
         model: f.text("model")?.map(str::to_owned),
         conversation,
-        answering: Answering {
-            options,
-            answers: 1,
-            sending,
-            ignored: f.unknown(),
-        },
+        answering: Answering::one(options, sending, f.unknown()),
     })
 }
 

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::error::{ApiError, Result};
 use crate::fields::Fields;
+use crate::stream::Sending;
 use crate::{id, limits};
 
 /// Options of an answer before a request says anything: a seed of its own, as long as the context allows.
@@ -198,4 +199,16 @@ pub fn check_prompt(ids: &[u32], ctx: usize, param: &str) -> Result<()> {
         true => Err(ApiError::too_long(param, ids.len(), ctx)),
         false => Ok(()),
     }
+}
+
+/// `stream`: without it, what the dialect does.
+///
+/// # Errors
+/// For a value of another type.
+pub fn sending(f: &Fields<'_>, otherwise: Sending) -> Result<Sending> {
+    Ok(match f.flag("stream")? {
+        None => otherwise,
+        Some(true) => Sending::Streaming,
+        Some(false) => Sending::AtOnce,
+    })
 }

@@ -27,6 +27,18 @@ pub struct Answering {
     pub ignored: Vec<String>,
 }
 
+impl Answering {
+    /// One answer.
+    pub fn one(options: GenerateOptions, sending: Sending, ignored: Vec<String>) -> Answering {
+        Answering {
+            options,
+            answers: 1,
+            sending,
+            ignored,
+        }
+    }
+}
+
 /// What a request asks for.
 #[derive(Debug)]
 pub struct Turn {

@@ -28,14 +28,6 @@ enum Form {
     Generate,
 }
 
-/// Streams unless told otherwise.
-fn sending(f: &Fields<'_>) -> Result<Sending> {
-    Ok(match f.flag("stream")?.unwrap_or(true) {
-        true => Sending::Streaming,
-        false => Sending::AtOnce,
-    })
-}
-
 /// The model of a request, in memory; the response if nothing else is asked for.
 async fn model(
     app: &App,
@@ -125,7 +117,10 @@ pub async fn chat(
     conversation.read_tools(f.list("tools")?.unwrap_or_default())?;
     conversation.format = format(&f)?;
     think(&f, &mut conversation)?;
-    let (sending, truncate) = (sending(&f)?, f.flag("truncate")?.unwrap_or(false));
+    let (sending, truncate) = (
+        ask::sending(&f, Sending::Streaming)?,
+        f.flag("truncate")?.unwrap_or(false),
+    );
     f.accept(&["keep_alive", "shift"]);
     let mut ignored = f.unknown();
     ignored.extend(unknown);
@@ -141,12 +136,7 @@ pub async fn chat(
         begun,
         speaker: loaded.speaker.clone(),
     };
-    let answering = Answering {
-        options,
-        answers: 1,
-        sending,
-        ignored,
-    };
+    let answering = Answering::one(options, sending, ignored);
     answer(&app, &owner, loaded, &[prompt], answering, writer).await
 }
 
@@ -206,7 +196,7 @@ pub async fn generate(
     }
     let context = context(&f, loaded.info.vocab)?;
     let conversation = asked(&f, &text, &loaded)?;
-    let sending = sending(&f)?;
+    let sending = ask::sending(&f, Sending::Streaming)?;
     f.accept(&["keep_alive", "shift", "truncate"]);
     let mut ignored = f.unknown();
     ignored.extend(unknown);
@@ -226,12 +216,7 @@ pub async fn generate(
         begun,
         speaker: loaded.speaker.clone(),
     };
-    let answering = Answering {
-        options,
-        answers: 1,
-        sending,
-        ignored,
-    };
+    let answering = Answering::one(options, sending, ignored);
     answer(&app, &owner, loaded, &[prompt], answering, writer).await
 }
 

@@ -29,6 +29,17 @@ pub enum Counting {
     Always,
 }
 
+impl Counting {
+    /// Puts into a piece what is told with it.
+    pub fn tell(self, chunk: &mut Value, reply: &Reply) {
+        match self {
+            Counting::Off => {}
+            Counting::AtEnd => chunk["usage"] = Value::Null,
+            Counting::Always => chunk["usage"] = super::usage(&[reply]),
+        }
+    }
+}
+
 /// Reads a body.
 ///
 /// # Errors
@@ -191,10 +202,7 @@ fn switches(f: &Fields<'_>, conversation: &mut Conversation) -> Result<()> {
 
 /// `stream` and `stream_options`.
 pub(super) fn sending(f: &Fields<'_>) -> Result<(Sending, Counting)> {
-    let sending = match f.flag("stream")?.unwrap_or(false) {
-        true => Sending::Streaming,
-        false => Sending::AtOnce,
-    };
+    let sending = ask::sending(f, Sending::AtOnce)?;
     let Some(options) = f.object("stream_options")? else {
         return Ok((sending, Counting::Off));
     };
@@ -264,11 +272,7 @@ impl ChatWriter {
         let mut choice = choice;
         choice["index"] = n.into();
         let mut chunk = self.chunk(json!([choice]));
-        match self.counting {
-            Counting::Off => {}
-            Counting::AtEnd => chunk["usage"] = Value::Null,
-            Counting::Always => chunk["usage"] = super::usage(&[reply]),
-        }
+        self.counting.tell(&mut chunk, reply);
         out.data(&chunk);
     }
 }

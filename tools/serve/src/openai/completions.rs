@@ -265,11 +265,7 @@ impl TextWriter {
         let mut choice = choice;
         choice["index"] = n.into();
         let mut chunk = self.object(json!([choice]));
-        match self.counting {
-            Counting::Off => {}
-            Counting::AtEnd => chunk["usage"] = Value::Null,
-            Counting::Always => chunk["usage"] = super::usage(&[reply]),
-        }
+        self.counting.tell(&mut chunk, reply);
         out.data(&chunk);
     }
 

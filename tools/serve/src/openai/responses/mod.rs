@@ -57,22 +57,14 @@ fn read(body: &Map<String, Value>) -> Result<(Turn, Value)> {
             conversation.effort(effort, "reasoning.effort")?;
         }
     }
-    let sending = match f.flag("stream")?.unwrap_or(false) {
-        true => Sending::Streaming,
-        false => Sending::AtOnce,
-    };
+    let sending = ask::sending(&f, Sending::AtOnce)?;
     f.accept(&super::WITHOUT_EFFECT);
     f.accept(&["stream_options", "truncation", "max_tool_calls"]);
     let told = told(body, &conversation, &options);
     let turn = Turn {
         model: f.text("model")?.map(str::to_owned),
         conversation,
-        answering: Answering {
-            options,
-            answers: 1,
-            sending,
-            ignored: f.unknown(),
-        },
+        answering: Answering::one(options, sending, f.unknown()),
     };
     Ok((turn, told))
 }
