@@ -30,6 +30,7 @@ pub struct TextWeights {
     top: Vec<Option<Map<String, Value>>>,
     offsets: Vec<usize>,
     at: usize,
+    last: Option<u32>,
 }
 
 impl TextWeights {
@@ -37,7 +38,9 @@ impl TextWeights {
     pub fn push(&mut self, tokenizer: &Tokenizer, id: u32, weighed: Option<&Weighed>) {
         let piece = tokenizer.piece(id);
         self.offsets.push(self.at);
-        self.at += piece.chars().count();
+        // What the token adds to the text: the first one's leading space may be no part of it.
+        self.at += tokenizer.continuation(self.last, &[id]).chars().count();
+        self.last = Some(id);
         self.log_probs.push(weighed.map(|w| w.log_prob));
         let top = weighed.map(|w| {
             // The token itself is always told; of tokens with one text the larger number stays.
@@ -66,6 +69,7 @@ impl TextWeights {
     pub fn take(&mut self) -> Value {
         let new = TextWeights {
             at: self.at,
+            last: self.last,
             ..TextWeights::default()
         };
         let old = std::mem::replace(self, new);
