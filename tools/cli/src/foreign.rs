@@ -49,7 +49,8 @@ const SWITCH: &[&str] = &[
 const GPU: &str = "everything runs on the CPU";
 const BATCH: &str = "batches are chosen here, and results do not depend on them";
 const QUIET: &str = "-q and --no-progress choose what is shown";
-const SAMPLERS: &str = "not a sampler here: --temp, --top-k, --top-p, --min-p, --repeat-penalty";
+const SAMPLERS: &str = "not a sampler here: --temp, --top-k, --top-p, --min-p, --typical, --top-nsigma, \
+     --xtc-probability, --mirostat, --dry-multiplier, --repeat-penalty, --presence-penalty";
 const SERVER: &str = "there is no server yet";
 const HUB: &str =
     "nothing is fetched from a hub: download the file (hf download REPOSITORY FILE), then -m FILE";
@@ -157,21 +158,18 @@ pub const RUN: &[Flag] = &[
         "-e --escape",
         Not("the prompt is taken as it is: let the shell write line ends, $'a\\nb'"),
     ),
+    flag("--typical-p", Ours("--typical")),
+    flag("--top-n-sigma", Ours("--top-nsigma")),
     flag(
-        "--presence-penalty --frequency-penalty --mirostat --xtc-probability --dry-multiplier \
-         --dynatemp-range --adaptive-target",
+        "--adaptive-target",
         Off(&["0", "0.0", "0.00", "-1", "-1.0"], SAMPLERS),
     ),
+    flag("--tfs --tfs-z", Off(&["1", "1.0", "-1", "-1.0"], SAMPLERS)),
     flag(
-        "--typical --typical-p --tfs --tfs-z --top-nsigma --top-n-sigma",
-        Off(&["1", "1.0", "-1", "-1.0"], SAMPLERS),
+        "--samplers --sampler-seq --sampling-seq",
+        Not("samplers have one order: dry, top-nsigma, top-k, typical, top-p, min-p, xtc, temp"),
     ),
-    flag(
-        "--mirostat-lr --mirostat-ent --xtc-threshold --dry-base --dry-allowed-length --dry-penalty- \
-         last-n --dry-sequence-breaker --dynatemp-exp --samplers --sampler-seq --sampling-seq -l \
-         --logit-bias",
-        Not(SAMPLERS),
-    ),
+    flag("-l --logit-bias", Not(SAMPLERS)),
     flag(
         "--grammar --grammar-file -j --json-schema -jf --json-schema-file --format",
         Not(GRAMMAR),
@@ -385,7 +383,7 @@ mod tests {
             ("--ctx-size 5 --n-predict=-1", "--ctx 5 --max-tokens=-1", 0),
             ("--no-mmap -b 512 -ub 512", "--load read", 3),
             ("-no-cnv -sys hi -r END", "--raw --system hi --stop END", 1),
-            ("--mirostat 0 -p y", "-p y", 0),
+            ("--tfs 1 -p y", "-p y", 0),
             ("-p y -- -ngl 99", "-p y -- -ngl 99", 0),
             ("--unknown 5", "--unknown 5", 0),
         ] {
@@ -397,7 +395,8 @@ mod tests {
         }
         for typed in [
             "-hf a/b",
-            "--mirostat 2",
+            "--tfs 0.9",
+            "--samplers top_k;temperature",
             "--grammar x",
             "--host 0.0.0.0",
             "-ctk q8_0",

@@ -1,7 +1,12 @@
 //! What all dialects ask for: how tokens are chosen, when an answer ends, what is told of it.
 
 use geb::generate::GenerateOptions;
-use geb::sampler::{Mirostat, Sampler, SamplerOptions};
+use geb::limits::{
+    COUNT_PENALTY, DRY_BASE, DRY_MULTIPLIER, DYNATEMP_EXPONENT, DYNATEMP_RANGE, MAX_CONTEXT,
+    MAX_DRY_BREAKER_BYTES, MAX_DRY_BREAKERS, MIROSTAT_ETA, MIROSTAT_TAU, PROBABILITY,
+    REPEAT_PENALTY, TOP_N_SIGMA,
+};
+use geb::sampler::{Mirostat, SamplerOptions};
 use serde_json::Value;
 
 use crate::error::{ApiError, Result};
@@ -27,22 +32,23 @@ pub fn defaults() -> GenerateOptions {
 /// # Errors
 /// For a value of another type or out of its range.
 pub fn sampling(f: &Fields<'_>, s: &mut SamplerOptions) -> Result<()> {
-    set(&mut s.temperature, f.number("temperature", 0.0..=2.0)?);
-    set(&mut s.top_p, f.number("top_p", 0.0..=1.0)?);
-    set(&mut s.min_p, f.number("min_p", 0.0..=1.0)?);
+    set(&mut s.temperature, f.real("temperature", 0.0..=2.0)?);
+    set(&mut s.top_p, f.real("top_p", PROBABILITY)?);
+    set(&mut s.min_p, f.real("min_p", PROBABILITY)?);
     set(
         &mut s.frequency_penalty,
-        f.number("frequency_penalty", -2.0..=2.0)?,
+        f.real("frequency_penalty", COUNT_PENALTY)?,
     );
     set(
         &mut s.presence_penalty,
-        f.number("presence_penalty", -2.0..=2.0)?,
+        f.real("presence_penalty", COUNT_PENALTY)?,
     );
     for name in ["repetition_penalty", "repeat_penalty"] {
-        set(&mut s.repeat_penalty, f.number(name, 0.01..=100.0)?);
+        set(&mut s.repeat_penalty, f.real(name, REPEAT_PENALTY)?);
     }
-    if let Some(k) = f.count("top_k", 0..=u64::from(u32::MAX))? {
-        s.top_k = k;
+    if let Some(k) = last_n(f, "top_k")? {
+        // All of them have another number there.
+        s.top_k = if k == usize::MAX { 0 } else { k };
     }
     if let Some(n) = last_n(f, "repeat_last_n")? {
         s.repeat_last_n = n;
@@ -57,55 +63,77 @@ pub fn sampling(f: &Fields<'_>, s: &mut SamplerOptions) -> Result<()> {
 }
 
 /// Puts a number in its place, if there is one.
-fn set(place: &mut f32, found: Option<f64>) {
+fn set(place: &mut f32, found: Option<f32>) {
     if let Some(n) = found {
-        *place = n as f32;
+        *place = n;
     }
 }
 
-/// Steps of sampling beyond OpenAI's, by the names of llama.cpp's server. Their ranges are the sampler's own.
+/// Steps of sampling beyond OpenAI's, by the names of llama.cpp's server.
 fn steps(f: &Fields<'_>, s: &mut SamplerOptions) -> Result<()> {
-    const ANY: std::ops::RangeInclusive<f64> = -1e9..=1e9;
-    set(&mut s.typical_p, f.number("typical_p", 0.0..=1.0)?);
-    set(
-        &mut s.top_n_sigma,
-        f.number("top_n_sigma", ANY)?.map(|n| n.max(0.0)),
-    );
+    set(&mut s.typical_p, f.real("typical_p", PROBABILITY)?);
     set(
         &mut s.xtc.probability,
-        f.number("xtc_probability", 0.0..=1.0)?,
+        f.real("xtc_probability", PROBABILITY)?,
     );
-    set(&mut s.xtc.threshold, f.number("xtc_threshold", 0.0..=1.0)?);
-    set(&mut s.dynatemp.range, f.number("dynatemp_range", ANY)?);
+    set(&mut s.xtc.threshold, f.real("xtc_threshold", PROBABILITY)?);
+    set(
+        &mut s.dynatemp.range,
+        f.real("dynatemp_range", DYNATEMP_RANGE)?,
+    );
     set(
         &mut s.dynatemp.exponent,
-        f.number("dynatemp_exponent", ANY)?,
+        f.real("dynatemp_exponent", DYNATEMP_EXPONENT)?,
     );
-    set(&mut s.dry.multiplier, f.number("dry_multiplier", ANY)?);
-    set(&mut s.dry.base, f.number("dry_base", ANY)?);
-    if let Some(n) = f.count("dry_allowed_length", 0..=u64::from(u32::MAX))? {
+    // llama.cpp's own default is -1.
+    match f
+        .value("top_n_sigma")
+        .is_some_and(|v| v.as_f64() == Some(-1.0))
+    {
+        true => s.top_n_sigma = 0.0,
+        false => set(&mut s.top_n_sigma, f.real("top_n_sigma", TOP_N_SIGMA)?),
+    }
+    dry(f, s)?;
+    let mut mirostat = Mirostat::default();
+    set(&mut mirostat.tau, f.real("mirostat_tau", MIROSTAT_TAU)?);
+    set(&mut mirostat.eta, f.real("mirostat_eta", MIROSTAT_ETA)?);
+    match f.value("mirostat").map(|v| (v, v.as_u64())) {
+        None => {}
+        Some((_, Some(0))) => s.mirostat = None,
+        Some((_, Some(2))) => s.mirostat = Some(mirostat),
+        Some((value, _)) => return Err(ApiError::wrong("mirostat", value, "0 (off), 2")),
+    }
+    Ok(())
+}
+
+/// Don't repeat yourself.
+fn dry(f: &Fields<'_>, s: &mut SamplerOptions) -> Result<()> {
+    set(
+        &mut s.dry.multiplier,
+        f.real("dry_multiplier", DRY_MULTIPLIER)?,
+    );
+    set(&mut s.dry.base, f.real("dry_base", DRY_BASE)?);
+    if let Some(n) = f.count("dry_allowed_length", 0..=MAX_CONTEXT)? {
         s.dry.allowed_length = n;
     }
     if let Some(n) = last_n(f, "dry_penalty_last_n")? {
         s.dry.last_n = n;
     }
-    if f.value("dry_sequence_breakers").is_some() {
-        s.dry.breakers = stops(f, "dry_sequence_breakers")?;
+    if let Some(list) = f.list("dry_sequence_breakers")? {
+        let text = |v: &Value| {
+            let text = v
+                .as_str()
+                .filter(|t| (1..=MAX_DRY_BREAKER_BYTES).contains(&t.len()));
+            text.map(str::to_owned)
+        };
+        let texts: Option<Vec<_>> = list.iter().map(text).collect();
+        let allowed =
+            format!("at most {MAX_DRY_BREAKERS} texts of 1 to {MAX_DRY_BREAKER_BYTES} bytes");
+        let texts = texts.filter(|t| t.len() <= MAX_DRY_BREAKERS);
+        s.dry.breakers = texts
+            .ok_or_else(|| ApiError::wrong("dry_sequence_breakers", &list.into(), &allowed))?;
     }
-    if let Some(2) = f.count("mirostat", 0..=2)? {
-        let mut mirostat = Mirostat::default();
-        set(&mut mirostat.tau, f.number("mirostat_tau", ANY)?);
-        set(&mut mirostat.eta, f.number("mirostat_eta", ANY)?);
-        s.mirostat = Some(mirostat);
-    } else if f.value("mirostat").is_some_and(|v| v == 1) {
-        return Err(ApiError::wrong("mirostat", &1.into(), "0 (off), 2"));
-    } else {
-        f.accept(&["mirostat_tau", "mirostat_eta"]);
-    }
-    // What is out of a step's own range is said before anything waits for it.
-    Sampler::new(s.clone())
-        .map(drop)
-        .map_err(|e| ApiError::of("options", &e))
+    Ok(())
 }
 
 /// A number of tokens, -1 for all of them.

@@ -88,13 +88,14 @@ impl<'a> Fields<'a> {
         self.read(key, "true, false", Value::as_bool)
     }
 
-    /// A number in a range.
+    /// A number in a range, as a sampler takes it.
     ///
     /// # Errors
     /// For a value of another type or out of the range.
-    pub fn number(&self, key: &'a str, range: RangeInclusive<f64>) -> Result<Option<f64>> {
+    pub fn real(&self, key: &'a str, range: RangeInclusive<f32>) -> Result<Option<f32>> {
         let allowed = format!("{} to {}", range.start(), range.end());
-        self.read(key, &allowed, |v| v.as_f64().filter(|n| range.contains(n)))
+        let real = |v: &Value| v.as_f64().map(|n| n as f32);
+        self.read(key, &allowed, |v| real(v).filter(|n| range.contains(n)))
     }
 
     /// A whole number in a range.
@@ -192,7 +193,7 @@ mod tests {
         assert_eq!(f.count("b", 0..=2), Ok(Some(2)));
         assert_eq!(f.count("c", 0..=2), Ok(None));
         assert_eq!(f.unknown(), ["d", "e", "n"]);
-        let error = f.number("a", 2.0..=3.0).unwrap_err();
+        let error = f.real("a", 2.0..=3.0).unwrap_err();
         assert_eq!(error.message, "a is 1, allowed: 2 to 3");
         assert_eq!(error.param.as_deref(), Some("a"));
         assert!(f.refuse(&["c"], "absent").is_ok());

@@ -96,6 +96,49 @@ fn asked() -> Vec<(&'static str, (&'static str, Value))> {
     ]
 }
 
+/// Fields of llama.cpp's server are its flags of `generate`.
+#[test]
+fn samplers_are_those_of_the_command_line() {
+    let dir = folder("batch-samplers");
+    let (input, out) = (dir.join("in.jsonl"), dir.join("out.jsonl"));
+    let cases = [
+        (
+            "dry",
+            json!({ "dry_multiplier": 30, "dry_allowed_length": 0, "dry_sequence_breakers": [] }),
+            "--dry-multiplier 30 --dry-allowed-length 0 --dry-sequence-breaker none",
+        ),
+        (
+            "cut",
+            json!({ "typical_p": 0.3, "top_n_sigma": 1, "xtc_probability": 0.5, "xtc_threshold": 0.01 }),
+            "--typical 0.3 --top-nsigma 1 --xtc-probability 0.5 --xtc-threshold 0.01",
+        ),
+        (
+            "mirostat",
+            json!({ "mirostat_tau": 2, "mirostat": 2, "mirostat_eta": 0.3, "dynatemp_range": 0.5 }),
+            "--mirostat 2 --mirostat-ent 2 --mirostat-lr 0.3 --dynatemp-range 0.5",
+        ),
+    ];
+    let all = cases.iter().map(|(id, fields, _)| {
+        let mut body = json!({ "prompt": "ab", "max_tokens": 24, "seed": 5, "ignore_eos": true });
+        let own = body.as_object_mut().expect("an object");
+        own.extend(fields.as_object().expect("an object").clone());
+        line(id, "/v1/completions", body)
+    });
+    let refused = json!({ "prompt": "ab", "mirostat": 1 });
+    let refused = line("refused", "/v1/completions", refused);
+    write(&input, &all.chain([refused]).collect::<Vec<_>>());
+    exits(&batch(&input, &out, &[]), 0);
+    let rows = rows(&out);
+    assert_eq!(rows["refused"]["error"]["param"], "mirostat");
+    for (id, _, flags) in cases {
+        let base = "generate --raw -p ab -n 24 --seed 5 --ignore-eos -q --json";
+        let words: Vec<&str> = base.split(' ').chain(flags.split(' ')).collect();
+        let one = json(&run_on_model(&words));
+        let text = &rows[id]["response"]["body"]["choices"][0]["text"];
+        assert_eq!(*text, one["text"], "{id}");
+    }
+}
+
 #[test]
 fn each_line_has_its_row() {
     let dir = folder("batch-rows");

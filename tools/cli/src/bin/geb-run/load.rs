@@ -378,7 +378,7 @@ pub fn read_bytes(path: &Path, limit: usize) -> Outcome<Vec<u8>> {
 /// Sampling options from flags. Returns the seed as well: a random one can be shown and repeated.
 pub fn sampling(args: &SamplingArgs) -> (SamplerOptions, u64) {
     let seed = args.seed.unwrap_or_else(seed::random);
-    let options = SamplerOptions {
+    let mut options = SamplerOptions {
         temperature: args.temp,
         top_k: args.top_k,
         top_p: args.top_p,
@@ -388,6 +388,7 @@ pub fn sampling(args: &SamplingArgs) -> (SamplerOptions, u64) {
         seed,
         ..SamplerOptions::default()
     };
+    args.samplers.set(&mut options);
     (options, seed)
 }
 

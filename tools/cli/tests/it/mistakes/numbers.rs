@@ -269,6 +269,14 @@ fn numbers_mean_what_they_mean_in_llama_cpp() {
         "-n 1 --top-k 0",
         "-n 1 --top-k -1",
         "-n 1 --min-p 0",
+        "-n 1 --typical 0",
+        "-n 1 --typical 0.5 --top-nsigma 1.5 --xtc-probability 1 --xtc-threshold 0.1",
+        "-n 1 --top-nsigma -1",
+        "-n 1 --dynatemp-range 0.5 --dynatemp-exp 2",
+        "-n 1 --mirostat 0 --mirostat-lr 0.1 --mirostat-ent 5",
+        "-n 1 --mirostat 2",
+        "-n 1 --presence-penalty -2 --frequency-penalty 2",
+        "-n 1 --dry-multiplier 1 --dry-penalty-last-n -1",
         "-n 1 --temp -1",
         "-n 1 --temp 0",
         "-n 1 -c 0",
@@ -278,6 +286,12 @@ fn numbers_mean_what_they_mean_in_llama_cpp() {
     .map(with);
     let cases: Vec<Case<'_>> = taken.iter().map(|line| Case(line, &[], 0)).collect();
     all("Numbers that are taken", &cases);
+}
+
+#[test]
+fn numbers_out_of_range_are_answered() {
+    prepare();
+    let with = |flags: &str| format!("geb-run generate -m m.gguf --raw -p a -q {flags}");
     let refused = [
         ("-n -3", "or -1 (until the end)"),
         ("-n x", "or -1 (until the end)"),
@@ -290,6 +304,22 @@ fn numbers_mean_what_they_mean_in_llama_cpp() {
         ("--temp nan", "to 100"),
         ("--temp 1000", "to 100"),
         ("--repeat-penalty 0", "allowed: 0.01 to 100"),
+        ("--presence-penalty 3", "allowed: -2 to 2"),
+        ("--frequency-penalty nan", "allowed: -2 to 2"),
+        ("--dry-multiplier -1", "allowed: 0 to 100"),
+        ("--dry-base 0.5", "allowed: 1 to 100"),
+        ("--dry-allowed-length -1", "allowed: 0 to 16777216"),
+        ("--dry-penalty-last-n -2", "or -1 (all)"),
+        ("--dry-sequence-breaker \\x", "allowed behind a \\: n, r, t"),
+        ("--xtc-probability 1.5", "allowed: 0 to 1"),
+        ("--xtc-threshold -0.5", "allowed: 0 to 1"),
+        ("--typical 2", "allowed: 0 to 1"),
+        ("--top-nsigma -2", "or -1 (off)"),
+        ("--dynatemp-range inf", "allowed: 0 to 100"),
+        ("--dynatemp-exp -1", "allowed: 0 to 100"),
+        ("--mirostat 1", "allowed: 0 (off), 2"),
+        ("--mirostat-lr 2", "allowed: 0 to 1"),
+        ("--mirostat-ent nan", "allowed: 0 to 100"),
         ("-c -1", "0..=16777216"),
         ("-t -2", "or 0 (one per core)"),
         ("-t 100000", "allowed: 1 to 256"),
@@ -328,6 +358,33 @@ fn what_is_taken_has_its_meaning() {
     let greedy = ids(&["--temp", "0"]);
     for same in [&["--temp", "-1"][..], &["--top-p", "0"], &["--top-k", "1"]] {
         assert_eq!(ids(same), greedy, "{same:?}");
+    }
+    let with = |flags: &[&str]| ids(&[&["--seed", "3", "--ignore-eos"], flags].concat());
+    let usual = with(&[]);
+    for off in [
+        &["--mirostat", "0", "--mirostat-ent", "1"][..],
+        &["--dry-base", "3", "--xtc-threshold", "0.01"],
+        &[
+            "--typical",
+            "1",
+            "--top-nsigma",
+            "-1",
+            "--dynatemp-range",
+            "0",
+        ],
+    ] {
+        assert_eq!(with(off), usual, "{off:?}");
+    }
+    for on in [
+        &["--mirostat", "2"][..],
+        &["--typical", "0.1"],
+        &["--top-nsigma", "0.1"],
+        &["--xtc-probability", "1", "--xtc-threshold", "0.001"],
+        &["--dynatemp-range", "10", "--temp", "10"],
+        &["--presence-penalty", "2", "--frequency-penalty", "2"],
+        &["--dry-multiplier", "50", "--dry-allowed-length", "0"],
+    ] {
+        assert_ne!(with(on), usual, "{on:?}");
     }
     let all = ids(&["--top-k", "0", "--seed", "3"]);
     assert_eq!(ids(&["--top-k", "-1", "--seed", "3"]), all);

@@ -81,6 +81,23 @@ fn names_that_are_no_files() {
 }
 
 #[test]
+fn samplers_of_other_programs() {
+    let flags = [
+        "--tfs 1.0",
+        "--typical-p 0.9",
+        "--top-n-sigma -1",
+        "--dry-multiplier 0.8 --dry-base 1.75 --dry-allowed-length 2 --dry-penalty-last-n -1",
+        "--dry-sequence-breaker none --dry-sequence-breaker \\n",
+        "--mirostat 2 --mirostat-lr 0.1 --mirostat-ent 5.0",
+        "--xtc-probability 0.5 --xtc-threshold 0.1 --dynatemp-range 0.2 --dynatemp-exp 1.0",
+        "--presence-penalty 0.5 --frequency-penalty -0.5",
+    ]
+    .map(|flags| format!("geb-run generate -m m.gguf --raw -p a -n 1 {flags}"));
+    let cases: Vec<Case<'_>> = flags.iter().map(|line| Case(line, &[], 0)).collect();
+    all("Samplers that are taken", &cases);
+}
+
+#[test]
 fn flags_of_other_programs() {
     let run = "geb-run generate -m m.gguf --raw -p a -n 1";
     let with = |flags: &str| format!("{run} {flags}");
@@ -120,8 +137,8 @@ fn flags_of_other_programs() {
         ("-hf a/b", "hf download"),
         ("-hf a/b:Q4_K_M", "hf download"),
         ("-mu https://x", "hf download"),
-        ("--mirostat 2", "--top-p"),
-        ("--presence-penalty 0.5", "--repeat-penalty"),
+        ("--tfs 0.5", "--repeat-penalty"),
+        ("--samplers top_k", "one order"),
         ("--grammar-file x", "grammar"),
         ("-np 4", "no server yet"),
         ("--mmproj x.gguf", "text only"),

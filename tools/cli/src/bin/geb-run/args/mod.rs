@@ -15,6 +15,7 @@ mod evaluate;
 mod measure;
 mod number;
 mod probe;
+mod samplers;
 mod serve;
 mod several;
 mod shared;

@@ -74,6 +74,15 @@ pub fn between(
     }
 }
 
+/// `--top-nsigma`: standard deviations; -1 is off, as 0.
+pub fn top_n_sigma(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(-1.0) => Ok(0.0),
+        Ok(v) if geb::limits::TOP_N_SIGMA.contains(&v) => Ok(v),
+        _ => Err("allowed: 0 to 100, or -1 (off)".into()),
+    }
+}
+
 /// A finite number.
 pub fn finite(text: &str) -> Result<f64, String> {
     let v = text.parse().ok().filter(|v: &f64| v.is_finite());

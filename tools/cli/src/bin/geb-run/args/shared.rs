@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::number;
+use super::samplers::SamplersArgs;
 
 /// Which model, and how it is brought into memory.
 #[derive(Debug, Args, Clone)]
@@ -205,6 +206,8 @@ pub struct SamplingArgs {
         hide_short_help = true
     )]
     pub repeat_last_n: usize,
+    #[command(flatten)]
+    pub samplers: SamplersArgs,
     /// Seed of the choices; the same seed gives the same text [default: random, as -1]
     #[arg(short, long, value_name = "S", value_parser = number::seed, help_heading = "Sampling")]
     pub seed: Option<u64>,
