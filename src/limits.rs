@@ -111,6 +111,12 @@ pub const DYNATEMP_EXPONENT: RangeInclusive<f32> = 0.0..=100.0;
 pub const MIROSTAT_TAU: RangeInclusive<f32> = 0.0..=100.0;
 /// How fast it follows; above 1 it overshoots.
 pub const MIROSTAT_ETA: RangeInclusive<f32> = 0.0..=1.0;
+/// Tools of a request.
+pub const MAX_TOOLS: usize = 128;
+/// Characters of a tool's name; OpenAI takes 64, bridges to other protocols make longer ones.
+pub const MAX_TOOL_NAME: usize = 256;
+/// Objects and lists inside each other in the arguments of a tool call.
+pub const MAX_JSON_DEPTH: usize = 64;
 /// Bytes of a prompt.
 pub const MAX_PROMPT_BYTES: usize = 1 << 20;
 /// Longest text that an evaluation encodes.

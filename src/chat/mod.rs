@@ -11,6 +11,7 @@ mod jinja;
 mod message;
 mod shape;
 mod spans;
+pub mod tools;
 
 use std::sync::OnceLock;
 
