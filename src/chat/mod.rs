@@ -4,11 +4,16 @@
 //! loader, no files, no host objects. Source size, steps, nesting, memory and output are bounded
 //! (`limits`). `jinja` reads and runs templates, `clock` is the time they may ask for, `shape` finds
 //! out in which form a template wants messages, `spans` which part of a rendered text came from
-//! messages, so that a message can never be tokenized into control tokens.
+//! a request, so that nothing in it can ever be tokenized into control tokens. `request` reads a conversation
+//! in JSON, `conversation` puts it into the form that a template wants, `prompt` is what comes of it; `tools` reads
+//! what a model answers.
 
 mod clock;
+mod conversation;
 mod jinja;
 mod message;
+mod prompt;
+mod request;
 mod shape;
 mod spans;
 pub mod tools;
@@ -16,6 +21,7 @@ pub mod tools;
 use std::sync::OnceLock;
 
 pub use message::Message;
+pub use prompt::Prompt;
 
 use serde_json::{Value, json};
 
@@ -23,6 +29,10 @@ use crate::error::{Error, Result};
 use crate::gguf::{GgufFile, Value as Meta};
 use crate::limits;
 use crate::tokenizer::{self, Tokenizer};
+use conversation::{Conversation, Form};
+use request::Request;
+use spans::{End, Rendering, free_marks};
+use tools::{ReplyFormat, Seen};
 
 /// A compiled chat template.
 #[derive(Debug)]
@@ -32,6 +42,7 @@ pub struct ChatTemplate {
     /// What every rendering sees.
     defaults: Vec<(String, Value)>,
     shape: OnceLock<shape::Shape>,
+    format: OnceLock<ReplyFormat>,
 }
 
 const KEY: &str = "tokenizer.chat_template";
@@ -104,6 +115,7 @@ impl ChatTemplate {
             source: source.to_owned(),
             defaults: defaults.collect(),
             shape: OnceLock::new(),
+            format: OnceLock::new(),
         })
     }
 
@@ -119,21 +131,14 @@ impl ChatTemplate {
     /// when the template refuses the conversation, fails, or exceeds a limit.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
         check(messages)?;
-        let contents: Vec<&str> = messages.iter().map(|m| m.content.as_str()).collect();
-        self.render_with(messages, &contents, add_generation_prompt)
+        self.run(&self.context(messages, add_generation_prompt))
     }
 
-    /// Renders with other contents in place of the messages' own.
-    fn render_with<C: AsRef<str>>(
-        &self,
-        messages: &[Message],
-        contents: &[C],
-        prompt: bool,
-    ) -> Result<String> {
-        let pairs = messages.iter().zip(contents);
-        let list = pairs.map(|(m, content)| self.shape().message(&m.role, content.as_ref()));
-        let list: Vec<Value> = list.collect();
-        self.run(&json!({ "messages": list, "add_generation_prompt": prompt }))
+    /// What the template is given of messages.
+    fn context(&self, messages: &[Message], prompt: bool) -> Value {
+        let message = |m: &Message| self.shape().message(&m.role, &m.content);
+        let list: Vec<Value> = messages.iter().map(message).collect();
+        json!({ "messages": list, "add_generation_prompt": prompt })
     }
 
     fn shape(&self) -> &shape::Shape {
@@ -198,16 +203,87 @@ impl ChatTemplate {
         messages: &[Message],
         add_generation_prompt: bool,
     ) -> Result<Vec<u32>> {
-        let rendered = self.render(messages, add_generation_prompt)?;
-        tokenizer::check_length(&rendered, limits::MAX_PROMPT_BYTES)?;
-        let render = |contents: &[String]| {
-            self.render_with(messages, contents, add_generation_prompt)
-                .ok()
+        check(messages)?;
+        let context = self.context(messages, add_generation_prompt);
+        let rendered = self.run(&context)?;
+        let rendering = Rendering {
+            context: &context,
+            text: &rendered,
+            source: &self.source,
+            end: End::Template,
+            render: &|context| self.run(context).ok(),
         };
-        let parse = spans::template_ranges(tokenizer, messages, &rendered, &self.source, &render);
-        let mut out = Vec::new();
-        tokenizer.encode_parts(&rendered, &parse, &mut out)?;
-        Ok(out)
+        Ok(rendering.prompt(tokenizer)?.ids)
+    }
+
+    /// Renders and tokenizes a conversation that is given as OpenAI's clients send it: an object with `messages`
+    /// (tool calls, results, parts, reasoning), `tools`, `add_generation_prompt`, `continue_final_message`,
+    /// `documents` and `chat_template_kwargs`. What the template wants otherwise is given to it otherwise: the
+    /// arguments of calls as objects, several calls of an answer apart, ids in the family's form; where it
+    /// knows no calls, calls and tools are text.
+    ///
+    /// Control tokens are recognised in the template's own text only: no string and no key of the request is read
+    /// as one.
+    ///
+    /// # Errors
+    /// [`Error::Request`] names the first field that is wrong; those of [`ChatTemplate::render`] and
+    /// [`Tokenizer::encode`].
+    pub fn encode_json(&self, tokenizer: &Tokenizer, request: &Value) -> Result<Prompt> {
+        let read = Request::read(request)?;
+        let [cut] = free_marks(&[&self.source, &request.to_string()], &Value::Null);
+        let format = self.reply_format();
+        let form = Form {
+            shape: self.shape(),
+            forms: format.forms(),
+            ids: format.id_style(),
+            source: &self.source,
+            cut,
+        };
+        let conversation = Conversation::of(&read, &form)?;
+        let goes_on = conversation.continued.is_some();
+        let render = |context: &Value| {
+            let mut text = self.run(context)?;
+            if goes_on {
+                let end = text.rfind(cut).ok_or_else(|| {
+                    let what = "it does not print the answer that is to be continued";
+                    Error::Template(what.to_owned())
+                })?;
+                text.truncate(end);
+            }
+            Ok(text)
+        };
+        let text = render(&conversation.context)?;
+        let rendering = Rendering {
+            context: &conversation.context,
+            text: &text,
+            source: &self.source,
+            end: if goes_on { End::Foreign } else { End::Template },
+            render: &|context| render(context).ok(),
+        };
+        let mut prompt = rendering.prompt(tokenizer)?;
+        if let Some(said) = conversation.continued {
+            prompt.opened = said;
+        }
+        prompt.ignored = read.ignored;
+        Ok(prompt)
+    }
+
+    /// How the model of this template writes tool calls and reasoning. Found at the first use, by rendering a few
+    /// conversations.
+    pub fn reply_format(&self) -> &ReplyFormat {
+        self.format.get_or_init(|| {
+            let eos = self.defaults.iter().find(|(name, _)| name == "eos_token");
+            let eos = eos.and_then(|(_, text)| text.as_str()).unwrap_or_default();
+            ReplyFormat::of(Seen {
+                source: &self.source,
+                render: &|context| {
+                    let rendered = self.template.render(&self.defaults, context);
+                    rendered.map_err(|fail| fail.to_string())
+                },
+                user: self.shape().message("user", "qzuserqz"),
+                ends: &|text| text == eos || tokenizer::special::is_stop_text(text),
+            })
+        })
     }
 }
 

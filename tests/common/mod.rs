@@ -4,6 +4,7 @@
 pub mod alloc;
 pub mod cases;
 pub mod changed;
+pub mod chat;
 pub mod fixture;
 pub mod gguf;
 pub mod mutate;

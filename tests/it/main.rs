@@ -6,6 +6,7 @@ mod common;
 mod adapter_files;
 mod adapters;
 mod calibrate;
+mod chat_json;
 mod choice;
 mod compress;
 mod convert;

@@ -145,6 +145,12 @@ fn chats_equal_the_reference_and_contents_stay_plain() {
                     ids(&wanted["ids_content_plain"]),
                     "{case}: {rendered:?}"
                 );
+                // The same as JSON, but for what folding a system text changes.
+                if template.takes_system() {
+                    let request = serde_json::json!({ "messages": wanted["messages"], "add_generation_prompt": prompt });
+                    let given = template.encode_json(&tokenizer, &request);
+                    assert_eq!(given.expect("encodes").ids, plain, "{case}: {rendered:?}");
+                }
                 if wanted["injection"] == true {
                     injections += 1;
                     assert_ne!(plain, ids(&wanted["ids"]));

@@ -15,7 +15,7 @@ pub struct CallIds {
 
 impl CallIds {
     /// The id of call `index` (from 0) of this reply.
-    pub(super) fn id(&self, style: IdStyle, index: usize, name: &str) -> String {
+    pub(in crate::chat) fn id(&self, style: IdStyle, index: usize, name: &str) -> String {
         let number = self.first + index;
         match style {
             IdStyle::Counted => format!("{}{number}", self.prefix),

@@ -3,9 +3,12 @@
 //! `table` has a row for each way to write calls; `reader` chooses its reader: `object` for JSON, `named` for a name
 //! before JSON, `tagged` for text between tags (`typed` says what a text stands for), `notation` for what is no
 //! JSON, `harmony` for messages with channels; `json` follows JSON that is not whole. `reply` reads a reply as it
-//! comes and tells `events`.
+//! comes and tells `events`. `format` is the row of a template: found by markers, and proved (`proof`) by rendering
+//! two calls in the `forms` that a template may want them in, and reading them back.
 
 mod events;
+mod format;
+pub(in crate::chat) mod forms;
 mod happening;
 mod harmony;
 mod ids;
@@ -13,6 +16,7 @@ mod json;
 mod named;
 mod notation;
 mod object;
+mod proof;
 mod reader;
 mod reply;
 mod table;
@@ -23,6 +27,11 @@ mod tool;
 mod typed;
 
 pub use events::{Delivery, Reply, ReplyEvent, ToolCall};
+pub use format::ReplyFormat;
+pub(in crate::chat) use format::Seen;
 pub use ids::CallIds;
+pub(in crate::chat) use ids::nine;
+pub use proof::Proof;
 pub use reply::ReplyParser;
+pub(in crate::chat) use table::IdStyle;
 pub use tool::Tool;

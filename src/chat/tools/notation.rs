@@ -73,6 +73,13 @@ impl Noted {
     }
 }
 
+/// The value that a text is as a literal of Python: how some templates print lists and objects.
+pub(super) fn python_value(text: &str) -> Option<Value> {
+    let mut reader = Reader::new(text, Notation::Python);
+    let value = reader.value()?;
+    reader.ended().then_some(value)
+}
+
 /// Reads a notation from the front; `None` where it is none.
 struct Reader<'t> {
     rest: &'t str,
@@ -188,9 +195,13 @@ impl<'t> Reader<'t> {
         let mut out = String::new();
         let mut chars = self.rest.char_indices();
         while let Some((at, c)) = chars.next() {
-            if self.rest[at..].starts_with(quote) {
-                self.rest = &self.rest[at + quote.len()..];
-                return Some(out);
+            if let Some(rest) = self.rest[at..].strip_prefix(quote) {
+                // Templates and models forget to escape: a quote inside a word is a part of it.
+                let next = rest.trim_start().chars().next();
+                if next.is_none_or(|c| ",)]}:=".contains(c)) {
+                    self.rest = rest;
+                    return Some(out);
+                }
             }
             if c != '\\' {
                 out.push(c);
@@ -292,6 +303,10 @@ mod tests {
             (
                 "[f(a=\"\"\"two \"quotes\" 中\"\"\",)]",
                 json!([["f", {"a": "two \"quotes\" 中"}]]),
+            ),
+            (
+                "[f(a='it's \"so\"', b=['x'])]",
+                json!([["f", {"a": "it's \"so\"", "b": ["x"]}]]),
             ),
             ("[f(a=1]", json!(null)),
             ("[f(1)]", json!(null)),

@@ -16,7 +16,7 @@ use super::happening::{Begins, Happening, Look, Next, begins, first, held};
 use super::ids::CallIds;
 use super::object::is_object;
 use super::reader::Reader;
-use super::table::{Calls, Names, Pair, Row, Where};
+use super::table::{Beginning, Calls, Names, Pair, Row, Where};
 use super::tool::{Tool, is_name};
 
 /// Openings that were no calls after which a reply is only text: each makes what follows it be read again.
@@ -98,17 +98,6 @@ impl Flow {
         self.spaces.push_str(&text[body.len()..]);
         Some(told)
     }
-}
-
-/// How a reply begins.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Beginning {
-    #[default]
-    Text,
-    /// The prompt has opened reasoning.
-    Reasoning,
-    /// The prompt has opened a call.
-    Call,
 }
 
 /// What a reader of replies is made for.

@@ -58,7 +58,7 @@ pub(super) enum Names {
 
 /// How the ids of calls look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum IdStyle {
+pub(in crate::chat) enum IdStyle {
     /// The caller's prefix and a number.
     Counted,
     /// Nine letters and digits: Mistral's templates refuse others.
@@ -82,6 +82,17 @@ pub(super) enum Where {
     Front,
     /// Wherever the control token stands.
     Anywhere,
+}
+
+/// How a reply begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Beginning {
+    #[default]
+    Text,
+    /// The prompt has opened reasoning.
+    Reasoning,
+    /// The prompt has opened a call.
+    Call,
 }
 
 const fn pair(open: &'static str, close: &'static str, at: Where) -> Pair {
@@ -232,7 +243,7 @@ const DEEPSEEK_OPEN: &[&str] = &[
 ];
 
 /// The table.
-pub(super) static ROWS: [Row; 25] = [
+pub(super) static ROWS: [Row; 26] = [
     Row {
         name: "harmony", // gpt-oss
         detect: &["<|channel|>", "functions."],
@@ -397,6 +408,14 @@ pub(super) static ROWS: [Row; 25] = [
         ..BLANK
     },
     Row {
+        name: "lfm2.5", // LFM2.5
+        detect: &["<|tool_call_start|>"],
+        open: &["<|tool_call_start|>"],
+        close: "<|tool_call_end|>",
+        calls: Calls::Noted(Notation::Python),
+        ..BLANK
+    },
+    Row {
         name: "phi4-mini", // Phi-4-mini; no published template that was read renders calls
         detect: &["<|/tool|>"],
         open: &["<|tool_call|>"],
@@ -450,11 +469,11 @@ impl Row {
         &ROWS[ROWS.len() - 1]
     }
 
-    /// The first row whose markers the source of a template has.
-    pub fn of(source: &str) -> &'static Row {
+    /// The rows whose markers the source of a template has, in order; the generic one is always the last.
+    pub fn of(source: &str) -> impl Iterator<Item = &'static Row> {
         let has = |texts: &[&str]| texts.iter().filter(|t| source.contains(*t)).count();
-        let fits = |row: &&Row| has(row.detect) == row.detect.len() && has(row.not) == 0;
-        ROWS.iter().find(fits).unwrap_or_else(|| Row::generic())
+        let fits = move |row: &&Row| has(row.detect) == row.detect.len() && has(row.not) == 0;
+        ROWS.iter().filter(fits)
     }
 
     /// The family's reasoning, or the first pair that the source of a template has.
@@ -462,6 +481,22 @@ impl Row {
         let known = |p: &&Pair| source.contains(p.close) || source.contains(p.open.trim_end());
         let own = self.reasoning.filter(known);
         own.or_else(|| PAIRS.into_iter().find(known))
+    }
+
+    /// How a reply begins behind a prompt that ends with `opened`.
+    pub fn beginning(&self, pair: Option<&Pair>, opened: &str) -> Beginning {
+        let reasons = |p: &Pair| match opened.rfind(p.open.trim_end()) {
+            Some(at) => !opened[at..].contains(p.close),
+            None => false,
+        };
+        let opened = opened.trim_end();
+        if pair.is_some_and(reasons) {
+            Beginning::Reasoning
+        } else if self.open.iter().any(|o| opened.ends_with(o)) {
+            Beginning::Call
+        } else {
+            Beginning::Text
+        }
     }
 
     /// The text before each call, where calls may come without an opening.

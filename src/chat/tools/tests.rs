@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 
 use super::events::{Delivery, Reply, ReplyEvent};
 use super::ids::CallIds;
-use super::reply::{Beginning, ReplyParser, Style};
-use super::table::{IdStyle, Names, PAIRS, ROWS, Row};
+use super::reply::{ReplyParser, Style};
+use super::table::{Beginning, IdStyle, Names, PAIRS, ROWS, Row};
 use super::tool::Tool;
 
 fn formats() -> Value {
@@ -154,6 +154,7 @@ fn example(row: &Row) -> String {
         (None, "functionary-3.1") => "<function=get_weather>{\"city\": \"Paris\", \"days\": 2}</function>".into(),
         (None, "nemotron-v2") => "<TOOLCALL>[{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Paris\", \"days\": 2}}]</TOOLCALL>".into(),
         (None, "tool-calls") => "<tool_calls>\n{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Paris\", \"days\": 2}}\n</tool_calls>".into(),
+        (None, "lfm2.5") => example(self::row("lfm2")),
         (None, name) => {
             let section = if name == "deepseek-v32" { "function_calls" } else { "tool_calls" };
             format!("<｜DSML｜{section}>\n<｜DSML｜invoke name=\"get_weather\">\n<｜DSML｜parameter name=\"city\" string=\"true\">Paris</｜DSML｜parameter>\n<｜DSML｜parameter name=\"days\" string=\"false\">2</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜{section}>")

@@ -2,12 +2,10 @@
 
 use serde_json::Value;
 
+use super::notation::python_value;
 use super::tool::Tool;
 
-/// Kinds of JSON values, as bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Kinds(u8);
-
+// Kinds of JSON values, as bits.
 const STRING: u8 = 1;
 const NUMBER: u8 = 2;
 const BOOLEAN: u8 = 4;
@@ -94,16 +92,12 @@ pub(super) fn value(text: &str, key: &str, tool: Option<&Tool>) -> Value {
     }
 }
 
-/// JSON; the words that Python has for truth values and nothing too, as some templates print them.
+/// JSON or, where the schema allows more than strings, a literal of Python, as some templates print them.
 fn json_or_python(text: &str, allowed: u8) -> Option<Value> {
-    match text {
-        "True" if allowed & BOOLEAN != 0 => Some(Value::Bool(true)),
-        "False" if allowed & BOOLEAN != 0 => Some(Value::Bool(false)),
-        "None" if allowed & NULL != 0 => Some(Value::Null),
-        _ => serde_json::from_str(text)
-            .ok()
-            .filter(|v: &Value| !v.is_string()),
-    }
+    let python = || (allowed & !STRING != 0).then(|| python_value(text));
+    let value = serde_json::from_str(text).ok();
+    let value = value.or_else(|| python().flatten());
+    value.filter(|v: &Value| !v.is_string())
 }
 
 #[cfg(test)]
@@ -147,6 +141,11 @@ mod tests {
             ("b", "2", json!("2")),
             ("o", "{\"a\": [1, \"é\"]}", json!({"a": [1, "é"]})),
             ("a", "[1]", json!([1])),
+            (
+                "a",
+                "[1, 'it\\'s', {'x': True}]",
+                json!([1, "it's", {"x": true}]),
+            ),
             ("e", "1", json!("1")),
             ("u", "1", json!(1)),
             ("u", "one", json!("one")),

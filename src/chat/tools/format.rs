@@ -1,0 +1,141 @@
+//! The way in which the model of a template writes: found by markers, proved by rendering.
+
+use serde_json::Value;
+
+use super::events::Delivery;
+use super::forms::{CallsAs, Forms, Several};
+use super::ids::CallIds;
+use super::proof::{Proof, Render, Trial};
+use super::reply::{ReplyParser, Style};
+use super::table::{IdStyle, Pair, Row};
+use super::tool::Tool;
+
+/// How a model writes tool calls and reasoning.
+#[derive(Clone, Debug)]
+pub struct ReplyFormat {
+    row: &'static Row,
+    pair: Option<&'static Pair>,
+    proof: Proof,
+    forms: Forms,
+}
+
+/// What is known of a template.
+pub(in crate::chat) struct Seen<'a> {
+    pub source: &'a str,
+    pub render: Render<'a>,
+    /// A user's message in the template's form.
+    pub user: Value,
+    /// Whether a text ends a turn.
+    pub ends: &'a dyn Fn(&str) -> bool,
+}
+
+impl ReplyFormat {
+    pub(in crate::chat) fn of(seen: Seen<'_>) -> ReplyFormat {
+        let generic = Row::generic();
+        let mut first = None;
+        for row in Row::of(seen.source).filter(|r| !std::ptr::eq(*r, generic)) {
+            let pair = row.pair(seen.source);
+            let trial = Trial {
+                row,
+                pair,
+                render: seen.render,
+                user: &seen.user,
+                ends: seen.ends,
+            };
+            let (proof, forms) = trial.run();
+            let format = ReplyFormat {
+                row,
+                pair,
+                proof,
+                forms,
+            };
+            if format.proof == Proof::Proved {
+                return format;
+            }
+            first.get_or_insert(format);
+        }
+        let proof = match first {
+            Some(format) if format.proof == Proof::Unrendered => return format,
+            Some(format) => format.proof,
+            None => Proof::Unmarked,
+        };
+        let calls = CallsAs::Text;
+        ReplyFormat {
+            row: generic,
+            pair: generic.pair(seen.source),
+            proof,
+            forms: Forms {
+                calls,
+                ..Forms::USUAL
+            },
+        }
+    }
+
+    /// The name of the row: `hermes`, `mistral-args`, …, `generic`.
+    pub fn name(&self) -> &'static str {
+        self.row.name
+    }
+
+    /// What rendering two calls has shown.
+    pub fn proof(&self) -> &Proof {
+        &self.proof
+    }
+
+    /// A line for a log: the format, and why it was taken.
+    pub fn describe(&self) -> String {
+        let name = self.name();
+        match &self.proof {
+            Proof::Proved => format!("tool calls: {name} (two calls rendered and read back)"),
+            Proof::Unrendered => {
+                format!("tool calls: {name} (by its markers; the template renders no calls)")
+            }
+            Proof::Unmarked => format!("tool calls: {name} (the template has no markers of calls)"),
+            Proof::Failed { row, why } => format!(
+                "tool calls: {name} (the template has the markers of {row}, but its calls are not read back: {why})"
+            ),
+        }
+    }
+
+    /// Texts that stand around reasoning, if the template knows some.
+    pub fn reasoning(&self) -> Option<(&'static str, &'static str)> {
+        self.pair.map(|p| (p.open, p.close))
+    }
+
+    /// All texts that a reader must see although they may be control tokens.
+    pub fn markers(&self) -> Vec<&'static str> {
+        let mut all = self.row.markers();
+        all.extend(self.pair.iter().flat_map(|p| [p.open, p.close]));
+        all
+    }
+
+    /// Whether one answer may hold several calls.
+    pub fn parallel(&self) -> bool {
+        self.forms.several == Several::Together && self.forms.calls == CallsAs::Calls
+    }
+
+    /// A reader of the reply to a prompt. `opened`: what the prompt ends with, or, where an answer is continued,
+    /// what it has said so far. Without `tools` no calls are looked for.
+    pub fn parser(
+        &self,
+        opened: &str,
+        tools: Vec<Tool>,
+        ids: CallIds,
+        delivery: Delivery,
+    ) -> ReplyParser {
+        let style = Style {
+            row: self.row,
+            pair: self.pair,
+            beginning: self.row.beginning(self.pair, opened),
+            delivery,
+        };
+        ReplyParser::new(style, tools, ids)
+    }
+
+    pub(in crate::chat) fn forms(&self) -> Forms {
+        self.forms
+    }
+
+    pub(in crate::chat) fn id_style(&self) -> IdStyle {
+        self.row.ids
+    }
+}
