@@ -17,6 +17,8 @@ pub struct GenerateOptions {
     pub sampling: SamplerOptions,
     /// The answer ends before the first of these texts; they are not part of it.
     pub stop: Vec<String>,
+    /// Control tokens whose texts are part of the answer.
+    pub shown: Vec<u32>,
     /// Go on after an end token.
     pub ignore_eos: bool,
     /// End an answer that has repeated itself for so many tokens ([`RepeatDetector`](super::RepeatDetector)); 0 never does.
@@ -37,6 +39,7 @@ impl Default for GenerateOptions {
             max_tokens: 256,
             sampling: SamplerOptions::default(),
             stop: Vec::new(),
+            shown: Vec::new(),
             ignore_eos: false,
             stop_repeats: 0,
             log_probs: false,

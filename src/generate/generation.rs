@@ -123,12 +123,14 @@ impl<'t> Generation<'t> {
     ) -> Result<Self> {
         check(engine, &prompt, &options)?;
         let bytes = move |id| tokenizer.token_bytes(id);
+        // The text continues the prompt: a space between the two is part of it.
+        let mut stream = tokenizer.stream_after(prompt.last().copied());
+        stream.show(&options.shown);
         Ok(Self {
             sampler: Sampler::with_token_bytes(options.sampling.clone(), bytes)?,
             scanner: StopScanner::new(&options.stop),
             repeats: RepeatDetector::new(options.stop_repeats),
-            // The text continues the prompt: a space between the two is part of it.
-            stream: tokenizer.stream_after(prompt.last().copied()),
+            stream,
             speculation: Speculation::off(),
             kernels: engine.kernels(),
             ctx: engine.ctx(),

@@ -12,6 +12,8 @@ pub struct StreamDecoder<'t> {
     /// The next token follows a place where a space was put in.
     after_special: bool,
     show_control: bool,
+    /// Control tokens that are text all the same.
+    shown: Vec<u32>,
 }
 
 impl<'t> StreamDecoder<'t> {
@@ -28,13 +30,19 @@ impl<'t> StreamDecoder<'t> {
             pending: Vec::new(),
             after_special,
             show_control,
+            shown: Vec::new(),
         }
+    }
+
+    /// Takes these control tokens for text: what is written between them means something to the reader.
+    pub fn show(&mut self, ids: &[u32]) {
+        self.shown = ids.to_vec();
     }
 
     /// Adds a token; returns the text that is complete now (often empty, never broken).
     pub fn push(&mut self, id: u32) -> String {
         let tokenizer = self.tokenizer;
-        if self.show_control || !tokenizer.is_control(id) {
+        if self.show_control || !tokenizer.is_control(id) || self.shown.contains(&id) {
             let start = self.pending.len();
             tokenizer
                 .engine

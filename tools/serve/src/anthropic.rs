@@ -343,8 +343,8 @@ pub async fn count_tokens(State(app): State<Arc<App>>, request: Request) -> Resu
     let body = body::object(request).await?;
     let turn = read(&body, Most::Absent)?;
     let loaded = app.models.get(turn.model.as_deref()).await?;
-    let ids = app.prompt(&loaded, turn.conversation).await?;
-    Ok(axum::Json(json!({ "input_tokens": ids.len() })).into_response())
+    let prompt = app.prompt(&loaded, turn.conversation).await?;
+    Ok(axum::Json(json!({ "input_tokens": prompt.ids.len() })).into_response())
 }
 
 /// Kinds of blocks of an answer.

@@ -88,11 +88,7 @@ impl App {
     ///
     /// # Errors
     /// As [`Conversation::prompt`].
-    pub async fn prompt(
-        &self,
-        loaded: &Arc<Loaded>,
-        conversation: Conversation,
-    ) -> Result<Vec<u32>> {
+    pub async fn prompt(&self, loaded: &Arc<Loaded>, conversation: Conversation) -> Result<Prompt> {
         let loaded = loaded.clone();
         self.blocking(move || conversation.prompt(&loaded.speaker))
             .await
@@ -106,20 +102,19 @@ impl App {
         &self,
         loaded: &Arc<Loaded>,
         owner: &Owner,
-        prompts: &[Vec<u32>],
+        mut prompts: Vec<Prompt>,
     ) -> Result<Vec<Prompt>> {
-        let (loaded, scope, prompts) = (loaded.clone(), owner.scope, prompts.to_vec());
-        let find = move || {
-            let one = |ids: Vec<u32>| Prompt {
-                stored: loaded.stored(&scope, &ids),
-                ids,
-            };
-            Ok(prompts.into_iter().map(one).collect())
-        };
-        match self.options.cache_disk.is_some() {
-            true => self.blocking(find).await,
-            false => find(),
+        if self.options.cache_disk.is_none() {
+            return Ok(prompts);
         }
+        let (loaded, scope) = (loaded.clone(), owner.scope);
+        self.blocking(move || {
+            for prompt in &mut prompts {
+                prompt.stored = loaded.stored(&scope, &prompt.ids);
+            }
+            Ok(prompts)
+        })
+        .await
     }
 
     /// An owner with the scope that it shares what was computed in.

@@ -9,14 +9,14 @@ use crate::error::{ApiError, Result};
 use crate::models::Speaker;
 use crate::openai::chat::{self, ChatWriter, Counting};
 use crate::openai::completions::{self, TextWriter};
-use crate::reply::Reply;
+use crate::reply::{Prompt, Reply};
 use crate::stream::{Sending, Writer};
 use crate::{ask, turn::Answering};
 
 /// A body that was read: what to ask, and how to write the answer.
 pub struct Asked {
-    /// Token ids.
-    pub prompt: Vec<u32>,
+    /// Its tokens, and how to read the answer.
+    pub prompt: Prompt,
     /// How to answer.
     pub options: GenerateOptions,
     writer: Box<dyn Writer>,
@@ -51,7 +51,8 @@ impl Asked {
     fn chat(body: &Map<String, Value>, speaker: &Arc<Speaker>) -> Result<Asked> {
         let (turn, _) = chat::read(body)?;
         plain(&turn.answering)?;
-        let options = turn.answering.options;
+        let mut options = turn.answering.options;
+        options.shown.clone_from(&speaker.shown);
         Ok(Asked {
             prompt: turn.conversation.prompt(speaker)?,
             writer: Box::new(ChatWriter::new(
@@ -72,7 +73,7 @@ impl Asked {
         Ok(Asked {
             writer: Box::new(TextWriter::new(speaker.clone(), &asked, &prompts)),
             options: asked.answering.options,
-            prompt,
+            prompt: Prompt::of(prompt),
         })
     }
 

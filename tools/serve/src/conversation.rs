@@ -1,11 +1,12 @@
 //! Conversations, from the messages of a request to the tokens of a prompt. All dialects come here in OpenAI's form.
 
-use geb::chat::Message;
+use geb::chat::tools::Tool;
 use serde_json::{Map, Value, json};
 
 use crate::error::{ApiError, Fault, Result};
 use crate::fields::Fields;
 use crate::models::Speaker;
+use crate::reply::{Prompt, Reading};
 use crate::{ask, limits};
 
 /// What is said before an answer.
@@ -179,43 +180,66 @@ impl Conversation {
         self.switch("reasoning_effort", effort.into())
     }
 
-    /// The tokens after which the answer comes. Takes as long as the template takes: not for a task.
+    /// The tokens after which the answer comes, and how to read it. Takes as long as the template takes: not for a
+    /// task.
     ///
     /// # Errors
     /// For a model without a template, a conversation that its template refuses, one that is longer than the
     /// context.
-    pub fn prompt(&self, speaker: &Speaker) -> Result<Vec<u32>> {
+    pub fn prompt(&self, speaker: &Speaker) -> Result<Prompt> {
         let Some(template) = &speaker.template else {
             let message = "the model has no chat template: /v1/completions continues texts";
             return Err(ApiError::new(Fault::NotSupported, message));
         };
         self.check_length()?;
-        if !self.tools.is_empty() && self.choice != Choice::None {
-            return Err(ApiError::new(
-                Fault::NotSupported,
-                "tools cannot be called yet",
-            ));
-        }
         if self.format != Format::Text {
             return Err(ApiError::new(
                 Fault::NotSupported,
                 "answers cannot be constrained yet",
             ));
         }
-        let mut messages = Vec::with_capacity(self.messages.len() + 1);
-        let has_system = self.messages.iter().any(|m| m["role"] == "system");
+        let tools = match self.choice {
+            Choice::None => Vec::new(),
+            _ => self.tools.clone(),
+        };
+        let named = |e: geb::Error| match &e {
+            geb::Error::Request { what, .. } => ApiError::of(&what.clone(), &e),
+            _ => ApiError::of("messages", &e),
+        };
+        let request = self.request(speaker, &tools);
+        let prompt = template
+            .encode_json(&speaker.tokenizer, &request)
+            .map_err(named)?;
+        ask::check_prompt(&prompt.ids, speaker.ctx, "messages")?;
+        Ok(Prompt {
+            ids: prompt.ids,
+            stored: None,
+            reading: Some(Reading {
+                format: template.reply_format().clone(),
+                opened: prompt.opened,
+                tools: Tool::list(&tools.into()).map_err(named)?,
+                parallel: self.parallel,
+            }),
+        })
+    }
+
+    /// What the template is given.
+    fn request(&self, speaker: &Speaker, tools: &[Value]) -> Value {
+        let mut messages = self.messages.clone();
+        let has_system = messages.iter().any(|m| m["role"] == "system");
         if let Some(text) = speaker.system.as_deref().filter(|_| !has_system) {
-            messages.push(Message::new("system", text));
+            messages.insert(0, json!({ "role": "system", "content": text }));
         }
-        for m in &self.messages {
-            let text = |key: &str| m[key].as_str().unwrap_or_default();
-            messages.push(Message::new(text("role"), text("content")));
+        let mut request = json!({
+            "messages": messages,
+            "add_generation_prompt": !self.is_continued(),
+            "continue_final_message": self.is_continued(),
+            "chat_template_kwargs": self.switches,
+        });
+        if !tools.is_empty() {
+            request["tools"] = tools.into();
         }
-        let messages = template.fitted(&messages);
-        let ids = template.encode(&speaker.tokenizer, &messages, !self.is_continued());
-        let ids = ids.map_err(|e| ApiError::of("messages", &e))?;
-        ask::check_prompt(&ids, speaker.ctx, "messages")?;
-        Ok(ids)
+        request
     }
 
     /// What is longer than any text that is read is refused before the template sees it.

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use geb::chat::ChatTemplate;
+use geb::chat::tools::Proof;
 use geb::embed::{self, Settings};
 use geb::engine::{DiskCache, DiskPages, Engine, Scope, SessionOptions, Stored};
 use geb::gguf::{GgufFile, Load};
@@ -14,7 +15,7 @@ use geb::ram;
 use geb::scheduler::Scheduler;
 use geb::session::Session;
 use geb::threads::{self, SharedPool};
-use geb::tokenizer::Tokenizer;
+use geb::tokenizer::{Encode, Tokenizer};
 
 use crate::error::{ApiError, Fault, Result};
 use crate::id;
@@ -52,6 +53,8 @@ pub struct Speaker {
     pub system: Option<String>,
     /// Tokens of the context.
     pub ctx: usize,
+    /// Control tokens around what a model reasons and calls.
+    pub shown: Vec<u32>,
 }
 
 /// A model in memory.
@@ -81,19 +84,46 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl Speaker {
+    /// A model of this name; `system`: what it is told where a conversation has no system text.
+    pub fn new(
+        name: String,
+        tokenizer: Arc<Tokenizer>,
+        template: Option<ChatTemplate>,
+        system: Option<String>,
+        ctx: usize,
+    ) -> Speaker {
+        let how = Encode {
+            add_special: false,
+            parse_special: true,
+        };
+        let markers = template.iter().flat_map(|t| t.reply_format().markers());
+        let ids = markers
+            .filter_map(|m| tokenizer.encode(m, how).ok())
+            .flatten();
+        let mut shown: Vec<u32> = ids.filter(|id| tokenizer.is_control(*id)).collect();
+        shown.sort_unstable();
+        shown.dedup();
+        Speaker {
+            name,
+            tokenizer,
+            template,
+            system,
+            ctx,
+            shown,
+        }
+    }
+
     /// Whether its template knows tools.
     pub fn has_tools(&self) -> bool {
-        self.template
-            .as_ref()
-            .is_some_and(|t| t.source().contains("tools"))
+        let format = self.template.as_ref().map(ChatTemplate::reply_format);
+        format.is_some_and(|f| *f.proof() != Proof::Unmarked)
     }
 
     /// Whether its template knows reasoning.
     pub fn reasons(&self) -> bool {
-        let marks = ["<think>", "enable_thinking", "reasoning_effort"];
         self.template
             .as_ref()
-            .is_some_and(|t| marks.iter().any(|m| t.source().contains(m)))
+            .is_some_and(|t| t.reply_format().reasoning().is_some())
     }
 }
 
@@ -140,13 +170,13 @@ impl Loaded {
         let (ctx, kv_bytes) = (engine.ctx(), engine.kv_bytes());
         let scheduler = Scheduler::new(engine, tokenizer.clone(), options.scheduler.clone())?;
         Ok(Loaded {
-            speaker: Arc::new(Speaker {
-                name: source.name.clone(),
+            speaker: Arc::new(Speaker::new(
+                source.name.clone(),
                 tokenizer,
                 template,
-                system: source.system.clone(),
+                source.system.clone(),
                 ctx,
-            }),
+            )),
             scheduler,
             adapters,
             bytes: info.bytes + kv_bytes,
@@ -400,6 +430,9 @@ impl Models {
             self.options.scheduler.streams,
             loaded.speaker.ctx,
         ));
+        if let Some(template) = &loaded.speaker.template {
+            Log(self.options.log).note(&template.reply_format().describe());
+        }
         Ok(place.insert(Arc::new(loaded)).clone())
     }
 

@@ -1,15 +1,18 @@
 //! Answers while they come: the events of the scheduler as pieces that every dialect can write.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
+use geb::chat::tools::{CallIds, Delivery, ReplyEvent, ReplyFormat, ReplyParser, Tool};
 use geb::engine::Stored;
 pub use geb::generate::Weighed;
 use geb::generate::{GenerateOptions, Progress, StopReason, Timings};
 use geb::scheduler::{Event, Handle, Request};
 
 use crate::error::{ApiError, Fault, Result};
+use crate::id;
 use crate::keys::Owner;
 use crate::metrics::Metrics;
 use crate::models::Loaded;
@@ -82,6 +85,8 @@ pub struct Reply {
     pub timings: Timings,
     /// Tokens chosen so far.
     pub sampled: usize,
+    /// Of these, tokens of reasoning.
+    pub reasoning_tokens: usize,
 }
 
 impl Step {
@@ -167,6 +172,57 @@ pub struct Prompt {
     pub ids: Vec<u32>,
     /// What is on disk of its beginning.
     pub stored: Option<Arc<Stored>>,
+    /// How to read the answer; that of a text that is continued is read as it is.
+    pub reading: Option<Reading>,
+}
+
+impl Prompt {
+    /// A text that is continued.
+    pub fn of(ids: Vec<u32>) -> Prompt {
+        Prompt {
+            ids,
+            stored: None,
+            reading: None,
+        }
+    }
+
+    /// A reader of an answer to it.
+    pub fn reader(&self) -> Reader {
+        let parser = self.reading.as_ref().map(|r| {
+            let ids = CallIds {
+                prefix: id::random("call_"),
+                first: 0,
+            };
+            r.format
+                .parser(&r.opened, r.tools.clone(), ids, Delivery::Whole)
+        });
+        Reader {
+            parser,
+            parallel: self.reading.as_ref().is_none_or(|r| r.parallel),
+            reply: Reply::default(),
+        }
+    }
+}
+
+/// How the answer to a conversation is read.
+#[derive(Clone)]
+pub struct Reading {
+    /// How the model writes reasoning and calls.
+    pub format: ReplyFormat,
+    /// What the prompt ends with.
+    pub opened: String,
+    /// What it may call.
+    pub tools: Vec<Tool>,
+    /// Whether it may call several.
+    pub parallel: bool,
+}
+
+/// An answer and what reads it.
+pub struct Reader {
+    parser: Option<ReplyParser>,
+    parallel: bool,
+    /// The answer so far.
+    pub reply: Reply,
 }
 
 /// Answers to the prompts of one request.
@@ -180,7 +236,9 @@ pub struct Replies {
 
 struct Run {
     handle: Option<Handle>,
-    reply: Reply,
+    reader: Reader,
+    /// What has happened and was not told.
+    steps: VecDeque<Step>,
     asked: Instant,
     last: Option<Instant>,
 }
@@ -214,7 +272,8 @@ impl Replies {
                 };
                 runs.push(Run {
                     handle: Some(loaded.scheduler.submit(request)?),
-                    reply: Reply::default(),
+                    reader: prompt.reader(),
+                    steps: VecDeque::new(),
                     asked: Instant::now(),
                     last: None,
                 });
@@ -230,12 +289,12 @@ impl Replies {
 
     /// The answer of a number, as far as it has come.
     pub fn reply(&self, n: usize) -> &Reply {
-        &self.runs[n].reply
+        &self.runs[n].reader.reply
     }
 
     /// All of them.
     pub fn all(&self) -> Vec<&Reply> {
-        self.runs.iter().map(|r| &r.reply).collect()
+        self.runs.iter().map(|r| &r.reader.reply).collect()
     }
 
     /// What happens next, and to which answer; none when all have ended.
@@ -245,13 +304,16 @@ impl Replies {
             let mut waits = false;
             for i in 0..count {
                 let n = (self.turn + i) % count;
+                if !self.runs[n].steps.is_empty() {
+                    return Poll::Ready(Some((n, None)));
+                }
                 let Some(handle) = &self.runs[n].handle else {
                     continue;
                 };
                 match handle.poll_recv(cx) {
                     Poll::Ready(event) => {
                         self.turn = n + 1;
-                        return Poll::Ready(Some((n, event)));
+                        return Poll::Ready(Some((n, Some(event))));
                     }
                     Poll::Pending => waits = true,
                 }
@@ -263,10 +325,11 @@ impl Replies {
             }
         })
         .await?;
-        let step = self.runs[n].take(event, &self.metrics);
-        if matches!(step, Step::Done | Step::Failed(_)) {
-            self.runs[n].handle = None;
+        let run = &mut self.runs[n];
+        if let Some(event) = event {
+            run.take(event, &self.metrics);
         }
+        let step = run.steps.pop_front().unwrap_or(Step::NOTHING);
         Some((n, step))
     }
 
@@ -286,7 +349,7 @@ impl Replies {
 
 impl Run {
     /// Takes an event, and counts it.
-    fn take(&mut self, event: Option<Event>, metrics: &Metrics) -> Step {
+    fn take(&mut self, event: Option<Event>, metrics: &Metrics) {
         match &event {
             Some(Event::Started { prompt, cached }) => {
                 metrics.started(self.asked.elapsed(), *prompt, *cached)
@@ -304,44 +367,64 @@ impl Run {
             Some(Event::Failed(_)) => metrics.finished("error", self.asked.elapsed()),
             _ => {}
         }
-        self.reply.take(event)
+        let steps = self.reader.take(event);
+        if steps
+            .iter()
+            .any(|s| matches!(s, Step::Done | Step::Failed(_)))
+        {
+            self.handle = None;
+        }
+        self.steps.extend(steps);
     }
 }
 
-impl Reply {
-    /// Takes an event of the scheduler; none: it has ended.
-    pub fn take(&mut self, event: Option<Event>) -> Step {
+impl Reader {
+    /// Takes an event of the scheduler; none: it has ended. What has happened then, in order.
+    pub fn take(&mut self, event: Option<Event>) -> Vec<Step> {
         match event {
             Some(Event::Started { prompt, cached }) => {
-                self.timings.prompt_tokens = prompt;
-                self.timings.reused_tokens = cached;
-                Step::Started
+                self.reply.timings.prompt_tokens = prompt;
+                self.reply.timings.reused_tokens = cached;
+                vec![Step::Started]
             }
-            Some(Event::Prefill { .. }) => Step::NOTHING,
+            Some(Event::Prefill { .. }) => Vec::new(),
             Some(Event::Prompt(tokens)) => {
-                self.prompt.extend(tokens);
-                Step::NOTHING
+                self.reply.prompt.extend(tokens);
+                Vec::new()
             }
             Some(Event::Token(progress)) => self.grow(progress),
-            Some(Event::Done { reason, timings }) => {
-                self.timings = timings;
-                self.finish = Some(match reason {
-                    _ if self.calls() > 0 => Finish::Calls,
-                    StopReason::Length => Finish::Length,
-                    StopReason::Stop => Finish::Stop,
-                    _ => Finish::End,
-                });
-                Step::Done
-            }
-            Some(Event::Failed(error)) => Step::Failed(ApiError::of("messages", &error)),
-            None => Step::Failed(ApiError::new(Fault::Unavailable, "the server ends")),
+            Some(Event::Done { reason, timings }) => self.end(reason, timings),
+            Some(Event::Failed(error)) => vec![Step::Failed(ApiError::of("messages", &error))],
+            None => vec![Step::Failed(ApiError::new(
+                Fault::Unavailable,
+                "the server ends",
+            ))],
         }
     }
 
-    fn grow(&mut self, progress: Progress) -> Step {
+    fn end(&mut self, reason: StopReason, timings: Timings) -> Vec<Step> {
+        self.reply.timings = timings;
+        let rest = self.parser.as_mut().map(ReplyParser::finish);
+        let pieces = self.pieces(rest.unwrap_or_default());
+        self.reply.finish = Some(match reason {
+            _ if self.reply.calls() > 0 => Finish::Calls,
+            StopReason::Length => Finish::Length,
+            StopReason::Stop => Finish::Stop,
+            _ => Finish::End,
+        });
+        let tokens = Vec::new();
+        match pieces.is_empty() {
+            true => vec![Step::Done],
+            false => vec![Step::Grown { pieces, tokens }, Step::Done],
+        }
+    }
+
+    fn grow(&mut self, progress: Progress) -> Vec<Step> {
         if let Some(id) = progress.id {
-            self.ids.push(id);
-            self.sampled += 1;
+            self.reply.ids.push(id);
+            self.reply.sampled += 1;
+            let reasons = self.parser.as_ref().is_some_and(ReplyParser::in_reasoning);
+            self.reply.reasoning_tokens += usize::from(reasons);
         }
         let weighed = progress.id.zip(progress.log_prob);
         let tokens: Vec<_> = weighed
@@ -352,13 +435,43 @@ impl Reply {
             })
             .into_iter()
             .collect();
-        self.tokens.extend_from_slice(&tokens);
-        self.stop = progress.stop;
-        let pieces = match progress.text.is_empty() {
-            true => Vec::new(),
-            false => vec![Piece::Text(progress.text)],
+        self.reply.tokens.extend_from_slice(&tokens);
+        self.reply.stop = progress.stop;
+        let events = match &mut self.parser {
+            Some(parser) => parser.push(&progress.text),
+            None if progress.text.is_empty() => Vec::new(),
+            None => vec![ReplyEvent::Content(progress.text)],
         };
-        pieces.iter().for_each(|p| self.push(p));
-        Step::Grown { pieces, tokens }
+        let pieces = self.pieces(events);
+        let grown = Step::Grown { pieces, tokens };
+        if !self.parallel && self.reply.calls() > 0 {
+            // The one call that was allowed is whole: what would follow it is not waited for.
+            self.reply.finish = Some(Finish::Calls);
+            self.reply.timings.sampled_tokens = self.reply.sampled;
+            return vec![grown, Step::Done];
+        }
+        vec![grown]
+    }
+
+    /// What a reader of replies tells, as pieces; all but the first of several calls are left out if one is allowed.
+    fn pieces(&mut self, events: Vec<ReplyEvent>) -> Vec<Piece> {
+        let mut pieces = Vec::with_capacity(events.len());
+        for event in events {
+            let piece = match event {
+                ReplyEvent::Content(text) => Piece::Text(text),
+                ReplyEvent::Reasoning(text) => Piece::Reasoning(text),
+                ReplyEvent::CallStarted { index, .. } | ReplyEvent::CallArguments { index, .. }
+                    if index > 0 && !self.parallel =>
+                {
+                    continue;
+                }
+                ReplyEvent::CallStarted { id, name, .. } => Piece::Call { id, name },
+                ReplyEvent::CallArguments { text, .. } => Piece::Arguments(text),
+                ReplyEvent::CallFinished { .. } | ReplyEvent::CallDropped { .. } => continue,
+            };
+            self.reply.push(&piece);
+            pieces.push(piece);
+        }
+        pieces
     }
 }

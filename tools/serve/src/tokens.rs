@@ -14,7 +14,7 @@ use crate::fields::Fields;
 use crate::keys::Owner;
 use crate::models::Loaded;
 use crate::openai::completions::{Control, Prompt, encode, prompts};
-use crate::reply::Replies;
+use crate::reply::{self, Replies};
 use crate::{ask, body, limits};
 
 /// A text's ids, in the forms of vLLM (`prompt`, or `messages`) and llama.cpp (`content`).
@@ -27,7 +27,9 @@ pub async fn tokenize(State(app): State<Arc<App>>, request: Request) -> Result<R
     let loaded = app.models.get(f.text("model")?).await?;
     let tokenizer = loaded.speaker.tokenizer.clone();
     let ids = if let Some(messages) = f.list("messages")? {
-        app.prompt(&loaded, Conversation::read(messages)?).await?
+        app.prompt(&loaded, Conversation::read(messages)?)
+            .await?
+            .ids
     } else {
         let llama = f.text("content")?;
         let text = f.text("prompt")?.or(llama);
@@ -139,7 +141,7 @@ pub async fn apply_template(State(app): State<Arc<App>>, request: Request) -> Re
     let messages = Conversation::read(f.required("messages", f.list("messages")?)?)?;
     let loaded = app.models.get(f.text("model")?).await?;
     let tokenizer = loaded.speaker.tokenizer.clone();
-    let ids = app.prompt(&loaded, messages).await?;
+    let ids = app.prompt(&loaded, messages).await?.ids;
     Ok(axum::Json(json!({ "prompt": tokenizer.decode_with_control(&ids) })).into_response())
 }
 
@@ -175,13 +177,7 @@ pub async fn log_probs(
     options.top_log_probs = top;
     let owner = app.owner(&owner);
     // Log-probabilities need every row: nothing is looked up.
-    let asked: Vec<_> = prompts
-        .iter()
-        .map(|ids| crate::reply::Prompt {
-            ids: ids.clone(),
-            stored: None,
-        })
-        .collect();
+    let asked: Vec<_> = prompts.iter().cloned().map(reply::Prompt::of).collect();
     let mut replies = Replies::start(
         loaded.clone(),
         app.metrics.clone(),

@@ -11,7 +11,7 @@ use crate::conversation::Conversation;
 use crate::error::Result;
 use crate::keys::Owner;
 use crate::models::Loaded;
-use crate::reply::Replies;
+use crate::reply::{Prompt, Replies};
 use crate::stream::{Sending, Writer, respond};
 
 /// How a prompt is answered.
@@ -64,8 +64,8 @@ impl Turn {
     ) -> Result<Response> {
         let loaded = app.models.get(self.model.as_deref()).await?;
         let prompt = app.prompt(&loaded, self.conversation).await?;
-        let writer = writer(&loaded, &prompt);
-        answer(app, owner, loaded, &[prompt], self.answering, writer).await
+        let writer = writer(&loaded, &prompt.ids);
+        answer(app, owner, loaded, vec![prompt], self.answering, writer).await
     }
 }
 
@@ -77,12 +77,15 @@ pub async fn answer(
     app: &App,
     owner: &Owner,
     loaded: Arc<Loaded>,
-    prompts: &[Vec<u32>],
-    how: Answering,
+    prompts: Vec<Prompt>,
+    mut how: Answering,
     writer: impl Writer,
 ) -> Result<Response> {
     if app.options.strict {
         ask::strict(&how.ignored)?;
+    }
+    if prompts.iter().any(|p| p.reading.is_some()) {
+        how.options.shown.clone_from(&loaded.speaker.shown);
     }
     let (metrics, owner) = (app.metrics.clone(), app.owner(owner));
     let prompts = app.stored(&loaded, &owner, prompts).await?;

@@ -16,7 +16,7 @@ use crate::fields::Fields;
 use crate::keys::Owner;
 use crate::models::{Loaded, Speaker};
 use crate::openai::weights;
-use crate::reply::{Finish, Part, Piece, Reply, Step};
+use crate::reply::{Finish, Part, Piece, Prompt, Reply, Step};
 use crate::stream::{Frames, Framing, Sending, Writer};
 use crate::turn::{Answering, answer};
 use crate::{ask, body};
@@ -128,7 +128,7 @@ pub async fn chat(
     // What the context that was asked for leaves.
     options.max_tokens = options
         .max_tokens
-        .min((ctx + 1).saturating_sub(prompt.len()));
+        .min((ctx + 1).saturating_sub(prompt.ids.len()));
     let writer = OllamaWriter {
         form: Form::Chat,
         dropped,
@@ -137,7 +137,7 @@ pub async fn chat(
         speaker: loaded.speaker.clone(),
     };
     let answering = Answering::one(options, sending, ignored);
-    answer(&app, &owner, loaded, &[prompt], answering, writer).await
+    answer(&app, &owner, loaded, vec![prompt], answering, writer).await
 }
 
 /// The prompt of a conversation, without as many of its oldest messages as do not fit if that is allowed.
@@ -147,13 +147,13 @@ async fn fitting(
     mut conversation: Conversation,
     ctx: usize,
     truncate: bool,
-) -> Result<(Vec<u32>, usize)> {
+) -> Result<(Prompt, usize)> {
     let mut dropped = 0;
     loop {
         let found = app.prompt(loaded, conversation.clone()).await;
         let long = match found {
-            Ok(ids) if ids.len() <= ctx => return Ok((ids, dropped)),
-            Ok(ids) => ApiError::too_long("messages", ids.len(), ctx),
+            Ok(prompt) if prompt.ids.len() <= ctx => return Ok((prompt, dropped)),
+            Ok(prompt) => ApiError::too_long("messages", prompt.ids.len(), ctx),
             Err(error) => error,
         };
         let messages = &mut conversation.messages;
@@ -202,22 +202,25 @@ pub async fn generate(
     ignored.extend(unknown);
     let new = match conversation {
         Some(conversation) => app.prompt(&loaded, conversation).await?,
-        None => encode(&app, &loaded, text, context.is_empty()).await?,
+        None => Prompt::of(encode(&app, &loaded, text, context.is_empty()).await?),
     };
-    let prompt = [context, new].concat();
-    ask::check_prompt(&prompt, ctx, "prompt")?;
+    let prompt = Prompt {
+        ids: [context, new.ids].concat(),
+        ..new
+    };
+    ask::check_prompt(&prompt.ids, ctx, "prompt")?;
     options.max_tokens = options
         .max_tokens
-        .min((ctx + 1).saturating_sub(prompt.len()));
+        .min((ctx + 1).saturating_sub(prompt.ids.len()));
     let writer = OllamaWriter {
         form: Form::Generate,
         dropped: 0,
-        context: prompt.clone(),
+        context: prompt.ids.clone(),
         begun,
         speaker: loaded.speaker.clone(),
     };
     let answering = Answering::one(options, sending, ignored);
-    answer(&app, &owner, loaded, &[prompt], answering, writer).await
+    answer(&app, &owner, loaded, vec![prompt], answering, writer).await
 }
 
 /// The conversation that a prompt is asked in; none if it is continued as it is.

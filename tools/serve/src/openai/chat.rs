@@ -401,7 +401,6 @@ impl Writer for ChatWriter {
 
 /// Counts of several answers to one prompt, which was read once.
 fn total(replies: &[&Reply]) -> Value {
-    let sampled = replies.iter().map(|r| r.timings.sampled_tokens).sum();
     let first = replies.first().map(|r| r.timings).unwrap_or_default();
-    super::of(first.prompt_tokens, sampled, first.reused_tokens)
+    super::of(first.prompt_tokens, first.reused_tokens, replies)
 }

@@ -14,7 +14,7 @@ use crate::error::{ApiError, Dialect, Result};
 use crate::fields::Fields;
 use crate::keys::Owner;
 use crate::models::Speaker;
-use crate::reply::{Piece, Reply, Step};
+use crate::reply::{self, Piece, Reply, Step};
 use crate::stream::{Frames, Writer};
 use crate::turn::{Answering, answer};
 use crate::{ask, body, id, limits};
@@ -197,7 +197,8 @@ pub async fn handle(
     let encoded = app.blocking(move || Ok((asked.encode(&speaker)?, asked)));
     let (prompts, asked) = encoded.await?;
     let writer = TextWriter::new(loaded.speaker.clone(), &asked, &prompts);
-    answer(&app, &owner, loaded, &prompts, asked.answering, writer).await
+    let prompts = prompts.into_iter().map(reply::Prompt::of).collect();
+    answer(&app, &owner, loaded, prompts, asked.answering, writer).await
 }
 
 /// Writes continuations.
@@ -274,11 +275,7 @@ impl TextWriter {
         let firsts: Vec<_> = replies.iter().step_by(self.answers).copied().collect();
         let prompts = firsts.iter().map(|r| r.timings.prompt_tokens).sum();
         let cached = firsts.iter().map(|r| r.timings.reused_tokens).sum();
-        super::of(
-            prompts,
-            replies.iter().map(|r| r.timings.sampled_tokens).sum(),
-            cached,
-        )
+        super::of(prompts, cached, replies)
     }
 }
 

@@ -28,9 +28,8 @@ pub(crate) const WITHOUT_EFFECT: [&str; 9] = [
 /// Tokens read and chosen, of one or several answers to a prompt.
 pub(crate) fn usage(replies: &[&Reply]) -> Value {
     let prompts = replies.iter().map(|r| r.timings.prompt_tokens).sum();
-    let sampled = replies.iter().map(|r| chosen(r)).sum();
     let cached = replies.iter().map(|r| r.timings.reused_tokens).sum();
-    of(prompts, sampled, cached)
+    of(prompts, cached, replies)
 }
 
 /// Tokens chosen so far.
@@ -42,12 +41,15 @@ pub(crate) fn chosen(reply: &Reply) -> usize {
 }
 
 /// The object of these counts.
-pub(crate) fn of(prompt: usize, sampled: usize, cached: usize) -> Value {
+pub(crate) fn of(prompt: usize, cached: usize, replies: &[&Reply]) -> Value {
+    let sampled: usize = replies.iter().map(|r| chosen(r)).sum();
+    let reasoning: usize = replies.iter().map(|r| r.reasoning_tokens).sum();
     json!({
         "prompt_tokens": prompt,
         "completion_tokens": sampled,
         "total_tokens": prompt + sampled,
         "prompt_tokens_details": { "cached_tokens": cached },
+        "completion_tokens_details": { "reasoning_tokens": reasoning },
     })
 }
 

@@ -17,7 +17,7 @@ use geb::engine::Engine;
 use geb::model::Model;
 use geb::scheduler::{Event, Request, Scheduler, SchedulerOptions};
 use geb_serve::batch::Asked;
-use geb_serve::{ApiError, Reply, Speaker};
+use geb_serve::{ApiError, Speaker};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -66,13 +66,13 @@ pub fn run(args: &BatchArgs, interrupt: &Interrupt) -> Outcome {
     let name = name.to_string_lossy();
     let work = Work {
         scheduler: &scheduler,
-        speaker: Arc::new(Speaker {
-            name: name.into_owned(),
+        speaker: Arc::new(Speaker::new(
+            name.into_owned(),
             tokenizer,
             template,
-            system: None,
+            None,
             ctx,
-        }),
+        )),
         interrupt,
         lines: Mutex::new(Box::new(
             text.lines()
@@ -270,13 +270,13 @@ impl Work<'_> {
             Err(refused) => return Ok(Some(Err(refused))),
         };
         let request = Request {
-            prompt: std::mem::take(&mut asked.prompt),
+            prompt: asked.prompt.ids.clone(),
             options: asked.options.clone(),
             ..Request::default()
         };
         let handle = self.scheduler.submit(request);
         let handle = handle.map_err(|e| Failure::new(e.to_string()))?;
-        let mut reply = Reply::default();
+        let mut reader = asked.prompt.reader();
         for event in handle {
             if self.interrupt.pressed() {
                 return Ok(None);
@@ -292,10 +292,11 @@ impl Work<'_> {
                     return Ok(Some(Err(ApiError::field(what, message))));
                 }
                 Event::Failed(error) => return Err(error.into()),
-                event => _ = reply.take(Some(event)),
+                event => _ = reader.take(Some(event)),
             }
         }
-        Ok(reply.finish.map(|_| Ok(asked.response(&reply))))
+        let reply = &reader.reply;
+        Ok(reply.finish.map(|_| Ok(asked.response(reply))))
     }
 
     /// What a line asks for. Without a seed it has one of its `custom_id`: a batch that is run again, or resumed,

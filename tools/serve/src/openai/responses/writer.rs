@@ -103,7 +103,7 @@ impl ResponseWriter {
             "input_tokens": t.prompt_tokens,
             "input_tokens_details": { "cached_tokens": t.reused_tokens },
             "output_tokens": t.sampled_tokens,
-            "output_tokens_details": { "reasoning_tokens": 0 },
+            "output_tokens_details": { "reasoning_tokens": reply.reasoning_tokens },
             "total_tokens": t.prompt_tokens + t.sampled_tokens,
         });
         let mut response = self.response(status, items.collect(), usage);
