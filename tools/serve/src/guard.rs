@@ -13,7 +13,7 @@ use axum::response::Response;
 
 use crate::app::{App, ENDS};
 use crate::error::{ApiError, Dialect, Fault, Result};
-use crate::{id, limits, routes};
+use crate::{id, limits, page, routes};
 
 /// Where a connection comes from and arrives.
 #[derive(Clone, Copy, Debug)]
@@ -41,10 +41,7 @@ impl Peer {
 
 /// Paths that need no key: what a monitor and a browser ask first.
 fn is_open(path: &str) -> bool {
-    matches!(
-        path,
-        "/health" | "/" | "/app.js" | "/style.css" | "/markdown-it.js" | "/favicon.ico"
-    )
+    path == "/health" || page::has(path)
 }
 
 /// The guard of all requests.

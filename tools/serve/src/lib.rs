@@ -5,6 +5,7 @@
 //! guard   head, host, origin, key; errors in the client's dialect; the log
 //! router  which path leads where; `app` is what all requests share
 //! openai  a body -> what is asked -> `reply`: events of the scheduler as pieces -> `stream`: written by a dialect
+//! page    what a browser gets: the page to chat in
 //! models  loaded when first asked, given up when memory is needed
 //! ```
 //! The engine's thread never waits for anything here: tokenizing and templates run beside it, and a client that
@@ -31,6 +32,7 @@ mod net;
 mod ollama;
 mod openai;
 mod options;
+mod page;
 mod reply;
 mod router;
 mod routes;

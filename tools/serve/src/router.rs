@@ -13,7 +13,7 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 use crate::app::App;
 use crate::error::{ApiError, Fault};
 use crate::guard::guard;
-use crate::{anthropic, ollama, openai, routes, status, tokens};
+use crate::{anthropic, ollama, openai, page, routes, status, tokens};
 
 /// Every path of the server.
 pub fn router(app: Arc<App>) -> Router {
@@ -56,6 +56,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/metrics", get(status::metrics))
         .route("/props", get(status::props))
         .route("/slots", get(status::slots))
+        .merge(page::routes())
         .fallback(nothing)
         .layer(middleware::from_fn_with_state(app.clone(), guard));
     let origins: Vec<HeaderValue> = app

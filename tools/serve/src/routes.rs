@@ -3,6 +3,8 @@
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
+use crate::page;
+
 /// A path with its method and what it is for.
 pub struct Route {
     /// As a pattern: `{name}` is any part.
@@ -78,7 +80,11 @@ pub const ROUTES: &[Route] = &[
     route("get", "/props", "Settings of the first model (llama.cpp)"),
     route("get", "/slots", "Requests that run (llama.cpp)"),
     route("get", "/openapi.json", "This description"),
-    route("get", "/", "The page"),
+    route(
+        "get",
+        "/",
+        "The page to chat in, and its files; a heartbeat for others than browsers",
+    ),
 ];
 
 /// A path as it is counted: one of the table, so that clients cannot make more.
@@ -87,6 +93,9 @@ pub fn counted(path: &str) -> &'static str {
         Some((before, _)) => path.strip_prefix(before).is_some_and(|id| !id.is_empty()),
         None => route.path == path || route.path.strip_prefix("/v1") == Some(path),
     };
+    if page::has(path) {
+        return "/";
+    }
     ROUTES.iter().find(fits).map_or("other", |r| r.path)
 }
 
@@ -139,6 +148,7 @@ mod tests {
             ("/v1/nothing", "other"),
             ("", "other"),
             ("/", "/"),
+            ("/app.js", "/"),
         ] {
             assert_eq!(counted(path), name, "{path}");
         }

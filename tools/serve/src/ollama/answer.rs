@@ -335,7 +335,7 @@ impl OllamaWriter {
     }
 
     fn weights(&self, tokens: &[crate::reply::Weighed]) -> Value {
-        weights::chat(&self.speaker.tokenizer, tokens)["content"].take()
+        weights::list(&self.speaker.tokenizer, tokens)
     }
 }
 

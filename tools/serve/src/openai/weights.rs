@@ -5,21 +5,28 @@ use serde_json::{Map, Value, json};
 
 use crate::reply::Weighed;
 
-/// Those of a chat.
+/// Those of a chat. A control token is no part of the text, so it has no bytes (OpenAI: "can be null").
 pub fn chat(tokenizer: &Tokenizer, tokens: &[Weighed]) -> Value {
-    let one = |id: u32, log_prob: f64| {
-        json!({
-            "token": tokenizer.piece(id),
-            "logprob": log_prob,
-            "bytes": tokenizer.token_bytes(id),
-        })
+    let bytes = |id| match tokenizer.is_control(id) {
+        true => Value::Null,
+        false => tokenizer.token_bytes(id).into(),
     };
+    json!({ "content": all(tokenizer, tokens, bytes) })
+}
+
+/// Those of dialects whose types have bytes for every token.
+pub fn list(tokenizer: &Tokenizer, tokens: &[Weighed]) -> Value {
+    all(tokenizer, tokens, |id| tokenizer.token_bytes(id).into())
+}
+
+fn all(tokenizer: &Tokenizer, tokens: &[Weighed], bytes: impl Fn(u32) -> Value) -> Value {
+    let one = |id: u32, log_prob: f64| json!({ "token": tokenizer.piece(id), "logprob": log_prob, "bytes": bytes(id) });
     let all = tokens.iter().map(|t| {
         let mut value = one(t.id, t.log_prob);
         value["top_logprobs"] = t.top.iter().map(|(id, p)| one(*id, *p)).collect();
         value
     });
-    json!({ "content": all.collect::<Vec<_>>() })
+    all.collect()
 }
 
 /// Those of a completion, which grow; offsets count characters of the text.

@@ -114,7 +114,7 @@ impl ResponseWriter {
     fn weights(&self, reply: &Reply) -> Value {
         match reply.tokens.is_empty() {
             true => json!([]),
-            false => weights::chat(&self.speaker.tokenizer, &reply.tokens)["content"].take(),
+            false => weights::list(&self.speaker.tokenizer, &reply.tokens),
         }
     }
 
@@ -258,7 +258,7 @@ impl Writer for ResponseWriter {
         };
         let log_probs = match tokens.is_empty() {
             true => json!([]),
-            false => weights::chat(&self.speaker.tokenizer, tokens)["content"].take(),
+            false => weights::list(&self.speaker.tokenizer, tokens),
         };
         for (piece, parts) in pieces.iter().zip(growth(reply, pieces)) {
             self.advance(reply, parts, out);

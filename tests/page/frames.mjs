@@ -1,0 +1,72 @@
+// 10,000 tokens come fast; no frame may take 50 ms.
+
+import { check, inTab } from "./browser.mjs";
+import { stream, told } from "./stage.mjs";
+
+const TOKENS = 10_000;
+const MOST_MS = 50;
+/** Tokens a second; more than any CPU decodes for one reader. */
+const RATE = 1_000;
+
+const words = "the river runs from high ground down to the sea and what is wide is slow while what is narrow is quick".split(" ");
+const word = (i) => ` ${words[(i * 7 + (i >> 3)) % words.length]}`;
+/** What the tokens say: nothing special, and the blocks that never end. */
+const TEXTS = {
+  "a mixed text": (i) => (i % 97 === 0 ? "\n\n" : i % 401 === 17 ? "\n\n```py\n" : i % 401 === 60 ? "\n```\n\n" : i % 53 === 9 ? "\n- " : i % 31 === 0 ? ` **${words[i % 20]}**` : word(i)),
+  "one paragraph": word,
+  "one list": (i) => (i % 12 === 0 ? "\n- " : word(i)),
+  "one block of code": (i) => (i === 0 ? "```\n" : i % 10 === 0 ? "\n" : word(i)),
+  "one table": (i) => (i === 0 ? "| a | b |\n|---|---|\n" : i % 8 === 0 ? " |\n| " : i % 8 === 4 ? " | " : word(i)),
+  "one quotation of quotations": (i) => (i % 20 === 0 ? `\n${"> ".repeat(1 + (i / 20) % 6)}` : word(i)),
+};
+
+export function all({ browser, stage }) {
+  return Object.entries(TEXTS).map(([name, token]) => [`${TOKENS} tokens, ${name}`, () => {
+    stage.reset((_, response) => play(response, token));
+    return inTab(browser, stage.address, measure);
+  }]);
+}
+
+/** Streams the tokens, with alternatives, at the rate. */
+async function play(response, token) {
+  const out = stream(response);
+  const start = Date.now();
+  for (let i = 0; i < TOKENS && !response.destroyed; ) {
+    const due = Math.min(TOKENS, ((Date.now() - start) / 1000) * RATE);
+    for (; i < due; i++) {
+      const text = token(i);
+      out.delta({ content: text }, { content: [told(text, -0.5, [[" a", -1], [" b", -2], [" c", -3], [" d", -4]])] });
+    }
+    await new Promise((done) => setTimeout(done, 8));
+  }
+  out.end("stop", { prompt_tokens: 5, completion_tokens: TOKENS });
+}
+
+async function measure({ page, settled, painted, answer }) {
+  await page.evaluate(() => {
+    globalThis.frames = [];
+    globalThis.long = [];
+    let last = null;
+    const frame = (now) => {
+      if (last !== null) frames.push(now - last);
+      last = now;
+      requestAnimationFrame(frame);
+    };
+    requestAnimationFrame(frame);
+    new PerformanceObserver((list) => long.push(...list.getEntries().map((e) => e.duration))).observe({ type: "longtask" });
+  });
+  await page.fill("#entry", "Go");
+  await page.press("#entry", "Enter");
+  await page.waitForSelector(".message.assistant");
+  await page.evaluate(() => (frames.length = long.length = 0));
+  await settled();
+  await painted();
+  const { frames, long } = await page.evaluate(() => ({ frames, long }));
+  check((await answer().locator(".speed").textContent()).startsWith(`${TOKENS} tokens`), "not all tokens came");
+  frames.sort((a, b) => a - b);
+  const at = (q) => Math.round(frames[Math.min(frames.length - 1, Math.floor(frames.length * q))]);
+  const told = `${frames.length} frames, p50 ${at(0.5)}, p99 ${at(0.99)}, worst ${at(1)} ms; work of 50 ms and more at once: ${long.map(Math.round).join(", ") || "none"}`;
+  check(frames.length > 100, `too few frames: ${told}`);
+  check(at(0.99) < MOST_MS, told);
+  return told;
+}

@@ -1,0 +1,54 @@
+// The page in a real browser, against a server that runs.
+//
+//   npm install --no-package-lock && node run.mjs http://127.0.0.1:8080 [--only flows,injections,axe,frames] [--shots FOLDER]
+//
+// The server should be `geb-run serve --demo`, or serve any model with a chat template. CHROMIUM names the browser
+// (default: chromium on the path's usual place). What the server's model cannot be made to say comes from a stage
+// (stage.mjs) that passes on the server's own files and plays the API. The last line is `N passed, N failed`; the
+// exit code is 1 if one failed.
+
+import { openBrowser } from "./browser.mjs";
+import { startStage } from "./stage.mjs";
+import * as axe from "./axe.mjs";
+import * as flows from "./flows.mjs";
+import * as frames from "./frames.mjs";
+import * as injections from "./injections.mjs";
+
+const option = (name) => {
+  const at = process.argv.indexOf(name);
+  return at < 0 ? null : process.argv[at + 1];
+};
+const address = process.argv[2]?.replace(/\/$/, "");
+if (!address?.startsWith("http")) {
+  console.error("usage: node run.mjs ADDRESS [--only flows,injections,axe,frames] [--shots FOLDER]");
+  process.exit(2);
+}
+
+const parts = { flows, injections, axe, frames };
+const wanted = option("--only")?.split(",") ?? Object.keys(parts);
+const browser = await openBrowser();
+const stage = await startStage(address);
+const world = { browser, stage, address, shots: option("--shots") };
+let passed = 0;
+let failed = 0;
+try {
+  for (const name of wanted) {
+    console.log(`== ${name}`);
+    for (const [title, work] of parts[name].all(world)) {
+      const start = Date.now();
+      try {
+        const told = await work();
+        passed++;
+        console.log(`ok    ${title}${told ? `: ${told}` : ""} (${Date.now() - start} ms)`);
+      } catch (error) {
+        failed++;
+        console.log(`FAILED ${title}\n      ${String(error.stack ?? error).split("\n").slice(0, 8).join("\n      ")}`);
+      }
+    }
+  }
+} finally {
+  await browser.close();
+  await stage.close();
+}
+console.log(`${passed} passed, ${failed} failed`);
+process.exit(failed || !passed ? 1 : 0);
