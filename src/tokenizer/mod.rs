@@ -40,7 +40,7 @@ use crate::error::{Error, Result};
 use crate::gguf::{GgufFile, Value};
 use crate::limits;
 use algorithm::{Engine, Text};
-use special::Special;
+use special::{Found, Special};
 use steps::Steps;
 use validate::{Algorithm, SpecialIds};
 use work::Work;
@@ -259,10 +259,21 @@ impl Tokenizer {
 
     /// Byte ranges of the control tokens in `text`.
     pub(crate) fn control_ranges(&self, text: &str) -> Result<Vec<Range<usize>>> {
+        let found = self.find_controls(text)?;
+        Ok(found.into_iter().map(|f| f.range).collect())
+    }
+
+    /// The control tokens in a short text of ours: where, and their ids.
+    pub(crate) fn control_tokens(&self, text: &str) -> Vec<(Range<usize>, u32)> {
+        let found = self.find_controls(text).unwrap_or_default();
+        found.into_iter().map(|f| (f.range, f.id)).collect()
+    }
+
+    fn find_controls(&self, text: &str) -> Result<Vec<Found>> {
         let mut work = Work::new(text.len(), self.cancel.as_deref());
         let mut found = self.special.find_control(text, &mut work)?;
         found.retain(|f| self.vocab.kind(f.id) != Kind::UserDefined);
-        Ok(found.into_iter().map(|f| f.range).collect())
+        Ok(found)
     }
 
     /// The bytes of one token; empty for ids out of range. Control tokens give their text.

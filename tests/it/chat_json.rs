@@ -3,7 +3,7 @@
 
 use crate::common::{ROOT, chat, fixture};
 use geb::Error;
-use geb::chat::tools::{CallIds, Delivery, Proof, Reply, Tool};
+use geb::chat::tools::{Asked, CallIds, Delivery, From, Most, Proof, Reply, Tool, ToolChoice};
 use geb::chat::{ChatTemplate, Prompt};
 use geb::tokenizer::Tokenizer;
 use serde_json::{Value, json};
@@ -340,6 +340,67 @@ fn prompts_say_what_they_open() {
     assert!(!reasons("gemma4", json!({"enable_thinking": true})));
     let text = prompt(&own("hermes"), &ask(json!({"enable_thinking": false}))).text;
     assert!(text.ends_with("<|im_start|>assistant\n<think>\n\n</think>\n\n"));
+}
+
+/// Markers that are control tokens stand in grammars by their ids, and are text to readers.
+#[test]
+fn grammars_and_readers_know_control_tokens() {
+    let template = own("mistral-args");
+    let tokenizer = chat::tokenizer(&chat::controls_in(template.source()));
+    let format = template.reply_format();
+    let id = |text: &str| {
+        (0..tokenizer.vocab_len() as u32)
+            .find(|&i| tokenizer.vocab().text(i) == text)
+            .expect("a token")
+    };
+    let (calls, args) = (id("[TOOL_CALLS]"), id("[ARGS]"));
+    let shown = format.shown(&tokenizer);
+    assert!(shown.contains(&calls) && shown.contains(&args) && !shown.contains(&id("[INST]")));
+    let mut ids = vec![id("[INST]"), calls];
+    ids.extend(tokenizer.encode("he", Default::default()).expect("encodes"));
+    ids.push(args);
+    let mut stream = tokenizer.stream();
+    stream.show(&shown);
+    let text: String = ids.iter().map(|&i| stream.push(i)).collect();
+    assert_eq!(text, "[TOOL_CALLS]he[ARGS]");
+    let tools = Tool::list(&tools()).expect("valid");
+    let grammar = |choice: &ToolChoice| {
+        let asked = Asked {
+            tools: &tools,
+            choice,
+            most: Most::Any,
+            opened: "",
+        };
+        format.grammar(&tokenizer, &asked)
+    };
+    let required = grammar(&ToolChoice::Required).expect("valid").expect("one");
+    let start = format!("start: <[{calls}]> call (<[{calls}]> call)*\n");
+    assert!(
+        required.lark.starts_with(&start) && required.from == From::Start,
+        "{}",
+        required.lark
+    );
+    let named = grammar(&ToolChoice::Function("add".into()))
+        .expect("valid")
+        .expect("one");
+    assert!(
+        named
+            .lark
+            .starts_with(&format!("start: <[{calls}]> call\n")),
+        "{}",
+        named.lark
+    );
+    let auto = grammar(&ToolChoice::Auto).expect("valid").expect("one");
+    assert_eq!(auto.from, From::Behind(vec!["[TOOL_CALLS]"]));
+    let error = grammar(&ToolChoice::Function("sub".into())).expect_err("refused");
+    assert_eq!(error.to_string(), "tool_choice is sub, allowed: add");
+    let none = Asked {
+        tools: &[],
+        choice: &ToolChoice::Required,
+        most: Most::Any,
+        opened: "",
+    };
+    assert!(format.grammar(&tokenizer, &none).is_err());
 }
 
 /// Control tokens that a parser has to see are told to whoever turns ids into text.

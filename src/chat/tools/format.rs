@@ -4,11 +4,14 @@ use serde_json::Value;
 
 use super::events::Delivery;
 use super::forms::{CallsAs, Forms, Several};
+use super::grammar::{CallGrammar, Most, ToolChoice, Wanted, written};
 use super::ids::CallIds;
 use super::proof::{Proof, Render, Trial};
 use super::reply::{ReplyParser, Style};
 use super::table::{IdStyle, Pair, Row};
 use super::tool::Tool;
+use crate::error::{Error, Result};
+use crate::tokenizer::Tokenizer;
 
 /// How a model writes tool calls and reasoning.
 #[derive(Clone, Debug)]
@@ -27,6 +30,27 @@ pub(in crate::chat) struct Seen<'a> {
     pub user: Value,
     /// Whether a text ends a turn.
     pub ends: &'a dyn Fn(&str) -> bool,
+}
+
+/// What calls are asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// The tools of the request.
+    pub tools: &'a [Tool],
+    /// Which of them have to be called.
+    pub choice: &'a ToolChoice,
+    /// How many calls a reply may hold, where the format takes several.
+    pub most: Most,
+    /// What the prompt ends with.
+    pub opened: &'a str,
+}
+
+fn refused(value: &str, allowed: String) -> Error {
+    Error::Request {
+        what: "tool_choice".into(),
+        value: value.into(),
+        allowed,
+    }
 }
 
 impl ReplyFormat {
@@ -129,6 +153,49 @@ impl ReplyFormat {
             delivery,
         };
         ReplyParser::new(style, tools, ids)
+    }
+
+    /// The ids of control tokens that a reader must see as text ([`ReplyFormat::markers`]), in increasing order.
+    pub fn shown(&self, tokenizer: &Tokenizer) -> Vec<u32> {
+        let markers = self.markers();
+        let found = markers.iter().flat_map(|m| tokenizer.control_tokens(m));
+        let mut ids: Vec<u32> = found.map(|(_, id)| id).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+
+    /// The grammar that a reply has to follow, so that its calls are calls of the tools. None where this format has
+    /// none: notations that are no JSON, and `auto` where only a first line opens a call.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for a choice that the tools do not hold.
+    pub fn grammar(&self, tokenizer: &Tokenizer, asked: &Asked<'_>) -> Result<Option<CallGrammar>> {
+        let one;
+        let tools = match asked.choice {
+            ToolChoice::Function(name) => {
+                let Some(tool) = asked.tools.iter().find(|t| t.name == *name) else {
+                    let names: Vec<&str> = asked.tools.iter().map(|t| t.name.as_str()).collect();
+                    return Err(refused(name, names.join(", ")));
+                };
+                one = [tool.clone()];
+                &one[..]
+            }
+            ToolChoice::Required if asked.tools.is_empty() => {
+                return Err(refused("required", "none or auto without tools".to_owned()));
+            }
+            ToolChoice::Auto if asked.tools.is_empty() => return Ok(None),
+            _ => asked.tools,
+        };
+        let alone = matches!(asked.choice, ToolChoice::Function(_)) || !self.parallel();
+        Ok(written(&Wanted {
+            row: self.row,
+            tools,
+            auto: *asked.choice == ToolChoice::Auto,
+            most: if alone { Most::One } else { asked.most },
+            beginning: self.row.beginning(self.pair, asked.opened),
+            controls: &|text| tokenizer.control_tokens(text),
+        }))
     }
 
     pub(in crate::chat) fn forms(&self) -> Forms {

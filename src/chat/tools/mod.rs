@@ -9,6 +9,7 @@
 mod events;
 mod format;
 pub(in crate::chat) mod forms;
+mod grammar;
 mod happening;
 mod harmony;
 mod ids;
@@ -19,6 +20,7 @@ mod object;
 mod proof;
 mod reader;
 mod reply;
+mod schema;
 mod table;
 mod tagged;
 #[cfg(test)]
@@ -27,8 +29,9 @@ mod tool;
 mod typed;
 
 pub use events::{Delivery, Reply, ReplyEvent, ToolCall};
-pub use format::ReplyFormat;
 pub(in crate::chat) use format::Seen;
+pub use format::{Asked, ReplyFormat};
+pub use grammar::{CallGrammar, From, Most, ToolChoice};
 pub use ids::CallIds;
 pub(in crate::chat) use ids::nine;
 pub use proof::Proof;

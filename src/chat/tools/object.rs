@@ -100,6 +100,19 @@ pub(super) struct Keys {
     pub inside: &'static [&'static str],
     /// A string that is the answer itself, in place of a call.
     pub answer: Option<&'static str>,
+    /// How the family writes several.
+    pub written: Written,
+}
+
+/// How several objects are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Written {
+    /// Each on its line, between an opening and a closing of its own.
+    Lines,
+    /// As a list on one line.
+    List,
+    /// As a list, each on its line.
+    Block,
 }
 
 /// Follows an object that is a call.

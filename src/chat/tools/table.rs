@@ -6,7 +6,7 @@
 use super::harmony;
 use super::named::{Naming, Trim};
 use super::notation::Notation;
-use super::object::{Keys, Place};
+use super::object::{Keys, Place, Written};
 use super::tagged::{Frame, Tags};
 
 /// A way to write tool calls.
@@ -113,6 +113,11 @@ static ARGUMENTS: Keys = Keys {
     arguments: &["arguments", "parameters"],
     inside: &["function"],
     answer: None,
+    written: Written::Lines,
+};
+static LISTED: Keys = Keys {
+    written: Written::List,
+    ..ARGUMENTS
 };
 static PARAMETERS: Keys = Keys {
     arguments: &["parameters", "arguments"],
@@ -123,12 +128,14 @@ static COHERE_KEYS: Keys = Keys {
     arguments: &["parameters"],
     inside: &[],
     answer: None,
+    written: Written::Block,
 };
 static GENERIC: Keys = Keys {
     name: "name",
     arguments: &["arguments", "parameters"],
     inside: &["tool_call"],
     answer: Some("response"),
+    written: Written::Lines,
 };
 
 const BLANK: Row = Row {
@@ -334,7 +341,7 @@ pub(super) static ROWS: [Row; 26] = [
         detect: &["<TOOLCALL>"],
         open: &["<TOOLCALL>"],
         close: "</TOOLCALL>",
-        calls: Calls::Objects(&ARGUMENTS, Place::Marked),
+        calls: Calls::Objects(&LISTED, Place::Marked),
         ..BLANK
     },
     Row {
@@ -342,7 +349,7 @@ pub(super) static ROWS: [Row; 26] = [
         detect: &["<tool_calls>", "arguments"],
         open: &["<tool_calls>"],
         close: "</tool_calls>",
-        calls: Calls::Objects(&ARGUMENTS, Place::Marked),
+        calls: Calls::Objects(&LISTED, Place::Marked),
         ..BLANK
     },
     Row {
@@ -386,7 +393,7 @@ pub(super) static ROWS: [Row; 26] = [
         name: "mistral-list", // Mistral 7B v0.3, Nemo, Mixtral
         detect: &["[TOOL_CALLS]"],
         open: &["[TOOL_CALLS]"],
-        calls: Calls::Objects(&ARGUMENTS, Place::Marked),
+        calls: Calls::Objects(&LISTED, Place::Marked),
         ids: IdStyle::Nine,
         ..BLANK
     },
@@ -420,14 +427,14 @@ pub(super) static ROWS: [Row; 26] = [
         detect: &["<|/tool|>"],
         open: &["<|tool_call|>"],
         close: "<|/tool_call|>",
-        calls: Calls::Objects(&ARGUMENTS, Place::Marked),
+        calls: Calls::Objects(&LISTED, Place::Marked),
         ..BLANK
     },
     Row {
         name: "granite3", // Granite 3.x
         detect: &["<|tool_call|>"],
         open: &["<|tool_call|>"],
-        calls: Calls::Objects(&ARGUMENTS, Place::Marked),
+        calls: Calls::Objects(&LISTED, Place::Marked),
         reasoning: Some(&THINK),
         ..BLANK
     },

@@ -75,6 +75,12 @@ fn kinds(schema: &Value, root: &Value, depth: usize) -> u8 {
     }
 }
 
+/// Whether a parameter of a tool takes strings only: then its text is the value.
+pub(super) fn takes_text_only(tool: &Tool, key: &str) -> bool {
+    let schema = &tool.parameters["properties"][key];
+    kinds(schema, &tool.parameters, 0) == STRING
+}
+
 /// The value that a text of the parameter `key` of `tool` stands for.
 ///
 /// Where the schema allows strings only, the text itself. Where it allows something else, the JSON value if it
