@@ -198,6 +198,10 @@ fn calls_and_results_reach_the_template_in_its_form() {
             assert!(text.contains(part), "{name}: {part:?} in {text:?}");
         }
     }
+}
+
+#[test]
+fn ids_and_contents_go_where_the_template_takes_them() {
     // Ids of nine letters and digits, the same for a call and its result.
     let text = prompt(&own("mistral-args"), &two_calls()).text;
     let id = text

@@ -28,7 +28,7 @@ pub enum ReplyEvent {
         /// The call.
         index: usize,
     },
-    /// What has begun is no call; its text follows as content. Only with [`Delivery::Streamed`].
+    /// What has begun is no call; its text follows as content. Only with [`Delivery::InPieces`].
     CallDropped {
         /// The call.
         index: usize,
@@ -42,7 +42,7 @@ pub enum Delivery {
     #[default]
     Whole,
     /// As it comes. A reply that is cut off inside a call ends with [`ReplyEvent::CallDropped`].
-    Streamed,
+    InPieces,
 }
 
 /// A whole tool call.

@@ -525,6 +525,10 @@ call: call_0 | call_1
                 "{name}"
             );
         }
+    }
+
+    #[test]
+    fn some_rows_have_no_grammar() {
         for (name, auto) in [("gemma4", false), ("lfm2", true), ("glm4", true)] {
             assert_eq!(grammar(name, auto, Most::One, &tools()), None, "{name}");
         }

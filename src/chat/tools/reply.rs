@@ -264,7 +264,7 @@ impl ReplyParser {
     /// Whether the first characters of a run of text open something.
     fn at_front(&self, front: &str, end: bool) -> (Begins, Option<&'static Pair>) {
         let mut found = (Begins::No, None);
-        if let Some(pair) = self.pair.filter(|p| p.at == Where::Front) {
+        if let Some(pair) = self.pair.filter(|p| p.at == Where::Start) {
             found = (begins(front, pair.open, end), Some(pair));
         }
         if found.0 == Begins::Yes || !self.calls_count() {
@@ -433,7 +433,7 @@ impl ReplyParser {
 
     fn started(&mut self, name: String) {
         let id = self.ids.id(self.row.ids, self.calls, &name);
-        if self.delivery == Delivery::Streamed {
+        if self.delivery == Delivery::InPieces {
             self.tell(ReplyEvent::CallStarted {
                 index: self.calls,
                 id: id.clone(),
@@ -452,7 +452,7 @@ impl ReplyParser {
             return;
         };
         call.arguments.push_str(&text);
-        if self.delivery == Delivery::Streamed {
+        if self.delivery == Delivery::InPieces {
             let index = self.calls;
             self.tell(ReplyEvent::CallArguments { index, text });
         }
@@ -482,7 +482,7 @@ impl ReplyParser {
 
     /// What the section has taken goes back; its opening is content.
     fn no_call(&mut self) {
-        if self.call.take().is_some() && self.delivery == Delivery::Streamed {
+        if self.call.take().is_some() && self.delivery == Delivery::InPieces {
             self.tell(ReplyEvent::CallDropped { index: self.calls });
             // The client has seen this place.
             self.calls += 1;

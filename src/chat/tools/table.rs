@@ -79,7 +79,7 @@ pub(super) struct Pair {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Where {
     /// At the beginning of a reply or behind a call: elsewhere the text means itself.
-    Front,
+    Start,
     /// Wherever the control token stands.
     Anywhere,
 }
@@ -99,11 +99,11 @@ const fn pair(open: &'static str, close: &'static str, at: Where) -> Pair {
     Pair { open, close, at }
 }
 
-static THINK: Pair = pair("<think>", "</think>", Where::Front);
-static MISTRAL: Pair = pair("[THINK]", "[/THINK]", Where::Front);
+static THINK: Pair = pair("<think>", "</think>", Where::Start);
+static MISTRAL: Pair = pair("[THINK]", "[/THINK]", Where::Start);
 static COHERE: Pair = pair("<|START_THINKING|>", "<|END_THINKING|>", Where::Anywhere);
 static GEMMA: Pair = pair("<|channel>thought\n", "<channel|>", Where::Anywhere);
-static SEED: Pair = pair("<seed:think>", "</seed:think>", Where::Front);
+static SEED: Pair = pair("<seed:think>", "</seed:think>", Where::Start);
 
 /// Pairs for rows without one, in the order in which they are looked for.
 pub(super) static PAIRS: [&Pair; 5] = [&SEED, &COHERE, &GEMMA, &MISTRAL, &THINK];

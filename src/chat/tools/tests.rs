@@ -33,7 +33,7 @@ fn style(row: &'static Row) -> Style {
         row,
         pair: row.reasoning,
         beginning: Beginning::Text,
-        delivery: Delivery::Streamed,
+        delivery: Delivery::InPieces,
     }
 }
 
@@ -208,73 +208,75 @@ fn calls_stand_among_text_and_reasoning() {
     }
 }
 
+/// A format, and two calls in it.
+const TWO: &[(&str, &str)] = &[
+    (
+        "hermes",
+        "<tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": 1}}\n</tool_call>\n<tool_call>\n{\"arguments\": {\"a\": 2}, \"name\": \"add\"}\n</tool_call>",
+    ),
+    (
+        "qwen-coder",
+        "<tool_call>\n<function=add>\n<parameter=a>\n1\n</parameter>\n</function>\n</tool_call>\n<tool_call>\n<function=add>\n<parameter=a>\n2\n</parameter>\n</function>\n</tool_call>",
+    ),
+    (
+        "qwen-coder",
+        "<function=add>\n<parameter=a>\n1\n</parameter>\n</function>\n<function=add>\n<parameter=a>\n2\n</parameter>\n</function>\n</tool_call>",
+    ),
+    (
+        "glm45",
+        "<tool_call>add<arg_key>a</arg_key><arg_value>1</arg_value></tool_call><tool_call>add\n<arg_key>a</arg_key>\n<arg_value>2</arg_value>\n</tool_call>",
+    ),
+    (
+        "minimax-m2",
+        "<minimax:tool_call>\n<invoke name=\"add\">\n<parameter name=\"a\">1</parameter>\n</invoke>\n<invoke name=\"add\"><parameter name=\"a\">2</parameter></invoke>\n</minimax:tool_call>",
+    ),
+    (
+        "kimi",
+        "<|tool_calls_section_begin|><|tool_call_begin|>functions.add:0<|tool_call_argument_begin|>{\"a\": 1}<|tool_call_end|><|tool_call_begin|>functions.add:1<|tool_call_argument_begin|>{\"a\": 2}<|tool_call_end|><|tool_calls_section_end|>",
+    ),
+    (
+        "deepseek-v31",
+        "<｜tool▁call▁begin｜>add<｜tool▁sep｜>{\"a\": 1}<｜tool▁call▁end｜><｜tool▁call▁begin｜>add<｜tool▁sep｜>{\"a\": 2}<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+    ),
+    (
+        "deepseek-r1",
+        "<｜tool_calls_begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>add\n```json\n{\"a\": 1}\n```<｜tool▁call▁end｜>\n<｜tool▁call▁begin｜>function<｜tool▁sep｜>add\n```json\n{\"a\": 2}\n```<｜tool▁call▁end｜>",
+    ),
+    (
+        "mistral-args",
+        "[TOOL_CALLS]add[CALL_ID]123456789[ARGS]{\"a\": 1}[TOOL_CALLS]add[ARGS]{\"a\": 2}",
+    ),
+    (
+        "mistral-list",
+        "[TOOL_CALLS] [{\"name\": \"add\", \"arguments\": {\"a\": 1}, \"id\": \"123456789\"}, {\"name\": \"add\", \"arguments\": {\"a\": 2}}]",
+    ),
+    (
+        "command-r7b",
+        "<|START_ACTION|>[{\"tool_call_id\": \"0\", \"tool_name\": \"add\", \"parameters\": {\"a\": 1}},\n{\"tool_call_id\": \"1\", \"tool_name\": \"add\", \"parameters\": {\"a\": 2}}]<|END_ACTION|>",
+    ),
+    (
+        "lfm2",
+        "<|tool_call_start|>[add(a=1), add(a=2)]<|tool_call_end|>",
+    ),
+    (
+        "gemma4",
+        "<|tool_call>call:add{a:1}<tool_call|><|tool_call>call:add{a:2}<tool_call|>",
+    ),
+    ("functionary", ">>>add\n{\"a\": 1}>>>add\n{\"a\": 2}"),
+    (
+        "phi4-mini",
+        "<|tool_call|>[{\"type\": \"function\", \"function\": {\"name\": \"add\", \"arguments\": {\"a\": 1}}}, {\"name\": \"add\", \"arguments\": \"{\\\"a\\\": 2}\"}]<|/tool_call|>",
+    ),
+    (
+        "harmony",
+        "<|channel|>commentary to=functions.add <|constrain|>json<|message|>{\"a\": 1}<|call|><|start|>assistant to=functions.add<|channel|>commentary json<|message|>{\"a\": 2}",
+    ),
+    ("glm4", "add\n{\"a\": 1}\nadd\n{\"a\": 2}"),
+];
+
 #[test]
 fn several_calls_are_several() {
-    let two = [
-        (
-            "hermes",
-            "<tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": 1}}\n</tool_call>\n<tool_call>\n{\"arguments\": {\"a\": 2}, \"name\": \"add\"}\n</tool_call>",
-        ),
-        (
-            "qwen-coder",
-            "<tool_call>\n<function=add>\n<parameter=a>\n1\n</parameter>\n</function>\n</tool_call>\n<tool_call>\n<function=add>\n<parameter=a>\n2\n</parameter>\n</function>\n</tool_call>",
-        ),
-        (
-            "qwen-coder",
-            "<function=add>\n<parameter=a>\n1\n</parameter>\n</function>\n<function=add>\n<parameter=a>\n2\n</parameter>\n</function>\n</tool_call>",
-        ),
-        (
-            "glm45",
-            "<tool_call>add<arg_key>a</arg_key><arg_value>1</arg_value></tool_call><tool_call>add\n<arg_key>a</arg_key>\n<arg_value>2</arg_value>\n</tool_call>",
-        ),
-        (
-            "minimax-m2",
-            "<minimax:tool_call>\n<invoke name=\"add\">\n<parameter name=\"a\">1</parameter>\n</invoke>\n<invoke name=\"add\"><parameter name=\"a\">2</parameter></invoke>\n</minimax:tool_call>",
-        ),
-        (
-            "kimi",
-            "<|tool_calls_section_begin|><|tool_call_begin|>functions.add:0<|tool_call_argument_begin|>{\"a\": 1}<|tool_call_end|><|tool_call_begin|>functions.add:1<|tool_call_argument_begin|>{\"a\": 2}<|tool_call_end|><|tool_calls_section_end|>",
-        ),
-        (
-            "deepseek-v31",
-            "<｜tool▁call▁begin｜>add<｜tool▁sep｜>{\"a\": 1}<｜tool▁call▁end｜><｜tool▁call▁begin｜>add<｜tool▁sep｜>{\"a\": 2}<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
-        ),
-        (
-            "deepseek-r1",
-            "<｜tool_calls_begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>add\n```json\n{\"a\": 1}\n```<｜tool▁call▁end｜>\n<｜tool▁call▁begin｜>function<｜tool▁sep｜>add\n```json\n{\"a\": 2}\n```<｜tool▁call▁end｜>",
-        ),
-        (
-            "mistral-args",
-            "[TOOL_CALLS]add[CALL_ID]123456789[ARGS]{\"a\": 1}[TOOL_CALLS]add[ARGS]{\"a\": 2}",
-        ),
-        (
-            "mistral-list",
-            "[TOOL_CALLS] [{\"name\": \"add\", \"arguments\": {\"a\": 1}, \"id\": \"123456789\"}, {\"name\": \"add\", \"arguments\": {\"a\": 2}}]",
-        ),
-        (
-            "command-r7b",
-            "<|START_ACTION|>[{\"tool_call_id\": \"0\", \"tool_name\": \"add\", \"parameters\": {\"a\": 1}},\n{\"tool_call_id\": \"1\", \"tool_name\": \"add\", \"parameters\": {\"a\": 2}}]<|END_ACTION|>",
-        ),
-        (
-            "lfm2",
-            "<|tool_call_start|>[add(a=1), add(a=2)]<|tool_call_end|>",
-        ),
-        (
-            "gemma4",
-            "<|tool_call>call:add{a:1}<tool_call|><|tool_call>call:add{a:2}<tool_call|>",
-        ),
-        ("functionary", ">>>add\n{\"a\": 1}>>>add\n{\"a\": 2}"),
-        (
-            "phi4-mini",
-            "<|tool_call|>[{\"type\": \"function\", \"function\": {\"name\": \"add\", \"arguments\": {\"a\": 1}}}, {\"name\": \"add\", \"arguments\": \"{\\\"a\\\": 2}\"}]<|/tool_call|>",
-        ),
-        (
-            "harmony",
-            "<|channel|>commentary to=functions.add <|constrain|>json<|message|>{\"a\": 1}<|call|><|start|>assistant to=functions.add<|channel|>commentary json<|message|>{\"a\": 2}",
-        ),
-        ("glm4", "add\n{\"a\": 1}\nadd\n{\"a\": 2}"),
-    ];
-    for (name, text) in two {
+    for &(name, text) in TWO {
         let wanted =
             json!([{"name": "add", "arguments": {"a": 1}}, {"name": "add", "arguments": {"a": 2}}]);
         let found = read(style(row(name)), text);
@@ -386,7 +388,7 @@ fn broken_calls_are_content() {
         ("generic", "{\"tool_call\": {\"name\": \"unknown\"}}"),
         ("command-r7b", "<|START_ACTION|>[]<|END_ACTION|>"),
     ] {
-        for delivery in [Delivery::Whole, Delivery::Streamed] {
+        for delivery in [Delivery::Whole, Delivery::InPieces] {
             let found = read(
                 Style {
                     delivery,
@@ -401,6 +403,10 @@ fn broken_calls_are_content() {
             );
         }
     }
+}
+
+#[test]
+fn what_was_whole_before_a_broken_call_stays() {
     // A whole call before a broken one stays.
     let text =
         "<tool_call>\n{\"name\": \"add\", \"arguments\": {}}\n</tool_call>\n<tool_call>\n{\"name\"";
@@ -563,7 +569,7 @@ proptest! {
         streamed in any::<bool>(),
         reasons in any::<bool>(),
     ) {
-        let delivery = if streamed { Delivery::Streamed } else { Delivery::Whole };
+        let delivery = if streamed { Delivery::InPieces } else { Delivery::Whole };
         let beginning = if reasons { Beginning::Reasoning } else { Beginning::Text };
         let style = Style { delivery, beginning, ..style(row) };
         let whole = events(style, [text.as_str()]);
