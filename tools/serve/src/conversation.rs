@@ -192,12 +192,7 @@ impl Conversation {
             return Err(ApiError::new(Fault::NotSupported, message));
         };
         self.check_length()?;
-        if self.format != Format::Text {
-            return Err(ApiError::new(
-                Fault::NotSupported,
-                "answers cannot be constrained yet",
-            ));
-        }
+        self.check_freedom()?;
         let tools = match self.choice {
             Choice::None => Vec::new(),
             _ => self.tools.clone(),
@@ -221,6 +216,24 @@ impl Conversation {
                 parallel: self.parallel,
             }),
         })
+    }
+
+    /// An answer is what the model says: what would have to hold it to a form is refused, and not left to chance.
+    fn check_freedom(&self) -> Result<()> {
+        let held = |param: &str, allowed: &str| {
+            let message =
+                format!("{param}: answers cannot be held to a form yet, allowed: {allowed}");
+            let fault = Fault::NotSupported;
+            Err(ApiError {
+                param: Some(param.into()),
+                ..ApiError::new(fault, message)
+            })
+        };
+        match (&self.format, &self.choice) {
+            (Format::Text, Choice::None | Choice::Auto) => Ok(()),
+            (Format::Text, _) => held("tool_choice", "none, auto"),
+            _ => held("response_format", "text"),
+        }
     }
 
     /// What the template is given.
