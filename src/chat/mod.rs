@@ -203,6 +203,20 @@ impl ChatTemplate {
         messages: &[Message],
         add_generation_prompt: bool,
     ) -> Result<Vec<u32>> {
+        let prompt = self.prompt(tokenizer, messages, add_generation_prompt)?;
+        Ok(prompt.ids)
+    }
+
+    /// As [`ChatTemplate::encode`], with the text and what a reader of the reply has to know.
+    ///
+    /// # Errors
+    /// Those of [`ChatTemplate::encode`].
+    pub fn prompt(
+        &self,
+        tokenizer: &Tokenizer,
+        messages: &[Message],
+        add_generation_prompt: bool,
+    ) -> Result<Prompt> {
         check(messages)?;
         let context = self.context(messages, add_generation_prompt);
         let rendered = self.run(&context)?;
@@ -213,7 +227,7 @@ impl ChatTemplate {
             end: End::Template,
             render: &|context| self.run(context).ok(),
         };
-        Ok(rendering.prompt(tokenizer)?.ids)
+        rendering.prompt(tokenizer)
     }
 
     /// Renders and tokenizes a conversation that is given as OpenAI's clients send it: an object with `messages`

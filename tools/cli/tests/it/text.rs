@@ -344,3 +344,56 @@ fn a_waiting_chat_uses_no_cpu() {
     assert!(child.wait().expect("ends").success());
     assert!(used <= 2, "{used} hundredths of a second in one second");
 }
+
+/// What a model thinks before it answers: shown between its markers, hidden, or folded, which is nothing where
+/// nobody watches.
+#[test]
+fn reasoning_is_shown_hidden_or_folded() {
+    let dir = tempfile::tempdir().expect("folder");
+    let plain = "{% for m in messages %}{{ m.content }}{% endfor %}";
+    let write = |name: &str, text: String| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).expect("written");
+        path.to_str().expect("path").to_owned()
+    };
+    // The model continues what the prompt has opened, and never closes it.
+    let thinks = format!("{plain}{{% if add_generation_prompt %}}<think>\n{{% endif %}}");
+    let (plain, thinks) = (write("plain", plain.into()), write("thinks", thinks));
+    let chat = |template: &str, how: &[&str]| {
+        let mut words = vec!["chat", "Hello", "-n", "8", "--seed", "1", "--ignore-eos"];
+        words.extend(["--chat-template", template]);
+        words.extend(how);
+        let output = run_on_model(&words);
+        exits(&output, 0);
+        assert!(
+            !stderr(&output).contains("thought for"),
+            "{}",
+            stderr(&output)
+        );
+        stdout(&output)
+    };
+    let shown = chat(&thinks, &["--reasoning", "show"]);
+    assert!(
+        shown.starts_with("<think>\n") && shown.ends_with("\n</think>\n\n"),
+        "{shown:?}"
+    );
+    assert!(shown.len() > "<think>\n\n</think>\n\n".len(), "{shown:?}");
+    for how in [&["--reasoning", "hide"][..], &["--reasoning", "fold"], &[]] {
+        assert_eq!(chat(&thinks, how), "", "{how:?}");
+    }
+    let answer = chat(&plain, &[]);
+    assert!(!answer.trim().is_empty());
+    for how in ["show", "hide", "fold"] {
+        assert_eq!(chat(&plain, &["--reasoning", how]), answer, "{how}");
+    }
+    let help = run(&["chat", "-h"]);
+    assert!(stdout(&help).contains("--reasoning"), "{}", stdout(&help));
+    assert!(stdout(&help).lines().count() <= 40, "{}", stdout(&help));
+    let wrong = run_on_model(&["chat", "Hello", "--reasoning", "loud"]);
+    exits(&wrong, 2);
+    assert!(
+        stderr(&wrong).contains("show, hide, fold"),
+        "{}",
+        stderr(&wrong)
+    );
+}

@@ -4,9 +4,10 @@
 use std::io::IsTerminal;
 use std::time::Instant;
 
-use geb::chat::Message;
+use geb::chat::{Message, Prompt};
 use geb::generate::{GenerateOptions, StopReason, generate_with};
 
+use crate::answer::Answer;
 use crate::args::ChatArgs;
 use crate::commands::{self, Next};
 use crate::conversation::{Chat, Totals};
@@ -15,7 +16,7 @@ use crate::input::{Input, Typed};
 use crate::interrupt::Interrupt;
 use crate::load::{self, message};
 use crate::report::{self, Failure, Outcome, bytes, count, dim, note};
-use crate::screen::{Screen, timing_line};
+use crate::screen::timing_line;
 use crate::speculate;
 
 /// Room for an answer that is kept free in the context before old turns are forgotten.
@@ -53,6 +54,8 @@ pub fn run(args: &ChatArgs, interrupt: &Interrupt) -> Outcome {
         stop_repeats: args.stop_repeats,
         log_probs: false,
         cancel: Some(interrupt.flag()),
+        // What stands around reasoning is read, and not shown.
+        shown: template.reply_format().shown(&tokenizer),
         ..GenerateOptions::default()
     };
     let mut chat = Chat {
@@ -62,6 +65,7 @@ pub fn run(args: &ChatArgs, interrupt: &Interrupt) -> Outcome {
         options,
         guesses,
         output: args.output.clone(),
+        reasoning: args.reasoning,
         system,
         messages: Vec::new(),
         seed,
@@ -162,17 +166,27 @@ impl Chat {
 
     /// Answers the last user message and keeps the answer.
     fn answer(&mut self, interrupt: &Interrupt) -> Outcome<StopReason> {
-        let ids = self.prompt()?;
+        let prompt = self.prompt()?;
         self.options.sampling.seed = self.seed.wrapping_add(self.totals.answers);
-        let mut screen = Screen::new(false, &self.output);
+        let format = self.template.reply_format();
+        let mut answer = Answer::new(format, &prompt, self.reasoning, &self.output);
         let (session, tokenizer) = (&mut self.loaded.session, &self.tokenizer);
         let (guesses, options) = (&mut self.guesses, &self.options);
-        let result = interrupt
-            .during(|| generate_with(session, guesses, tokenizer, &ids, options, &mut screen));
-        let finished = screen.finish();
+        let result = interrupt.during(|| {
+            generate_with(
+                session,
+                guesses,
+                tokenizer,
+                &prompt.ids,
+                options,
+                &mut answer,
+            )
+        });
+        let finished = answer.finish();
         let result = result.map_err(|e| load::at(&self.loaded.opened.path, e))?;
-        finished?;
-        self.messages.push(message("assistant", &result.text));
+        // Templates leave the reasoning of earlier answers out, or want it without its markers.
+        let reply = finished?;
+        self.messages.push(message("assistant", &reply.content));
         self.totals.add(&result.timings);
         if result.reason == StopReason::Repeat {
             note(format_args!(
@@ -192,8 +206,8 @@ impl Chat {
         Ok(result.reason)
     }
 
-    /// The conversation as ids. When it outgrows the context, the oldest turns are forgotten.
-    fn prompt(&mut self) -> Outcome<Vec<u32>> {
+    /// The conversation as a prompt. When it outgrows the context, the oldest turns are forgotten.
+    fn prompt(&mut self) -> Outcome<Prompt> {
         let room = ANSWER_ROOM
             .min(self.options.max_tokens)
             .min(self.loaded.session.ctx() / 4);
@@ -203,19 +217,19 @@ impl Chat {
         }
         let mut forgotten = 0;
         loop {
-            let ids = self.encode()?;
-            if ids.len() <= limit {
+            let prompt = self.encode()?;
+            if prompt.ids.len() <= limit {
                 if forgotten > 0 {
                     note(format_args!(
                         "(context full: the oldest {forgotten} turns are forgotten; /reset starts over)"
                     ));
                 }
-                return Ok(ids);
+                return Ok(prompt);
             }
             if self.messages.len() < 3 {
                 let message = format!(
                     "the message takes {} tokens, allowed: {limit} of the context",
-                    ids.len()
+                    prompt.ids.len()
                 );
                 return Err(Failure::usage(message)
                     .hint("shorten it, or raise --ctx if the model allows more"));
@@ -225,7 +239,7 @@ impl Chat {
         }
     }
 
-    fn encode(&mut self) -> Outcome<Vec<u32>> {
+    fn encode(&mut self) -> Outcome<Prompt> {
         let system = self.system.as_deref().map(|s| message("system", s));
         if system.is_some() && !std::mem::replace(&mut self.system_shown, true) {
             load::say_where_system_goes(&self.template, &self.output);
@@ -235,7 +249,7 @@ impl Chat {
             .chain(self.messages.iter().cloned())
             .collect();
         self.template
-            .encode(&self.tokenizer, &self.template.fitted(&all), true)
+            .prompt(&self.tokenizer, &self.template.fitted(&all), true)
             .map_err(|e| load::at(&self.loaded.opened.path, e))
     }
 

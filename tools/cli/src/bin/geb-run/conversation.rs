@@ -7,7 +7,7 @@ use geb::generate::{GenerateOptions, Timings};
 use geb::speculate::{Speculation, SpeculationStats};
 use geb::tokenizer::Tokenizer;
 
-use crate::args::OutputArgs;
+use crate::args::{OutputArgs, ReasoningHow};
 use crate::load::Loaded;
 use crate::report::rate;
 
@@ -20,6 +20,8 @@ pub struct Chat {
     pub options: GenerateOptions,
     pub guesses: Speculation,
     pub output: OutputArgs,
+    /// What is shown of reasoning.
+    pub reasoning: ReasoningHow,
     /// What the model is told first; not part of `messages`.
     pub system: Option<String>,
     /// User and assistant in turn.

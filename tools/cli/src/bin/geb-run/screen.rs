@@ -31,6 +31,11 @@ impl Screen {
         }
     }
 
+    /// Takes the progress away.
+    pub fn clear(&mut self) {
+        self.progress.clear();
+    }
+
     /// Ends the line, and reports a closed or broken stdout.
     pub fn finish(mut self) -> Outcome {
         self.progress.clear();

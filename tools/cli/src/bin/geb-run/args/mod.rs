@@ -32,8 +32,8 @@ pub use probe::ProbeArgs;
 pub use serve::{LogHow, ScopeHow, ServeArgs};
 pub use several::SeveralArgs;
 pub use shared::{
-    CpuArgs, GuessWhen, KvHow, LoadHow, ModelArgs, OutputArgs, SamplingArgs, SparseHow,
-    SpeculateArgs, TemplateArgs, asked,
+    CpuArgs, GuessWhen, KvHow, LoadHow, ModelArgs, OutputArgs, ReasoningHow, SamplingArgs,
+    SparseHow, SpeculateArgs, TemplateArgs, asked,
 };
 pub use tasks::{ChoiceArgs, NeedleArgs};
 
@@ -200,6 +200,15 @@ pub struct ChatArgs {
     pub stop_repeats: usize,
     #[command(flatten)]
     pub template: TemplateArgs,
+    /// What a model thinks before it answers: show, hide, or fold into a line
+    #[arg(
+        long,
+        value_name = "HOW",
+        default_value = "fold",
+        hide_possible_values = true,
+        help_heading = "Chat"
+    )]
+    pub reasoning: ReasoningHow,
     #[command(flatten)]
     pub sampling: SamplingArgs,
     #[command(flatten)]

@@ -22,7 +22,7 @@ pub struct ModelArgs {
         hide_short_help = true
     )]
     pub load: LoadHow,
-    /// GGUF adapter (LoRA, DoRA) beside the weights, with a scale if not 1; may be repeated
+    /// GGUF adapter (LoRA, DoRA), with a scale if not 1; may be repeated
     #[arg(long, value_name = "FILE[=SCALE]", value_parser = scaled, help_heading = "Model")]
     pub lora: Vec<(PathBuf, f32)>,
 }
@@ -208,7 +208,7 @@ pub struct SamplingArgs {
     pub repeat_last_n: usize,
     #[command(flatten)]
     pub samplers: SamplersArgs,
-    /// Seed of the choices; the same seed gives the same text [default: random, as -1]
+    /// Seed of the choices; the same one gives the same text [default: random]
     #[arg(short, long, value_name = "S", value_parser = number::seed, help_heading = "Sampling")]
     pub seed: Option<u64>,
     /// Stop when this text appears (may be repeated)
@@ -293,6 +293,17 @@ pub struct TemplateArgs {
     /// What the model is told before the conversation
     #[arg(long, value_name = "TEXT", help_heading = "Chat")]
     pub system: Option<String>,
+}
+
+/// `--reasoning`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ReasoningHow {
+    /// All of it, between its markers
+    Show,
+    /// Nothing
+    Hide,
+    /// On a terminal one line that says how long it took, elsewhere nothing
+    Fold,
 }
 
 /// What goes to stderr.
