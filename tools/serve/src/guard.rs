@@ -5,9 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::extract::{Request, State};
+use axum::body::Body;
+use axum::extract::State;
 use axum::http::header::{HOST, ORIGIN};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version};
 use axum::middleware::Next;
 use axum::response::Response;
 
@@ -45,7 +46,11 @@ fn is_open(path: &str) -> bool {
 }
 
 /// The guard of all requests.
-pub async fn guard(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+pub async fn guard(
+    State(app): State<Arc<App>>,
+    mut request: Request<Body>,
+    next: Next,
+) -> Response {
     let started = Instant::now();
     let dialect = Dialect::of(request.uri().path());
     let request_id = id::random("req_");
@@ -88,10 +93,10 @@ pub async fn guard(State(app): State<Arc<App>>, mut request: Request, next: Next
 }
 
 /// Refuses what must not be served, and says who asks.
-fn check(app: &App, request: &mut Request, owner: &mut String) -> Result<()> {
+fn check(app: &App, request: &mut Request<Body>, owner: &mut String) -> Result<()> {
     let peer = *request.extensions().get::<Peer>().unwrap_or(&Peer::Local);
     head_length(request)?;
-    host(request.headers(), peer, &app.options.allowed_hosts)?;
+    host(host_of(request)?, peer, &app.options.allowed_hosts)?;
     origin(request.headers(), &app.options.cors_origins)?;
     let path = request.uri().path();
     if app.status() == ENDS && path != "/health" {
@@ -117,7 +122,7 @@ fn check(app: &App, request: &mut Request, owner: &mut String) -> Result<()> {
 }
 
 /// Counts the bytes of the head.
-fn head_length(request: &Request) -> Result<()> {
+fn head_length(request: &Request<Body>) -> Result<()> {
     let headers = request.headers();
     let fields: usize = headers
         .iter()
@@ -139,16 +144,29 @@ fn host_name(text: &str) -> &str {
     text[..end].trim_start_matches('[').trim_end_matches(']')
 }
 
+/// The host that a request names: that of its target, else that of its only `Host` (RFC 9112, 3.2).
+fn host_of<B>(request: &Request<B>) -> Result<Option<&str>> {
+    let mut all = request.headers().get_all(HOST).iter();
+    let (first, more) = (all.next(), all.count());
+    if more > 0 || first.is_none() && request.version() >= Version::HTTP_11 {
+        let found = more + usize::from(first.is_some());
+        let message = format!("the request has {found} Host fields, allowed: one");
+        return Err(ApiError::new(Fault::Invalid, message));
+    }
+    let target = request.uri().authority().map(|a| a.as_str());
+    Ok(target.or(first.map(|v| v.to_str().unwrap_or(""))))
+}
+
 /// A page of another site may not reach this server by a name of its own (DNS rebinding).
-fn host(headers: &HeaderMap, peer: Peer, allowed: &[String]) -> Result<()> {
+fn host(named: Option<&str>, peer: Peer, allowed: &[String]) -> Result<()> {
     let Peer::Tcp { to, .. } = peer else {
         return Ok(());
     };
-    let Some(value) = headers.get(HOST) else {
+    let Some(named) = named else {
         // HTTP/1.0 has none, and no browser speaks it.
         return Ok(());
     };
-    let name = host_name(value.to_str().unwrap_or("")).to_ascii_lowercase();
+    let name = host_name(named).to_ascii_lowercase();
     let loopback = |ip: IpAddr| ip.is_loopback() || ip == to.ip();
     let known = name == "localhost"
         || name.ends_with(".localhost")
@@ -196,7 +214,7 @@ mod tests {
             to: "192.0.2.1:8080".parse().unwrap(),
         };
         let allowed = ["models.example".to_owned()];
-        let good = |name: &str| host(&headers(&[("host", name)]), peer, &allowed).is_ok();
+        let good = |name: &str| host(Some(name), peer, &allowed).is_ok();
         for name in [
             "localhost",
             "localhost:8080",
@@ -224,7 +242,27 @@ mod tests {
         ] {
             assert!(!good(name), "{name}");
         }
-        assert!(host(&headers(&[("host", "evil.example")]), Peer::Local, &[]).is_ok());
+        assert!(host(Some("evil.example"), Peer::Local, &[]).is_ok());
+        assert!(host(None, peer, &[]).is_ok());
+    }
+
+    #[test]
+    fn a_request_names_one_host() {
+        let of = |target: &str, version: Version, hosts: &[&str]| {
+            let mut request = Request::builder().uri(target).version(version);
+            for host in hosts {
+                request = request.header(HOST, *host);
+            }
+            let request = request.body(()).unwrap();
+            host_of(&request).map(|h| h.map(str::to_owned))
+        };
+        let (old, new) = (Version::HTTP_10, Version::HTTP_11);
+        let named = |name: &str| Ok(Some(name.to_owned()));
+        assert_eq!(of("/", new, &["a:1"]), named("a:1"));
+        assert_eq!(of("/", old, &[]), Ok(None));
+        assert_eq!(of("http://b/x", new, &["a"]), named("b"));
+        assert!(of("/", new, &[]).is_err());
+        assert!(of("/", new, &["a", "a"]).is_err() && of("/", old, &["a", "b"]).is_err());
     }
 
     #[test]
