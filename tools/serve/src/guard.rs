@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::header::{HOST, ORIGIN};
+use axum::http::header::{CONNECTION, HOST, ORIGIN, TRANSFER_ENCODING};
 use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version};
 use axum::middleware::Next;
 use axum::response::Response;
@@ -55,6 +55,7 @@ pub async fn guard(
     let dialect = Dialect::of(request.uri().path());
     let request_id = id::random("req_");
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let is_chunked = request.headers().contains_key(TRANSFER_ENCODING);
     let mut owner = String::from("-");
     let checked = check(&app, &mut request, &mut owner);
     let mut response = match checked {
@@ -72,6 +73,10 @@ pub async fn guard(
         }
     }
     let headers = response.headers_mut();
+    if is_chunked {
+        // A length beside the chunks may have been told to a proxy: nothing that follows is read (RFC 9112, 6.1).
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     if let Ok(value) = HeaderValue::from_str(&request_id) {
         headers.insert("x-request-id", value);
     }
