@@ -18,6 +18,8 @@ pub const HEAD_TIME: Duration = Duration::from_secs(30);
 pub const BODY_TIME: Duration = Duration::from_secs(30);
 /// How long a client may take nothing of an answer.
 pub const WRITE_TIME: Duration = Duration::from_secs(30);
+/// How long what a client still sends is read when its last response is out, and how many bytes of it.
+pub const LINGER: (Duration, usize) = (Duration::from_secs(2), 4 * BODY_BYTES);
 /// Connections at once.
 pub const CONNECTIONS: usize = 256;
 /// Silence of a stream after which it says that it lives.

@@ -20,7 +20,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio::time::Sleep;
@@ -63,8 +63,18 @@ impl Listener {
 struct Place {
     /// Requests that are being answered; at none it waits for the next.
     busy: AtomicUsize,
+    /// Of these, requests whose body has not come yet.
+    coming: AtomicUsize,
     /// Ends it.
     leave: Notify,
+}
+
+impl Place {
+    /// Whether it waits for a request to be whole.
+    fn waits(&self) -> bool {
+        let n = |count: &AtomicUsize| count.load(Ordering::Relaxed);
+        n(&self.busy) == n(&self.coming)
+    }
 }
 
 /// Places of connections, oldest first.
@@ -80,9 +90,7 @@ impl Places {
     fn take(&self) -> Option<Arc<Place>> {
         let mut all = self.all();
         if all.len() >= limits::CONNECTIONS {
-            let idle = all
-                .iter()
-                .position(|p| p.busy.load(Ordering::Relaxed) == 0)?;
+            let idle = all.iter().position(|p| p.waits())?;
             all.remove(idle).leave.notify_one();
         }
         let place = Arc::<Place>::default();
@@ -115,6 +123,22 @@ impl Unsent {
 impl Drop for Unsent {
     fn drop(&mut self) {
         self.0.busy.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Counts a request until its body has come, or nobody waits for it.
+struct Coming(Arc<Place>);
+
+impl Coming {
+    fn new(place: &Arc<Place>) -> Self {
+        place.coming.fetch_add(1, Ordering::Relaxed);
+        Self(place.clone())
+    }
+}
+
+impl Drop for Coming {
+    fn drop(&mut self) {
+        self.0.coming.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -162,7 +186,27 @@ async fn refuse(mut stream: Box<dyn Stream>) {
     let body = r#"{"error":{"message":"too many connections","type":"overloaded_error","param":null,"code":null}}"#;
     let head = "HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-type: application/json";
     let text = format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
-    _ = tokio::time::timeout(Duration::from_secs(1), stream.write_all(text.as_bytes())).await;
+    let sent = tokio::time::timeout(Duration::from_secs(1), stream.write_all(text.as_bytes()));
+    if let Ok(Ok(())) = sent.await {
+        linger(stream).await;
+    }
+}
+
+/// Reads what a client still sends, for a while: a connection that is closed under it takes the response along.
+async fn linger(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+    let (time, most) = limits::LINGER;
+    let rest = async {
+        _ = stream.shutdown().await;
+        let mut bytes = vec![0; 16 << 10];
+        let mut read = 0;
+        while let Ok(n @ 1..) = stream.read(&mut bytes).await {
+            read += n;
+            if read > most {
+                break;
+            }
+        }
+    };
+    _ = tokio::time::timeout(time, rest).await;
 }
 
 /// A connection until it ends.
@@ -170,7 +214,14 @@ async fn connection(stream: Box<dyn Stream>, peer: Peer, router: Router, place: 
     let answer = service_fn(|mut request: hyper::Request<Incoming>| {
         let busy = Unsent::new(place);
         request.extensions_mut().insert(peer);
-        let answer = router.clone().call(request.map(Body::new));
+        let coming = Coming::new(place);
+        let request = request.map(|body| {
+            Body::new(body.map_frame(move |frame| {
+                let _ = &coming;
+                frame
+            }))
+        });
+        let answer = router.clone().call(request);
         async move {
             let response: Response = answer
                 .await
@@ -190,9 +241,14 @@ async fn connection(stream: Box<dyn Stream>, peer: Peer, router: Router, place: 
         .max_headers(limits::HEADERS)
         .max_buf_size(limits::BUFFER_BYTES)
         .serve_connection(TokioIo::new(Patient::new(stream)), answer);
-    tokio::select! {
+    let whole = async {
         // A client that breaks off, or breaks the rules, has been told what there is to tell.
-        _ = connection => {}
+        if let Ok(parts) = connection.without_shutdown().await {
+            linger(parts.io.into_inner()).await;
+        }
+    };
+    tokio::select! {
+        () = whole => {}
         () = place.leave.notified() => {}
     }
 }
