@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use crate::app::App;
-use crate::error::Result;
+use crate::error::{ApiError, Fault, Result};
 use crate::id::date;
 
 /// A model as OpenAI tells it.
@@ -62,9 +63,10 @@ pub async fn list(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
 /// For a name that is not served.
 pub async fn one(
     State(app): State<Arc<App>>,
-    Path(name): Path<String>,
+    name: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
 ) -> Result<Response> {
+    let name = name.map_err(|e| ApiError::new(Fault::Path, e.body_text()))?;
     let (name, created) = app.models.name(&name)?;
     let model = match is_anthropic(&headers) {
         true => anthropic(name, created),
