@@ -38,6 +38,25 @@ pub struct TextWeights {
     offsets: Vec<usize>,
     at: usize,
     last: Option<u32>,
+    /// Bytes of a character that is not whole yet.
+    begun: Vec<u8>,
+}
+
+/// Takes the characters that are whole; their number. What can be none counts as the one that stands for it.
+fn take_chars(bytes: &mut Vec<u8>) -> usize {
+    let mut count = 0;
+    loop {
+        let (good, bad) = match std::str::from_utf8(bytes) {
+            Ok(_) => (bytes.len(), None),
+            Err(e) => (e.valid_up_to(), e.error_len()),
+        };
+        count +=
+            String::from_utf8_lossy(&bytes[..good]).chars().count() + usize::from(bad.is_some());
+        bytes.drain(..good + bad.unwrap_or(0));
+        if bad.is_none() {
+            return count;
+        }
+    }
 }
 
 impl TextWeights {
@@ -46,7 +65,12 @@ impl TextWeights {
         let piece = tokenizer.piece(id);
         self.offsets.push(self.at);
         // What the token adds to the text: the first one's leading space may be no part of it.
-        self.at += tokenizer.continuation(self.last, &[id]).chars().count();
+        let text = tokenizer.continuation(self.last, &[id]);
+        match text.contains(char::REPLACEMENT_CHARACTER) {
+            true => self.begun.extend(tokenizer.token_bytes(id)),
+            false => self.begun.extend(text.bytes()),
+        }
+        self.at += take_chars(&mut self.begun);
         self.last = Some(id);
         self.log_probs.push(weighed.map(|w| w.log_prob));
         let top = weighed.map(|w| {
@@ -77,6 +101,7 @@ impl TextWeights {
         let new = TextWeights {
             at: self.at,
             last: self.last,
+            begun: std::mem::take(&mut self.begun),
             ..TextWeights::default()
         };
         let old = std::mem::replace(self, new);
@@ -86,5 +111,25 @@ impl TextWeights {
             "top_logprobs": old.top,
             "text_offset": old.offsets,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::take_chars;
+
+    #[test]
+    fn characters_are_counted_when_they_are_whole() {
+        let mut bytes = Vec::new();
+        let mut counts = Vec::new();
+        for byte in "é🙂a".bytes() {
+            bytes.push(byte);
+            counts.push(take_chars(&mut bytes));
+        }
+        assert_eq!(counts, [0, 1, 0, 0, 0, 1, 1]);
+        // A byte that no character begins with, and one that is not gone on with.
+        let mut bytes = b"\xffa\xc3b\xf0\x9f".to_vec();
+        assert_eq!(take_chars(&mut bytes), 4);
+        assert_eq!(bytes, b"\xf0\x9f");
     }
 }
