@@ -59,6 +59,8 @@ pub struct Progress {
     pub text: String,
     /// The token, unless it ended the answer before it became part of it.
     pub id: Option<u32>,
+    /// The token that ended the answer and is no part of it.
+    pub end: Option<u32>,
     /// If asked for: natural logarithm of the probability of the sampled token, an end token included, before
     /// penalties and temperature.
     pub log_prob: Option<f64>,
@@ -369,6 +371,7 @@ impl<'t> Generation<'t> {
         self.out.timings.sampled_tokens += 1;
         self.first.get_or_insert_with(Instant::now);
         if !self.options.ignore_eos && self.tokenizer.is_stop(id) {
+            progress.end = Some(id);
             return Ok(self.finish(progress, StopReason::Eos));
         }
         self.out.ids.push(id);

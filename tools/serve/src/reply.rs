@@ -77,6 +77,8 @@ pub struct Reply {
     pub prompt: Vec<Weighed>,
     /// Its tokens with their log-probabilities, if asked for.
     pub tokens: Vec<Weighed>,
+    /// The token that ended it and is no part of its text, if asked for.
+    pub end: Option<Weighed>,
     /// Why it ended; none while it goes on.
     pub finish: Option<Finish>,
     /// The stop text that ended it.
@@ -426,8 +428,8 @@ impl Reader {
             let reasons = self.parser.as_ref().is_some_and(ReplyParser::in_reasoning);
             self.reply.reasoning_tokens += usize::from(reasons);
         }
-        let weighed = progress.id.zip(progress.log_prob);
-        let tokens: Vec<_> = weighed
+        let weighed = progress.id.or(progress.end).zip(progress.log_prob);
+        let mut tokens: Vec<_> = weighed
             .map(|(id, log_prob)| Weighed {
                 id,
                 log_prob,
@@ -435,6 +437,9 @@ impl Reader {
             })
             .into_iter()
             .collect();
+        if progress.id.is_none() {
+            self.reply.end = tokens.pop();
+        }
         self.reply.tokens.extend_from_slice(&tokens);
         self.reply.stop = progress.stop;
         let events = match &mut self.parser {

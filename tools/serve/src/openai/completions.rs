@@ -302,6 +302,9 @@ impl Writer for TextWriter {
 
     fn done(&mut self, n: usize, reply: &Reply, out: &mut Frames) {
         let text = self.echoed(n, reply);
+        // An end token has no text, and is an entry all the same: clients count on one for each token.
+        let tokenizer = self.tokenizer();
+        self.weights[n].extend(&tokenizer, reply.end.as_slice());
         let weights = self.weighed.then(|| self.weights[n].take());
         let finish = reply.finish.map(super::finish_name);
         let choice = json!({ "text": text, "logprobs": weights, "finish_reason": finish });
@@ -327,6 +330,7 @@ impl Writer for TextWriter {
             let text = self.echoed(n, reply) + &reply.text();
             let tokenizer = self.tokenizer();
             self.weights[n].extend(&tokenizer, &reply.tokens);
+            self.weights[n].extend(&tokenizer, reply.end.as_slice());
             choices.push(json!({
                 "index": n,
                 "text": text,
