@@ -28,6 +28,8 @@ pub const PING: Duration = Duration::from_secs(15);
 pub const TOOLS: usize = 128;
 /// Bytes of a text to be read.
 pub const TEXT_BYTES: usize = 1 << 20;
+/// Prompts and answers of a request that run or wait at once; the others follow.
+pub const AT_ONCE: usize = 64;
 /// Prompts of a request.
 pub const PROMPTS: usize = 256;
 /// Answers to a prompt.

@@ -3,19 +3,19 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use geb::chat::tools::{CallIds, Delivery, ReplyEvent, ReplyFormat, ReplyParser, Tool};
 use geb::engine::Stored;
 pub use geb::generate::Weighed;
 use geb::generate::{GenerateOptions, Progress, StopReason, Timings};
-use geb::scheduler::{Event, Handle, Request};
+use geb::scheduler::{Event, Handle, Refusal, Request};
 
 use crate::error::{ApiError, Fault, Result};
-use crate::id;
 use crate::keys::Owner;
 use crate::metrics::Metrics;
 use crate::models::Loaded;
+use crate::{id, limits};
 
 /// What an answer has grown by.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -232,11 +232,13 @@ pub struct Replies {
     runs: Vec<Run>,
     turn: usize,
     metrics: Arc<Metrics>,
-    /// Keeps the model in memory.
-    _loaded: Arc<Loaded>,
+    loaded: Arc<Loaded>,
 }
 
 struct Run {
+    /// It was not handed over yet.
+    request: Option<Request>,
+    /// It runs or waits.
     handle: Option<Handle>,
     reader: Reader,
     /// What has happened and was not told.
@@ -246,8 +248,8 @@ struct Run {
 }
 
 impl Replies {
-    /// Hands over a request for each prompt and each of `answers`; the seeds of one prompt's answers follow each
-    /// other.
+    /// Hands over a request for each prompt and each of `answers`, some of them now and the others when these have
+    /// ended; the seeds of one prompt's answers follow each other.
     ///
     /// # Errors
     /// When the queue is full; nothing is asked then.
@@ -273,7 +275,8 @@ impl Replies {
                     owner: owner.id,
                 };
                 runs.push(Run {
-                    handle: Some(loaded.scheduler.submit(request)?),
+                    request: Some(request),
+                    handle: None,
                     reader: prompt.reader(),
                     steps: VecDeque::new(),
                     asked: Instant::now(),
@@ -281,12 +284,61 @@ impl Replies {
                 });
             }
         }
-        Ok(Replies {
+        let mut replies = Replies {
             runs,
             turn: 0,
             metrics,
-            _loaded: loaded,
-        })
+            loaded,
+        };
+        replies.submit()?;
+        Ok(replies)
+    }
+
+    /// Hands over what there is room for.
+    fn submit(&mut self) -> Result<()> {
+        let mut open = self.runs.iter().filter(|r| r.handle.is_some()).count();
+        for run in self.runs.iter_mut().filter(|r| r.request.is_some()) {
+            if open >= limits::AT_ONCE {
+                break;
+            }
+            let Some(request) = run.request.take() else {
+                continue;
+            };
+            match self.loaded.scheduler.submit(request.clone()) {
+                Ok(handle) => {
+                    run.handle = Some(handle);
+                    open += 1;
+                }
+                Err(Refusal::Full { .. }) if open > 0 => {
+                    run.request = Some(request);
+                    break;
+                }
+                Err(refusal) => {
+                    run.request = Some(request);
+                    return Err(refusal.into());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands over what has waited for others of its request to end.
+    async fn refill(&mut self) {
+        while self.runs.iter().any(|r| r.request.is_some()) {
+            match self.submit() {
+                Ok(()) => break,
+                // Others have filled the queue.
+                Err(e) if e.fault == Fault::Overloaded => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                Err(e) => {
+                    for run in self.runs.iter_mut().filter(|r| r.request.is_some()) {
+                        run.request = None;
+                        run.steps.push_back(Step::Failed(e.clone()));
+                    }
+                }
+            }
+        }
     }
 
     /// The answer of a number, as far as it has come.
@@ -332,6 +384,9 @@ impl Replies {
             run.take(event, &self.metrics);
         }
         let step = run.steps.pop_front().unwrap_or(Step::NOTHING);
+        if run.handle.is_none() {
+            self.refill().await;
+        }
         Some((n, step))
     }
 
