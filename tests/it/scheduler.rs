@@ -237,6 +237,7 @@ fn requests(
         };
         Request {
             prompt,
+            stored: None,
             options: GenerateOptions {
                 max_tokens: dice.below(if i.is_multiple_of(2) { 400 } else { 60 }),
                 sampling,
