@@ -39,6 +39,7 @@ mod round_trip;
 mod sampling;
 mod scheduler;
 mod search;
+mod serve;
 mod sparse;
 mod speculate;
 mod spellings;
