@@ -140,7 +140,7 @@ impl Case {
         let mut body = json!({ field.0: field.1 });
         let mut options = GenerateOptions {
             max_tokens: 1 + dice.below(if i % 4 == 2 { 200 } else { 40 }),
-            ignore_eos: i % 5 == 0,
+            ignore_eos: i.is_multiple_of(5),
             log_probs: true,
             ..GenerateOptions::default()
         };
@@ -380,7 +380,7 @@ fn texts_survive_preemptions() {
         Case {
             path: Path::Texts,
             body: json!({
-                "prompt": [prompt], "max_tokens": 300, "ignore_eos": true, "seed": i, "logprobs": 0, "stream": i % 2 == 0,
+                "prompt": [prompt], "max_tokens": 300, "ignore_eos": true, "seed": i, "logprobs": 0, "stream": i.is_multiple_of(2),
             }),
             prompt,
             options,
