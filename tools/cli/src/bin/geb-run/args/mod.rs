@@ -200,7 +200,7 @@ pub struct ChatArgs {
     pub stop_repeats: usize,
     #[command(flatten)]
     pub template: TemplateArgs,
-    /// What a model thinks before it answers: show, hide, or fold into a line
+    /// What a model thinks first: show, hide, or fold into a line
     #[arg(
         long,
         value_name = "HOW",
