@@ -175,6 +175,8 @@ export async function markdown({ page }) {
       "```rust\nfn main() {}\n\n```\n", "~~~\n```\n~~~\n", "    indented\n\n    code\n\n", "| a | b |\n|:--|--:|\n| 1 | `2` |\n\n", "text before\n| a |\n|---|\n| 1 |\n",
       "---\n", "* star\n+ plus\n- dash\n\n", "[ref] and [other][ref]\n\n", "[ref]: https://example.com 'title'\n\n", "<b>no html</b>\n\n", "![no](https://example.com/i.png)\n\n",
       "https://example.com/x and mail@example.com\n\n", "\r\nwindows\r\n\r\nlines\r\n", "unclosed **bold and `code\n\n", "1) paren\n2) two\n\n", "\\* no list\n\n", "a\n\n\n\nb\n",
+      `| n | square |\n|--:|:-:|\n${Array.from({ length: 80 }, (_, n) => `| ${n} | **${n * n}** |\r\n`).join("")}`,
+      `\n| x |\n|---|\n${"| [ref] |\n".repeat(40)}\n`,
     ];
     let seed = 12345;
     const random = (n) => (seed = (seed * 1103515245 + 12345) % 2147483648) % n;

@@ -23,7 +23,7 @@ const TEXTS = {
 export function all({ browser, stage }) {
   return Object.entries(TEXTS).map(([name, token]) => [`${TOKENS} tokens, ${name}`, () => {
     stage.reset((_, response) => play(response, token));
-    return inTab(browser, stage.address, measure);
+    return inTab(browser, stage.address, (tab) => measure(tab, browser));
   }]);
 }
 
@@ -42,10 +42,10 @@ async function play(response, token) {
   out.end("stop", { prompt_tokens: 5, completion_tokens: TOKENS });
 }
 
-async function measure({ page, settled, painted, answer }) {
+/** Times are those of the processor: what else the machine does is not the page's. The clock's are told beside. */
+async function measure({ page, settled, painted, answer }, browser) {
   await page.evaluate(() => {
     globalThis.frames = [];
-    globalThis.long = [];
     let last = null;
     const frame = (now) => {
       if (last !== null) frames.push(now - last);
@@ -53,20 +53,35 @@ async function measure({ page, settled, painted, answer }) {
       requestAnimationFrame(frame);
     };
     requestAnimationFrame(frame);
-    new PerformanceObserver((list) => long.push(...list.getEntries().map((e) => e.duration))).observe({ type: "longtask" });
   });
-  await page.fill("#entry", "Go");
-  await page.press("#entry", "Enter");
-  await page.waitForSelector(".message.assistant");
-  await page.evaluate(() => (frames.length = long.length = 0));
-  await settled();
-  await painted();
-  const { frames, long } = await page.evaluate(() => ({ frames, long }));
+  await browser.startTracing(page, { categories: ["-*", "toplevel"] });
+  let trace;
+  try {
+    await page.fill("#entry", "Go");
+    await page.press("#entry", "Enter");
+    await page.waitForSelector(".message.assistant");
+    await settled();
+    await painted();
+  } finally {
+    trace = JSON.parse(await browser.stopTracing());
+  }
+  const frames = await page.evaluate(() => frames);
   check((await answer().locator(".speed").textContent()).startsWith(`${TOKENS} tokens`), "not all tokens came");
-  frames.sort((a, b) => a - b);
-  const at = (q) => Math.round(frames[Math.min(frames.length - 1, Math.floor(frames.length * q))]);
-  const told = `${frames.length} frames, p50 ${at(0.5)}, p99 ${at(0.99)}, worst ${at(1)} ms; work of 50 ms and more at once: ${long.map(Math.round).join(", ") || "none"}`;
-  check(frames.length > 100, `too few frames: ${told}`);
-  check(at(0.99) < MOST_MS, told);
+  const work = tasks(trace);
+  const at = (list, q) => list.sort((a, b) => a - b)[Math.min(list.length - 1, Math.floor(list.length * q))]?.toFixed(0);
+  const told = `${work.length} tasks of the page, p99 ${at(work, 0.99)}, worst ${at(work, 1)} ms; ${frames.length} frames by the clock, p50 ${at(frames, 0.5)}, p99 ${at(frames, 0.99)}, worst ${at(frames, 1)} ms`;
+  check(work.length > 500 && frames.length > 100, `too few frames: ${told}`);
+  check(work.at(-1) < MOST_MS, told);
   return told;
+}
+
+/** What each task of the page's main thread took of the processor, in ms. A frame is one task. */
+function tasks(trace) {
+  const events = trace.traceEvents;
+  const main = new Set(events.filter((e) => e.name === "thread_name" && e.args.name === "CrRendererMain").map((e) => `${e.pid} ${e.tid}`));
+  // Of all tabs the one that has most to do.
+  const lists = [...main].map((thread) =>
+    events.filter((e) => e.name.endsWith("RunTask") && e.tdur !== undefined && `${e.pid} ${e.tid}` === thread).map((e) => e.tdur / 1000));
+  const sum = (list) => list.reduce((a, b) => a + b, 0);
+  return lists.sort((a, b) => sum(b) - sum(a))[0] ?? [];
 }

@@ -367,8 +367,7 @@ function listen() {
   listenList();
   const edit = async () => {
     const { conversation } = page;
-    const found = await settings.edit(conversation.settings, { clear: forgetAll });
-    drawTheme();
+    const found = await settings.edit(conversation.settings, { clear: forgetAll, colour: setColour });
     if (!found) return;
     conversation.settings = found;
     if (conversation.messages.size) await save(conversation);
@@ -378,8 +377,7 @@ function listen() {
   $("summary").addEventListener("click", edit);
   $("theme").addEventListener("click", () => {
     const order = ["", "light", "dark"];
-    globalThis.setTheme(order[(order.indexOf(globalThis.theme()) + 1) % 3]);
-    drawTheme();
+    setColour(order[(order.indexOf(globalThis.theme()) + 1) % 3]);
   });
   addEventListener("popstate", () => openById(location.hash.slice(1)));
   document.addEventListener("visibilitychange", () => document.hidden || drawList());
@@ -411,6 +409,11 @@ function listenList() {
     const first = file && (await list.importFile(file));
     if (first) await openById(first);
   });
+}
+
+function setColour(name) {
+  globalThis.setTheme(name);
+  drawTheme();
 }
 
 function drawTheme() {

@@ -89,6 +89,8 @@ function morph(old, fresh) {
 
 /** Blocks whose own blocks are looked at one by one; each has one element, and a table's is in a frame. */
 const CONTAINERS = new Set(["bullet_list_open", "ordered_list_open", "blockquote_open", "table_open", "tbody_open"]);
+/** Rows of a table that are read again at most. */
+const ROWS = 32;
 const inside = (element) => (element.className === "table" ? element.firstElementChild : element);
 
 /** The blocks of a list of tokens: where each begins, and where it has ended. */
@@ -118,8 +120,11 @@ export class Markdown {
     this.shown = "";
     this.done = 0;
     this.env = { references: {} };
-    /** What the blocks in an element were made of. */
+    /** The first lines of a long table, of which rows are finished. */
+    this.head = "";
+    /** What the blocks in an element were made of, and how many before them are finished. */
     this.made = new WeakMap();
+    this.kept = new WeakMap();
     this.tail.replaceChildren();
     this.root.replaceChildren(this.tail);
   }
@@ -130,7 +135,7 @@ export class Markdown {
     if (!text.startsWith(this.shown)) this.#begin();
     const links = this.#grow(text, ended);
     // A link's address may stand below the link.
-    if (ended && links && this.root.firstChild !== this.tail) {
+    if (ended && links && this.done) {
       this.#begin();
       this.#grow(text, ended);
     }
@@ -140,7 +145,7 @@ export class Markdown {
 
   /** Draws what is behind the finished blocks; whether there are addresses of links. */
   #grow(text, ended) {
-    const rest = text.slice(this.done);
+    const rest = this.head + text.slice(this.done);
     const env = { references: { ...this.env.references } };
     const tokens = md.parse(rest, env);
     const blocks = blocksOf(tokens, 0, tokens.length);
@@ -151,19 +156,36 @@ export class Markdown {
       // The first line of a block says what it is; once that is whole, the blocks before are finished.
       if (rest.indexOf("\n", at) >= 0) {
         md.parse(rest.slice(0, at), this.env);
-        this.done += at;
+        this.done += at - this.head.length;
+        this.head = "";
         this.tail.before(...[...this.tail.children].slice(0, last));
         this.made.get(this.tail).splice(0, last);
       }
-    }
+    } else if (last === 0 && !ended) this.#keepRows(rest, tokens);
     return Object.keys(env.references).length > 0;
+  }
+
+  /** The rows of a long table but the last are finished: a row is a line, whatever the others say. */
+  #keepRows(rest, tokens) {
+    if (tokens[0].type !== "table_open") return;
+    const body = tokens.findIndex((t) => t.type === "tbody_open");
+    const rows = body < 0 ? [] : blocksOf(tokens, body + 1, tokens.length - 2);
+    if (rows.length < ROWS) return;
+    const line = tokens[0].map[0];
+    const at = offset(rest, tokens[rows.at(-1)[0]].map[0]);
+    this.done += at - this.head.length;
+    this.head = rest.slice(offset(rest, line), offset(rest, line + 2));
+    const element = this.tail.querySelector("tbody");
+    this.kept.set(element, (this.kept.get(element) ?? 0) + rows.length - 1);
+    this.made.get(element).splice(0, rows.length - 1);
   }
 
   /** Makes the children of `parent` the elements of these blocks; what was made of the same stays. */
   #sync(parent, tokens, blocks) {
     const made = this.made.get(parent) ?? [];
     this.made.set(parent, made);
-    let node = parent.firstElementChild;
+    const kept = this.kept.get(parent) ?? 0;
+    let node = parent.children[kept] ?? null;
     blocks.forEach(([from, to], n) => {
       const next = node?.nextElementSibling ?? null;
       const holds = CONTAINERS.has(tokens[from].type);
@@ -181,6 +203,6 @@ export class Markdown {
       node = next;
     });
     made.length = blocks.length;
-    while (parent.children.length > blocks.length) parent.lastElementChild.remove();
+    while (parent.children.length > kept + blocks.length) parent.lastElementChild.remove();
   }
 }

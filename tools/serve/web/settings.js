@@ -71,8 +71,8 @@ function numberFields() {
       el("input", { id: `set-${key}`, type: "number", min, max, step: step === 1 ? 1 : "any", inputmode: "decimal", placeholder: "default" }))));
 }
 
-/** Opens the dialog; the new settings, or null. `clear` deletes all conversations. */
-export async function edit(settings, { clear }) {
+/** Opens the dialog; the new settings, or null. `clear` deletes all conversations, `colour` shows a theme. */
+export async function edit(settings, { clear, colour }) {
   numberFields();
   for (const [key] of NUMBERS) field(key).value = settings[key] ?? "";
   field("system").value = settings.system ?? "";
@@ -84,7 +84,7 @@ export async function edit(settings, { clear }) {
   for (const bad of ["stop", "schema", "tools"]) say(bad, "");
   for (const radio of document.getElementsByName("theme")) {
     radio.checked = radio.value === globalThis.theme();
-    radio.onchange = () => globalThis.setTheme(radio.value);
+    radio.onchange = () => colour(radio.value);
   }
   field("key").onclick = () => askKey("");
   $("clear").onclick = async () => {
