@@ -147,7 +147,7 @@ fn answers_are_the_same_in_all_dialects() {
         "And it came to pass",
     ];
     let mut stopped = 0;
-    for i in 0..40 {
+    for i in 0..24 {
         let mut q = Question {
             text: texts[i % 4].into(),
             seed: i as u64,
@@ -179,5 +179,5 @@ fn answers_are_the_same_in_all_dialects() {
             }
         }
     }
-    assert!(stopped >= 15, "{stopped} of 20");
+    assert!(stopped >= 9, "{stopped} of 12");
 }

@@ -33,8 +33,8 @@ const CLIENTS: [&str; 15] = [
 
 /// What cannot be had yet, by a word of the refusal, and why.
 const LATER: [(&str, &str); 1] = [(
-    "constrained",
-    "answers have no form that they must have yet",
+    "held to a form",
+    "schemas, grammars and calls that must come need constraints",
 )];
 
 /// Fields that have no effect, and are named in the answer: what they ask for is done anyway.
