@@ -15,7 +15,7 @@ use geb::ram;
 use geb::scheduler::Scheduler;
 use geb::session::Session;
 use geb::threads::{self, SharedPool};
-use geb::tokenizer::{Encode, Tokenizer};
+use geb::tokenizer::Tokenizer;
 
 use crate::error::{ApiError, Fault, Result};
 use crate::id;
@@ -92,17 +92,8 @@ impl Speaker {
         system: Option<String>,
         ctx: usize,
     ) -> Speaker {
-        let how = Encode {
-            add_special: false,
-            parse_special: true,
-        };
-        let markers = template.iter().flat_map(|t| t.reply_format().markers());
-        let ids = markers
-            .filter_map(|m| tokenizer.encode(m, how).ok())
-            .flatten();
-        let mut shown: Vec<u32> = ids.filter(|id| tokenizer.is_control(*id)).collect();
-        shown.sort_unstable();
-        shown.dedup();
+        let format = template.as_ref().map(ChatTemplate::reply_format);
+        let shown = format.map(|f| f.shown(&tokenizer)).unwrap_or_default();
         Speaker {
             name,
             tokenizer,
