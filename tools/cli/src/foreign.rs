@@ -51,7 +51,7 @@ const BATCH: &str = "batches are chosen here, and results do not depend on them"
 const QUIET: &str = "-q and --no-progress choose what is shown";
 const SAMPLERS: &str = "not a sampler here: --temp, --top-k, --top-p, --min-p, --typical, --top-nsigma, \
      --xtc-probability, --mirostat, --dry-multiplier, --repeat-penalty, --presence-penalty";
-const SERVER: &str = "there is no server yet";
+const SERVER: &str = "geb-run serve is the server: --streams, --host, --port, --api-key-file; it batches and measures always";
 const HUB: &str =
     "nothing is fetched from a hub: download the file (hf download REPOSITORY FILE), then -m FILE";
 const TEXT: &str = "models read text only here";

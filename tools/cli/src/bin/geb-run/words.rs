@@ -18,8 +18,6 @@ enum First {
     Not(&'static str),
 }
 
-const NO_SERVER: &str =
-    "there is no server yet: geb-run chat and geb-run generate run a model in this terminal";
 const NOTHING_RUNS: &str = "nothing runs in the background: Ctrl-C ends a command";
 const CONVERTER: &str = "geb-quantize makes models: geb-quantize CHECKPOINT_FOLDER model.gguf";
 const NO_HUB: &str = "nothing is sent or fetched but by geb-run pull";
@@ -42,8 +40,8 @@ const FOREIGN: &[(&[&str], First)] = &[
     (&["ls", "models"], First::Words(&["list"])),
     (&["version"], First::Words(&["--version"])),
     (
-        &["serve", "server", "api", "start", "launch"],
-        First::Not(NO_SERVER),
+        &["server", "api", "start", "launch"],
+        First::Words(&["serve"]),
     ),
     (&["ps", "stop", "kill", "status"], First::Not(NOTHING_RUNS)),
     (
@@ -182,7 +180,8 @@ mod tests {
         );
         assert_eq!(words("geb-run bench -m x -r 3"), "bench -m x -r 3");
         assert_eq!(words("geb-run tokenize -m x -ngl"), "tokenize -m x -ngl");
-        let refused = meant(["geb-run", "serve", "x"].map(OsString::from).to_vec());
-        assert_eq!(refused.expect_err("no server").code, 2);
+        assert_eq!(words("geb-run server -m x"), "serve -m x");
+        let refused = meant(["geb-run", "stop", "x"].map(OsString::from).to_vec());
+        assert_eq!(refused.expect_err("nothing runs").code, 2);
     }
 }
