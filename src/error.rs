@@ -211,6 +211,15 @@ pub enum Error {
     /// A chat template failed.
     #[error("chat template: {}", Shown::value(.0))]
     Template(String),
+    /// A grammar, schema or regular expression that an answer cannot be held to.
+    #[error("constraint: {}", Shown::value(.0))]
+    Constraint(String),
+    /// A grammar that takes too long to say what may follow.
+    #[error("constraint: too complex: a step took more than {limit_ms} ms")]
+    Slow {
+        /// Milliseconds that a step may take.
+        limit_ms: u64,
+    },
     /// A part of the program broke its own rules; what it worked on is given up.
     #[error("internal error: {}", Shown::list(.0))]
     Panic(String),
@@ -346,6 +355,8 @@ mod tests {
                 tensors: 1,
             },
             Error::Template(t()),
+            Error::Constraint(t()),
+            Error::Slow { limit_ms: 250 },
             Error::Panic(t()),
             Error::Interrupted,
         ];
@@ -364,6 +375,7 @@ mod tests {
             Error::Kind { .. } | Error::Threads { .. } => {}
             Error::Occupied { .. } | Error::Template(_) | Error::Interrupted => {}
             Error::OutOfRange { .. } | Error::Panic(_) | Error::Pages { .. } => {}
+            Error::Constraint(_) | Error::Slow { .. } => {}
         }
     }
 

@@ -29,7 +29,7 @@
 //! ```
 //!
 //! Module map: [`assistant`] is what a program starts with, [`scheduler`] what a server does; [`engine`] runs any
-//! number of sequences, [`generate`] turns their logits into text. [`gguf`] is the container; [`tokenizer`], [`chat`] and [`sampler`] are text; [`model`] and
+//! number of sequences, [`generate`] turns their logits into text. [`gguf`] is the container; [`tokenizer`], [`chat`], [`constraint`] and [`sampler`] are text; [`model`] and
 //! [`session`] run it. SIMD lives in `geb-kernels`; `geb-convert` turns checkpoints into files, `geb-eval`
 //! says how good a model is.
 
@@ -40,6 +40,7 @@ pub mod assistant;
 pub mod cache;
 pub mod calibrate;
 pub mod chat;
+pub mod constraint;
 pub mod cpus;
 pub mod embed;
 pub mod engine;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use crate::constraint::Constraint;
 use crate::error::Error;
 use crate::sampler::SamplerOptions;
 use crate::speculate::SpeculationStats;
@@ -29,6 +30,8 @@ pub struct GenerateOptions {
     pub top_log_probs: usize,
     /// Tell the log-probabilities of the prompt's tokens too: [`Event::Prompt`](crate::scheduler::Event::Prompt).
     pub prompt_log_probs: bool,
+    /// What the answer is held to.
+    pub constraint: Option<Constraint>,
     /// Set from outside to stop. Give the session the same flag, so that a long prefill ends too.
     pub cancel: Option<Arc<AtomicBool>>,
 }
@@ -45,6 +48,7 @@ impl Default for GenerateOptions {
             log_probs: false,
             top_log_probs: 0,
             prompt_log_probs: false,
+            constraint: None,
             cancel: None,
         }
     }

@@ -5,6 +5,7 @@
 //! (whoever owns the engine evaluates them, alone or among the tokens of others)
 //! evaluated
 //! accept   -> one token's text, as often as there are logits for
+//!         (one that the constraint allows, or the one that it forces)
 //!         end token?            -> `eos`
 //!         text of the token     -> stop scanner   (`stop` when a stop string is complete)
 //!         a part repeated for `stop_repeats` tokens          -> `repeat`
@@ -23,6 +24,7 @@ use geb_kernels::Kernels;
 use super::answer::{GenerateOptions, Generated, StopReason, Timings, refuse};
 use super::repeat::RepeatDetector;
 use super::stop::StopScanner;
+use crate::constraint::{Choice, Follow, TokenSet, Wake};
 use crate::engine::{Engine, Sequence, Want};
 use crate::error::{Error, Result};
 use crate::logits::{log_sum, top_k};
@@ -49,6 +51,8 @@ pub struct Weighed {
     pub top: Vec<(u32, f64)>,
 }
 
+/// How long the engine's thread waits for a constraint whose thread has had the time of a pass.
+const PATIENCE: Duration = Duration::from_micros(500);
 /// Rows of a prompt whose logits are looked at in one pass.
 const WEIGHED_ROWS: usize = 64;
 
@@ -81,6 +85,12 @@ pub struct Generation<'t> {
     stream: StreamDecoder<'t>,
     scanner: StopScanner,
     repeats: RepeatDetector,
+    /// What holds the answer to a form.
+    follow: Option<Follow>,
+    /// Called when that has something to say; without it, it is waited for.
+    wake: Option<Wake>,
+    /// `[vocab]`: logits that wait for it.
+    late: Option<Vec<f32>>,
     kernels: &'static Kernels,
     /// Positions of the context.
     ctx: usize,
@@ -133,6 +143,9 @@ impl<'t> Generation<'t> {
             scanner: StopScanner::new(&options.stop),
             repeats: RepeatDetector::new(options.stop_repeats),
             stream,
+            follow: options.constraint.clone().map(Follow::new),
+            wake: None,
+            late: None,
             speculation: Speculation::off(),
             kernels: engine.kernels(),
             ctx: engine.ctx(),
@@ -171,11 +184,20 @@ impl<'t> Generation<'t> {
         self.speculation = speculation;
     }
 
+    /// A constraint that is late is not waited for: its answer [`is_late`](Self::is_late), and `wake` is called when
+    /// it may [`resume`](Self::resume).
+    pub(crate) fn wake_with(&mut self, wake: Wake) {
+        self.wake = Some(wake);
+    }
+
     /// Takes what `seq` holds of the prompt, and gives the rest of it up.
     ///
     /// # Errors
-    /// As [`Engine::step`], for the tokens that are to be read.
+    /// As [`Engine::step`], for the tokens that are to be read; [`Error::Threads`] for a constraint.
     pub fn begin(&mut self, engine: &Engine, seq: &mut Sequence) -> Result<()> {
+        if let Some(follow) = &mut self.follow {
+            follow.start(self.wake.clone())?;
+        }
         let pairs = seq.tokens().iter().zip(&self.history);
         let same = pairs.take_while(|(a, b)| a == b).count();
         let keep = same.min(self.history.len() - 1);
@@ -227,18 +249,50 @@ impl<'t> Generation<'t> {
     pub fn plan(&mut self, target: &mut Draft<'_>, rows: usize, guesses: Guesses) -> Planned<'_> {
         // Guesses that did not hold do not stay.
         target.truncate(self.history.len() - 1);
+        // The logits of an earlier pass are gone, whether its guesses hold or not.
+        self.unsettled = false;
         let held = target.tokens().len();
         self.answering = self.is_answering(held);
         if self.answering && !std::mem::take(&mut self.again) {
-            let wanted = self.wanted();
-            self.speculation
-                .plan(target, &self.history, wanted, guesses);
+            self.plan_answer(target, rows, guesses);
         }
         let weighs = self.weighs_prompt();
         let most = if weighs { WEIGHED_ROWS } else { usize::MAX };
         self.read = held..self.history.len().min(held + rows.clamp(1, most));
         self.rows = if weighs { self.read.len() } else { 1 };
         self.planned()
+    }
+
+    /// The last token, and those that follow it for certain, or guesses.
+    fn plan_answer(&mut self, target: &mut Draft<'_>, rows: usize, guesses: Guesses) {
+        let wanted = self.wanted();
+        if self.known() > 0
+            && let Some(follow) = &self.follow
+        {
+            let known = follow.forced().take(rows - 1);
+            self.speculation
+                .plan_known(target, &self.history, wanted, known);
+            return;
+        }
+        let batch = self
+            .speculation
+            .plan(target, &self.history, wanted, guesses);
+        let refused = |follow: &Follow| batch.get(1).is_some_and(|id| !follow.admits(*id));
+        if self.follow.as_ref().is_some_and(refused) {
+            self.speculation.drop_guesses();
+        }
+    }
+
+    /// Tokens that are known to follow the last one.
+    pub fn known(&mut self) -> usize {
+        // What it fails with is told when a token is chosen.
+        match &mut self.follow {
+            Some(follow) if self.late.is_none() => match follow.ready(Some(Duration::ZERO)) {
+                Ok(true) => follow.forced().len(),
+                _ => 0,
+            },
+            _ => 0,
+        }
     }
 
     /// What was planned last.
@@ -289,6 +343,7 @@ impl<'t> Generation<'t> {
     /// was this answer's alone. Returns tokens read and to be read, of a prompt.
     pub fn evaluated(&mut self, held: usize, time: Option<Duration>) -> Option<(usize, usize)> {
         self.ready = held >= self.history.len();
+        self.late = None;
         if self.ready {
             self.held = self.history.len();
         }
@@ -349,19 +404,69 @@ impl<'t> Generation<'t> {
             false => (self.rows - 1, self.rows),
         };
         let vocab = logits.len() / rows;
-        self.take(&logits[row * vocab..(row + 1) * vocab]).map(Some)
+        let row = &logits[row * vocab..(row + 1) * vocab];
+        if self.waits()? {
+            self.late = Some(row.to_vec());
+            return Ok(None);
+        }
+        self.take(row).map(Some)
     }
 
-    /// Chooses a token from `row`, `[vocab]`.
-    fn take(&mut self, row: &[f32]) -> Result<Progress> {
-        let id = if self.sampler.has_filters() {
-            self.logits.clear();
-            self.logits.extend_from_slice(row);
-            self.sampler.sample(&mut self.logits, &self.history)?
-        } else {
-            self.sampler.choose(row)?
+    /// Whether its constraint has not said yet how it goes on.
+    fn waits(&mut self) -> Result<bool> {
+        let most = self.wake.as_ref().map(|_| PATIENCE);
+        match &mut self.follow {
+            Some(follow) => Ok(!follow.ready(most)?),
+            None => Ok(false),
+        }
+    }
+
+    /// Whether there are logits for the next token, which wait for the constraint.
+    pub(crate) fn is_late(&self) -> bool {
+        self.late.is_some()
+    }
+
+    /// Chooses the token that waited for the constraint; none if that has nothing to say yet.
+    ///
+    /// # Errors
+    /// As [`Generation::accept`].
+    pub(crate) fn resume(&mut self) -> Result<Option<Progress>> {
+        let ready = match &mut self.follow {
+            Some(follow) => follow.ready(Some(Duration::ZERO))?,
+            None => true,
         };
+        match self.late.take_if(|_| ready) {
+            Some(row) => self.take(&row).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The next token from `row`, `[vocab]`; none where the text is whole.
+    fn choose(&mut self, row: &[f32]) -> Result<Option<u32>> {
+        let allowed = match self.follow.as_mut().map_or(Choice::Free, Follow::choose) {
+            Choice::End => return Ok(None),
+            Choice::Forced(id) => return Ok(Some(id)),
+            Choice::Among(set) => Some(set),
+            Choice::Free => None,
+        };
+        if allowed.is_none() && !self.sampler.has_filters() {
+            return self.sampler.choose(row).map(Some);
+        }
+        self.logits.clear();
+        self.logits.extend_from_slice(row);
+        if let Some(set) = &allowed {
+            TokenSet::apply(set, &mut self.logits);
+        }
+        let chosen = self.sampler.sample(&mut self.logits, &self.history);
+        chosen.map(Some)
+    }
+
+    /// Takes the next token, from `row`, `[vocab]`.
+    fn take(&mut self, row: &[f32]) -> Result<Progress> {
         let mut progress = Progress::default();
+        let Some(id) = self.choose(row)? else {
+            return Ok(self.finish(progress, StopReason::Eos));
+        };
         if self.options.log_probs {
             let weighed = self.weigh(row, id);
             self.out.log_probs.push(weighed.log_prob);
@@ -377,6 +482,9 @@ impl<'t> Generation<'t> {
         self.out.ids.push(id);
         self.history.push(id);
         progress.id = Some(id);
+        if let Some(follow) = &mut self.follow {
+            follow.took(id, &self.tokenizer.token_bytes(id));
+        }
         let piece = self.stream.push(id);
         let (text, stopped) = self.scanner.push(&piece);
         self.out.text.push_str(&text);

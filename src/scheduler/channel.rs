@@ -118,6 +118,11 @@ impl<T> Sender<T> {
         Ok(())
     }
 
+    /// What its reader rings.
+    pub(crate) fn bell(&self) -> Arc<Bell> {
+        self.0.bell.clone()
+    }
+
     /// Whether the reader has left.
     pub(crate) fn is_closed(&self) -> bool {
         lock(&self.0.state).reader_left

@@ -91,6 +91,8 @@ impl<'t> Job<'t> {
         let answer = ids.and_then(|()| Generation::new(engine, tokenizer, prompt, request.options));
         match answer {
             Ok(mut answer) => {
+                let bell = mail.events.bell();
+                answer.wake_with(Arc::new(move || bell.ring()));
                 answer.timings().prompt_tokens = prompt_tokens;
                 Some(Job {
                     owner: request.owner,
@@ -185,9 +187,9 @@ impl<'t> Job<'t> {
         self.answer.is_answering(self.held())
     }
 
-    /// Whether its reader is too slow for it to go on.
+    /// Whether it cannot go on now: its reader is too slow, or its constraint.
     pub(super) fn is_paused(&self) -> bool {
-        !self.mail.held.is_empty()
+        !self.mail.held.is_empty() || self.answer.is_late()
     }
 
     /// Rows that it has to read.
@@ -222,6 +224,15 @@ impl<'t> Job<'t> {
     /// Hands over what waits for room.
     pub(super) fn flush(&mut self) {
         self.mail.flush();
+    }
+
+    /// Rows of tokens that are known to follow the last one.
+    pub(super) fn known(&mut self) -> usize {
+        let verify = self.seq.as_ref().map_or(1, Sequence::verify_batch);
+        let wanted = self.answer.wanted();
+        self.answer
+            .known()
+            .min(wanted.min(verify).saturating_sub(1))
     }
 
     /// Whether its reader has left.

@@ -20,6 +20,7 @@ use super::policy::Policy;
 use super::shared::{Event, SchedulerOptions, SchedulerStats, Shared, lock};
 use crate::engine::{Engine, Sequence, Span};
 use crate::error::{Error, Result};
+use crate::generate::Progress;
 use crate::model::forward::Segment;
 use crate::speculate::{Draft, Guesses, Speculation};
 use crate::tokenizer::Tokenizer;
@@ -233,14 +234,16 @@ impl<'t> Lead<'t> {
         }
         let (mut left, mut rows) = (batch, 0);
         for (job, reads) in self.running.iter_mut().zip(reads) {
-            let asked = if goes(job) { 1 } else { reads.min(job.left()) };
+            let asked = match goes(job) {
+                true => 1 + job.known(),
+                false => reads.min(job.left()),
+            };
             job.guesses = 0;
             job.rows = asked.min(left);
             left -= job.rows;
             rows += job.rows;
         }
-        let reading = rows - decoding;
-        if self.options.guess && reading == 0 && decoding > 1 {
+        if self.options.guess && rows == decoding && decoding > 1 {
             rows += self.guess(decoding, left);
         }
         rows
@@ -251,7 +254,8 @@ impl<'t> Lead<'t> {
         let mut chances = Vec::with_capacity(self.running.len());
         for job in &mut self.running {
             let verify = job.seq.as_ref().map_or(1, Sequence::verify_batch);
-            let max = if job.rows == 0 { 0 } else { verify - 1 };
+            // What is known to follow is not guessed.
+            let max = if job.rows == 1 { verify - 1 } else { 0 };
             chances.push(job.answer.chances(max));
         }
         let guesses = self.cost.guesses(decoding, most, &chances);
@@ -264,6 +268,7 @@ impl<'t> Lead<'t> {
 
     /// One pass over all that go on; the time it took.
     fn step(&mut self) -> Duration {
+        self.resume();
         let mut rows = self.share();
         while rows > 0 && !self.has_room() && self.preempt() {
             rows = self.share();
@@ -293,6 +298,21 @@ impl<'t> Lead<'t> {
             }
         }
         time
+    }
+
+    /// Those whose constraint was late go on where it is not any more.
+    fn resume(&mut self) {
+        let mut ends = Vec::new();
+        for (i, job) in self.running.iter_mut().enumerate() {
+            if job.answer.is_late() {
+                let stats = &mut self.stats;
+                let progress = guarded(stats, || job.answer.resume());
+                ends.extend(tell(job, progress, stats).err().map(|event| (i, event)));
+            }
+        }
+        if !ends.is_empty() {
+            self.settle(ends);
+        }
     }
 
     /// Those that have ended go. What was computed for them stays for others while there is room.
@@ -411,20 +431,36 @@ fn take(
         job.send(Event::Prompt(told));
     }
     loop {
-        let progress = match guarded(stats, || job.answer.accept(logits)) {
-            Ok(progress) => progress?,
-            Err(error) => return Some(Event::Failed(error)),
-        };
-        let done = progress.done;
-        let chosen = progress.id.is_some() || progress.log_prob.is_some();
-        stats.tokens += usize::from(progress.id.is_some());
-        if chosen || !progress.text.is_empty() {
-            job.send(Event::Token(progress));
+        let progress = guarded(stats, || job.answer.accept(logits));
+        match tell(job, progress, stats) {
+            Ok(true) => {}
+            Ok(false) => return None,
+            Err(last) => return Some(last),
         }
-        if let Some(reason) = done {
+    }
+}
+
+/// Tells the reader what a token brought; whether there was one. The last event where it ends.
+fn tell(
+    job: &mut Job<'_>,
+    progress: Result<Option<Progress>>,
+    stats: &mut SchedulerStats,
+) -> Result<bool, Event> {
+    let Some(progress) = progress.map_err(Event::Failed)? else {
+        return Ok(false);
+    };
+    let done = progress.done;
+    let chosen = progress.id.is_some() || progress.log_prob.is_some();
+    stats.tokens += usize::from(progress.id.is_some());
+    if chosen || !progress.text.is_empty() {
+        job.send(Event::Token(progress));
+    }
+    match done {
+        Some(reason) => {
             let timings = *job.answer.timings();
-            return Some(Event::Done { reason, timings });
+            Err(Event::Done { reason, timings })
         }
+        None => Ok(true),
     }
 }
 

@@ -258,8 +258,8 @@ pub struct Speculation {
     /// The tokens of the last pass, and which of them is the last token of the text.
     batch: Vec<u32>,
     at: usize,
-    /// Who guessed: source, and class of the first guess.
-    by: (usize, usize),
+    /// Who guessed: source, and class of the first guess; nobody where what follows is known.
+    by: Option<(usize, usize)>,
     /// First guesses that were not verified, to be compared with what comes: source, class, token.
     unasked: Vec<(usize, usize, u32)>,
 }
@@ -327,12 +327,11 @@ impl Speculation {
             return false;
         };
         let held = *guess == token;
-        let (source, class) = self.by;
-        self.sources[source].odds.observe(class + self.at, held);
-        if held {
-            self.at += 1;
-            self.stats.accepted += 1;
+        if let Some((source, class)) = self.by {
+            self.sources[source].odds.observe(class + self.at, held);
+            self.stats.accepted += usize::from(held);
         }
+        self.at += usize::from(held);
         held
     }
 
@@ -345,15 +344,37 @@ impl Speculation {
         wanted: usize,
         guesses: Guesses,
     ) -> &[u32] {
+        if self.start(target, history) {
+            self.guess(target, history, wanted, guesses);
+        }
+        &self.batch
+    }
+
+    /// As [`Speculation::plan`], where it is known what follows.
+    pub(crate) fn plan_known(
+        &mut self,
+        target: &mut Draft<'_>,
+        history: &[u32],
+        wanted: usize,
+        known: impl Iterator<Item = u32>,
+    ) {
+        if self.start(target, history) {
+            let most = target.room().min(wanted).saturating_sub(1);
+            self.batch.extend(known.take(most));
+        }
+    }
+
+    /// The batch has the last token alone; false if there is none.
+    fn start(&mut self, target: &mut Draft<'_>, history: &[u32]) -> bool {
         self.at = 0;
+        self.by = None;
         self.batch.clear();
         let Some((last, before)) = history.split_last() else {
-            return &[];
+            return false;
         };
         target.truncate(before.len());
         self.batch.push(*last);
-        self.guess(target, history, wanted, guesses);
-        &self.batch
+        true
     }
 
     /// The tokens of the pass that was planned.
@@ -368,7 +389,7 @@ impl Speculation {
 
     /// The planned pass is done. `time` is what it took if it was this sequence's alone.
     pub fn evaluated(&mut self, time: Option<Duration>) {
-        let guesses = self.batch.len() - 1;
+        let guesses = self.by.map_or(0, |_| self.batch.len() - 1);
         self.stats.passes += 1;
         self.stats.verify_batches += usize::from(guesses > 0);
         self.stats.drafted += guesses;
@@ -434,7 +455,7 @@ impl Speculation {
         };
         // Its guesses are compared one by one as they are used.
         self.unasked.retain(|(source, ..)| *source != i);
-        self.by = (i, class);
+        self.by = Some((i, class));
         let mut guesses = Vec::with_capacity(choice.guesses);
         self.sources[i].draft(target, history, (class, choice), &mut guesses);
         let vocab = target.model().config().vocab;

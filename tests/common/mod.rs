@@ -5,6 +5,7 @@ pub mod alloc;
 pub mod cases;
 pub mod changed;
 pub mod chat;
+pub mod dice;
 pub mod fixture;
 pub mod gguf;
 pub mod mutate;

@@ -11,6 +11,8 @@ use geb::session::{Segment, Session};
 use geb::{Dtype, Error};
 use geb_convert::{self as convert, Options};
 
+use crate::common::dice::Dice;
+
 /// Every checkpoint of the fixtures.
 fn cases() -> Vec<String> {
     let root = Path::new(crate::common::ROOT).join("tests/fixtures");
@@ -39,23 +41,6 @@ fn model(case: &str, dtype: Dtype) -> Arc<Model> {
     convert::convert(&source, &out, &options, &mut ()).unwrap_or_else(|e| panic!("{case}: {e}"));
     let file = GgufFile::open(&out, Load::Copy).expect("what was written reads back");
     Model::load(Arc::new(file)).unwrap_or_else(|e| panic!("{case}: {e}"))
-}
-
-/// Numbers that look random; the same in every run.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) as usize % n
-    }
-
-    fn ids(&mut self, n: usize, vocab: usize) -> Vec<u32> {
-        (0..n).map(|_| self.below(vocab) as u32).collect()
-    }
 }
 
 /// What one user sends: the text of an encoder, where there is one, and tokens.

@@ -9,6 +9,7 @@ mod calibrate;
 mod chat_json;
 mod choice;
 mod compress;
+mod constraint;
 mod convert;
 mod disk;
 mod disk_folders;

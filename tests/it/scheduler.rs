@@ -21,26 +21,10 @@ use geb::tokenizer::Tokenizer;
 use geb::{Dtype, Error};
 use geb_convert::{self as convert, Options};
 
+use crate::common::dice::Dice;
 use crate::common::gguf::File;
 use crate::common::nano::{encode, nano};
 use crate::sampling::CHANGES;
-
-/// Numbers that look random; the same in every run.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) as usize % n
-    }
-
-    fn ids(&mut self, n: usize, vocab: usize) -> Vec<u32> {
-        (0..n).map(|_| self.below(vocab) as u32).collect()
-    }
-}
 
 fn fixture(case: &str) -> Arc<Model> {
     let root = Path::new(crate::common::ROOT).join("tests/fixtures");

@@ -8,8 +8,9 @@ use super::grammar::{CallGrammar, Most, ToolChoice, Wanted, written};
 use super::ids::CallIds;
 use super::proof::{Proof, Render, Trial};
 use super::reply::{ReplyParser, Style};
-use super::table::{IdStyle, Pair, Row};
+use super::table::{Beginning, Calls, IdStyle, Pair, Row};
 use super::tool::Tool;
+use crate::constraint::Reasoning;
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
 
@@ -123,6 +124,35 @@ impl ReplyFormat {
     /// Texts that stand around reasoning, if the template knows some.
     pub fn reasoning(&self) -> Option<(&'static str, &'static str)> {
         self.pair.map(|p| (p.open, p.close))
+    }
+
+    /// Reasoning in front of an answer to a prompt that ends with `opened`.
+    pub fn reasoning_before(&self, tokenizer: &Tokenizer, opened: &str) -> Reasoning {
+        let Some(pair) = self.pair else {
+            return Reasoning::None;
+        };
+        let close = pair.close.to_owned();
+        if self.row.beginning(self.pair, opened) == Beginning::Reasoning {
+            return Reasoning::Open { close };
+        }
+        let open = pair.open.trim_end();
+        // What the prompt has opened and closed is over; what begins with several tokens is not waited for.
+        match tokenizer.control_tokens(open)[..] {
+            [(ref range, id)] if *range == (0..open.len()) && !opened.contains(open) => {
+                Reasoning::Possible { open: id, close }
+            }
+            _ => Reasoning::None,
+        }
+    }
+
+    /// What stands before the text of an answer, if an answer has parts.
+    pub fn before_text(&self) -> Option<&'static str> {
+        matches!(self.row.calls, Calls::Harmony).then_some("<|channel|>final<|message|>")
+    }
+
+    /// Whether a prompt that ends with `opened` has begun a call.
+    pub fn has_begun_call(&self, opened: &str) -> bool {
+        self.row.beginning(self.pair, opened) == Beginning::Call
     }
 
     /// All texts that a reader must see although they may be control tokens.

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::tool::Tool;
+use crate::constraint::JSON_SPACES;
 
 /// The schema of a tool's arguments. What a constraint cannot enforce is let through; a client's own options for
 /// the constraint are taken away.
@@ -27,7 +28,11 @@ pub(super) fn parameter(tool: &Tool, name: &str) -> Value {
 }
 
 fn lenient(mut schema: Map<String, Value>) -> Value {
-    let options = json!({ "lenient": true, "coerce_one_of": true });
+    let options = json!({
+        "lenient": true,
+        "coerce_one_of": true,
+        "whitespace_pattern": JSON_SPACES,
+    });
     schema.insert("x-guidance".into(), options);
     Value::Object(schema)
 }

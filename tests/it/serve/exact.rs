@@ -7,46 +7,38 @@ use std::time::Duration;
 
 use geb::Dtype;
 use geb::chat::{ChatTemplate, Message};
+use geb::constraint::Constraint;
 use geb::generate::{GenerateOptions, StopReason, generate};
 use geb::gguf::{GgufFile, Load};
 use geb::model::Model;
 use geb::sampler::SamplerOptions;
 use geb::session::Session;
 use geb::tokenizer::{Encode, Tokenizer};
+use geb_constrain::{Grammars, Source};
 use serde_json::{Map, Value, json};
 
 use super::client::{Connection, ask, request};
 use super::shape::stream;
 use super::{CTX, Server, TEMPLATE, VOCAB, session, until};
+use crate::common::dice::Dice;
 use crate::common::nano::nano;
-
-/// Numbers that look random; the same in every run.
-pub struct Dice(pub u64);
-
-impl Dice {
-    pub fn below(&mut self, n: usize) -> usize {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) as usize % n
-    }
-}
 
 /// The library alone, with the file that the server has.
 pub struct Library {
     pub session: Session,
-    pub tokenizer: Tokenizer,
+    pub tokenizer: Arc<Tokenizer>,
+    grammars: Grammars,
     template: ChatTemplate,
 }
 
 impl Library {
     pub fn open() -> Library {
         let file = GgufFile::open(&nano(Dtype::Q8_0), Load::Map).expect("own file");
-        let tokenizer = Tokenizer::from_gguf(&file).expect("tokenizer");
+        let tokenizer = Arc::new(Tokenizer::from_gguf(&file).expect("tokenizer"));
         let model = Model::load(Arc::new(file)).expect("own model");
         Library {
             session: Session::new(model, &session()).expect("session"),
+            grammars: Grammars::new(tokenizer.clone()),
             tokenizer,
             template: ChatTemplate::from_source(TEMPLATE, "<s>", "</s>").expect("own template"),
         }
@@ -164,6 +156,11 @@ impl Case {
         let answers = if i % 7 == 3 { 2 } else { 1 };
         body["n"] = answers.into();
         options.sampling = sampling(i, dice, &mut body);
+        if i % 5 == 2 {
+            let source = form(i, &mut body);
+            let compiled = library.grammars.compile(&source).expect("a grammar");
+            options.constraint = Some(Constraint::whole(compiled.grammar));
+        }
         Case {
             path,
             body,
@@ -274,6 +271,33 @@ impl Case {
                     return;
                 }
             }
+        }
+    }
+}
+
+/// What the i-th answer is held to, in both forms.
+fn form(i: usize, body: &mut Value) -> Source {
+    match i % 3 {
+        0 => {
+            body["regex"] = "([a-z]{1,9} ?){3,20}\\.".into();
+            Source::Regex("([a-z]{1,9} ?){3,20}\\.".into())
+        }
+        1 => {
+            let lark = "start: \"And \" WORD (\", and \" WORD)*\nWORD: /[a-z]+/";
+            body["grammar"] = lark.into();
+            Source::Lark(lark.into())
+        }
+        _ => {
+            let schema = json!({
+                "type": "object",
+                "properties": { "place": { "type": "string", "maxLength": 9 }, "day": { "enum": [1, 2, "three"] } },
+                "required": ["place", "day"],
+                "additionalProperties": false,
+            });
+            let named = json!({ "name": "x", "schema": schema, "strict": true });
+            body["response_format"] = json!({ "type": "json_schema", "json_schema": named });
+            let strict = true;
+            Source::Schema { schema, strict }
         }
     }
 }

@@ -17,6 +17,7 @@
 mod client;
 mod dialects;
 mod exact;
+mod forms;
 mod leave;
 mod limits;
 mod mutants;

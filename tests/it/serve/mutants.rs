@@ -8,8 +8,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::client::{Connection, request};
-use super::exact::Dice;
 use super::{Server, until};
+use crate::common::dice::Dice;
 
 /// What a fault is made of.
 const PARTS: [&[u8]; 24] = [

@@ -31,12 +31,6 @@ const CLIENTS: [&str; 15] = [
     "pydantic-ai",
 ];
 
-/// What cannot be had yet, by a word of the refusal, and why.
-const LATER: [(&str, &str); 1] = [(
-    "held to a form",
-    "schemas, grammars and calls that must come need constraints",
-)];
-
 /// Fields that have no effect, and are named in the answer: what they ask for is done anyway.
 const WITHOUT_EFFECT: [&str; 2] = ["add_generation_prompt", "continue_final_message"];
 
@@ -106,19 +100,6 @@ impl Recorded {
         let tools = self.body["tools"].as_array();
         tools.is_some_and(|t| !t.is_empty()) || self.case.contains("tool_result")
     }
-
-    /// Whether it asks for tools that may be called, or for a form.
-    fn needs_constraints(&self) -> bool {
-        let b = &self.body;
-        let none = b["tool_choice"] == "none" || b["tool_choice"]["type"] == "none";
-        let format = [
-            &b["response_format"],
-            &b["format"],
-            &b["text"]["format"],
-            &b["output_config"]["format"],
-        ];
-        self.has_tools() && !none || format.iter().any(|f| !f.is_null())
-    }
 }
 
 fn all() -> Vec<Recorded> {
@@ -153,7 +134,7 @@ fn recorded_requests_are_answered_in_full() {
     // A context that ends answers soon: most ask for all of it. Descriptions of tools do not fit it.
     let server = Server::start(|o| o.session.ctx = Some(128));
     let larger = Server::start(|_| {});
-    let (seen, late) = (Mutex::new(BTreeSet::new()), Mutex::new(BTreeSet::new()));
+    let seen = Mutex::new(BTreeSet::new());
     let all = all();
     assert_eq!(all.len(), 165);
     in_parallel(16, &all, |r| {
@@ -171,14 +152,6 @@ fn recorded_requests_are_answered_in_full() {
             );
             return;
         }
-        if r.needs_constraints() && response.status == 501 {
-            let why = LATER
-                .iter()
-                .find(|(word, _)| said(&response).contains(word));
-            let (word, _) = why.unwrap_or_else(|| panic!("{}: {}", r.case, said(&response)));
-            late.lock().expect("no panic").insert(*word);
-            return;
-        }
         assert_eq!(response.status, 200, "{}: {}", r.case, response.text());
         let names = response.header("x-geb-ignored").unwrap_or_default();
         let names = names.split(", ").filter(|n| !n.is_empty());
@@ -189,13 +162,6 @@ fn recorded_requests_are_answered_in_full() {
     });
     let seen: Vec<_> = seen.into_inner().expect("no panic").into_iter().collect();
     assert_eq!(seen, WITHOUT_EFFECT, "fields without effect");
-    let late: Vec<_> = late
-        .into_inner()
-        .expect("no panic")
-        .into_iter()
-        .rev()
-        .collect();
-    assert_eq!(late, LATER.map(|(word, _)| word), "what cannot be had yet");
     server.is_well();
     larger.is_well();
 }

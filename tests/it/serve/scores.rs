@@ -6,8 +6,9 @@ use geb_eval::{Scores, TokenScore};
 use serde_json::{Value, json};
 
 use super::client::post;
-use super::exact::{Dice, Library};
+use super::exact::Library;
 use super::{VOCAB, shared};
+use crate::common::dice::Dice;
 
 const TEXTS: &str = "/v1/completions";
 

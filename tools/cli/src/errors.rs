@@ -38,7 +38,10 @@ pub fn exit_code(e: &Error) -> i32 {
         Error::Type { .. } | Error::Unsupported { .. } | Error::Template(_) => 4,
         Error::Memory { .. } | Error::Pages { .. } => 5,
         Error::Io { source, .. } if source.kind() == ErrorKind::OutOfMemory => 5,
-        Error::Request { .. } | Error::Occupied { .. } => 2,
+        Error::Request { .. }
+        | Error::Occupied { .. }
+        | Error::Constraint(_)
+        | Error::Slow { .. } => 2,
         Error::NoChecksums { .. } => 8,
         Error::Interrupted => 130,
         Error::Io { .. } | Error::Verify(_) | Error::Threads { .. } | Error::Panic(_) => 1,

@@ -56,7 +56,7 @@ const HUB: &str =
     "nothing is fetched from a hub: download the file (hf download REPOSITORY FILE), then -m FILE";
 const TEXT: &str = "models read text only here";
 const ROPE: &str = "the file says how positions are stretched; --ctx-beyond goes beyond";
-const GRAMMAR: &str = "answers cannot be bound to a grammar here";
+const GRAMMAR: &str = "grammars are Lark in the form of llguidance here, --grammar FILE; --json-schema FILE takes a schema";
 
 const fn flag(names: &'static str, means: Means) -> Flag {
     Flag { names, means }
@@ -170,10 +170,8 @@ pub const RUN: &[Flag] = &[
         Not("samplers have one order: dry, top-nsigma, top-k, typical, top-p, min-p, xtc, temp"),
     ),
     flag("-l --logit-bias", Not(SAMPLERS)),
-    flag(
-        "--grammar --grammar-file -j --json-schema -jf --json-schema-file --format",
-        Not(GRAMMAR),
-    ),
+    flag("-j -jf --json-schema-file", Ours("--json-schema")),
+    flag("--grammar-file --format", Not(GRAMMAR)),
     flag(
         "--rope-scaling --rope-scale --rope-freq-base --rope-freq-scale --yarn-orig-ctx --yarn-ext- \
          factor --yarn-attn-factor --yarn-beta-fast --yarn-beta-slow -gan --grp-attn-n -gaw --grp- \
@@ -397,7 +395,7 @@ mod tests {
             "-hf a/b",
             "--tfs 0.9",
             "--samplers top_k;temperature",
-            "--grammar x",
+            "--grammar-file x",
             "--host 0.0.0.0",
             "-ctk q8_0",
         ] {

@@ -7,9 +7,10 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
 use crate::app::App;
-use crate::conversation::{Choice, Conversation, Format};
+use crate::conversation::{Choice, Conversation};
 use crate::error::{ApiError, Dialect, Result};
 use crate::fields::Fields;
+use crate::form::Form;
 use crate::keys::Owner;
 use crate::models::{Loaded, Speaker};
 use crate::reply::{Finish, Part, Piece, Reply, Step};
@@ -304,11 +305,8 @@ fn thinking(f: &Fields<'_>, conversation: &mut Conversation) -> Result<()> {
                     "json_schema",
                 ));
             }
-            let schema = format.required("schema", format.value("schema"))?.clone();
-            conversation.format = Format::Schema {
-                schema,
-                strict: false,
-            };
+            let schema = format.required("schema", format.value("schema"))?;
+            conversation.format = Some(Form::schema(schema, false, "output_config.format"));
         }
     }
     Ok(())

@@ -53,8 +53,11 @@ impl Asked {
         plain(&turn.answering)?;
         let mut options = turn.answering.options;
         options.shown.clone_from(&speaker.shown);
+        let prompt = turn.conversation.prompt(speaker)?;
+        ask::strict(&prompt.held.unenforced)?;
+        options.constraint.clone_from(&prompt.held.constraint);
         Ok(Asked {
-            prompt: turn.conversation.prompt(speaker)?,
+            prompt,
             writer: Box::new(ChatWriter::new(
                 speaker.clone(),
                 Counting::Off,
@@ -68,12 +71,16 @@ impl Asked {
         let asked = completions::Asked::read(body)?;
         plain(&asked.answering)?;
         let prompts = asked.encode(speaker)?;
-        let [prompt] = <[Vec<u32>; 1]>::try_from(prompts.clone())
+        let writer = Box::new(TextWriter::new(speaker.clone(), &asked, &prompts));
+        let [prompt] = <[Prompt; 1]>::try_from(prompts)
             .map_err(|all| ApiError::wrong("prompt", &all.len().into(), "one for each line"))?;
+        ask::strict(&prompt.held.unenforced)?;
+        let mut options = asked.answering.options;
+        options.constraint.clone_from(&prompt.held.constraint);
         Ok(Asked {
-            writer: Box::new(TextWriter::new(speaker.clone(), &asked, &prompts)),
-            options: asked.answering.options,
-            prompt: Prompt::of(prompt),
+            writer,
+            options,
+            prompt,
         })
     }
 

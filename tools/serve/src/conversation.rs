@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::error::{ApiError, Fault, Result};
 use crate::fields::Fields;
+use crate::form::{self, Form};
 use crate::models::Speaker;
 use crate::reply::{Prompt, Reading};
 use crate::{ask, limits};
@@ -22,8 +23,8 @@ pub struct Conversation {
     pub parallel: bool,
     /// Switches of the template, as far as they are known.
     pub switches: Map<String, Value>,
-    /// What form the answer must have.
-    pub format: Format,
+    /// What form the answer must have; none: any.
+    pub format: Option<Form>,
 }
 
 /// Which tools an answer calls.
@@ -38,27 +39,6 @@ pub enum Choice {
     Required,
     /// This one.
     Named(String),
-}
-
-/// What form an answer must have.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub enum Format {
-    /// Any text.
-    #[default]
-    Text,
-    /// Any JSON object.
-    Json,
-    /// JSON of a schema; `strict`: every keyword is enforced, or refused.
-    Schema {
-        /// The schema.
-        schema: Value,
-        /// Whether keywords that cannot be enforced are refused.
-        strict: bool,
-    },
-    /// A text that a regular expression describes.
-    Regex(String),
-    /// A text of a Lark grammar.
-    Lark(String),
 }
 
 /// Switches of templates that requests may set; others would reach what the template keeps for itself.
@@ -185,14 +165,13 @@ impl Conversation {
     ///
     /// # Errors
     /// For a model without a template, a conversation that its template refuses, one that is longer than the
-    /// context.
+    /// context, a form that no answer can be held to.
     pub fn prompt(&self, speaker: &Speaker) -> Result<Prompt> {
         let Some(template) = &speaker.template else {
             let message = "the model has no chat template: /v1/completions continues texts";
             return Err(ApiError::new(Fault::NotSupported, message));
         };
         self.check_length()?;
-        self.check_freedom()?;
         let tools = match self.choice {
             Choice::None => Vec::new(),
             _ => self.tools.clone(),
@@ -206,34 +185,17 @@ impl Conversation {
             .encode_json(&speaker.tokenizer, &request)
             .map_err(named)?;
         ask::check_prompt(&prompt.ids, speaker.ctx, "messages")?;
-        Ok(Prompt {
-            ids: prompt.ids,
-            stored: None,
-            reading: Some(Reading {
-                format: template.reply_format().clone(),
-                opened: prompt.opened,
-                tools: Tool::list(&tools.into()).map_err(named)?,
-                parallel: self.parallel,
-            }),
-        })
-    }
-
-    /// An answer is what the model says: what would have to hold it to a form is refused, and not left to chance.
-    fn check_freedom(&self) -> Result<()> {
-        let held = |param: &str, allowed: &str| {
-            let message =
-                format!("{param}: answers cannot be held to a form yet, allowed: {allowed}");
-            let fault = Fault::NotSupported;
-            Err(ApiError {
-                param: Some(param.into()),
-                ..ApiError::new(fault, message)
-            })
+        let reading = Reading {
+            format: template.reply_format().clone(),
+            opened: prompt.opened,
+            tools: Tool::list(&tools.into()).map_err(named)?,
+            parallel: self.parallel,
         };
-        match (&self.format, &self.choice) {
-            (Format::Text, Choice::None | Choice::Auto) => Ok(()),
-            (Format::Text, _) => held("tool_choice", "none, auto"),
-            _ => held("response_format", "text"),
-        }
+        Ok(Prompt {
+            held: form::hold(self, speaker, &reading)?,
+            reading: Some(reading),
+            ..Prompt::of(prompt.ids)
+        })
     }
 
     /// What the template is given.

@@ -43,6 +43,8 @@ pub enum Fault {
     Unavailable,
     /// Something that the model or this server does not do.
     NotSupported,
+    /// A grammar that takes too long.
+    TooComplex,
     /// A fault of the server or the model.
     Server,
 }
@@ -92,6 +94,12 @@ impl Fault {
                 "overloaded_error",
             ),
             Self::NotSupported => (S::NOT_IMPLEMENTED, "not_supported_error", None, INVALID),
+            Self::TooComplex => (
+                S::BAD_REQUEST,
+                INVALID,
+                Some("constraint_too_complex"),
+                INVALID,
+            ),
             Self::Server => (S::INTERNAL_SERVER_ERROR, "server_error", None, "api_error"),
         }
     }
@@ -179,7 +187,13 @@ impl ApiError {
     pub fn of(param: &str, error: &geb::Error) -> Self {
         use geb::Error as E;
         match error {
-            E::Request { .. } | E::Template(_) => Self::field(param, error.to_string()),
+            E::Request { .. } | E::Template(_) | E::Constraint(_) => {
+                Self::field(param, error.to_string())
+            }
+            E::Slow { .. } => Self {
+                param: Some(param.into()),
+                ..Self::new(Fault::TooComplex, error.to_string())
+            },
             E::Unsupported { .. } => Self::new(Fault::NotSupported, error.to_string()),
             E::Memory { .. } | E::Pages { .. } => Self::new(Fault::Overloaded, error.to_string()),
             E::Interrupted => Self::new(Fault::Unavailable, "the server ends"),

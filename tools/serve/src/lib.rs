@@ -21,6 +21,7 @@ mod body;
 mod conversation;
 mod error;
 mod fields;
+mod form;
 mod guard;
 mod id;
 mod keys;

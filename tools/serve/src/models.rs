@@ -16,6 +16,7 @@ use geb::scheduler::Scheduler;
 use geb::session::Session;
 use geb::threads::{self, SharedPool};
 use geb::tokenizer::Tokenizer;
+use geb_constrain::Grammars;
 
 use crate::error::{ApiError, Fault, Result};
 use crate::id;
@@ -55,6 +56,8 @@ pub struct Speaker {
     pub ctx: usize,
     /// Control tokens around what a model reasons and calls.
     pub shown: Vec<u32>,
+    /// What its answers can be held to.
+    pub grammars: Grammars,
 }
 
 /// A model in memory.
@@ -96,6 +99,7 @@ impl Speaker {
         let shown = format.map(|f| f.shown(&tokenizer)).unwrap_or_default();
         Speaker {
             name,
+            grammars: Grammars::new(tokenizer.clone()),
             tokenizer,
             template,
             system,

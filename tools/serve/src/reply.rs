@@ -12,6 +12,7 @@ use geb::generate::{GenerateOptions, Progress, StopReason, Timings};
 use geb::scheduler::{Event, Handle, Refusal, Request};
 
 use crate::error::{ApiError, Fault, Result};
+use crate::form::Held;
 use crate::keys::Owner;
 use crate::metrics::Metrics;
 use crate::models::Loaded;
@@ -176,6 +177,8 @@ pub struct Prompt {
     pub stored: Option<Arc<Stored>>,
     /// How to read the answer; that of a text that is continued is read as it is.
     pub reading: Option<Reading>,
+    /// What holds the answer.
+    pub held: Held,
 }
 
 impl Prompt {
@@ -185,6 +188,7 @@ impl Prompt {
             ids,
             stored: None,
             reading: None,
+            held: Held::default(),
         }
     }
 
@@ -217,6 +221,13 @@ pub struct Reading {
     pub tools: Vec<Tool>,
     /// Whether it may call several.
     pub parallel: bool,
+}
+
+impl Reading {
+    /// Whether the prompt ends with the beginning of a call.
+    pub fn has_begun_call(&self) -> bool {
+        self.format.has_begun_call(&self.opened)
+    }
 }
 
 /// An answer and what reads it.
@@ -266,6 +277,7 @@ impl Replies {
             for i in 0..answers {
                 let mut options = options.clone();
                 options.sampling.seed = options.sampling.seed.wrapping_add(i as u64);
+                options.constraint.clone_from(&prompt.held.constraint);
                 let request = Request {
                     prompt: prompt.ids.clone(),
                     stored: prompt.stored.clone(),

@@ -81,6 +81,8 @@ pub async fn answer(
     mut how: Answering,
     writer: impl Writer,
 ) -> Result<Response> {
+    let unenforced = prompts.iter().flat_map(|p| &p.held.unenforced);
+    how.ignored.extend(unenforced.cloned());
     if app.options.strict {
         ask::strict(&how.ignored)?;
     }

@@ -10,9 +10,10 @@ use serde_json::{Map, Value, json};
 
 use super::{counts, format, leaves, log_probs, now, options, think};
 use crate::app::App;
-use crate::conversation::{Conversation, Format};
+use crate::conversation::Conversation;
 use crate::error::{ApiError, Dialect, Fault, Result};
 use crate::fields::Fields;
+use crate::form;
 use crate::keys::Owner;
 use crate::models::{Loaded, Speaker};
 use crate::openai::weights;
@@ -202,7 +203,7 @@ pub async fn generate(
     ignored.extend(unknown);
     let new = match conversation {
         Some(conversation) => app.prompt(&loaded, conversation).await?,
-        None => Prompt::of(encode(&app, &loaded, text, context.is_empty()).await?),
+        None => encode(&app, &loaded, (text, context.is_empty()), format(&f)?).await?,
     };
     let prompt = Prompt {
         ids: [context, new.ids].concat(),
@@ -226,14 +227,7 @@ pub async fn generate(
 /// The conversation that a prompt is asked in; none if it is continued as it is.
 fn asked(f: &Fields<'_>, text: &str, loaded: &Loaded) -> Result<Option<Conversation>> {
     let (system, raw) = (f.text("system")?, f.flag("raw")?.unwrap_or(false));
-    let format = format(f)?;
     if raw || loaded.speaker.template.is_none() {
-        if format != Format::Text {
-            return Err(ApiError::field(
-                "format",
-                "format, allowed: without raw, of a model with a chat template",
-            ));
-        }
         return Ok(None);
     }
     let mut messages = Vec::with_capacity(2);
@@ -242,7 +236,7 @@ fn asked(f: &Fields<'_>, text: &str, loaded: &Loaded) -> Result<Option<Conversat
     }
     messages.push(json!({ "role": "user", "content": text }));
     let mut conversation = Conversation::read(&messages)?;
-    conversation.format = format;
+    conversation.format = format(f)?;
     think(f, &mut conversation)?;
     Ok(Some(conversation))
 }
@@ -262,17 +256,25 @@ fn context(f: &Fields<'_>, vocab: usize) -> Result<Vec<u32>> {
     })
 }
 
-/// The tokens of a text that is continued; its beginning is one of the context's if there is none.
-async fn encode(app: &App, loaded: &Arc<Loaded>, text: String, begins: bool) -> Result<Vec<u32>> {
-    let tokenizer = loaded.speaker.tokenizer.clone();
+/// A text that is continued, and whether it is the first of a context.
+async fn encode(
+    app: &App,
+    loaded: &Arc<Loaded>,
+    (text, begins): (String, bool),
+    format: Option<form::Form>,
+) -> Result<Prompt> {
+    let speaker = loaded.speaker.clone();
     let how = Encode {
         add_special: begins,
         parse_special: true,
     };
     app.blocking(move || {
-        tokenizer
-            .encode(&text, how)
-            .map_err(|e| ApiError::of("prompt", &e))
+        let ids = speaker.tokenizer.encode(&text, how);
+        let ids = ids.map_err(|e| ApiError::of("prompt", &e))?;
+        Ok(Prompt {
+            held: form::hold_text(format.as_ref(), &speaker)?,
+            ..Prompt::of(ids)
+        })
     })
     .await
 }

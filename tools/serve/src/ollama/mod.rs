@@ -6,9 +6,10 @@ pub mod models;
 use geb::generate::{GenerateOptions, Timings};
 use serde_json::{Value, json};
 
-use crate::conversation::{Conversation, Format};
+use crate::conversation::Conversation;
 use crate::error::{ApiError, Result};
 use crate::fields::Fields;
+use crate::form::Form;
 use crate::id::{self, date};
 use crate::{ask, limits};
 
@@ -76,15 +77,12 @@ fn log_probs(f: &Fields<'_>, options: &mut GenerateOptions) -> Result<()> {
 }
 
 /// `format`: `json`, or a schema.
-fn format(f: &Fields<'_>) -> Result<Format> {
+fn format(f: &Fields<'_>) -> Result<Option<Form>> {
     match f.value("format") {
-        None => Ok(Format::Text),
-        Some(Value::String(text)) if text.is_empty() => Ok(Format::Text),
-        Some(Value::String(text)) if text == "json" => Ok(Format::Json),
-        Some(schema @ Value::Object(_)) => Ok(Format::Schema {
-            schema: schema.clone(),
-            strict: false,
-        }),
+        None => Ok(None),
+        Some(Value::String(text)) if text.is_empty() => Ok(None),
+        Some(Value::String(text)) if text == "json" => Ok(Some(Form::json("format"))),
+        Some(schema @ Value::Object(_)) => Ok(Some(Form::schema(schema, false, "format"))),
         Some(other) => Err(ApiError::wrong("format", other, "json, a JSON schema")),
     }
 }

@@ -8,9 +8,10 @@ use serde_json::{Map, Value, json};
 
 use super::weights;
 use crate::app::App;
-use crate::conversation::{Choice, Conversation, Format};
+use crate::conversation::{Choice, Conversation};
 use crate::error::{ApiError, Dialect, Result};
 use crate::fields::Fields;
+use crate::form::Form;
 use crate::keys::Owner;
 use crate::models::{Loaded, Speaker};
 use crate::reply::{Part, Piece, Reply, Step};
@@ -73,7 +74,7 @@ pub fn read(body: &Map<String, Value>) -> Result<(Turn, Counting)> {
     f.accept(&super::WITHOUT_EFFECT);
     let mut conversation = Conversation::read(messages)?;
     tools(&f, &mut conversation)?;
-    conversation.format = format(&f)?;
+    conversation.format = Form::read(&f)?;
     switches(&f, &mut conversation)?;
     let (sending, counting) = sending(&f)?;
     let turn = Turn {
@@ -134,55 +135,6 @@ fn choice(value: &Value, tools: &mut Vec<Value>) -> Result<Choice> {
     };
     let allowed = "none, auto, required, a function, allowed_tools";
     found.ok_or_else(|| ApiError::wrong("tool_choice", value, allowed))
-}
-
-/// `response_format`, and the extensions `regex` and `grammar`.
-fn format(f: &Fields<'_>) -> Result<Format> {
-    let own = [
-        f.text("regex")?.map(|r| Format::Regex(r.to_owned())),
-        f.text("grammar")?.map(|g| Format::Lark(g.to_owned())),
-    ];
-    let asked = f
-        .object("response_format")?
-        .map(|o| response_format(&o))
-        .transpose()?;
-    let mut all = own
-        .into_iter()
-        .flatten()
-        .chain(asked.filter(|a| *a != Format::Text));
-    let first = all.next();
-    match all.next() {
-        None => Ok(first.unwrap_or_default()),
-        Some(_) => Err(ApiError::field(
-            "response_format",
-            "allowed: one of response_format, regex, grammar",
-        )),
-    }
-}
-
-fn response_format(o: &Fields<'_>) -> Result<Format> {
-    let kind = o.required("type", o.text("type")?)?;
-    // llama.cpp's clients put a schema beside `json_object`.
-    let beside = o.value("schema").cloned();
-    match (kind, beside) {
-        ("text", _) => Ok(Format::Text),
-        ("json_object", None) => Ok(Format::Json),
-        ("json_object", Some(schema)) => Ok(Format::Schema {
-            schema,
-            strict: false,
-        }),
-        ("json_schema", _) => {
-            let inner = o.required("json_schema", o.object("json_schema")?)?;
-            let schema = inner.required("schema", inner.value("schema"))?.clone();
-            let strict = inner.flag("strict")?.unwrap_or(false);
-            Ok(Format::Schema { schema, strict })
-        }
-        _ => Err(ApiError::wrong(
-            "response_format.type",
-            &json!(kind),
-            "text, json_object, json_schema",
-        )),
-    }
 }
 
 /// `reasoning_effort` and `chat_template_kwargs`.

@@ -12,6 +12,7 @@ use super::weights::TextWeights;
 use crate::app::App;
 use crate::error::{ApiError, Dialect, Result};
 use crate::fields::Fields;
+use crate::form::{self, Form};
 use crate::keys::Owner;
 use crate::models::Speaker;
 use crate::reply::{self, Piece, Reply, Step};
@@ -53,6 +54,8 @@ pub struct Asked {
     pub echo: bool,
     /// What a stream tells of counts.
     pub counting: Counting,
+    /// What form each continuation must have; none: any.
+    pub form: Option<Form>,
     /// How to answer each.
     pub answering: Answering,
 }
@@ -92,6 +95,7 @@ impl Asked {
         let (sending, counting) = sending(&f)?;
         Ok(Asked {
             model: f.text("model")?.map(str::to_owned),
+            form: Form::read(&f)?,
             prompts,
             control,
             echo,
@@ -105,15 +109,19 @@ impl Asked {
         })
     }
 
-    /// The tokens of the prompts. Takes a while: not for a task.
+    /// The prompts for the scheduler. Takes a while: not for a task.
     ///
     /// # Errors
-    /// As [`encode`]; for a prompt that is longer than the context.
-    pub fn encode(&self, speaker: &Speaker) -> Result<Vec<Vec<u32>>> {
+    /// As [`encode`]; for a prompt that is longer than the context, a form that no text can be held to.
+    pub fn encode(&self, speaker: &Speaker) -> Result<Vec<reply::Prompt>> {
+        let held = form::hold_text(self.form.as_ref(), speaker)?;
         let one = |prompt: &Prompt| {
             let ids = encode(&speaker.tokenizer, prompt, self.control)?;
             ask::check_prompt(&ids, speaker.ctx, "prompt")?;
-            Ok(ids)
+            Ok(reply::Prompt {
+                held: held.clone(),
+                ..reply::Prompt::of(ids)
+            })
         };
         self.prompts.iter().map(one).collect()
     }
@@ -197,7 +205,6 @@ pub async fn handle(
     let encoded = app.blocking(move || Ok((asked.encode(&speaker)?, asked)));
     let (prompts, asked) = encoded.await?;
     let writer = TextWriter::new(loaded.speaker.clone(), &asked, &prompts);
-    let prompts = prompts.into_iter().map(reply::Prompt::of).collect();
     answer(&app, &owner, loaded, prompts, asked.answering, writer).await
 }
 
@@ -216,7 +223,7 @@ pub struct TextWriter {
 
 impl TextWriter {
     /// Of these prompts.
-    pub fn new(speaker: Arc<Speaker>, asked: &Asked, prompts: &[Vec<u32>]) -> TextWriter {
+    pub fn new(speaker: Arc<Speaker>, asked: &Asked, prompts: &[reply::Prompt]) -> TextWriter {
         let answers = asked.answering.answers;
         let count = prompts.len() * answers;
         TextWriter {
@@ -225,7 +232,7 @@ impl TextWriter {
             counting: asked.counting,
             weights: vec![TextWeights::default(); count],
             echo: (0..count)
-                .map(|n| asked.echo.then(|| prompts[n / answers].clone()))
+                .map(|n| asked.echo.then(|| prompts[n / answers].ids.clone()))
                 .collect(),
             answers,
             weighed: asked.answering.options.log_probs,

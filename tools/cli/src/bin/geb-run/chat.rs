@@ -2,6 +2,7 @@
 //! template; the token prefix that the KV cache already holds is not evaluated again.
 
 use std::io::IsTerminal;
+use std::sync::Arc;
 use std::time::Instant;
 
 use geb::chat::{Message, Prompt};
@@ -10,6 +11,7 @@ use geb::generate::{GenerateOptions, StopReason, generate_with};
 use crate::answer::Answer;
 use crate::args::ChatArgs;
 use crate::commands::{self, Next};
+use crate::constraint;
 use crate::conversation::{Chat, Totals};
 use crate::generate::no_template;
 use crate::input::{Input, Typed};
@@ -38,7 +40,8 @@ pub fn run(args: &ChatArgs, interrupt: &Interrupt) -> Outcome {
         (_, model, prompt) => (model.as_deref(), prompt.map(String::as_str)),
     };
     let opened = load::open(&args.model, model)?;
-    let tokenizer = load::tokenizer(&opened)?;
+    let tokenizer = Arc::new(load::tokenizer(&opened)?);
+    let constraint = constraint::of(&args.constraint, &tokenizer)?;
     let Some(template) = load::template(&opened, &tokenizer, &args.template)? else {
         return Err(no_template(&opened));
     };
@@ -52,7 +55,6 @@ pub fn run(args: &ChatArgs, interrupt: &Interrupt) -> Outcome {
         stop: args.sampling.stop.clone(),
         ignore_eos: args.sampling.ignore_eos,
         stop_repeats: args.stop_repeats,
-        log_probs: false,
         cancel: Some(interrupt.flag()),
         // What stands around reasoning is read, and not shown.
         shown: template.reply_format().shown(&tokenizer),
@@ -66,6 +68,7 @@ pub fn run(args: &ChatArgs, interrupt: &Interrupt) -> Outcome {
         guesses,
         output: args.output.clone(),
         reasoning: args.reasoning,
+        constraint,
         system,
         messages: Vec::new(),
         seed,
@@ -168,6 +171,9 @@ impl Chat {
     fn answer(&mut self, interrupt: &Interrupt) -> Outcome<StopReason> {
         let prompt = self.prompt()?;
         self.options.sampling.seed = self.seed.wrapping_add(self.totals.answers);
+        let (form, opened) = (self.constraint.clone(), &prompt.opened);
+        self.options.constraint =
+            constraint::behind_reasoning(form, &self.template, &self.tokenizer, opened);
         let format = self.template.reply_format();
         let mut answer = Answer::new(format, &prompt, self.reasoning, &self.output);
         let (session, tokenizer) = (&mut self.loaded.session, &self.tokenizer);

@@ -1,8 +1,10 @@
 //! A conversation and what it has cost.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use geb::chat::{ChatTemplate, Message};
+use geb::constraint::Constraint;
 use geb::generate::{GenerateOptions, Timings};
 use geb::speculate::{Speculation, SpeculationStats};
 use geb::tokenizer::Tokenizer;
@@ -15,13 +17,15 @@ use crate::report::rate;
 pub struct Chat {
     /// Model and cache.
     pub loaded: Loaded,
-    pub tokenizer: Tokenizer,
+    pub tokenizer: Arc<Tokenizer>,
     pub template: ChatTemplate,
     pub options: GenerateOptions,
     pub guesses: Speculation,
     pub output: OutputArgs,
     /// What is shown of reasoning.
     pub reasoning: ReasoningHow,
+    /// What holds every answer.
+    pub constraint: Option<Constraint>,
     /// What the model is told first; not part of `messages`.
     pub system: Option<String>,
     /// User and assistant in turn.

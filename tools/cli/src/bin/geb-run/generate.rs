@@ -1,8 +1,10 @@
 //! `geb-run generate`: one prompt, one answer.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
+use geb::constraint::Constraint;
 use geb::files::Over;
 use geb::generate::{GenerateOptions, Generated, StopReason, generate_with};
 use geb::session::Want;
@@ -15,7 +17,7 @@ use crate::load::{self, Loaded, Opened};
 use crate::outputs;
 use crate::report::{self, Failure, Outcome, dim, note};
 use crate::screen::{Screen, timing_line};
-use crate::{several, speculate};
+use crate::{constraint, several, speculate};
 
 /// Runs the command.
 pub fn run(args: &GenerateArgs, interrupt: &Interrupt) -> Outcome {
@@ -27,8 +29,12 @@ pub fn run(args: &GenerateArgs, interrupt: &Interrupt) -> Outcome {
         return Err(Failure::usage("--system needs the chat template").hint("leave --raw out"));
     }
     let opened = load::open(&args.model, None)?;
-    let tokenizer = load::tokenizer(&opened)?;
-    let mut ids = prompt_ids(args, &opened, &tokenizer, &prompt)?;
+    let tokenizer = Arc::new(load::tokenizer(&opened)?);
+    let constraint = constraint::of(&args.constraint, &tokenizer)?;
+    if constraint.is_some() && args.several.beams.is_some() {
+        return Err(Failure::usage("--beams cannot be held to a form").hint("use --best-of"));
+    }
+    let (mut ids, constraint) = prompt_ids(args, &opened, &tokenizer, &prompt, constraint)?;
     let mut loaded =
         load::load_to_guess(opened, &args.cpu, args.speculate.heads, interrupt, started)?;
     if let Some(path) = &args.load_state {
@@ -43,12 +49,12 @@ pub fn run(args: &GenerateArgs, interrupt: &Interrupt) -> Outcome {
         stop: args.sampling.stop.clone(),
         ignore_eos: args.sampling.ignore_eos,
         stop_repeats: 0,
-        log_probs: false,
+        constraint,
         cancel: Some(interrupt.flag()),
         ..GenerateOptions::default()
     };
     if args.several.wanted() {
-        let prompt = (&*ids, &tokenizer);
+        let prompt = (&*ids, &*tokenizer);
         return several::run(
             args,
             &mut loaded,
@@ -128,13 +134,14 @@ fn prompt_text(args: &GenerateArgs) -> Outcome<String> {
     }
 }
 
-/// The prompt as ids: through the chat template, or as it is.
+/// The prompt as ids, through the chat template or as it is, and what holds the answer to it.
 fn prompt_ids(
     args: &GenerateArgs,
     opened: &Opened,
     tokenizer: &Tokenizer,
     prompt: &str,
-) -> Outcome<Vec<u32>> {
+    constraint: Option<Constraint>,
+) -> Outcome<(Vec<u32>, Option<Constraint>)> {
     let at = |e| load::at(&opened.path, e);
     let template = if args.raw {
         None
@@ -152,15 +159,12 @@ fn prompt_ids(
                 );
             }
         }
-        return tokenizer
-            .encode(
-                prompt,
-                Encode {
-                    add_special: true,
-                    parse_special: true,
-                },
-            )
-            .map_err(at);
+        let how = Encode {
+            add_special: true,
+            parse_special: true,
+        };
+        let ids = tokenizer.encode(prompt, how).map_err(at)?;
+        return Ok((ids, constraint));
     };
     let prompt = prompt.strip_suffix('\n').unwrap_or(prompt);
     load::check_length(tokenizer, prompt, load::most_tokens(opened, &args.cpu))?;
@@ -169,7 +173,10 @@ fn prompt_ids(
         load::say_where_system_goes(&template, &args.output);
     }
     let messages = template.fitted(&messages);
-    template.encode(tokenizer, &messages, true).map_err(at)
+    let prompt = template.prompt(tokenizer, &messages, true).map_err(at)?;
+    let opened = &prompt.opened;
+    let constraint = constraint::behind_reasoning(constraint, &template, tokenizer, opened);
+    Ok((prompt.ids, constraint))
 }
 
 /// What to say when a conversation needs a template and there is none.

@@ -15,6 +15,7 @@ mod choice;
 mod commands;
 mod compare;
 mod compress;
+mod constraint;
 mod conversation;
 mod cpu_share;
 mod demo;

@@ -10,9 +10,10 @@ use geb::generate::GenerateOptions;
 use serde_json::{Map, Value, json};
 
 use crate::app::App;
-use crate::conversation::{Choice, Conversation, Format};
+use crate::conversation::{Choice, Conversation};
 use crate::error::{ApiError, Result};
 use crate::fields::Fields;
+use crate::form::Form;
 use crate::keys::Owner;
 use crate::models::Loaded;
 use crate::stream::Sending;
@@ -221,15 +222,17 @@ fn tools(f: &Fields<'_>, conversation: &mut Conversation) -> Result<()> {
 }
 
 /// `text.format`.
-fn format(f: &Fields<'_>) -> Result<Format> {
+fn format(f: &Fields<'_>) -> Result<Option<Form>> {
+    const AT: &str = "text.format";
     let kind = f.required("type", f.text("type")?)?;
     match kind {
-        "text" => Ok(Format::Text),
-        "json_object" => Ok(Format::Json),
-        "json_schema" => Ok(Format::Schema {
-            schema: f.required("schema", f.value("schema"))?.clone(),
-            strict: f.flag("strict")?.unwrap_or(false),
-        }),
+        "text" => Ok(None),
+        "json_object" => Ok(Some(Form::json(AT))),
+        "json_schema" => {
+            let schema = f.required("schema", f.value("schema"))?;
+            let strict = f.flag("strict")?.unwrap_or(false);
+            Ok(Some(Form::schema(schema, strict, AT)))
+        }
         _ => Err(ApiError::wrong(
             &f.name("type"),
             &json!(kind),

@@ -10,6 +10,7 @@ mod batch;
 mod calibrate;
 mod compare;
 mod compress;
+mod constraint;
 mod embed;
 mod evaluate;
 mod measure;
@@ -25,6 +26,7 @@ pub use batch::BatchArgs;
 pub use calibrate::ImatrixArgs;
 pub use compare::{CompareArgs, GateArgs, WriteArgs};
 pub use compress::{CompressArgs, DecompressArgs};
+pub use constraint::ConstraintArgs;
 pub use embed::EmbedArgs;
 pub use evaluate::{CountHow, EvalArgs, EvalCommand, PerplexityArgs, ScoresArgs};
 pub use measure::{BenchArgs, DemoArgs, InspectArgs, LogitsArgs, TuneArgs};
@@ -210,6 +212,8 @@ pub struct ChatArgs {
     )]
     pub reasoning: ReasoningHow,
     #[command(flatten)]
+    pub constraint: ConstraintArgs,
+    #[command(flatten)]
     pub sampling: SamplingArgs,
     #[command(flatten)]
     pub speculate: SpeculateArgs,
@@ -226,6 +230,7 @@ Examples:
   geb-run generate -m model.gguf -f prompt.txt --json --seed 1
   geb-run generate -m model.gguf -p \"The capital of France is\" --raw -n 8 --beams 4
   geb-run generate -m model.gguf -p \"Name a river.\" --best-of 5 --keep 5
+  geb-run generate -m model.gguf -p \"Name a river.\" --json-schema river.json
   echo \"Hello\" | geb-run generate -m model.gguf -f -";
 
 /// `geb-run generate`.
@@ -266,6 +271,8 @@ pub struct GenerateArgs {
     pub json: bool,
     #[command(flatten)]
     pub template: TemplateArgs,
+    #[command(flatten)]
+    pub constraint: ConstraintArgs,
     #[command(flatten)]
     pub sampling: SamplingArgs,
     #[command(flatten)]

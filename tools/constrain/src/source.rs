@@ -1,0 +1,89 @@
+//! What a grammar is made from.
+
+use geb::constraint::JSON_SPACES;
+use geb::error::{Error, Result};
+use llguidance::api::TopLevelGrammar;
+use serde_json::{Value, json};
+
+/// What a grammar is made from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Source {
+    /// Any JSON object.
+    Json,
+    /// JSON of a schema.
+    Schema {
+        /// The schema.
+        schema: Value,
+        /// What cannot be enforced is an error; else it is told, and left.
+        strict: bool,
+    },
+    /// A text that a regular expression describes as a whole.
+    Regex(String),
+    /// A text of a grammar in llguidance's form of Lark.
+    Lark(String),
+}
+
+/// Bytes of a message that are told.
+const TOLD: usize = 300;
+
+impl Source {
+    /// Bytes that only equal sources share.
+    pub(crate) fn key(&self) -> Vec<u8> {
+        let (kind, text) = match self {
+            Source::Json => ("json", String::new()),
+            Source::Schema { schema, strict } if *strict => ("strict", schema.to_string()),
+            Source::Schema { schema, .. } => ("schema", schema.to_string()),
+            Source::Regex(text) => ("regex", text.clone()),
+            Source::Lark(text) => ("lark", text.clone()),
+        };
+        format!("{kind}\0{text}").into_bytes()
+    }
+
+    pub(crate) fn grammar(&self) -> Result<TopLevelGrammar> {
+        Ok(match self {
+            Source::Json => from_schema(json!({ "type": "object" }), true),
+            Source::Schema { schema, strict } => match schema {
+                Value::Object(_) => from_schema(schema.clone(), !strict),
+                Value::Bool(true) => from_schema(json!({}), !strict),
+                _ => {
+                    let why = format!("a schema is {schema}, allowed: an object, or true");
+                    return Err(Error::Constraint(said(&why)));
+                }
+            },
+            Source::Regex(text) => TopLevelGrammar::from_regex(text),
+            Source::Lark(text) => TopLevelGrammar::from_lark(text.clone()),
+        })
+    }
+}
+
+/// `lenient`: keywords that cannot be enforced are left out.
+fn from_schema(schema: Value, lenient: bool) -> TopLevelGrammar {
+    TopLevelGrammar::from_json_schema(with_options(schema, lenient))
+}
+
+/// A schema as it stands in a Lark grammar behind `%json`; keywords that cannot be enforced are left out.
+pub fn embedded(schema: Value) -> Value {
+    with_options(schema, true)
+}
+
+fn with_options(mut schema: Value, lenient: bool) -> Value {
+    if !schema.is_object() {
+        schema = json!({});
+    }
+    // A request's own would set what is not its to set.
+    schema["x-guidance"] = json!({
+        "lenient": lenient,
+        "coerce_one_of": lenient,
+        "whitespace_pattern": JSON_SPACES,
+    });
+    schema
+}
+
+/// What llguidance says, on one line of bounded length.
+pub(crate) fn said(why: &str) -> String {
+    let line = why.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(TOLD) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line,
+    }
+}
