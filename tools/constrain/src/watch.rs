@@ -90,3 +90,42 @@ fn watch() -> &'static Watch {
         watch
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use llguidance::api::TopLevelGrammar;
+    use llguidance::toktrie::{ApproximateTokEnv, InferenceCapabilities};
+    use llguidance::{Matcher, ParserFactory};
+
+    fn matcher() -> Matcher {
+        let env = ApproximateTokEnv::single_byte_env();
+        let abilities = InferenceCapabilities::default();
+        let factory = ParserFactory::new(&env, abilities, &[]).expect("a factory");
+        let grammar = TopLevelGrammar::from_regex("[a-z]+");
+        Matcher::new(factory.create_parser(grammar)).into_cancellable()
+    }
+
+    #[test]
+    fn what_takes_too_long_is_cut_short_and_nothing_else() {
+        let limit = Duration::from_millis(20);
+        let (mut slow, mut quick) = (matcher(), matcher());
+        let done = within(limit, &mut slow, |matcher| {
+            while !matcher.is_cancelled() {
+                std::thread::yield_now();
+            }
+            Ok(())
+        });
+        assert!(
+            matches!(done, Err(Error::Slow { limit_ms: 20 })),
+            "{done:?}"
+        );
+        let mask = within(Duration::from_secs(60), &mut quick, Matcher::compute_mask);
+        assert!(mask.expect("in time").is_allowed(u32::from(b'a')));
+        let again = within(limit, &mut slow, Matcher::compute_mask);
+        assert!(
+            matches!(again, Err(Error::Slow { .. })),
+            "it stays cut short"
+        );
+    }
+}

@@ -197,7 +197,7 @@ fn either(form: &Form, speaker: &Speaker, reading: &Reading) -> Result<Held> {
         return Err(no_grammar(form.at, "without tools"));
     };
     let schema = geb_constrain::embedded(schema);
-    let lark = format!("start: answer | call\nanswer: %json {schema}\ncall: {calls}");
+    let lark = format!("start: formed | called\nformed: %json {schema}\ncalled: {calls}");
     let compiled = Compiled {
         grammar: compile(&Source::Lark(lark), form.at, speaker)?.grammar,
         ..alone
