@@ -3,9 +3,10 @@
 //! `GEB_SCHEMAS`: how many; `GEB_SCHEMA_MODEL`: the file of another model.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use geb::constraint::Constraint;
+use geb::constraint::{Constraint, Grammar, Matcher, Next};
 use geb::generate::StopReason;
 use geb::gguf::{GgufFile, Load};
 use geb::model::Model;
@@ -140,6 +141,31 @@ fn object_fault(value: &Value, schema: &Value) -> Option<String> {
         })
 }
 
+/// A grammar whose steps are timed.
+#[derive(Clone, Debug)]
+struct Timed(Arc<dyn Grammar>, Arc<Mutex<Vec<Duration>>>);
+
+struct TimedMatcher(Box<dyn Matcher>, Arc<Mutex<Vec<Duration>>>);
+
+impl Grammar for Timed {
+    fn matcher(&self) -> Box<dyn Matcher> {
+        Box::new(TimedMatcher(self.0.matcher(), self.1.clone()))
+    }
+}
+
+impl Matcher for TimedMatcher {
+    fn begin(&mut self, said: &[u8]) -> geb::Result<Option<Next>> {
+        self.0.begin(said)
+    }
+
+    fn take(&mut self, token: u32) -> geb::Result<Next> {
+        let start = Instant::now();
+        let next = self.0.take(token);
+        self.1.lock().expect("no panic").push(start.elapsed());
+        next
+    }
+}
+
 fn model() -> Nano {
     let Some(path) = std::env::var_os("GEB_SCHEMA_MODEL") else {
         return Nano::open();
@@ -161,6 +187,7 @@ fn answers_are_of_their_schemas() {
     let mut dice = Dice(99);
     let mut waiting = Vec::new();
     let mut ended = 0;
+    let times = Arc::new(Mutex::new(Vec::new()));
     let mut check = |(schema, handle): (Value, geb::scheduler::Handle)| {
         let (_, text, _, reason) = read(handle).expect("an answer");
         if reason == Some(StopReason::Eos) {
@@ -178,6 +205,7 @@ fn answers_are_of_their_schemas() {
         };
         let grammar = nano.grammars.compile(&source);
         let grammar = grammar.unwrap_or_else(|e| panic!("{e}: {schema}")).grammar;
+        let grammar = Arc::new(Timed(grammar, times.clone()));
         let request = Request {
             prompt: encode(&nano.tokenizer, "In the beginning"),
             options: asked(Some(Constraint::whole(grammar)), i),
@@ -189,6 +217,15 @@ fn answers_are_of_their_schemas() {
         }
     }
     waiting.drain(..).for_each(&mut check);
-    println!("{count} schemas: {ended} answers ended by themselves");
+    let mut times = times.lock().expect("no panic").clone();
+    times.sort_unstable();
+    let at = |share: f64| times[(share * (times.len() - 1) as f64) as usize];
+    println!(
+        "{count} schemas: {ended} answers ended by themselves; {} steps, median {:?}, p99 {:?}, longest {:?}",
+        times.len(),
+        at(0.5),
+        at(0.99),
+        at(1.0)
+    );
     assert!(ended * 10 > count * 8, "{ended} of {count}");
 }

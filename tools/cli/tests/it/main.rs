@@ -10,6 +10,7 @@ mod compress;
 mod encoder;
 mod evaluate;
 mod files;
+mod form;
 #[path = "../../../../tests/common/gguf.rs"]
 #[allow(dead_code)]
 mod gguf;
