@@ -280,7 +280,7 @@ fn behind_an_opening_and_behind_reasoning() {
         let text = done.expect("an answer").text;
         for opening in ["the", "and"] {
             for (at, _) in text.match_indices(opening) {
-                let rest = text[at + 3..].as_bytes();
+                let rest = &text.as_bytes()[at + 3..];
                 // What begins in the token that ends the opening and does not fit was none.
                 if rest.len() >= 5 && rest[0] == b' ' && rest[1].is_ascii_digit() {
                     opened += 1;

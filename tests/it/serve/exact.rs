@@ -44,6 +44,11 @@ impl Library {
         }
     }
 
+    fn hold(&self, source: &Source) -> Constraint {
+        let compiled = self.grammars.compile(source).expect("a grammar");
+        Constraint::whole(compiled.grammar)
+    }
+
     pub fn ids(&self, text: &str) -> Vec<u32> {
         let how = Encode {
             add_special: true,
@@ -156,11 +161,7 @@ impl Case {
         let answers = if i % 7 == 3 { 2 } else { 1 };
         body["n"] = answers.into();
         options.sampling = sampling(i, dice, &mut body);
-        if i % 5 == 2 {
-            let source = form(i, &mut body);
-            let compiled = library.grammars.compile(&source).expect("a grammar");
-            options.constraint = Some(Constraint::whole(compiled.grammar));
-        }
+        options.constraint = (i % 5 == 2).then(|| library.hold(&form(i, &mut body)));
         Case {
             path,
             body,

@@ -14,7 +14,6 @@ mod watch;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
 
 use geb::constraint::Grammar;
 use geb::error::{Error, Result};
@@ -26,11 +25,8 @@ use sha2::{Digest, Sha256};
 use matcher::Ready;
 pub use source::{Source, embedded};
 use vocab::Vocabulary;
+pub use watch::{FIRST, STEP};
 
-/// What a grammar may take until it has said what an answer may begin with.
-pub const FIRST: Duration = Duration::from_secs(2);
-/// What each later step may take.
-pub const STEP: Duration = Duration::from_millis(250);
 /// Grammars that are kept.
 const KEPT: usize = 64;
 /// States of the automaton of a grammar, of 1 to 2 kB.

@@ -7,7 +7,7 @@ use geb::constraint::{self, Grammar, Next, TokenSet};
 use geb::error::Result;
 use llguidance::Matcher;
 
-use crate::{STEP, watch};
+use crate::watch::{self, STEP};
 
 /// A grammar whose first tokens are worked out.
 pub(crate) struct Ready {

@@ -9,6 +9,11 @@ use llguidance::{CancellationHandle, Matcher};
 
 use crate::source;
 
+/// What a grammar may take until it has said what an answer may begin with.
+pub const FIRST: Duration = Duration::from_secs(2);
+/// What each later step may take.
+pub const STEP: Duration = Duration::from_millis(250);
+
 /// Ends of what runs now, and how each is cut short.
 #[derive(Default)]
 struct Watch {

@@ -1,6 +1,6 @@
 //! Conversations, from the messages of a request to the tokens of a prompt. All dialects come here in OpenAI's form.
 
-use geb::chat::tools::Tool;
+use geb::chat::tools::{Tool, ToolChoice};
 use serde_json::{Map, Value, json};
 
 use crate::error::{ApiError, Fault, Result};
@@ -191,11 +191,30 @@ impl Conversation {
             tools: Tool::list(&tools.into()).map_err(named)?,
             parallel: self.parallel,
         };
+        let asked = form::Asked {
+            form: self.format.as_ref(),
+            choice: self.tool_choice(),
+            tools: &reading.tools,
+            parallel: reading.parallel,
+            format: &reading.format,
+            opened: &reading.opened,
+        };
         Ok(Prompt {
-            held: form::hold(self, speaker, &reading)?,
+            held: asked.hold(speaker)?,
             reading: Some(reading),
             ..Prompt::of(prompt.ids)
         })
+    }
+
+    /// Which tools the answer calls; none where there are none for it.
+    fn tool_choice(&self) -> Option<ToolChoice> {
+        match &self.choice {
+            Choice::None => None,
+            Choice::Auto if self.tools.is_empty() => None,
+            Choice::Auto => Some(ToolChoice::Auto),
+            Choice::Required => Some(ToolChoice::Required),
+            Choice::Named(name) => Some(ToolChoice::Function(name.clone())),
+        }
     }
 
     /// What the template is given.

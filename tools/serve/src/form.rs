@@ -1,15 +1,13 @@
 //! What an answer is held to: response formats, and calls of tools.
 
-use geb::chat::tools::{Asked, CallGrammar, From, Most, ToolChoice};
+use geb::chat::tools::{self, CallGrammar, From, Most, ReplyFormat, Tool, ToolChoice};
 use geb::constraint::{Constraint, Reasoning};
 use geb_constrain::{Compiled, Source};
 use serde_json::{Value, json};
 
-use crate::conversation::{Choice, Conversation};
 use crate::error::{ApiError, Fault, Result};
 use crate::fields::Fields;
 use crate::models::Speaker;
-use crate::reply::Reading;
 
 /// The form that an answer must have, and the field that says so.
 #[derive(Clone, Debug, PartialEq)]
@@ -108,106 +106,117 @@ pub fn hold_text(form: Option<&Form>, speaker: &Speaker) -> Result<Held> {
     Ok(held(compiled, form.at, Reasoning::None, Vec::new()))
 }
 
-/// Holds the answer to a conversation. Takes as long as the grammar takes to be made: not for a task.
-///
-/// # Errors
-/// For a form that no answer can be held to, calls that the model's way to write them has no grammar for.
-pub fn hold(conversation: &Conversation, speaker: &Speaker, reading: &Reading) -> Result<Held> {
-    let choice = match &conversation.choice {
-        Choice::None => None,
-        Choice::Auto if reading.tools.is_empty() => None,
-        Choice::Auto => Some(ToolChoice::Auto),
-        Choice::Required => Some(ToolChoice::Required),
-        Choice::Named(name) => Some(ToolChoice::Function(name.clone())),
-    };
-    match (&conversation.format, choice) {
-        (None, None) => Ok(Held::default()),
-        (Some(form), None) => whole(form, speaker, reading),
-        (Some(form), Some(ToolChoice::Auto)) => either(form, speaker, reading),
-        (None, Some(ToolChoice::Auto)) => Ok(called_or_not(speaker, reading)?),
-        (_, Some(choice)) => called(&choice, speaker, reading),
+/// What an answer to a conversation is asked to be.
+pub struct Asked<'a> {
+    /// Its form; none: any.
+    pub form: Option<&'a Form>,
+    /// Which of the tools it calls; none: there are none.
+    pub choice: Option<ToolChoice>,
+    /// The tools.
+    pub tools: &'a [Tool],
+    /// Whether it may call several.
+    pub parallel: bool,
+    /// How the model writes reasoning and calls.
+    pub format: &'a ReplyFormat,
+    /// What the prompt ends with.
+    pub opened: &'a str,
+}
+
+impl Asked<'_> {
+    /// Holds the answer. Takes as long as the grammar takes to be made: not for a task.
+    ///
+    /// # Errors
+    /// For a form that no answer can be held to, calls that the model's way to write them has no grammar for.
+    pub fn hold(&self, speaker: &Speaker) -> Result<Held> {
+        match (self.form, &self.choice) {
+            (None, None) => Ok(Held::default()),
+            (Some(form), None) => self.whole(form, speaker),
+            (Some(form), Some(ToolChoice::Auto)) => self.either(form, speaker),
+            (None, Some(ToolChoice::Auto)) => self.called_or_not(speaker),
+            (_, Some(choice)) => self.called(choice, speaker),
+        }
     }
-}
 
-/// The whole answer has a form.
-fn whole(form: &Form, speaker: &Speaker, reading: &Reading) -> Result<Held> {
-    let compiled = compile(&form.source, form.at, speaker)?;
-    let before = reading.format.before_text();
-    let openings = before.map(str::to_owned).into_iter().collect();
-    Ok(held(
-        compiled,
-        form.at,
-        reasoning(speaker, reading),
-        openings,
-    ))
-}
+    /// The whole answer has a form.
+    fn whole(&self, form: &Form, speaker: &Speaker) -> Result<Held> {
+        let compiled = compile(&form.source, form.at, speaker)?;
+        let before = self.format.before_text();
+        let openings = before.map(str::to_owned).into_iter().collect();
+        Ok(held(compiled, form.at, self.reasoning(speaker), openings))
+    }
 
-/// The answer is calls.
-fn called(choice: &ToolChoice, speaker: &Speaker, reading: &Reading) -> Result<Held> {
-    let grammar = grammar(choice, speaker, reading)?;
-    let grammar = grammar.ok_or_else(|| no_grammar("tool_choice", "none, auto"))?;
-    let compiled = compile(&Source::Lark(grammar.lark), "tools", speaker)?;
-    Ok(held(
-        compiled,
-        "tools",
-        reasoning(speaker, reading),
-        Vec::new(),
-    ))
-}
+    /// The answer is calls.
+    fn called(&self, choice: &ToolChoice, speaker: &Speaker) -> Result<Held> {
+        let grammar = self.grammar(choice, speaker)?;
+        let grammar = grammar.ok_or_else(|| no_grammar("tool_choice", "none, auto"))?;
+        let compiled = compile(&Source::Lark(grammar.lark), "tools", speaker)?;
+        Ok(held(compiled, "tools", self.reasoning(speaker), Vec::new()))
+    }
 
-/// What the answer calls are calls of the tools; where no grammar can be made for them it is free.
-fn called_or_not(speaker: &Speaker, reading: &Reading) -> Result<Held> {
-    let choice = match reading.has_begun_call() {
-        true => ToolChoice::Required,
-        false => ToolChoice::Auto,
-    };
-    let Some(grammar) = grammar(&choice, speaker, reading)? else {
-        return Ok(Held::default());
-    };
-    let openings = match grammar.from {
-        From::Start => Vec::new(),
-        From::Behind(texts) => texts.into_iter().map(str::to_owned).collect(),
-    };
-    Ok(
-        match compile(&Source::Lark(grammar.lark), "tools", speaker) {
-            Ok(compiled) => held(compiled, "tools", reasoning(speaker, reading), openings),
+    /// What the answer calls are calls of the tools; where no grammar can be made for them it is free.
+    fn called_or_not(&self, speaker: &Speaker) -> Result<Held> {
+        let choice = match self.format.has_begun_call(self.opened) {
+            true => ToolChoice::Required,
+            false => ToolChoice::Auto,
+        };
+        let Some(grammar) = self.grammar(&choice, speaker)? else {
+            return Ok(Held::default());
+        };
+        let openings = match grammar.from {
+            From::Start => Vec::new(),
+            From::Behind(texts) => texts.into_iter().map(str::to_owned).collect(),
+        };
+        let compiled = compile(&Source::Lark(grammar.lark), "tools", speaker);
+        Ok(match compiled {
+            Ok(compiled) => held(compiled, "tools", self.reasoning(speaker), openings),
             Err(error) => Held {
                 constraint: None,
                 unenforced: vec![error.message],
             },
-        },
-    )
-}
+        })
+    }
 
-/// The answer has a form, or is calls.
-fn either(form: &Form, speaker: &Speaker, reading: &Reading) -> Result<Held> {
-    let schema = match &form.source {
-        Source::Json => json!({ "type": "object" }),
-        Source::Schema { schema, .. } => schema.clone(),
-        Source::Regex(_) | Source::Lark(_) => {
-            let message = format!("{} is set, allowed: without tools", form.at);
-            return Err(ApiError::field(form.at, message));
-        }
-    };
-    // A schema that cannot be enforced is told of as it would be alone.
-    let alone = compile(&form.source, form.at, speaker)?;
-    let grammar = grammar(&ToolChoice::Required, speaker, reading)?;
-    let grammar = grammar.ok_or_else(|| no_grammar(form.at, "without tools"))?;
-    let Some(calls) = grammar.lark.strip_prefix("start: ") else {
-        return Err(no_grammar(form.at, "without tools"));
-    };
-    let schema = geb_constrain::embedded(schema);
-    let lark = format!("start: formed | called\nformed: %json {schema}\ncalled: {calls}");
-    let compiled = Compiled {
-        grammar: compile(&Source::Lark(lark), form.at, speaker)?.grammar,
-        ..alone
-    };
-    Ok(held(
-        compiled,
-        form.at,
-        reasoning(speaker, reading),
-        Vec::new(),
-    ))
+    /// The answer has a form, or is calls.
+    fn either(&self, form: &Form, speaker: &Speaker) -> Result<Held> {
+        let schema = match &form.source {
+            Source::Json => json!({ "type": "object" }),
+            Source::Schema { schema, .. } => schema.clone(),
+            Source::Regex(_) | Source::Lark(_) => {
+                let message = format!("{} is set, allowed: without tools", form.at);
+                return Err(ApiError::field(form.at, message));
+            }
+        };
+        // A schema that cannot be enforced is told of as it would be alone.
+        let alone = compile(&form.source, form.at, speaker)?;
+        let grammar = self.grammar(&ToolChoice::Required, speaker)?;
+        let lark = grammar.map(|g| g.lark).unwrap_or_default();
+        let Some(calls) = lark.strip_prefix("start: ") else {
+            return Err(no_grammar(form.at, "without tools"));
+        };
+        let schema = geb_constrain::embedded(schema);
+        let lark = format!("start: formed | called\nformed: %json {schema}\ncalled: {calls}");
+        let compiled = Compiled {
+            grammar: compile(&Source::Lark(lark), form.at, speaker)?.grammar,
+            ..alone
+        };
+        Ok(held(compiled, form.at, self.reasoning(speaker), Vec::new()))
+    }
+
+    fn reasoning(&self, speaker: &Speaker) -> Reasoning {
+        self.format
+            .reasoning_before(&speaker.tokenizer, self.opened)
+    }
+
+    fn grammar(&self, choice: &ToolChoice, speaker: &Speaker) -> Result<Option<CallGrammar>> {
+        let asked = tools::Asked {
+            tools: self.tools,
+            choice,
+            most: if self.parallel { Most::Any } else { Most::One },
+            opened: self.opened,
+        };
+        let grammar = self.format.grammar(&speaker.tokenizer, &asked);
+        grammar.map_err(|e| ApiError::of("tool_choice", &e))
+    }
 }
 
 fn held(compiled: Compiled, at: &str, reasoning: Reasoning, openings: Vec<String>) -> Held {
@@ -228,31 +237,6 @@ fn held(compiled: Compiled, at: &str, reasoning: Reasoning, openings: Vec<String
 fn compile(source: &Source, at: &str, speaker: &Speaker) -> Result<Compiled> {
     let compiled = speaker.grammars.compile(source);
     compiled.map_err(|e| ApiError::of(at, &e))
-}
-
-fn reasoning(speaker: &Speaker, reading: &Reading) -> Reasoning {
-    reading
-        .format
-        .reasoning_before(&speaker.tokenizer, &reading.opened)
-}
-
-fn grammar(
-    choice: &ToolChoice,
-    speaker: &Speaker,
-    reading: &Reading,
-) -> Result<Option<CallGrammar>> {
-    let asked = Asked {
-        tools: &reading.tools,
-        choice,
-        most: if reading.parallel {
-            Most::Any
-        } else {
-            Most::One
-        },
-        opened: &reading.opened,
-    };
-    let grammar = reading.format.grammar(&speaker.tokenizer, &asked);
-    grammar.map_err(|e| ApiError::of("tool_choice", &e))
 }
 
 fn no_grammar(param: &str, allowed: &str) -> ApiError {

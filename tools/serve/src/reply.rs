@@ -223,13 +223,6 @@ pub struct Reading {
     pub parallel: bool,
 }
 
-impl Reading {
-    /// Whether the prompt ends with the beginning of a call.
-    pub fn has_begun_call(&self) -> bool {
-        self.format.has_begun_call(&self.opened)
-    }
-}
-
 /// An answer and what reads it.
 pub struct Reader {
     parser: Option<ReplyParser>,

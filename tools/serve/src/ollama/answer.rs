@@ -203,7 +203,7 @@ pub async fn generate(
     ignored.extend(unknown);
     let new = match conversation {
         Some(conversation) => app.prompt(&loaded, conversation).await?,
-        None => encode(&app, &loaded, (text, context.is_empty()), format(&f)?).await?,
+        None => encode(&app, &loaded, text, context.is_empty(), format(&f)?).await?,
     };
     let prompt = Prompt {
         ids: [context, new.ids].concat(),
@@ -260,7 +260,8 @@ fn context(f: &Fields<'_>, vocab: usize) -> Result<Vec<u32>> {
 async fn encode(
     app: &App,
     loaded: &Arc<Loaded>,
-    (text, begins): (String, bool),
+    text: String,
+    begins: bool,
     format: Option<form::Form>,
 ) -> Result<Prompt> {
     let speaker = loaded.speaker.clone();

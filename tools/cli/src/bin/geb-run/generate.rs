@@ -30,11 +30,7 @@ pub fn run(args: &GenerateArgs, interrupt: &Interrupt) -> Outcome {
     }
     let opened = load::open(&args.model, None)?;
     let tokenizer = Arc::new(load::tokenizer(&opened)?);
-    let constraint = constraint::of(&args.constraint, &tokenizer)?;
-    if constraint.is_some() && args.several.beams.is_some() {
-        return Err(Failure::usage("--beams cannot be held to a form").hint("use --best-of"));
-    }
-    let (mut ids, constraint) = prompt_ids(args, &opened, &tokenizer, &prompt, constraint)?;
+    let (mut ids, constraint) = prompt_ids(args, &opened, &tokenizer, &prompt)?;
     let mut loaded =
         load::load_to_guess(opened, &args.cpu, args.speculate.heads, interrupt, started)?;
     if let Some(path) = &args.load_state {
@@ -138,10 +134,13 @@ fn prompt_text(args: &GenerateArgs) -> Outcome<String> {
 fn prompt_ids(
     args: &GenerateArgs,
     opened: &Opened,
-    tokenizer: &Tokenizer,
+    tokenizer: &Arc<Tokenizer>,
     prompt: &str,
-    constraint: Option<Constraint>,
 ) -> Outcome<(Vec<u32>, Option<Constraint>)> {
+    let constraint = constraint::of(&args.constraint, tokenizer)?;
+    if constraint.is_some() && args.several.beams.is_some() {
+        return Err(Failure::usage("--beams cannot be held to a form").hint("use --best-of"));
+    }
     let at = |e| load::at(&opened.path, e);
     let template = if args.raw {
         None
