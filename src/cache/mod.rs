@@ -20,4 +20,4 @@ pub(crate) use own::OwnPages;
 pub use pool::PagePool;
 pub(crate) use rows::{KvView, put_rows};
 pub use table::PageTable;
-pub(crate) use table::Pages;
+pub(crate) use table::{Full, Pages};

@@ -6,19 +6,12 @@ use std::sync::Arc;
 use geb_kernels::float::{BLOCK, KvHead, KvShape};
 
 use super::layout::{Layout, PagePlan, Part, Place};
-use super::table::{Counts, NONE, PageTable, Pages};
+use super::table::{Counts, Full, NONE, PageTable, Pages};
 use crate::error::Result;
 use crate::ram;
 
 /// Alignment of pages: a cache line, so that no vector load crosses one.
 const ALIGN: usize = 64;
-
-/// No page of a group is left.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Full {
-    /// The group, by number.
-    group: usize,
-}
 
 /// The pages of one group.
 struct Slab {
@@ -132,6 +125,24 @@ impl PagePool {
             .unwrap_or((0, 0))
     }
 
+    /// Pages that these tables name, each counted once, and all; of the group of which the largest share is named.
+    pub(crate) fn named(&self, tables: &[&PageTable]) -> (usize, usize) {
+        let counts = self.counts.lock();
+        let of = |g: usize| {
+            let mut named = vec![false; counts[g].refs.len()];
+            let pages = tables.iter().flat_map(|table| &table.pages[g]);
+            pages
+                .filter(|p| **p != NONE)
+                .for_each(|p| named[*p as usize] = true);
+            (named.iter().filter(|n| **n).count(), named.len())
+        };
+        let share = |(named, all): &(usize, usize)| *named as f64 / (*all).max(1) as f64;
+        let groups = self.layout.of_part(Part::Layers).map(of);
+        groups
+            .max_by(|a, b| share(a).total_cmp(&share(b)))
+            .unwrap_or((0, 0))
+    }
+
     /// Makes the pages of `positions`, the next ones of a sequence, its own; gives up those behind windows.
     ///
     /// # Errors
@@ -166,7 +177,8 @@ impl PagePool {
                 if old != NONE && uses.refs[old as usize] == 1 {
                     continue;
                 }
-                *page = uses.take().ok_or(Full { group })?;
+                let copied = Some(old).filter(|p| *p != NONE);
+                *page = uses.take().ok_or(Full { group, copied })?;
                 if old != NONE {
                     let slab = &mut self.slabs[group];
                     let (from, to) = (slab.page(old), slab.page(*page).start);
@@ -210,7 +222,7 @@ impl PagePool {
     /// # Errors
     /// [`Error::Memory`](crate::Error::Memory); nothing is changed then.
     pub(crate) fn grow(&mut self, full: Full, least: usize) -> Result<()> {
-        let Full { group } = full;
+        let Full { group, .. } = full;
         let counts = self.counts.clone();
         let uses = &mut counts.lock()[group];
         let have = uses.refs.len();

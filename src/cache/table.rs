@@ -64,6 +64,15 @@ impl Counts {
     }
 }
 
+/// No page of a group is left.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Full {
+    /// The group, by number.
+    pub(super) group: usize,
+    /// The page of it that was to be copied, if others name it too.
+    pub(super) copied: Option<u32>,
+}
+
 /// The pages of one sequence: for each group one per block of positions. Dropping it gives them up.
 pub struct PageTable {
     pub(super) pages: Vec<Vec<u32>>,
@@ -144,6 +153,27 @@ impl Pages {
             .zip(uses.iter())
             .filter(|(p, _)| **p != NONE);
         named.all(|(p, uses)| uses.refs[*p as usize] == 1)
+    }
+
+    /// Whether nobody else names that of this group.
+    pub(crate) fn alone_in(&self, group: usize) -> bool {
+        self.others(group) == Some(0)
+    }
+
+    /// Whether what was lacking is there when these names go: a page that nobody else names, or the one that was
+    /// to be copied, if then the table that writes it is left alone with it.
+    pub(crate) fn frees(&self, full: Full) -> bool {
+        let others = match full.copied == Some(self.pages[full.group]) {
+            true => 1,
+            false => 0,
+        };
+        self.others(full.group).is_some_and(|n| n <= others)
+    }
+
+    /// How many others name that of a group, if there is one.
+    fn others(&self, group: usize) -> Option<u32> {
+        let page = Some(self.pages[group]).filter(|p| *p != NONE)?;
+        Some(self.counts.lock()[group].refs[page as usize] - 1)
     }
 }
 

@@ -71,6 +71,17 @@ impl ChatTemplate {
         Self::compile(source, special_texts(file)?).map(Some)
     }
 
+    /// The template of a file for conversations with tools, where it has one of its own: the one named `tool_use`,
+    /// which Hugging Face's `apply_chat_template` takes for them.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::from_gguf`].
+    pub fn for_tools(file: &GgufFile) -> Result<Option<ChatTemplate>> {
+        let named = template_names(file);
+        let found = named.iter().find(|name| **name == "tool_use");
+        found.map(|n| Self::from_gguf_named(file, n)).transpose()
+    }
+
     /// The template `tokenizer.chat_template.NAME` of a file.
     pub fn from_gguf_named(file: &GgufFile, name: &str) -> Result<ChatTemplate> {
         let key = format!("{KEY}.{name}");

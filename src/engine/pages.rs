@@ -4,8 +4,9 @@ use std::ops::Range;
 
 use geb_kernels::float::BLOCK;
 
+use super::prefix::PrefixTree;
 use super::{Engine, Sequence};
-use crate::cache::{PageTable, Part};
+use crate::cache::{Full, PageTable, Part};
 use crate::error::{Error, Result};
 use crate::model::adapters::Adapters;
 use crate::ram;
@@ -46,7 +47,8 @@ impl Engine {
         })
     }
 
-    /// Makes pages for these positions of a sequence its own.
+    /// Makes pages for these positions of a sequence its own. A name that the tree has never stands in the way of
+    /// who writes.
     ///
     /// # Errors
     /// [`Error::Pages`], [`Error::Memory`].
@@ -56,8 +58,30 @@ impl Engine {
         part: Part,
         positions: Range<usize>,
     ) -> Result<()> {
+        self.pages_by(table, part, positions, PrefixTree::evict_for)
+    }
+
+    /// As [`Engine::pages_for`], for the tree's own sake: it gives up what only it names.
+    ///
+    /// # Errors
+    /// [`Error::Pages`], [`Error::Memory`].
+    pub(super) fn pages_for_tree(
+        &mut self,
+        table: &mut PageTable,
+        positions: Range<usize>,
+    ) -> Result<()> {
+        self.pages_by(table, Part::Layers, positions, |tree, _| tree.evict())
+    }
+
+    fn pages_by(
+        &mut self,
+        table: &mut PageTable,
+        part: Part,
+        positions: Range<usize>,
+        evict: impl Fn(&mut PrefixTree, Full) -> bool,
+    ) -> Result<()> {
         while let Err(full) = self.pages.prepare(table, part, positions.clone()) {
-            if self.prefixes.evict() {
+            if evict(&mut self.prefixes, full) {
                 continue;
             }
             if self.fixed {
@@ -82,8 +106,8 @@ impl Engine {
             lacks.iter_mut().zip(each).for_each(|(sum, n)| *sum += n);
         }
         !self.fixed || self.pages.has(&lacks) || {
-            let more = self.prefixes.evictable() as isize;
-            lacks.iter_mut().for_each(|n| *n -= more);
+            let short = lacks.iter_mut().enumerate().filter(|(_, n)| **n > 0);
+            short.for_each(|(group, n)| *n -= self.prefixes.evictable(group) as isize);
             self.pages.has(&lacks)
         }
     }
@@ -91,6 +115,13 @@ impl Engine {
     /// Pages that nobody uses, and all; of the group of layers that has the smallest share left.
     pub fn free_pages(&self) -> (usize, usize) {
         self.pages.free()
+    }
+
+    /// Pages that these sequences hold, each counted once, and all; of the group of layers of which they hold the
+    /// largest share. What only the tree of beginnings names is as good as free.
+    pub fn pages_held<'s>(&self, seqs: impl Iterator<Item = &'s Sequence>) -> (usize, usize) {
+        let tables: Vec<_> = seqs.map(|seq| &seq.table).collect();
+        self.pages.named(&tables)
     }
 
     /// Bytes of keys, values and state of all layers that a token at position `positions - 1` of a sequence sees.

@@ -16,7 +16,7 @@ use geb_kernels::float::BLOCK;
 use super::disk::DiskPages;
 use super::key::SeqKey;
 use super::options::VECTOR;
-use crate::cache::{PageTable, Pages};
+use crate::cache::{Full, PageTable, Pages};
 use crate::state::State;
 
 /// Least tokens of a page in common for which the page is copied.
@@ -355,27 +355,41 @@ impl PrefixTree {
         true
     }
 
-    /// Gives up a leaf: the one least recently asked for whose page nobody else names, else one that such a page
-    /// waits for; false if there is none.
+    /// Gives up a leaf: the one least recently asked for whose pages nobody else names, else one that such pages
+    /// wait for; false if there is none.
     pub(super) fn evict(&mut self) -> bool {
         let alone = |id: &NodeId| self.node(*id).is_some_and(|n| n.pages.alone());
-        // A sequence gives up pages behind its window while it holds later ones: then the tree's names of those
-        // that it holds go, so that those above them can.
-        let below = |id: &NodeId| {
-            let above = |id: &NodeId| self.node(*id).and_then(|n| n.parent);
-            std::iter::successors(Some(*id), above).any(|id| alone(&id))
-        };
-        let leaves = || self.leaves.iter();
-        let leaf = leaves().find(|(_, id)| alone(id));
-        let leaf = leaf.or_else(|| leaves().find(|(_, id)| below(id)));
-        let Some((used, id)) = leaf.copied() else {
-            return false;
-        };
-        self.leaves.remove(&(used, id));
+        let mut leaves = self.leaves.iter().map(|(_, id)| *id);
+        let leaf = leaves.find(alone).or_else(|| self.leaf_below(Pages::alone));
+        leaf.is_some_and(|leaf| self.give_up(leaf))
+    }
+
+    /// Gives up a leaf for who writes and finds no page: where [`PrefixTree::evict`] has none, one that pages wait
+    /// for of which the one that is lacking comes free.
+    pub(super) fn evict_for(&mut self, full: Full) -> bool {
+        self.evict() || {
+            let leaf = self.leaf_below(|pages| pages.frees(full));
+            leaf.is_some_and(|leaf| self.give_up(leaf))
+        }
+    }
+
+    /// A leaf that is such a node, or below one. A sequence gives up pages behind its window while it holds later
+    /// ones: then the tree's names of those that it holds go, so that those above them can.
+    fn leaf_below(&self, is: impl Fn(&Pages) -> bool) -> Option<NodeId> {
+        let is = |id: NodeId| self.node(id).is_some_and(|n| is(&n.pages));
+        let above = |id: &NodeId| self.node(*id).and_then(|n| n.parent);
+        let below = |id: NodeId| std::iter::successors(Some(id), above).any(is);
+        let mut leaves = self.leaves.iter().map(|(_, id)| *id);
+        leaves.find(|id| below(*id))
+    }
+
+    /// Gives up a leaf.
+    fn give_up(&mut self, id: NodeId) -> bool {
         self.tell(id, false);
         let Some(node) = self.nodes[id.place].take() else {
             return false;
         };
+        self.leaves.remove(&(node.used, id));
         self.vacant.push(id.place);
         self.stats.evicted += 1;
         match node.parent {
@@ -400,13 +414,10 @@ impl PrefixTree {
         true
     }
 
-    /// Blocks of pages that only the tree names: as many can be given up.
-    pub(super) fn evictable(&self) -> usize {
-        self.nodes
-            .iter()
-            .flatten()
-            .filter(|n| n.pages.alone())
-            .count()
+    /// Pages of a group that only the tree names: as many can be given up.
+    pub(super) fn evictable(&self, group: usize) -> usize {
+        let nodes = self.nodes.iter().flatten();
+        nodes.filter(|n| n.pages.alone_in(group)).count()
     }
 
     /// Blocks of pages in the tree.

@@ -10,7 +10,6 @@ use super::disk::{DiskCache, DiskPages, Kind, Stored};
 use super::key::SeqKey;
 use super::prefix::{Cursor, NodeId};
 use super::{Engine, Sequence};
-use crate::cache::Part;
 use crate::error::{Error, Result};
 use crate::state::State;
 
@@ -89,7 +88,7 @@ impl Engine {
                 break;
             };
             let positions = block * BLOCK..(block + 1) * BLOCK;
-            match self.pages_for(&mut table, Part::Layers, positions) {
+            match self.pages_for_tree(&mut table, positions) {
                 Ok(()) => self.pages.put_block(&table, block, parts),
                 Err(Error::Pages { .. }) => break,
                 Err(error) => return Err(error),

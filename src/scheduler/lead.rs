@@ -116,6 +116,8 @@ impl<'t> Lead<'t> {
     fn publish(&mut self) {
         self.stats.running = self.running.len();
         self.stats.waiting = self.waiting.len();
+        let held = self.running.iter().filter_map(|job| job.seq.as_ref());
+        (self.stats.pages_held, self.stats.pages) = self.engine.pages_held(held);
         *lock(&self.shared.stats) = self.stats;
         lock(&self.shared.inbox).waiting = self.waiting.len();
     }

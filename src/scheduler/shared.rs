@@ -93,6 +93,10 @@ pub struct SchedulerStats {
     pub running: usize,
     /// Requests that wait.
     pub waiting: usize,
+    /// Pages that those that run hold, of the layers of which they hold the largest share.
+    pub pages_held: usize,
+    /// All pages of these layers.
+    pub pages: usize,
     /// Passes.
     pub steps: usize,
     /// Rows of these passes.

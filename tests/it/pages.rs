@@ -373,3 +373,77 @@ fn sequences_that_share_pages_keep_their_own_bits() {
     assert!(sum.cut > 100 && sum.cancelled > 100, "{sum:?}");
     assert!(sum.preempted > 50 && sum.evicted > 50, "{sum:?}");
 }
+
+/// Reads all of `ids` behind what is found of them; from `from` on one by one, each with a guess that is wrong and
+/// taken back. Every row has the bits of `expected`, `[ids, vocab]`.
+fn read_guessing(engine: &mut Engine, ids: &[u32], from: usize, expected: &[f32]) {
+    let vocab = engine.model().config().vocab;
+    let mut seq = engine.sequence().expect("sequence");
+    engine
+        .begin(&mut seq, &Scope::default(), ids)
+        .expect("begins");
+    while seq.tokens().len() < ids.len() {
+        let held = seq.tokens().len();
+        let guessing = held >= from;
+        let mut piece = match guessing {
+            true => vec![ids[held]],
+            false => ids[held..from.min(held + engine.batch())].to_vec(),
+        };
+        let right = piece.len();
+        if guessing && held + 1 < ids.len() {
+            piece.push((ids[held + 1] + 1) % vocab as u32);
+        }
+        let mut spans = [Span {
+            seq: &mut seq,
+            input: Segment::Tokens(&piece),
+            want: Want::All,
+        }];
+        let out = engine.step(&mut spans).expect("a step");
+        assert!(out.failed.is_empty(), "at {held}: {:?}", out.failed);
+        let rows = &out.of(0, vocab)[..right * vocab];
+        assert!(
+            rows == &expected[held * vocab..(held + right) * vocab],
+            "at {held}"
+        );
+        seq.truncate(held + right);
+    }
+}
+
+/// A text that fills its context, alone, in pages for one context: what the tree names too never stands in its way.
+/// Returns how many tokens were found.
+fn fills_its_context(case: &str, ctx: usize) -> u64 {
+    let model = Model::load(file(bytes(case, Dtype::F32))).expect(case);
+    let mut options = SessionOptions {
+        ctx: Some(ctx),
+        beyond: true,
+        threads: 1,
+        ..Default::default()
+    };
+    let mut rng = Rng::new(5);
+    let mut text = || -> Vec<u32> {
+        let vocab = model.config().vocab;
+        (0..ctx).map(|_| rng.below(vocab) as u32).collect()
+    };
+    let texts = [text(), text()].map(|ids| {
+        let mut session = Session::new(model.clone(), &options).expect("session");
+        let rows = session.forward(&ids, Want::All).expect("alone").to_vec();
+        (ids, rows)
+    });
+    let one = Engine::new(model.clone(), &options).expect("engine");
+    options.kv_memory = Some(one.kv_bytes());
+    drop(one);
+    let mut engine = Engine::new(model.clone(), &options).expect("engine");
+    // Again from what is found; another text, which needs all pages; the first one once more.
+    for which in [0, 0, 1, 1, 0] {
+        let (ids, expected) = &texts[which];
+        read_guessing(&mut engine, ids, ctx - 70, expected);
+    }
+    engine.prefix_stats().found
+}
+
+#[test]
+fn one_that_fits_its_context_never_lacks_a_page() {
+    assert!(fills_its_context("llama", 192) >= 2 * 191);
+    fills_its_context("gemma3", 1024);
+    fills_its_context("mistral-swa", 1024);
+}

@@ -114,12 +114,11 @@ impl Naive {
         let n = (1 + self.dice.below(64)).min(512 - first);
         let new: Vec<u32> = (first..first + n).map(|at| self.token(text, at)).collect();
         let held = &mut self.held[i];
-        while self
+        while let Err(lacking) = self
             .pool
             .prepare(&mut held.table, Part::Layers, first..first + n)
-            .is_err()
         {
-            if !self.tree.evict() {
+            if !self.tree.evict_for(lacking) {
                 self.full += 1;
                 return;
             }
