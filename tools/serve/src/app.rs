@@ -5,10 +5,12 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use axum::http::HeaderValue;
 use axum::response::Response;
+use serde_json::Value;
 use tokio::sync::Semaphore;
 
+use crate::beside::{beside, json, written};
 use crate::conversation::Conversation;
-use crate::error::{ApiError, Fault, Result};
+use crate::error::Result;
 use crate::keys::Owner;
 use crate::limits;
 use crate::log::Log;
@@ -76,12 +78,23 @@ impl App {
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let place = self.texts.clone().acquire_owned().await;
-        let done = tokio::task::spawn_blocking(move || {
+        beside(move || {
             let _place = place;
             work()
-        });
-        let done = done.await;
-        done.map_err(|e| ApiError::new(Fault::Server, e.to_string()))?
+        })
+        .await
+    }
+
+    /// A response of JSON that is made as [`App::blocking`] works.
+    ///
+    /// # Errors
+    /// As [`App::blocking`].
+    pub async fn json(
+        &self,
+        make: impl FnOnce() -> Result<Value> + Send + 'static,
+    ) -> Result<Response> {
+        let text = self.blocking(move || written(&make()?)).await?;
+        Ok(json(text))
     }
 
     /// The tokens of a conversation.

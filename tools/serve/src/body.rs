@@ -6,6 +6,7 @@ use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use http_body_util::{BodyExt, Limited};
 use serde_json::{Map, Value};
 
+use crate::beside::beside;
 use crate::error::{ApiError, Fault, Result};
 use crate::limits;
 
@@ -51,7 +52,10 @@ pub async fn object(request: Request) -> Result<Map<String, Value>> {
         true => too_large(&format!("more than {most}")),
         false => ApiError::new(Fault::Invalid, "the body ended before it was whole"),
     })?;
-    parse(&bytes)
+    match bytes.len() > limits::BODY_AT_ONCE {
+        true => beside(move || parse(&bytes)).await,
+        false => parse(&bytes),
+    }
 }
 
 /// All bytes; true if there are more than allowed, false if they ended early.

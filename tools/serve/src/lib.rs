@@ -17,6 +17,7 @@ mod anthropic;
 mod app;
 mod ask;
 pub mod batch;
+mod beside;
 mod body;
 mod conversation;
 mod error;

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 /// Bytes of a body.
 pub const BODY_BYTES: usize = 4 << 20;
+/// Bytes of a body that is read where it arrives; larger ones are read beside.
+pub const BODY_AT_ONCE: usize = 32 << 10;
 /// Header fields of a request.
 pub const HEADERS: usize = 64;
 /// Bytes of all header fields and of the target.

@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use serde_json::Value;
 
+use crate::beside::{beside, json, written};
 use crate::error::{ApiError, Result};
 use crate::limits;
 use crate::reply::{Replies, Reply, Step};
@@ -100,7 +101,9 @@ pub async fn respond(
 ) -> Result<Response> {
     if sending == Sending::AtOnce {
         replies.whole().await?;
-        return Ok(axum::Json(writer.whole(&replies.all())).into_response());
+        // Of many answers with many log-probabilities it takes seconds.
+        let text = beside(move || written(&writer.whole(&replies.all()))).await?;
+        return Ok(json(text));
     }
     let kind = match writer.framing() {
         Framing::Events => "text/event-stream; charset=utf-8",

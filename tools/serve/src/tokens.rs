@@ -56,21 +56,25 @@ pub async fn tokenize(State(app): State<Arc<App>>, request: Request) -> Result<R
         .flag("with_pieces")?
         .or(f.flag("return_token_strs")?)
         .unwrap_or(false);
-    let mut whole = json!({ "count": ids.len(), "max_model_len": loaded.speaker.ctx });
-    whole["tokens"] = match pieces && f.value("content").is_some() {
-        true => ids
-            .iter()
-            .map(|id| json!({ "id": id, "piece": piece(&tokenizer, *id) }))
-            .collect(),
-        false => json!(ids),
-    };
-    if pieces {
-        whole["token_strs"] = ids
-            .iter()
-            .map(|id| Value::from(tokenizer.piece(*id)))
-            .collect();
-    }
-    Ok(axum::Json(whole).into_response())
+    let (with_pieces, ctx) = (pieces && f.value("content").is_some(), loaded.speaker.ctx);
+    app.json(move || {
+        let mut whole = json!({ "count": ids.len(), "max_model_len": ctx });
+        whole["tokens"] = match with_pieces {
+            true => ids
+                .iter()
+                .map(|id| json!({ "id": id, "piece": piece(&tokenizer, *id) }))
+                .collect(),
+            false => json!(ids),
+        };
+        if pieces {
+            whole["token_strs"] = ids
+                .iter()
+                .map(|id| Value::from(tokenizer.piece(*id)))
+                .collect();
+        }
+        Ok(whole)
+    })
+    .await
 }
 
 /// A piece as llama.cpp gives it: a text, or its bytes if they are no text alone.
@@ -99,16 +103,19 @@ fn check_length(text: &str) -> Result<()> {
 /// [`ApiError`].
 pub async fn detokenize(State(app): State<Arc<App>>, request: Request) -> Result<Response> {
     let body = body::object(request).await?;
-    let f = Fields::of(&body);
-    let list = f.required("tokens", f.list("tokens")?)?;
-    let loaded = app.models.get(f.text("model")?).await?;
-    let most = loaded.info.vocab;
-    let id = |v: &Value| v.as_u64().filter(|n| *n < most as u64).map(|n| n as u32);
-    let ids: Option<Vec<u32>> = list.iter().map(id).collect();
-    let allowed = format!("a list of ids below {most}");
-    let ids = ids.ok_or_else(|| ApiError::wrong("tokens", &body["tokens"], &allowed))?;
-    let text = loaded.speaker.tokenizer.decode_with_control(&ids);
-    Ok(axum::Json(json!({ "prompt": text, "content": text })).into_response())
+    let loaded = app.models.get(Fields::of(&body).text("model")?).await?;
+    app.json(move || {
+        let f = Fields::of(&body);
+        let list = f.required("tokens", f.list("tokens")?)?;
+        let most = loaded.info.vocab;
+        let id = |v: &Value| v.as_u64().filter(|n| *n < most as u64).map(|n| n as u32);
+        let ids: Option<Vec<u32>> = list.iter().map(id).collect();
+        let allowed = format!("a list of ids below {most}");
+        let ids = ids.ok_or_else(|| ApiError::wrong("tokens", &body["tokens"], &allowed))?;
+        let text = loaded.speaker.tokenizer.decode_with_control(&ids);
+        Ok(json!({ "prompt": text, "content": text }))
+    })
+    .await
 }
 
 /// What a client needs to know of the tokenizer.
@@ -142,7 +149,8 @@ pub async fn apply_template(State(app): State<Arc<App>>, request: Request) -> Re
     let loaded = app.models.get(f.text("model")?).await?;
     let tokenizer = loaded.speaker.tokenizer.clone();
     let ids = app.prompt(&loaded, messages).await?.ids;
-    Ok(axum::Json(json!({ "prompt": tokenizer.decode_with_control(&ids) })).into_response())
+    app.json(move || Ok(json!({ "prompt": tokenizer.decode_with_control(&ids) })))
+        .await
 }
 
 /// Log-probabilities of texts or ids; nothing is generated.
@@ -187,12 +195,14 @@ pub async fn log_probs(
         &options,
     )?;
     replies.whole().await?;
-    let all: Vec<_> = prompts
-        .iter()
-        .zip(replies.all())
-        .map(|(ids, reply)| scores(&loaded, ids, reply))
-        .collect();
-    Ok(axum::Json(json!({ "model": loaded.speaker.name, "data": all })).into_response())
+    app.json(move || {
+        let all = prompts.iter().zip(replies.all());
+        let all: Vec<_> = all
+            .map(|(ids, reply)| scores(&loaded, ids, reply))
+            .collect();
+        Ok(json!({ "model": loaded.speaker.name, "data": all }))
+    })
+    .await
 }
 
 /// The log-probabilities of a text's tokens; the first has none.

@@ -215,15 +215,17 @@ pub async fn embed(State(app): State<Arc<App>>, request: Request) -> Result<Resp
         return Err(ApiError::wrong("dimensions", &json!(n), &allowed));
     }
     let (vectors, tokens) = vectors(&app, &loaded, texts).await?;
-    Ok(axum::Json(json!({
-        "model": loaded.speaker.name,
-        "created_at": now(),
-        "embeddings": vectors,
-        "total_duration": begun.elapsed().as_nanos() as u64,
-        "load_duration": 0,
-        "prompt_eval_count": tokens,
-    }))
-    .into_response())
+    app.json(move || {
+        Ok(json!({
+            "model": loaded.speaker.name,
+            "created_at": now(),
+            "embeddings": vectors,
+            "total_duration": begun.elapsed().as_nanos() as u64,
+            "load_duration": 0,
+            "prompt_eval_count": tokens,
+        }))
+    })
+    .await
 }
 
 /// A text as a vector, as older clients ask.

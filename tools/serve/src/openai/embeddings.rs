@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use geb::embed;
@@ -73,22 +73,20 @@ pub async fn handle(State(app): State<Arc<App>>, request: Request) -> Result<Res
     }
     let ignored = f.unknown();
     let (vectors, tokens) = vectors(&app, &loaded, texts).await?;
-    let data: Vec<_> = vectors
-        .iter()
-        .enumerate()
-        .map(|(i, v)| json!({ "object": "embedding", "index": i, "embedding": form.write(v) }))
-        .collect();
-    let whole = json!({
-        "object": "list",
-        "data": data,
-        "model": loaded.speaker.name,
-        "usage": { "prompt_tokens": tokens, "total_tokens": tokens },
+    let response = app.json(move || {
+        let data: Vec<_> = vectors
+            .iter()
+            .enumerate()
+            .map(|(i, v)| json!({ "object": "embedding", "index": i, "embedding": form.write(v) }))
+            .collect();
+        Ok(json!({
+            "object": "list",
+            "data": data,
+            "model": loaded.speaker.name,
+            "usage": { "prompt_tokens": tokens, "total_tokens": tokens },
+        }))
     });
-    Ok(ignored_header(
-        axum::Json(whole).into_response(),
-        &ignored,
-        0,
-    ))
+    Ok(ignored_header(response.await?, &ignored, 0))
 }
 
 /// The vectors of texts, `[texts][width]`, and how many tokens they had.
