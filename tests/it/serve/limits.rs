@@ -388,3 +388,32 @@ fn connections_at_once() {
     drop((silent, slow));
     server.is_well();
 }
+
+/// As few of the oldest messages are left out as it takes.
+#[test]
+fn an_old_conversation_loses_no_more_than_it_must() {
+    let message = |i: usize| {
+        let role = ["user", "assistant"][i % 2];
+        json!({ "role": role, "content": format!("{i} in the beginning") })
+    };
+    let system = json!({ "role": "system", "content": "Go on." });
+    let all: Vec<_> = (0..301).map(message).collect();
+    let ask = |dropped: usize, truncate: bool| {
+        let messages = [&[system.clone()], &all[dropped..]].concat();
+        let body = json!({
+            "model": "m", "messages": messages, "stream": false, "truncate": truncate,
+            "options": { "num_predict": 1, "temperature": 0 },
+        });
+        post(&shared().address, "/api/chat", &body)
+    };
+    let cut = ask(0, true);
+    is_good("some are left out", &cut);
+    let dropped = cut.json()["dropped_messages"].as_u64().expect("a number");
+    let dropped = usize::try_from(dropped).expect("few");
+    let same = ask(dropped, false);
+    is_good("what is left", &same);
+    let count = |r: &Response| r.json()["prompt_eval_count"].clone();
+    assert_eq!(count(&cut), count(&same));
+    assert_eq!(ask(dropped - 1, false).status, 400);
+    assert_eq!(ask(0, false).status, 400);
+}

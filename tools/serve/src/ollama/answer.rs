@@ -8,10 +8,11 @@ use axum::response::{IntoResponse, Response};
 use geb::tokenizer::Encode;
 use serde_json::{Map, Value, json};
 
+use super::fitting::Fitting;
 use super::{counts, format, leaves, log_probs, now, options, think};
 use crate::app::App;
 use crate::conversation::Conversation;
-use crate::error::{ApiError, Dialect, Fault, Result};
+use crate::error::{ApiError, Dialect, Result};
 use crate::fields::Fields;
 use crate::form;
 use crate::keys::Owner;
@@ -125,7 +126,8 @@ pub async fn chat(
     f.accept(&["keep_alive", "shift"]);
     let mut ignored = f.unknown();
     ignored.extend(unknown);
-    let (prompt, dropped) = fitting(&app, &loaded, conversation, ctx, truncate).await?;
+    let asked = Fitting::new(&app, &loaded, conversation, ctx);
+    let (prompt, dropped) = asked.prompt(truncate).await?;
     // What the context that was asked for leaves.
     options.max_tokens = options
         .max_tokens
@@ -139,35 +141,6 @@ pub async fn chat(
     };
     let answering = Answering::one(options, sending, ignored);
     answer(&app, &owner, loaded, vec![prompt], answering, writer).await
-}
-
-/// The prompt of a conversation, without as many of its oldest messages as do not fit if that is allowed.
-async fn fitting(
-    app: &App,
-    loaded: &Arc<Loaded>,
-    mut conversation: Conversation,
-    ctx: usize,
-    truncate: bool,
-) -> Result<(Prompt, usize)> {
-    let mut dropped = 0;
-    loop {
-        let found = app.prompt(loaded, conversation.clone()).await;
-        let long = match found {
-            Ok(prompt) if prompt.ids.len() <= ctx => return Ok((prompt, dropped)),
-            Ok(prompt) => ApiError::too_long("messages", prompt.ids.len(), ctx),
-            Err(error) => error,
-        };
-        let messages = &mut conversation.messages;
-        // The system text stays, and so does what is to be answered.
-        let oldest = messages.iter().position(|m| m["role"] != "system");
-        match oldest.filter(|at| at + 1 < messages.len()) {
-            Some(at) if truncate && matches!(long.fault, Fault::TooLong { .. }) => {
-                messages.remove(at);
-                dropped += 1;
-            }
-            _ => return Err(long),
-        }
-    }
 }
 
 /// Continues a text, or answers it.

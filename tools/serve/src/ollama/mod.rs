@@ -1,6 +1,7 @@
 //! The API of ollama.
 
 pub mod answer;
+mod fitting;
 pub mod models;
 
 use geb::generate::{GenerateOptions, Timings};
