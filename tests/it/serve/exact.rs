@@ -423,7 +423,10 @@ fn texts_survive_preemptions() {
             let address = &server.address;
             scope.spawn(move || assert_eq!(case.asked(address), *expected));
         }
+        let held = || server.metric("geb_kv_cache_usage_perc");
+        until("the cache is held", || held() > 0.0 && held() <= 1.0);
     });
     assert!(server.metric("geb_num_preemptions") > 0.0);
     server.is_well();
+    assert_eq!(server.metric("geb_kv_cache_usage_perc"), 0.0);
 }

@@ -389,6 +389,15 @@ fn connections_at_once() {
     server.is_well();
 }
 
+/// What no template is given is said of the field that it comes from.
+#[test]
+fn a_conversation_of_too_many_bytes_is_a_fault_of_its_messages() {
+    let message = json!({ "role": "user", "content": "a".repeat(limits::TEXT_BYTES - 9) });
+    let response = chat(json!({ "messages": [message] }));
+    assert_eq!(response.status, 400, "{}", response.text());
+    assert_eq!(response.error()[2].as_deref(), Some("messages"));
+}
+
 /// As few of the oldest messages are left out as it takes.
 #[test]
 fn an_old_conversation_loses_no_more_than_it_must() {

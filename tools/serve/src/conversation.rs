@@ -177,7 +177,10 @@ impl Conversation {
             _ => self.tools.clone(),
         };
         let named = |e: geb::Error| match &e {
-            geb::Error::Request { what, .. } => ApiError::of(&what.clone(), &e),
+            // All that the template is given, most of which are the messages.
+            geb::Error::Request { what, .. } if what != "conversation" => {
+                ApiError::of(&what.clone(), &e)
+            }
             _ => ApiError::of("messages", &e),
         };
         let request = self.request(speaker, &tools);

@@ -38,6 +38,7 @@ struct Gauges {
     running: Gauge,
     waiting: Gauge,
     kv_bytes: Gauge,
+    kv_usage: Gauge<f64, AtomicU64>,
     loaded: Gauge,
     steps: Gauge<f64, AtomicU64>,
     rows: Gauge<f64, AtomicU64>,
@@ -137,6 +138,11 @@ impl Gauges {
             "Bytes of the caches of loaded models",
             self.kv_bytes.clone(),
         );
+        r.register(
+            "kv_cache_usage_perc",
+            "Share of the cache that requests hold, of the model where it is largest; 1 is all",
+            self.kv_usage.clone(),
+        );
         r.register("models_loaded", "Models in memory", self.loaded.clone());
         r.register("steps", "Passes of loaded models", self.steps.clone());
         r.register(
@@ -163,6 +169,10 @@ impl Gauges {
         let sum = |f: fn(&SchedulerStats) -> usize| stats.iter().map(f).sum::<usize>();
         self.running.set(sum(|s| s.running) as i64);
         self.waiting.set(sum(|s| s.waiting) as i64);
+        let usage = stats
+            .iter()
+            .map(|s| s.pages_held as f64 / s.pages.max(1) as f64);
+        self.kv_usage.set(usage.fold(0.0, f64::max));
         self.steps.set(sum(|s| s.steps) as f64);
         self.rows.set(sum(|s| s.rows) as f64);
         self.tokens.set(sum(|s| s.tokens) as f64);
