@@ -169,7 +169,7 @@ pub const RUN: &[Flag] = &[
         "--samplers --sampler-seq --sampling-seq",
         Not("samplers have one order: dry, top-nsigma, top-k, typical, top-p, min-p, xtc, temp"),
     ),
-    flag("-l --logit-bias", Not(SAMPLERS)),
+    flag("-l", Ours("--logit-bias")),
     flag("-j -jf --json-schema-file", Ours("--json-schema")),
     flag("--grammar-file --format", Not(GRAMMAR)),
     flag(

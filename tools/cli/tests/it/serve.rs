@@ -188,6 +188,10 @@ fn what_is_unsafe_or_empty_is_refused_before_anything_is_served() {
         "no-such-file",
     );
     refused(&["-m", "no-such-model"], 1, "no-such-model");
+    refused(&["no-such-model"], 1, "no-such-model");
+    let known = model().to_str().expect("a path");
+    refused(&[known, "-m", "no-such-model"], 1, "no-such-model");
+    refused(&["x.gguf", "--demo"], 2, "--demo");
     refused(&["--models", "."], 2, "no GGUF file");
     refused(&["--demo", "--streams", "0"], 2, "1 to 256");
     refused(&["--demo", "-m", "x.gguf"], 2, "--demo");

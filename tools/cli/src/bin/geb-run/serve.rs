@@ -44,7 +44,7 @@ fn sources(args: &ServeArgs, folder: &Path) -> Outcome<Vec<Source>> {
         return Ok(vec![source]);
     }
     let mut paths: Vec<PathBuf> = Vec::new();
-    for name in &args.model {
+    for name in args.named.iter().chain(&args.model) {
         paths.push(model_path::resolve(Some(name))?);
     }
     if let Some(dir) = &args.models {

@@ -91,6 +91,7 @@ fn samplers_of_other_programs() {
         "--mirostat 2 --mirostat-lr 0.1 --mirostat-ent 5.0",
         "--xtc-probability 0.5 --xtc-threshold 0.1 --dynatemp-range 0.2 --dynatemp-exp 1.0",
         "--presence-penalty 0.5 --frequency-penalty -0.5",
+        "--logit-bias 9=1 --logit-bias 8-2 -l 7+1",
     ]
     .map(|flags| format!("geb-run generate -m m.gguf --raw -p a -n 1 {flags}"));
     let cases: Vec<Case<'_>> = flags.iter().map(|line| Case(line, &[], 0)).collect();

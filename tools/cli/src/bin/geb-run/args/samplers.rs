@@ -17,6 +17,10 @@ pub struct SamplersArgs {
     #[arg(long, value_name = "X", default_value_t = 0.0, help_heading = "Sampling", hide_short_help = true,
           value_parser = number::between(limits::COUNT_PENALTY))]
     frequency_penalty: f32,
+    /// Add this to the logit of a token, -100 to 100 (may be repeated; 15+2 and 15-2 mean 15=2 and 15=-2)
+    #[arg(long, value_name = "ID=BIAS", help_heading = "Sampling", hide_short_help = true,
+          value_parser = bias)]
+    logit_bias: Vec<(u32, f32)>,
     /// DRY: the penalty for going on with a repetition of the allowed length (0: off)
     #[arg(long, value_name = "X", default_value_t = 0.0, help_heading = "Sampling", hide_short_help = true,
           value_parser = number::between(limits::DRY_MULTIPLIER))]
@@ -76,6 +80,17 @@ pub struct SamplersArgs {
     mirostat_ent: f32,
 }
 
+/// `--logit-bias`: `ID=BIAS`, or llama.cpp's `ID+BIAS` and `ID-BIAS`.
+fn bias(text: &str) -> Result<(u32, f32), String> {
+    let read = || {
+        let (id, bias) = text.split_at(text.find(['=', '+', '-'])?);
+        let bias: f32 = bias.strip_prefix('=').unwrap_or(bias).parse().ok()?;
+        let bias = limits::LOGIT_BIAS.contains(&bias).then_some(bias)?;
+        Some((id.parse().ok()?, bias))
+    };
+    read().ok_or_else(|| "allowed: ID=BIAS, the id of a token and -100 to 100".into())
+}
+
 /// `--mirostat`: the version.
 fn mirostat(text: &str) -> Result<u8, String> {
     match text {
@@ -122,6 +137,7 @@ impl SamplersArgs {
     pub fn set(&self, o: &mut SamplerOptions) {
         o.presence_penalty = self.presence_penalty;
         o.frequency_penalty = self.frequency_penalty;
+        o.logit_bias.clone_from(&self.logit_bias);
         o.dry = Dry {
             multiplier: self.dry_multiplier,
             base: self.dry_base,
@@ -174,7 +190,7 @@ mod tests {
     #[test]
     fn each_flag_sets_its_option() {
         let all = typed(
-            "--presence-penalty 0.1 --frequency-penalty=-0.2 --dry-multiplier 0.3 --dry-base 1.4 \
+            "--presence-penalty 0.1 --frequency-penalty=-0.2 --logit-bias 7=1.5 --logit-bias 8-2 --dry-multiplier 0.3 --dry-base 1.4 \
              --dry-allowed-length 5 --dry-penalty-last-n 6 --dry-sequence-breaker \\n \
              --dry-sequence-breaker - --xtc-probability 0.7 --xtc-threshold 0.08 --typical 0.9 \
              --top-nsigma 1.1 --dynatemp-range 0.12 --dynatemp-exp 1.3 --mirostat 2 --mirostat-lr 0.14 \
@@ -183,6 +199,7 @@ mod tests {
         let expected = SamplerOptions {
             presence_penalty: 0.1,
             frequency_penalty: -0.2,
+            logit_bias: vec![(7, 1.5), (8, -2.0)],
             dry: Dry {
                 multiplier: 0.3,
                 base: 1.4,
@@ -207,6 +224,24 @@ mod tests {
             ..SamplerOptions::default()
         };
         assert_eq!(all, expected);
+    }
+
+    #[test]
+    fn biases_are_written_in_either_way() {
+        for (text, expected) in [
+            ("15=2", (15, 2.0)),
+            ("15=-0.5", (15, -0.5)),
+            ("15=+100", (15, 100.0)),
+            ("15+1e1", (15, 10.0)),
+            ("15-2", (15, -2.0)),
+        ] {
+            assert_eq!(bias(text), Ok(expected), "{text}");
+        }
+        for bad in [
+            "", "15", "=1", "+1", "15=", "15=101", "15-inf", "15=nan", "-1=1", "a=1", "15=1=1",
+        ] {
+            assert!(bias(bad).is_err_and(|e| e.starts_with("allowed")), "{bad}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::{CpuArgs, LoadHow};
 const SERVE_EXAMPLES: &str = "\
 Examples:
   geb-run serve --demo                           the built-in toy model, no download needed
-  geb-run serve -m model.gguf                    http://127.0.0.1:8080
+  geb-run serve model.gguf                       http://127.0.0.1:8080
   geb-run serve -m chat.gguf -m embed.gguf --max-ram 8G
   geb-run serve -m model.gguf --host 0.0.0.0 --api-key-file keys
   curl http://127.0.0.1:8080/v1/chat/completions -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}'
@@ -22,6 +22,9 @@ It speaks the APIs of OpenAI, Anthropic and ollama: docs/server.md.";
 #[derive(Debug, Args)]
 #[command(after_help = SERVE_EXAMPLES)]
 pub struct ServeArgs {
+    /// GGUF file or model name; may be repeated (or use -m)
+    #[arg(value_name = "MODEL")]
+    pub named: Vec<String>,
     /// GGUF file, or the name of a pulled model; may be repeated [env: GEB_MODEL]
     #[arg(short, long, value_name = "MODEL", help_heading = "Models")]
     pub model: Vec<String>,
@@ -29,7 +32,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "DIR", help_heading = "Models")]
     pub models: Option<PathBuf>,
     /// Serve the built-in toy model
-    #[arg(long, conflicts_with_all = ["model", "models", "lora"], help_heading = "Models")]
+    #[arg(long, conflicts_with_all = ["named", "model", "models", "lora"], help_heading = "Models")]
     pub demo: bool,
     /// Further name of the first model; * stands for any letters
     #[arg(
