@@ -15,12 +15,14 @@ use geb::sampler::SamplerOptions;
 use geb::session::Session;
 use geb::tokenizer::{Encode, Tokenizer};
 use geb_constrain::{Grammars, Source};
+use geb_serve::Speaker;
 use serde_json::{Map, Value, json};
 
 use super::client::{Connection, ask, request};
 use super::shape::stream;
 use super::{CTX, Server, TEMPLATE, VOCAB, session, until};
 use crate::common::dice::Dice;
+use crate::common::gguf::File;
 use crate::common::nano::nano;
 
 /// The library alone, with the file that the server has.
@@ -429,4 +431,31 @@ fn texts_survive_preemptions() {
     assert!(server.metric("geb_num_preemptions") > 0.0);
     server.is_well();
     assert_eq!(server.metric("geb_kv_cache_usage_perc"), 0.0);
+}
+
+/// What a file has for conversations with tools is for those alone.
+#[test]
+fn tools_have_the_template_that_the_file_has_for_them() {
+    let plain = GgufFile::open(&nano(Dtype::Q8_0), Load::Map).expect("own file");
+    assert!(ChatTemplate::for_tools(&plain).expect("read").is_none());
+    let both = File::decode(&plain)
+        .without("tokenizer.chat_template")
+        .str("tokenizer.chat_template", "{{ messages }}")
+        .str("tokenizer.chat_template.rag", "{{ documents }}")
+        .str("tokenizer.chat_template.tool_use", "{{ tools }}");
+    let both = GgufFile::from_bytes(both.encode()).expect("GGUF");
+    let template = |found: geb::Result<Option<ChatTemplate>>| found.expect("it is valid");
+    let speaker = Speaker::new(
+        "m".into(),
+        Arc::new(Tokenizer::from_gguf(&both).expect("tokenizer")),
+        template(ChatTemplate::from_gguf(&both)),
+        None,
+        CTX,
+    );
+    let source = |s: &Speaker, tools: bool| s.template_of(tools).map(|t| t.source().to_owned());
+    let whole = Some("{{ messages }}".to_owned());
+    assert_eq!(source(&speaker, true), whole);
+    let speaker = speaker.with_tools(template(ChatTemplate::for_tools(&both)));
+    assert_eq!(source(&speaker, true).as_deref(), Some("{{ tools }}"));
+    assert_eq!(source(&speaker, false), whole);
 }

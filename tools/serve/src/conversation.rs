@@ -167,15 +167,15 @@ impl Conversation {
     /// For a model without a template, a conversation that its template refuses, one that is longer than the
     /// context, a form that no answer can be held to.
     pub fn prompt(&self, speaker: &Speaker) -> Result<Prompt> {
-        let Some(template) = &speaker.template else {
-            let message = "the model has no chat template: /v1/completions continues texts";
-            return Err(ApiError::new(Fault::NotSupported, message));
-        };
-        self.check_length()?;
         let tools = match self.choice {
             Choice::None => Vec::new(),
             _ => self.tools.clone(),
         };
+        let Some(template) = speaker.template_of(!tools.is_empty()) else {
+            let message = "the model has no chat template: /v1/completions continues texts";
+            return Err(ApiError::new(Fault::NotSupported, message));
+        };
+        self.check_length()?;
         let named = |e: geb::Error| match &e {
             // All that the template is given, most of which are the messages.
             geb::Error::Request { what, .. } if what != "conversation" => {

@@ -50,6 +50,8 @@ pub struct Speaker {
     pub tokenizer: Arc<Tokenizer>,
     /// How the model wants conversations.
     pub template: Option<ChatTemplate>,
+    /// How it wants those with tools, where that is another way.
+    for_tools: Option<ChatTemplate>,
     /// What it is told where a conversation has no system text.
     pub system: Option<String>,
     /// Tokens of the context.
@@ -102,15 +104,35 @@ impl Speaker {
             grammars: Grammars::new(tokenizer.clone()),
             tokenizer,
             template,
+            for_tools: None,
             system,
             ctx,
             shown,
         }
     }
 
+    /// It with a template of its own for conversations with tools.
+    #[must_use]
+    pub fn with_tools(mut self, template: Option<ChatTemplate>) -> Speaker {
+        if let Some(template) = &template {
+            let shown = template.reply_format().shown(&self.tokenizer);
+            let new = shown.iter().filter(|id| !self.shown.contains(id));
+            let new: Vec<_> = new.copied().collect();
+            self.shown.extend(new);
+        }
+        self.for_tools = template;
+        self
+    }
+
+    /// The template of conversations with or without tools.
+    pub fn template_of(&self, tools: bool) -> Option<&ChatTemplate> {
+        let special = self.for_tools.as_ref().filter(|_| tools);
+        special.or(self.template.as_ref())
+    }
+
     /// Whether its template knows tools.
     pub fn has_tools(&self) -> bool {
-        let format = self.template.as_ref().map(ChatTemplate::reply_format);
+        let format = self.template_of(true).map(ChatTemplate::reply_format);
         format.is_some_and(|f| *f.proof() != Proof::Unmarked)
     }
 
@@ -137,12 +159,15 @@ impl Loaded {
         kinds::check_model(&file)?;
         let tokenizer = Arc::new(Tokenizer::from_gguf(&file)?);
         let piece = |id: Option<u32>| id.map(|id| tokenizer.piece(id)).unwrap_or_default();
-        let template = match &source.template {
+        let (template, for_tools) = match &source.template {
             Some(text) => {
                 let (bos, eos) = (piece(tokenizer.bos()), piece(tokenizer.eos()));
-                Some(ChatTemplate::from_source(text, &bos, &eos)?)
+                (Some(ChatTemplate::from_source(text, &bos, &eos)?), None)
             }
-            None => ChatTemplate::from_gguf(&file)?,
+            None => (
+                ChatTemplate::from_gguf(&file)?,
+                ChatTemplate::for_tools(&file)?,
+            ),
         };
         let info = Info::of(&file);
         let model = Model::load(file)?;
@@ -164,14 +189,15 @@ impl Loaded {
         };
         let (ctx, kv_bytes) = (engine.ctx(), engine.kv_bytes());
         let scheduler = Scheduler::new(engine, tokenizer.clone(), options.scheduler.clone())?;
+        let speaker = Speaker::new(
+            source.name.clone(),
+            tokenizer,
+            template,
+            source.system.clone(),
+            ctx,
+        );
         Ok(Loaded {
-            speaker: Arc::new(Speaker::new(
-                source.name.clone(),
-                tokenizer,
-                template,
-                source.system.clone(),
-                ctx,
-            )),
+            speaker: Arc::new(speaker.with_tools(for_tools)),
             scheduler,
             adapters,
             bytes: info.bytes + kv_bytes,
