@@ -174,7 +174,7 @@ impl PagePlan {
     }
 
     /// As many of them as `bytes` hold: those that keep all positions become fewer, and so do those of windows
-    /// when they are more than all sequences together could use.
+    /// when they are more than all sequences together could use. Where that does not fit, what one sequence takes.
     ///
     /// # Errors
     /// [`Error::Request`] for fewer bytes than one sequence takes.
@@ -188,6 +188,7 @@ impl PagePlan {
         };
         let fits = |pages: &Vec<usize>| self.layout.page_bytes(pages) <= bytes;
         let fitting = (least..=least * self.streams).rev().map(of).find(fits);
+        let fitting = fitting.or_else(|| Some(self.one.clone()).filter(fits));
         match fitting {
             Some(pages) => Ok(PagePlan { pages, ..self }),
             None => Err(Error::Request {

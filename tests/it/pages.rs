@@ -432,6 +432,8 @@ fn fills_its_context(case: &str, ctx: usize) -> u64 {
     let one = Engine::new(model.clone(), &options).expect("engine");
     options.kv_memory = Some(one.kv_bytes());
     drop(one);
+    // More may come, and nothing is kept for them.
+    options.streams = 3;
     let mut engine = Engine::new(model.clone(), &options).expect("engine");
     // Again from what is found; another text, which needs all pages; the first one once more.
     for which in [0, 0, 1, 1, 0] {
