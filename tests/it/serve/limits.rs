@@ -408,7 +408,7 @@ fn an_old_conversation_loses_no_more_than_it_must() {
     let system = json!({ "role": "system", "content": "Go on." });
     let all: Vec<_> = (0..301).map(message).collect();
     let ask = |dropped: usize, truncate: bool| {
-        let messages = [&[system.clone()], &all[dropped..]].concat();
+        let messages = [std::slice::from_ref(&system), &all[dropped..]].concat();
         let body = json!({
             "model": "m", "messages": messages, "stream": false, "truncate": truncate,
             "options": { "num_predict": 1, "temperature": 0 },
