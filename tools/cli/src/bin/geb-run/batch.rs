@@ -64,15 +64,11 @@ pub fn run(args: &BatchArgs, interrupt: &Interrupt) -> Outcome {
     let scheduler = Scheduler::new(engine, tokenizer.clone(), how)?;
     let name = opened.path.file_stem().unwrap_or_default();
     let name = name.to_string_lossy();
+    let speaker = Speaker::new(name.into_owned(), tokenizer, template, None, ctx);
+    let for_tools = load::tools_template(&opened, &args.template)?;
     let work = Work {
         scheduler: &scheduler,
-        speaker: Arc::new(Speaker::new(
-            name.into_owned(),
-            tokenizer,
-            template,
-            None,
-            ctx,
-        )),
+        speaker: Arc::new(speaker.with_tools(for_tools)),
         interrupt,
         lines: Mutex::new(Box::new(
             text.lines()

@@ -305,6 +305,14 @@ pub fn template(
     ))
 }
 
+/// The template of the file for conversations with tools, if it has one and `--chat-template` is not given.
+pub fn tools_template(opened: &Opened, args: &TemplateArgs) -> Outcome<Option<ChatTemplate>> {
+    match &args.chat_template {
+        Some(_) => Ok(None),
+        None => ChatTemplate::for_tools(&opened.file).map_err(|e| at(&opened.path, e)),
+    }
+}
+
 /// Refuses a text that cannot fit before a template is rendered with it: its own tokens are too many.
 pub fn check_length(tokenizer: &Tokenizer, text: &str, most: usize) -> Outcome {
     // No token is shorter than a byte.
