@@ -59,6 +59,8 @@ pub(crate) struct Follow {
     worker: Option<Worker>,
     /// The thread owes an answer.
     asked: bool,
+    /// It has come, and was not looked at.
+    answer: Option<Result<Option<Next>>>,
     forced: VecDeque<u32>,
     allowed: Option<Arc<TokenSet>>,
 }
@@ -80,6 +82,7 @@ impl Follow {
             stand,
             worker: None,
             asked: false,
+            answer: None,
             forced: VecDeque::new(),
             allowed: None,
         }
@@ -116,27 +119,40 @@ impl Follow {
         self.allowed = None;
     }
 
+    /// Waits for the answer that the thread owes, at most so long, without `most` until it comes; whether it is there.
+    fn receive(&mut self, most: Option<Duration>) -> bool {
+        let Some(worker) = self.worker.as_ref().filter(|_| self.asked) else {
+            return true;
+        };
+        if self.answer.is_none() {
+            let answer = match most {
+                Some(most) => worker.answers.recv_timeout(most),
+                None => (worker.answers.recv()).map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            self.answer = match answer {
+                Ok(answer) => Some(answer),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => Some(Err(Error::Panic(
+                    "the thread of a grammar has ended".into(),
+                ))),
+            };
+        }
+        self.answer.is_some()
+    }
+
     /// Whether it is known how the text goes on; waits for that at most so long, without `most` until it is.
     ///
     /// # Errors
     /// What the grammar failed with; [`Error::Constraint`] where the text behind the reasoning is none of it.
     pub(crate) fn ready(&mut self, most: Option<Duration>) -> Result<bool> {
-        let Some(worker) = self.worker.as_ref().filter(|_| self.asked) else {
+        if !self.receive(most) {
+            return Ok(false);
+        }
+        let Some(answer) = self.answer.take() else {
             return Ok(true);
         };
-        let answer = match most {
-            Some(most) => worker.answers.recv_timeout(most),
-            None => (worker.answers.recv()).map_err(|_| RecvTimeoutError::Disconnected),
-        };
-        let next = match answer {
-            Ok(answer) => answer?,
-            Err(RecvTimeoutError::Timeout) => return Ok(false),
-            Err(RecvTimeoutError::Disconnected) => {
-                return Err(Error::Panic("the thread of a grammar has ended".into()));
-            }
-        };
         self.asked = false;
-        match next {
+        match answer? {
             Some(next) => {
                 self.forced.extend(next.forced);
                 self.allowed = next.allowed;
@@ -223,9 +239,13 @@ impl Follow {
         }
     }
 
-    /// Tokens that are known to follow.
-    pub(crate) fn forced(&self) -> impl ExactSizeIterator<Item = u32> {
-        let held = matches!(self.stand, Stand::Held);
+    /// Tokens that are known to follow. What the grammar fails with is told when a token is chosen.
+    pub(crate) fn known(&mut self) -> impl ExactSizeIterator<Item = u32> {
+        let waiting = self.asked && self.receive(Some(Duration::ZERO));
+        if waiting && matches!(self.answer, Some(Ok(Some(_)))) {
+            _ = self.ready(Some(Duration::ZERO));
+        }
+        let held = matches!(self.stand, Stand::Held) && !self.asked;
         let known = if held { self.forced.len() } else { 0 };
         self.forced.iter().copied().take(known)
     }
@@ -270,5 +290,155 @@ fn follow(
         if let Some(wake) = wake {
             wake();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Matcher;
+    use super::*;
+
+    /// Texts of the token 5, twice, and then nothing; what was said already must be empty or `(`.
+    #[derive(Debug)]
+    struct Fives;
+
+    struct Left(usize);
+
+    impl Grammar for Fives {
+        fn matcher(&self) -> Box<dyn Matcher> {
+            Box::new(Left(2))
+        }
+    }
+
+    impl Matcher for Left {
+        fn begin(&mut self, said: &[u8]) -> Result<Option<Next>> {
+            Ok(matches!(said, b"" | b"(").then(|| self.next()))
+        }
+
+        fn take(&mut self, token: u32) -> Result<Next> {
+            assert_eq!(token, 5, "only what is allowed is taken");
+            self.0 -= 1;
+            Ok(self.next())
+        }
+    }
+
+    impl Left {
+        fn next(&self) -> Next {
+            let mut five = TokenSet::of(Vec::new());
+            five.add(5);
+            Next {
+                forced: Vec::new(),
+                allowed: (self.0 > 0).then(|| Arc::new(five)),
+            }
+        }
+    }
+
+    fn following(reasoning: Reasoning, openings: &[&str]) -> Follow {
+        let mut follow = Follow::new(Constraint {
+            grammar: Arc::new(Fives),
+            reasoning,
+            openings: openings.iter().map(|o| (*o).to_owned()).collect(),
+        });
+        follow.start(None).expect("a thread");
+        follow
+    }
+
+    /// Which of the tokens 0 to 9 may follow; `None`: any, or none and the end.
+    fn allowed(follow: &mut Follow) -> Result<Vec<u32>, &'static str> {
+        assert!(follow.ready(None).expect("it says"));
+        match follow.choose() {
+            Choice::Free => Err("free"),
+            Choice::End => Err("end"),
+            Choice::Forced(token) => Ok(vec![token]),
+            Choice::Among(set) => Ok((0..10).filter(|t| set.has(*t)).collect()),
+        }
+    }
+
+    #[test]
+    fn a_whole_answer_ends_with_its_grammar() {
+        let mut follow = following(Reasoning::None, &[]);
+        for _ in 0..2 {
+            assert_eq!(allowed(&mut follow), Ok(vec![5]));
+            assert!(follow.admits(5) && !follow.admits(4));
+            follow.took(5, b"V");
+        }
+        assert_eq!(allowed(&mut follow), Err("end"));
+    }
+
+    #[test]
+    fn reasoning_comes_first_where_the_answer_begins_with_it() {
+        let close = "</t>".to_owned();
+        let possible = Reasoning::Possible { open: 7, close };
+        let mut without = following(possible.clone(), &[]);
+        assert_eq!(allowed(&mut without), Ok(vec![5, 7]));
+        without.took(5, b"V");
+        assert_eq!(allowed(&mut without), Ok(vec![5]));
+        let mut with = following(possible, &[]);
+        assert_eq!(allowed(&mut with), Ok(vec![5, 7]));
+        with.took(7, b"<t>");
+        for bytes in [b"V V".as_slice(), b"</", b"t>\n"] {
+            assert_eq!(allowed(&mut with), Err("free"));
+            with.took(1, bytes);
+        }
+        assert_eq!(allowed(&mut with), Ok(vec![5]));
+    }
+
+    #[test]
+    fn an_answer_is_free_before_between_and_behind_calls() {
+        let mut follow = following(Reasoning::None, &["<c>"]);
+        for _ in 0..2 {
+            for bytes in [b"text <".as_slice(), b"c", b">("] {
+                assert_eq!(allowed(&mut follow), Err("free"));
+                follow.took(1, bytes);
+            }
+            for _ in 0..2 {
+                assert_eq!(allowed(&mut follow), Ok(vec![5]));
+                follow.took(5, b"V");
+            }
+            assert_eq!(allowed(&mut follow), Err("free"));
+        }
+        follow.took(1, b"<c>)");
+        assert_eq!(allowed(&mut follow), Err("free"), "it was no opening");
+    }
+
+    /// It fails behind its first token.
+    #[derive(Debug)]
+    struct Broken;
+
+    impl Grammar for Broken {
+        fn matcher(&self) -> Box<dyn Matcher> {
+            Box::new(Broken)
+        }
+    }
+
+    impl Matcher for Broken {
+        fn begin(&mut self, _: &[u8]) -> Result<Option<Next>> {
+            Ok(Some(Left(1).next()))
+        }
+
+        fn take(&mut self, _: u32) -> Result<Next> {
+            Err(Error::Constraint("broken".into()))
+        }
+    }
+
+    #[test]
+    fn what_a_grammar_fails_with_is_told_when_a_token_is_chosen() {
+        let mut follow = Follow::new(Constraint::whole(Arc::new(Broken)));
+        follow.start(None).expect("a thread");
+        assert!(follow.ready(None).expect("it says"));
+        follow.took(5, b"V");
+        while !follow.receive(Some(Duration::ZERO)) {}
+        // However often it is asked what is known.
+        assert_eq!((follow.known().len(), follow.known().len()), (0, 0));
+        assert!(matches!(follow.ready(None), Err(Error::Constraint(why)) if why == "broken"));
+    }
+
+    #[test]
+    fn what_does_not_fit_behind_reasoning_is_an_error() {
+        let close = "</t>".to_owned();
+        let mut follow = following(Reasoning::Open { close }, &[]);
+        follow.took(1, b"hm</t>x");
+        let error = follow.ready(None);
+        assert!(matches!(error, Err(Error::Constraint(_))), "{error:?}");
     }
 }

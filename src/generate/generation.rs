@@ -266,13 +266,13 @@ impl<'t> Generation<'t> {
     /// The last token, and those that follow it for certain, or guesses.
     fn plan_answer(&mut self, target: &mut Draft<'_>, rows: usize, guesses: Guesses) {
         let wanted = self.wanted();
-        if self.known() > 0
-            && let Some(follow) = &self.follow
-        {
-            let known = follow.forced().take(rows - 1);
-            self.speculation
-                .plan_known(target, &self.history, wanted, known);
-            return;
+        if let Some(follow) = &mut self.follow {
+            let known = follow.known();
+            if known.len() > 0 {
+                let known = known.take(rows.saturating_sub(1));
+                let (speculation, history) = (&mut self.speculation, &self.history);
+                return speculation.plan_known(target, history, wanted, known);
+            }
         }
         let batch = self
             .speculation
@@ -285,14 +285,7 @@ impl<'t> Generation<'t> {
 
     /// Tokens that are known to follow the last one.
     pub fn known(&mut self) -> usize {
-        // What it fails with is told when a token is chosen.
-        match &mut self.follow {
-            Some(follow) if self.late.is_none() => match follow.ready(Some(Duration::ZERO)) {
-                Ok(true) => follow.forced().len(),
-                _ => 0,
-            },
-            _ => 0,
-        }
+        self.follow.as_mut().map_or(0, |f| f.known().len())
     }
 
     /// What was planned last.
