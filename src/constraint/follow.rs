@@ -429,7 +429,8 @@ mod tests {
         follow.took(5, b"V");
         while !follow.receive(Some(Duration::ZERO)) {}
         // However often it is asked what is known.
-        assert_eq!((follow.known().len(), follow.known().len()), (0, 0));
+        assert_eq!(follow.known().len(), 0);
+        assert_eq!(follow.known().len(), 0);
         assert!(matches!(follow.ready(None), Err(Error::Constraint(why)) if why == "broken"));
     }
 

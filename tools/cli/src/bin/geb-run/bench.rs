@@ -14,7 +14,7 @@ use crate::limits::{self, Beside, LARGE};
 use crate::load::{self, Loaded, Opened};
 use crate::outputs;
 use crate::progress::Progress;
-use crate::random_model;
+use crate::random_model::{self, RandomModel};
 use crate::rates::Rates;
 use crate::report::{self, Failure, Outcome, bytes, count, out, rate, seconds};
 use crate::rows;
@@ -84,8 +84,14 @@ fn find(args: &BenchArgs, interrupt: &Interrupt) -> Outcome<Opened> {
                 report::dim(format_args!("making a model with random {dtype} weights …"));
             }
             let over = outputs::RANDOM_MODEL.or_any(args.force);
+            let vocab = args.vocab.as_deref().map(random_model::vocabulary);
+            let random = RandomModel {
+                shape,
+                dtype,
+                vocab: vocab.transpose()?,
+            };
             let save = args.save.as_deref();
-            interrupt.during(|| random_model::make(shape, dtype, save, over, interrupt))
+            interrupt.during(|| random.make(save, over, interrupt))
         }
     }
 }

@@ -16,7 +16,7 @@ use geb::kernels::reference::sample_blocks;
 
 use crate::interrupt::Interrupt;
 use crate::load::{self, Opened};
-use crate::model_path::cache_dir;
+use crate::model_path::{self, cache_dir};
 use crate::report::{Failure, Outcome};
 use crate::shape::Shape;
 
@@ -93,11 +93,86 @@ const POOL_BYTES: usize = 1 << 20;
 /// Random weights in the pool.
 const POOL_WEIGHTS: usize = 1 << 18;
 
-/// Writes the model and opens it. Without `save` it goes into the cache folder and loses its name at
-/// once: the space is freed when the program ends, however it ends.
-pub fn make(
-    shape: Shape,
+/// A model with random weights.
+pub struct RandomModel {
+    pub shape: Shape,
+    pub dtype: Dtype,
+    /// Keys of a tokenizer; none: there is no text.
+    pub vocab: Option<Vec<(String, MetaValue)>>,
+}
+
+impl RandomModel {
+    /// Writes the model and opens it. Without `save` it goes into the cache folder and loses its name at
+    /// once: the space is freed when the program ends, however it ends.
+    pub fn make(self, save: Option<&Path>, over: Over, interrupt: &Interrupt) -> Outcome<Opened> {
+        let sizes = self.shape.sizes();
+        let kernels = Kernels::best().map_err(Failure::usage)?;
+        let mut plan = plan(&sizes, self.dtype, kernels)?;
+        if let Some(vocab) = self.vocab {
+            plan.metadata
+                .retain(|(key, _)| !key.starts_with("tokenizer."));
+            plan.metadata.extend(padded(vocab, sizes.vocab as usize)?);
+        }
+        written(&sizes, self.dtype, kernels, &plan, save, over, interrupt)
+    }
+}
+
+/// The keys of the tokenizer of a model.
+pub fn vocabulary(model: &str) -> Outcome<Vec<(String, MetaValue)>> {
+    let path = model_path::resolve(Some(model))?;
+    let file = GgufFile::open(&path, Load::Map).map_err(|e| load::at(&path, e))?;
+    let of_text = |key: &str| key.starts_with("tokenizer.") && !key.starts_with("tokenizer.geb.");
+    let keys = file.metadata().filter(|(key, _)| of_text(key));
+    let keys: Vec<_> = keys
+        .map(|(key, value)| (key.to_owned(), MetaValue::from_value(value)))
+        .collect();
+    match keys.iter().any(|(key, _)| key == TOKENS) {
+        true => Ok(keys),
+        false => Err(Failure::usage(format!(
+            "{}: no key {TOKENS}",
+            path.display()
+        ))),
+    }
+}
+
+/// Texts of tokens.
+const TOKENS: &str = "tokenizer.ggml.tokens";
+/// Type of a token that is never written.
+const UNUSED: i32 = 5;
+
+/// The keys with as many tokens as the shape has.
+fn padded(mut keys: Vec<(String, MetaValue)>, most: usize) -> Outcome<Vec<(String, MetaValue)>> {
+    let mut found = 0;
+    for (key, value) in &mut keys {
+        match (&**key, value) {
+            (TOKENS, MetaValue::Strs(tokens)) => {
+                found = tokens.len();
+                let more = found..most;
+                tokens.extend(more.map(|i| format!("[unused {i}]")));
+            }
+            ("tokenizer.ggml.token_type", MetaValue::I32s(types)) => {
+                types.resize(most.max(types.len()), UNUSED)
+            }
+            ("tokenizer.ggml.scores", MetaValue::F32s(scores)) => {
+                scores.resize(most.max(scores.len()), 0.0)
+            }
+            _ => {}
+        }
+    }
+    match found <= most {
+        true => Ok(keys),
+        false => Err(Failure::usage(format!(
+            "--vocab has {found} tokens, allowed: at most {most}, those of the shape"
+        ))),
+    }
+}
+
+/// Writes the model and opens it.
+fn written(
+    sizes: &Sizes,
     dtype: Dtype,
+    kernels: &Kernels,
+    plan: &Plan,
     save: Option<&Path>,
     over: Over,
     interrupt: &Interrupt,
@@ -107,16 +182,13 @@ pub fn make(
         place.check(over)?;
         place.regular()?;
     }
-    let sizes = shape.sizes();
-    let kernels = Kernels::best().map_err(Failure::usage)?;
-    let plan = plan(&sizes, dtype, kernels)?;
     let pool = pool(dtype, kernels);
     let path;
     let opened = match save {
         Some(to) => {
             path = to.to_path_buf();
             let mut file = NewFile::create(to, over)?;
-            write(&mut *file.writer(), to, &plan, (dtype, &pool), interrupt)?;
+            write(&mut *file.writer(), to, plan, (dtype, &pool), interrupt)?;
             file.finish()?;
             GgufFile::open(to, Load::Map)
         }
@@ -128,7 +200,7 @@ pub fn make(
             let file = file.prefix(".bench-").suffix(".gguf").tempfile_in(&dir);
             let mut file = file.map_err(failed)?;
             path = file.path().to_path_buf();
-            write(&mut file, &path, &plan, (dtype, &pool), interrupt)?;
+            write(&mut file, &path, plan, (dtype, &pool), interrupt)?;
             GgufFile::open(&path, Load::Map)
         }
     };
@@ -365,6 +437,21 @@ mod tests {
                 "{dtype}: deviation {deviation}"
             );
         }
+    }
+
+    #[test]
+    fn a_vocabulary_is_padded_to_the_shape_and_never_cut() {
+        let tokens = || vec!["a".to_owned(), "b".to_owned()];
+        let keys = || {
+            let types = MetaValue::I32s(vec![1, 1]);
+            let types = ("tokenizer.ggml.token_type".to_owned(), types);
+            vec![(TOKENS.to_owned(), MetaValue::Strs(tokens())), types]
+        };
+        let found = padded(keys(), 3).expect("room");
+        let wanted = [&tokens()[..], &["[unused 2]".to_owned()]].concat();
+        assert_eq!(found[0].1, MetaValue::Strs(wanted));
+        assert_eq!(found[1].1, MetaValue::I32s(vec![1, 1, UNUSED]));
+        assert!(padded(keys(), 1).is_err());
     }
 
     #[test]

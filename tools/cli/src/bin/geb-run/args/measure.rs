@@ -97,6 +97,9 @@ pub struct BenchArgs {
     /// Keep the random model in this file, for another program to measure
     #[arg(long, value_name = "FILE", requires = "shape")]
     pub save: Option<PathBuf>,
+    /// Give it the vocabulary and the template of this model, so that a server can serve it
+    #[arg(long, value_name = "MODEL", requires = "save")]
+    pub vocab: Option<String>,
     /// Replace a file of another kind (--save)
     #[arg(long, requires = "save")]
     pub force: bool,
