@@ -1,7 +1,7 @@
 // The longer flows, and what the played API says in them.
 
 import { readFile } from "node:fs/promises";
-import { check, equal } from "./browser.mjs";
+import { becomes, check, equal } from "./browser.mjs";
 import { json, refuse, says, stream, told } from "./stage.mjs";
 
 export async function transfer({ page, say, stored, painted }) {
@@ -61,7 +61,7 @@ export async function wrongImports({ page, stored }) {
   ];
   for (const [text, says] of cases) {
     await page.setInputFiles("#import-file", { name: "c.json", mimeType: "application/json", buffer: Buffer.from(text) });
-    await page.waitForFunction((s) => document.getElementById("status").textContent.startsWith(`Not imported. ${s}`), says, { timeout: 3000 })
+    await page.waitForFunction((s) => document.getElementById("status").textContent.startsWith(`Not imported. ${s}`), says)
       .catch(async () => {
         throw new Error(`${text.slice(0, 60)}: it says ${await page.textContent("#status")}, wanted: ${says}`);
       });
@@ -125,7 +125,7 @@ export function tokens(body, response) {
   out.end();
 }
 
-export async function alternatives({ page, say, settled, painted, answer, stored }) {
+export async function alternatives({ page, asks, say, painted, answer, stored }) {
   const showTokens = async () => {
     const toggle = answer().getByRole("button", { name: "Tokens" });
     if ((await toggle.getAttribute("aria-pressed")) === "false") await toggle.click();
@@ -141,19 +141,13 @@ export async function alternatives({ page, say, settled, painted, answer, stored
   await page.keyboard.press("Escape");
   await token(3).click();
   equal(await rows(), [["<8C><8A>", "90 %", true], ["<8C><8B>", "14 %", false], [".", "5.0 %", true]], "alternatives in a character");
-  await page.locator(".alternative:not(:disabled)").click();
-  await page.waitForTimeout(50);
-  await settled();
-  await painted();
+  await asks(() => page.locator(".alternative:not(:disabled)").click());
   equal((await stored())[0].messages.at(-1).content, "The river🌋 flows on", "another character");
   await answer().getByRole("button", { name: "Version before" }).click();
   await painted();
   await showTokens();
   await token(1).click();
-  await page.locator(".alternative", { hasText: "lake" }).click();
-  await page.waitForTimeout(50);
-  await settled();
-  await painted();
+  await asks(() => page.locator(".alternative", { hasText: "lake" }).click());
   equal((await stored())[0].messages.at(-1).content, "The lake flows on", "another word");
   equal(await answer().locator(".versions > span").textContent(), "3 / 3", "the version");
   await answer().getByRole("button", { name: "Version before" }).click();
@@ -198,7 +192,7 @@ export async function markdown({ page }) {
   return `${told.texts} texts`;
 }
 
-export async function keys({ page, settled, painted, answer, context }, stage) {
+export async function keys({ page, asks, settled, painted, answer, context }, stage) {
   let wanted = "right-key";
   stage.guard = (request, response) => {
     if (request.headers.authorization === `Bearer ${wanted}`) return true;
@@ -228,15 +222,13 @@ export async function keys({ page, settled, painted, answer, context }, stage) {
   await page.waitForSelector("#key[open]");
   await page.fill("#key-text", "new-key");
   await page.check("#key-keep");
-  await page.press("#key-text", "Enter");
-  await settled();
-  await painted();
+  await asks(() => page.press("#key-text", "Enter"));
   equal(await answer().locator(".text").innerText(), "Open.", "the answer");
   equal(await page.evaluate(() => [sessionStorage.getItem("geb.key"), localStorage.getItem("geb.key")]), [null, "new-key"], "where the key is kept");
   equal((await context.cookies()).length, 0, "cookies");
 }
 
-export async function errors({ page, say, settled, painted, answer }, stage) {
+export async function errors({ page, asks, say, answer }, stage) {
   const cases = [
     [(_, r) => refuse(r, 503, "too many requests wait"), "too many requests wait. Retry in a moment."],
     [(_, r) => refuse(r, 404, "no model x", "model_not_found"), "no model x. Choose another model."],
@@ -274,17 +266,14 @@ export async function errors({ page, say, settled, painted, answer }, stage) {
     equal(await answer().locator(".error").evaluate((e) => e.firstChild.data), line, "the line");
     equal(await answer().locator(".text").textContent().then((t) => t.trim()), text, "what came before");
     stage.answer = says("Well again.");
-    await answer().getByRole("button", { name: "Retry" }).click();
-    await page.waitForTimeout(50);
-    await settled();
-    await painted();
+    await asks(() => answer().getByRole("button", { name: "Retry" }).click());
     equal(await answer().locator(".text").innerText(), "Well again.", "after the retry");
     equal(await answer().locator(".error").count(), 0, "errors after the retry");
   }
   return `${cases.length} errors`;
 }
 
-export async function keyboard({ page, ready, settled, painted, answer, stored }) {
+export async function keyboard({ page, asks, ready, painted, answer, stored }) {
   await ready();
   const focused = () => page.evaluate(() => {
     const e = document.activeElement;
@@ -309,10 +298,7 @@ export async function keyboard({ page, ready, settled, painted, answer, stored }
   await page.keyboard.type("Say it.");
   await page.keyboard.press("Shift+Enter");
   await page.keyboard.type("Now.");
-  await page.keyboard.press("Enter");
-  await page.waitForSelector(".message.user");
-  await settled();
-  await painted();
+  await asks(() => page.keyboard.press("Enter"));
   equal(await page.textContent(".message.user .text"), "Say it.\nNow.", "what was asked");
   await tabTo("Tokens", "Shift+Tab");
   await page.keyboard.press("Enter");
@@ -321,10 +307,7 @@ export async function keyboard({ page, ready, settled, painted, answer, stored }
   await page.keyboard.press("Enter");
   await page.waitForSelector("#alternatives:popover-open");
   equal(await focused(), "␣lake25 %", "the first alternative");
-  await page.keyboard.press("Enter");
-  await page.waitForTimeout(50);
-  await settled();
-  await painted();
+  await asks(() => page.keyboard.press("Enter"));
   equal((await stored())[0].messages.at(-1).content, "The lake flows on", "the answer");
   for (const name of ["Edit", "Regenerate", "Copy", "Version before"]) await tabTo(name, "Shift+Tab");
   await page.keyboard.press("Enter");
@@ -375,12 +358,11 @@ export async function narrow({ page, say, painted, answer }) {
   await page.focus("#side-open");
   await page.keyboard.press("Enter");
   await page.waitForSelector("#list .open");
-  await page.waitForTimeout(250);
+  await page.evaluate(() => Promise.all(document.getAnimations().map((a) => a.finished)));
   await fits("the list");
   check(await page.evaluate(() => document.getElementById("page").inert), "the page behind the list is reached");
   await page.keyboard.press("Escape");
-  await page.waitForTimeout(250);
-  check(!(await page.isVisible("#side")), "Escape does not close the list");
+  await becomes(() => page.isVisible("#side"), false, "the list after Escape");
   equal(await page.evaluate(() => document.activeElement.id), "side-open", "the focus");
   await page.click("#side-open");
   await page.click("#new");

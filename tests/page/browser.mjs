@@ -41,14 +41,20 @@ export async function openTab(browser, address, options = {}) {
   const tab = { page, context, bad };
   tab.settled = () => page.waitForSelector("#send:not([hidden])", { timeout: 120_000 });
   tab.ready = () => page.waitForSelector(".examples button");
-  /** Sends a text and waits until the answer is whole. */
-  tab.say = async (text) => {
-    await page.fill("#entry", text);
-    await page.press("#entry", "Enter");
-    await page.waitForSelector(".message.user");
+  /** Does what makes the page ask the server, and waits until the answer is whole. */
+  tab.asks = async (act) => {
+    // Before it asks, the page shows that it does.
+    const asked = page.waitForRequest(/\/v1\/chat\/completions$/);
+    await Promise.all([asked, act()]);
     await tab.settled();
     await tab.painted();
   };
+  /** Sends a text and waits until the answer is whole. */
+  tab.say = (text) =>
+    tab.asks(async () => {
+      await page.fill("#entry", text);
+      await page.press("#entry", "Enter");
+    });
   tab.painted = () => page.evaluate(() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))));
   tab.answer = () => page.locator(".message.assistant").last();
   /** The conversations as the page has stored them, once they are whole. */
@@ -62,7 +68,7 @@ export async function openTab(browser, address, options = {}) {
       });
       // What has just been shown is being written.
       const whole = all.every((c) => c.messages.every((m) => m.role !== "assistant" || m.finish !== null));
-      if (whole || tries > 40) return all;
+      if (whole || tries > 400) return all;
       await page.waitForTimeout(50);
     }
   };
@@ -90,6 +96,13 @@ export async function inTab(browser, address, work, options) {
   }
   await tab.close();
   return told;
+}
+
+/** Waits until `found()` is what is wanted; fails if it is not after half a minute. */
+export async function becomes(found, wanted, what) {
+  const end = Date.now() + 30_000;
+  while (!isDeepStrictEqual(await found(), wanted) && Date.now() < end) await new Promise((done) => setTimeout(done, 50));
+  equal(await found(), wanted, what);
 }
 
 /** Fails unless `good`. */

@@ -1,7 +1,7 @@
 // What a user does. Flows with `real` ask the server's model; the others need words that it would not say.
 
 import { alternatives, colours, errors, keyboard, keys, markdown, narrow, tokens, toolCall, transfer, wrongImports } from "./acts.mjs";
-import { check, equal, inTab } from "./browser.mjs";
+import { becomes, check, equal, inTab } from "./browser.mjs";
 import { says, stream, told } from "./stage.mjs";
 
 const LONG = "And the king spake unto the people, and said";
@@ -29,15 +29,13 @@ export function all({ browser, stage, address }) {
 
   // ---- answers
 
-  real("an empty page names the model and has examples that ask", async ({ page, ready, settled, painted }) => {
+  real("an empty page names the model and has examples that ask", async ({ page, asks, ready }) => {
     await ready();
     const { data } = await (await fetch(`${address}/v1/models`)).json();
     equal(await page.textContent("#empty h2"), data[0].id, "the model");
     const examples = await page.locator(".examples button").allTextContents();
     check(examples.length >= 2, "there are too few examples");
-    await page.locator(".examples button").first().click();
-    await settled();
-    await painted();
+    await asks(() => page.locator(".examples button").first().click());
     equal(await page.textContent(".message.user .text"), examples[0], "what was asked");
     check(await page.locator("#empty").isHidden(), "the empty page still shows");
   });
@@ -56,7 +54,7 @@ export function all({ browser, stage, address }) {
     return speed;
   });
 
-  real("stop keeps what came, frees the server; continue goes on behind it", async ({ page, say, settled, painted, answer, stored }) => {
+  real("stop keeps what came, frees the server; continue goes on behind it", async ({ page, asks, say, answer, stored }) => {
     // As soon as something has come, Escape: a small model would be ready before a test could press it.
     await page.evaluate(() => {
       const watch = new MutationObserver(() => {
@@ -70,26 +68,21 @@ export function all({ browser, stage, address }) {
     check((await answer().locator(".note").textContent()) === "Stopped.", "it does not say that it was stopped");
     const before = (await stored())[0].messages.at(-1);
     check(before.content.length >= 10 && before.finish === "stopped", "what came is not kept");
-    await page.waitForTimeout(300);
-    const slots = await (await fetch(`${address}/slots`)).json();
-    check(slots.length > 0 && !slots.some((s) => s.is_processing), "the server still works on it");
-    await answer().getByRole("button", { name: "Continue" }).click();
-    await page.waitForTimeout(100);
-    await settled();
-    await painted();
+    const slots = async () => (await fetch(`${address}/slots`)).json();
+    check((await slots()).length > 0, "the server has no slots");
+    await becomes(async () => (await slots()).some((s) => s.is_processing), false, "the server still works on it");
+    await asks(() => answer().getByRole("button", { name: "Continue" }).click());
     const after = (await stored())[0].messages.at(-1);
     check(after.content.startsWith(before.content), "the text before is lost");
     equal(after.parent, before.parent, "the parent");
   });
 
-  real("regenerate makes a version; the arrows turn between them", async ({ page, say, seeds, settled, painted, answer, stored }) => {
+  real("regenerate makes a version; the arrows turn between them", async ({ page, asks, say, seeds, painted, answer, stored }) => {
     await say(LONG);
     await page.click("#settings-open");
     await page.fill("#set-seed", String(seeds[1]));
     await page.click("#settings button[type=submit]");
-    await answer().getByRole("button", { name: "Regenerate" }).click();
-    await settled();
-    await painted();
+    await asks(() => answer().getByRole("button", { name: "Regenerate" }).click());
     equal(await answer().locator(".versions > span").textContent(), "2 / 2", "the version");
     const [, first, second] = (await stored())[0].messages;
     check(first.content && second.content && first.content !== second.content, "two seeds gave the same text");
@@ -102,29 +95,23 @@ export function all({ browser, stage, address }) {
     equal(await answer().locator(".versions > span").textContent(), "1 / 2", "the version");
   });
 
-  real("an earlier message edited is a branch; the old one stays", async ({ page, say, settled, painted }) => {
+  real("an earlier message edited is a branch; the old one stays", async ({ page, asks, say, painted }) => {
     await say(LONG);
     await say("And then");
     await page.locator(".message.user").first().hover();
     await page.locator(".message.user").first().getByRole("button", { name: "Edit" }).click();
     await page.fill(".edit textarea", "And the people said");
-    await page.press(".edit textarea", "Enter");
-    await page.waitForTimeout(100);
-    await settled();
-    await painted();
+    await asks(() => page.press(".edit textarea", "Enter"));
     equal(await page.locator(".message.user .text").allTextContents(), ["And the people said"], "the branch");
     await page.locator(".message.user").first().getByRole("button", { name: "Version before" }).click();
     await painted();
     equal(await page.locator(".message.user .text").allTextContents(), [LONG, "And then"], "the old one");
   });
 
-  real("the same seed gives the same text again", async ({ page, say, seeds, settled, painted, answer, stored }) => {
+  real("the same seed gives the same text again", async ({ page, asks, say, seeds, answer, stored }) => {
     equal(await page.textContent("#summary"), `seed ${seeds[0]} · most tokens 300`, "the summary");
     await say(LONG);
-    await answer().getByRole("button", { name: "Regenerate" }).click();
-    await page.waitForTimeout(100);
-    await settled();
-    await painted();
+    await asks(() => answer().getByRole("button", { name: "Regenerate" }).click());
     const [, first, second] = (await stored())[0].messages;
     check(first.content.length > 20, "there is no text");
     equal(first.content, second.content, "the text");
@@ -251,15 +238,12 @@ export function all({ browser, stage, address }) {
     await say("And again?");
     equal(stage.asked[1].body.messages[1].reasoning_content, "First I think hard.", "the reasoning that is sent back");
   });
-  played("a tool call is shown, its result sent, the answer follows", toolCall, async ({ page, say, settled, painted, answer }) => {
+  played("a tool call is shown, its result sent, the answer follows", toolCall, async ({ page, asks, say, answer }) => {
     await say("Weather in Oslo?");
     equal(await answer().locator(".call bdi").textContent(), "get_weather", "the tool");
     equal(JSON.parse(await answer().locator(".call pre").textContent()), { city: "Oslo" }, "the arguments");
     await page.fill(".results textarea", '{"celsius": -3}');
-    await page.click(".results button");
-    await page.waitForTimeout(50);
-    await settled();
-    await painted();
+    await asks(() => page.click(".results button"));
     const { messages } = stage.asked[1].body;
     equal(messages[1].tool_calls, [{ id: "call_1", type: "function", function: { name: "get_weather", arguments: '{"city": "Oslo"}' } }], "the call");
     equal(messages[2], { role: "tool", content: '{"celsius": -3}', tool_call_id: "call_1" }, "the result");
@@ -272,8 +256,7 @@ export function all({ browser, stage, address }) {
     await page.waitForFunction(() => document.getElementById("status").textContent === "Copied.");
     equal(await clipboard(), "print(1 < 2)", "the code");
     await answer().locator("footer").getByRole("button", { name: "Copy" }).click();
-    await page.waitForTimeout(100);
-    equal(await clipboard(), "Look:\n\n```py\nprint(1 < 2)\n```\n", "the message");
+    await becomes(clipboard, "Look:\n\n```py\nprint(1 < 2)\n```\n", "the message");
     // Long code is shown in parts; what is selected with the mouse knows nothing of them.
     const code = Array.from({ length: 180 }, (_, i) => (i % 7 ? `line ${i}` : "")).join("\n");
     stage.answer = says(`\`\`\`\n${code}\n\`\`\``, 50);
@@ -287,7 +270,7 @@ export function all({ browser, stage, address }) {
   // ---- tokens
 
   played("alternatives of a token: shown on click, chosen, continued", tokens, alternatives);
-  real("alternatives of the server's own model go on from another token", async ({ page, say, settled, painted, answer, stored }) => {
+  real("alternatives of the server's own model go on from another token", async ({ page, asks, say, answer, stored }) => {
     await say(LONG);
     await answer().getByRole("button", { name: "Tokens" }).click();
     const shown = answer().locator(".token");
@@ -296,10 +279,7 @@ export function all({ browser, stage, address }) {
     equal(await page.locator(".alternative .percent").count() >= 5, true, "five alternatives");
     const { tokens: before } = (await stored())[0].messages.at(-1);
     const other = await page.locator(".alternative:not(:disabled) bdi").first().textContent();
-    await page.locator(".alternative:not(:disabled)").first().click();
-    await page.waitForTimeout(100);
-    await settled();
-    await painted();
+    await asks(() => page.locator(".alternative:not(:disabled)").first().click());
     const after = (await stored())[0].messages.at(-1);
     equal(after.tokens.slice(0, 2).map((t) => t.text), before.slice(0, 2).map((t) => t.text), "the tokens before");
     const text = after.tokens.slice(0, 3).map((t) => (t.end ? "" : t.text)).join("");

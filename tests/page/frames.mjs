@@ -1,6 +1,6 @@
-// 10,000 tokens come fast; no frame may take 50 ms.
+// 10,000 tokens come fast, and all are shown. What a frame takes is told; with `--timed` none may take 50 ms.
 
-import { check, inTab } from "./browser.mjs";
+import { check, equal, inTab } from "./browser.mjs";
 import { stream, told } from "./stage.mjs";
 
 const TOKENS = 10_000;
@@ -20,10 +20,12 @@ const TEXTS = {
   "one quotation of quotations": (i) => (i % 20 === 0 ? `\n${"> ".repeat(1 + (i / 20) % 6)}` : word(i)),
 };
 
-export function all({ browser, stage }) {
+const whole = (token) => Array.from({ length: TOKENS }, (_, i) => token(i)).join("");
+
+export function all({ browser, stage, timed }) {
   return Object.entries(TEXTS).map(([name, token]) => [`${TOKENS} tokens, ${name}`, () => {
     stage.reset((_, response) => play(response, token));
-    return inTab(browser, stage.address, (tab) => measure(tab, browser));
+    return inTab(browser, stage.address, (tab) => measure(tab, browser, timed, whole(token)));
   }]);
 }
 
@@ -43,7 +45,7 @@ async function play(response, token) {
 }
 
 /** Times are those of the processor: what else the machine does is not the page's. The clock's are told beside. */
-async function measure({ page, settled, painted, answer }, browser) {
+async function measure({ page, asks, answer, stored }, browser, timed, whole) {
   await page.evaluate(() => {
     globalThis.frames = [];
     let last = null;
@@ -58,20 +60,21 @@ async function measure({ page, settled, painted, answer }, browser) {
   let trace;
   try {
     await page.fill("#entry", "Go");
-    await page.press("#entry", "Enter");
-    await page.waitForSelector(".message.assistant");
-    await settled();
-    await painted();
+    await asks(() => page.press("#entry", "Enter"));
   } finally {
     trace = JSON.parse(await browser.stopTracing());
   }
   const frames = await page.evaluate(() => frames);
+  equal((await stored())[0].messages.at(-1).content, whole, "what is kept");
   check((await answer().locator(".speed").textContent()).startsWith(`${TOKENS} tokens`), "not all tokens came");
   const work = tasks(trace);
   const at = (list, q) => list.sort((a, b) => a - b)[Math.min(list.length - 1, Math.floor(list.length * q))]?.toFixed(0);
   const told = `${work.length} tasks of the page, p99 ${at(work, 0.99)}, worst ${at(work, 1)} ms; ${frames.length} frames by the clock, p50 ${at(frames, 0.5)}, p99 ${at(frames, 0.99)}, worst ${at(frames, 1)} ms`;
-  check(work.length > 500 && frames.length > 100, `too few frames: ${told}`);
-  check(work.at(-1) < MOST_MS, told);
+  check(work.length && frames.length, "nothing was measured");
+  if (timed) {
+    check(work.length > 500 && frames.length > 100, `too few frames: ${told}`);
+    check(work.at(-1) < MOST_MS, told);
+  }
   return told;
 }
 

@@ -126,16 +126,13 @@ export function all({ browser, stage }) {
     if (body.messages.at(-1).role === "tool") out.delta({ content: body.messages.at(-1).content });
     else out.delta({ tool_calls: [{ index: 0, id: text, function: { name: text, arguments: JSON.stringify({ [text]: text }) } }] });
     out.end(body.messages.at(-1).role === "tool" ? "stop" : "tool_calls");
-  }), async ({ page, say, settled, painted }, text) => {
+  }), async ({ page, asks, say }, text) => {
     await say("Hello");
     await shows(page, ".call bdi", text);
     equal(JSON.parse(await page.textContent(".call pre"))[text] ?? text, text, "the arguments");
     await page.fill(".results textarea", text);
     const written = await page.inputValue(".results textarea");
-    await page.click(".results button");
-    await page.waitForSelector(".message.tool");
-    await settled();
-    await painted();
+    await asks(() => page.click(".results button"));
     equal(await page.textContent(".message.tool .text"), written, "the result");
   });
   place("token", some(5, HTML, OTHER), (text) => (stage.answer = (_, response) => {

@@ -1,11 +1,11 @@
 // The page in a real browser, against a server that runs.
 //
-//   npm install --no-package-lock && node run.mjs http://127.0.0.1:8080 [--only flows,injections,axe,frames] [--shots FOLDER]
+//   npm install --no-package-lock && node run.mjs http://127.0.0.1:8080 [--only flows,injections,axe,frames] [--shots FOLDER] [--timed]
 //
 // The server should be `geb-run serve --demo`, or serve any model with a chat template. CHROMIUM names the browser
-// (default: chromium on the path's usual place). What the server's model cannot be made to say comes from a stage
-// (stage.mjs) that passes on the server's own files and plays the API. The last line is `N passed, N failed`; the
-// exit code is 1 if one failed.
+// (default: chromium at its usual place). What the server's model cannot be made to say comes from a stage (stage.mjs)
+// that passes on the server's own files and plays the API. What frames take is told; with `--timed`, on a machine that
+// does nothing else, one that takes too long fails. The last line is `N passed, N failed`; the exit code is 1 if one failed.
 
 import { openBrowser } from "./browser.mjs";
 import { startStage } from "./stage.mjs";
@@ -20,7 +20,7 @@ const option = (name) => {
 };
 const address = process.argv[2]?.replace(/\/$/, "");
 if (!address?.startsWith("http")) {
-  console.error("usage: node run.mjs ADDRESS [--only flows,injections,axe,frames] [--shots FOLDER]");
+  console.error("usage: node run.mjs ADDRESS [--only flows,injections,axe,frames] [--shots FOLDER] [--timed]");
   process.exit(2);
 }
 
@@ -28,7 +28,7 @@ const parts = { flows, injections, axe, frames };
 const wanted = option("--only")?.split(",") ?? Object.keys(parts);
 const browser = await openBrowser();
 const stage = await startStage(address);
-const world = { browser, stage, address, shots: option("--shots") };
+const world = { browser, stage, address, shots: option("--shots"), timed: process.argv.includes("--timed") };
 let passed = 0;
 let failed = 0;
 try {
