@@ -6,6 +6,7 @@ mod common;
 mod convert_pypi;
 mod levels;
 mod pypi;
+mod templates;
 mod vocabs;
 
 fn main() -> std::process::ExitCode {
@@ -13,5 +14,6 @@ fn main() -> std::process::ExitCode {
     trials.extend(pypi::trials());
     trials.extend(convert_pypi::trials());
     trials.extend(vocabs::trials());
+    trials.extend(templates::trials());
     common::needs::run(libtest_mimic::Arguments::from_args(), trials)
 }
