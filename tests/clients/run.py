@@ -37,9 +37,8 @@ class Missing(Exception):
     """Something that this machine does not have."""
 
 
-def install(name, packages, script):
-    """The command that runs the script with these packages."""
-    folder = ROOT / "target" / "clients" / name
+def install(folder, packages, script):
+    """The command that runs the script with these packages, which are installed in this folder once."""
     marker, wanted = folder / "installed", " ".join(packages)
     is_js = script.endswith(".mjs")
     if not (marker.exists() and marker.read_text() == wanted):
@@ -99,7 +98,7 @@ class Server:
 def run(name, packages, script, server, args):
     """Outcome and what there is to say."""
     try:
-        command = install(name, packages, script)
+        command = install(args.packages / name, packages, script)
     except Missing as e:
         return ("failed" if os.environ.get("CI") == "true" else "skipped"), f"needs {e}"
     # Nothing of the user's own settings, and nothing from outside.
@@ -121,10 +120,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--geb", type=pathlib.Path, required=True, help="geb-run")
     parser.add_argument("--quantize", type=pathlib.Path, help="geb-quantize, if it is not beside it")
+    parser.add_argument("--packages", type=pathlib.Path, default=ROOT / "target" / "clients", help="where clients are installed")
     parser.add_argument("--all", action="store_true", help="those of the night, too")
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(c[0] for c in CLIENTS))
     args = parser.parse_args()
-    args.geb = args.geb.resolve()
+    args.geb, args.packages = args.geb.resolve(), args.packages.resolve()
     unknown = set(args.names) - {c[0] for c in CLIENTS}
     if unknown:
         parser.error(f"no such client: {', '.join(sorted(unknown))}")

@@ -6,7 +6,8 @@ import { chromium } from "playwright-core";
 
 /** Starts the system's Chromium. */
 export function openBrowser() {
-  const places = [process.env.CHROMIUM, "/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"];
+  // The shell without a window does the same for a third of the processor time.
+  const places = [process.env.CHROMIUM, "/usr/bin/chromium-headless-shell", "/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"];
   const executablePath = places.find((p) => p && existsSync(p));
   if (!executablePath) throw new Error(`no browser at ${places.filter(Boolean).join(", ")}; set CHROMIUM`);
   // Chromium has no sandbox for root; the page is ours.
