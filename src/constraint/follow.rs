@@ -92,7 +92,7 @@ impl Follow {
     ///
     /// # Errors
     /// [`Error::Threads`].
-    pub(crate) fn start(&mut self, wake: Option<Wake>) -> Result<()> {
+    pub(crate) fn start(&mut self, wake: Option<&Wake>) -> Result<()> {
         if self.worker.is_some() {
             return Ok(());
         }
@@ -100,6 +100,7 @@ impl Follow {
         let (said, answers) = channel();
         let grammar = self.constraint.grammar.clone();
         let thread = std::thread::Builder::new().name("geb-grammar".into());
+        let wake = wake.cloned();
         let run = move || follow(&*grammar, &theirs, &said, wake.as_deref());
         thread.spawn(run).map_err(|e| threads::refused(1, e))?;
         self.worker = Some(Worker { asks, answers });

@@ -196,7 +196,7 @@ impl<'t> Generation<'t> {
     /// As [`Engine::step`], for the tokens that are to be read; [`Error::Threads`] for a constraint.
     pub fn begin(&mut self, engine: &Engine, seq: &mut Sequence) -> Result<()> {
         if let Some(follow) = &mut self.follow {
-            follow.start(self.wake.clone())?;
+            follow.start(self.wake.as_ref())?;
         }
         let pairs = seq.tokens().iter().zip(&self.history);
         let same = pairs.take_while(|(a, b)| a == b).count();
@@ -409,7 +409,11 @@ impl<'t> Generation<'t> {
     fn waits(&mut self) -> Result<bool> {
         let most = self.wake.as_ref().map(|_| PATIENCE);
         match &mut self.follow {
-            Some(follow) => Ok(!follow.ready(most)?),
+            Some(follow) => {
+                // A fork of a sequence that has read the prompt has no beginning.
+                follow.start(self.wake.as_ref())?;
+                Ok(!follow.ready(most)?)
+            }
             None => Ok(false),
         }
     }

@@ -29,8 +29,6 @@ CLIENTS = [
     ("pydantic-ai", ["pydantic-ai-slim[openai]==2.31.1"], "with_pydantic_ai.py", False),
     ("instructor", ["instructor==1.17.0"], "with_instructor.py", False),
 ]
-# Clients that need what is not served yet; asked by name they are run all the same.
-LATER = {"instructor": "answers that are held to a form"}
 
 
 class Missing(Exception):
@@ -138,10 +136,7 @@ def main():
             if not (name in args.names if args.names else gate or args.all):
                 continue
             start = time.monotonic()
-            if name in LATER and name not in args.names:
-                outcome, said = "skipped", f"needs {LATER[name]}"
-            else:
-                outcome, said = run(name, packages, script, server, args)
+            outcome, said = run(name, packages, script, server, args)
             counts[outcome] += 1
             print(f"{outcome:8} {name:17} {time.monotonic() - start:5.1f} s  {said}", flush=True)
     finally:

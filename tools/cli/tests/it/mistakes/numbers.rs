@@ -61,6 +61,7 @@ const OTHER: &[&str] = &[
     "SHAPE",
     "FOLDER",
     "REGEX=TYPE",
+    "ID=BIAS",
     "REGEX",
     "FILE.json",
     "GEB_KV",
