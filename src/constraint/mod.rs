@@ -15,12 +15,14 @@
 
 mod follow;
 mod openings;
+mod schema;
 
 use std::fmt::Debug;
 use std::sync::Arc;
 
 use crate::error::Result;
 pub(crate) use follow::{Choice, Follow, Wake};
+pub use schema::for_grammar;
 
 /// A grammar, ready for use by any number of answers.
 pub trait Grammar: Send + Sync + Debug {
@@ -92,10 +94,6 @@ impl TokenSet {
         }
     }
 }
-
-/// What may stand between the parts of a JSON text, in a schema's `whitespace_pattern`: a space, or a line end and an
-/// indent. A model that has nothing to say would go on with spaces for ever otherwise.
-pub const JSON_SPACES: &str = r"[ ]|\n[ ]{0,20}";
 
 /// What an answer is held to, and from where on.
 #[derive(Clone, Debug)]

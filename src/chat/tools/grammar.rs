@@ -440,7 +440,7 @@ mod tests {
         let found = grammar("hermes", false, Most::Any, &tools()).expect("one");
         assert_eq!(found.from, From::Start);
         let wanted = r#"start: "<tool_call>" "\n" call "\n" "</tool_call>" ("\n" "<tool_call>" "\n" call "\n" "</tool_call>")*
-args_0: %json {"properties":{"city":{"type":"string"},"days":{"type":"integer"}},"required":["city"],"type":"object","x-guidance":{"lenient":true,"coerce_one_of":true,"whitespace_pattern":"[ ]|\\n[ ]{0,20}"}}
+args_0: %json {"properties":{"city":{"type":"string"},"days":{"type":"integer"}},"required":["city"],"type":"object","additionalProperties":false,"x-guidance":{"lenient":true,"coerce_one_of":true,"whitespace_pattern":"[ ]|\\n[ ]{0,20}"}}
 call_0: "{\"name\": \"get_weather\", \"arguments\": " args_0 "}"
 args_1: %json {"type":"object","x-guidance":{"lenient":true,"coerce_one_of":true,"whitespace_pattern":"[ ]|\\n[ ]{0,20}"}}
 call_1: "{\"name\": \"add\\\"\\\\\", \"arguments\": " args_1 "}"

@@ -1,9 +1,9 @@
 //! Schemas of arguments as a grammar wants them.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::tool::Tool;
-use crate::constraint::JSON_SPACES;
+use crate::constraint::for_grammar;
 
 /// The schema of a tool's arguments. What a constraint cannot enforce is let through; a client's own options for
 /// the constraint are taken away.
@@ -12,7 +12,7 @@ pub(super) fn arguments(tool: &Tool) -> Value {
     if !schema.contains_key("type") {
         schema.insert("type".into(), json!("object"));
     }
-    lenient(schema)
+    for_grammar(&schema, true)
 }
 
 /// The schema of one parameter, with the definitions that it may refer to.
@@ -24,15 +24,5 @@ pub(super) fn parameter(tool: &Tool, name: &str) -> Value {
             schema.insert(key.into(), definitions.clone());
         }
     }
-    lenient(schema)
-}
-
-fn lenient(mut schema: Map<String, Value>) -> Value {
-    let options = json!({
-        "lenient": true,
-        "coerce_one_of": true,
-        "whitespace_pattern": JSON_SPACES,
-    });
-    schema.insert("x-guidance".into(), options);
-    Value::Object(schema)
+    for_grammar(&schema, true)
 }

@@ -23,7 +23,7 @@ use llguidance::{Matcher, ParserFactory, earley::SlicedBiasComputer};
 use sha2::{Digest, Sha256};
 
 use matcher::Ready;
-pub use source::{Source, embedded};
+pub use source::Source;
 use vocab::Vocabulary;
 pub use watch::{FIRST, STEP};
 

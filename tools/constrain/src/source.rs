@@ -1,9 +1,9 @@
 //! What a grammar is made from.
 
-use geb::constraint::JSON_SPACES;
+use geb::constraint::for_grammar;
 use geb::error::{Error, Result};
 use llguidance::api::TopLevelGrammar;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// What a grammar is made from.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,10 +41,15 @@ impl Source {
 
     pub(crate) fn grammar(&self) -> Result<TopLevelGrammar> {
         Ok(match self {
-            Source::Json => from_schema(json!({ "type": "object" }), true),
+            Source::Json => {
+                let any = Map::from_iter([("type".to_owned(), json!("object"))]);
+                TopLevelGrammar::from_json_schema(for_grammar(&any, true))
+            }
             Source::Schema { schema, strict } => match schema {
-                Value::Object(_) => from_schema(schema.clone(), !strict),
-                Value::Bool(true) => from_schema(json!({}), !strict),
+                Value::Object(map) => TopLevelGrammar::from_json_schema(for_grammar(map, !strict)),
+                Value::Bool(true) => {
+                    TopLevelGrammar::from_json_schema(for_grammar(&Map::new(), !strict))
+                }
                 _ => {
                     let why = format!("a schema is {schema}, allowed: an object, or true");
                     return Err(Error::Constraint(said(&why)));
@@ -54,29 +59,6 @@ impl Source {
             Source::Lark(text) => TopLevelGrammar::from_lark(text.clone()),
         })
     }
-}
-
-/// `lenient`: keywords that cannot be enforced are left out.
-fn from_schema(schema: Value, lenient: bool) -> TopLevelGrammar {
-    TopLevelGrammar::from_json_schema(with_options(schema, lenient))
-}
-
-/// A schema as it stands in a Lark grammar behind `%json`; keywords that cannot be enforced are left out.
-pub fn embedded(schema: Value) -> Value {
-    with_options(schema, true)
-}
-
-fn with_options(mut schema: Value, lenient: bool) -> Value {
-    if !schema.is_object() {
-        schema = json!({});
-    }
-    // A request's own would set what is not its to set.
-    schema["x-guidance"] = json!({
-        "lenient": lenient,
-        "coerce_one_of": lenient,
-        "whitespace_pattern": JSON_SPACES,
-    });
-    schema
 }
 
 /// What llguidance says, on one line of bounded length.

@@ -1,9 +1,9 @@
 //! What an answer is held to: response formats, and calls of tools.
 
 use geb::chat::tools::{self, CallGrammar, From, Most, ReplyFormat, Tool, ToolChoice};
-use geb::constraint::{Constraint, Reasoning};
+use geb::constraint::{Constraint, Reasoning, for_grammar};
 use geb_constrain::{Compiled, Source};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::error::{ApiError, Fault, Result};
 use crate::fields::Fields;
@@ -179,8 +179,8 @@ impl Asked<'_> {
     /// The answer has a form, or is calls.
     fn either(&self, form: &Form, speaker: &Speaker) -> Result<Held> {
         let schema = match &form.source {
-            Source::Json => json!({ "type": "object" }),
-            Source::Schema { schema, .. } => schema.clone(),
+            Source::Json => Map::from_iter([("type".to_owned(), json!("object"))]),
+            Source::Schema { schema, .. } => schema.as_object().cloned().unwrap_or_default(),
             Source::Regex(_) | Source::Lark(_) => {
                 let message = format!("{} is set, allowed: without tools", form.at);
                 return Err(ApiError::field(form.at, message));
@@ -193,7 +193,7 @@ impl Asked<'_> {
         let Some(calls) = lark.strip_prefix("start: ") else {
             return Err(no_grammar(form.at, "without tools"));
         };
-        let schema = geb_constrain::embedded(schema);
+        let schema = for_grammar(&schema, true);
         let lark = format!("start: formed | called\nformed: %json {schema}\ncalled: {calls}");
         let compiled = Compiled {
             grammar: compile(&Source::Lark(lark), form.at, speaker)?.grammar,
