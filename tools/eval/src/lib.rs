@@ -9,19 +9,25 @@
 //!
 //! [`Scores`] gives the log-probabilities of single tokens, [`weights`] the differences of the weights
 //! themselves; [`choice`] answers questions from local data sets, [`needle`] looks how far back a
-//! model reads, [`probe`] into it. None of them knows files of models or terminals.
+//! model reads, [`table`] whether it knows a table by heart, [`labels`] what it learns from examples,
+//! [`clash`] whether it believes its prompt, [`quotes`] what it copied, [`probe`] looks into it.
+//! None of them knows files of models or terminals.
 
 mod bits;
 pub mod choice;
+pub mod clash;
 pub mod compare;
+pub mod labels;
 mod method;
 pub mod needle;
 pub mod probe;
+pub mod quotes;
 mod report;
 pub mod retrieval;
 mod rows;
 mod scores;
 mod stats;
+pub mod table;
 mod text;
 pub mod weights;
 

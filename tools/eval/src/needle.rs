@@ -13,9 +13,9 @@ use std::ops::Range;
 
 use serde::Serialize;
 
-use super::choice::run::{Prompt, argmax, ids, likelihood};
+use super::choice::run::{Prompt, greedy, ids, likelihood};
 use geb::error::{Error, Result};
-use geb::session::{Session, Want};
+use geb::session::Session;
 use geb::tokenizer::{Encode, Tokenizer};
 
 /// Which prompts to try.
@@ -76,7 +76,8 @@ pub fn run(
     session.reset();
     prompts(session, tokenizer, plan, &mut |session, planted| {
         let log_prob = likelihood(session, &planted.prompt)?;
-        let answer = decode(session, tokenizer, &planted.prompt)?;
+        let (answer, _) = greedy(session, tokenizer, &planted.prompt)?;
+        let answer = answer.trim().to_owned();
         let trial = Trial {
             length: planted.length,
             tokens: planted.prompt.ids.len(),
@@ -169,25 +170,6 @@ fn check(session: &Session, plan: &Plan) -> Result<()> {
         return refuse("depth", depth.to_string(), "0..=1".into());
     }
     Ok(())
-}
-
-/// What greedy decoding writes behind the context of `prompt`, a few tokens more than the answer has.
-fn decode(session: &mut Session, tokenizer: &Tokenizer, prompt: &Prompt) -> Result<String> {
-    let context = &prompt.ids[..prompt.from];
-    let most = (prompt.targets().len() + 2).min(session.ctx() - context.len() + 1);
-    session.truncate(session.common_prefix(context).min(context.len() - 1));
-    let mut next = context[session.pos()..].to_vec();
-    let mut written = Vec::new();
-    while written.len() < most {
-        let id = argmax(session.forward(&next, Want::Last)?) as u32;
-        if tokenizer.is_stop(id) {
-            break;
-        }
-        written.push(id);
-        next = vec![id];
-    }
-    let text = tokenizer.continuation(context.last().copied(), &written);
-    Ok(text.trim().to_owned())
 }
 
 /// Whether the text begins with this number and the number ends there.
@@ -406,7 +388,7 @@ fn filler(n: usize) -> String {
 }
 
 /// Bits of a number, mixed (the finishing step of SplitMix64).
-fn mixed(n: u64) -> u64 {
+pub(super) fn mixed(n: u64) -> u64 {
     let n = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let n = (n ^ (n >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let n = (n ^ (n >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -17,7 +17,7 @@ pub struct Estimate {
 
 impl Estimate {
     /// The mean over windows: `s / sqrt(W)` with `s` the standard deviation of the windows' means.
-    pub(super) fn mean(windows: &[f64]) -> Estimate {
+    pub fn mean(windows: &[f64]) -> Estimate {
         let n = windows.len() as f64;
         let value = windows.iter().sum::<f64>() / n;
         let squares: f64 = windows.iter().map(|w| (w - value).powi(2)).sum();

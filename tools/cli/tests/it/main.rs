@@ -16,6 +16,7 @@ mod form;
 mod gguf;
 mod hostile;
 mod imatrix;
+mod known;
 mod mistakes;
 mod probe;
 mod quantize;

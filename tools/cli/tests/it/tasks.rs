@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use super::support::*;
 
 /// geb-nano as a Q8_0 file; made once.
-fn nano() -> &'static str {
+pub fn nano() -> &'static str {
     static MODEL: OnceLock<PathBuf> = OnceLock::new();
     let path = MODEL.get_or_init(|| {
         let path = scratch().join("nano-q8_0.gguf");

@@ -3,7 +3,7 @@
 
 /// One record and the line it starts on (from 1).
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Row {
+pub(crate) struct Row {
     pub line: usize,
     pub fields: Vec<String>,
 }

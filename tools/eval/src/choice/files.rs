@@ -10,7 +10,7 @@ use geb::error::{Error, Result};
 use geb::limits;
 
 /// A text file of a data set.
-pub(super) struct DataFile {
+pub(crate) struct DataFile {
     path: PathBuf,
     text: String,
 }
@@ -39,7 +39,8 @@ impl DataFile {
         Ok(DataFile { path, text })
     }
 
-    fn text(&self) -> &str {
+    /// All of it, without a byte order mark.
+    pub fn text(&self) -> &str {
         self.text.strip_prefix('\u{feff}').unwrap_or(&self.text)
     }
 
@@ -91,6 +92,18 @@ impl DataFile {
         .collect()
     }
 
+    /// Objects of a JSON-lines file that has at least `least`.
+    pub fn at_least(&self, least: usize) -> Result<Vec<Object<'_>>> {
+        let objects = self.objects()?;
+        match objects.len() < least {
+            true => {
+                let (value, allowed) = (objects.len().to_string(), format!("at least {least}"));
+                Err(self.bad(1, "number of lines", &value, &allowed))
+            }
+            false => Ok(objects),
+        }
+    }
+
     /// Objects of a JSON-lines file.
     pub fn objects(&self) -> Result<Vec<Object<'_>>> {
         let lines = self.text().lines().enumerate();
@@ -114,7 +127,7 @@ impl DataFile {
 }
 
 /// A line of a JSON-lines file.
-pub(super) struct Object<'a> {
+pub(crate) struct Object<'a> {
     file: &'a DataFile,
     /// Line of the file, from 1.
     pub line: usize,
@@ -145,6 +158,14 @@ impl Object<'_> {
         value
             .as_str()
             .ok_or_else(|| self.bad(&format!("field {field}"), kind(value), "a text"))
+    }
+
+    /// A text with more than spaces in it, without those around it.
+    pub fn some_text(&self, field: &str) -> Result<String> {
+        match self.text(field)?.trim() {
+            "" => Err(self.bad(&format!("field {field}"), "empty", "a text")),
+            text => Ok(text.to_owned()),
+        }
     }
 
     /// A text, or an integer written as one.

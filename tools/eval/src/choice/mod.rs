@@ -14,9 +14,9 @@
 //! [`read`](Bank::read) gives the questions, [`run`](run::run) answers them with several models at a
 //! time, [`score`] counts.
 
-mod csv;
+pub(crate) mod csv;
 mod endings;
-mod files;
+pub(crate) mod files;
 mod letters;
 pub mod published;
 mod question;

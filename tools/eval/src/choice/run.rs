@@ -68,7 +68,7 @@ impl Verdict {
     }
 }
 
-fn highest(values: impl Iterator<Item = f64>) -> usize {
+pub(crate) fn highest(values: impl Iterator<Item = f64>) -> usize {
     let better = |best: (usize, f64), x: (usize, f64)| if x.1 > best.1 { x } else { best };
     let start = (0, f64::NEG_INFINITY);
     values.enumerate().fold(start, better).0
@@ -235,6 +235,31 @@ fn targets_logits<'s>(session: &'s mut Session, prompt: &Prompt) -> Result<&'s [
         session.forward(&inputs[kept..first], Want::None)?;
     }
     session.forward(&inputs[first..], Want::All)
+}
+
+/// What greedy decoding writes behind the context of `prompt`, in a few tokens more than the continuation
+/// has; and whether the model ended it.
+pub(crate) fn greedy(
+    session: &mut Session,
+    tokenizer: &Tokenizer,
+    prompt: &Prompt,
+) -> Result<(String, bool)> {
+    let context = &prompt.ids[..prompt.from];
+    let most = (prompt.targets().len() + 2).min(session.ctx() - context.len() + 1);
+    session.truncate(session.common_prefix(context).min(context.len() - 1));
+    let mut next = context[session.pos()..].to_vec();
+    let mut written = Vec::new();
+    let mut ended = false;
+    while written.len() < most && !ended {
+        let id = argmax(session.forward(&next, Want::Last)?) as u32;
+        ended = tokenizer.is_stop(id);
+        if !ended {
+            written.push(id);
+            next = vec![id];
+        }
+    }
+    let text = tokenizer.continuation(context.last().copied(), &written);
+    Ok((text, ended))
 }
 
 /// The most probable token of one row; the first of equals.

@@ -18,7 +18,8 @@ pub struct Score {
 const Z95: f64 = 1.959_963_984_540_054;
 
 impl Score {
-    fn add(&mut self, right: bool) {
+    /// Counts one answer.
+    pub fn add(&mut self, right: bool) {
         self.questions += 1;
         self.correct += u64::from(right);
     }
@@ -134,19 +135,32 @@ impl Paired {
         self.lost + self.won + self.moved
     }
 
-    /// McNemar's exact test: the probability, if neither model were better, of a difference between
-    /// `lost` and `won` at least as large as seen (two-sided binomial test with p = 1/2).
+    /// McNemar's exact test: [`sign_test`] of `lost` and `won`.
     pub fn mcnemar_p(&self) -> f64 {
-        let (n, least) = (self.lost + self.won, self.lost.min(self.won));
-        // ln of C(n, k) / 2^n, built up from k = 0.
-        let mut ln_term = -(n as f64) * std::f64::consts::LN_2;
-        let mut sum = 0.0;
-        for k in 0..=least {
-            sum += ln_term.exp();
-            ln_term += ((n - k) as f64 / (k + 1) as f64).ln();
-        }
-        (2.0 * sum).min(1.0)
+        sign_test(self.lost, self.won)
     }
+}
+
+impl FromIterator<bool> for Score {
+    fn from_iter<I: IntoIterator<Item = bool>>(answers: I) -> Score {
+        let mut score = Score::default();
+        answers.into_iter().for_each(|right| score.add(right));
+        score
+    }
+}
+
+/// The probability, if both cases were equally likely, of numbers at least as far apart as these
+/// (two-sided binomial test with p = 1/2).
+pub fn sign_test(first: u64, second: u64) -> f64 {
+    let (n, least) = (first + second, first.min(second));
+    // ln of C(n, k) / 2^n, built up from k = 0.
+    let mut ln_term = -(n as f64) * std::f64::consts::LN_2;
+    let mut sum = 0.0;
+    for k in 0..=least {
+        sum += ln_term.exp();
+        ln_term += ((n - k) as f64 / (k + 1) as f64).ln();
+    }
+    (2.0 * sum).min(1.0)
 }
 
 #[cfg(test)]

@@ -257,7 +257,8 @@ impl Run {
     }
 }
 
-fn score_json(score: &Score) -> Value {
+/// A score as a JSON object.
+pub fn score_json(score: &Score) -> Value {
     let (low, high) = score.wilson95();
     json!({
         "questions": score.questions,

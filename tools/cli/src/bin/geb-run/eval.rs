@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::args::{CountHow, EvalArgs, EvalCommand, ModelArgs, PerplexityArgs};
 use crate::choice;
 use crate::interrupt::Interrupt;
+use crate::known;
 use crate::load;
 use crate::needle;
 use crate::progress::Progress;
@@ -25,6 +26,10 @@ pub fn run(args: &EvalArgs, interrupt: &Interrupt) -> Outcome {
         EvalCommand::Perplexity(args) => perplexity(args, interrupt),
         EvalCommand::Choice(args) => choice::run(args, interrupt),
         EvalCommand::Needle(args) => needle::run(args, interrupt),
+        EvalCommand::Rows(args) => known::rows(args, interrupt),
+        EvalCommand::Labels(args) => known::labels(args, interrupt),
+        EvalCommand::Clash(args) => known::clash(args, interrupt),
+        EvalCommand::Quotes(args) => known::quotes(args),
     }
 }
 

@@ -26,6 +26,7 @@ mod imatrix;
 mod input;
 mod inspect;
 mod interrupt;
+mod known;
 mod limits;
 mod load;
 mod logits;

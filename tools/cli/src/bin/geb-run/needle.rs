@@ -65,9 +65,10 @@ pub fn run(args: &NeedleArgs, interrupt: &Interrupt) -> Outcome {
     }
 }
 
-fn plan(args: &NeedleArgs, ctx: usize) -> Outcome<Plan> {
+/// The lengths asked for, in increasing order; else doubled ones up to the context.
+pub fn lengths(asked: &[usize], ctx: usize) -> Outcome<Vec<usize>> {
     let doubled = std::iter::successors(Some(SHORTEST), |n| n.checked_mul(2));
-    let mut lengths = match args.lengths.as_slice() {
+    let mut lengths = match asked {
         [] => doubled.take_while(|n| *n <= ctx).collect(),
         given => given.to_vec(),
     };
@@ -82,6 +83,11 @@ fn plan(args: &NeedleArgs, ctx: usize) -> Outcome<Plan> {
         ))
         .hint("raise it with --ctx, if the model was trained for more"));
     }
+    Ok(lengths)
+}
+
+fn plan(args: &NeedleArgs, ctx: usize) -> Outcome<Plan> {
+    let lengths = lengths(&args.lengths, ctx)?;
     let mut depths = args.depths.clone();
     depths.sort_unstable();
     depths.dedup();

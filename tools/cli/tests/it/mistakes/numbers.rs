@@ -95,6 +95,9 @@ const BASES: &[&str] = &[
     "geb-run eval perplexity -m m.gguf -f text.txt --ctx 16",
     "geb-run eval choice -m m.gguf --format jsonl questions",
     "geb-run eval needle -m m.gguf --lengths 32 --needles 1 --depths 0",
+    "geb-run eval rows -m m.gguf table.csv",
+    "geb-run eval labels -m m.gguf labels.jsonl --lengths 64",
+    "geb-run eval quotes quoted.jsonl --corpus text.txt --field a",
     "geb-run scores -m m.gguf -f text.txt --json",
     "geb-run embed -m m.gguf a",
     "geb-run bench -m m.gguf -p 1 -n 1 -r 1",
@@ -158,6 +161,10 @@ fn prepare() {
         "t.jinja",
         "{% for m in messages %}{{ m.content }}{% endfor %}",
     );
+    write("table.csv", "a,b\n1,2\n3,4\n");
+    let labels = ["x", "y"].map(|l| format!("{{\"text\": \"a\", \"label\": \"{l}\"}}\n"));
+    write("labels.jsonl", &labels.concat());
+    write("quoted.jsonl", "{\"a\": \"the word\"}\n");
     std::fs::create_dir_all(scratch().join("questions")).expect("a folder");
     write(
         "questions/a.jsonl",

@@ -5,12 +5,17 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::{ChoiceArgs, CpuArgs, ModelArgs, NeedleArgs, OutputArgs};
+use super::{ClashArgs, LabelsArgs, QuotesArgs, RowsArgs};
 
 const EVAL_EXAMPLES: &str = "\
 Examples:
   geb-run eval perplexity -m model.gguf -f text.txt
   geb-run eval choice --format mmlu -m model.gguf path/to/mmlu/data
-  geb-run eval needle -m model.gguf";
+  geb-run eval needle -m model.gguf
+  geb-run eval rows -m model.gguf iris.csv
+  geb-run eval labels -m model.gguf emotions.jsonl --lengths 512,1024
+  geb-run eval clash -m model.gguf clashes.jsonl
+  geb-run eval quotes answers.jsonl --corpus book.txt";
 
 /// `geb-run eval`.
 #[derive(Debug, Args)]
@@ -29,6 +34,14 @@ pub enum EvalCommand {
     Choice(ChoiceArgs),
     /// Find a planted fact again, by depth and length of the context
     Needle(NeedleArgs),
+    /// Does it know a table by heart: exact rows against changed ones
+    Rows(RowsArgs),
+    /// Labels learned from examples, by length of the prompt
+    Labels(LabelsArgs),
+    /// What it knows against what its prompt says
+    Clash(ClashArgs),
+    /// Share of n-grams of answers that are in a corpus
+    Quotes(QuotesArgs),
 }
 
 const PERPLEXITY_EXAMPLES: &str = "\

@@ -87,7 +87,9 @@ mod tests {
     fn every_row_is_there_once_and_in_order() {
         let systems = (1..=38).map(|i| format!("A{i}"));
         let techniques = (1..=22).map(|i| format!("B{i}"));
-        let wanted: Vec<String> = systems.chain(techniques).collect();
+        // C1 to C6 and C12 are the commands that their tests are named after.
+        let evaluations = (7..=11).map(|i| format!("C{i}"));
+        let wanted: Vec<String> = systems.chain(techniques).chain(evaluations).collect();
         let found: Vec<&str> = ROWS.iter().map(|r| r.id).collect();
         assert_eq!(found, wanted);
     }
@@ -108,6 +110,9 @@ mod tests {
                             && source("tests/it/logits.rs").contains(&format!("\"{case}\","))
                     }
                     Proof::Test(file, name) => has_test(&format!("tests/it/{file}.rs"), name),
+                    Proof::Cli(file, name) => {
+                        has_test(&format!("tools/cli/tests/it/{file}.rs"), name)
+                    }
                     Proof::Unit(file, name) => has_test(file, name),
                 };
                 assert!(found, "{}: {proof:?}", row.id);

@@ -29,6 +29,8 @@ pub enum Proof {
     Logits(&'static str),
     /// A test of the file `tests/it/NAME.rs`.
     Test(&'static str, &'static str),
+    /// A test of the programs, in the file `tools/cli/tests/it/NAME.rs`.
+    Cli(&'static str, &'static str),
     /// A test beside the code: its file, its name.
     Unit(&'static str, &'static str),
 }
@@ -39,6 +41,10 @@ impl Proof {
         match self {
             Proof::Logits(_) => "cargo test --test it logits::f32_logits".to_owned(),
             Proof::Test(file, name) => format!("cargo test --test it {file}::{name}"),
+            Proof::Cli(file, name) => format!("cargo test -p geb-cli --test it {file}::{name}"),
+            Proof::Unit(file, name) if file.starts_with("tools/eval/") => {
+                format!("cargo test -p geb-eval {name}")
+            }
             Proof::Unit(file, name) if file.starts_with("lab/") => {
                 format!("cargo test -p geb-lab {name}")
             }
@@ -55,7 +61,7 @@ impl Proof {
     }
 }
 
-/// A system or a technique.
+/// A system, a technique or an evaluation.
 #[derive(Debug)]
 pub struct Row {
     pub id: &'static str,

@@ -1,6 +1,6 @@
-//! The table of `geb-run systems`: A are systems, B techniques.
+//! The table of `geb-run systems`: A are systems, B techniques, C evaluations.
 
-use super::row::Proof::{self, Logits, Test, Unit};
+use super::row::Proof::{self, Cli, Logits, Test, Unit};
 use super::row::Row;
 use super::row::State::{self, Open, Reference, Synthetic};
 
@@ -251,4 +251,31 @@ pub(super) const ROWS: &[Row] = &[
             Unit("lab/src/kan.rs", "a_layer_sums_functions_of_its_edges"),
         ],
         "no weights exist; an operator that no graph calls"),
+    row("C7", "LongICLBench", "eval labels", Synthetic,
+        &[
+            Cli("known", "labels_have_the_likelihoods_of_plain_sums"),
+            Unit("tools/eval/src/labels.rs", "the_last_lines_are_asked_and_lengths_counted_apart"),
+        ],
+        "any labelled lines; its data sets were not read"),
+    row("C8", "ClashEval", "eval clash", Synthetic,
+        &[
+            Cli("known", "clashes_have_the_likelihoods_of_plain_sums"),
+            Unit("tools/eval/src/clash.rs", "answers_are_counted_by_what_was_known"),
+        ],
+        "two answers by likelihood; its data set was not read"),
+    row("C9", "Contamination by rows of tables", "eval rows", Synthetic,
+        &[
+            Cli("known", "rows_have_the_likelihoods_of_plain_sums"),
+            Unit("tools/eval/src/table.rs", "another_value_takes_the_place"),
+        ],
+        "completion and likelihood of exact rows; no paper's figures were repeated"),
+    row("C10", "Quote overlap", "eval quotes", Synthetic,
+        &[
+            Cli("known", "quotes_are_counted_without_a_model"),
+            Unit("tools/eval/src/quotes.rs", "shares_are_those_counted_by_hand"),
+        ],
+        "n-grams of words, not the paper's hashed characters"),
+    row("C11", "Prompt sets: toxicity, safety, jailbreak", "batch", Synthetic,
+        &[Cli("known", "a_batch_saves_answers_with_their_log_probabilities")],
+        "answers and log-probabilities are saved; no judge"),
 ];
