@@ -11,6 +11,9 @@ use super::{Constraint, Grammar, Next, Reasoning, TokenSet};
 use crate::error::{Error, Result};
 use crate::threads;
 
+/// Stack of the thread of a grammar: expressions are nested as deep as their text is long.
+const STACK: usize = 16 << 20;
+
 /// Called when a grammar has said how a text may go on.
 pub(crate) type Wake = Arc<dyn Fn() + Send + Sync>;
 
@@ -100,6 +103,7 @@ impl Follow {
         let (said, answers) = channel();
         let grammar = self.constraint.grammar.clone();
         let thread = std::thread::Builder::new().name("geb-grammar".into());
+        let thread = thread.stack_size(STACK);
         let wake = wake.cloned();
         let run = move || follow(&*grammar, &theirs, &said, wake.as_deref());
         thread.spawn(run).map_err(|e| threads::refused(1, e))?;

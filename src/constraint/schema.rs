@@ -6,13 +6,26 @@ use serde_json::{Map, Value, json};
 /// say would go on with spaces for ever otherwise.
 const SPACES: &str = r"[ ]|\n[ ]{0,20}";
 
+/// What describes and forbids nothing; most of the bytes of many a schema.
+const NOTES: [&str; 6] = [
+    "title",
+    "description",
+    "default",
+    "examples",
+    "$comment",
+    "deprecated",
+];
+
 /// The schema with options for llguidance 1.9; a request's own are taken away. `lenient`: keywords that cannot be
 /// enforced are left out. Objects have the properties that are named, unless the schema says what others may be: so
 /// other servers read schemas, and a small model would go on with properties of its own.
 pub fn for_grammar(schema: &Map<String, Value>, lenient: bool) -> Value {
     let mut schema = Value::Object(schema.clone());
+    each(&mut schema, &mut |schema| {
+        NOTES.iter().for_each(|key| drop(schema.remove(*key)))
+    });
     if !is_composed(&schema) {
-        close(&mut schema);
+        each(&mut schema, &mut close);
     }
     schema["x-guidance"] = json!({
         "lenient": lenient,
@@ -39,35 +52,42 @@ fn is_composed(schema: &Value) -> bool {
 }
 
 /// Forbids other properties where a schema of an object says nothing of them.
-fn close(schema: &mut Value) {
+fn close(schema: &mut Map<String, Value>) {
+    let others = [
+        "additionalProperties",
+        "patternProperties",
+        "unevaluatedProperties",
+    ];
+    if others.iter().any(|k| schema.contains_key(*k)) {
+        return;
+    }
+    if let Some(Value::Object(properties)) = schema.get("properties") {
+        let required = schema.get("required").and_then(Value::as_array);
+        let mut names = required.into_iter().flatten().filter_map(Value::as_str);
+        if names.all(|name| properties.contains_key(name)) {
+            schema.insert("additionalProperties".into(), false.into());
+        }
+    }
+}
+
+/// Calls `change` for a schema and all within it.
+fn each(schema: &mut Value, change: &mut dyn FnMut(&mut Map<String, Value>)) {
     match schema {
         Value::Object(map) => {
-            let others = [
-                "additionalProperties",
-                "patternProperties",
-                "unevaluatedProperties",
-            ];
-            let is_open = !others.iter().any(|k| map.contains_key(*k));
-            if let Some(Value::Object(properties)) = map.get("properties").filter(|_| is_open) {
-                let required = map.get("required").and_then(Value::as_array);
-                let mut names = required.into_iter().flatten().filter_map(Value::as_str);
-                if names.all(|name| properties.contains_key(name)) {
-                    map.insert("additionalProperties".into(), false.into());
-                }
-            }
+            change(map);
             for (key, value) in map {
                 match (&**key, value) {
-                    ("enum" | "const" | "default" | "examples", _) => {}
+                    ("enum" | "const", _) => {}
                     // Of names that are the schema's own.
                     (
                         "properties" | "patternProperties" | "$defs" | "definitions",
                         Value::Object(named),
-                    ) => named.values_mut().for_each(close),
-                    (_, value) => close(value),
+                    ) => named.values_mut().for_each(|v| each(v, change)),
+                    (_, value) => each(value, change),
                 }
             }
         }
-        Value::Array(list) => list.iter_mut().for_each(close),
+        Value::Array(list) => list.iter_mut().for_each(|v| each(v, change)),
         _ => {}
     }
 }
@@ -92,6 +112,8 @@ mod tests {
         let schema = json!({ "properties": { "a": inner }, "required": ["a"], "x-guidance": { "lenient": 5 } });
         let found = closed(schema);
         assert_eq!(found["additionalProperties"], false);
+        let told = json!({ "title": "x", "properties": { "title": { "description": "y" } } });
+        assert_eq!(closed(told)["properties"], json!({ "title": {} }));
         assert_eq!(found["properties"]["a"]["additionalProperties"], false);
         assert_eq!(found["properties"].as_object().expect("there").len(), 1);
         // A property of that name is no list of properties.

@@ -312,6 +312,8 @@ fn what_cannot_be_enforced_is_told_and_what_is_wrong_refused() {
     let schema = |schema: Value, strict| Source::Schema { schema, strict };
     let wrong = [
         Source::Regex("(a".into()),
+        Source::Regex("ab\\".into()),
+        Source::Regex("a".repeat(100_000)),
         Source::Lark("start: nothing".into()),
         Source::Lark(String::new()),
         schema(json!(3), false),
@@ -355,7 +357,36 @@ fn hostile_grammars_end_their_own_request() {
     let nano = Nano::open();
     let deep = |n: usize| (0..n).fold(json!({ "type": "string" }), |s, _| json!({ "items": s }));
     let many: Vec<_> = (0..5_000).map(|i| json!(format!("value {i}"))).collect();
+    let chain = |n: usize, link: &dyn Fn(String) -> Value| {
+        let one = |i: usize| (format!("a{i}"), link(format!("#/$defs/a{}", i + 1)));
+        let mut defs: serde_json::Map<_, _> = (0..n).map(one).collect();
+        defs.insert(format!("a{n}"), json!({}));
+        schema_of(json!({ "$defs": defs, "$ref": "#/$defs/a0" }))
+    };
+    let rules = |n: usize, name: &str| {
+        let one = |i: usize| format!("{name}{i}: \"a\" {name}{}\n", i + 1);
+        let all: String = (0..n).map(one).collect();
+        Source::Lark(format!("start: {name}0\n{all}{name}{n}: \"b\"\n"))
+    };
     let hostile = [
+        // Deep, and flat to whoever counts brackets.
+        chain(1_500, &|to| json!({ "$ref": to })),
+        chain(
+            900,
+            &|to| json!({ "type": "object", "properties": { "p": { "$ref": to } } }),
+        ),
+        chain(
+            1_000,
+            &|to| json!({ "type": "array", "items": { "$ref": to } }),
+        ),
+        chain(1_000, &|to| json!({ "anyOf": [{ "$ref": to }] })),
+        chain(1_000, &|to| json!({ "allOf": [{ "$ref": to }] })),
+        rules(3_000, "r"),
+        rules(3_000, "R"),
+        schema_of(json!({ "$ref": "#" })),
+        schema_of(
+            json!({ "properties": (0..2_000).map(|i| (format!("k{i}"), json!({}))).collect::<serde_json::Map<_, _>>() }),
+        ),
         Source::Regex("(a?){500}a{500}".into()),
         Source::Regex("(a?){4000}a{4000}".into()),
         Source::Regex("(((((a{1,100}){1,100}){1,100}){1,100}){1,100})".into()),

@@ -23,10 +23,31 @@ pub enum Source {
     Lark(String),
 }
 
+/// Longest form.
+const MOST_BYTES: usize = 64 << 10;
 /// Bytes of a message that are told.
 const TOLD: usize = 300;
 
 impl Source {
+    /// Refuses what is too long, or no whole expression.
+    pub(crate) fn check(&self) -> Result<()> {
+        let bytes = self.key().len();
+        if bytes > MOST_BYTES {
+            let why = format!("a form of {bytes} bytes, allowed: at most {MOST_BYTES}");
+            return Err(Error::Constraint(why));
+        }
+        match self {
+            // Behind it an end would be read that is none.
+            Source::Regex(text)
+                if text.bytes().rev().take_while(|b| *b == b'\\').count() % 2 == 1 =>
+            {
+                let why = "a regular expression ends in a backslash, allowed: an escape behind it";
+                Err(Error::Constraint(why.into()))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Bytes that only equal sources share.
     pub(crate) fn key(&self) -> Vec<u8> {
         let (kind, text) = match self {
@@ -63,6 +84,7 @@ impl Source {
 
 /// What llguidance says, on one line of bounded length.
 pub(crate) fn said(why: &str) -> String {
+    let why = why.replace("<non-verbose/>", "");
     let line = why.split_whitespace().collect::<Vec<_>>().join(" ");
     match line.char_indices().nth(TOLD) {
         Some((end, _)) => format!("{}…", &line[..end]),
