@@ -90,6 +90,18 @@ fn eval(words: &[&str]) -> std::process::Output {
 }
 
 #[test]
+fn each_command_has_examples() {
+    for command in ["rows", "labels", "clash", "quotes"] {
+        for flag in ["-h", "--help"] {
+            let help = run(&["eval", command, flag]);
+            exits(&help, 0);
+            let example = format!("  geb-run eval {command} ");
+            assert!(stdout(&help).contains(&example), "{}", stdout(&help));
+        }
+    }
+}
+
+#[test]
 fn rows_have_the_likelihoods_of_plain_sums() {
     let text = "name,land,age\nSaul,Gibeah,60\nDavid,Judah,70\nOmri,Samaria,50\n";
     let path = file("kings.csv", text);

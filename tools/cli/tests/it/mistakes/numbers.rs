@@ -98,6 +98,7 @@ const BASES: &[&str] = &[
     "geb-run eval needle -m m.gguf --lengths 32 --needles 1 --depths 0",
     "geb-run eval rows -m m.gguf table.csv",
     "geb-run eval labels -m m.gguf labels.jsonl --lengths 64",
+    "geb-run eval clash -m m.gguf clashes.jsonl",
     "geb-run eval quotes quoted.jsonl --corpus text.txt --field a",
     "geb-run scores -m m.gguf -f text.txt --json",
     "geb-run embed -m m.gguf a",
@@ -165,6 +166,10 @@ fn prepare() {
     write("table.csv", "a,b\n1,2\n3,4\n");
     let labels = ["x", "y"].map(|l| format!("{{\"text\": \"a\", \"label\": \"{l}\"}}\n"));
     write("labels.jsonl", &labels.concat());
+    let fields =
+        ["question", "answer", "context", "changed_context"].map(|f| format!("\"{f}\": \"a\""));
+    let clash = format!("{{{}, \"changed_answer\": \"b\"}}\n", fields.join(", "));
+    write("clashes.jsonl", &clash);
     write("quoted.jsonl", "{\"a\": \"the word\"}\n");
     std::fs::create_dir_all(scratch().join("questions")).expect("a folder");
     write(
