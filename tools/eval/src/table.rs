@@ -6,7 +6,8 @@
 //! perturbed  = the same of the row with the value of one column from another row
 //! completed  = greedy decoding behind the first fields writes the rest of the row
 //! ```
-//! A model that has only learned what such tables look like prefers neither of the two rows.
+//! A preference alone proves nothing: common values, and values copied from the rows before, are more
+//! probable whether or not the table was seen. A table that cannot have been seen is the measure.
 
 use std::path::Path;
 

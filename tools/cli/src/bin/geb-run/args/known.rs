@@ -14,7 +14,8 @@ Examples:
 
 Does the model know this table by heart? Each row, given the header and the rows before it, stands
 against the same row with one value from another row; and greedy decoding completes the row from its
-first fields. A model that has not seen the table prefers the exact row little and completes none.";
+first fields. A preference alone proves nothing: common values, and those of the rows before, are more
+probable anyway. Compare with a table of the same kind that the model cannot have seen.";
 
 /// `geb-run eval rows`.
 #[derive(Debug, Args)]

@@ -101,7 +101,7 @@ impl Summary {
             named("rest completed", self.completed),
         ];
         format!(
-            "{}\ndifference  {:.3} nats per row\nby chance   50 % more probable, p = {:.3}\n",
+            "{}\ndifference  {:.3} nats per row\nsign test   p = {:.3} if neither row were preferred\n",
             table(&rows),
             self.difference,
             self.p

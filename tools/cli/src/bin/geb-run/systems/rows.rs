@@ -256,7 +256,7 @@ pub(super) const ROWS: &[Row] = &[
             Cli("known", "labels_have_the_likelihoods_of_plain_sums"),
             Unit("tools/eval/src/labels.rs", "the_last_lines_are_asked_and_lengths_counted_apart"),
         ],
-        "any labelled lines; its data sets were not read"),
+        "any labelled lines, a prompt of our own; its data sets were not read"),
     row("C8", "ClashEval", "eval clash", Synthetic,
         &[
             Cli("known", "clashes_have_the_likelihoods_of_plain_sums"),
@@ -268,7 +268,7 @@ pub(super) const ROWS: &[Row] = &[
             Cli("known", "rows_have_the_likelihoods_of_plain_sums"),
             Unit("tools/eval/src/table.rs", "another_value_takes_the_place"),
         ],
-        "completion and likelihood of exact rows; no paper's figures were repeated"),
+        "no figures of the paper were repeated; no completed row in the test, geb-nano writes none"),
     row("C10", "Quote overlap", "eval quotes", Synthetic,
         &[
             Cli("known", "quotes_are_counted_without_a_model"),
