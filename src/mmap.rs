@@ -290,3 +290,15 @@ fn handle(signal: libc::c_int, handler: extern "C" fn(libc::c_int)) {
         libc::sigaction(signal, &action, std::ptr::null_mut());
     }
 }
+/// Lets the C library keep at most `n` heaps (glibc; nothing elsewhere). By default it has 8 for each processor, deals
+/// threads out to them, and keeps what was freed in each: a program whose threads come and go grows by that.
+#[allow(unsafe_code)]
+pub fn limit_heaps(n: u8) {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: `mallopt` takes two numbers and no memory; with a number that it refuses it does nothing.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, i32::from(n));
+    }
+    #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+    let _ = n;
+}

@@ -352,11 +352,9 @@ fn what_cannot_be_enforced_is_told_and_what_is_wrong_refused() {
     assert!(Arc::ptr_eq(&compiled.grammar, &again.grammar), "kept");
 }
 
-#[test]
-fn hostile_grammars_end_their_own_request() {
-    let nano = Nano::open();
-    let deep = |n: usize| (0..n).fold(json!({ "type": "string" }), |s, _| json!({ "items": s }));
-    let many: Vec<_> = (0..5_000).map(|i| json!(format!("value {i}"))).collect();
+/// Schemas whose references, and grammars whose rules, follow each other for long: deep, and flat to whoever counts
+/// brackets.
+fn chains() -> Vec<Source> {
     let chain = |n: usize, link: &dyn Fn(String) -> Value| {
         let one = |i: usize| (format!("a{i}"), link(format!("#/$defs/a{}", i + 1)));
         let mut defs: serde_json::Map<_, _> = (0..n).map(one).collect();
@@ -368,8 +366,7 @@ fn hostile_grammars_end_their_own_request() {
         let all: String = (0..n).map(one).collect();
         Source::Lark(format!("start: {name}0\n{all}{name}{n}: \"b\"\n"))
     };
-    let hostile = [
-        // Deep, and flat to whoever counts brackets.
+    vec![
         chain(1_500, &|to| json!({ "$ref": to })),
         chain(
             900,
@@ -387,6 +384,14 @@ fn hostile_grammars_end_their_own_request() {
         schema_of(
             json!({ "properties": (0..2_000).map(|i| (format!("k{i}"), json!({}))).collect::<serde_json::Map<_, _>>() }),
         ),
+    ]
+}
+
+/// Sources that are long, deep, ambiguous, or take long.
+fn hostile() -> Vec<Source> {
+    let deep = |n: usize| (0..n).fold(json!({ "type": "string" }), |s, _| json!({ "items": s }));
+    let many: Vec<_> = (0..5_000).map(|i| json!(format!("value {i}"))).collect();
+    vec![
         Source::Regex("(a?){500}a{500}".into()),
         Source::Regex("(a?){4000}a{4000}".into()),
         Source::Regex("(((((a{1,100}){1,100}){1,100}){1,100}){1,100})".into()),
@@ -400,10 +405,15 @@ fn hostile_grammars_end_their_own_request() {
         schema_of(
             json!({ "anyOf": (0..300).map(|i| json!({ "required": [format!("k{i}")] })).collect::<Vec<_>>() }),
         ),
-    ];
+    ]
+}
+
+#[test]
+fn hostile_grammars_end_their_own_request() {
+    let nano = Nano::open();
     let scheduler = nano.scheduler(4);
     let mut outcomes = [0; 2];
-    for source in hostile {
+    for source in hostile().into_iter().chain(chains()) {
         let held = match nano.grammars.compile(&source) {
             Ok(compiled) => Constraint::whole(compiled.grammar),
             Err(Error::Constraint(_) | Error::Slow { .. }) => {

@@ -97,6 +97,8 @@ pub fn serve(
     ready: &mut dyn FnMut(&str),
 ) -> Result<(), ServeError> {
     check(&options, &sources)?;
+    // Threads of grammars and texts come and go.
+    geb::mmap::limit_heaps(2);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         // Texts, and a model that is being loaded.

@@ -64,7 +64,6 @@ const OTHER: &[&str] = &[
     "ID=BIAS",
     "REGEX",
     "FILE.json",
-    "ID=BIAS",
     "GEB_KV",
     "GEB_ROPE",
     "GEB_MLP",
