@@ -209,11 +209,14 @@ impl<'t> Lead<'t> {
             Event::Failed(_) => self.stats.failed += 1,
             _ => self.stats.finished += 1,
         }
-        let (mail, guesses) = job.leave(last);
+        let (mut mail, guesses) = job.leave(last);
         if self.options.guess && self.guessers.len() < self.options.streams {
             self.guessers.push(guesses);
         }
-        self.leaving.push(mail);
+        // A reader waits for the end of its events, too, and nothing may happen before it rings.
+        if !mail.flush() {
+            self.leaving.push(mail);
+        }
     }
 
     /// Decides what each contributes to the next pass; the number of rows.
