@@ -1,6 +1,8 @@
 """anthropic: messages, stream, tools, counting, errors."""
 import os
-import anthropic
+import anthropic, pydantic
+from anthropic import types
+import replay
 
 URL, NAME = os.environ["GEB_URL"], os.environ["GEB_NAME"]
 client = anthropic.Anthropic(base_url=URL, api_key="none", max_retries=0, timeout=120)
@@ -60,4 +62,19 @@ refused(anthropic.NotFoundError, "x", model="x")
 refused(anthropic.BadRequestError, "prompt is too long", messages=[{"role": "user", "content": "word " * 2000}])
 image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}}
 refused(anthropic.BadRequestError, "messages[0].content[0].type", messages=[{"role": "user", "content": [image]}])
-print(f"anthropic {anthropic.__version__}")
+
+
+class Models(pydantic.BaseModel):
+    """A page of models, as `SyncPage` has it."""
+    data: list[types.ModelInfo]
+    has_more: bool
+    first_id: str
+    last_id: str
+
+
+read = replay.replay({
+    "/v1/messages": (types.Message, types.RawMessageStreamEvent),
+    "/v1/messages/count_tokens": (types.MessageTokensCount,),
+    "/v1/models": (Models,),
+}, types.ErrorResponse, refused=0, of=lambda headers: "anthropic-version" in headers)
+print(f"anthropic {anthropic.__version__}; recorded requests: {read}")

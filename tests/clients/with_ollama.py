@@ -1,6 +1,7 @@
 """ollama: chat, generate, embed, models, errors."""
 import os
-import ollama
+import ollama, pydantic
+import replay
 
 URL, NAME = os.environ["GEB_URL"], os.environ["GEB_NAME"]
 client = ollama.Client(host=URL)
@@ -50,4 +51,22 @@ refused(404, "x", lambda: client.chat("x", messages=ASK))
 refused(400, "num_ctx", lambda: client.chat(NAME, messages=ASK, options={"num_ctx": 1 << 20}))
 refused(400, "context length", lambda: client.chat(NAME, messages=[{"role": "user", "content": "word " * 2000}]))
 refused(501, "models", lambda: client.delete(NAME))
-print("ollama")
+
+
+class Refused(pydantic.BaseModel):
+    """What `ResponseError` reads."""
+    error: str
+
+
+read = replay.replay({
+    "/api/chat": (ollama.ChatResponse, ollama.ChatResponse),
+    "/api/generate": (ollama.GenerateResponse, ollama.GenerateResponse),
+    "/api/embed": (ollama.EmbedResponse,),
+    "/api/embeddings": (ollama.EmbeddingsResponse,),
+    "/api/tags": (ollama.ListResponse,),
+    "/api/ps": (ollama.ProcessResponse,),
+    "/api/show": (ollama.ShowResponse,),
+    "/api/pull": (ollama.ProgressResponse, ollama.ProgressResponse),
+    "/api/create": (ollama.ProgressResponse, ollama.ProgressResponse),
+}, Refused, refused=4)
+print(f"ollama; recorded requests: {read}")

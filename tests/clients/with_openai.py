@@ -1,12 +1,25 @@
 """openai, of several versions: chat, completions, embeddings, responses, errors, many at once."""
-import asyncio, os
-import openai
+import asyncio, os, typing
+import openai, pydantic
+from openai import types
+import replay
 
 URL, NAME = os.environ["GEB_URL"] + "/v1", os.environ["GEB_NAME"]
 client = openai.OpenAI(base_url=URL, api_key="none", max_retries=0, timeout=120)
 ASK = [{"role": "user", "content": "In the beginning"}]
 WEATHER = [{"type": "function", "function": {"name": "get_weather", "parameters": {
     "type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}}]
+
+
+class Models(pydantic.BaseModel):
+    """A page of models, as `SyncPage` has it."""
+    object: typing.Literal["list"]
+    data: list[types.Model]
+
+
+class Refused(pydantic.BaseModel):
+    """What `APIStatusError` reads."""
+    error: types.shared.ErrorObject
 
 
 def chat(**more):
@@ -136,4 +149,12 @@ async def many():
 for part in (models, chats, tools, completions, embeddings, responses, errors):
     part()
 asyncio.run(many())
-print(f"openai {openai.__version__}")
+read = replay.replay({
+    "/v1/chat/completions": (types.chat.ChatCompletion, types.chat.ChatCompletionChunk),
+    "/v1/completions": (types.Completion, types.Completion),
+    "/v1/embeddings": (types.CreateEmbeddingResponse,),
+    "/v1/responses": (types.responses.Response, types.responses.ResponseStreamEvent),
+    "/v1/models": (Models,),
+    "/v1/models/NAME": (types.Model,),
+}, Refused, refused=4, of=lambda headers: "anthropic-version" not in headers)
+print(f"openai {openai.__version__}; recorded requests: {read}")

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::client::Event;
 
 /// Keys that we send beside those of the examples.
-const FURTHER: [&str; 19] = [
+const FURTHER: [&str; 20] = [
     "system_fingerprint",
     "timings",
     "refusal",
@@ -30,6 +30,7 @@ const FURTHER: [&str; 19] = [
     "previous_response_id",
     "store",
     "completion_tokens_details",
+    "cache_write_tokens",
 ];
 /// Keys whose value may be absent or null where the example has one.
 const NULLABLE: [&str; 3] = ["content", "usage", "logprobs"];

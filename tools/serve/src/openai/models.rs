@@ -32,7 +32,8 @@ fn openai(app: &App, name: &str, created: u64) -> Value {
 
 /// A model as Anthropic tells it.
 fn anthropic(name: &str, created: u64) -> Value {
-    json!({ "type": "model", "id": name, "display_name": name, "created_at": date(created) })
+    let created = date(created);
+    json!({ "type": "model", "id": name, "display_name": name, "created_at": created, "lifecycle": "active" })
 }
 
 fn is_anthropic(headers: &HeaderMap) -> bool {

@@ -101,7 +101,7 @@ impl ResponseWriter {
         let t = &reply.timings;
         let usage = json!({
             "input_tokens": t.prompt_tokens,
-            "input_tokens_details": { "cached_tokens": t.reused_tokens },
+            "input_tokens_details": { "cached_tokens": t.reused_tokens, "cache_write_tokens": 0 },
             "output_tokens": t.sampled_tokens,
             "output_tokens_details": { "reasoning_tokens": reply.reasoning_tokens },
             "total_tokens": t.prompt_tokens + t.sampled_tokens,
