@@ -10,10 +10,12 @@
 //! mutants  requests with random faults
 //! dialects one answer in all of them, at once and as it comes
 //! exact    texts, as the library gives them alone
+//! calls    calls of tools, beside others and alone
 //! leave    clients that go away; the end of the server
 //! scores   log-probabilities, as lm-eval asks for them
 //! ```
 
+mod calls;
 mod client;
 mod dialects;
 mod exact;
