@@ -27,7 +27,7 @@ impl State {
 pub enum Proof {
     /// A checkpoint in `tests/fixtures` whose logits `tests/it/logits.rs` compares.
     Logits(&'static str),
-    /// A test of the file `tests/it/NAME.rs`.
+    /// A test of the file `tests/it/NAME.rs`; a name may have a folder.
     Test(&'static str, &'static str),
     /// A test of the programs, in the file `tools/cli/tests/it/NAME.rs`.
     Cli(&'static str, &'static str),
@@ -40,7 +40,9 @@ impl Proof {
     pub fn command(self) -> String {
         match self {
             Proof::Logits(_) => "cargo test --test it logits::f32_logits".to_owned(),
-            Proof::Test(file, name) => format!("cargo test --test it {file}::{name}"),
+            Proof::Test(file, name) => {
+                format!("cargo test --test it {}::{name}", file.replace('/', "::"))
+            }
             Proof::Cli(file, name) => format!("cargo test -p geb-cli --test it {file}::{name}"),
             Proof::Unit(file, name) if file.starts_with("tools/eval/") => {
                 format!("cargo test -p geb-eval {name}")

@@ -218,7 +218,13 @@ pub(super) const ROWS: &[Row] = &[
             Test("observer", "a_head_that_was_built_to_copy_is_found"),
         ],
         "retrieval scores on a built head, not against the paper's figures; not encoders, not JetMoE's heads"),
-    row("B17", "Server", "-", Open, &[], "geb-run serve is there; its load beside llama-server is not measured yet"),
+    row("B17", "Server", "serve", Synthetic,
+        &[
+            Test("serve/replay", "recorded_requests_are_answered_in_full"),
+            Test("serve/exact", "texts_are_those_of_lone_runs"),
+            Test("serve/calls", "calls_are_those_of_lone_runs"),
+        ],
+        "unmodified clients: tests/clients; no images, no Assistants"),
     row("B18", "Chat roles kept apart", "all", Reference,
         &[
             Test("text", "chats_equal_the_reference_and_contents_stay_plain"),
