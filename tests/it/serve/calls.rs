@@ -51,12 +51,13 @@ fn body(i: usize) -> Value {
         "Let there be",
         "é, 晴れ and",
     ];
+    let (word, heat) = (words[i / 8 % words.len()], [0.0, 1.0, 1.5][i % 3]);
     let mut body = json!({
-        "messages": [{ "role": "user", "content": words[i / 8 % words.len()] }],
+        "messages": [{ "role": "user", "content": word }],
         "tools": [tool("go"), tool("stay")],
         "max_tokens": 120,
         "seed": i,
-        "temperature": [0.0, 1.0, 1.5][i % 3],
+        "temperature": heat,
         "stream": i.is_multiple_of(2),
     });
     match i / 2 % 4 {
