@@ -86,6 +86,9 @@ impl<'t> Lead<'t> {
             self.stats.outside += woken.elapsed().saturating_sub(passing);
             self.stats.passing += passing;
             self.publish();
+            // Who is told the end may ask at once what was done.
+            self.leaving
+                .retain_mut(|mail| !mail.is_closed() && !mail.flush());
             if passing.is_zero() && self.is_idle() {
                 self.shared.bell.wait();
             }
@@ -135,8 +138,6 @@ impl<'t> Lead<'t> {
         self.running.retain(|job| !job.is_closed());
         self.stats.cancelled += before - self.waiting.len() - self.running.len();
         self.running.iter_mut().for_each(Job::flush);
-        self.leaving
-            .retain_mut(|mail| !mail.is_closed() && !mail.flush());
     }
 
     /// Lets those enter that the policy chooses.
@@ -209,14 +210,11 @@ impl<'t> Lead<'t> {
             Event::Failed(_) => self.stats.failed += 1,
             _ => self.stats.finished += 1,
         }
-        let (mut mail, guesses) = job.leave(last);
+        let (mail, guesses) = job.leave(last);
         if self.options.guess && self.guessers.len() < self.options.streams {
             self.guessers.push(guesses);
         }
-        // A reader waits for the end of its events, too, and nothing may happen before it rings.
-        if !mail.flush() {
-            self.leaving.push(mail);
-        }
+        self.leaving.push(mail);
     }
 
     /// Decides what each contributes to the next pass; the number of rows.
