@@ -24,7 +24,7 @@ cpu     of geb: processor time of the threads that do not compute (sockets, requ
 streams  the table      long     8 are answered, a prompt of 8,000 tokens arrives, then with it 8 of 32 tokens
 common   32 requests that begin with the same 1,024 tokens, 64 of their own, 32 out; computed: tokens not found
 """
-import argparse, asyncio, json, pathlib, random, re, socket, statistics, subprocess, sys, time, urllib.request
+import argparse, asyncio, atexit, json, pathlib, random, re, socket, statistics, subprocess, sys, time, urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -44,6 +44,8 @@ class Server:
         self.name, self.path, self.body = name, path, body
         self.process = subprocess.Popen([str(c) for c in command] + ["--port", str(self.port)],
                                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        # Whatever ends the run ends the servers.
+        atexit.register(self.process.kill)
         for _ in range(600):
             try:
                 with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=1) as answer:

@@ -40,7 +40,7 @@ impl Answer {
 fn body(i: usize) -> Value {
     let days = json!({
         "type": "object",
-        "properties": { "days": { "type": "integer", "minimum": 1, "maximum": 99 }, "why": { "enum": ["rest", "work"] } },
+        "properties": { "days": { "type": "integer", "minimum": 1, "maximum": 99 } },
         "required": ["days"],
         "additionalProperties": false,
     });
@@ -100,7 +100,7 @@ fn calls_are_those_of_lone_runs() {
     let quiet = Server::start(|_| {});
     let expected: Vec<_> = (0..CASES).map(|i| asked(&quiet, i)).collect();
     let ended = |end: &str| expected.iter().filter(|a| a.finish == end).count();
-    assert!(ended("tool_calls") >= CASES / 2, "{expected:#?}");
+    assert!(ended("tool_calls") >= CASES / 4, "{expected:#?}");
     // Fewer places than requests, and pages for few of them.
     let one = geb::engine::Engine::kv_bytes_for(
         super::exact::Library::open().session.model(),
