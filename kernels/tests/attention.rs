@@ -133,6 +133,7 @@ struct Case {
     tokens: usize,
     first: usize,
     window: usize,
+    softcap: Option<f32>,
 }
 
 impl Case {
@@ -151,6 +152,7 @@ impl Case {
             positions: (0, self.end()),
             window: self.window,
             scale: 2.0,
+            softcap: self.softcap,
         }
     }
 
@@ -170,7 +172,11 @@ fn reference(case: &Case, q: &[f32], k: &[f32], v: &[f32], token: usize) -> Vec<
             .map(|(a, b)| f64::from(*a) * f64::from(*b))
             .sum()
     };
-    let scores: Vec<f64> = seen.iter().map(dot).collect();
+    let capped = |s: f64| match case.softcap.map(f64::from) {
+        Some(c) => c * (s / c).tanh(),
+        None => s,
+    };
+    let scores: Vec<f64> = seen.iter().map(dot).map(capped).collect();
     let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
     let total: f64 = weights.iter().sum();
@@ -217,15 +223,16 @@ fn worst_error(kernels: &Kernels, kv: KvType, case: &Case, size: f32) -> f64 {
 
 #[test]
 fn equals_the_definition_on_every_level() {
-    for (d, heads, tokens, first, window) in [
-        (16, 1, 1, 0, usize::MAX),
-        (16, 3, 1, 200, usize::MAX),
-        (20, 2, 7, 60, 9),
-        (64, 3, 33, 100, usize::MAX),
-        (40, 4, 16, 500, 70),
-        (80, 8, 5, 63, 1),
-        (128, 1, 130, 0, usize::MAX),
-        (96, 2, 3, 700, 300),
+    for (d, heads, tokens, first, window, softcap) in [
+        (16, 1, 1, 0, usize::MAX, None),
+        (16, 3, 1, 200, usize::MAX, None),
+        (20, 2, 7, 60, 9, Some(3.0)),
+        (64, 3, 33, 100, usize::MAX, None),
+        (64, 3, 33, 100, usize::MAX, Some(50.0)),
+        (40, 4, 16, 500, 70, None),
+        (80, 8, 5, 63, 1, Some(0.5)),
+        (128, 1, 130, 0, usize::MAX, None),
+        (96, 2, 3, 700, 300, Some(3.0)),
     ] {
         let case = Case {
             d,
@@ -233,6 +240,7 @@ fn equals_the_definition_on_every_level() {
             tokens,
             first,
             window,
+            softcap,
         };
         for kernels in levels() {
             for kv in TYPES {
@@ -254,6 +262,7 @@ fn huge_values_fit_where_the_type_has_room() {
         tokens: 2,
         first: 90,
         window: usize::MAX,
+        softcap: None,
     };
     for kernels in levels() {
         for kv in [KvType::F32, KvType::Q8_0] {
@@ -271,6 +280,7 @@ fn zeros_give_the_mean_and_nan_or_infinity_is_not_hidden() {
         tokens: 1,
         first: n - 1,
         window: usize::MAX,
+        softcap: None,
     };
     let q = case.queries();
     for kernels in levels() {
@@ -305,11 +315,11 @@ fn zeros_give_the_mean_and_nan_or_infinity_is_not_hidden() {
 /// behind a window, or on how the cache was filled.
 #[test]
 fn a_token_gives_the_same_bits_alone_in_a_batch_in_pieces_and_behind_a_window() {
-    for (d, heads, first, window) in [
-        (64, 3, 250, usize::MAX),
-        (64, 1, 600, usize::MAX),
-        (40, 4, 510, 300),
-        (32, 2, 1000, 9),
+    for (d, heads, first, window, softcap) in [
+        (64, 3, 250, usize::MAX, None),
+        (64, 1, 600, usize::MAX, Some(3.0)),
+        (40, 4, 510, 300, None),
+        (32, 2, 1000, 9, Some(3.0)),
     ] {
         let case = Case {
             d,
@@ -317,6 +327,7 @@ fn a_token_gives_the_same_bits_alone_in_a_batch_in_pieces_and_behind_a_window() 
             tokens: 40,
             first,
             window,
+            softcap,
         };
         let (k, v) = (numbers(case.end() * d, 4), numbers(case.end() * d, 5));
         let q = case.queries();

@@ -104,6 +104,8 @@ pub struct Config {
     pub encoder: Option<EncoderSizes>,
     /// Factor of the attention scores.
     pub attention_scale: f32,
+    /// `s`: scaled scores become `s tanh(score / s)`.
+    pub attention_softcap: Option<f32>,
     /// Sizes of the mixers that keep a state.
     pub recurrent: Option<Recurrent>,
     /// After each so many layers the residual stream is halved; 0: never.
@@ -195,6 +197,8 @@ impl Config {
             keys.float(suffix, 0.0..=1e6)
                 .map(|v| v.filter(|v| *v > 0.0))
         };
+        let attention_scale = attention_scale(&keys, block_count, embedding_length, layers[0])?;
+        let [attention_softcap, logit_softcap] = softcaps(&keys)?;
         let rope_freq_base = keys.float("rope.freq_base", 1.0..=1e12)?;
         let rope_freq_base = rope_freq_base.unwrap_or(10_000.0);
         let base_window = keys.float("rope.freq_base_swa", 1.0..=1e12)?;
@@ -233,13 +237,9 @@ impl Config {
                 Positions::Rope | Positions::Learned | Positions::Buckets => None,
             },
             encoder,
-            logit_softcap: optional("final_logit_softcapping")?,
-            attention_scale: keys.float("attention.scale", 1e-6..=1e6)?.unwrap_or(
-                match arch.scaled {
-                    true => 1.0 / (head_size.max(1) as f32).sqrt(),
-                    false => 1.0,
-                },
-            ),
+            logit_softcap,
+            attention_scale,
+            attention_softcap,
             rescale_every: match recurrent {
                 Some(_) => file
                     .int(&keys.key("rescale_every_n_layers"), 0..=limits::MAX_LAYERS)?
@@ -418,11 +418,45 @@ fn scalars(keys: &Keys<'_>, width: usize, layers: usize) -> Result<[f32; 3]> {
     ])
 }
 
+/// Factor of the attention scores.
+fn attention_scale(
+    keys: &Keys<'_>,
+    block_count: usize,
+    width: usize,
+    first: LayerSizes,
+) -> Result<f32> {
+    let arch = keys.arch;
+    let divisor = match arch.wide_scale_layers {
+        Some(n) if n == block_count => width / first.head_count.max(1),
+        _ => first.head_size,
+    };
+    let usual = match arch.scaled {
+        true => 1.0 / (divisor.max(1) as f32).sqrt(),
+        false => 1.0,
+    };
+    let said = keys.float("attention.scale", 1e-6..=1e6)?;
+    Ok(said.unwrap_or(usual))
+}
+
+/// Caps of the scores and of the logits.
+fn softcaps(keys: &Keys<'_>) -> Result<[Option<f32>; 2]> {
+    let of = |suffix, usual: f32| {
+        let said = keys.float(suffix, 0.0..=1e6)?;
+        Ok::<_, Error>(Some(said.unwrap_or(usual)).filter(|c| *c > 0.0))
+    };
+    let [scores, logits] = keys.arch.softcaps;
+    Ok([
+        of("attn_logit_softcapping", scores)?,
+        of("final_logit_softcapping", logits)?,
+    ])
+}
+
 /// What the tokens of each layer see.
 fn windows(keys: &Keys<'_>, layers: usize) -> Result<Vec<usize>> {
     let file = keys.file;
     let key = keys.key("attention.sliding_window");
-    let window = file.int(&key, 0..=limits::MAX_CONTEXT)?.unwrap_or(0) as usize;
+    let window = file.int(&key, 0..=limits::MAX_CONTEXT)?;
+    let window = window.map_or(keys.arch.window, |w| w as usize);
     let pattern = keys.key("attention.sliding_window_pattern");
     if window == 0 {
         return Ok(vec![usize::MAX; layers]);

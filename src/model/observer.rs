@@ -47,6 +47,7 @@ pub struct Heads<'a> {
     pub(super) bias: Option<&'a Bias>,
     pub(super) window: usize,
     pub(super) scale: f32,
+    pub(super) softcap: Option<f32>,
 }
 
 impl Heads<'_> {
@@ -70,7 +71,9 @@ impl Heads<'_> {
         let seen = self.seen(token);
         let score = |p: usize, product: f32| {
             let bias = self.bias.map(|b| b.at(head, p as isize - position));
-            f64::from(self.scale * product + bias.unwrap_or(0.0))
+            let scaled = self.scale * product;
+            let capped = self.softcap.map_or(scaled, |s| s * (scaled / s).tanh());
+            f64::from(capped + bias.unwrap_or(0.0))
         };
         let scores: Vec<f64> = match self.bias {
             Some(_) => {

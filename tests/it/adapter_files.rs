@@ -390,6 +390,9 @@ fn kept_layers_are_those_of_the_source() {
         .map(|w| *w == usize::MAX)
         .collect();
     assert_eq!(full, [false, false, true, false]);
+    // Of Gemma 2's every second.
+    let (_, model) = kept(&source("gemma2"), &[1, 2]);
+    assert_eq!(model.config().windows, [usize::MAX, 8]);
     // The factor of MiniCPM's branches stays what the weights were trained with.
     let (_, model) = kept(&source("minicpm"), &[0]);
     let whole = f32_file(&source("minicpm"), &path("plain.gguf"), |_| {});

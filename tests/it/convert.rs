@@ -24,6 +24,8 @@ const CASES: &[&str] = &[
     "minicpm",
     "olmo",
     "olmo2",
+    "gemma",
+    "gemma2",
     "gemma3",
     "mixtral",
     "qwen3moe",

@@ -29,6 +29,8 @@ const CASES: &[&str] = &[
     "minicpm",
     "olmo",
     "olmo2",
+    "gemma",
+    "gemma2",
     "gemma3",
     "mixtral",
     "qwen3moe",
@@ -230,6 +232,46 @@ fn f32_logits_and_greedy_ids_equal_the_reference_on_every_level() {
     }
 }
 
+/// Files that llama.cpp's converter made of the checkpoints, as they are and with their weights in F32.
+#[test]
+fn files_of_another_converter_give_the_logits_of_the_reference() {
+    let entries = std::fs::read_dir(root().join("tests/fixtures-gguf")).expect("a folder");
+    let paths: Vec<_> = entries.map(|e| e.expect("an entry").path()).collect();
+    assert!(paths.len() >= 2, "{paths:?}");
+    for path in paths {
+        let case = path.file_stem().expect("a name").to_string_lossy();
+        let want = expected(&case);
+        let options = Options {
+            policy: Dtype::F32.into(),
+            ..Options::default()
+        };
+        let (widened, _) = convert::convert_to_vec(&path, &options).expect("F32");
+        // Some levels round what they multiply BF16 weights with.
+        for (file, level) in [
+            (GgufFile::open(&path, Load::Copy), Some(Level::Scalar)),
+            (GgufFile::from_bytes(widened), None),
+        ] {
+            let model = Model::load(Arc::new(file.expect("GGUF")));
+            let model = model.unwrap_or_else(|e| panic!("{case}: {e}"));
+            assert_eq!(model.config().arch.name, want.architecture);
+            let options = SessionOptions {
+                level,
+                ..Default::default()
+            };
+            let mut s = session(&model, options);
+            let got = s.forward(&want.ids, Want::All).expect("forward");
+            let error = worst(got, &want.logits);
+            println!("{case} {level:?}: largest difference {error:.2e}");
+            assert!(error < 2e-3, "{case} {level:?}: {error}");
+            assert_eq!(
+                greedy(&mut s, &want.ids, want.greedy.len()),
+                want.greedy,
+                "{case}"
+            );
+        }
+    }
+}
+
 /// Logits of `ids`, `n` of them at a time.
 fn in_pieces(session: &mut Session, ids: &[u32], n: usize) -> Vec<f32> {
     let logits = |ids| session.forward(ids, Want::All).expect("forward").to_vec();
@@ -248,6 +290,7 @@ fn batching_and_threads_do_not_change_the_result() {
         "bloom",
         "gpt-neo",
         "falcon",
+        "gemma2",
         "t5",
         "rwkv6",
         "rwkv7",
@@ -488,10 +531,11 @@ fn batches_give_the_bits_of_single_tokens() {
             batches_equal_single_tokens(&nano(dtype), level, &[488, 245, 58], 18);
         }
         // The window ends inside the batch.
-        let model = model("mistral-swa", Dtype::F32);
-        batches_equal_single_tokens(&model, level, &[60, 3], 30);
+        for case in ["mistral-swa", "gemma2"] {
+            batches_equal_single_tokens(&model(case, Dtype::F32), level, &[60, 3], 30);
+        }
         for dtype in [Dtype::F32, Dtype::Q8_0] {
-            batches_equal_single_tokens(&self::model("qwen3moe", dtype), level, &[70, 5], 40);
+            batches_equal_single_tokens(&model("qwen3moe", dtype), level, &[70, 5], 40);
         }
     }
 }

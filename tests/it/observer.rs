@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::common::tiny::{Tiny, dense_layer};
 use geb::gguf::GgufFile;
+use geb::gguf::writer::MetaValue;
 use geb::model::Model;
 use geb::model::observer::{Heads, Observer};
 use geb::session::{KvChoice, Session, SessionOptions, Want};
@@ -150,6 +151,24 @@ fn looking_changes_nothing_and_the_last_lens_is_the_output() {
             assert!(below != want, "{case}");
         }
     }
+}
+
+/// Scores that a cap bends change the output, and weights are told as they are.
+#[test]
+fn capped_scores_make_what_the_layer_made() {
+    let mut tiny = two_layers();
+    let mut free = ready(tiny.bytes(), 2);
+    tiny.key("attn_logit_softcapping", MetaValue::F32(0.3));
+    let mut capped = ready(tiny.bytes(), 2);
+    let ids = ids(&free, 40);
+    let mut plain = PlainLoop::default();
+    let got = capped.forward_observed(&ids, Want::All, &mut plain);
+    let got = got.expect("forward").to_vec();
+    assert_eq!(plain.rows, 40 * 2 * 2);
+    assert!(plain.largest < 2e-5, "{}", plain.largest);
+    let want = free.forward(&ids, Want::All).expect("forward");
+    let far = got.iter().zip(want).any(|(a, b)| (a - b).abs() > 1e-2);
+    assert!(far, "the cap changes nothing");
 }
 
 /// Logits of a text with some heads switched off.

@@ -3,7 +3,7 @@
 //! ```text
 //! O = 0, M = -inf, L = 0
 //! for each piece of SPLIT positions:
-//!     s = q k^T                          rows x SPLIT, by blocks of the cache
+//!     s = q k^T                          rows x SPLIT, by blocks of the cache; capped where asked for
 //!     m = max s, p = e^(s - m), l = sum p
 //!     o = p v                            by blocks again
 //!     M' = max(M, m);  O, L = (O, L) e^(M - M') + (o, l) e^(m - M')
@@ -53,6 +53,8 @@ pub struct AttnQuery<'a> {
     pub window: usize,
     /// Factor of the scores.
     pub scale: f32,
+    /// `c`: scaled scores `s` become `c tanh(s / c)`; positive.
+    pub softcap: Option<f32>,
 }
 
 impl AttnQuery<'_> {
@@ -162,7 +164,13 @@ pub(crate) fn attend<I: Isa, F: FloatIsa>(
             let sees = a.sees(a.tokens.0 + r / a.heads);
             let seen = sees.start.max(piece)..sees.end.min(hi).max(piece);
             let s = &mut s[..hi.next_multiple_of(BLOCK) - piece];
-            let (max, sum) = softmax::<I, F>(isa, s, seen.start - piece..seen.end - piece);
+            let seen = seen.start - piece..seen.end - piece;
+            if let Some(c) = a.softcap
+                && !seen.is_empty()
+            {
+                cap::<F>(&mut s[seen.clone()], c);
+            }
+            let (max, sum) = softmax::<I, F>(isa, s, seen);
             w.piece[r * row + width] = max;
             w.piece[r * row + width + 1] = sum;
         }
@@ -309,6 +317,24 @@ fn multiply<I: Isa>(
     }
 }
 
+/// `c tanh(s / c)` of each score, relative error below 4e-7: for `|s| < c / 4`, as most are, the Taylor polynomial of
+/// degree 9, else `c - 2c / (1 + e^(2s / c))`.
+#[inline(always)]
+fn cap<F: FloatIsa>(scores: &mut [f32], c: f32) {
+    let inverse = 1.0 / c;
+    for s in scores {
+        let z = *s * inverse;
+        let w = z * z;
+        let mut p = 62.0 / 2835.0;
+        for term in [-17.0 / 315.0, 2.0 / 15.0, -1.0 / 3.0] {
+            p = F::fma(p, w, term);
+        }
+        let near = F::fma(*s * w, p, *s);
+        let far = c - 2.0 * c / (1.0 + exp::<F>(2.0 * z));
+        *s = if z.abs() < 0.25 { near } else { far };
+    }
+}
+
 /// Turns the scores of a row into weights under their maximum; returns it and the sum of the
 /// weights. Outside `seen` weights are zero. `s` ends with a whole vector.
 #[inline(always)]
@@ -389,5 +415,33 @@ pub(crate) fn finish(shape: KvShape, partial: &[f32], mut out: MatMut<'_>) {
         for (o, x) in to.iter_mut().zip(partial) {
             *o = x * inverse;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Fused, Plain};
+    use super::*;
+
+    #[test]
+    fn capped_scores_match_f64() {
+        for c in [0.5f32, 50.0] {
+            let s: Vec<f32> = (-4000..4000).map(|i| i as f32 * 1e-3 * c).collect();
+            let (mut fused, mut plain) = (s.clone(), s.clone());
+            cap::<Fused>(&mut fused, c);
+            cap::<Plain>(&mut plain, c);
+            for (i, s) in s.iter().enumerate() {
+                let want = f64::from(c) * (f64::from(*s) / f64::from(c)).tanh();
+                for got in [fused[i], plain[i]] {
+                    assert!(
+                        (f64::from(got) - want).abs() <= 4e-7 * want.abs(),
+                        "{s}: {got} {want}"
+                    );
+                }
+            }
+        }
+        let mut odd = [f32::INFINITY, f32::NEG_INFINITY, f32::NAN];
+        cap::<Plain>(&mut odd, 50.0);
+        assert!(odd[0] == 50.0 && odd[1] == -50.0 && odd[2].is_nan());
     }
 }

@@ -4,6 +4,8 @@
 mod bloom;
 mod chatglm;
 mod falcon;
+mod gemma;
+mod gemma2;
 mod gemma3;
 mod gpt2;
 mod gptneo;
@@ -161,6 +163,12 @@ pub struct Arch {
     pub encoder: bool,
     /// Scores are divided by the root of the head size, if the file does not say.
     pub scaled: bool,
+    /// Models of so many layers divide them by the root of width / heads instead.
+    pub wide_scale_layers: Option<usize>,
+    /// Caps of scores and of logits, if the file does not say; 0: none.
+    pub softcaps: [f32; 2],
+    /// What a token sees in layers with a window, if the file does not say; 0: all.
+    pub window: usize,
     /// Attention and feed-forward see the same input, if the file does not say.
     pub parallel: bool,
     /// Whether the weights of a token's experts are divided by their sum, if the file does not say.

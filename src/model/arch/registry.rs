@@ -1,8 +1,9 @@
 //! The architectures that there are.
 
 use super::{
-    Arch, bloom, chatglm, falcon, gemma3, gpt2, gptneo, gptneox, jetmoe, llama, mamba, mamba2,
-    minicpm, olmo, olmo2, olmoe, openelm, phi3, qwen2, qwen2moe, qwen3, qwen3moe, rwkv6, rwkv7, t5,
+    Arch, bloom, chatglm, falcon, gemma, gemma2, gemma3, gpt2, gptneo, gptneox, jetmoe, llama,
+    mamba, mamba2, minicpm, olmo, olmo2, olmoe, openelm, phi3, qwen2, qwen2moe, qwen3, qwen3moe,
+    rwkv6, rwkv7, t5,
 };
 
 /// All architectures this program runs.
@@ -12,6 +13,8 @@ pub const REGISTRY: &[&Arch] = &[
     &qwen2::ARCH,
     &qwen3::ARCH,
     &phi3::ARCH,
+    &gemma::ARCH,
+    &gemma2::ARCH,
     &gemma3::ARCH,
     &minicpm::ARCH,
     &olmo::ARCH,

@@ -70,6 +70,7 @@ impl Pass<'_, '_> {
             bias,
             window: c.windows[l],
             scale: c.attention_scale,
+            softcap: c.attention_softcap,
         });
     }
 
@@ -224,6 +225,7 @@ impl Pass<'_, '_> {
                         positions: (0, span.end()),
                         window: c.windows[l],
                         scale: c.attention_scale,
+                        softcap: c.attention_softcap,
                     };
                     jobs.push((query, self.pages.head(span.table, l, head), now));
                 }
@@ -263,6 +265,7 @@ impl Pass<'_, '_> {
             positions,
             window: c.windows[l],
             scale: c.attention_scale,
+            softcap: c.attention_softcap,
         };
         let mut out = MatMut::new(out, n, width, width);
         let start = (first + 1).saturating_sub(c.windows[l]) / SPLIT * SPLIT;

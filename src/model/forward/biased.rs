@@ -47,6 +47,10 @@ impl Pass<'_, '_> {
         let (d, group, width) = (c.head_size, c.layers[l].group(), c.layers[l].q_width());
         let n = out.len() / width;
         let (scale, first, window) = (c.attention_scale, span.first, c.windows[l]);
+        let cap = |score: f32| match c.attention_softcap {
+            Some(s) => s * (score / s).tanh(),
+            None => score,
+        };
         let whole = bias.is_none() || !self.causal;
         let out = MatMut::new(out, n, width, width);
         let work = |t: usize, column: usize, block: &mut MatMut<'_>| {
@@ -63,7 +67,7 @@ impl Pass<'_, '_> {
                 let score = |p: usize| {
                     let distance = p as isize - position as isize;
                     let bias = bias.map_or(0.0, |b| b.at(head, distance));
-                    scale * dot(query, rows.key(p)) + bias
+                    cap(scale * dot(query, rows.key(p))) + bias
                 };
                 scores.clear();
                 scores.extend(seen.clone().map(score));

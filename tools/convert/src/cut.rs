@@ -7,7 +7,7 @@ use super::options::Options;
 use super::plan::Prepared;
 use geb::error::{Error, Result};
 use geb::gguf::writer::MetaValue;
-use geb::model::arch::{Arch, Scalars};
+use geb::model::arch::{Arch, REGISTRY, Scalars};
 
 impl Prepared {
     /// Leaves further heads out.
@@ -81,27 +81,9 @@ fn keep_layers(
             known: "models of one stack of layers that do not depend on their number".into(),
         });
     }
-    // What follows from the number of a layer, or of layers, is written down.
-    let arch = Arch::by_name(architecture);
-    let mut more = Vec::new();
-    let pattern = get(metadata, "attention.sliding_window_pattern");
-    if int("attention.sliding_window").is_some_and(|w| w > 0)
-        && !pattern.as_ref().is_some_and(is_array)
-    {
-        let every = pattern.as_ref().and_then(self::int);
-        let every = every.unwrap_or(arch.map_or(1, |a| a.full_every));
-        let slides = |l: usize| every <= 1 || !(l + 1).is_multiple_of(every);
-        let slides = (0..layers).map(slides).collect();
-        more.push(("attention.sliding_window_pattern", MetaValue::Bools(slides)));
-    }
-    if arch.is_some_and(|a| a.scalars == Scalars::MiniCpm)
-        && get(metadata, "residual_scale").is_none()
-    {
-        more.push((
-            "residual_scale",
-            MetaValue::F32(1.4 / (layers as f32).sqrt()),
-        ));
-    }
+    // Nothing is implied in a llama file, so that one is what others are taken for.
+    let arch = Arch::by_name(architecture).unwrap_or(REGISTRY[0]);
+    let mut more = implied(arch, layers, |end| get(metadata, end));
     more.push(("block_count", MetaValue::U32(keep.len() as u32)));
     for (end, value) in more {
         metadata.retain(|(k, _)| *k != key(end));
@@ -124,6 +106,36 @@ fn keep_layers(
         }
     }
     Ok(())
+}
+
+/// What follows from the number of a layer, or of layers, where the file does not say it: it is written down.
+fn implied(
+    arch: &Arch,
+    layers: usize,
+    get: impl Fn(&str) -> Option<MetaValue>,
+) -> Vec<(&'static str, MetaValue)> {
+    let number = |end: &str| get(end).as_ref().and_then(int);
+    let mut more = Vec::new();
+    let pattern = get("attention.sliding_window_pattern");
+    let window = number("attention.sliding_window").unwrap_or(arch.window);
+    if window > 0 && !pattern.as_ref().is_some_and(is_array) {
+        let every = pattern.as_ref().and_then(int).unwrap_or(arch.full_every);
+        let slides = |l: usize| every <= 1 || !(l + 1).is_multiple_of(every);
+        let slides = (0..layers).map(slides).collect();
+        more.push(("attention.sliding_window_pattern", MetaValue::Bools(slides)));
+    }
+    if arch.scalars == Scalars::MiniCpm && get("residual_scale").is_none() {
+        let scale = 1.4 / (layers as f32).sqrt();
+        more.push(("residual_scale", MetaValue::F32(scale)));
+    }
+    let sizes = [number("embedding_length"), number("attention.head_count")];
+    if let ([Some(width), Some(heads)], true) = (sizes, arch.wide_scale_layers == Some(layers))
+        && get("attention.scale").is_none()
+    {
+        let scale = 1.0 / ((width / heads.max(1)) as f32).sqrt();
+        more.push(("attention.scale", MetaValue::F32(scale)));
+    }
+    more
 }
 
 fn int(value: &MetaValue) -> Option<usize> {

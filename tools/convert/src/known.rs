@@ -1,6 +1,9 @@
 //! What is known about the keys of `config.json`: the spellings of one fact, values that the reference
 //! library leaves out, and keys that do not change what a model computes.
 
+mod recent;
+
+use recent::Usual;
 use serde_json::Value;
 
 pub(super) const LAYERS: &[&str] = &[
@@ -92,9 +95,6 @@ pub(super) const TEXT_TYPES: &[(&str, &str)] = &[
     ("qwen2_5_vl", "qwen2_5_vl_text"),
     ("qwen3_vl", "qwen3_vl_text"),
 ];
-
-/// Values of a type's class in the reference library (`transformers` 5.24, `configuration_*.py`).
-type Usual = (&'static [&'static str], &'static [(&'static str, f64)]);
 
 /// What a configuration inside another one leaves out because it is the class's default.
 const USUAL: &[Usual] = &[
@@ -290,7 +290,8 @@ pub(super) fn fill(config: &mut Value, kind: &str, nested: bool, rotated: bool) 
     let Some(map) = config.as_object_mut() else {
         return;
     };
-    let usual = USUAL.iter().find(|u| u.0.contains(&kind));
+    let mut all = USUAL.iter().chain(recent::USUAL);
+    let usual = all.find(|u| u.0.contains(&kind));
     let usual = usual.map_or(&[][..], |u| u.1);
     let groups = [
         LAYERS, WIDTH, FFN, HEADS, KV_HEADS, HEAD_DIM, CONTEXT, VOCAB, EPSILON, ROPE_BASE,

@@ -25,7 +25,7 @@ pub(super) const GEB_TOKENS: &[&str] = &[
     "<|observation|>",
 ];
 
-fn float(c: &Config<'_>, name: &'static str) -> Result<Option<f64>> {
+pub(super) fn float(c: &Config<'_>, name: &'static str) -> Result<Option<f64>> {
     c.float(&[name], 1e-6..=1e6)
 }
 
@@ -107,7 +107,7 @@ pub(super) fn gemma3(c: &Config<'_>, h: &mut Hyper) -> Result<()> {
 const GEMMA_FULL_EVERY: usize = 6;
 
 /// All layers but every n-th have a window.
-fn pattern(layers: usize, every: usize) -> Vec<bool> {
+pub(super) fn pattern(layers: usize, every: usize) -> Vec<bool> {
     (1..=layers).map(|l| !l.is_multiple_of(every)).collect()
 }
 
@@ -169,7 +169,7 @@ fn windowed(c: &Config<'_>, h: &mut Hyper, usual: impl Fn(usize) -> bool) -> Res
 }
 
 /// `layer_types`: which of the layers have a window.
-fn layer_types(c: &Config<'_>, layers: usize) -> Result<Option<Vec<bool>>> {
+pub(super) fn layer_types(c: &Config<'_>, layers: usize) -> Result<Option<Vec<bool>>> {
     let Some((name, types)) = c.get(&["layer_types"]) else {
         return Ok(None);
     };

@@ -5,6 +5,7 @@
 pub(crate) mod spec;
 mod chat;
 mod classic;
+mod dense;
 mod experts;
 mod keys;
 pub(crate) mod meta;
@@ -173,6 +174,8 @@ pub const FAMILIES: &[Family] = &[
         table: &GEMMA3,
         ..LIKE_LLAMA
     },
+    dense::GEMMA,
+    dense::GEMMA2,
     experts::MIXTRAL,
     experts::QWEN2_MOE,
     experts::QWEN3_MOE,
