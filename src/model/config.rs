@@ -1,9 +1,9 @@
 //! Hyperparameters: read once, range-checked, then plain numbers (rule 11).
 
-use super::arch::{Arch, MixerKind, NormKind, Positions, REGISTRY, Scalars, WindowRope};
+use super::arch::{Arch, MixerKind, NormKind, Positions, REGISTRY, Scalars, Unrotated, WindowRope};
 use super::keys::Keys;
 use super::routing::Routing;
-use super::scaling::{RopeScaling, ScalingKind};
+use super::scaling::{RopeScaling, ScalingKind, Temperature};
 use crate::error::{Error, Result};
 use crate::gguf::{GgufFile, Value, ValueType};
 use crate::limits;
@@ -82,6 +82,10 @@ pub struct Config {
     pub rope_scaling: RopeScaling,
     /// Base of the rotation in layers with a window, if it is another one.
     pub rope_freq_base_window: Option<f32>,
+    /// Whether queries and keys are rotated, of as many layers.
+    pub rotated: Vec<bool>,
+    /// Growth of the queries.
+    pub temperature: Option<Temperature>,
     /// As many: a token sees itself and `window - 1` before it; `usize::MAX` means all.
     pub windows: Vec<usize>,
     /// Whether a token sees none after its own; false for text encoders.
@@ -209,6 +213,8 @@ impl Config {
             embedding_length,
             experts: Routing::read(&keys, layers[0].feed_forward_length)?,
             windows: like_last(windows(&keys, layers.len())?, extra_heads),
+            rotated: like_last(rotated(arch, layers.len()), extra_heads),
+            temperature: temperature(&keys)?,
             extra_heads,
             layers: like_last(layers, extra_heads),
             head_size,
@@ -224,14 +230,12 @@ impl Config {
                 WindowRope::Plain => Some(rope_freq_base),
                 WindowRope::Base(base) => Some(base),
             }),
-            causal: file.bool(&keys.key("attention.causal"))?.unwrap_or(true),
+            causal: keys.bool("attention.causal")?.unwrap_or(true),
             clamp: optional("attention.clamp_kqv")?,
             embedding_scale,
             residual_scale,
             logit_scale,
-            parallel: file
-                .bool(&keys.key("use_parallel_residual"))?
-                .unwrap_or(arch.parallel),
+            parallel: keys.bool("use_parallel_residual")?.unwrap_or(arch.parallel),
             alibi: match arch.positions {
                 Positions::Alibi => Some(optional("attention.max_alibi_bias")?.unwrap_or(8.0)),
                 Positions::Rope | Positions::Learned | Positions::Buckets => None,
@@ -480,6 +484,25 @@ fn windows(keys: &Keys<'_>, layers: usize) -> Result<Vec<usize>> {
     let full = |l: usize| every > 1 && (l + 1).is_multiple_of(every);
     let seen = |l| if full(l) { usize::MAX } else { window };
     Ok((0..layers).map(seen).collect())
+}
+
+/// Which layers rotate.
+fn rotated(arch: &Arch, layers: usize) -> Vec<bool> {
+    let one = |l: usize| match arch.unrotated {
+        Unrotated::None => true,
+        Unrotated::Every(n) => !(l + 1).is_multiple_of(n),
+    };
+    (0..layers).map(one).collect()
+}
+
+/// Growth of the queries, in steps of the context before stretching.
+fn temperature(keys: &Keys<'_>) -> Result<Option<Temperature>> {
+    let scale = keys.float("attention.temperature_scale", 0.0..=1e6)?;
+    let Some(scale) = scale.filter(|s| *s > 0.0) else {
+        return Ok(None);
+    };
+    let length = keys.required("rope.scaling.original_context_length", limits::MAX_CONTEXT)?;
+    Ok(Some(Temperature { scale, length }))
 }
 
 fn rope_scaling(keys: &Keys<'_>, context_length: usize) -> Result<RopeScaling> {

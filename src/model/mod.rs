@@ -24,7 +24,7 @@ use geb_kernels::Kernels;
 pub use packed::{PackedSums, SparseChoice};
 pub use resident::Streamed;
 pub use rope::RopeFreqs;
-pub use scaling::{RopeScaling, ScalingKind};
+pub use scaling::{RopeScaling, ScalingKind, Temperature};
 
 use crate::error::Result;
 use crate::gguf::{GgufFile, TensorView};

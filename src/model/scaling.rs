@@ -1,4 +1,4 @@
-//! Stretching of rotation angles to contexts that a model was not trained for.
+//! Stretching of rotation angles to contexts that a model was not trained for, and of queries.
 
 /// Kind of stretching.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,6 +30,23 @@ pub struct RopeScaling {
     pub beta_slow: f32,
     /// The ramp between begins and ends at whole pairs.
     pub truncate: bool,
+}
+
+/// What makes queries longer at later positions (arXiv 2501.19399): `1 + scale ln(1 + floor(p / length))`.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Temperature {
+    /// Weight of the logarithm.
+    pub scale: f32,
+    /// Positions that have one factor.
+    pub length: usize,
+}
+
+impl Temperature {
+    /// Factor of the queries at a position.
+    pub fn at(self, position: usize) -> f32 {
+        let steps = (1 + position / self.length) as f64;
+        (1.0 + f64::from(self.scale) * steps.ln()) as f32
+    }
 }
 
 impl Default for RopeScaling {

@@ -99,8 +99,24 @@ fn messages(value: &Value) -> Vec<Message> {
 
 /// Further cases, which only the converter builds.
 const CONVERTED: &[&str] = &[
-    "qwen2", "qwen3", "phi3", "olmo", "olmo2", "gemma", "gemma2", "gemma3", "chatglm3", "glm",
-    "mixtral", "qwen3moe", "olmoe", "jetmoe", "minicpm",
+    "qwen2",
+    "qwen3",
+    "phi3",
+    "olmo",
+    "olmo2",
+    "gemma",
+    "gemma2",
+    "gemma3",
+    "chatglm3",
+    "glm",
+    "mixtral",
+    "qwen3moe",
+    "olmoe",
+    "jetmoe",
+    "minicpm",
+    "smollm3",
+    "granite",
+    "ministral3",
 ];
 
 #[test]

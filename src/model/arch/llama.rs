@@ -2,7 +2,8 @@
 //! Files hold q and k with interleaved pairs (the converter permutes Hugging Face rows).
 
 use super::{
-    Arch, Gate, MixerKind, NormKind, NormPlace, Positions, QkNorm, RopePairing, Scalars, WindowRope,
+    Arch, Gate, MixerKind, NormKind, NormPlace, Positions, QkNorm, RopePairing, Scalars, Unrotated,
+    WindowRope,
 };
 
 pub(super) const ARCH: Arch = Arch {
@@ -11,6 +12,7 @@ pub(super) const ARCH: Arch = Arch {
     positions: Positions::Rope,
     rope: RopePairing::Adjacent,
     rope_divisor: 1,
+    unrotated: Unrotated::None,
     norm: NormKind::Rms,
     norm_place: NormPlace::Before,
     qk_norm: QkNorm::None,

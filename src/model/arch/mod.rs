@@ -10,11 +10,13 @@ mod gemma3;
 mod gpt2;
 mod gptneo;
 mod gptneox;
+mod granite;
 mod jetmoe;
 mod llama;
 mod mamba;
 mod mamba2;
 mod minicpm;
+mod mistral3;
 mod olmo;
 mod olmo2;
 mod olmoe;
@@ -27,6 +29,7 @@ mod qwen3moe;
 mod registry;
 mod rwkv6;
 mod rwkv7;
+mod smollm3;
 mod t5;
 
 pub use registry::REGISTRY;
@@ -77,6 +80,15 @@ pub enum WindowRope {
     Plain,
     /// Not stretched, with this base.
     Base(f32),
+}
+
+/// Which layers rotate neither queries nor keys (NoPE), where others do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unrotated {
+    /// None.
+    None,
+    /// The last one of every so many.
+    Every(usize),
 }
 
 /// Formula of the norms.
@@ -149,6 +161,8 @@ pub struct Arch {
     pub rope: RopePairing,
     /// Rotated share of a head when `rope.dimension_count` is absent: 1 / this.
     pub rope_divisor: usize,
+    /// Layers that do not rotate.
+    pub unrotated: Unrotated,
     /// Formula of the norms.
     pub norm: NormKind,
     /// Place of the norms.

@@ -1,9 +1,9 @@
 //! The architectures that there are.
 
 use super::{
-    Arch, bloom, chatglm, falcon, gemma, gemma2, gemma3, gpt2, gptneo, gptneox, jetmoe, llama,
-    mamba, mamba2, minicpm, olmo, olmo2, olmoe, openelm, phi3, qwen2, qwen2moe, qwen3, qwen3moe,
-    rwkv6, rwkv7, t5,
+    Arch, bloom, chatglm, falcon, gemma, gemma2, gemma3, gpt2, gptneo, gptneox, granite, jetmoe,
+    llama, mamba, mamba2, minicpm, mistral3, olmo, olmo2, olmoe, openelm, phi3, qwen2, qwen2moe,
+    qwen3, qwen3moe, rwkv6, rwkv7, smollm3, t5,
 };
 
 /// All architectures this program runs.
@@ -17,6 +17,9 @@ pub const REGISTRY: &[&Arch] = &[
     &gemma2::ARCH,
     &gemma3::ARCH,
     &minicpm::ARCH,
+    &smollm3::ARCH,
+    &granite::ARCH,
+    &mistral3::ARCH,
     &olmo::ARCH,
     &olmo2::ARCH,
     &openelm::ARCH,

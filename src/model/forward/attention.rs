@@ -3,7 +3,7 @@
 use geb_kernels::float::{AttnQuery, BLOCK, KvRows, KvSide, SPLIT};
 use geb_kernels::mat::MatMut;
 
-use super::{Buffers, Pass, SERIAL_ROWS};
+use super::{Buffers, Pass, SERIAL_ROWS, scale};
 use crate::cache::put_rows;
 use crate::model::arch::RopePairing;
 use crate::model::observer::Heads;
@@ -111,7 +111,8 @@ impl Pass<'_, '_> {
         }
     }
 
-    /// Norms (where the architecture does) and rotates the q and k heads of every token in place.
+    /// Norms and rotates the q and k heads of every token in place, and lengthens q, each where the
+    /// architecture does.
     fn rotate(
         &mut self,
         norms: Option<&[Vec<f32>; 2]>,
@@ -122,8 +123,11 @@ impl Pass<'_, '_> {
         let c = self.model.config();
         let (kernels, places) = (self.kernels, self.places);
         let table = self.ropes.table(c.windows[l] != usize::MAX);
-        let (d, pairs) = (c.head_size, c.rope_dimension_count / 2);
-        if pairs == 0 && norms.is_none() {
+        let pairs = match c.rotated[l] {
+            true => c.rope_dimension_count / 2,
+            false => 0,
+        };
+        if pairs == 0 && norms.is_none() && c.temperature.is_none() {
             return;
         }
         let adjacent = c.arch.rope == RopePairing::Adjacent;
@@ -133,8 +137,11 @@ impl Pass<'_, '_> {
             }
             let (cos, sin) = table.at(places.at(t), pairs);
             heads
-                .chunks_exact_mut(d)
+                .chunks_exact_mut(c.head_size)
                 .for_each(|head| kernels.rope(head, cos, sin, adjacent));
+            if let (0, Some(temperature)) = (side, c.temperature) {
+                scale(heads, temperature.at(places.at(t)));
+            }
         };
         let (qw, kw) = (c.layers[l].q_width(), c.layers[l].kv_width());
         if strides[0] > qw {

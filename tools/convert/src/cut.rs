@@ -7,7 +7,7 @@ use super::options::Options;
 use super::plan::Prepared;
 use geb::error::{Error, Result};
 use geb::gguf::writer::MetaValue;
-use geb::model::arch::{Arch, REGISTRY, Scalars};
+use geb::model::arch::{Arch, REGISTRY, Scalars, Unrotated};
 
 impl Prepared {
     /// Leaves further heads out.
@@ -74,15 +74,16 @@ fn keep_layers(
     let halves = items
         .iter()
         .any(|i| i.name.starts_with("enc.") || i.name.starts_with("dec."));
-    if halves || int("rescale_every_n_layers").is_some_and(|n| n > 0) {
+    // Nothing is implied in a llama file, so that one is what others are taken for.
+    let arch = Arch::by_name(architecture).unwrap_or(REGISTRY[0]);
+    let counted = matches!(arch.unrotated, Unrotated::Every(_));
+    if halves || counted || int("rescale_every_n_layers").is_some_and(|n| n > 0) {
         return Err(Error::Unsupported {
             what: "leaving layers out of",
             value: architecture.into(),
             known: "models of one stack of layers that do not depend on their number".into(),
         });
     }
-    // Nothing is implied in a llama file, so that one is what others are taken for.
-    let arch = Arch::by_name(architecture).unwrap_or(REGISTRY[0]);
     let mut more = implied(arch, layers, |end| get(metadata, end));
     more.push(("block_count", MetaValue::U32(keep.len() as u32)));
     for (end, value) in more {

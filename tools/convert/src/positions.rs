@@ -48,6 +48,7 @@ pub(super) fn ropes(c: &Config<'_>, family: &Family, context: u64) -> Result<Rop
             base,
             share: full.share,
             scaling: None,
+            number: full.number,
         };
         let window = match family.window_rope {
             WindowRope::Same => Some(full.clone()),
@@ -84,6 +85,7 @@ pub(super) fn ropes(c: &Config<'_>, family: &Family, context: u64) -> Result<Rop
             base,
             share: full.share,
             scaling: None,
+            number: full.number,
         });
     }
     Ok(Ropes { full, window })
@@ -168,6 +170,10 @@ impl<'a> Reader<'a> {
             base: self.base()?,
             share: self.either(known::ROPE_SHARE, 0.01..=1.0)?,
             scaling: self.scaling(context)?,
+            number: match self.family.rope_number {
+                Some(name) => self.inside.float(&[name], FACTORS)?,
+                None => None,
+            },
         };
         self.inside.check_unread(self.family.architecture)?;
         Ok(rope)
@@ -353,6 +359,15 @@ impl<'a> Reader<'a> {
             (Some(m), Some(all)) => yarn_magnitude(factor, m) / yarn_magnitude(factor, all),
             _ => yarn_magnitude(factor, 1.0),
         });
+        if let Some(n) = m.uint(&["max_position_embeddings"], 1..=limits::MAX_CONTEXT)?
+            && n != context
+        {
+            return Err(m.bad(
+                "max_position_embeddings",
+                n,
+                format!("{context}, as outside"),
+            ));
+        }
         m.note(&["finetuned"]);
         Ok(RopeScaling::Yarn {
             factor,

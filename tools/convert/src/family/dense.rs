@@ -1,11 +1,15 @@
 //! Dense families of 2024 and 2025: the layer of Llama with switches.
 
 use super::keys::{float, layer_types, pattern};
-use super::spec::{Family, Hyper, Table};
+use super::spec::{Family, Hyper, RopeScaling, Table};
 use super::tables::*;
-use crate::config::Config;
+use crate::config::{Config, FILE};
+use crate::folder::{bad, short};
+use crate::known::ROPE_MAPS;
 use geb::error::Result;
 use geb::gguf::writer::MetaValue;
+use geb::limits;
+use serde_json::Value;
 
 /// Gemma 1. Its first configurations call GELU in its tanh form `gelu`.
 pub(super) const GEMMA: Family = Family {
@@ -45,6 +49,46 @@ pub(super) const GEMMA2: Family = Family {
     ..GEMMA
 };
 
+/// SmolLM3.
+pub(super) const SMOLLM3: Family = Family {
+    classes: &["SmolLM3ForCausalLM"],
+    types: &["smollm3"],
+    architecture: "smollm3",
+    tied: true,
+    more: smollm3,
+    ..LIKE_LLAMA
+};
+
+/// Granite 3.
+pub(super) const GRANITE: Family = Family {
+    classes: &["GraniteForCausalLM"],
+    types: &["granite"],
+    architecture: "granite",
+    more: |c, h| {
+        for (name, key) in [
+            ("attention_multiplier", "attention.scale"),
+            ("embedding_multiplier", "embedding_scale"),
+            ("residual_multiplier", "residual_scale"),
+            ("logits_scaling", "logit_scale"),
+        ] {
+            h.put(key, float(c, name)?.unwrap_or(1.0));
+        }
+        Ok(())
+    },
+    ..LIKE_LLAMA
+};
+
+/// Ministral 3, Devstral 2; the models of Mistral before them are of the llama graph.
+pub(super) const MISTRAL3: Family = Family {
+    classes: &["Ministral3ForCausalLM"],
+    types: &["ministral3"],
+    architecture: "mistral3",
+    windowed: true,
+    rope_number: Some("llama_4_scaling_beta"),
+    more: mistral3,
+    ..LIKE_LLAMA
+};
+
 /// A scale, two caps and a window in every other layer. Runtimes have usual values of all of them, so that what the
 /// configuration says is written even where it is none.
 fn gemma2(c: &Config<'_>, h: &mut Hyper) -> Result<()> {
@@ -68,4 +112,47 @@ fn slide(h: &mut Hyper, slides: Vec<bool>, usual: Vec<bool>) {
         let key = "attention.sliding_window_pattern";
         h.more.push((key, MetaValue::Bools(slides)));
     }
+}
+
+/// Every fourth layer does not rotate: no file can say otherwise.
+fn smollm3(c: &Config<'_>, h: &mut Hyper) -> Result<()> {
+    let usual = pattern(h.layers(), 4);
+    let interval = c.uint(&["no_rope_layer_interval"], 1..=limits::MAX_LAYERS)?;
+    let name = "no_rope_layers";
+    let (said, rotated) = match c.get(&[name]) {
+        // The list holds where there are both.
+        Some((_, list)) => {
+            let one = |v: &Value| v.as_u64().filter(|n| *n < 2).map(|n| n == 1);
+            let all = list.as_array().map(|l| l.iter().map(one).collect());
+            (short(list), all.flatten())
+        }
+        None => {
+            let every = interval.unwrap_or(4);
+            (
+                format!("every {every}"),
+                Some(pattern(h.layers(), every as usize)),
+            )
+        }
+    };
+    match rotated.is_some_and(|r: Vec<bool>| r.starts_with(&usual)) {
+        true => Ok(()),
+        false => Err(bad(
+            FILE,
+            name,
+            said,
+            "0 for every fourth layer, 1 for the others",
+        )),
+    }
+}
+
+/// Queries grow in steps of the context before stretching, which files say with YaRN only.
+fn mistral3(_: &Config<'_>, h: &mut Hyper) -> Result<()> {
+    let grown = h.ropes.as_ref().and_then(|r| r.full.number);
+    let Some(scale) = grown else { return Ok(()) };
+    if !matches!(h.scaling, Some(RopeScaling::Yarn { .. })) {
+        let name = format!("{}.llama_4_scaling_beta", ROPE_MAPS[0]);
+        return Err(bad(FILE, name, scale, "absent where rope_type is not yarn"));
+    }
+    h.put("attention.temperature_scale", scale);
+    Ok(())
 }

@@ -37,6 +37,8 @@ pub struct Family {
     pub window_rope: WindowRope,
     /// Share of a head that is rotated when the configuration does not say; `None`: no rotation.
     pub rotated: Option<f64>,
+    /// A number of the rotation's map that only this family has.
+    pub rope_number: Option<&'static str>,
     /// Trained context when the configuration does not say.
     pub context: Option<u64>,
     /// Width of the feed-forward layers in widths of the model, when the configuration does not say.
@@ -282,6 +284,8 @@ pub(crate) struct Rope {
     /// Share of a head that is rotated.
     pub share: Option<f64>,
     pub scaling: Option<RopeScaling>,
+    /// The family's own number.
+    pub number: Option<f64>,
 }
 
 /// The rotations of all layers.

@@ -17,6 +17,7 @@ pub(super) const LIKE_LLAMA: Family = Family {
     windowed: false,
     window_rope: WindowRope::Same,
     rotated: Some(1.0),
+    rope_number: None,
     context: None,
     ffn_times: None,
     appended: &[],

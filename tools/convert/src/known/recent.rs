@@ -36,4 +36,29 @@ pub(super) const USUAL: &[Usual] = &[
             ("final_logit_softcapping", 30.0),
         ],
     ),
+    (&["smollm3"], &[("rms_norm_eps", 1e-6), ("rope_theta", 2e6)]),
+    (
+        &["granite"],
+        &[
+            ("rms_norm_eps", 1e-6),
+            ("attention_multiplier", 1.0),
+            ("embedding_multiplier", 1.0),
+            ("residual_multiplier", 1.0),
+            ("logits_scaling", 1.0),
+        ],
+    ),
+    (
+        &["ministral3"],
+        &[
+            ("vocab_size", 131072.0),
+            ("hidden_size", 4096.0),
+            ("intermediate_size", 14336.0),
+            ("num_hidden_layers", 34.0),
+            ("num_attention_heads", 32.0),
+            ("num_key_value_heads", 8.0),
+            ("head_dim", 128.0),
+            ("max_position_embeddings", 262144.0),
+            ("rms_norm_eps", 1e-5),
+        ],
+    ),
 ];
