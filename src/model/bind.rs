@@ -191,10 +191,11 @@ impl Binder<'_> {
             false => shared,
         };
         let attn_norm = own("attn_norm_2", "attn_norm");
-        let ffn_norm = own(
-            "ffn_norm",
-            if c.parallel { "attn_norm" } else { "ffn_norm" },
-        );
+        let shared = match c.parallel {
+            true => "attn_norm",
+            false => c.arch.ffn_norm,
+        };
+        let ffn_norm = own(c.arch.ffn_norm, shared);
         let mixer = match self.expert_attention(c, at) {
             Some(attention) => Mixer::Experts(attention),
             None => Mixer::Attention(self.attention(c, at)),
@@ -244,7 +245,7 @@ impl Binder<'_> {
         let name = |role: &str| at.name(role);
         let qk_norm = match c.arch.qk_norm {
             QkNorm::None => None,
-            QkNorm::Head => Some([c.head_size; 2]),
+            QkNorm::Head | QkNorm::HeadRotated => Some([c.head_size; 2]),
             QkNorm::Width => Some([q, kv]),
         };
         let qkv = if self.has(&name("attn_qkv.weight")) {

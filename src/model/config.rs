@@ -1,6 +1,8 @@
 //! Hyperparameters: read once, range-checked, then plain numbers (rule 11).
 
-use super::arch::{Arch, MixerKind, NormKind, Positions, REGISTRY, Scalars, Unrotated, WindowRope};
+use super::arch::{
+    Arch, MixerKind, NormKind, Positions, REGISTRY, RopePairing, Scalars, Unrotated, WindowRope,
+};
 use super::keys::Keys;
 use super::routing::Routing;
 use super::scaling::{RopeScaling, ScalingKind, Temperature};
@@ -189,6 +191,7 @@ impl Config {
             let allowed = format!("an even number up to the head size {head_size}");
             return keys.bad("rope.dimension_count", rope_dimension_count, allowed);
         }
+        check_sections(&keys)?;
         let context_length = keys.required("context_length", limits::MAX_CONTEXT)?;
         let epsilon = match arch.norm {
             NormKind::Rms => "attention.layer_norm_rms_epsilon",
@@ -484,6 +487,16 @@ fn windows(keys: &Keys<'_>, layers: usize) -> Result<Vec<usize>> {
     let full = |l: usize| every > 1 && (l + 1).is_multiple_of(every);
     let seen = |l| if full(l) { usize::MAX } else { window };
     Ok((0..layers).map(seen).collect())
+}
+
+/// Sections of M-RoPE are positions of text where there is only text, in pairs `(i, i + r/2)`.
+fn check_sections(keys: &Keys<'_>) -> Result<()> {
+    let suffix = "rope.dimension_sections";
+    let adjacent = keys.arch.rope == RopePairing::Adjacent;
+    match keys.file.get(&keys.key(suffix)) {
+        Some(_) if adjacent => keys.bad(suffix, "there", "absent where pairs are (2i, 2i+1)"),
+        _ => Ok(()),
+    }
 }
 
 /// Which layers rotate.

@@ -35,6 +35,10 @@ const CASES: &[&str] = &[
     "smollm3",
     "granite",
     "ministral3",
+    "glm4",
+    "seed_oss",
+    "ernie4_5",
+    "hunyuan-dense",
     "mixtral",
     "qwen3moe",
     "olmoe",
@@ -240,7 +244,7 @@ fn f32_logits_and_greedy_ids_equal_the_reference_on_every_level() {
 fn files_of_another_converter_give_the_logits_of_the_reference() {
     let entries = std::fs::read_dir(root().join("tests/fixtures-gguf")).expect("a folder");
     let paths: Vec<_> = entries.map(|e| e.expect("an entry").path()).collect();
-    assert!(paths.len() >= 5, "{paths:?}");
+    assert!(paths.len() >= 9, "{paths:?}");
     for path in paths {
         let case = path.file_stem().expect("a name").to_string_lossy();
         let want = expected(&case);
@@ -296,6 +300,7 @@ fn batching_and_threads_do_not_change_the_result() {
         "gemma2",
         "smollm3",
         "ministral3",
+        "hunyuan-dense",
         "t5",
         "rwkv6",
         "rwkv7",
@@ -536,7 +541,13 @@ fn batches_give_the_bits_of_single_tokens() {
             batches_equal_single_tokens(&nano(dtype), level, &[488, 245, 58], 18);
         }
         // The window ends inside the batch.
-        for case in ["mistral-swa", "gemma2", "smollm3", "ministral3"] {
+        for case in [
+            "mistral-swa",
+            "gemma2",
+            "smollm3",
+            "ministral3",
+            "hunyuan-dense",
+        ] {
             batches_equal_single_tokens(&model(case, Dtype::F32), level, &[60, 3], 30);
         }
         for dtype in [Dtype::F32, Dtype::Q8_0] {

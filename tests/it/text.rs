@@ -117,6 +117,10 @@ const CONVERTED: &[&str] = &[
     "smollm3",
     "granite",
     "ministral3",
+    "glm4",
+    "seed_oss",
+    "ernie4_5",
+    "hunyuan-dense",
 ];
 
 #[test]

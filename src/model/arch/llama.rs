@@ -16,6 +16,7 @@ pub(super) const ARCH: Arch = Arch {
     norm: NormKind::Rms,
     norm_place: NormPlace::Before,
     qk_norm: QkNorm::None,
+    ffn_norm: "ffn_norm",
     gate: Gate::Silu,
     plain: None,
     encoder: false,

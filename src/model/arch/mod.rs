@@ -3,14 +3,17 @@
 
 mod bloom;
 mod chatglm;
+mod ernie4_5;
 mod falcon;
 mod gemma;
 mod gemma2;
 mod gemma3;
+mod glm4;
 mod gpt2;
 mod gptneo;
 mod gptneox;
 mod granite;
+mod hunyuan_dense;
 mod jetmoe;
 mod llama;
 mod mamba;
@@ -29,6 +32,7 @@ mod qwen3moe;
 mod registry;
 mod rwkv6;
 mod rwkv7;
+mod seed_oss;
 mod smollm3;
 mod t5;
 
@@ -113,14 +117,16 @@ pub enum NormPlace {
     Both,
 }
 
-/// RMSNorm of queries and keys before rotation.
+/// RMSNorm of queries and keys.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum QkNorm {
     /// None.
     None,
-    /// Each head on its own; weights `[d]` shared by the heads.
+    /// Each head on its own, before rotation; weights `[d]` shared by the heads.
     Head,
-    /// All heads of a token together; weights `[H d]` and `[K d]`.
+    /// The same after rotation.
+    HeadRotated,
+    /// All heads of a token together, before rotation; weights `[H d]` and `[K d]`.
     Width,
 }
 
@@ -169,6 +175,8 @@ pub struct Arch {
     pub norm_place: NormPlace,
     /// Norm of queries and keys.
     pub qk_norm: QkNorm,
+    /// Name of the norm before feed-forward layers.
+    pub ffn_norm: &'static str,
     /// Activation of the gate.
     pub gate: Gate,
     /// Activation of feed-forward layers without `ffn_gate`; `None`: `ffn_up` holds the gate too.

@@ -1,9 +1,9 @@
 //! The architectures that there are.
 
 use super::{
-    Arch, bloom, chatglm, falcon, gemma, gemma2, gemma3, gpt2, gptneo, gptneox, granite, jetmoe,
-    llama, mamba, mamba2, minicpm, mistral3, olmo, olmo2, olmoe, openelm, phi3, qwen2, qwen2moe,
-    qwen3, qwen3moe, rwkv6, rwkv7, smollm3, t5,
+    Arch, bloom, chatglm, ernie4_5, falcon, gemma, gemma2, gemma3, glm4, gpt2, gptneo, gptneox,
+    granite, hunyuan_dense, jetmoe, llama, mamba, mamba2, minicpm, mistral3, olmo, olmo2, olmoe,
+    openelm, phi3, qwen2, qwen2moe, qwen3, qwen3moe, rwkv6, rwkv7, seed_oss, smollm3, t5,
 };
 
 /// All architectures this program runs.
@@ -20,6 +20,10 @@ pub const REGISTRY: &[&Arch] = &[
     &smollm3::ARCH,
     &granite::ARCH,
     &mistral3::ARCH,
+    &glm4::ARCH,
+    &seed_oss::ARCH,
+    &ernie4_5::ARCH,
+    &hunyuan_dense::ARCH,
     &olmo::ARCH,
     &olmo2::ARCH,
     &openelm::ARCH,

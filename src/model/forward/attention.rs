@@ -5,7 +5,7 @@ use geb_kernels::mat::MatMut;
 
 use super::{Buffers, Pass, SERIAL_ROWS, scale};
 use crate::cache::put_rows;
-use crate::model::arch::RopePairing;
+use crate::model::arch::{QkNorm, RopePairing};
 use crate::model::observer::Heads;
 use crate::model::weights::{Attention, Bias, Qkv};
 
@@ -131,14 +131,21 @@ impl Pass<'_, '_> {
             return;
         }
         let adjacent = c.arch.rope == RopePairing::Adjacent;
+        let (early, late) = match c.arch.qk_norm {
+            QkNorm::HeadRotated => (None, norms),
+            QkNorm::None | QkNorm::Head | QkNorm::Width => (norms, None),
+        };
         let turn = |t: usize, heads: &mut [f32], side: usize| {
-            if let Some(weights) = norms {
+            if let Some(weights) = early {
                 kernels.rms_norm_each(heads, &weights[side], c.norm_epsilon);
             }
             let (cos, sin) = table.at(places.at(t), pairs);
             heads
                 .chunks_exact_mut(c.head_size)
                 .for_each(|head| kernels.rope(head, cos, sin, adjacent));
+            if let Some(weights) = late {
+                kernels.rms_norm_each(heads, &weights[side], c.norm_epsilon);
+            }
             if let (0, Some(temperature)) = (side, c.temperature) {
                 scale(heads, temperature.at(places.at(t)));
             }

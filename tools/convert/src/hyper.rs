@@ -193,7 +193,7 @@ impl Hyper {
                     key("rope.scaling.yarn_truncate", MetaValue::Bool(false));
                 }
             }
-            Some(RopeScaling::Llama3 { .. }) | None => {}
+            Some(RopeScaling::Llama3 { .. } | RopeScaling::Alpha(_)) | None => {}
         }
         key("vocab_size", u(rows));
         for (name, value) in &self.more {

@@ -303,6 +303,7 @@ impl<'a> Reader<'a> {
                 self.long(context, original).map(Some)
             }
             "yarn" => self.yarn(context).map(Some),
+            "dynamic" if self.family.rope_number == Some("alpha") => self.alpha().map(Some),
             other => Err(Error::Unsupported {
                 what: "rope scaling",
                 value: other.chars().take(80).collect(),
@@ -335,6 +336,19 @@ impl<'a> Reader<'a> {
             original: original as u32,
             attn_factor: given.unwrap_or(usual) as f32,
         })
+    }
+
+    /// Scaling by alpha; the numbers of other kinds beside it are those that change nothing or are not looked at.
+    fn alpha(&self) -> Result<RopeScaling> {
+        let alpha = self.need("alpha")?;
+        let factor = self.inside.float(&["factor"], FACTORS)?;
+        if let Some(factor) = factor.filter(|f| *f != 1.0) {
+            let allowed = "absent or 1 where there is alpha";
+            return Err(self.inside.bad("factor", factor, allowed));
+        }
+        let names = ["beta_fast", "beta_slow", "mscale", "mscale_all_dim"];
+        self.inside.note(&names);
+        Ok(RopeScaling::Alpha(alpha))
     }
 
     /// YaRN; 0 stands for the usual bounds, as in the reference.

@@ -1,7 +1,7 @@
 //! Dense families of 2024 and 2025: the layer of Llama with switches.
 
 use super::keys::{float, layer_types, pattern};
-use super::spec::{Family, Hyper, RopeScaling, Table};
+use super::spec::{Dim, Family, Hyper, Line, RopeScaling, Rows, Table};
 use super::tables::*;
 use crate::config::{Config, FILE};
 use crate::folder::{bad, short};
@@ -89,6 +89,77 @@ pub(super) const MISTRAL3: Family = Family {
     ..LIKE_LLAMA
 };
 
+/// GLM-4-0414 (9B, 32B). The norms behind attention and feed-forward have names of their own.
+pub(super) const GLM4: Family = Family {
+    classes: &["Glm4ForCausalLM"],
+    types: &["glm4"],
+    architecture: "glm4",
+    permuted: false,
+    rotated: Some(0.5),
+    table: &Table {
+        layer: &[
+            ATTN_NORM,
+            QKV,
+            ATTN_OUTPUT,
+            lines! { "blk.{}.post_attention_norm" [Width] = "model.layers.{}.post_self_attn_layernorm" All; },
+            FFN_NORM,
+            FFN_FUSED,
+            lines! { "blk.{}.post_ffw_norm" [Width] = "model.layers.{}.post_mlp_layernorm" All; },
+        ],
+        ..LLAMA
+    },
+    ..LIKE_LLAMA
+};
+
+/// Seed-OSS. Its file calls the norm before the feed-forward layer as the checkpoint does.
+pub(super) const SEED_OSS: Family = Family {
+    classes: &["SeedOssForCausalLM"],
+    types: &["seed_oss"],
+    architecture: "seed_oss",
+    permuted: false,
+    harmless: &["attention_out_bias"],
+    table: &Table {
+        layer: &[ATTN_NORM, QKV, ATTN_OUTPUT, POST_ATTENTION_NORM, FFN],
+        ..LLAMA
+    },
+    ..LIKE_LLAMA
+};
+
+/// ERNIE 4.5 without experts.
+pub(super) const ERNIE4_5: Family = Family {
+    classes: &["Ernie4_5ForCausalLM"],
+    types: &["ernie4_5"],
+    architecture: "ernie4_5",
+    permuted: false,
+    tied: true,
+    ..LIKE_LLAMA
+};
+
+/// Hunyuan without experts.
+pub(super) const HUNYUAN_DENSE: Family = Family {
+    classes: &["HunYuanDenseV1ForCausalLM"],
+    types: &["hunyuan_v1_dense"],
+    architecture: "hunyuan-dense",
+    permuted: false,
+    rope_number: Some("alpha"),
+    more: hunyuan,
+    table: &Table {
+        layer: &[
+            ATTN_NORM,
+            QKV,
+            lines! {
+                "blk.{}.attn_q_norm" [Head] = "model.layers.{}.self_attn.query_layernorm" All;
+                "blk.{}.attn_k_norm" [Head] = "model.layers.{}.self_attn.key_layernorm" All;
+            },
+            ATTN_OUTPUT,
+            FFN_NORM,
+            FFN,
+        ],
+        ..LLAMA
+    },
+    ..LIKE_LLAMA
+};
+
 /// A scale, two caps and a window in every other layer. Runtimes have usual values of all of them, so that what the
 /// configuration says is written even where it is none.
 fn gemma2(c: &Config<'_>, h: &mut Hyper) -> Result<()> {
@@ -154,5 +225,14 @@ fn mistral3(_: &Config<'_>, h: &mut Hyper) -> Result<()> {
         return Err(bad(FILE, name, scale, "absent where rope_type is not yarn"));
     }
     h.put("attention.temperature_scale", scale);
+    Ok(())
+}
+
+/// Dynamic scaling by alpha: the base of the rotation times `alpha^(d / (d - 2))`.
+fn hunyuan(_: &Config<'_>, h: &mut Hyper) -> Result<()> {
+    if let (Some(RopeScaling::Alpha(alpha)), d @ 3..) = (&h.scaling, h.shape.head_dim) {
+        let d = d as f64;
+        h.rope_base = (f64::from(h.rope_base) * alpha.powf(d / (d - 2.0))) as f32;
+    }
     Ok(())
 }

@@ -249,6 +249,8 @@ pub enum RopeScaling {
         /// Multiplies cosine and sine.
         attn_factor: f32,
     },
+    /// The base is multiplied by a power of this number: the family does.
+    Alpha(f64),
     /// YaRN (arXiv 2309.00071), left to the runtime.
     Yarn {
         /// The divisor.

@@ -61,4 +61,11 @@ pub(super) const USUAL: &[Usual] = &[
             ("rms_norm_eps", 1e-5),
         ],
     ),
+    (&["glm4"], &[("rms_norm_eps", 1.5625e-7)]),
+    (&["seed_oss"], &[("rms_norm_eps", 1e-6)]),
+    (
+        &["ernie4_5"],
+        &[("rms_norm_eps", 1e-5), ("rope_theta", 5e5)],
+    ),
+    (&["hunyuan_v1_dense"], &[("rms_norm_eps", 1e-5)]),
 ];
