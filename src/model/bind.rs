@@ -155,6 +155,11 @@ impl Binder<'_> {
                 self.vector(format!("{name}.weight"), e),
                 self.vector(format!("{name}.bias"), e),
             ),
+            NormKind::LayerWeights => {
+                let weights = self.vector(format!("{name}.weight"), e);
+                let biases = vec![0.0; weights.len()];
+                Norm::Layer(weights, biases)
+            }
             // A width that the file does not have is given no memory.
             NormKind::BareLayer if !self.problems.is_empty() => Norm::None,
             NormKind::BareLayer => Norm::Layer(vec![1.0; e], vec![0.0; e]),

@@ -1,7 +1,8 @@
 //! Hyperparameters: read once, range-checked, then plain numbers (rule 11).
 
 use super::arch::{
-    Arch, MixerKind, NormKind, Positions, REGISTRY, RopePairing, Scalars, Unrotated, WindowRope,
+    Arch, LogitScale, MixerKind, NormKind, Positions, REGISTRY, RopePairing, Scalars, Unrotated,
+    WindowRope,
 };
 use super::keys::Keys;
 use super::routing::Routing;
@@ -195,7 +196,9 @@ impl Config {
         let context_length = keys.required("context_length", limits::MAX_CONTEXT)?;
         let epsilon = match arch.norm {
             NormKind::Rms => "attention.layer_norm_rms_epsilon",
-            NormKind::Layer | NormKind::BareLayer => "attention.layer_norm_epsilon",
+            NormKind::Layer | NormKind::LayerWeights | NormKind::BareLayer => {
+                "attention.layer_norm_epsilon"
+            }
         };
         let norm_epsilon = GgufFile::require(&keys.key(epsilon), keys.float(epsilon, 0.0..=1.0)?)?;
         let [embedding_scale, residual_scale, logit_scale] =
@@ -204,6 +207,7 @@ impl Config {
             keys.float(suffix, 0.0..=1e6)
                 .map(|v| v.filter(|v| *v > 0.0))
         };
+        let windows = windows(&keys, layers.len())?;
         let attention_scale = attention_scale(&keys, block_count, embedding_length, layers[0])?;
         let [attention_softcap, logit_softcap] = softcaps(&keys)?;
         let rope_freq_base = keys.float("rope.freq_base", 1.0..=1e12)?;
@@ -215,8 +219,8 @@ impl Config {
             context_length,
             embedding_length,
             experts: Routing::read(&keys, layers[0].feed_forward_length)?,
-            windows: like_last(windows(&keys, layers.len())?, extra_heads),
-            rotated: like_last(rotated(arch, layers.len()), extra_heads),
+            rotated: like_last(rotated(&keys, &windows)?, extra_heads),
+            windows: like_last(windows, extra_heads),
             temperature: temperature(&keys)?,
             extra_heads,
             layers: like_last(layers, extra_heads),
@@ -421,7 +425,11 @@ fn scalars(keys: &Keys<'_>, width: usize, layers: usize) -> Result<[f32; 3]> {
     Ok([
         of("embedding_scale")?.unwrap_or(default[0]),
         of("residual_scale")?.unwrap_or(default[1]),
-        of("logit_scale")?.map_or(default[2], |s| 1.0 / s),
+        match (of("logit_scale")?, keys.arch.logit_scale) {
+            (None, _) => default[2],
+            (Some(s), LogitScale::Divides) => 1.0 / s,
+            (Some(s), LogitScale::Multiplies) => s,
+        },
     ])
 }
 
@@ -458,12 +466,16 @@ fn softcaps(keys: &Keys<'_>) -> Result<[Option<f32>; 2]> {
     ])
 }
 
+/// What the tokens see of layers with a window; 0: all.
+fn window(keys: &Keys<'_>) -> Result<usize> {
+    let said = keys.count("attention.sliding_window", limits::MAX_CONTEXT)?;
+    Ok(said.unwrap_or(keys.arch.window))
+}
+
 /// What the tokens of each layer see.
 fn windows(keys: &Keys<'_>, layers: usize) -> Result<Vec<usize>> {
     let file = keys.file;
-    let key = keys.key("attention.sliding_window");
-    let window = file.int(&key, 0..=limits::MAX_CONTEXT)?;
-    let window = window.map_or(keys.arch.window, |w| w as usize);
+    let window = window(keys)?;
     let pattern = keys.key("attention.sliding_window_pattern");
     if window == 0 {
         return Ok(vec![usize::MAX; layers]);
@@ -499,13 +511,16 @@ fn check_sections(keys: &Keys<'_>) -> Result<()> {
     }
 }
 
-/// Which layers rotate.
-fn rotated(arch: &Arch, layers: usize) -> Vec<bool> {
-    let one = |l: usize| match arch.unrotated {
+/// Which layers rotate, by what their tokens see.
+fn rotated(keys: &Keys<'_>, windows: &[usize]) -> Result<Vec<bool>> {
+    let none = window(keys)? == 0;
+    let one = |(l, window): (usize, &usize)| match keys.arch.unrotated {
         Unrotated::None => true,
         Unrotated::Every(n) => !(l + 1).is_multiple_of(n),
+        Unrotated::Full => *window != usize::MAX,
+        Unrotated::FullBesideWindows => none || *window != usize::MAX,
     };
-    (0..layers).map(one).collect()
+    Ok(windows.iter().enumerate().map(one).collect())
 }
 
 /// Growth of the queries, in steps of the context before stretching.

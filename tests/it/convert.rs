@@ -34,6 +34,8 @@ const CASES: &[&str] = &[
     "seed_oss",
     "ernie4_5",
     "hunyuan-dense",
+    "exaone4",
+    "cohere2",
     "mixtral",
     "qwen3moe",
     "olmoe",

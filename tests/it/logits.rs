@@ -39,6 +39,8 @@ const CASES: &[&str] = &[
     "seed_oss",
     "ernie4_5",
     "hunyuan-dense",
+    "exaone4",
+    "cohere2",
     "mixtral",
     "qwen3moe",
     "olmoe",
@@ -244,7 +246,7 @@ fn f32_logits_and_greedy_ids_equal_the_reference_on_every_level() {
 fn files_of_another_converter_give_the_logits_of_the_reference() {
     let entries = std::fs::read_dir(root().join("tests/fixtures-gguf")).expect("a folder");
     let paths: Vec<_> = entries.map(|e| e.expect("an entry").path()).collect();
-    assert!(paths.len() >= 9, "{paths:?}");
+    assert!(paths.len() >= 11, "{paths:?}");
     for path in paths {
         let case = path.file_stem().expect("a name").to_string_lossy();
         let want = expected(&case);
@@ -301,6 +303,8 @@ fn batching_and_threads_do_not_change_the_result() {
         "smollm3",
         "ministral3",
         "hunyuan-dense",
+        "exaone4",
+        "cohere2",
         "t5",
         "rwkv6",
         "rwkv7",
@@ -547,6 +551,7 @@ fn batches_give_the_bits_of_single_tokens() {
             "smollm3",
             "ministral3",
             "hunyuan-dense",
+            "cohere2",
         ] {
             batches_equal_single_tokens(&model(case, Dtype::F32), level, &[60, 3], 30);
         }

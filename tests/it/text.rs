@@ -121,6 +121,8 @@ const CONVERTED: &[&str] = &[
     "seed_oss",
     "ernie4_5",
     "hunyuan-dense",
+    "exaone4",
+    "cohere2",
 ];
 
 #[test]

@@ -2,8 +2,8 @@
 //! Files hold q and k with interleaved pairs (the converter permutes Hugging Face rows).
 
 use super::{
-    Arch, Gate, MixerKind, NormKind, NormPlace, Positions, QkNorm, RopePairing, Scalars, Unrotated,
-    WindowRope,
+    Arch, Gate, LogitScale, MixerKind, NormKind, NormPlace, Positions, QkNorm, RopePairing,
+    Scalars, Unrotated, WindowRope,
 };
 
 pub(super) const ARCH: Arch = Arch {
@@ -27,6 +27,7 @@ pub(super) const ARCH: Arch = Arch {
     parallel: false,
     renormalise: true,
     scalars: Scalars::Ones,
+    logit_scale: LogitScale::Divides,
     full_every: 1,
     window_rope: WindowRope::Same,
 };

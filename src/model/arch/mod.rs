@@ -3,7 +3,9 @@
 
 mod bloom;
 mod chatglm;
+mod cohere2;
 mod ernie4_5;
+mod exaone4;
 mod falcon;
 mod gemma;
 mod gemma2;
@@ -93,6 +95,10 @@ pub enum Unrotated {
     None,
     /// The last one of every so many.
     Every(usize),
+    /// Those that see all positions.
+    Full,
+    /// The same in models that have a window.
+    FullBesideWindows,
 }
 
 /// Formula of the norms.
@@ -102,6 +108,8 @@ pub enum NormKind {
     Rms,
     /// LayerNorm with weights and biases.
     Layer,
+    /// LayerNorm with weights alone.
+    LayerWeights,
     /// LayerNorm without weights and biases.
     BareLayer,
 }
@@ -154,6 +162,15 @@ pub enum Scalars {
     Tied,
 }
 
+/// What the scale of the logits in a file does to them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LogitScale {
+    /// They are divided by it.
+    Divides,
+    /// They are multiplied by it.
+    Multiplies,
+}
+
 /// An architecture: what differs between the graphs of the family.
 #[derive(Debug)]
 pub struct Arch {
@@ -197,6 +214,8 @@ pub struct Arch {
     pub renormalise: bool,
     /// Default factors.
     pub scalars: Scalars,
+    /// Meaning of `logit_scale`.
+    pub logit_scale: LogitScale,
     /// If the file does not say: every so many layers, the last one sees all positions and the
     /// others a window; 1: a window, if there is one, holds for all layers.
     pub full_every: usize,

@@ -1,9 +1,10 @@
 //! The architectures that there are.
 
 use super::{
-    Arch, bloom, chatglm, ernie4_5, falcon, gemma, gemma2, gemma3, glm4, gpt2, gptneo, gptneox,
-    granite, hunyuan_dense, jetmoe, llama, mamba, mamba2, minicpm, mistral3, olmo, olmo2, olmoe,
-    openelm, phi3, qwen2, qwen2moe, qwen3, qwen3moe, rwkv6, rwkv7, seed_oss, smollm3, t5,
+    Arch, bloom, chatglm, cohere2, ernie4_5, exaone4, falcon, gemma, gemma2, gemma3, glm4, gpt2,
+    gptneo, gptneox, granite, hunyuan_dense, jetmoe, llama, mamba, mamba2, minicpm, mistral3, olmo,
+    olmo2, olmoe, openelm, phi3, qwen2, qwen2moe, qwen3, qwen3moe, rwkv6, rwkv7, seed_oss, smollm3,
+    t5,
 };
 
 /// All architectures this program runs.
@@ -24,6 +25,8 @@ pub const REGISTRY: &[&Arch] = &[
     &seed_oss::ARCH,
     &ernie4_5::ARCH,
     &hunyuan_dense::ARCH,
+    &exaone4::ARCH,
+    &cohere2::ARCH,
     &olmo::ARCH,
     &olmo2::ARCH,
     &openelm::ARCH,

@@ -141,6 +141,10 @@ pub(super) const HUNYUAN_DENSE: Family = Family {
     types: &["hunyuan_v1_dense"],
     architecture: "hunyuan-dense",
     permuted: false,
+    fixed: &[
+        ("use_qk_norm", true, "true (normed heads)"),
+        ("use_cla", false, "false (keys and values of each layer)"),
+    ],
     rope_number: Some("alpha"),
     more: hunyuan,
     table: &Table {
@@ -155,6 +159,55 @@ pub(super) const HUNYUAN_DENSE: Family = Family {
             FFN_NORM,
             FFN,
         ],
+        ..LLAMA
+    },
+    ..LIKE_LLAMA
+};
+
+/// EXAONE 4.
+pub(super) const EXAONE4: Family = Family {
+    classes: &["Exaone4ForCausalLM"],
+    types: &["exaone4"],
+    architecture: "exaone4",
+    permuted: false,
+    windowed: true,
+    more: exaone4,
+    table: &Table {
+        layer: &[
+            QKV,
+            HEAD_NORMS,
+            ATTN_OUTPUT,
+            POST_ATTENTION_NORM,
+            FFN,
+            POST_FFN_NORM,
+        ],
+        ..LLAMA
+    },
+    ..LIKE_LLAMA
+};
+
+/// Command R7B and Aya of 2024 on. Their configurations repeat what the graph is.
+pub(super) const COHERE2: Family = Family {
+    classes: &["Cohere2ForCausalLM"],
+    types: &["cohere2"],
+    architecture: "cohere2",
+    permuted: false,
+    layer_norm: true,
+    tied: true,
+    fixed: &[
+        ("use_parallel_block", true, "true (branches side by side)"),
+        ("use_qk_norm", false, "false (heads without norms)"),
+        (
+            "use_gated_activation",
+            true,
+            "true (gated feed-forward layers)",
+        ),
+        ("use_embedding_sharing", true, "true (tied output)"),
+    ],
+    windowed: true,
+    more: cohere2,
+    table: &Table {
+        layer: &[ATTN_NORM, QKV, ATTN_OUTPUT, FFN],
         ..LLAMA
     },
     ..LIKE_LLAMA
@@ -234,5 +287,43 @@ fn hunyuan(_: &Config<'_>, h: &mut Hyper) -> Result<()> {
         let d = d as f64;
         h.rope_base = (f64::from(h.rope_base) * alpha.powf(d / (d - 2.0))) as f32;
     }
+    Ok(())
+}
+
+/// A window in three of four layers, or in none; runtimes take layers that see all beside the others for unrotated.
+fn exaone4(c: &Config<'_>, h: &mut Hyper) -> Result<()> {
+    let key = "sliding_window_pattern";
+    if h.window.is_none() {
+        // No pattern without a window; `layer_types` says that all see everything.
+        c.note(&[key]);
+        return Ok(());
+    }
+    intervals(c, h, key)
+}
+
+/// Logits are multiplied by a scale; layers without a window do not rotate.
+fn cohere2(c: &Config<'_>, h: &mut Hyper) -> Result<()> {
+    h.put("logit_scale", float(c, "logit_scale")?.unwrap_or(0.0625));
+    if h.window.is_none() {
+        return Err(bad(FILE, "sliding_window", "absent or null", "an integer"));
+    }
+    intervals(c, h, "sliding_window_pattern")
+}
+
+/// Layers with a window: those that `layer_types` names, or all but every n-th, usually every fourth.
+fn intervals(c: &Config<'_>, h: &mut Hyper, key: &'static str) -> Result<()> {
+    let slides = match layer_types(c, h.layers())? {
+        // The list holds where there are both.
+        Some(slides) => {
+            c.note(&[key]);
+            slides
+        }
+        None => {
+            let every = c.uint(&[key], 1..=limits::MAX_LAYERS)?.unwrap_or(4);
+            pattern(h.layers(), every as usize)
+        }
+    };
+    let usual = pattern(h.layers(), 4);
+    slide(h, slides, usual);
     Ok(())
 }

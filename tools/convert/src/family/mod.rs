@@ -183,6 +183,8 @@ pub const FAMILIES: &[Family] = &[
     dense::SEED_OSS,
     dense::ERNIE4_5,
     dense::HUNYUAN_DENSE,
+    dense::EXAONE4,
+    dense::COHERE2,
     experts::MIXTRAL,
     experts::QWEN2_MOE,
     experts::QWEN3_MOE,

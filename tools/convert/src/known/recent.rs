@@ -68,4 +68,16 @@ pub(super) const USUAL: &[Usual] = &[
         &[("rms_norm_eps", 1e-5), ("rope_theta", 5e5)],
     ),
     (&["hunyuan_v1_dense"], &[("rms_norm_eps", 1e-5)]),
+    (
+        &["exaone4"],
+        &[("rms_norm_eps", 1e-5), ("sliding_window", 4096.0)],
+    ),
+    (
+        &["cohere2"],
+        &[
+            ("layer_norm_eps", 1e-5),
+            ("sliding_window", 4096.0),
+            ("logit_scale", 0.0625),
+        ],
+    ),
 ];
