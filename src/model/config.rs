@@ -1,12 +1,12 @@
 //! Hyperparameters: read once, range-checked, then plain numbers (rule 11).
 
 use super::arch::{
-    Arch, LogitScale, MixerKind, NormKind, Positions, REGISTRY, RopePairing, Scalars, Unrotated,
-    WindowRope,
+    Arch, LogitScale, MixerKind, NormKind, Positions, REGISTRY, Scalars, WindowRope,
 };
 use super::keys::Keys;
 use super::routing::Routing;
 use super::scaling::{RopeScaling, ScalingKind, Temperature};
+use super::switches;
 use crate::error::{Error, Result};
 use crate::gguf::{GgufFile, Value, ValueType};
 use crate::limits;
@@ -192,13 +192,11 @@ impl Config {
             let allowed = format!("an even number up to the head size {head_size}");
             return keys.bad("rope.dimension_count", rope_dimension_count, allowed);
         }
-        check_sections(&keys)?;
+        switches::check_sections(&keys)?;
         let context_length = keys.required("context_length", limits::MAX_CONTEXT)?;
         let epsilon = match arch.norm {
             NormKind::Rms => "attention.layer_norm_rms_epsilon",
-            NormKind::Layer | NormKind::LayerWeights | NormKind::BareLayer => {
-                "attention.layer_norm_epsilon"
-            }
+            _ => "attention.layer_norm_epsilon",
         };
         let norm_epsilon = GgufFile::require(&keys.key(epsilon), keys.float(epsilon, 0.0..=1.0)?)?;
         let [embedding_scale, residual_scale, logit_scale] =
@@ -209,7 +207,7 @@ impl Config {
         };
         let windows = windows(&keys, layers.len())?;
         let attention_scale = attention_scale(&keys, block_count, embedding_length, layers[0])?;
-        let [attention_softcap, logit_softcap] = softcaps(&keys)?;
+        let [attention_softcap, logit_softcap] = switches::softcaps(&keys)?;
         let rope_freq_base = keys.float("rope.freq_base", 1.0..=1e12)?;
         let rope_freq_base = rope_freq_base.unwrap_or(10_000.0);
         let base_window = keys.float("rope.freq_base_swa", 1.0..=1e12)?;
@@ -219,9 +217,9 @@ impl Config {
             context_length,
             embedding_length,
             experts: Routing::read(&keys, layers[0].feed_forward_length)?,
-            rotated: like_last(rotated(&keys, &windows)?, extra_heads),
+            rotated: like_last(switches::rotated(&keys, &windows)?, extra_heads),
             windows: like_last(windows, extra_heads),
-            temperature: temperature(&keys)?,
+            temperature: switches::temperature(&keys)?,
             extra_heads,
             layers: like_last(layers, extra_heads),
             head_size,
@@ -252,11 +250,10 @@ impl Config {
             attention_scale,
             attention_softcap,
             rescale_every: match recurrent {
-                Some(_) => file
-                    .int(&keys.key("rescale_every_n_layers"), 0..=limits::MAX_LAYERS)?
-                    .unwrap_or(0) as usize,
-                None => 0,
-            },
+                Some(_) => keys.count("rescale_every_n_layers", limits::MAX_LAYERS)?,
+                None => None,
+            }
+            .unwrap_or(0),
             recurrent,
             scratch: 0,
             vocab: 0,
@@ -313,8 +310,7 @@ fn layers(keys: &Keys<'_>, count: usize, width: usize) -> Result<Vec<LayerSizes>
     let heads = GgufFile::require(&keys.key("attention.head_count"), heads)?;
     let kv = keys.each("attention.head_count_kv", limits::MAX_HEADS, count)?;
     let kv = kv.unwrap_or_else(|| heads.clone());
-    let ffn = keys.each("feed_forward_length", limits::MAX_WIDTH, count)?;
-    let ffn = GgufFile::require(&keys.key("feed_forward_length"), ffn)?;
+    let ffn = switches::ffn_widths(keys, count)?;
     let head_size = match keys.int("attention.key_length", limits::MAX_WIDTH)? {
         Some(d) => d,
         None if width.is_multiple_of(heads[0]) => width / heads[0],
@@ -453,29 +449,10 @@ fn attention_scale(
     Ok(said.unwrap_or(usual))
 }
 
-/// Caps of the scores and of the logits.
-fn softcaps(keys: &Keys<'_>) -> Result<[Option<f32>; 2]> {
-    let of = |suffix, usual: f32| {
-        let said = keys.float(suffix, 0.0..=1e6)?;
-        Ok::<_, Error>(Some(said.unwrap_or(usual)).filter(|c| *c > 0.0))
-    };
-    let [scores, logits] = keys.arch.softcaps;
-    Ok([
-        of("attn_logit_softcapping", scores)?,
-        of("final_logit_softcapping", logits)?,
-    ])
-}
-
-/// What the tokens see of layers with a window; 0: all.
-fn window(keys: &Keys<'_>) -> Result<usize> {
-    let said = keys.count("attention.sliding_window", limits::MAX_CONTEXT)?;
-    Ok(said.unwrap_or(keys.arch.window))
-}
-
 /// What the tokens of each layer see.
 fn windows(keys: &Keys<'_>, layers: usize) -> Result<Vec<usize>> {
     let file = keys.file;
-    let window = window(keys)?;
+    let window = switches::window(keys)?;
     let pattern = keys.key("attention.sliding_window_pattern");
     if window == 0 {
         return Ok(vec![usize::MAX; layers]);
@@ -499,38 +476,6 @@ fn windows(keys: &Keys<'_>, layers: usize) -> Result<Vec<usize>> {
     let full = |l: usize| every > 1 && (l + 1).is_multiple_of(every);
     let seen = |l| if full(l) { usize::MAX } else { window };
     Ok((0..layers).map(seen).collect())
-}
-
-/// Sections of M-RoPE are positions of text where there is only text, in pairs `(i, i + r/2)`.
-fn check_sections(keys: &Keys<'_>) -> Result<()> {
-    let suffix = "rope.dimension_sections";
-    let adjacent = keys.arch.rope == RopePairing::Adjacent;
-    match keys.file.get(&keys.key(suffix)) {
-        Some(_) if adjacent => keys.bad(suffix, "there", "absent where pairs are (2i, 2i+1)"),
-        _ => Ok(()),
-    }
-}
-
-/// Which layers rotate, by what their tokens see.
-fn rotated(keys: &Keys<'_>, windows: &[usize]) -> Result<Vec<bool>> {
-    let none = window(keys)? == 0;
-    let one = |(l, window): (usize, &usize)| match keys.arch.unrotated {
-        Unrotated::None => true,
-        Unrotated::Every(n) => !(l + 1).is_multiple_of(n),
-        Unrotated::Full => *window != usize::MAX,
-        Unrotated::FullBesideWindows => none || *window != usize::MAX,
-    };
-    Ok(windows.iter().enumerate().map(one).collect())
-}
-
-/// Growth of the queries, in steps of the context before stretching.
-fn temperature(keys: &Keys<'_>) -> Result<Option<Temperature>> {
-    let scale = keys.float("attention.temperature_scale", 0.0..=1e6)?;
-    let Some(scale) = scale.filter(|s| *s > 0.0) else {
-        return Ok(None);
-    };
-    let length = keys.required("rope.scaling.original_context_length", limits::MAX_CONTEXT)?;
-    Ok(Some(Temperature { scale, length }))
 }
 
 fn rope_scaling(keys: &Keys<'_>, context_length: usize) -> Result<RopeScaling> {

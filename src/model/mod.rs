@@ -15,6 +15,7 @@ pub(crate) mod resident;
 pub(crate) mod rope;
 pub mod routing;
 mod scaling;
+mod switches;
 pub mod weights;
 
 use std::sync::{Arc, OnceLock};

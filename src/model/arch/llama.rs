@@ -2,8 +2,8 @@
 //! Files hold q and k with interleaved pairs (the converter permutes Hugging Face rows).
 
 use super::{
-    Arch, Gate, LogitScale, MixerKind, NormKind, NormPlace, Positions, QkNorm, RopePairing,
-    Scalars, Unrotated, WindowRope,
+    Arch, FfnWidth, Gate, LogitScale, MixerKind, NormKind, NormPlace, Positions, QkNorm,
+    RopePairing, Scalars, Unrotated, WindowRope,
 };
 
 pub(super) const ARCH: Arch = Arch {
@@ -19,6 +19,7 @@ pub(super) const ARCH: Arch = Arch {
     ffn_norm: "ffn_norm",
     gate: Gate::Silu,
     plain: None,
+    ffn_width: FfnWidth::Key,
     encoder: false,
     scaled: true,
     wide_scale_layers: None,

@@ -1,6 +1,7 @@
 //! Architectures as data: each is one small file of answers to the questions below, and one
 //! layer loop (`model/forward.rs`) serves them all. Nothing here contains a loop.
 
+mod arcee;
 mod bloom;
 mod chatglm;
 mod cohere2;
@@ -26,6 +27,7 @@ mod olmo;
 mod olmo2;
 mod olmoe;
 mod openelm;
+mod phi2;
 mod phi3;
 mod qwen2;
 mod qwen2moe;
@@ -36,6 +38,8 @@ mod rwkv6;
 mod rwkv7;
 mod seed_oss;
 mod smollm3;
+mod stablelm;
+mod starcoder2;
 mod t5;
 
 pub use registry::REGISTRY;
@@ -147,6 +151,8 @@ pub enum Gate {
     Gelu,
     /// The larger of the number and 0.
     Relu,
+    /// Its square (arXiv 2109.08668).
+    ReluSquared,
 }
 
 /// Factors of embedding, residual branches and logits where the file has no keys for them.
@@ -160,6 +166,15 @@ pub enum Scalars {
     MiniCpm,
     /// Logits over the root of the width where the output matrix is the embedding.
     Tied,
+}
+
+/// What says how wide feed-forward layers are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FfnWidth {
+    /// `feed_forward_length`.
+    Key,
+    /// The rows of `ffn_up`.
+    Tensors,
 }
 
 /// What the scale of the logits in a file does to them.
@@ -198,6 +213,8 @@ pub struct Arch {
     pub gate: Gate,
     /// Activation of feed-forward layers without `ffn_gate`; `None`: `ffn_up` holds the gate too.
     pub plain: Option<Gate>,
+    /// Where the width of feed-forward layers is told.
+    pub ffn_width: FfnWidth,
     /// An encoder reads the prompt, and the layers look at what it made of it.
     pub encoder: bool,
     /// Scores are divided by the root of the head size, if the file does not say.

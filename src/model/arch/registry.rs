@@ -1,10 +1,10 @@
 //! The architectures that there are.
 
 use super::{
-    Arch, bloom, chatglm, cohere2, ernie4_5, exaone4, falcon, gemma, gemma2, gemma3, glm4, gpt2,
-    gptneo, gptneox, granite, hunyuan_dense, jetmoe, llama, mamba, mamba2, minicpm, mistral3, olmo,
-    olmo2, olmoe, openelm, phi3, qwen2, qwen2moe, qwen3, qwen3moe, rwkv6, rwkv7, seed_oss, smollm3,
-    t5,
+    Arch, arcee, bloom, chatglm, cohere2, ernie4_5, exaone4, falcon, gemma, gemma2, gemma3, glm4,
+    gpt2, gptneo, gptneox, granite, hunyuan_dense, jetmoe, llama, mamba, mamba2, minicpm, mistral3,
+    olmo, olmo2, olmoe, openelm, phi2, phi3, qwen2, qwen2moe, qwen3, qwen3moe, rwkv6, rwkv7,
+    seed_oss, smollm3, stablelm, starcoder2, t5,
 };
 
 /// All architectures this program runs.
@@ -27,6 +27,10 @@ pub const REGISTRY: &[&Arch] = &[
     &hunyuan_dense::ARCH,
     &exaone4::ARCH,
     &cohere2::ARCH,
+    &arcee::ARCH,
+    &starcoder2::ARCH,
+    &stablelm::ARCH,
+    &phi2::ARCH,
     &olmo::ARCH,
     &olmo2::ARCH,
     &openelm::ARCH,

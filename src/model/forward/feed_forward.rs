@@ -46,6 +46,10 @@ impl Pass<'_, '_> {
             Gate::Silu => kernels.silu_mul(g, u),
             Gate::Gelu => kernels.gelu_mul(g, u),
             Gate::Relu => g.iter_mut().zip(u).for_each(|(g, u)| *g = g.max(0.0) * u),
+            Gate::ReluSquared => {
+                let square = |(g, u): (&mut f32, &f32)| *g = g.max(0.0) * g.max(0.0) * u;
+                g.iter_mut().zip(u).for_each(square);
+            }
         }
     }
 
@@ -76,6 +80,7 @@ fn activate(kernels: &Kernels, gate: Gate, row: &mut [f32]) {
             Gate::Silu => kernels.silu_mul(piece, ones),
             Gate::Gelu => kernels.gelu_mul(piece, ones),
             Gate::Relu => piece.iter_mut().for_each(|v| *v = v.max(0.0)),
+            Gate::ReluSquared => piece.iter_mut().for_each(|v| *v = v.max(0.0) * v.max(0.0)),
         }
     }
 }

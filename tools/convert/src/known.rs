@@ -46,6 +46,7 @@ pub(super) const VOCAB: &[&str] = &["padded_vocab_size", "vocab_size"];
 pub(super) const EPSILON: &[&str] = &[
     "rms_norm_eps",
     "norm_eps",
+    "norm_epsilon",
     "layernorm_epsilon",
     "layer_norm_eps",
     "layer_norm_epsilon",
@@ -55,7 +56,7 @@ pub(super) const EXPERTS_USED: &[&str] = &["num_experts_per_tok", "moe_top_k"];
 /// Inside the maps of the rotation and outside.
 pub(super) const ROPE_BASE: &[&str] = &["rope_theta", "rotary_emb_base", "rope_freq_constant"];
 pub(super) const ROPE_LOCAL_BASE: &[&str] = &["rope_local_base_freq"];
-pub(super) const ROPE_SHARE: &[&str] = &["partial_rotary_factor", "rotary_pct"];
+pub(super) const ROPE_SHARE: &[&str] = &["partial_rotary_factor", "rotary_pct", "rope_pct"];
 pub(super) const ROPE_ORIGINAL: &[&str] = &["original_max_position_embeddings"];
 /// Maps of the rotation.
 pub(super) const ROPE_MAPS: [&str; 2] = ["rope_parameters", "rope_scaling"];

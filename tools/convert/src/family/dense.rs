@@ -204,10 +204,121 @@ pub(super) const COHERE2: Family = Family {
         ),
         ("use_embedding_sharing", true, "true (tied output)"),
     ],
+    harmless: &[
+        "layer_switch",
+        "order_of_interleaved_layers",
+        "position_embedding_type",
+        "use_parallel_embedding",
+    ],
     windowed: true,
     more: cohere2,
     table: &Table {
         layer: &[ATTN_NORM, QKV, ATTN_OUTPUT, FFN],
+        ..LLAMA
+    },
+    ..LIKE_LLAMA
+};
+
+/// Arcee's AFM.
+pub(super) const ARCEE: Family = Family {
+    classes: &["ArceeForCausalLM"],
+    types: &["arcee"],
+    architecture: "arcee",
+    activation: (&["hidden_act"], &["relu2"]),
+    table: &Table {
+        layer: &[
+            ATTN_NORM,
+            QKV,
+            ATTN_OUTPUT,
+            FFN_NORM,
+            lines! {
+                "blk.{}.ffn_up" [Ffn, Width] = "model.layers.{}.mlp.up_proj" All;
+                "blk.{}.ffn_down" [Width, Ffn] = "model.layers.{}.mlp.down_proj" All;
+            },
+        ],
+        ..LLAMA
+    },
+    ..LIKE_LLAMA
+};
+
+/// StarCoder 2. Its class looks at none of the harmless keys.
+pub(super) const STARCODER2: Family = Family {
+    classes: &["Starcoder2ForCausalLM"],
+    types: &["starcoder2"],
+    architecture: "starcoder2",
+    permuted: false,
+    layer_norm: true,
+    tied: true,
+    activation: (&["hidden_act"], &["gelu_pytorch_tanh"]),
+    harmless: &["activation_function", "mlp_type", "norm_type"],
+    windowed: true,
+    table: &Table {
+        layer: &[
+            ATTN_NORM,
+            QKV,
+            ATTN_OUTPUT,
+            FFN_NORM,
+            lines! {
+                "blk.{}.ffn_up" [Ffn, Width] = "model.layers.{}.mlp.c_fc" All;
+                "blk.{}.ffn_down" [Width, Ffn] = "model.layers.{}.mlp.c_proj" All;
+            },
+        ],
+        ..LLAMA
+    },
+    ..LIKE_LLAMA
+};
+
+const STABLELM_PARALLEL: Table = Table {
+    layer: &[ATTN_NORM, QKV, ATTN_OUTPUT, FFN],
+    ..LLAMA
+};
+
+/// StableLM 2 and 3B; heads with norms are not supported.
+pub(super) const STABLELM: Family = Family {
+    classes: &["StableLmForCausalLM", "StableLMEpochForCausalLM"],
+    types: &["stablelm", "stablelm_epoch"],
+    architecture: "stablelm",
+    permuted: false,
+    layer_norm: true,
+    rotated: Some(0.25),
+    fixed: &[("qk_layernorm", false, "false (heads without norms)")],
+    harmless: &["use_qkv_bias"],
+    more: |c, h| {
+        let parallel = c.bool("use_parallel_residual")?.unwrap_or(false);
+        if parallel {
+            h.table = &STABLELM_PARALLEL;
+        }
+        h.more
+            .push(("use_parallel_residual", MetaValue::Bool(parallel)));
+        Ok(())
+    },
+    ..LIKE_LLAMA
+};
+
+/// Phi-1, 1.5 and 2 under the names of `transformers`.
+pub(super) const PHI2: Family = Family {
+    classes: &["PhiForCausalLM"],
+    types: &["phi"],
+    architecture: "phi2",
+    permuted: false,
+    layer_norm: true,
+    rotated: Some(0.5),
+    activation: (&["hidden_act"], &["gelu_new", "gelu_pytorch_tanh"]),
+    fixed: &[("qk_layernorm", false, "false (heads without norms)")],
+    table: &Table {
+        layer: &[
+            ATTN_NORM,
+            QKV,
+            lines! {
+                "blk.{}.attn_output" [Width, Q] = "model.layers.{}.self_attn.dense" All;
+                "blk.{}.ffn_up" [Ffn, Width] = "model.layers.{}.mlp.fc1" All;
+                "blk.{}.ffn_down" [Width, Ffn] = "model.layers.{}.mlp.fc2" All;
+            },
+        ],
+        last: lines! {
+            "output_norm" [Width] = "model.final_layernorm" All;
+            "output" [Vocab, Width] = "lm_head" All;
+        },
         ..LLAMA
     },
     ..LIKE_LLAMA

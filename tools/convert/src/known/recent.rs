@@ -80,4 +80,10 @@ pub(super) const USUAL: &[Usual] = &[
             ("logit_scale", 0.0625),
         ],
     ),
+    (&["arcee"], &[("rms_norm_eps", 1e-5)]),
+    (&["starcoder2"], &[("norm_epsilon", 1e-5)]),
+    (
+        &["stablelm", "stablelm_epoch", "phi"],
+        &[("layer_norm_eps", 1e-5)],
+    ),
 ];
