@@ -11,6 +11,7 @@ mod choice;
 mod compress;
 mod constraint;
 mod convert;
+mod dense;
 mod disk;
 mod disk_folders;
 mod embed;

@@ -103,7 +103,7 @@ fn three_spellings_of_every_family_are_one_model() {
             }
         }
     }
-    assert!(files >= 3 * 35, "{files}");
+    assert!(files >= 3 * 50, "{files}");
 }
 
 /// `field` and `value` of the error.
@@ -145,16 +145,14 @@ fn a_key_that_nobody_reads_is_refused_in_every_family() {
             assert!(read.is_ok(), "{case} {nothing}: {read:?}");
         }
         // Keys that other families read, and the spellings to come of what all have.
-        refused(
-            &with("attn_logit_softcapping", json!(50.0)),
-            "attn_logit_softcapping",
-            "50",
-        );
-        refused(
-            &with("attention_multiplier", json!(0.5)),
-            "attention_multiplier",
-            "0.5",
-        );
+        for (key, value, shown, reader) in [
+            ("attn_logit_softcapping", 50.0, "50", "gemma2"),
+            ("attention_multiplier", 0.5, "0.5", "granite"),
+        ] {
+            if case != reader {
+                refused(&with(key, json!(value)), key, shown);
+            }
+        }
         refused(&with("is_causal", json!(false)), "is_causal", "false");
         // What programs leave in configurations.
         let mut kept = config.clone();

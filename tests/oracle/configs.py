@@ -12,13 +12,30 @@ import json, os, sys
 FIXTURES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "fixtures")
 
 
+def old(config):
+    """A configuration of 5.x with one map of the rotation, spelled as those before it."""
+    rope = config.get("rope_parameters")
+    if not isinstance(rope, dict) or any(isinstance(v, dict) for v in rope.values()):
+        return config
+    config, rope = dict(config), dict(rope)
+    del config["rope_parameters"]
+    for key in ("rope_theta", "partial_rotary_factor"):
+        if key in rope:
+            config[key] = rope.pop(key)
+    if rope.get("rope_type") != "default":
+        config["rope_scaling"] = rope
+    if "dtype" in config:
+        config["torch_dtype"] = config.pop("dtype")
+    return config
+
+
 def sources():
     """Case -> configuration: those of the fixtures, and families without a fixture of their own."""
     out = {}
     for case in sorted(os.listdir(FIXTURES)):
         path = f"{FIXTURES}/{case}/hf/config.json"
         if os.path.exists(path):
-            out[case] = json.load(open(path))
+            out[case] = old(json.load(open(path)))
     swa = {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]}
     yarn = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 32, "beta_fast": 16.0}
     out["olmo3"] = {**out["olmo2"], **swa, "architectures": ["Olmo3ForCausalLM"], "model_type": "olmo3"}
