@@ -40,6 +40,7 @@ const CASES: &[&str] = &[
     "falcon-new",
     "t5",
     "t5-relu",
+    "lfm2",
 ];
 const TYPES: &[Dtype] = &[
     Dtype::F32,

@@ -53,6 +53,7 @@ const CASES: &[&str] = &[
     "rwkv7:pth",
     "mamba",
     "mamba2",
+    "lfm2",
 ];
 
 fn root() -> PathBuf {
@@ -253,6 +254,7 @@ fn batching_and_threads_do_not_change_the_result() {
         "rwkv7",
         "mamba",
         "mamba2",
+        "lfm2",
     ] {
         let (model, want) = (model(case, Dtype::F32), expected(case));
         let options = SessionOptions {

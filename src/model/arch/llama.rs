@@ -2,18 +2,21 @@
 //! Files hold q and k with interleaved pairs (the converter permutes Hugging Face rows).
 
 use super::{
-    Arch, Gate, MixerKind, NormKind, NormPlace, Positions, QkNorm, RopePairing, Scalars, WindowRope,
+    Arch, Gate, MixerKind, NormKind, NormPlace, Positions, QkNorm, RopePairing, Scalars,
+    StateLayers, WindowRope,
 };
 
 pub(super) const ARCH: Arch = Arch {
     name: "llama",
     mixer: MixerKind::Attention,
+    state_layers: StateLayers::All,
     positions: Positions::Rope,
     rope: RopePairing::Adjacent,
     rope_divisor: 1,
     norm: NormKind::Rms,
     norm_place: NormPlace::Before,
     qk_norm: QkNorm::None,
+    output_norm: "output_norm",
     gate: Gate::Silu,
     plain: None,
     encoder: false,

@@ -9,6 +9,7 @@ mod gpt2;
 mod gptneo;
 mod gptneox;
 mod jetmoe;
+mod lfm2;
 mod llama;
 mod mamba;
 mod mamba2;
@@ -51,6 +52,23 @@ pub enum MixerKind {
     Mamba,
     /// The same with one decay for a head.
     Mamba2,
+    /// A gated convolution over a few tokens (LFM2).
+    ShortConv,
+}
+
+/// Every so many layers of architectures with [`StateLayers::Listed`] one has attention, if the file does not say.
+pub const FULL_EVERY: usize = 4;
+
+/// Which layers keep a state, of an architecture whose mixer does; the others have attention.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StateLayers {
+    /// All of them.
+    All,
+    /// Those without KV heads: `attention.head_count_kv` has a number for each layer, there 0.
+    WithoutHeads,
+    /// Those that `attention.recurrent_layers` names or, without that key, all but the last of every
+    /// `full_attention_interval`.
+    Listed,
 }
 
 /// How a token's position is told.
@@ -141,6 +159,8 @@ pub struct Arch {
     pub name: &'static str,
     /// What mixes the tokens; all but attention keep a state instead of keys and values.
     pub mixer: MixerKind,
+    /// Which layers have that mixer, if it keeps a state.
+    pub state_layers: StateLayers,
     /// How positions are told.
     pub positions: Positions,
     /// Pairing of the rotation.
@@ -153,6 +173,8 @@ pub struct Arch {
     pub norm_place: NormPlace,
     /// Norm of queries and keys.
     pub qk_norm: QkNorm,
+    /// Name of the norm before the output in files that have no `output_norm`.
+    pub output_norm: &'static str,
     /// Activation of the gate.
     pub gate: Gate,
     /// Activation of feed-forward layers without `ffn_gate`; `None`: `ffn_up` holds the gate too.

@@ -1,8 +1,9 @@
 //! The architectures that there are.
 
 use super::{
-    Arch, bloom, chatglm, falcon, gemma3, gpt2, gptneo, gptneox, jetmoe, llama, mamba, mamba2,
-    minicpm, olmo, olmo2, olmoe, openelm, phi3, qwen2, qwen2moe, qwen3, qwen3moe, rwkv6, rwkv7, t5,
+    Arch, bloom, chatglm, falcon, gemma3, gpt2, gptneo, gptneox, jetmoe, lfm2, llama, mamba,
+    mamba2, minicpm, olmo, olmo2, olmoe, openelm, phi3, qwen2, qwen2moe, qwen3, qwen3moe, rwkv6,
+    rwkv7, t5,
 };
 
 /// All architectures this program runs.
@@ -31,6 +32,7 @@ pub const REGISTRY: &[&Arch] = &[
     &rwkv7::ARCH,
     &mamba::ARCH,
     &mamba2::ARCH,
+    &lfm2::ARCH,
 ];
 
 impl Arch {

@@ -1,12 +1,12 @@
 //! Layers whose mixer keeps a state.
 
 use super::Binder;
-use crate::model::Config;
 use crate::model::arch::MixerKind;
-use crate::model::config::Recurrent;
 use crate::model::weights::{
     Branch, ChannelMix, Ffn, Layer, Linear, LowRank, Mamba, Mixer, Norm, QMatrix, Rwkv6, Rwkv7,
+    ShortConv,
 };
+use crate::model::{Config, Recurrent};
 
 impl Binder<'_> {
     pub(super) fn recurrent_layer(&mut self, c: &Config, r: &Recurrent, n: usize) -> Layer {
@@ -160,13 +160,18 @@ impl Binder<'_> {
         Ffn::ChannelMix(mix)
     }
 
-    /// The convolution: factors `[taps, channels]` (stored the other way round) and bias.
+    /// Factors of a convolution, `[taps, channels]`; stored the other way round.
+    fn taps(&mut self, name: String, taps: usize, channels: usize) -> Vec<f32> {
+        let stored = self.vector(name, channels * taps);
+        let tap = |i: usize| stored.get(i % channels * taps + i / channels).copied();
+        (0..stored.len()).filter_map(tap).collect()
+    }
+
+    /// The convolution: factors `[taps, channels]` and bias.
     fn convolution(&mut self, n: usize, r: &Recurrent, channels: usize) -> [Vec<f32>; 2] {
         let name = |kind: &str| format!("blk.{n}.ssm_conv1d.{kind}");
-        let stored = self.vector(name("weight"), channels * r.conv);
-        let tap = |i: usize| stored.get(i % channels * r.conv + i / channels).copied();
-        let turned = (0..stored.len()).filter_map(tap).collect();
-        [turned, self.vector(name("bias"), channels)]
+        let factors = self.taps(name("weight"), r.conv, channels);
+        [factors, self.vector(name("bias"), channels)]
     }
 
     /// The rows of one matrix in several.
@@ -227,5 +232,17 @@ impl Binder<'_> {
         };
         self.scratch(2 * d + 2 * channels + h);
         Mixer::Mamba(Box::new(mixer))
+    }
+
+    pub(super) fn short_conv(&mut self, c: &Config, r: &Recurrent, n: usize) -> Mixer {
+        let e = c.embedding_length;
+        let name = |role: &str| format!("blk.{n}.shortconv.{role}");
+        let mixer = ShortConv {
+            input: self.split(&name("in_proj"), [e; 3], e),
+            conv: self.taps(name("conv.weight"), r.conv, e),
+            output: self.linear(&name("out_proj"), e, e),
+        };
+        self.scratch(4 * e);
+        Mixer::ShortConv(Box::new(mixer))
     }
 }

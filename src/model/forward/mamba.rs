@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use geb_kernels::mat::MatMut;
 
+use super::convolution::Convolution;
 use super::{Acts, Buffers, Pass, SpanView, take};
 use crate::model::Recurrent;
 use crate::model::weights::{Linear, Mamba};
@@ -92,6 +93,17 @@ struct Parts<'a> {
     rest: &'a mut [f32],
 }
 
+impl Mamba {
+    fn convolution(&self) -> Convolution<'_> {
+        Convolution {
+            factors: &self.conv,
+            bias: &self.conv_bias,
+            channels: self.conv_bias.len(),
+            act: silu,
+        }
+    }
+}
+
 impl Pass<'_, '_> {
     /// The mixer on the batch `b.h`, `[n, E]`, in place.
     pub(super) fn mamba(&mut self, b: &mut Buffers, m: &Mamba, l: usize, n: usize) {
@@ -142,7 +154,7 @@ impl Pass<'_, '_> {
         let Some(r) = c.recurrent else { return };
         let (d, kernels, n) = (r.inner, self.kernels, p.z.len() / r.inner);
         self.project(acts, p.h, n, [(wz, p.z), (wu, &mut *p.u)]);
-        self.convolve(m, l, p.u, p.x);
+        self.convolve(&m.convolution(), l, p.u, p.x);
         let mut rest = p.rest;
         let low = take(&mut rest, n * r.rank);
         let [bs, cs] = [(); 2].map(|()| take(&mut rest, n * r.state));
@@ -195,7 +207,7 @@ impl Pass<'_, '_> {
         let steps = take(&mut rest, n * r.heads);
         let outs = [(wz, p.z), (wu, &mut *p.u), (wt, &mut *steps)];
         self.project(acts, p.h, n, outs);
-        self.convolve(m, l, p.u, p.x);
+        self.convolve(&m.convolution(), l, p.u, p.x);
         self.rows(steps, r.heads, |_, row| {
             for (v, bias) in row.iter_mut().zip(&m.step_bias) {
                 *v = softplus(*v + bias);
@@ -212,37 +224,6 @@ impl Pass<'_, '_> {
                 scan2(m, &r, job.chunk, inputs, job.state, &mut job.out);
             }
         });
-    }
-
-    /// `x = silu(conv(u))`, both `[n, channels]`, of each span; its last inputs are kept for the next batch.
-    fn convolve(&mut self, m: &Mamba, l: usize, u: &[f32], x: &mut [f32]) {
-        let channels = m.conv_bias.len();
-        let kept = m.taps() - 1;
-        for i in 0..self.spans.len() {
-            let span = &mut self.spans[i];
-            let rows = span.rows.clone();
-            let u = of(u, &rows, channels);
-            let past = &mut span.state.mixer_mut(l)[..kept * channels];
-            let before = past.to_vec();
-            // Row `i` of the inputs, counted from the oldest kept one.
-            let row = |i: usize| match i.checked_sub(kept) {
-                Some(t) => &u[t * channels..(t + 1) * channels],
-                None => &before[i * channels..(i + 1) * channels],
-            };
-            for (i, past) in past.chunks_exact_mut(channels).enumerate() {
-                past.copy_from_slice(row(rows.len() + i));
-            }
-            let x = &mut x[rows.start * channels..rows.end * channels];
-            self.rows(x, channels, |t, x| {
-                x.copy_from_slice(&m.conv_bias);
-                for (tap, factors) in m.conv.chunks_exact(channels).enumerate() {
-                    for ((x, f), u) in x.iter_mut().zip(factors).zip(row(t + tap)) {
-                        *x += f * u;
-                    }
-                }
-                x.iter_mut().for_each(|v| *v = silu(*v));
-            });
-        }
     }
 }
 

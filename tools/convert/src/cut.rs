@@ -7,7 +7,7 @@ use super::options::Options;
 use super::plan::Prepared;
 use geb::error::{Error, Result};
 use geb::gguf::writer::MetaValue;
-use geb::model::arch::{Arch, Scalars};
+use geb::model::arch::{Arch, FULL_EVERY, Scalars, StateLayers};
 
 impl Prepared {
     /// Leaves further heads out.
@@ -74,7 +74,12 @@ fn keep_layers(
     let halves = items
         .iter()
         .any(|i| i.name.starts_with("enc.") || i.name.starts_with("dec."));
-    if halves || int("rescale_every_n_layers").is_some_and(|n| n > 0) {
+    let counted = ["rescale_every_n_layers", "nextn_predict_layers"];
+    if halves
+        || counted
+            .into_iter()
+            .any(|key| int(key).is_some_and(|n| n > 0))
+    {
         return Err(Error::Unsupported {
             what: "leaving layers out of",
             value: architecture.into(),
@@ -83,17 +88,7 @@ fn keep_layers(
     }
     // What follows from the number of a layer, or of layers, is written down.
     let arch = Arch::by_name(architecture);
-    let mut more = Vec::new();
-    let pattern = get(metadata, "attention.sliding_window_pattern");
-    if int("attention.sliding_window").is_some_and(|w| w > 0)
-        && !pattern.as_ref().is_some_and(is_array)
-    {
-        let every = pattern.as_ref().and_then(self::int);
-        let every = every.unwrap_or(arch.map_or(1, |a| a.full_every));
-        let slides = |l: usize| every <= 1 || !(l + 1).is_multiple_of(every);
-        let slides = (0..layers).map(slides).collect();
-        more.push(("attention.sliding_window_pattern", MetaValue::Bools(slides)));
-    }
+    let mut more = kinds(arch, layers, &|end| get(metadata, end));
     if arch.is_some_and(|a| a.scalars == Scalars::MiniCpm)
         && get(metadata, "residual_scale").is_none()
     {
@@ -124,6 +119,34 @@ fn keep_layers(
         }
     }
     Ok(())
+}
+
+/// The kinds of the layers as lists, where the file says them by their numbers.
+fn kinds(
+    arch: Option<&Arch>,
+    layers: usize,
+    get: &dyn Fn(&str) -> Option<MetaValue>,
+) -> Vec<(&'static str, MetaValue)> {
+    let number = |end: &str| get(end).as_ref().and_then(int);
+    let but_every =
+        |n: usize| MetaValue::Bools((1..=layers).map(|l| !l.is_multiple_of(n)).collect());
+    let mut lists = Vec::new();
+    let windows = "attention.sliding_window_pattern";
+    if number("attention.sliding_window").is_some_and(|w| w > 0)
+        && !get(windows).as_ref().is_some_and(is_array)
+    {
+        let every = number(windows).unwrap_or(arch.map_or(1, |a| a.full_every));
+        lists.push(match every {
+            0 | 1 => (windows, MetaValue::Bools(vec![true; layers])),
+            every => (windows, but_every(every)),
+        });
+    }
+    let states = "attention.recurrent_layers";
+    if arch.is_some_and(|a| a.state_layers == StateLayers::Listed) && get(states).is_none() {
+        let every = number("full_attention_interval").unwrap_or(FULL_EVERY);
+        lists.push((states, but_every(every.max(1))));
+    }
+    lists
 }
 
 fn int(value: &MetaValue) -> Option<usize> {

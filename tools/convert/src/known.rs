@@ -24,6 +24,7 @@ pub(super) const FFN: &[&str] = &[
     "hidden_dim",
     "n_inner",
     "d_ff",
+    "block_ff_dim",
 ];
 pub(super) const HEADS: &[&str] = &["num_attention_heads", "n_head", "n_heads", "num_heads"];
 pub(super) const KV_HEADS: &[&str] =
@@ -91,6 +92,7 @@ pub(super) const TEXT_TYPES: &[(&str, &str)] = &[
     ("qwen2_vl", "qwen2_vl_text"),
     ("qwen2_5_vl", "qwen2_5_vl_text"),
     ("qwen3_vl", "qwen3_vl_text"),
+    ("lfm2_vl", "lfm2"),
 ];
 
 /// Values of a type's class in the reference library (`transformers` 5.24, `configuration_*.py`).
@@ -259,6 +261,7 @@ const USUAL: &[Usual] = &[
         ],
     ),
     (&["glm"], &[("rms_norm_eps", 1.5625e-7)]),
+    (&["lfm2"], &[("norm_eps", 1e-5), ("rope_theta", 1e6)]),
     (
         &["t5", "switch_transformers"],
         &[("layer_norm_epsilon", 1e-6)],

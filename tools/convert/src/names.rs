@@ -79,8 +79,9 @@ pub fn outputs(checkpoint: &Checkpoint, hyper: &Hyper, layout: &GebLayout) -> Re
         }
     }
     for layer in 0..hyper.layers() {
-        let ffn = walk.feed_forward(layer, false);
-        for line in table.layer.iter().copied().flatten().chain(ffn) {
+        let more = walk.feed_forward(layer, false).into_iter();
+        let more = more.chain(walk.mixer(layer));
+        for line in table.layer.iter().copied().flatten().chain(more) {
             walk.line(line, layer);
         }
     }
@@ -127,6 +128,8 @@ impl Walk<'_> {
             Dim::Context => h.context,
             Dim::Heads => sizes.heads as u64,
             Dim::Buckets => h.buckets as u64,
+            Dim::Width3 => 3 * h.width as u64,
+            Dim::Taps => h.hybrid.as_ref().map_or(0, |s| s.taps as u64),
         }
     }
 
@@ -137,7 +140,7 @@ impl Walk<'_> {
             Rows::GebGate | Rows::GebUp => self.dim(Dim::Ffn2, layer),
             Rows::Rotary if line.gguf.ends_with("attn_qkv") => self.dim(Dim::Q, layer),
             Rows::First | Rows::Second => 2 * out_rows,
-            Rows::All | Rows::Rotary | Rows::Grouped | Rows::Transposed => out_rows,
+            _ => out_rows,
         }
     }
 
@@ -183,6 +186,15 @@ impl Walk<'_> {
             false => family.dense,
         };
         lines.iter().filter(own).collect()
+    }
+
+    /// The lines of what mixes the tokens, where that is not the same in all layers.
+    fn mixer(&self, layer: usize) -> &'static [Line] {
+        let mixers = &self.hyper.family.mixers;
+        match &self.hyper.hybrid {
+            Some(hybrid) if hybrid.layers[layer] => mixers.state,
+            _ => mixers.attention,
+        }
     }
 
     fn find(&self, name: &str) -> Option<usize> {
@@ -306,6 +318,9 @@ impl Walk<'_> {
             let linear = source.coded.as_ref().is_some_and(|c| c.linear);
             let transposed = matches!(rows, Rows::Transposed) && matrix.len() > 1 && !linear;
             let mut want = [stack, &[n], &matrix[1..]].concat();
+            if let [_, Dim::Taps] = line.shape {
+                want.insert(1, 1);
+            }
             if transposed {
                 want.reverse();
             }

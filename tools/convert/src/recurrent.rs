@@ -94,9 +94,8 @@ pub(super) fn hyper(c: &Config<'_>, family: &'static Family, states: &States) ->
         _ => {}
     }
     let sizes = LayerSizes {
-        heads: 0,
-        kv_heads: 0,
         ffn: s.ffn,
+        ..LayerSizes::default()
     };
     Ok(Hyper {
         family,
@@ -120,6 +119,7 @@ pub(super) fn hyper(c: &Config<'_>, family: &'static Family, states: &States) ->
         rotary: 0,
         ropes: None,
         states: Some(s),
+        hybrid: None,
         more: Vec::new(),
     })
 }

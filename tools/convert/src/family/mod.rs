@@ -6,6 +6,7 @@ pub(crate) mod spec;
 mod chat;
 mod classic;
 mod experts;
+mod hybrid;
 mod keys;
 pub(crate) mod meta;
 pub(crate) mod recurrent;
@@ -178,6 +179,7 @@ pub const FAMILIES: &[Family] = &[
     experts::QWEN3_MOE,
     experts::OLMOE,
     experts::JETMOE,
+    hybrid::LFM2,
     classic::CHATGLM,
     classic::GLM,
     classic::OPENELM,

@@ -59,12 +59,21 @@ pub struct Family {
     /// How names of a layer begin where `extra_heads.{}` begins those of a further head; empty in
     /// families without.
     pub(crate) heads: &'static str,
+    /// Further lines of layers with attention and of layers that keep a state, in families with both.
+    pub(crate) mixers: Mixers,
     /// Takes the place of the table in families whose layers keep a state.
     pub(crate) states: Option<&'static States>,
 }
 
+/// Lines of layers of two kinds.
+#[derive(Debug)]
+pub(crate) struct Mixers {
+    pub attention: &'static [Line],
+    pub state: &'static [Line],
+}
+
 /// A dimension in symbols.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Dim {
     Vocab,
     Width,
@@ -91,6 +100,10 @@ pub(crate) enum Dim {
     Heads,
     /// Buckets of distances.
     Buckets,
+    /// Three times the width.
+    Width3,
+    /// Taps of a convolution, whose channels have a dimension of 1 in between.
+    Taps,
 }
 
 /// Which rows of a source tensor, and in which order.
@@ -144,7 +157,7 @@ pub(crate) struct Table {
 }
 
 /// Sizes of one layer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct LayerSizes {
     /// Query heads.
     pub heads: usize,
@@ -213,6 +226,8 @@ pub struct Hyper {
     pub(crate) ropes: Option<Ropes>,
     /// Sizes of layers that keep a state.
     pub states: Option<StateSizes>,
+    /// Layers that keep a state beside others that have attention.
+    pub hybrid: Option<Hybrid>,
     /// Keys that only some families have.
     pub more: Vec<(&'static str, MetaValue)>,
 }
@@ -318,4 +333,13 @@ pub struct StateSizes {
     pub divisor: f32,
     /// Epsilon of the norms of step size, B and C.
     pub mixer_epsilon: f32,
+}
+
+/// Layers that keep a state, in families where others have attention.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Hybrid {
+    /// Which of the layers.
+    pub layers: Vec<bool>,
+    /// Taps of their convolution.
+    pub taps: usize,
 }
