@@ -191,10 +191,8 @@ impl Binder<'_> {
             false => shared,
         };
         let attn_norm = own("attn_norm_2", "attn_norm");
-        let ffn_norm = own(
-            "ffn_norm",
-            if c.parallel { "attn_norm" } else { "ffn_norm" },
-        );
+        let usual = c.arch.ffn_norm;
+        let ffn_norm = own(usual, if c.parallel { "attn_norm" } else { usual });
         let mixer = self.mixer(c, at);
         Layer {
             mixer: Branch {
@@ -213,6 +211,7 @@ impl Binder<'_> {
     fn mixer(&mut self, c: &Config, at: &Place) -> Mixer {
         match (c.layers[at.n].mixer, &c.recurrent) {
             (MixerKind::ShortConv, Some(r)) => self.short_conv(c, r, at.n),
+            (MixerKind::DeltaNet, Some(r)) => self.delta_net(c, r, at.n),
             _ => match self.expert_attention(c, at) {
                 Some(attention) => Mixer::Experts(attention),
                 None => Mixer::Attention(self.attention(c, at)),
@@ -267,7 +266,14 @@ impl Binder<'_> {
             QkNorm::Head => Some([c.head_size; 2]),
             QkNorm::Width => Some([q, kv]),
         };
-        let qkv = if self.has(&name("attn_qkv.weight")) {
+        let qkv = if c.arch.gated_attention {
+            self.scratch(2 * q);
+            Qkv::Gated([
+                self.linear(&name("attn_q"), 2 * q, e),
+                self.linear(&name("attn_k"), kv, e),
+                self.linear(&name("attn_v"), kv, e),
+            ])
+        } else if self.has(&name("attn_qkv.weight")) {
             Qkv::Fused(self.linear(&name("attn_qkv"), q + 2 * kv, e))
         } else {
             Qkv::Split([

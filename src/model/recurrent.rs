@@ -9,17 +9,17 @@ use crate::limits;
 /// Sizes of a recurrent mixer. Its state is `[inner, state]`, beside the last inputs it has seen.
 #[derive(Clone, Copy, Debug)]
 pub struct Recurrent {
-    /// Heads; of Mamba 1 one.
+    /// Heads; of Mamba 1 one, of a delta net those of the values.
     pub heads: usize,
     /// Width of all heads, D.
     pub inner: usize,
-    /// Elements of state for each of them, N; 0: the inputs alone.
+    /// Elements of state for each of them, N; of a delta net the size of a key. 0: the inputs alone.
     pub state: usize,
     /// Tokens that the convolution sees.
     pub conv: usize,
     /// Rank of the step size (Mamba 1).
     pub rank: usize,
-    /// Groups of heads that share B and C (Mamba 2).
+    /// Groups of heads that share B and C (Mamba 2); heads of queries and keys (delta net).
     pub groups: usize,
     /// Step size, B and C are normed (FalconMamba).
     pub normed: bool,
@@ -60,6 +60,7 @@ impl Recurrent {
             MixerKind::ShortConv => {
                 r.conv = keys.required("shortconv.l_cache", limits::MAX_CONV)?;
             }
+            MixerKind::DeltaNet => r.read_delta_net(keys)?,
         }
         Ok(Some(r))
     }
@@ -82,6 +83,17 @@ impl Recurrent {
             self.groups = keys.int("ssm.group_count", limits::MAX_HEADS)?.unwrap_or(1);
             divides(keys, "ssm.group_count", self.groups, self.heads)?;
         }
+        Ok(())
+    }
+
+    fn read_delta_net(&mut self, keys: &Keys<'_>) -> Result<()> {
+        self.conv = keys.required("ssm.conv_kernel", limits::MAX_CONV)?;
+        self.inner = keys.required("ssm.inner_size", limits::MAX_WIDTH)?;
+        self.state = keys.required("ssm.state_size", limits::MAX_WIDTH)?;
+        self.heads = keys.required("ssm.time_step_rank", limits::MAX_HEADS)?;
+        divides(keys, "ssm.time_step_rank", self.heads, self.inner)?;
+        self.groups = keys.required("ssm.group_count", limits::MAX_HEADS)?;
+        divides(keys, "ssm.group_count", self.groups, self.heads)?;
         Ok(())
     }
 }

@@ -53,6 +53,8 @@ pub enum Qkv {
     Fused(Linear),
     /// Three matrices.
     Split([Linear; 3]),
+    /// Three matrices, that of the queries with a gate behind each head: `[H, 2, d]` rows.
+    Gated([Linear; 3]),
 }
 
 /// Gate and up projections: one matrix, gate rows first, or two.
@@ -112,6 +114,8 @@ pub enum Mixer {
     Mamba(Box<Mamba>),
     /// A gated convolution over a few tokens.
     ShortConv(Box<ShortConv>),
+    /// A gated delta net.
+    DeltaNet(Box<DeltaNet>),
 }
 
 /// A mixture of attention heads (JetMoE, arXiv 2404.07413): each of the k experts of a token has K
@@ -241,6 +245,7 @@ impl Layer {
             Mixer::Mamba(m) => (m.taps() - 1) * m.conv_bias.len() + r,
             // All inputs but the current one.
             Mixer::ShortConv(m) => m.conv.len() - c.embedding_length.min(m.conv.len()),
+            Mixer::DeltaNet(m) => m.conv.len() - m.channels().min(m.conv.len()) + r,
         };
         let ffn = match &self.ffn.body {
             Ffn::ChannelMix(_) => c.embedding_length,
@@ -262,7 +267,7 @@ impl Layer {
             Mixer::Attention(a) => {
                 inputs.push(match &a.qkv {
                     Qkv::Fused(w) => vec![from_ref(w)],
-                    Qkv::Split(w) => vec![w],
+                    Qkv::Split(w) | Qkv::Gated(w) => vec![w],
                 });
                 inputs.push(vec![from_ref(&a.output)]);
             }
@@ -276,6 +281,7 @@ impl Layer {
             Mixer::Rwkv7(m) => inputs.extend(m.linears().map(|w| vec![from_ref(w)])),
             Mixer::Mamba(m) => inputs.extend(m.linears().map(|w| vec![w])),
             Mixer::ShortConv(m) => inputs.extend([vec![&m.input[..]], vec![from_ref(&m.output)]]),
+            Mixer::DeltaNet(m) => inputs.extend([vec![&m.input[..]], vec![from_ref(&m.output)]]),
         }
         match &self.ffn.body {
             Ffn::Gated { gate_up, down } => {
@@ -430,6 +436,32 @@ pub struct ShortConv {
     pub conv: Vec<f32>,
     /// Projection back, `[E, E]`.
     pub output: Linear,
+}
+
+/// A gated delta net (arXiv 2412.06464): G heads of queries and keys of size n, which several of the heads of
+/// values share.
+#[derive(Clone, Debug)]
+pub struct DeltaNet {
+    /// Queries, keys and values `[2 G n + D, E]`, which are convolved; the gate of what comes out `[D, E]`; of
+    /// each head how much is corrected, and the step size of its decay, `[heads, E]` each.
+    pub input: [Linear; 4],
+    /// Factors of the convolution, `[taps, channels]`, the last one for the current token.
+    pub conv: Vec<f32>,
+    /// Bias of the step size, `[heads]`.
+    pub step_bias: Vec<f32>,
+    /// Decay, negative, `[heads]`.
+    pub a: Vec<f32>,
+    /// Norm of what comes out of each head, `[D / heads]`.
+    pub norm: Vec<f32>,
+    /// Projection back, `[E, D]`.
+    pub output: Linear,
+}
+
+impl DeltaNet {
+    /// What is convolved.
+    pub fn channels(&self) -> usize {
+        self.input[0].weight.rows
+    }
 }
 
 /// All weights.

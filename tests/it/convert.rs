@@ -41,6 +41,7 @@ const CASES: &[&str] = &[
     "t5",
     "t5-relu",
     "lfm2",
+    "qwen35",
 ];
 const TYPES: &[Dtype] = &[
     Dtype::F32,

@@ -14,7 +14,7 @@ use geb_convert::{Options, convert_to_vec};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
-const CASES: [&str; 1] = ["lfm2"];
+const CASES: [&str; 2] = ["lfm2", "qwen35"];
 
 fn file(case: &str) -> Arc<GgufFile> {
     let path = Path::new(crate::common::ROOT).join("tests/fixtures-gguf");
@@ -123,8 +123,13 @@ fn layers_are_what_the_file_says() {
         let model = Model::load(file(case)).expect("loads");
         model.config().layers.iter().map(|l| l.mixer).collect()
     };
-    let (conv, full) = (MixerKind::ShortConv, MixerKind::Attention);
+    let (conv, delta, full) = (
+        MixerKind::ShortConv,
+        MixerKind::DeltaNet,
+        MixerKind::Attention,
+    );
     assert_eq!(kinds("lfm2"), [conv, full, conv, conv]);
+    assert_eq!(kinds("qwen35"), [delta, delta, delta, full]);
 }
 
 #[test]
@@ -179,15 +184,15 @@ fn with_guesses(case: &str, blocks: u32, guesses: u32) -> Result<Arc<Model>> {
 
 #[test]
 fn blocks_that_guess_are_counted_and_not_run() {
-    let (ids, want, _) = expected("lfm2");
-    let model = with_guesses("lfm2", 5, 1).expect("loads");
+    let (ids, want, _) = expected("qwen35");
+    let model = with_guesses("qwen35", 5, 1).expect("loads");
     assert_eq!(
         (model.config().block_count, model.config().nextn_blocks),
         (4, 1)
     );
     assert!(worst(&logits(model, &ids), &want) < 2e-3);
     for (blocks, guesses) in [(4, 0), (5, 0), (5, 5), (5, 6)] {
-        let refused = with_guesses("lfm2", blocks, guesses).map(|_| ());
+        let refused = with_guesses("qwen35", blocks, guesses).map(|_| ());
         let named = matches!(refused, Err(Error::Key { .. } | Error::Tensors(_)));
         assert!(named, "{blocks} {guesses}: {refused:?}");
     }

@@ -54,6 +54,7 @@ const CASES: &[&str] = &[
     "mamba",
     "mamba2",
     "lfm2",
+    "qwen35",
 ];
 
 fn root() -> PathBuf {
@@ -255,6 +256,7 @@ fn batching_and_threads_do_not_change_the_result() {
         "mamba",
         "mamba2",
         "lfm2",
+        "qwen35",
     ] {
         let (model, want) = (model(case, Dtype::F32), expected(case));
         let options = SessionOptions {

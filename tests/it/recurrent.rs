@@ -18,7 +18,7 @@ use geb_convert::{self as convert, Options};
 use serde_json::Value;
 
 /// From LFM2 on with attention in other layers.
-const CASES: [&str; 5] = ["rwkv6", "rwkv7", "mamba", "mamba2", "lfm2"];
+const CASES: [&str; 6] = ["rwkv6", "rwkv7", "mamba", "mamba2", "lfm2", "qwen35"];
 
 fn convert_case(case: &str, dtype: Dtype) -> Arc<Model> {
     let root = Path::new(crate::common::ROOT).join("tests/fixtures");
@@ -102,7 +102,7 @@ fn going_back_is_exact() {
 
 #[test]
 fn a_failed_pass_leaves_a_state_that_is_right() {
-    for case in ["rwkv6", "lfm2"] {
+    for case in ["rwkv6", "lfm2", "qwen35"] {
         fails_and_goes_on(case);
     }
 }
@@ -168,7 +168,7 @@ fn a_saved_state_goes_on_with_the_same_bits_and_only_in_its_model() {
 
 #[test]
 fn speculation_changes_nothing() {
-    for case in ["rwkv6", "mamba", "lfm2"] {
+    for case in ["rwkv6", "mamba", "lfm2", "qwen35"] {
         let model = convert_case(case, Dtype::F32);
         let tokenizer = Tokenizer::from_gguf(model.file()).expect("tokenizer");
         let prompt: Vec<u32> = ids(&model, 8).repeat(4);
@@ -216,7 +216,9 @@ fn fixture_ids(case: &str) -> Vec<u32> {
 
 #[test]
 fn eight_bits_stay_close() {
-    for case in ["rwkv5", "rwkv6", "rwkv7", "mamba", "mamba2", "lfm2"] {
+    for case in [
+        "rwkv5", "rwkv6", "rwkv7", "mamba", "mamba2", "lfm2", "qwen35",
+    ] {
         let models = [Dtype::F32, Dtype::Q8_0].map(|t| convert_case(case, t));
         let ids = fixture_ids(case);
         let vocab = models[0].config().vocab;
@@ -251,6 +253,7 @@ fn tokenizers_and_chats_equal_the_reference() {
         "mamba/hf",
         "mamba2/hf",
         "lfm2/hf",
+        "qwen35/hf",
     ];
     for folder in folders {
         let root = Path::new(crate::common::ROOT).join("tests/fixtures");
@@ -348,7 +351,13 @@ fn sizes_that_do_not_fit_are_errors() {
         ("lfm2", [("lfm2.shortconv.l_cache", 4)]),
         ("lfm2", [("lfm2.attention.head_count_kv", 2)]),
         ("lfm2", [("lfm2.attention.head_count_kv", 0)]),
-        ("lfm2", [("lfm2.nextn_predict_layers", 4)]),
+        ("qwen35", [("qwen35.ssm.conv_kernel", 3)]),
+        ("qwen35", [("qwen35.ssm.group_count", 3)]),
+        ("qwen35", [("qwen35.ssm.group_count", 4)]),
+        ("qwen35", [("qwen35.ssm.time_step_rank", 8)]),
+        ("qwen35", [("qwen35.ssm.state_size", 1 << 20)]),
+        ("qwen35", [("qwen35.ssm.inner_size", 1 << 20)]),
+        ("qwen35", [("qwen35.nextn_predict_layers", 4)]),
     ] {
         let found = changed(case, &keys).map(|_| ());
         let refused = matches!(found, Err(Error::Key { .. } | Error::Tensors(_)));

@@ -365,8 +365,10 @@ fn recurrent_models_and_encoders_too() {
 fn models_with_both_kinds_of_layers_too() {
     let (stats, _) = exact("lfm2", 400, 1.5, KvChoice::F16);
     assert!(stats.preemptions > 0, "{stats:?}");
-    let (_, cached) = exact("lfm2", 200, 40.0, KvChoice::F32);
-    assert!(cached > 0, "copies of states were found");
+    for (case, kv) in [("lfm2", KvChoice::F32), ("qwen35", KvChoice::Q8_0)] {
+        let (_, cached) = exact(case, 200, 40.0, kv);
+        assert!(cached > 0, "{case}: copies of states were found");
+    }
 }
 
 fn nano_model() -> (Arc<Model>, Arc<Tokenizer>) {

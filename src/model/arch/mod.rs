@@ -22,6 +22,7 @@ mod phi3;
 mod qwen2;
 mod qwen2moe;
 mod qwen3;
+mod qwen35;
 mod qwen3moe;
 mod registry;
 mod rwkv6;
@@ -54,6 +55,8 @@ pub enum MixerKind {
     Mamba2,
     /// A gated convolution over a few tokens (LFM2).
     ShortConv,
+    /// A gated delta rule: a matrix per head that decays and is corrected (arXiv 2412.06464).
+    DeltaNet,
 }
 
 /// Every so many layers of architectures with [`StateLayers::Listed`] one has attention, if the file does not say.
@@ -161,6 +164,8 @@ pub struct Arch {
     pub mixer: MixerKind,
     /// Which layers have that mixer, if it keeps a state.
     pub state_layers: StateLayers,
+    /// A gate for each number that attention makes comes with the queries: `attn_q` has `[q, gate]` of each head.
+    pub gated_attention: bool,
     /// How positions are told.
     pub positions: Positions,
     /// Pairing of the rotation.
@@ -173,6 +178,8 @@ pub struct Arch {
     pub norm_place: NormPlace,
     /// Norm of queries and keys.
     pub qk_norm: QkNorm,
+    /// Name of the norm before the feed-forward part.
+    pub ffn_norm: &'static str,
     /// Name of the norm before the output in files that have no `output_norm`.
     pub output_norm: &'static str,
     /// Activation of the gate.

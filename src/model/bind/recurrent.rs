@@ -3,8 +3,8 @@
 use super::Binder;
 use crate::model::arch::MixerKind;
 use crate::model::weights::{
-    Branch, ChannelMix, Ffn, Layer, Linear, LowRank, Mamba, Mixer, Norm, QMatrix, Rwkv6, Rwkv7,
-    ShortConv,
+    Branch, ChannelMix, DeltaNet, Ffn, Layer, Linear, LowRank, Mamba, Mixer, Norm, QMatrix, Rwkv6,
+    Rwkv7, ShortConv,
 };
 use crate::model::{Config, Recurrent};
 
@@ -244,5 +244,28 @@ impl Binder<'_> {
         };
         self.scratch(4 * e);
         Mixer::ShortConv(Box::new(mixer))
+    }
+
+    pub(super) fn delta_net(&mut self, c: &Config, r: &Recurrent, n: usize) -> Mixer {
+        let (e, d, h) = (c.embedding_length, r.inner, r.heads);
+        let name = |role: &str| format!("blk.{n}.{role}");
+        let channels = 2 * r.groups * r.state + d;
+        let input = [
+            ("attn_qkv", channels),
+            ("attn_gate", d),
+            ("ssm_beta", h),
+            ("ssm_alpha", h),
+        ];
+        let input = input.map(|(role, rows)| self.linear(&name(role), rows, e));
+        let mixer = DeltaNet {
+            input,
+            conv: self.taps(name("ssm_conv1d.weight"), r.conv, channels),
+            step_bias: self.vector(name("ssm_dt.bias"), h),
+            a: self.vector(name("ssm_a"), h),
+            norm: self.vector(name("ssm_norm.weight"), d / h),
+            output: self.linear(&name("ssm_out"), e, d),
+        };
+        self.scratch(2 * channels + 2 * d + 2 * h);
+        Mixer::DeltaNet(Box::new(mixer))
     }
 }

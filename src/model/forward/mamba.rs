@@ -15,14 +15,14 @@ use crate::model::weights::{Linear, Mamba};
 /// Channels of one claim of a thread in the scan of Mamba 1.
 const CHANNELS: usize = 32;
 /// Running sums of a scalar product, so that it is many at a time in one fixed order.
-const LANES: usize = 8;
+pub(super) const LANES: usize = 8;
 
 /// `ln(1 + exp(x))`, as PyTorch computes it.
-fn softplus(x: f32) -> f32 {
+pub(super) fn softplus(x: f32) -> f32 {
     if x > 20.0 { x } else { x.exp().ln_1p() }
 }
 
-fn silu(x: f32) -> f32 {
+pub(super) fn silu(x: f32) -> f32 {
     x / (1.0 + (-x).exp())
 }
 
@@ -37,18 +37,18 @@ fn step(s: &mut [f32], decay: impl Fn(usize) -> f32, input: f32, b: &[f32], c: &
 }
 
 /// Some channels of a span: their state, and their columns of what comes out.
-struct Columns<'a> {
+pub(super) struct Columns<'a> {
     /// Which of the chunks of channels.
-    chunk: usize,
+    pub(super) chunk: usize,
     /// Rows of the span.
-    rows: Range<usize>,
-    state: &'a mut [f32],
-    out: MatMut<'a>,
+    pub(super) rows: Range<usize>,
+    pub(super) state: &'a mut [f32],
+    pub(super) out: MatMut<'a>,
 }
 
 /// Chunks of `width` channels of all spans, `n` numbers of state each, which follow the `past` inputs of
 /// the convolution in layer `l`; `out`: `[rows, d]`.
-fn columns<'a>(
+pub(super) fn columns<'a>(
     spans: &'a mut [SpanView<'_>],
     (l, past): (usize, usize),
     (out, d): (&'a mut [f32], usize),
@@ -78,7 +78,7 @@ fn columns<'a>(
 }
 
 /// Rows of a matrix with rows of `width`.
-fn of<'a>(x: &'a [f32], rows: &Range<usize>, width: usize) -> &'a [f32] {
+pub(super) fn of<'a>(x: &'a [f32], rows: &Range<usize>, width: usize) -> &'a [f32] {
     &x[rows.start * width..rows.end * width]
 }
 

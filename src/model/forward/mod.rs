@@ -16,6 +16,7 @@ mod attention;
 mod biased;
 mod convolution;
 mod cross;
+mod delta_net;
 mod experts;
 mod feed_forward;
 mod heads;
@@ -258,6 +259,7 @@ impl<'a> Pass<'a, '_> {
             Mixer::Rwkv7(m) => self.rwkv7(b, m, l, n),
             Mixer::Mamba(m) => self.mamba(b, m, l, n),
             Mixer::ShortConv(m) => self.short_conv(b, m, l, n),
+            Mixer::DeltaNet(m) => self.delta_net(b, m, l, n),
         }
         if c.parallel {
             std::mem::swap(&mut b.h, &mut b.side);

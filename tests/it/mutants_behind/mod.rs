@@ -49,6 +49,7 @@ const CASES: &[(&str, Dtype)] = &[
     ("mamba", Dtype::F32),
     ("mamba2", Dtype::F32),
     ("lfm2", Dtype::F32),
+    ("qwen35", Dtype::F32),
     ("olmo2", Dtype::F32),
     ("chatglm3", Dtype::F16),
     ("minicpm", Dtype::F32),

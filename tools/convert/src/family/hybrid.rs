@@ -14,6 +14,11 @@ use geb::limits;
 
 /// Layers with a gated convolution in `layer_types`.
 const CONV: &str = "conv";
+/// Layers with a gated delta net.
+const LINEAR: &str = "linear_attention";
+/// How many layers of Qwen3.5 there are for each with attention, if the configuration does not say.
+const FULL_EVERY: u64 = 4;
+
 /// Which layers are of the kind `state` in `layer_types`; the others must have attention.
 fn kinds(c: &Config<'_>, state: &str, layers: usize) -> Result<Option<Vec<bool>>> {
     let Some((name, types)) = c.get(&["layer_types"]) else {
@@ -97,6 +102,10 @@ fn lfm2(c: &Config<'_>, h: &mut Hyper) -> Result<()> {
     h.hybrid = Some(Hybrid {
         layers: convolutions(c, h.layers())?,
         taps: taps as usize,
+        heads: 0,
+        value: 0,
+        key_heads: 0,
+        key: 0,
     });
     Ok(())
 }
@@ -157,6 +166,99 @@ pub(super) const LFM2: Family = Family {
     ..LIKE_LLAMA
 };
 
+/// Sizes of gated delta nets, and which layers have them.
+fn qwen35(c: &Config<'_>, h: &mut Hyper) -> Result<()> {
+    let size = |name| Ok::<_, geb::Error>(c.need_uint(&[name], 1..=limits::MAX_HEADS)? as usize);
+    let every = c.uint(&["full_attention_interval"], 1..=limits::MAX_LAYERS)?;
+    let every = every.unwrap_or(FULL_EVERY);
+    let usual = (1..=h.layers() as u64).map(|l| !l.is_multiple_of(every));
+    let layers = kinds(c, LINEAR, h.layers())?.unwrap_or_else(|| usual.collect());
+    let s = Hybrid {
+        taps: c.need_uint(&["linear_conv_kernel_dim"], 1..=limits::MAX_CONV)? as usize,
+        heads: size("linear_num_value_heads")?,
+        value: size("linear_value_head_dim")?,
+        key_heads: size("linear_num_key_heads")?,
+        key: size("linear_key_head_dim")?,
+        layers,
+    };
+    if !s.heads.is_multiple_of(s.key_heads) {
+        let allowed = format!("a divisor of linear_num_value_heads {}", s.heads);
+        return Err(bad(FILE, "linear_num_key_heads", s.key_heads, allowed));
+    }
+    for (key, n) in [
+        ("ssm.conv_kernel", s.taps),
+        ("ssm.state_size", s.key),
+        ("ssm.group_count", s.key_heads),
+        ("ssm.time_step_rank", s.heads),
+        ("ssm.inner_size", s.values()),
+        ("full_attention_interval", every as usize),
+    ] {
+        h.more.push((key, MetaValue::U32(n as u32)));
+    }
+    let list = MetaValue::Bools(s.layers.clone());
+    h.more.push(("attention.recurrent_layers", list));
+    h.more.extend(sections(c));
+    h.hybrid = Some(s);
+    Ok(())
+}
+
+/// How the rotated pairs are shared among the positions of images, which are all those of text here: other
+/// runtimes ask for it.
+fn sections(c: &Config<'_>) -> Option<(&'static str, MetaValue)> {
+    let list = c.value.get("rope_parameters")?.get("mrope_section")?;
+    let list = list.as_array()?.iter();
+    let list: Option<Vec<i32>> = list.map(|n| n.as_i64()?.try_into().ok()).collect();
+    let mut list = list?;
+    list.resize(4, 0);
+    Some(("rope.dimension_sections", MetaValue::I32s(list)))
+}
+
+/// Attention with a gate behind the queries of each head.
+const GATED: &[Line] = lines! {
+    "blk.{}.attn_q" [Q2, Width] = "model.layers.{}.self_attn.q_proj" All;
+    "blk.{}.attn_k" [Kv, Width] = "model.layers.{}.self_attn.k_proj" All;
+    "blk.{}.attn_v" [Kv, Width] = "model.layers.{}.self_attn.v_proj" All;
+    "blk.{}.attn_q_norm" [Head] = "model.layers.{}.self_attn.q_norm" All;
+    "blk.{}.attn_k_norm" [Head] = "model.layers.{}.self_attn.k_norm" All;
+    "blk.{}.attn_output" [Width, Q] = "model.layers.{}.self_attn.o_proj" All;
+};
+
+pub(super) const QWEN35: Family = Family {
+    classes: &["Qwen3_5ForCausalLM", "Qwen3_5ForConditionalGeneration"],
+    types: &["qwen3_5_text", "qwen3_5"],
+    architecture: "qwen35",
+    permuted: false,
+    norm_offset: 1.0,
+    rotated: Some(0.25),
+    fixed: &[("attn_output_gate", true, "true (attention with a gate)")],
+    // Blocks that guess further tokens are left out; the type is that of the reference's state.
+    harmless: &[
+        "mamba_ssm_dtype",
+        "mtp_num_hidden_layers",
+        "mtp_use_dedicated_embeddings",
+    ],
+    more: qwen35,
+    table: &Table {
+        layer: &[ATTN_NORM, POST_ATTENTION_NORM, FFN],
+        ..LLAMA
+    },
+    mixers: Mixers {
+        attention: GATED,
+        state: lines! {
+            "blk.{}.attn_qkv" [Channels, Width] = "model.layers.{}.linear_attn.in_proj_qkv" BehindKeys;
+            "blk.{}.attn_gate" [Inner, Width] = "model.layers.{}.linear_attn.in_proj_z" InTurn;
+            "blk.{}.ssm_beta" [ValueHeads, Width] = "model.layers.{}.linear_attn.in_proj_b" InTurn;
+            "blk.{}.ssm_alpha" [ValueHeads, Width] = "model.layers.{}.linear_attn.in_proj_a" InTurn;
+            "blk.{}.ssm_conv1d" [Channels, Taps] = "model.layers.{}.linear_attn.conv1d" BehindKeys;
+            "blk.{}.ssm_dt.bias" [ValueHeads] = "model.layers.{}.linear_attn.dt_bias" InTurn;
+            "blk.{}.ssm_a" [ValueHeads] = "model.layers.{}.linear_attn.A_log" NegExpInTurn;
+            "blk.{}.ssm_norm" [ValueHead] = "model.layers.{}.linear_attn.norm" All;
+            "blk.{}.ssm_out" [Width, Inner] = "model.layers.{}.linear_attn.out_proj" ColumnsInTurn;
+        },
+    },
+    ..LIKE_LLAMA
+};
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -177,6 +279,17 @@ mod tests {
             "num_heads": 32, "num_hidden_layers": 6, "num_key_value_heads": 8,
             "rope_theta": 1000000.0, "theta": 1000000.0, "tie_embedding": true, "use_cache": true,
             "use_pos_enc": true, "vocab_size": 65536,
+        })
+    }
+
+    fn qwen() -> Value {
+        json!({
+            "architectures": ["Qwen3_5ForCausalLM"], "hidden_size": 64, "intermediate_size": 64,
+            "num_hidden_layers": 5, "num_attention_heads": 4, "num_key_value_heads": 2,
+            "head_dim": 16, "max_position_embeddings": 64, "vocab_size": 100,
+            "linear_conv_kernel_dim": 4, "linear_num_value_heads": 4, "linear_num_key_heads": 2,
+            "linear_value_head_dim": 8, "linear_key_head_dim": 16,
+            "rope_parameters": {"rope_theta": 1e7, "rope_type": "default", "partial_rotary_factor": 0.25},
         })
     }
 
@@ -202,6 +315,14 @@ mod tests {
         assert_eq!(key(&lfm2, "attention.head_count_kv"), Some(heads));
         let wide = with(lfm2, "block_auto_adjust_ff_dim", json!(false));
         assert_eq!(key(&wide, "feed_forward_length"), number(12288));
+        let usual = Some(MetaValue::Bools(vec![true, true, true, false, true]));
+        assert_eq!(key(&qwen(), "attention.recurrent_layers"), usual);
+        assert_eq!(key(&qwen(), "ssm.inner_size"), number(32));
+        assert_eq!(key(&qwen(), "rope.dimension_count"), number(4));
+        let second = with(qwen(), "full_attention_interval", json!(2));
+        let second = key(&second, "attention.recurrent_layers");
+        let list = vec![true, false, true, false, true];
+        assert_eq!(second, Some(MetaValue::Bools(list)));
     }
 
     #[test]
@@ -213,8 +334,12 @@ mod tests {
             (old_lfm2(), "full_attn_idxs", json!([2, 6])),
             (old_lfm2(), "full_attn_idxs", json!(null)),
             (old_lfm2(), "layer_types", kinds("conv")),
-            (old_lfm2(), "layer_types", kinds("linear_attention")),
+            (old_lfm2(), "layer_types", kinds(LINEAR)),
             (old_lfm2(), "conv_kernel", json!(3)),
+            (qwen(), "linear_num_key_heads", json!(3)),
+            (qwen(), "layer_types", kinds(LINEAR)),
+            (qwen(), "attn_output_gate", json!(false)),
+            (qwen(), "linear_gate", json!(true)),
         ] {
             let config = with(config, name, value);
             assert!(Hyper::read(&config).is_err(), "{name}: {config}");

@@ -180,6 +180,7 @@ pub const FAMILIES: &[Family] = &[
     experts::OLMOE,
     experts::JETMOE,
     hybrid::LFM2,
+    hybrid::QWEN35,
     classic::CHATGLM,
     classic::GLM,
     classic::OPENELM,

@@ -100,10 +100,20 @@ pub(crate) enum Dim {
     Heads,
     /// Buckets of distances.
     Buckets,
+    /// All query heads and a gate of each.
+    Q2,
     /// Three times the width.
     Width3,
     /// Taps of a convolution, whose channels have a dimension of 1 in between.
     Taps,
+    /// Queries, keys and values of layers that keep a state.
+    Channels,
+    /// Their values.
+    Inner,
+    /// One head of these.
+    ValueHead,
+    /// Such heads, counted.
+    ValueHeads,
 }
 
 /// Which rows of a source tensor, and in which order.
@@ -126,10 +136,18 @@ pub(crate) enum Rows {
     Second,
     /// The source is stored transposed: columns become rows.
     Transposed,
+    /// Heads of values, grouped by those of keys, become one of each group in turn.
+    InTurn,
+    /// The same behind the rows of queries and keys.
+    BehindKeys,
+    /// The same of the columns.
+    ColumnsInTurn,
+    /// As [`Rows::InTurn`] of a single small tensor, and `-exp(x)`.
+    NegExpInTurn,
 }
 
 /// One line of a table: GGUF stem (`{}` = layer), shape, sources (`{}` = layer, `{e}` = each expert).
-/// Stems that end with `.bias` are whole names, also those of their sources.
+/// Stems that end with `.bias` or `ssm_a` are whole names, also those of their sources.
 #[derive(Debug)]
 pub(crate) struct Line {
     pub gguf: &'static str,
@@ -342,4 +360,24 @@ pub struct Hybrid {
     pub layers: Vec<bool>,
     /// Taps of their convolution.
     pub taps: usize,
+    /// Heads of values; 0 where there is only the convolution.
+    pub heads: usize,
+    /// Width of one.
+    pub value: usize,
+    /// Heads of queries and keys, a divisor of those.
+    pub key_heads: usize,
+    /// Width of one.
+    pub key: usize,
+}
+
+impl Hybrid {
+    /// Width of all queries, or keys.
+    pub(crate) fn keys(&self) -> usize {
+        self.key_heads * self.key
+    }
+
+    /// Width of all values.
+    pub(crate) fn values(&self) -> usize {
+        self.heads * self.value
+    }
 }
