@@ -313,7 +313,11 @@ fn layers(keys: &Keys<'_>, count: usize, width: usize) -> Result<Vec<LayerSizes>
     };
     let kv = kv.unwrap_or_else(|| heads.clone());
     let mixers = mixers(keys, &kv)?;
-    let ffn = keys.each("feed_forward_length", limits::MAX_WIDTH, count)?;
+    let ffn = match keys.each("feed_forward_length", limits::MAX_WIDTH, count)? {
+        // Where all layers have experts.
+        None => keys.each("expert_feed_forward_length", limits::MAX_WIDTH, count)?,
+        ffn => ffn,
+    };
     let ffn = GgufFile::require(&keys.key("feed_forward_length"), ffn)?;
     let head_size = match keys.int("attention.key_length", limits::MAX_WIDTH)? {
         Some(d) => d,

@@ -443,8 +443,9 @@ pub struct ShortConv {
 #[derive(Clone, Debug)]
 pub struct DeltaNet {
     /// Queries, keys and values `[2 G n + D, E]`, which are convolved; the gate of what comes out `[D, E]`; of
-    /// each head how much is corrected, and the step size of its decay, `[heads, E]` each.
-    pub input: [Linear; 4],
+    /// each head how much is corrected, and the step size of its decay, `[heads, E]` each or one behind the other
+    /// for each of the G heads in one matrix.
+    pub input: Vec<Linear>,
     /// Factors of the convolution, `[taps, channels]`, the last one for the current token.
     pub conv: Vec<f32>,
     /// Bias of the step size, `[heads]`.

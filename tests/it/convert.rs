@@ -42,6 +42,8 @@ const CASES: &[&str] = &[
     "t5-relu",
     "lfm2",
     "qwen35",
+    "qwen35moe",
+    "qwen3next",
 ];
 const TYPES: &[Dtype] = &[
     Dtype::F32,

@@ -14,7 +14,7 @@ use geb_convert::{Options, convert_to_vec};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
-const CASES: [&str; 2] = ["lfm2", "qwen35"];
+const CASES: [&str; 4] = ["lfm2", "qwen35", "qwen35moe", "qwen3next"];
 
 fn file(case: &str) -> Arc<GgufFile> {
     let path = Path::new(crate::common::ROOT).join("tests/fixtures-gguf");

@@ -55,6 +55,8 @@ const CASES: &[&str] = &[
     "mamba2",
     "lfm2",
     "qwen35",
+    "qwen35moe",
+    "qwen3next",
 ];
 
 fn root() -> PathBuf {

@@ -18,7 +18,16 @@ use geb_convert::{self as convert, Options};
 use serde_json::Value;
 
 /// From LFM2 on with attention in other layers.
-const CASES: [&str; 6] = ["rwkv6", "rwkv7", "mamba", "mamba2", "lfm2", "qwen35"];
+const CASES: [&str; 8] = [
+    "rwkv6",
+    "rwkv7",
+    "mamba",
+    "mamba2",
+    "lfm2",
+    "qwen35",
+    "qwen35moe",
+    "qwen3next",
+];
 
 fn convert_case(case: &str, dtype: Dtype) -> Arc<Model> {
     let root = Path::new(crate::common::ROOT).join("tests/fixtures");
@@ -254,6 +263,8 @@ fn tokenizers_and_chats_equal_the_reference() {
         "mamba2/hf",
         "lfm2/hf",
         "qwen35/hf",
+        "qwen35moe/hf",
+        "qwen3next/hf",
     ];
     for folder in folders {
         let root = Path::new(crate::common::ROOT).join("tests/fixtures");

@@ -99,8 +99,23 @@ fn messages(value: &Value) -> Vec<Message> {
 
 /// Further cases, which only the converter builds.
 const CONVERTED: &[&str] = &[
-    "qwen2", "qwen3", "phi3", "olmo", "olmo2", "gemma3", "chatglm3", "glm", "mixtral", "qwen3moe",
-    "olmoe", "jetmoe", "minicpm", "lfm2", "qwen35",
+    "qwen2",
+    "qwen3",
+    "phi3",
+    "olmo",
+    "olmo2",
+    "gemma3",
+    "chatglm3",
+    "glm",
+    "mixtral",
+    "qwen3moe",
+    "olmoe",
+    "jetmoe",
+    "minicpm",
+    "lfm2",
+    "qwen35",
+    "qwen35moe",
+    "qwen3next",
 ];
 
 #[test]

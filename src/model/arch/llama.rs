@@ -11,6 +11,7 @@ pub(super) const ARCH: Arch = Arch {
     mixer: MixerKind::Attention,
     state_layers: StateLayers::All,
     gated_attention: false,
+    grouped_values: false,
     positions: Positions::Rope,
     rope: RopePairing::Adjacent,
     rope_divisor: 1,

@@ -23,7 +23,9 @@ mod qwen2;
 mod qwen2moe;
 mod qwen3;
 mod qwen35;
+mod qwen35moe;
 mod qwen3moe;
+mod qwen3next;
 mod registry;
 mod rwkv6;
 mod rwkv7;
@@ -166,6 +168,8 @@ pub struct Arch {
     pub state_layers: StateLayers,
     /// A gate for each number that attention makes comes with the queries: `attn_q` has `[q, gate]` of each head.
     pub gated_attention: bool,
+    /// Heads of values that share a key head lie side by side; otherwise they take turns (delta nets).
+    pub grouped_values: bool,
     /// How positions are told.
     pub positions: Positions,
     /// Pairing of the rotation.

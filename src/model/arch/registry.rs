@@ -2,8 +2,8 @@
 
 use super::{
     Arch, bloom, chatglm, falcon, gemma3, gpt2, gptneo, gptneox, jetmoe, lfm2, llama, mamba,
-    mamba2, minicpm, olmo, olmo2, olmoe, openelm, phi3, qwen2, qwen2moe, qwen3, qwen3moe, qwen35,
-    rwkv6, rwkv7, t5,
+    mamba2, minicpm, olmo, olmo2, olmoe, openelm, phi3, qwen2, qwen2moe, qwen3, qwen3moe,
+    qwen3next, qwen35, qwen35moe, rwkv6, rwkv7, t5,
 };
 
 /// All architectures this program runs.
@@ -34,6 +34,8 @@ pub const REGISTRY: &[&Arch] = &[
     &mamba2::ARCH,
     &lfm2::ARCH,
     &qwen35::ARCH,
+    &qwen35moe::ARCH,
+    &qwen3next::ARCH,
 ];
 
 impl Arch {

@@ -250,22 +250,22 @@ impl Binder<'_> {
         let (e, d, h) = (c.embedding_length, r.inner, r.heads);
         let name = |role: &str| format!("blk.{n}.{role}");
         let channels = 2 * r.groups * r.state + d;
-        let input = [
-            ("attn_qkv", channels),
-            ("attn_gate", d),
-            ("ssm_beta", h),
-            ("ssm_alpha", h),
-        ];
-        let input = input.map(|(role, rows)| self.linear(&name(role), rows, e));
+        let rates: &[_] = match self.has(&name("ssm_ba.weight")) {
+            true => &[("ssm_ba", 2 * h)],
+            false => &[("ssm_beta", h), ("ssm_alpha", h)],
+        };
+        let input = [("attn_qkv", channels), ("attn_gate", d)];
+        let input = input.iter().chain(rates);
+        let input = input.map(|(role, rows)| self.linear(&name(role), *rows, e));
         let mixer = DeltaNet {
-            input,
+            input: input.collect(),
             conv: self.taps(name("ssm_conv1d.weight"), r.conv, channels),
             step_bias: self.vector(name("ssm_dt.bias"), h),
             a: self.vector(name("ssm_a"), h),
             norm: self.vector(name("ssm_norm.weight"), d / h),
             output: self.linear(&name("ssm_out"), e, d),
         };
-        self.scratch(2 * channels + 2 * d + 2 * h);
+        self.scratch(2 * channels + 2 * d + 4 * h);
         Mixer::DeltaNet(Box::new(mixer))
     }
 }

@@ -64,12 +64,13 @@ fn normalise(x: &mut [f32], scale: f32) {
 }
 
 /// What a mixer works with, a row for each token: what is convolved `[2 G n + D]`, the gate `[D]`, how much is
-/// corrected and what is left of the state `[heads]` each.
+/// corrected and what is left of the state `[heads]` each, and room.
 struct Parts<'a> {
     u: &'a mut [f32],
     z: &'a mut [f32],
     rates: &'a mut [f32],
     decays: &'a mut [f32],
+    rest: &'a mut [f32],
 }
 
 /// What goes into the recurrence, a row for each token.
@@ -99,6 +100,7 @@ impl Pass<'_, '_> {
             z: &mut *z,
             rates: &mut *rates,
             decays: &mut *decays,
+            rest,
         };
         self.project_delta(&mut b.acts, m, h, parts);
         let conv = Convolution {
@@ -129,7 +131,11 @@ impl Pass<'_, '_> {
                     rates: of(inputs.rates, heads),
                     decays: of(inputs.decays, heads),
                 };
-                let at = [job.chunk, job.chunk % r.groups];
+                let group = match c.arch.grouped_values {
+                    true => job.chunk / (heads / r.groups),
+                    false => job.chunk % r.groups,
+                };
+                let at = [job.chunk, group];
                 scan(&r, at, &inputs, job.state, &mut job.out);
             }
         });
@@ -150,14 +156,31 @@ impl Pass<'_, '_> {
         };
         let heads = r.heads;
         let n = p.rates.len() / heads;
-        let [wu, wz, wr, wd] = &m.input;
-        let outs = [
-            (wu, p.u),
-            (wz, p.z),
-            (wr, &mut *p.rates),
-            (wd, &mut *p.decays),
-        ];
-        self.project(acts, h, n, outs);
+        let mut rest = p.rest;
+        match &m.input[..] {
+            [wu, wz, wr, wd] => {
+                let outs = [
+                    (wu, p.u),
+                    (wz, p.z),
+                    (wr, &mut *p.rates),
+                    (wd, &mut *p.decays),
+                ];
+                self.project(acts, h, n, outs);
+            }
+            [wu, wz, both] => {
+                let pairs = take(&mut rest, 2 * n * heads);
+                let outs = [(wu, p.u), (wz, p.z), (both, &mut *pairs)];
+                self.project(acts, h, n, outs);
+                let each = heads / r.groups;
+                let ends = p.rates.chunks_exact_mut(each);
+                let ends = ends.zip(p.decays.chunks_exact_mut(each));
+                for ((rates, decays), pair) in ends.zip(pairs.chunks_exact(2 * each)) {
+                    rates.copy_from_slice(&pair[..each]);
+                    decays.copy_from_slice(&pair[each..]);
+                }
+            }
+            _ => {}
+        }
         self.rows(p.rates, heads, |_, row| {
             row.iter_mut().for_each(|v| *v = sigmoid(*v))
         });

@@ -93,6 +93,7 @@ pub(super) const TEXT_TYPES: &[(&str, &str)] = &[
     ("qwen2_5_vl", "qwen2_5_vl_text"),
     ("qwen3_vl", "qwen3_vl_text"),
     ("qwen3_5", "qwen3_5_text"),
+    ("qwen3_5_moe", "qwen3_5_moe_text"),
     ("lfm2_vl", "lfm2"),
 ];
 
@@ -263,7 +264,16 @@ const USUAL: &[Usual] = &[
     ),
     (&["glm"], &[("rms_norm_eps", 1.5625e-7)]),
     (&["lfm2"], &[("norm_eps", 1e-5), ("rope_theta", 1e6)]),
-    (&["qwen3_5_text", "qwen3_5"], &[("rms_norm_eps", 1e-6)]),
+    (
+        &[
+            "qwen3_5_text",
+            "qwen3_5",
+            "qwen3_5_moe_text",
+            "qwen3_5_moe",
+            "qwen3_next",
+        ],
+        &[("rms_norm_eps", 1e-6)],
+    ),
     (
         &["t5", "switch_transformers"],
         &[("layer_norm_epsilon", 1e-6)],

@@ -147,6 +147,7 @@ impl Walk<'_> {
             Dim::Inner => state(&Hybrid::values),
             Dim::ValueHead => state(&|s| s.value),
             Dim::ValueHeads => state(&|s| s.heads),
+            Dim::ValueHeads2 => state(&|s| 2 * s.heads),
         }
     }
 
@@ -157,6 +158,9 @@ impl Walk<'_> {
             Rows::GebGate | Rows::GebUp => self.dim(Dim::Ffn2, layer),
             Rows::Rotary if line.gguf.ends_with("attn_qkv") => self.dim(Dim::Q, layer),
             Rows::First | Rows::Second => 2 * out_rows,
+            Rows::OfEachKey | Rows::GateOfEachKey => {
+                self.dim(Dim::Channels, layer) + self.dim(Dim::Inner, layer)
+            }
             _ => out_rows,
         }
     }
@@ -180,12 +184,21 @@ impl Walk<'_> {
             true => all.kv_interleaved(d, part),
             false => all.half(part),
         };
+        let of_each = |which: &[usize]| match &h.hybrid {
+            Some(s) => {
+                let values = s.values() / s.key_heads;
+                all.of_each(&[s.key, s.key, values, values], which)
+            }
+            None => all.clone(),
+        };
         let in_turn = |skip: fn(&Hybrid) -> usize| match &h.hybrid {
             Some(s) => all.in_turn(skip(s), s.heads, s.key_heads),
             None => all.clone(),
         };
         match rows {
-            Rows::All | Rows::Transposed | Rows::ColumnsInTurn => all,
+            Rows::All | Rows::Transposed | Rows::ColumnsInTurn | Rows::NegExp => all,
+            Rows::OfEachKey => of_each(&[0, 1, 2]),
+            Rows::GateOfEachKey => of_each(&[3]),
             Rows::InTurn | Rows::NegExpInTurn => in_turn(|_| 0),
             Rows::BehindKeys => in_turn(|s| 2 * s.keys()),
             Rows::First => all.half_of_each(matrices, 0),
@@ -372,7 +385,7 @@ impl Walk<'_> {
             name: format!("{gguf}{suffix}"),
             dims: shape.into_iter().rev().collect(),
             source: match line.parts {
-                [(_, Rows::NegExpInTurn)] => Source::Made(negative(parts)),
+                [(_, Rows::NegExp | Rows::NegExpInTurn)] => Source::Made(negative(parts)),
                 _ => Source::Rows(parts),
             },
         });

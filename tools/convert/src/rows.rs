@@ -101,6 +101,20 @@ impl RowMap {
         self.select((0..skip).chain(heads))
     }
 
+    /// Of groups of parts with so many rows each: these parts, each of all groups before the next.
+    pub fn of_each(&self, parts: &[usize], which: &[usize]) -> RowMap {
+        let group: usize = parts.iter().sum();
+        let starts = 0..self.len() / group.max(1);
+        let of = |part: usize| {
+            let skip: usize = parts[..part].iter().sum();
+            let first = move |g: usize| g * group + skip;
+            starts
+                .clone()
+                .flat_map(move |g| first(g)..first(g) + parts[part])
+        };
+        self.select(which.iter().flat_map(|part| of(*part)))
+    }
+
     /// Half `part` of the rows.
     pub fn half(&self, part: usize) -> RowMap {
         let n = self.len() / 2;
@@ -191,6 +205,16 @@ mod tests {
             list(RowMap::Span(0..8).kv_interleaved(2, 1).interleave(4, 4)),
             [2, 6, 3, 7]
         );
+    }
+
+    #[test]
+    fn parts_of_groups_lie_together() {
+        let groups = || RowMap::Span(0..12);
+        assert_eq!(
+            list(groups().of_each(&[1, 2, 3], &[0, 2])),
+            [0, 6, 3, 4, 5, 9, 10, 11]
+        );
+        assert_eq!(list(groups().of_each(&[1, 2, 3], &[1])), [1, 2, 7, 8]);
     }
 
     #[test]

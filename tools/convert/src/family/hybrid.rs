@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::experts::{QWEN2_MOE, counts};
 use super::spec::{Dim, Family, Hybrid, Hyper, Line, Mixers, Rows, Shape, Table};
 use super::tables::*;
 use crate::config::{Config, FILE};
@@ -257,6 +258,60 @@ pub(super) const QWEN35: Family = Family {
         },
     },
     ..LIKE_LLAMA
+};
+
+/// The same, and experts, whose weights are divided by their sum.
+fn with_experts(c: &Config<'_>, h: &mut Hyper) -> Result<()> {
+    qwen35(c, h)?;
+    counts(c, h, None)?;
+    if c.bool("norm_topk_prob")? == Some(false) {
+        h.more.push(("expert_weights_norm", MetaValue::Bool(false)));
+    }
+    Ok(())
+}
+
+/// As of Qwen3.5, without its feed-forward layers.
+const BEFORE_EXPERTS: Table = Table {
+    layer: &[ATTN_NORM, POST_ATTENTION_NORM],
+    ..LLAMA
+};
+
+pub(super) const QWEN35_MOE: Family = Family {
+    classes: &[
+        "Qwen3_5MoeForCausalLM",
+        "Qwen3_5MoeForConditionalGeneration",
+    ],
+    types: &["qwen3_5_moe_text", "qwen3_5_moe"],
+    architecture: "qwen35moe",
+    more: with_experts,
+    table: &BEFORE_EXPERTS,
+    experts: QWEN2_MOE.experts,
+    dense: FFN,
+    ..QWEN35
+};
+
+pub(super) const QWEN3_NEXT: Family = Family {
+    classes: &["Qwen3NextForCausalLM"],
+    types: &["qwen3_next"],
+    architecture: "qwen3next",
+    more: with_experts,
+    table: &BEFORE_EXPERTS,
+    experts: QWEN2_MOE.experts,
+    dense: FFN,
+    mixers: Mixers {
+        attention: GATED,
+        state: lines! {
+            "blk.{}.attn_qkv" [Channels, Width] = "model.layers.{}.linear_attn.in_proj_qkvz" OfEachKey;
+            "blk.{}.attn_gate" [Inner, Width] = "model.layers.{}.linear_attn.in_proj_qkvz" GateOfEachKey;
+            "blk.{}.ssm_ba" [ValueHeads2, Width] = "model.layers.{}.linear_attn.in_proj_ba" All;
+            "blk.{}.ssm_conv1d" [Channels, Taps] = "model.layers.{}.linear_attn.conv1d" All;
+            "blk.{}.ssm_dt.bias" [ValueHeads] = "model.layers.{}.linear_attn.dt_bias" All;
+            "blk.{}.ssm_a" [ValueHeads] = "model.layers.{}.linear_attn.A_log" NegExp;
+            "blk.{}.ssm_norm" [ValueHead] = "model.layers.{}.linear_attn.norm" All;
+            "blk.{}.ssm_out" [Width, Inner] = "model.layers.{}.linear_attn.out_proj" All;
+        },
+    },
+    ..QWEN35
 };
 
 #[cfg(test)]

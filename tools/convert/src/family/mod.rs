@@ -181,6 +181,8 @@ pub const FAMILIES: &[Family] = &[
     experts::JETMOE,
     hybrid::LFM2,
     hybrid::QWEN35,
+    hybrid::QWEN35_MOE,
+    hybrid::QWEN3_NEXT,
     classic::CHATGLM,
     classic::GLM,
     classic::OPENELM,

@@ -114,6 +114,8 @@ pub(crate) enum Dim {
     ValueHead,
     /// Such heads, counted.
     ValueHeads,
+    /// Twice as many.
+    ValueHeads2,
 }
 
 /// Which rows of a source tensor, and in which order.
@@ -142,8 +144,14 @@ pub(crate) enum Rows {
     BehindKeys,
     /// The same of the columns.
     ColumnsInTurn,
-    /// As [`Rows::InTurn`] of a single small tensor, and `-exp(x)`.
+    /// `-exp(x)` of a single small tensor.
+    NegExp,
+    /// The same, as [`Rows::InTurn`].
     NegExpInTurn,
+    /// Groups of `[query, key, values, gates]` of a head of keys become queries, keys, values.
+    OfEachKey,
+    /// The gates of such groups.
+    GateOfEachKey,
 }
 
 /// One line of a table: GGUF stem (`{}` = layer), shape, sources (`{}` = layer, `{e}` = each expert).
