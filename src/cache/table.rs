@@ -1,5 +1,6 @@
 //! The pages of one sequence, and by how many tables each page is named.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use geb_kernels::float::BLOCK;
@@ -107,6 +108,26 @@ impl PageTable {
         }
         drop(uses);
         shared
+    }
+
+    /// Blocks of positions that it names pages of.
+    pub(crate) fn blocks(&self) -> usize {
+        self.pages.iter().map(Vec::len).max().unwrap_or(0)
+    }
+
+    /// Pages of a group that nobody names but these tables, which are of one pool.
+    pub(crate) fn only_in(tables: &[&PageTable], group: usize) -> usize {
+        let Some(first) = tables.first() else {
+            return 0;
+        };
+        let mut named: HashMap<u32, u32> = HashMap::new();
+        let pages = tables.iter().flat_map(|table| &table.pages[group]);
+        for page in pages.filter(|p| **p != NONE) {
+            *named.entry(*page).or_default() += 1;
+        }
+        let uses = first.counts.lock();
+        let refs = |page: u32| uses[group].refs[page as usize];
+        named.iter().filter(|(p, n)| refs(**p) == **n).count()
     }
 
     /// Gives up what lies behind the first `positions`.

@@ -52,6 +52,7 @@ impl Engine {
             let held = copy.tokens.len();
             if let Some(state) = copy.state.fork(held, held)? {
                 seq.state = state;
+                seq.table = copy.table.share(held);
                 seq.tokens.extend_from_slice(&copy.tokens);
             }
         }
@@ -75,8 +76,9 @@ impl Engine {
         }
     }
 
-    /// Keeps a copy of a sequence's recurrent state for others that begin with its tokens: worth it at the end of
-    /// a prompt and of an answer. Models of attention alone need none.
+    /// Keeps a copy of a sequence's recurrent state for others that begin with its tokens, and where layers have
+    /// attention too names its pages: worth it at the end of a prompt and of an answer. Models of attention alone
+    /// need none.
     ///
     /// # Errors
     /// [`Error::Memory`].
@@ -89,7 +91,7 @@ impl Engine {
             return Ok(());
         }
         if let Some(state) = seq.state.fork(held, held)?
-            && self.prefixes.keep(cursor.key, &seq.tokens, state)
+            && (self.prefixes).keep(cursor.key, &seq.tokens, state, seq.table.share(held))
         {
             self.save_state(cursor.key, seq);
         }
@@ -101,8 +103,9 @@ impl Engine {
         self.prefixes.stats
     }
 
-    /// Tokens whose pages the tree names.
+    /// Tokens whose pages the tree names, and copies of states.
     pub fn prefix_tokens(&self) -> usize {
-        BLOCK * self.prefixes.len()
+        let (copied, _) = self.pages.named(&self.prefixes.tables());
+        BLOCK * (self.prefixes.len() + copied)
     }
 }

@@ -59,9 +59,6 @@ pub use sequence::Sequence;
 pub(crate) use sequence::check_vectors;
 pub use step::{Output, Span};
 
-/// Copies of a recurrent state that are kept when no memory is given for them.
-const COPIES: u64 = 8;
-
 /// A model with threads and buffers, for any number of sequences.
 pub struct Engine {
     pub(crate) model: Arc<Model>,
@@ -96,12 +93,16 @@ impl Engine {
         Plan::new(model, options).map(drop)
     }
 
-    /// Bytes of the pages that would be planned for these options.
+    /// Bytes of the pages that would be planned for these options, and of the copies of states beside them.
     ///
     /// # Errors
     /// Those of [`Engine::new`].
     pub fn kv_bytes_for(model: &Model, options: &SessionOptions) -> Result<u64> {
-        Ok(Plan::new(model, options)?.pages.bytes())
+        let plan = Plan::new(model, options)?;
+        match plan.pages.bytes() {
+            0 => Ok(0),
+            pages => Ok(pages + plan.copies),
+        }
     }
 
     /// Plans memory, checks it, allocates it: pages, buffers, logits.
@@ -120,7 +121,6 @@ impl Engine {
             (None, 0) => SharedPool::new(threads::default_threads())?,
             (None, n) => SharedPool::new(n)?,
         };
-        let copies = options.kv_memory.unwrap_or(COPIES * plan.state);
         let no_memory = |()| ram::refused("logits", 4 * plan.logits as u64);
         let logits = bytemuck::allocation::try_zeroed_vec(plan.logits).map_err(no_memory)?;
         Ok(Engine {
@@ -136,7 +136,7 @@ impl Engine {
             heads: plan.heads,
             pages: PagePool::new(plan.pages)?,
             fixed: options.kv_memory.is_some(),
-            prefixes: PrefixTree::new(copies),
+            prefixes: PrefixTree::new(plan.copies),
             sparse: options.sparse,
             cancel: options.cancel.clone(),
             residents,

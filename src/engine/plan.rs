@@ -8,10 +8,13 @@ use super::heads::Heads;
 use super::options::{BATCH, DEFAULT_CTX, SessionOptions};
 use crate::cache::{Layout, PagePlan};
 use crate::error::Result;
-use crate::model::Model;
 use crate::model::forward::BufferSizes;
+use crate::model::{LayerSizes, Model};
 use crate::ram;
 use crate::state::State;
+
+/// Copies of a recurrent state that are kept when no memory is given for them.
+const COPIES: u64 = 8;
 
 /// Sizes of an engine.
 pub(super) struct Plan {
@@ -24,6 +27,8 @@ pub(super) struct Plan {
     /// Sequences that memory is planned for.
     pub(super) streams: usize,
     pub(super) pages: PagePlan,
+    /// Bytes that copies of states may take.
+    pub(super) copies: u64,
     /// Bytes of a sequence besides its pages.
     pub(super) state: u64,
     pub(super) buffers: BufferSizes,
@@ -41,9 +46,9 @@ impl Plan {
         let c = model.config();
         let kernels = choose_kernels(options.level)?;
         // A state takes no more memory for more tokens.
-        let default = match c.recurrent {
-            Some(_) => c.context_length,
-            None => c.context_length.min(DEFAULT_CTX),
+        let default = match c.widest(LayerSizes::kv_width) {
+            0 => c.context_length,
+            _ => c.context_length.min(DEFAULT_CTX),
         };
         let ctx = match options.ctx {
             Some(0) => c.context_length,
@@ -57,18 +62,18 @@ impl Plan {
             false => 0,
         };
         let (batch, streams) = (BATCH.min(ctx), options.streams.max(1));
+        let state = State::bytes(c, &weights.layers);
         let pages = PagePlan::new(Layout::new(c, heads, kv), ctx, batch, streams);
+        let (pages, copies) = shares(pages, options.kv_memory, COPIES * state)?;
         let plan = Plan {
             kernels,
             ctx,
             kv,
             heads,
             streams,
-            pages: match options.kv_memory {
-                Some(bytes) => pages.within(bytes)?,
-                None => pages,
-            },
-            state: Heads::bytes(c, heads, ctx) + State::bytes(c, &weights.layers),
+            pages,
+            copies,
+            state: Heads::bytes(c, heads, ctx) + state,
             buffers: BufferSizes::new(c, batch),
             logits: streams * c.vocab,
         };
@@ -84,5 +89,18 @@ impl Plan {
     /// Bytes of buffers and logits.
     pub(super) fn scratch(&self) -> u64 {
         self.buffers.bytes() + 4 * self.logits as u64
+    }
+}
+
+/// Pages, and bytes of copies of states, of the memory that is given for both. Where it is not enough for both and
+/// one context, there are no copies.
+fn shares(pages: PagePlan, given: Option<u64>, usual: u64) -> Result<(PagePlan, u64)> {
+    match given {
+        None => Ok((pages, usual)),
+        Some(bytes) if pages.bytes() == 0 => Ok((pages.within(bytes)?, bytes)),
+        Some(bytes) => match pages.clone().within(bytes.saturating_sub(usual)) {
+            Ok(pages) => Ok((pages, usual)),
+            Err(_) => Ok((pages.within(bytes)?, 0)),
+        },
     }
 }

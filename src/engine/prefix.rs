@@ -3,10 +3,11 @@
 //! ```text
 //! key                 what makes states equal besides inputs: adapters, an encoder's text, the caller's scope
 //! node                64 tokens behind the node above it, and their pages; found by the tokens themselves
-//! copy of a state     of a recurrent model, behind any number of tokens
+//! copy of a state     of a recurrent model, behind any number of tokens; with the pages of layers that have attention
 //! ```
 //! Nothing is found by a hash of tokens, so nothing can be mistaken for another text. A page that only the tree
-//! names is given up when pages run out, the one least recently asked for first, from the leaves on.
+//! names is given up when pages run out, the one least recently asked for first, from the leaves on; a copy of a
+//! state goes with its pages.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -80,6 +81,8 @@ pub(super) struct Copy {
     key: SeqKey,
     pub(super) tokens: Vec<u32>,
     pub(super) state: State,
+    /// Pages of its tokens, of the layers that have attention.
+    pub(super) table: PageTable,
     used: u64,
 }
 
@@ -361,7 +364,29 @@ impl PrefixTree {
         let alone = |id: &NodeId| self.node(*id).is_some_and(|n| n.pages.alone());
         let mut leaves = self.leaves.iter().map(|(_, id)| *id);
         let leaf = leaves.find(alone).or_else(|| self.leaf_below(Pages::alone));
-        leaf.is_some_and(|leaf| self.give_up(leaf))
+        leaf.is_some_and(|leaf| self.give_up(leaf)) || self.give_up_copy()
+    }
+
+    /// Gives up the copy of a state least recently asked for, of those that name pages; false if there is none.
+    fn give_up_copy(&mut self) -> bool {
+        let copies = self.copies.iter().enumerate();
+        let with_pages = copies.filter(|(_, c)| c.table.blocks() > 0);
+        let oldest = with_pages.min_by_key(|(_, c)| c.used).map(|(i, _)| i);
+        let Some(oldest) = oldest else {
+            return false;
+        };
+        let blocks = self.copies[oldest].table.blocks();
+        self.forget(oldest);
+        self.stats.evicted += blocks as u64;
+        true
+    }
+
+    /// Gives up a copy of a state, by number.
+    fn forget(&mut self, copy: usize) {
+        let gone = self.copies.swap_remove(copy);
+        if let Some(disk) = &self.disk {
+            disk.set_held(&gone.key, &gone.tokens, false);
+        }
     }
 
     /// Gives up a leaf for who writes and finds no page: where [`PrefixTree::evict`] has none, one that pages wait
@@ -417,7 +442,13 @@ impl PrefixTree {
     /// Pages of a group that only the tree names: as many can be given up.
     pub(super) fn evictable(&self, group: usize) -> usize {
         let nodes = self.nodes.iter().flatten();
-        nodes.filter(|n| n.pages.alone_in(group)).count()
+        let alone = nodes.filter(|n| n.pages.alone_in(group)).count();
+        alone + PageTable::only_in(&self.tables(), group)
+    }
+
+    /// The pages of the copies of states.
+    pub(super) fn tables(&self) -> Vec<&PageTable> {
+        self.copies.iter().map(|c| &c.table).collect()
     }
 
     /// Blocks of pages in the tree.
@@ -438,8 +469,15 @@ impl PrefixTree {
         Some(best)
     }
 
-    /// Keeps a state, and gives up others for it as the limit asks; false if it is not kept, or was before.
-    pub(super) fn keep(&mut self, key: SeqKey, tokens: &[u32], state: State) -> bool {
+    /// Keeps a state and the pages of its tokens, and gives up others for it as the limit asks; false if it is not
+    /// kept, or was before.
+    pub(super) fn keep(
+        &mut self,
+        key: SeqKey,
+        tokens: &[u32],
+        state: State,
+        table: PageTable,
+    ) -> bool {
         let is = |c: &Copy| c.key == key && c.tokens == tokens;
         let each = 8 * state.values().len() as u64;
         let most = (self.copies_limit / each.max(1)) as usize;
@@ -452,10 +490,7 @@ impl PrefixTree {
             let Some(oldest) = oldest.map(|(i, _)| i) else {
                 break;
             };
-            let gone = self.copies.swap_remove(oldest);
-            if let Some(disk) = &self.disk {
-                disk.set_held(&gone.key, &gone.tokens, false);
-            }
+            self.forget(oldest);
         }
         if let Some(disk) = &self.disk {
             disk.set_held(&key, tokens, true);
@@ -464,6 +499,7 @@ impl PrefixTree {
             key,
             tokens: tokens.to_vec(),
             state,
+            table,
             used: self.clock,
         });
         true

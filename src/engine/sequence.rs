@@ -51,7 +51,17 @@ impl Sequence {
     pub fn truncate(&mut self, n: usize) {
         let n = n.min(self.tokens.len());
         let n = self.state.keeps(self.tokens.len(), n);
+        self.keep(n);
+    }
+
+    /// Gives up what is not of the first `n` tokens, to which the state has gone back; all where their pages are
+    /// given up already.
+    fn keep(&mut self, n: usize) {
+        let seen = n;
         let n = self.table.keeps(n);
+        if n < seen {
+            self.state.keeps(seen, n);
+        }
         self.tokens.truncate(n);
         self.table.truncate(n);
         if let Some(heads) = &mut self.heads {
@@ -93,11 +103,11 @@ impl Sequence {
     }
 
     /// A pass failed: some layers may have seen the batch. Keys and values behind the last token are written
-    /// again; a recurrent state goes back to where it can.
+    /// again; a recurrent state goes back to where it can, and what else the sequence holds with it.
     pub(crate) fn go_back(&mut self) {
         if !self.state.is_empty() {
             let seen = self.state.restore();
-            self.tokens.truncate(seen);
+            self.keep(seen);
             self.cursor = None;
         }
     }

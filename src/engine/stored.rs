@@ -19,11 +19,20 @@ impl Engine {
     /// are copies. What is returned reads for this engine, on any thread.
     ///
     /// # Errors
-    /// [`Error::Io`] where the file of the model cannot be asked for its identity ([`Model::identity`]).
+    /// [`Error::Io`] where the file of the model cannot be asked for its identity ([`Model::identity`]);
+    /// [`Error::Unsupported`] for a model whose layers keep a state beside others that have attention.
     ///
     /// [`Model::identity`]: crate::model::Model::identity
     pub fn set_disk_cache(&mut self, cache: Arc<DiskCache>) -> Result<Arc<DiskPages>> {
-        let state = State::bytes(self.model.config(), &self.model.weights().layers) as usize / 2;
+        let c = self.model.config();
+        let state = State::bytes(c, &self.model.weights().layers) as usize / 2;
+        if state > 0 && !self.pages.layout().block_bytes().is_empty() {
+            return Err(Error::Unsupported {
+                what: "cache on disk of architecture",
+                value: c.arch.name.into(),
+                known: "those whose layers all have attention, or all keep a state".into(),
+            });
+        }
         let kind = Kind {
             model: self.model.identity()?,
             kv: self.kv.name(),
@@ -110,7 +119,8 @@ impl Engine {
         let values: Vec<f32> = values.iter().map(|v| f32::from_le_bytes(*v)).collect();
         let mut state = State::new(self.model.config(), &self.model.weights().layers)?;
         state.set(&values, stored.tokens.len())?;
-        self.prefixes.keep(stored.key, &stored.tokens, state);
+        let table = self.pages.table();
+        self.prefixes.keep(stored.key, &stored.tokens, state, table);
         Ok(stored.tokens.len())
     }
 

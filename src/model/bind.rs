@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use geb_kernels::dtype::Dtype;
 use geb_kernels::{Kernels, Level};
 
-use super::arch::{Arch, NormKind, NormPlace, Positions, QkNorm};
+use super::arch::{Arch, MixerKind, NormKind, NormPlace, Positions, QkNorm, StateLayers};
 use super::config::Config;
 use super::scaling::ScalingKind;
 use super::weights::{
@@ -180,7 +180,7 @@ impl Binder<'_> {
     }
 
     fn layer(&mut self, c: &Config, at: &Place) -> Layer {
-        if let Some(r) = &c.recurrent {
+        if let (Some(r), StateLayers::All) = (&c.recurrent, c.arch.state_layers) {
             return self.recurrent_layer(c, r, at.n);
         }
         let e = c.embedding_length;
@@ -196,15 +196,9 @@ impl Binder<'_> {
             false => shared,
         };
         let attn_norm = own("attn_norm_2", "attn_norm");
-        let shared = match c.parallel {
-            true => "attn_norm",
-            false => c.arch.ffn_norm,
-        };
-        let ffn_norm = own(c.arch.ffn_norm, shared);
-        let mixer = match self.expert_attention(c, at) {
-            Some(attention) => Mixer::Experts(attention),
-            None => Mixer::Attention(self.attention(c, at)),
-        };
+        let usual = c.arch.ffn_norm;
+        let ffn_norm = own(usual, if c.parallel { "attn_norm" } else { usual });
+        let mixer = self.mixer(c, at);
         Layer {
             mixer: Branch {
                 norm: self.norm(c, name(attn_norm), before),
@@ -217,6 +211,30 @@ impl Binder<'_> {
                 post_norm: after.then(|| self.vector(name("post_ffw_norm.weight"), e)),
             },
         }
+    }
+
+    fn mixer(&mut self, c: &Config, at: &Place) -> Mixer {
+        match (c.layers[at.n].mixer, &c.recurrent) {
+            (MixerKind::ShortConv, Some(r)) => self.short_conv(c, r, at.n),
+            (MixerKind::DeltaNet, Some(r)) => self.delta_net(c, r, at.n),
+            _ => match self.expert_attention(c, at) {
+                Some(attention) => Mixer::Experts(attention),
+                None => Mixer::Attention(self.attention(c, at)),
+            },
+        }
+    }
+
+    /// Norms of the embeddings, if there is one, and before the output.
+    fn outer_norms(&mut self, c: &Config) -> [Norm; 2] {
+        let first = "token_embd_norm";
+        let last = match c.arch.encoder {
+            true => "dec.output_norm",
+            false if self.has("output_norm.weight") => "output_norm",
+            false => c.arch.output_norm,
+        };
+        let normed = c.arch.output_norm != first && self.has("token_embd_norm.weight");
+        let embedding = self.norm(c, first.into(), normed);
+        [embedding, self.norm(c, last.into(), true)]
     }
 
     /// The layers of further heads. A head too few or too many is one problem.
@@ -253,7 +271,14 @@ impl Binder<'_> {
             QkNorm::Head | QkNorm::HeadRotated => Some([c.head_size; 2]),
             QkNorm::Width => Some([q, kv]),
         };
-        let qkv = if self.has(&name("attn_qkv.weight")) {
+        let qkv = if c.arch.gated_attention {
+            self.scratch(2 * q);
+            Qkv::Gated([
+                self.linear(&name("attn_q"), 2 * q, e),
+                self.linear(&name("attn_k"), kv, e),
+                self.linear(&name("attn_v"), kv, e),
+            ])
+        } else if self.has(&name("attn_qkv.weight")) {
             Qkv::Fused(self.linear(&name("attn_qkv"), q + 2 * kv, e))
         } else {
             Qkv::Split([
@@ -314,17 +339,12 @@ pub fn bind(file: &GgufFile, config: &mut Config) -> Result<Weights> {
     let e = config.embedding_length;
     let token_embd = b.matrix("token_embd.weight".into(), 0, e);
     config.vocab = token_embd.rows;
-    let normed = b.has("token_embd_norm.weight");
-    let embedding_norm = b.norm(config, "token_embd_norm".into(), normed);
+    let [embedding_norm, output_norm] = b.outer_norms(config);
     let learned = config.arch.positions == Positions::Learned;
     let position_embd =
         learned.then(|| b.matrix("position_embd.weight".into(), config.context_length, e));
     let heads = config.widest(|l| l.head_count);
     let bias = config.alibi.map(|max| Bias::alibi(heads, max));
-    let output_norm = match config.arch.encoder {
-        true => b.norm(config, "dec.output_norm".into(), true),
-        false => b.norm(config, "output_norm".into(), true),
-    };
     let output = if b.has("output.weight") {
         b.linear("output", config.vocab, e)
     } else {
@@ -367,6 +387,7 @@ pub fn bind(file: &GgufFile, config: &mut Config) -> Result<Weights> {
         // A dropped layer or a graph this program does not know must not go unnoticed.
         if of_layers(config.arch, name)
             && !b.used.contains(name)
+            && !guesses(config, name)
             && !name.ends_with(".rope_freqs.weight")
         {
             b.problem(|| format!("  {name}: not part of architecture {}", config.arch.name));
@@ -408,6 +429,13 @@ fn unsupported(tensors: &[String]) -> Error {
         value: format!("{} tensors, first {}", tensors.len(), tensors[0]),
         known: known.join(", "),
     }
+}
+
+/// Whether a tensor belongs to the blocks that guess further tokens, which are not run.
+fn guesses(c: &Config, name: &str) -> bool {
+    let number = name.strip_prefix("blk.").and_then(|n| n.split_once('.'));
+    let number = number.and_then(|(number, _)| number.parse().ok());
+    number.is_some_and(|n: usize| (c.block_count..c.block_count + c.nextn_blocks).contains(&n))
 }
 
 /// Whether a tensor belongs to the layers, so that it must be part of the graph. T5 files may hold a

@@ -1,9 +1,10 @@
 //! Hyperparameters: read once, range-checked, then plain numbers (rule 11).
 
 use super::arch::{
-    Arch, LogitScale, MixerKind, NormKind, Positions, REGISTRY, Scalars, WindowRope,
+    Arch, LogitScale, MixerKind, NormKind, Positions, REGISTRY, Scalars, StateLayers, WindowRope,
 };
 use super::keys::Keys;
+use super::recurrent::{Recurrent, mixers};
 use super::routing::Routing;
 use super::scaling::{RopeScaling, ScalingKind, Temperature};
 use super::switches;
@@ -14,7 +15,9 @@ use crate::limits;
 /// Sizes of one layer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LayerSizes {
-    /// Query heads, H.
+    /// What mixes the tokens.
+    pub mixer: MixerKind,
+    /// Query heads, H; 0 in a layer that keeps a state.
     pub head_count: usize,
     /// Key/value heads, K; divides H.
     pub head_count_kv: usize,
@@ -61,6 +64,8 @@ pub struct Config {
     pub arch: &'static Arch,
     /// Layers.
     pub block_count: usize,
+    /// Blocks that the file counts behind the layers: they guess further tokens, and are not run.
+    pub nextn_blocks: usize,
     /// Positions the model was trained for.
     pub context_length: usize,
     /// Width of the residual stream, E.
@@ -123,27 +128,6 @@ pub struct Config {
     pub vocab: usize,
 }
 
-/// Sizes of a recurrent mixer. Its state is `[inner, state]`, beside the last inputs it has seen.
-#[derive(Clone, Copy, Debug)]
-pub struct Recurrent {
-    /// Heads; of Mamba 1 one.
-    pub heads: usize,
-    /// Width of all heads, D.
-    pub inner: usize,
-    /// Elements of state for each of them, N.
-    pub state: usize,
-    /// Tokens that the convolution sees (Mamba).
-    pub conv: usize,
-    /// Rank of the step size (Mamba 1).
-    pub rank: usize,
-    /// Groups of heads that share B and C (Mamba 2).
-    pub groups: usize,
-    /// Step size, B and C are normed (FalconMamba).
-    pub normed: bool,
-    /// Epsilon of the norms inside: of each head (RWKV), of step size, B and C (FalconMamba).
-    pub mixer_epsilon: f32,
-}
-
 impl Config {
     /// Reads the keys of `general.architecture`.
     pub fn read(file: &GgufFile) -> Result<Config> {
@@ -159,17 +143,19 @@ impl Config {
         })?;
         let keys = Keys { file, arch };
         let embedding_length = keys.required("embedding_length", limits::MAX_WIDTH)?;
-        let blocks = keys.required("block_count", limits::MAX_LAYERS)?;
+        let nextn_blocks = keys.count("nextn_predict_layers", limits::MAX_LAYERS)?;
+        let nextn_blocks = nextn_blocks.unwrap_or(0);
+        let blocks = blocks(&keys, nextn_blocks)?;
         let encoder = encoder(&keys, blocks)?;
         let block_count = match encoder {
             Some(_) => keys.int("decoder_block_count", limits::MAX_LAYERS)?,
             None => None,
         };
         let block_count = block_count.unwrap_or(blocks);
-        let recurrent = recurrent(&keys, embedding_length)?;
-        let layers = match recurrent {
-            Some(_) => vec![without_heads(&keys)?; block_count],
-            None => layers(&keys, blocks.max(block_count), embedding_length)?,
+        let recurrent = Recurrent::read(&keys, embedding_length)?;
+        let layers = match (&recurrent, arch.state_layers) {
+            (Some(_), StateLayers::All) => vec![without_heads(&keys)?; block_count],
+            _ => layers(&keys, blocks.max(block_count), embedding_length)?,
         };
         let extra_heads = match (&encoder, &recurrent) {
             (None, None) => keys.count("mtp_head_count", limits::MAX_LAYERS)?,
@@ -181,17 +167,7 @@ impl Config {
             return keys.bad("attention.head_count", value, "one size for all layers");
         }
         let head_size = layers[0].head_size;
-        let rope_dimension_count = keys
-            .int("rope.dimension_count", limits::MAX_WIDTH)?
-            .unwrap_or(head_size / arch.rope_divisor);
-        let rope_dimension_count = match arch.positions {
-            Positions::Rope => rope_dimension_count,
-            Positions::Learned | Positions::Alibi | Positions::Buckets => 0,
-        };
-        if rope_dimension_count > head_size || !rope_dimension_count.is_multiple_of(2) {
-            let allowed = format!("an even number up to the head size {head_size}");
-            return keys.bad("rope.dimension_count", rope_dimension_count, allowed);
-        }
+        let rope_dimension_count = rotated(&keys, head_size)?;
         switches::check_sections(&keys)?;
         let context_length = keys.required("context_length", limits::MAX_CONTEXT)?;
         let epsilon = match arch.norm {
@@ -214,6 +190,7 @@ impl Config {
         Ok(Config {
             arch,
             block_count,
+            nextn_blocks,
             context_length,
             embedding_length,
             experts: Routing::read(&keys, layers[0].feed_forward_length)?,
@@ -274,6 +251,32 @@ fn like_last<T: Copy>(mut layers: Vec<T>, more: usize) -> Vec<T> {
     layers
 }
 
+/// The layers that run: the blocks but those that guess further tokens.
+fn blocks(keys: &Keys<'_>, nextn: usize) -> Result<usize> {
+    let all = keys.required("block_count", limits::MAX_LAYERS)?;
+    match all.checked_sub(nextn) {
+        Some(blocks @ 1..) => Ok(blocks),
+        _ => {
+            let allowed = format!("fewer than the {all} blocks");
+            keys.bad("nextn_predict_layers", nextn, allowed)
+        }
+    }
+}
+
+/// Rotated elements of a head.
+fn rotated(keys: &Keys<'_>, head_size: usize) -> Result<usize> {
+    let given = keys.int("rope.dimension_count", limits::MAX_WIDTH)?;
+    let rotated = match keys.arch.positions {
+        Positions::Rope => given.unwrap_or(head_size / keys.arch.rope_divisor),
+        Positions::Learned | Positions::Alibi | Positions::Buckets => 0,
+    };
+    if rotated > head_size || !rotated.is_multiple_of(2) {
+        let allowed = format!("an even number up to the head size {head_size}");
+        return keys.bad("rope.dimension_count", rotated, allowed);
+    }
+    Ok(rotated)
+}
+
 /// The encoder of architectures that have one.
 fn encoder(keys: &Keys<'_>, block_count: usize) -> Result<Option<EncoderSizes>> {
     if !keys.arch.encoder {
@@ -308,8 +311,14 @@ fn encoder(keys: &Keys<'_>, block_count: usize) -> Result<Option<EncoderSizes>> 
 fn layers(keys: &Keys<'_>, count: usize, width: usize) -> Result<Vec<LayerSizes>> {
     let heads = keys.each("attention.head_count", limits::MAX_HEADS, count)?;
     let heads = GgufFile::require(&keys.key("attention.head_count"), heads)?;
-    let kv = keys.each("attention.head_count_kv", limits::MAX_HEADS, count)?;
+    let kv = match keys.arch.state_layers {
+        StateLayers::WithoutHeads => {
+            keys.each_or_0("attention.head_count_kv", limits::MAX_HEADS, count)?
+        }
+        _ => keys.each("attention.head_count_kv", limits::MAX_HEADS, count)?,
+    };
     let kv = kv.unwrap_or_else(|| heads.clone());
+    let mixers = mixers(keys, &kv)?;
     let ffn = switches::ffn_widths(keys, count)?;
     let head_size = match keys.int("attention.key_length", limits::MAX_WIDTH)? {
         Some(d) => d,
@@ -326,7 +335,18 @@ fn layers(keys: &Keys<'_>, count: usize, width: usize) -> Result<Vec<LayerSizes>
     }
     let mut layers = Vec::with_capacity(count);
     for l in 0..count {
+        if mixers[l] != MixerKind::Attention {
+            layers.push(LayerSizes {
+                mixer: mixers[l],
+                head_count: 0,
+                head_count_kv: 0,
+                head_size,
+                feed_forward_length: ffn[l],
+            });
+            continue;
+        }
         let sizes = LayerSizes {
+            mixer: MixerKind::Attention,
             head_count: heads[l],
             head_count_kv: kv[l],
             head_size,
@@ -352,58 +372,12 @@ fn without_heads(keys: &Keys<'_>) -> Result<LayerSizes> {
         _ => keys.required("feed_forward_length", limits::MAX_WIDTH)?,
     };
     Ok(LayerSizes {
+        mixer: keys.arch.mixer,
         head_count: 0,
         head_count_kv: 0,
         head_size: 0,
         feed_forward_length,
     })
-}
-
-/// Sizes of a mixer that keeps a state, if the architecture has one.
-fn recurrent(keys: &Keys<'_>, width: usize) -> Result<Option<Recurrent>> {
-    let size = |suffix| keys.required(suffix, limits::MAX_WIDTH);
-    let divides = |suffix: &str, n: usize, whole: usize| match whole.is_multiple_of(n) {
-        true => Ok(whole / n),
-        false => keys.bad(suffix, n, format!("a divisor of {whole}")),
-    };
-    let mut r = Recurrent {
-        heads: 1,
-        inner: width,
-        state: 0,
-        conv: 1,
-        rank: 0,
-        groups: 1,
-        normed: false,
-        mixer_epsilon: 64e-5,
-    };
-    match keys.arch.mixer {
-        MixerKind::Attention => return Ok(None),
-        MixerKind::Rwkv6 | MixerKind::Rwkv7 => {
-            r.state = size("wkv.head_size")?;
-            r.heads = divides("wkv.head_size", r.state, width)?;
-            let epsilon = keys.float("wkv.head_norm_epsilon", 0.0..=1.0)?;
-            r.mixer_epsilon = epsilon.unwrap_or(r.mixer_epsilon);
-        }
-        MixerKind::Mamba | MixerKind::Mamba2 => {
-            r.conv = keys.required("ssm.conv_kernel", limits::MAX_CONV)?;
-            (r.inner, r.state) = (size("ssm.inner_size")?, size("ssm.state_size")?);
-            r.rank = size("ssm.time_step_rank")?;
-            let normed = keys.file.bool(&keys.key("ssm.dt_b_c_rms"))?;
-            r.normed = normed.unwrap_or(false);
-            let epsilon = match keys.float("ssm.dt_b_c_rms_epsilon", 0.0..=1.0)? {
-                None => keys.float("attention.layer_norm_rms_epsilon", 0.0..=1.0)?,
-                epsilon => epsilon,
-            };
-            r.mixer_epsilon = epsilon.unwrap_or(r.mixer_epsilon);
-        }
-    }
-    if keys.arch.mixer == MixerKind::Mamba2 {
-        r.heads = r.rank;
-        divides("ssm.time_step_rank", r.heads, r.inner)?;
-        r.groups = keys.int("ssm.group_count", limits::MAX_HEADS)?.unwrap_or(1);
-        divides("ssm.group_count", r.groups, r.heads)?;
-    }
-    Ok(Some(r))
 }
 
 /// Factors of embeddings, residual branches and logits.

@@ -1,5 +1,7 @@
 //! The keys of one architecture in one file.
 
+use std::ops::RangeInclusive;
+
 use super::arch::Arch;
 use crate::error::{Error, Result};
 use crate::gguf::{GgufFile, Value};
@@ -39,14 +41,29 @@ impl Keys<'_> {
 
     /// A number of each of `layers` layers: an array, or one number for all.
     pub fn each(&self, suffix: &str, max: u64, layers: usize) -> Result<Option<Vec<usize>>> {
+        self.numbers(suffix, 1..=max, layers)
+    }
+
+    /// As [`Keys::each`], and 0.
+    pub fn each_or_0(&self, suffix: &str, max: u64, layers: usize) -> Result<Option<Vec<usize>>> {
+        self.numbers(suffix, 0..=max, layers)
+    }
+
+    fn numbers(
+        &self,
+        suffix: &str,
+        range: RangeInclusive<u64>,
+        layers: usize,
+    ) -> Result<Option<Vec<usize>>> {
         let key = self.key(suffix);
         let Some(Value::Array(array)) = self.file.get(&key) else {
-            return Ok(self.int(suffix, max)?.map(|v| vec![v; layers]));
+            let one = self.file.int(&key, range)?;
+            return Ok(one.map(|v| vec![v as usize; layers]));
         };
         let number = |v: Value<'_>| {
             u64::try_from(v.as_int()?)
                 .ok()
-                .filter(|v| (1..=max).contains(v))
+                .filter(|v| range.contains(v))
         };
         let list: Option<Vec<usize>> = (array.iter().take(layers))
             .map(|v| number(v).map(|v| v as usize))
@@ -56,7 +73,7 @@ impl Keys<'_> {
             None => Err(Error::Key {
                 key,
                 value: "an array".into(),
-                allowed: format!("for each of {layers} layers an integer in 1..={max}"),
+                allowed: format!("for each of {layers} layers an integer in {range:?}"),
             }),
         }
     }

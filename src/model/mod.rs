@@ -11,6 +11,7 @@ mod keys;
 pub mod observer;
 pub(crate) mod operand;
 pub(crate) mod packed;
+mod recurrent;
 pub(crate) mod resident;
 pub(crate) mod rope;
 pub mod routing;
@@ -20,9 +21,10 @@ pub mod weights;
 
 use std::sync::{Arc, OnceLock};
 
-pub use config::{Config, LayerSizes, Recurrent};
+pub use config::{Config, LayerSizes};
 use geb_kernels::Kernels;
 pub use packed::{PackedSums, SparseChoice};
+pub use recurrent::Recurrent;
 pub use resident::Streamed;
 pub use rope::RopeFreqs;
 pub use scaling::{RopeScaling, ScalingKind, Temperature};

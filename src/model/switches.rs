@@ -10,10 +10,12 @@ use crate::limits;
 /// Widths of the feed-forward layers.
 pub(super) fn ffn_widths(keys: &Keys<'_>, count: usize) -> Result<Vec<usize>> {
     let suffix = "feed_forward_length";
-    let said = GgufFile::require(
-        &keys.key(suffix),
-        keys.each(suffix, limits::MAX_WIDTH, count)?,
-    )?;
+    let said = match keys.each(suffix, limits::MAX_WIDTH, count)? {
+        // Where all layers have experts.
+        None => keys.each("expert_feed_forward_length", limits::MAX_WIDTH, count)?,
+        said => said,
+    };
+    let said = GgufFile::require(&keys.key(suffix), said)?;
     let of = |(l, said): (usize, usize)| {
         let up = keys.file.tensor(&format!("blk.{l}.ffn_up.weight"));
         match (keys.arch.ffn_width, up.map(|t| t.info().rows())) {

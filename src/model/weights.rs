@@ -1,11 +1,14 @@
 //! The weights of a model as the layer loop meets them. Matrices stay in the file.
 
+mod bias;
+
 use std::ops::Range;
 use std::slice::from_ref;
 
 use geb_kernels::dtype::Dtype;
 
 use super::Config;
+pub use bias::Bias;
 
 /// A weight matrix that stays in the file: `[rows, cols]`, rows contiguous.
 #[derive(Clone, Debug)]
@@ -50,6 +53,8 @@ pub enum Qkv {
     Fused(Linear),
     /// Three matrices.
     Split([Linear; 3]),
+    /// Three matrices, that of the queries with a gate behind each head: `[H, 2, d]` rows.
+    Gated([Linear; 3]),
 }
 
 /// Gate and up projections: one matrix, gate rows first, or two.
@@ -107,6 +112,10 @@ pub enum Mixer {
     Rwkv7(Box<Rwkv7>),
     /// A selective state space.
     Mamba(Box<Mamba>),
+    /// A gated convolution over a few tokens.
+    ShortConv(Box<ShortConv>),
+    /// A gated delta net.
+    DeltaNet(Box<DeltaNet>),
 }
 
 /// A mixture of attention heads (JetMoE, arXiv 2404.07413): each of the k experts of a token has K
@@ -193,82 +202,6 @@ impl GateUp {
     }
 }
 
-/// What is added to the scores of a head, by the distance from query to key.
-#[derive(Clone, Debug)]
-pub enum Bias {
-    /// The distance times a slope for each head (ALiBi).
-    Slopes(Vec<f32>),
-    /// A value for each distance from `-reach` to `reach`, beyond which nothing changes (T5).
-    Distances {
-        /// `[heads, 2 reach + 1]`.
-        table: Vec<f32>,
-        /// Largest distance.
-        reach: usize,
-    },
-}
-
-impl Bias {
-    /// The slopes of ALiBi (arXiv 2108.12409): powers of one ratio for as many heads as the next lower
-    /// power of two has, then every second power of its root.
-    pub fn alibi(heads: usize, max_bias: f32) -> Bias {
-        let whole = match heads.is_power_of_two() {
-            true => heads,
-            false => heads.next_power_of_two() / 2,
-        };
-        let slope = |h: usize| {
-            let power = match h < whole {
-                true => max_bias * (h + 1) as f32 / whole as f32,
-                false => max_bias / 2.0 * (2 * (h - whole) + 1) as f32 / whole as f32,
-            };
-            (-power).exp2()
-        };
-        Bias::Slopes((0..heads).map(slope).collect())
-    }
-
-    /// T5's: `values` `[buckets, heads]`; from a distance of `reach` on all keys are in the last bucket; keys
-    /// after the query have half of the buckets if it sees them.
-    pub fn buckets(values: &[f32], buckets: usize, reach: usize, both_sides: bool) -> Bias {
-        let (heads, end) = (values.len() / buckets, reach as isize);
-        let value = |head: usize, distance| {
-            let bucket = bucket(distance, buckets, reach, both_sides);
-            values[bucket * heads + head]
-        };
-        let of = |head| (-end..=end).map(move |distance| value(head, distance));
-        Bias::Distances {
-            table: (0..heads).flat_map(of).collect(),
-            reach,
-        }
-    }
-
-    /// Of `head`, for a key `distance` positions after the query.
-    pub fn at(&self, head: usize, distance: isize) -> f32 {
-        match self {
-            Bias::Slopes(slopes) => slopes[head] * distance as f32,
-            Bias::Distances { table, reach } => {
-                let reach = *reach as isize;
-                let at = (distance.clamp(-reach, reach) + reach) as usize;
-                table[head * (2 * reach + 1) as usize + at]
-            }
-        }
-    }
-}
-
-/// The bucket of a distance (arXiv 1910.10683): one for each small distance, then ever wider ones.
-fn bucket(distance: isize, buckets: usize, reach: usize, both_sides: bool) -> usize {
-    let (side, count, away) = match both_sides {
-        true if distance > 0 => (buckets / 2, buckets / 2, distance),
-        true => (0, buckets / 2, -distance),
-        false => (0, buckets, (-distance).max(0)),
-    };
-    let (exact, away) = (count / 2, away as usize);
-    if away < exact {
-        return side + away;
-    }
-    let share = (away as f32 / exact as f32).ln() / (reach as f32 / exact as f32).ln();
-    let wide = exact + (share * (count - exact) as f32) as usize;
-    side + wide.min(count - 1)
-}
-
 /// Attention over the text that an encoder has read.
 #[derive(Clone, Debug)]
 pub struct Cross {
@@ -310,6 +243,9 @@ impl Layer {
             Mixer::Attention(_) | Mixer::Experts(_) => 0,
             Mixer::Rwkv6(_) | Mixer::Rwkv7(_) => c.embedding_length + r,
             Mixer::Mamba(m) => (m.taps() - 1) * m.conv_bias.len() + r,
+            // All inputs but the current one.
+            Mixer::ShortConv(m) => m.conv.len() - c.embedding_length.min(m.conv.len()),
+            Mixer::DeltaNet(m) => m.conv.len() - m.channels().min(m.conv.len()) + r,
         };
         let ffn = match &self.ffn.body {
             Ffn::ChannelMix(_) => c.embedding_length,
@@ -331,7 +267,7 @@ impl Layer {
             Mixer::Attention(a) => {
                 inputs.push(match &a.qkv {
                     Qkv::Fused(w) => vec![from_ref(w)],
-                    Qkv::Split(w) => vec![w],
+                    Qkv::Split(w) | Qkv::Gated(w) => vec![w],
                 });
                 inputs.push(vec![from_ref(&a.output)]);
             }
@@ -344,6 +280,8 @@ impl Layer {
             Mixer::Rwkv6(m) => inputs.extend(m.linears().map(|w| vec![from_ref(w)])),
             Mixer::Rwkv7(m) => inputs.extend(m.linears().map(|w| vec![from_ref(w)])),
             Mixer::Mamba(m) => inputs.extend(m.linears().map(|w| vec![w])),
+            Mixer::ShortConv(m) => inputs.extend([vec![&m.input[..]], vec![from_ref(&m.output)]]),
+            Mixer::DeltaNet(m) => inputs.extend([vec![&m.input[..]], vec![from_ref(&m.output)]]),
         }
         match &self.ffn.body {
             Ffn::Gated { gate_up, down } => {
@@ -489,6 +427,44 @@ impl Mamba {
     }
 }
 
+/// A gated convolution over a few tokens: `output(C * conv(B * X))`.
+#[derive(Clone, Debug)]
+pub struct ShortConv {
+    /// B, C and X, `[E, E]` each.
+    pub input: [Linear; 3],
+    /// Factors of the convolution, `[taps, E]`, the last one for the current token.
+    pub conv: Vec<f32>,
+    /// Projection back, `[E, E]`.
+    pub output: Linear,
+}
+
+/// A gated delta net (arXiv 2412.06464): G heads of queries and keys of size n, which several of the heads of
+/// values share.
+#[derive(Clone, Debug)]
+pub struct DeltaNet {
+    /// Queries, keys and values `[2 G n + D, E]`, which are convolved; the gate of what comes out `[D, E]`; of
+    /// each head how much is corrected, and the step size of its decay, `[heads, E]` each or one behind the other
+    /// for each of the G heads in one matrix.
+    pub input: Vec<Linear>,
+    /// Factors of the convolution, `[taps, channels]`, the last one for the current token.
+    pub conv: Vec<f32>,
+    /// Bias of the step size, `[heads]`.
+    pub step_bias: Vec<f32>,
+    /// Decay, negative, `[heads]`.
+    pub a: Vec<f32>,
+    /// Norm of what comes out of each head, `[D / heads]`.
+    pub norm: Vec<f32>,
+    /// Projection back, `[E, D]`.
+    pub output: Linear,
+}
+
+impl DeltaNet {
+    /// What is convolved.
+    pub fn channels(&self) -> usize {
+        self.input[0].weight.rows
+    }
+}
+
 /// All weights.
 #[derive(Clone, Debug)]
 pub struct Weights {
@@ -516,63 +492,4 @@ pub struct Weights {
     pub layers: Vec<Layer>,
     /// Further heads: each takes what goes into the last of the layers, in the place of that layer.
     pub heads: Vec<Layer>,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{Bias, bucket};
-
-    #[test]
-    fn buckets_are_the_published_ones() {
-        let both = |d| bucket(d, 32, 128, true);
-        let want = [15, 10, 8, 1, 0, 17, 24, 26, 31];
-        assert_eq!([-200, -20, -8, -1, 0, 1, 8, 20, 200].map(both), want);
-        let causal = |d| bucket(d, 32, 128, false);
-        let want = [31, 23, 16, 15, 1, 0, 0];
-        assert_eq!([-200, -40, -16, -15, -1, 0, 3].map(causal), want);
-        let values: Vec<f32> = (0..64).map(|v| v as f32).collect();
-        let bias = Bias::buckets(&values, 32, 128, true);
-        assert_eq!(
-            [bias.at(1, -200), bias.at(0, 1), bias.at(1, 300)],
-            [31.0, 34.0, 63.0]
-        );
-    }
-
-    /// Against `T5Attention._relative_position_bucket` with `max_distance` other than 128.
-    #[test]
-    fn buckets_end_where_the_file_says() {
-        let of = |reach, both, distances: [isize; 8]| distances.map(|d| bucket(d, 32, reach, both));
-        let both = [-2000, -19, -12, -9, 7, 13, 40, 300];
-        let causal = [5, -15, -17, -19, -30, -63, -400, -2000];
-        let want = [15, 15, 11, 9, 23, 28, 31, 31];
-        assert_eq!(of(20, true, both), want);
-        assert_eq!(of(64, true, both), [15, 11, 9, 8, 23, 25, 30, 31]);
-        assert_eq!(of(1000, true, both), [15, 9, 8, 8, 23, 24, 26, 30]);
-        assert_eq!(of(20, false, causal), [0, 15, 20, 28, 31, 31, 31, 31]);
-        assert_eq!(of(64, false, causal), [0, 15, 16, 17, 23, 31, 31, 31]);
-        assert_eq!(of(1000, false, causal), [0, 15, 16, 16, 18, 21, 28, 31]);
-        let values: Vec<f32> = (0..32).map(|v| v as f32).collect();
-        let bias = Bias::buckets(&values, 32, 1000, false);
-        assert_eq!([bias.at(0, -400), bias.at(0, -5000)], [28.0, 31.0]);
-    }
-
-    #[test]
-    fn slopes_are_the_published_ones() {
-        let slopes = |heads: usize| -> Vec<f32> {
-            let bias = Bias::alibi(heads, 8.0);
-            (0..heads).map(|h| bias.at(h, 1)).collect()
-        };
-        assert_eq!(slopes(8)[..2], [0.5, 0.25]);
-        assert_eq!(slopes(8)[7], 0.00390625);
-        let twelve = slopes(12);
-        assert_eq!(twelve[..8], slopes(8));
-        for (slope, want) in twelve[8..].iter().zip([
-            std::f32::consts::FRAC_1_SQRT_2,
-            0.353553,
-            0.176777,
-            0.088388,
-        ]) {
-            assert!((slope - want).abs() < 1e-6);
-        }
-    }
 }

@@ -55,6 +55,10 @@ const CASES: &[&str] = &[
     "falcon-new",
     "t5",
     "t5-relu",
+    "lfm2",
+    "qwen35",
+    "qwen35moe",
+    "qwen3next",
 ];
 const TYPES: &[Dtype] = &[
     Dtype::F32,

@@ -301,6 +301,20 @@ fn states_come_from_disk_and_damaged_ones_are_refused() {
     }
 }
 
+/// Pages alone, or states alone, would not be a beginning.
+#[test]
+fn models_with_both_kinds_of_layers_are_refused_by_name() {
+    for case in ["lfm2", "qwen35"] {
+        let model = model(case);
+        let mut engine = Engine::new(model, &options(KvChoice::Auto, 64)).expect("engine");
+        let folder = tempfile::tempdir().expect("a folder");
+        let cache = DiskCache::open(folder.path(), PLENTY).expect("cache");
+        let refused = engine.set_disk_cache(Arc::new(cache)).map(|_| ());
+        let error = refused.expect_err("both").to_string();
+        assert!(error.contains(case), "{error}");
+    }
+}
+
 /// The same engine with one thing changed.
 fn others(one: &Arc<Model>, base: &SessionOptions) -> Vec<(Arc<Model>, SessionOptions)> {
     let mut changed = bytes("phi3-longrope");

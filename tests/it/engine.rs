@@ -293,7 +293,7 @@ fn too_many_rows_and_foreign_sequences_are_refused_by_name() {
 
 #[test]
 fn a_cancelled_step_leaves_every_sequence_as_it_was() {
-    for case in ["qwen2", "rwkv7", "mamba"] {
+    for case in ["qwen2", "rwkv7", "mamba", "lfm2", "qwen35"] {
         let model = model(case, Dtype::F32);
         let cancel = Arc::new(AtomicBool::new(false));
         let options = SessionOptions {

@@ -68,6 +68,10 @@ const CASES: &[&str] = &[
     "rwkv7:pth",
     "mamba",
     "mamba2",
+    "lfm2",
+    "qwen35",
+    "qwen35moe",
+    "qwen3next",
 ];
 
 fn root() -> PathBuf {
@@ -316,6 +320,8 @@ fn batching_and_threads_do_not_change_the_result() {
         "rwkv7",
         "mamba",
         "mamba2",
+        "lfm2",
+        "qwen35",
     ] {
         let (model, want) = (model(case, Dtype::F32), expected(case));
         let options = SessionOptions {

@@ -19,6 +19,7 @@ mod engine;
 mod evaluate;
 mod experts;
 mod expressions;
+mod foreign_hybrid;
 mod generate;
 mod heads;
 mod heads_guess;

@@ -119,6 +119,8 @@ fn looking_changes_nothing_and_the_last_lens_is_the_output() {
         ("gpt-neox", Dtype::F32),
         ("rwkv7", Dtype::F32),
         ("mamba2", Dtype::Q8_0),
+        ("lfm2", Dtype::Q8_0),
+        ("qwen35", Dtype::F32),
     ] {
         let mut s = fixture(case, dtype);
         let ids = ids(&s, 40);

@@ -17,7 +17,17 @@ use geb::{Dtype, Error};
 use geb_convert::{self as convert, Options};
 use serde_json::Value;
 
-const CASES: [&str; 4] = ["rwkv6", "rwkv7", "mamba", "mamba2"];
+/// From LFM2 on with attention in other layers.
+const CASES: [&str; 8] = [
+    "rwkv6",
+    "rwkv7",
+    "mamba",
+    "mamba2",
+    "lfm2",
+    "qwen35",
+    "qwen35moe",
+    "qwen3next",
+];
 
 fn convert_case(case: &str, dtype: Dtype) -> Arc<Model> {
     let root = Path::new(crate::common::ROOT).join("tests/fixtures");
@@ -58,7 +68,7 @@ fn batches_threads_and_types_give_the_bits_of_single_tokens() {
     for case in CASES {
         for dtype in [Dtype::F32, Dtype::Q8_0] {
             let model = convert_case(case, dtype);
-            let ids = ids(&model, 600);
+            let ids = ids(&model, model.config().context_length.min(600));
             let want = all(&mut session(&model, 1), &ids, 1);
             assert!(want.iter().all(|v| v.is_finite()));
             for (threads, step) in [(1, 600), (2, 600), (3, 7), (4, 2)] {
@@ -101,7 +111,13 @@ fn going_back_is_exact() {
 
 #[test]
 fn a_failed_pass_leaves_a_state_that_is_right() {
-    let model = convert_case("rwkv6", Dtype::F32);
+    for case in ["rwkv6", "lfm2", "qwen35"] {
+        fails_and_goes_on(case);
+    }
+}
+
+fn fails_and_goes_on(case: &str) {
+    let model = convert_case(case, Dtype::F32);
     let ids = ids(&model, 40);
     let cancel = Arc::new(AtomicBool::new(false));
     let options = SessionOptions {
@@ -161,7 +177,7 @@ fn a_saved_state_goes_on_with_the_same_bits_and_only_in_its_model() {
 
 #[test]
 fn speculation_changes_nothing() {
-    for case in ["rwkv6", "mamba"] {
+    for case in ["rwkv6", "mamba", "lfm2", "qwen35"] {
         let model = convert_case(case, Dtype::F32);
         let tokenizer = Tokenizer::from_gguf(model.file()).expect("tokenizer");
         let prompt: Vec<u32> = ids(&model, 8).repeat(4);
@@ -209,7 +225,9 @@ fn fixture_ids(case: &str) -> Vec<u32> {
 
 #[test]
 fn eight_bits_stay_close() {
-    for case in ["rwkv5", "rwkv6", "rwkv7", "mamba", "mamba2"] {
+    for case in [
+        "rwkv5", "rwkv6", "rwkv7", "mamba", "mamba2", "lfm2", "qwen35",
+    ] {
         let models = [Dtype::F32, Dtype::Q8_0].map(|t| convert_case(case, t));
         let ids = fixture_ids(case);
         let vocab = models[0].config().vocab;
@@ -243,6 +261,10 @@ fn tokenizers_and_chats_equal_the_reference() {
         "rwkv7/pth",
         "mamba/hf",
         "mamba2/hf",
+        "lfm2/hf",
+        "qwen35/hf",
+        "qwen35moe/hf",
+        "qwen3next/hf",
     ];
     for folder in folders {
         let root = Path::new(crate::common::ROOT).join("tests/fixtures");
@@ -337,6 +359,16 @@ fn sizes_that_do_not_fit_are_errors() {
         ("mamba2", [("mamba2.ssm.group_count", 3)]),
         ("mamba2", [("mamba2.ssm.time_step_rank", 16)]),
         ("mamba2", [("mamba2.ssm.state_size", 1 << 20)]),
+        ("lfm2", [("lfm2.shortconv.l_cache", 4)]),
+        ("lfm2", [("lfm2.attention.head_count_kv", 2)]),
+        ("lfm2", [("lfm2.attention.head_count_kv", 0)]),
+        ("qwen35", [("qwen35.ssm.conv_kernel", 3)]),
+        ("qwen35", [("qwen35.ssm.group_count", 3)]),
+        ("qwen35", [("qwen35.ssm.group_count", 4)]),
+        ("qwen35", [("qwen35.ssm.time_step_rank", 8)]),
+        ("qwen35", [("qwen35.ssm.state_size", 1 << 20)]),
+        ("qwen35", [("qwen35.ssm.inner_size", 1 << 20)]),
+        ("qwen35", [("qwen35.nextn_predict_layers", 4)]),
     ] {
         let found = changed(case, &keys).map(|_| ());
         let refused = matches!(found, Err(Error::Key { .. } | Error::Tensors(_)));

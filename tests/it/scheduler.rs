@@ -360,6 +360,17 @@ fn recurrent_models_and_encoders_too() {
     exact("t5", 100, 4.0, KvChoice::F32);
 }
 
+/// Pages and copies of states in one memory, too little for all: sequences make room for each other.
+#[test]
+fn models_with_both_kinds_of_layers_too() {
+    let (stats, _) = exact("lfm2", 400, 1.5, KvChoice::F16);
+    assert!(stats.preemptions > 0, "{stats:?}");
+    for (case, kv) in [("lfm2", KvChoice::F32), ("qwen35", KvChoice::Q8_0)] {
+        let (_, cached) = exact(case, 200, 40.0, kv);
+        assert!(cached > 0, "{case}: copies of states were found");
+    }
+}
+
 fn nano_model() -> (Arc<Model>, Arc<Tokenizer>) {
     let file = GgufFile::open(&nano(Dtype::Q8_0), Load::Map).expect("own file");
     let tokenizer = Tokenizer::from_gguf(&file).expect("tokenizer");

@@ -141,12 +141,12 @@ fn with_beams_for_all_texts_the_search_is_exhaustive() {
     }
 }
 
-/// Prompts for models of several kinds: attention, a window, recurrent, with an encoder.
+/// Prompts for models of several kinds: attention, a window, recurrent, both, with an encoder.
 fn models(threads: usize) -> Vec<(&'static str, (Session, Tokenizer), Vec<u32>)> {
     let (session, tokenizer) = nano(threads);
     let prompt = encode(&tokenizer, "And it came to pass in those days, that");
     let mut all = vec![("nano", (session, tokenizer), prompt)];
-    for case in ["mistral-swa", "rwkv7", "mamba2", "t5"] {
+    for case in ["mistral-swa", "rwkv7", "mamba2", "lfm2", "qwen35", "t5"] {
         let s = fixture(case, threads);
         let vocab = s.0.model().config().vocab;
         let prompt = (0..20).map(|i| (i * 7919 + 11) % vocab as u32);

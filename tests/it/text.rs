@@ -98,13 +98,14 @@ fn messages(value: &Value) -> Vec<Message> {
 }
 
 /// Further cases, which only the converter builds.
-const CONVERTED: [&[&str]; 2] = [
+const CONVERTED: [&[&str]; 3] = [
     &[
         "qwen2", "qwen3", "phi3", "olmo", "olmo2", "gemma", "gemma2", "gemma3", "chatglm3", "glm",
         "mixtral", "qwen3moe", "olmoe", "jetmoe", "minicpm", "smollm3", "granite", "glm4",
         "seed_oss", "ernie4_5", "exaone4", "cohere2", "arcee", "stablelm",
     ],
     &["ministral3", "hunyuan-dense"],
+    &["lfm2", "qwen35", "qwen35moe", "qwen3next"],
 ];
 
 #[test]

@@ -7,6 +7,7 @@ use geb_kernels::float::KvType;
 use super::*;
 use crate::cache::{Layout, PagePlan, PagePool, Part};
 use crate::model::LayerSizes;
+use crate::model::arch::MixerKind;
 
 /// A generator of numbers that look random (Knuth's MMIX constants).
 struct Dice(u64);
@@ -55,6 +56,7 @@ struct Naive {
 impl Naive {
     fn new() -> Naive {
         let layers = [LayerSizes {
+            mixer: MixerKind::Attention,
             head_count: 1,
             head_count_kv: 1,
             head_size: WIDTH,

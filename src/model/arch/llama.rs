@@ -3,12 +3,15 @@
 
 use super::{
     Arch, FfnWidth, Gate, LogitScale, MixerKind, NormKind, NormPlace, Positions, QkNorm,
-    RopePairing, Scalars, Unrotated, WindowRope,
+    RopePairing, Scalars, StateLayers, Unrotated, WindowRope,
 };
 
 pub(super) const ARCH: Arch = Arch {
     name: "llama",
     mixer: MixerKind::Attention,
+    state_layers: StateLayers::All,
+    gated_attention: false,
+    grouped_values: false,
     positions: Positions::Rope,
     rope: RopePairing::Adjacent,
     rope_divisor: 1,
@@ -17,6 +20,7 @@ pub(super) const ARCH: Arch = Arch {
     norm_place: NormPlace::Before,
     qk_norm: QkNorm::None,
     ffn_norm: "ffn_norm",
+    output_norm: "output_norm",
     gate: Gate::Silu,
     plain: None,
     ffn_width: FfnWidth::Key,

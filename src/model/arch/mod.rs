@@ -18,6 +18,7 @@ mod gptneox;
 mod granite;
 mod hunyuan_dense;
 mod jetmoe;
+mod lfm2;
 mod llama;
 mod mamba;
 mod mamba2;
@@ -32,7 +33,10 @@ mod phi3;
 mod qwen2;
 mod qwen2moe;
 mod qwen3;
+mod qwen35;
+mod qwen35moe;
 mod qwen3moe;
+mod qwen3next;
 mod registry;
 mod rwkv6;
 mod rwkv7;
@@ -66,6 +70,25 @@ pub enum MixerKind {
     Mamba,
     /// The same with one decay for a head.
     Mamba2,
+    /// A gated convolution over a few tokens (LFM2).
+    ShortConv,
+    /// A gated delta rule: a matrix per head that decays and is corrected (arXiv 2412.06464).
+    DeltaNet,
+}
+
+/// Every so many layers of architectures with [`StateLayers::Listed`] one has attention, if the file does not say.
+pub const FULL_EVERY: usize = 4;
+
+/// Which layers keep a state, of an architecture whose mixer does; the others have attention.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StateLayers {
+    /// All of them.
+    All,
+    /// Those without KV heads: `attention.head_count_kv` has a number for each layer, there 0.
+    WithoutHeads,
+    /// Those that `attention.recurrent_layers` names or, without that key, all but the last of every
+    /// `full_attention_interval`.
+    Listed,
 }
 
 /// How a token's position is told.
@@ -193,6 +216,12 @@ pub struct Arch {
     pub name: &'static str,
     /// What mixes the tokens; all but attention keep a state instead of keys and values.
     pub mixer: MixerKind,
+    /// Which layers have that mixer, if it keeps a state.
+    pub state_layers: StateLayers,
+    /// A gate for each number that attention makes comes with the queries: `attn_q` has `[q, gate]` of each head.
+    pub gated_attention: bool,
+    /// Heads of values that share a key head lie side by side; otherwise they take turns (delta nets).
+    pub grouped_values: bool,
     /// How positions are told.
     pub positions: Positions,
     /// Pairing of the rotation.
@@ -207,8 +236,10 @@ pub struct Arch {
     pub norm_place: NormPlace,
     /// Norm of queries and keys.
     pub qk_norm: QkNorm,
-    /// Name of the norm before feed-forward layers.
+    /// Name of the norm before the feed-forward part.
     pub ffn_norm: &'static str,
+    /// Name of the norm before the output in files that have no `output_norm`.
+    pub output_norm: &'static str,
     /// Activation of the gate.
     pub gate: Gate,
     /// Activation of feed-forward layers without `ffn_gate`; `None`: `ffn_up` holds the gate too.

@@ -2,9 +2,9 @@
 
 use super::{
     Arch, arcee, bloom, chatglm, cohere2, ernie4_5, exaone4, falcon, gemma, gemma2, gemma3, glm4,
-    gpt2, gptneo, gptneox, granite, hunyuan_dense, jetmoe, llama, mamba, mamba2, minicpm, mistral3,
-    olmo, olmo2, olmoe, openelm, phi2, phi3, qwen2, qwen2moe, qwen3, qwen3moe, rwkv6, rwkv7,
-    seed_oss, smollm3, stablelm, starcoder2, t5,
+    gpt2, gptneo, gptneox, granite, hunyuan_dense, jetmoe, lfm2, llama, mamba, mamba2, minicpm,
+    mistral3, olmo, olmo2, olmoe, openelm, phi2, phi3, qwen2, qwen2moe, qwen3, qwen3moe, qwen3next,
+    qwen35, qwen35moe, rwkv6, rwkv7, seed_oss, smollm3, stablelm, starcoder2, t5,
 };
 
 /// All architectures this program runs.
@@ -48,6 +48,10 @@ pub const REGISTRY: &[&Arch] = &[
     &rwkv7::ARCH,
     &mamba::ARCH,
     &mamba2::ARCH,
+    &lfm2::ARCH,
+    &qwen35::ARCH,
+    &qwen35moe::ARCH,
+    &qwen3next::ARCH,
 ];
 
 impl Arch {

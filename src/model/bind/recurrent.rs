@@ -1,12 +1,12 @@
 //! Layers whose mixer keeps a state.
 
 use super::Binder;
-use crate::model::Config;
 use crate::model::arch::MixerKind;
-use crate::model::config::Recurrent;
 use crate::model::weights::{
-    Branch, ChannelMix, Ffn, Layer, Linear, LowRank, Mamba, Mixer, Norm, QMatrix, Rwkv6, Rwkv7,
+    Branch, ChannelMix, DeltaNet, Ffn, Layer, Linear, LowRank, Mamba, Mixer, Norm, QMatrix, Rwkv6,
+    Rwkv7, ShortConv,
 };
+use crate::model::{Config, Recurrent};
 
 impl Binder<'_> {
     pub(super) fn recurrent_layer(&mut self, c: &Config, r: &Recurrent, n: usize) -> Layer {
@@ -160,13 +160,18 @@ impl Binder<'_> {
         Ffn::ChannelMix(mix)
     }
 
-    /// The convolution: factors `[taps, channels]` (stored the other way round) and bias.
+    /// Factors of a convolution, `[taps, channels]`; stored the other way round.
+    fn taps(&mut self, name: String, taps: usize, channels: usize) -> Vec<f32> {
+        let stored = self.vector(name, channels * taps);
+        let tap = |i: usize| stored.get(i % channels * taps + i / channels).copied();
+        (0..stored.len()).filter_map(tap).collect()
+    }
+
+    /// The convolution: factors `[taps, channels]` and bias.
     fn convolution(&mut self, n: usize, r: &Recurrent, channels: usize) -> [Vec<f32>; 2] {
         let name = |kind: &str| format!("blk.{n}.ssm_conv1d.{kind}");
-        let stored = self.vector(name("weight"), channels * r.conv);
-        let tap = |i: usize| stored.get(i % channels * r.conv + i / channels).copied();
-        let turned = (0..stored.len()).filter_map(tap).collect();
-        [turned, self.vector(name("bias"), channels)]
+        let factors = self.taps(name("weight"), r.conv, channels);
+        [factors, self.vector(name("bias"), channels)]
     }
 
     /// The rows of one matrix in several.
@@ -227,5 +232,40 @@ impl Binder<'_> {
         };
         self.scratch(2 * d + 2 * channels + h);
         Mixer::Mamba(Box::new(mixer))
+    }
+
+    pub(super) fn short_conv(&mut self, c: &Config, r: &Recurrent, n: usize) -> Mixer {
+        let e = c.embedding_length;
+        let name = |role: &str| format!("blk.{n}.shortconv.{role}");
+        let mixer = ShortConv {
+            input: self.split(&name("in_proj"), [e; 3], e),
+            conv: self.taps(name("conv.weight"), r.conv, e),
+            output: self.linear(&name("out_proj"), e, e),
+        };
+        self.scratch(4 * e);
+        Mixer::ShortConv(Box::new(mixer))
+    }
+
+    pub(super) fn delta_net(&mut self, c: &Config, r: &Recurrent, n: usize) -> Mixer {
+        let (e, d, h) = (c.embedding_length, r.inner, r.heads);
+        let name = |role: &str| format!("blk.{n}.{role}");
+        let channels = 2 * r.groups * r.state + d;
+        let rates: &[_] = match self.has(&name("ssm_ba.weight")) {
+            true => &[("ssm_ba", 2 * h)],
+            false => &[("ssm_beta", h), ("ssm_alpha", h)],
+        };
+        let input = [("attn_qkv", channels), ("attn_gate", d)];
+        let input = input.iter().chain(rates);
+        let input = input.map(|(role, rows)| self.linear(&name(role), *rows, e));
+        let mixer = DeltaNet {
+            input: input.collect(),
+            conv: self.taps(name("ssm_conv1d.weight"), r.conv, channels),
+            step_bias: self.vector(name("ssm_dt.bias"), h),
+            a: self.vector(name("ssm_a"), h),
+            norm: self.vector(name("ssm_norm.weight"), d / h),
+            output: self.linear(&name("ssm_out"), e, d),
+        };
+        self.scratch(2 * channels + 2 * d + 4 * h);
+        Mixer::DeltaNet(Box::new(mixer))
     }
 }

@@ -38,12 +38,42 @@ impl Pass<'_, '_> {
                 self.project(&mut b.acts, h, n, [(wq, q), (wk, k), (wv, v)]);
                 ([0, n * qw, n * (qw + kw)], [qw, kw, kw])
             }
+            Qkv::Gated([wq, wk, wv]) => {
+                let (q, kv) = qkv.split_at_mut(n * qw);
+                let (k, v) = kv.split_at_mut(n * kw);
+                let both = &mut b.mix[..2 * n * qw];
+                let outs = [(wq, &mut *both), (wk, k), (wv, v)];
+                self.project(&mut b.acts, h, n, outs);
+                let both = &*both;
+                self.rows(q, qw, |t, row| {
+                    let heads = both[2 * t * qw..2 * (t + 1) * qw].chunks_exact(2 * c.head_size);
+                    let pairs = row.chunks_exact_mut(c.head_size).zip(heads);
+                    pairs.for_each(|(q, both)| q.copy_from_slice(&both[..c.head_size]));
+                });
+                ([0, n * qw, n * (qw + kw)], [qw, kw, kw])
+            }
         };
         self.mix(b, (a.qk_norm.as_ref(), bias), l, n, (starts, strides));
         let q = (&b.qkv[starts[0]..], strides[0]);
         self.show_heads(l, q, bias, &mut b.attn[..n * qw]);
+        if let Qkv::Gated(_) = &a.qkv {
+            self.gate_heads(&mut b.attn[..n * qw], &b.mix, qw);
+        }
         let (h, attn) = (&mut b.h[..n * e], &b.attn[..n * qw]);
         self.project(&mut b.acts, attn, n, [(&a.output, h)]);
+    }
+
+    /// What the heads have found, `[n, H d]`, times the sigmoid of its gates; `both`: each head's query and gate.
+    fn gate_heads(&mut self, attn: &mut [f32], both: &[f32], width: usize) {
+        let d = self.model.config().head_size;
+        self.rows(attn, width, |t, row| {
+            let heads = both[2 * t * width..2 * (t + 1) * width].chunks_exact(2 * d);
+            for (row, both) in row.chunks_exact_mut(d).zip(heads) {
+                for (v, gate) in row.iter_mut().zip(&both[d..]) {
+                    *v /= 1.0 + (-gate).exp();
+                }
+            }
+        });
     }
 
     /// Shows what the heads have found, `[n, H d]`, to the observer, if there is one.

@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use geb_kernels::mat::MatMut;
 
+use super::convolution::Convolution;
 use super::{Acts, Buffers, Pass, SpanView, take};
 use crate::model::Recurrent;
 use crate::model::weights::{Linear, Mamba};
@@ -14,14 +15,14 @@ use crate::model::weights::{Linear, Mamba};
 /// Channels of one claim of a thread in the scan of Mamba 1.
 const CHANNELS: usize = 32;
 /// Running sums of a scalar product, so that it is many at a time in one fixed order.
-const LANES: usize = 8;
+pub(super) const LANES: usize = 8;
 
 /// `ln(1 + exp(x))`, as PyTorch computes it.
-fn softplus(x: f32) -> f32 {
+pub(super) fn softplus(x: f32) -> f32 {
     if x > 20.0 { x } else { x.exp().ln_1p() }
 }
 
-fn silu(x: f32) -> f32 {
+pub(super) fn silu(x: f32) -> f32 {
     x / (1.0 + (-x).exp())
 }
 
@@ -36,18 +37,18 @@ fn step(s: &mut [f32], decay: impl Fn(usize) -> f32, input: f32, b: &[f32], c: &
 }
 
 /// Some channels of a span: their state, and their columns of what comes out.
-struct Columns<'a> {
+pub(super) struct Columns<'a> {
     /// Which of the chunks of channels.
-    chunk: usize,
+    pub(super) chunk: usize,
     /// Rows of the span.
-    rows: Range<usize>,
-    state: &'a mut [f32],
-    out: MatMut<'a>,
+    pub(super) rows: Range<usize>,
+    pub(super) state: &'a mut [f32],
+    pub(super) out: MatMut<'a>,
 }
 
 /// Chunks of `width` channels of all spans, `n` numbers of state each, which follow the `past` inputs of
 /// the convolution in layer `l`; `out`: `[rows, d]`.
-fn columns<'a>(
+pub(super) fn columns<'a>(
     spans: &'a mut [SpanView<'_>],
     (l, past): (usize, usize),
     (out, d): (&'a mut [f32], usize),
@@ -77,7 +78,7 @@ fn columns<'a>(
 }
 
 /// Rows of a matrix with rows of `width`.
-fn of<'a>(x: &'a [f32], rows: &Range<usize>, width: usize) -> &'a [f32] {
+pub(super) fn of<'a>(x: &'a [f32], rows: &Range<usize>, width: usize) -> &'a [f32] {
     &x[rows.start * width..rows.end * width]
 }
 
@@ -90,6 +91,17 @@ struct Parts<'a> {
     u: &'a mut [f32],
     x: &'a mut [f32],
     rest: &'a mut [f32],
+}
+
+impl Mamba {
+    fn convolution(&self) -> Convolution<'_> {
+        Convolution {
+            factors: &self.conv,
+            bias: &self.conv_bias,
+            channels: self.conv_bias.len(),
+            act: silu,
+        }
+    }
 }
 
 impl Pass<'_, '_> {
@@ -142,7 +154,7 @@ impl Pass<'_, '_> {
         let Some(r) = c.recurrent else { return };
         let (d, kernels, n) = (r.inner, self.kernels, p.z.len() / r.inner);
         self.project(acts, p.h, n, [(wz, p.z), (wu, &mut *p.u)]);
-        self.convolve(m, l, p.u, p.x);
+        self.convolve(&m.convolution(), l, p.u, p.x);
         let mut rest = p.rest;
         let low = take(&mut rest, n * r.rank);
         let [bs, cs] = [(); 2].map(|()| take(&mut rest, n * r.state));
@@ -195,7 +207,7 @@ impl Pass<'_, '_> {
         let steps = take(&mut rest, n * r.heads);
         let outs = [(wz, p.z), (wu, &mut *p.u), (wt, &mut *steps)];
         self.project(acts, p.h, n, outs);
-        self.convolve(m, l, p.u, p.x);
+        self.convolve(&m.convolution(), l, p.u, p.x);
         self.rows(steps, r.heads, |_, row| {
             for (v, bias) in row.iter_mut().zip(&m.step_bias) {
                 *v = softplus(*v + bias);
@@ -212,37 +224,6 @@ impl Pass<'_, '_> {
                 scan2(m, &r, job.chunk, inputs, job.state, &mut job.out);
             }
         });
-    }
-
-    /// `x = silu(conv(u))`, both `[n, channels]`, of each span; its last inputs are kept for the next batch.
-    fn convolve(&mut self, m: &Mamba, l: usize, u: &[f32], x: &mut [f32]) {
-        let channels = m.conv_bias.len();
-        let kept = m.taps() - 1;
-        for i in 0..self.spans.len() {
-            let span = &mut self.spans[i];
-            let rows = span.rows.clone();
-            let u = of(u, &rows, channels);
-            let past = &mut span.state.mixer_mut(l)[..kept * channels];
-            let before = past.to_vec();
-            // Row `i` of the inputs, counted from the oldest kept one.
-            let row = |i: usize| match i.checked_sub(kept) {
-                Some(t) => &u[t * channels..(t + 1) * channels],
-                None => &before[i * channels..(i + 1) * channels],
-            };
-            for (i, past) in past.chunks_exact_mut(channels).enumerate() {
-                past.copy_from_slice(row(rows.len() + i));
-            }
-            let x = &mut x[rows.start * channels..rows.end * channels];
-            self.rows(x, channels, |t, x| {
-                x.copy_from_slice(&m.conv_bias);
-                for (tap, factors) in m.conv.chunks_exact(channels).enumerate() {
-                    for ((x, f), u) in x.iter_mut().zip(factors).zip(row(t + tap)) {
-                        *x += f * u;
-                    }
-                }
-                x.iter_mut().for_each(|v| *v = silu(*v));
-            });
-        }
     }
 }
 

@@ -14,7 +14,9 @@
 
 mod attention;
 mod biased;
+mod convolution;
 mod cross;
+mod delta_net;
 mod experts;
 mod feed_forward;
 mod heads;
@@ -22,6 +24,7 @@ mod mamba;
 mod mixture;
 pub(super) mod packing;
 mod rwkv;
+mod short_conv;
 mod span;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -85,6 +88,7 @@ impl BufferSizes {
             c.widest(LayerSizes::q_width),
             c.widest(|l| l.feed_forward_length),
         );
+        let inner = c.recurrent.map_or(0, |r| r.inner);
         BufferSizes {
             x: e * batch,
             qkv: c.widest(|l| l.q_width() + 2 * l.kv_width()) * batch,
@@ -92,7 +96,7 @@ impl BufferSizes {
             gate_up: gate_up(c, batch),
             side: if c.parallel { e * batch } else { 0 },
             mix: c.scratch * batch,
-            packed: 4 * ((e + q + 2 * ffn) * batch) as u64,
+            packed: 4 * ((e + q.max(inner) + 2 * ffn) * batch) as u64,
             mixture: mixture::MixtureSizes::new(c, batch),
         }
     }
@@ -254,6 +258,8 @@ impl<'a> Pass<'a, '_> {
             Mixer::Rwkv6(m) => self.rwkv6(b, m, l, n),
             Mixer::Rwkv7(m) => self.rwkv7(b, m, l, n),
             Mixer::Mamba(m) => self.mamba(b, m, l, n),
+            Mixer::ShortConv(m) => self.short_conv(b, m, l, n),
+            Mixer::DeltaNet(m) => self.delta_net(b, m, l, n),
         }
         if c.parallel {
             std::mem::swap(&mut b.h, &mut b.side);

@@ -48,6 +48,8 @@ const CASES: &[(&str, Dtype)] = &[
     ("rwkv7", Dtype::F32),
     ("mamba", Dtype::F32),
     ("mamba2", Dtype::F32),
+    ("lfm2", Dtype::F32),
+    ("qwen35", Dtype::F32),
     ("olmo2", Dtype::F32),
     ("chatglm3", Dtype::F16),
     ("minicpm", Dtype::F32),

@@ -59,7 +59,8 @@ const ROLES: &[&str] = &[
     "ffn_down_exps.weight", "ffn_gate.0.weight", "ffn_up.0.weight", "ffn_down.0.weight",
     "ffn_gate_inp_shexp.weight", "ffn_gate_shexp.weight", "ssm_a", "ssm_conv1d.weight",
     "ssm_in.weight", "time_mix_w1.weight", "time_mix_lerp_fused.weight", "time_mix_lerp_w.weight",
-    "channel_mix_key.weight", "rope_freqs.weight",
+    "channel_mix_key.weight", "rope_freqs.weight", "shortconv.conv.weight", "ssm_alpha.weight",
+    "attn_gate.weight",
 ];
 
 /// Names of whole models.
@@ -90,7 +91,8 @@ const SUFFIXES: &[&str] = &[
     "rope.scale_linear", "rope.scaling.original_context_length", "rope.scaling.attn_factor",
     "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow", "rescale_every_n_layers",
     "wkv.head_size", "ssm.conv_kernel", "ssm.inner_size", "ssm.state_size", "ssm.time_step_rank",
-    "ssm.group_count", "ssm.dt_b_c_rms",
+    "ssm.group_count", "ssm.dt_b_c_rms", "shortconv.l_cache", "full_attention_interval",
+    "attention.recurrent_layers", "nextn_predict_layers",
 ];
 
 /// Keys of whole files.

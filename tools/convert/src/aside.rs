@@ -51,6 +51,8 @@ const VALUE_HEADS: &[&str] = &[
     "regression_head",
     "score",
 ];
+/// First word of names in blocks that guess further tokens from what the layers have made (Qwen3.5).
+const GUESSES: &str = "mtp";
 /// Ends of the names of scales for a cache in FP8, which is a way to run a model.
 const CACHE_SCALES: &[&str] = &[
     ".k_scale",
@@ -79,6 +81,8 @@ pub(super) enum Aside {
     ValueHead,
     /// Scale of a cache.
     CacheScale,
+    /// A block that guesses further tokens.
+    Guess,
 }
 
 /// What a tensor is, if it can be left out.
@@ -89,6 +93,7 @@ pub(super) fn aside(name: &str) -> Option<Aside> {
     match () {
         () if OTHER_PARTS.contains(&first) => Some(Aside::OtherPart),
         () if VALUE_HEADS.contains(&first) => Some(Aside::ValueHead),
+        () if first == GUESSES => Some(Aside::Guess),
         () if ends(CACHE_SCALES) => Some(Aside::CacheScale),
         () if ends(BUFFERS) => Some(Aside::Buffer),
         () => None,
@@ -105,6 +110,7 @@ pub(super) fn notes(checkpoint: &Checkpoint) -> Vec<String> {
         (Aside::OtherPart, "of vision, audio or projector parts"),
         (Aside::ValueHead, "of a value head"),
         (Aside::CacheScale, "with scales of a cache"),
+        (Aside::Guess, "of blocks that guess further tokens"),
     ];
     let line = |(kind, what): (Aside, &str)| {
         let found = of(kind);
@@ -158,6 +164,8 @@ mod tests {
             "multi_modal_projector.linear_1.bias",
             Some(Aside::OtherPart),
         );
+        is("mtp.layers.0.mlp.up_proj.weight", Some(Aside::Guess));
+        is("model.layers.0.mtp.weight", None);
         is("v_head.summary.weight", Some(Aside::ValueHead));
         is("score.weight", Some(Aside::ValueHead));
         is("model.layers.0.self_attn.k_scale", Some(Aside::CacheScale));

@@ -7,7 +7,7 @@ use super::options::Options;
 use super::plan::Prepared;
 use geb::error::{Error, Result};
 use geb::gguf::writer::MetaValue;
-use geb::model::arch::{Arch, REGISTRY, Scalars, Unrotated};
+use geb::model::arch::{Arch, FULL_EVERY, REGISTRY, Scalars, StateLayers, Unrotated};
 
 impl Prepared {
     /// Leaves further heads out.
@@ -76,8 +76,10 @@ fn keep_layers(
         .any(|i| i.name.starts_with("enc.") || i.name.starts_with("dec."));
     // Nothing is implied in a llama file, so that one is what others are taken for.
     let arch = Arch::by_name(architecture).unwrap_or(REGISTRY[0]);
-    let counted = matches!(arch.unrotated, Unrotated::Every(_));
-    if halves || counted || int("rescale_every_n_layers").is_some_and(|n| n > 0) {
+    let counts = ["rescale_every_n_layers", "nextn_predict_layers"];
+    let counted = matches!(arch.unrotated, Unrotated::Every(_))
+        || counts.iter().any(|key| int(key).is_some_and(|n| n > 0));
+    if halves || counted {
         return Err(Error::Unsupported {
             what: "leaving layers out of",
             value: architecture.into(),
@@ -116,14 +118,23 @@ fn implied(
     get: impl Fn(&str) -> Option<MetaValue>,
 ) -> Vec<(&'static str, MetaValue)> {
     let number = |end: &str| get(end).as_ref().and_then(int);
+    let but_every = |n: usize| {
+        let is = |l: usize| n <= 1 || !l.is_multiple_of(n);
+        MetaValue::Bools((1..=layers).map(is).collect())
+    };
     let mut more = Vec::new();
     let pattern = get("attention.sliding_window_pattern");
     let window = number("attention.sliding_window").unwrap_or(arch.window);
     if window > 0 && !pattern.as_ref().is_some_and(is_array) {
         let every = pattern.as_ref().and_then(int).unwrap_or(arch.full_every);
-        let slides = |l: usize| every <= 1 || !(l + 1).is_multiple_of(every);
-        let slides = (0..layers).map(slides).collect();
-        more.push(("attention.sliding_window_pattern", MetaValue::Bools(slides)));
+        more.push(("attention.sliding_window_pattern", but_every(every)));
+    }
+    let states = "attention.recurrent_layers";
+    if arch.state_layers == StateLayers::Listed && get(states).is_none() {
+        let every = number("full_attention_interval").unwrap_or(FULL_EVERY);
+        let every = every.max(1);
+        let keeps = |l: usize| !l.is_multiple_of(every);
+        more.push((states, MetaValue::Bools((1..=layers).map(keeps).collect())));
     }
     if arch.scalars == Scalars::MiniCpm && get("residual_scale").is_none() {
         let scale = 1.4 / (layers as f32).sqrt();

@@ -79,6 +79,7 @@ impl Hyper {
             extra_heads: 0,
             buckets: 0,
             states: None,
+            hybrid: None,
             more: Vec::new(),
         };
         if c.value.get("use_sliding_window") == Some(&Value::Bool(false)) {
@@ -387,6 +388,7 @@ mod tests {
             rotary: head_dim,
             ropes: None,
             states: None,
+            hybrid: None,
             more: Vec::new(),
         }
     }

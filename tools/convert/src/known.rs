@@ -27,6 +27,7 @@ pub(super) const FFN: &[&str] = &[
     "hidden_dim",
     "n_inner",
     "d_ff",
+    "block_ff_dim",
 ];
 pub(super) const HEADS: &[&str] = &["num_attention_heads", "n_head", "n_heads", "num_heads"];
 pub(super) const KV_HEADS: &[&str] =
@@ -95,6 +96,9 @@ pub(super) const TEXT_TYPES: &[(&str, &str)] = &[
     ("qwen2_vl", "qwen2_vl_text"),
     ("qwen2_5_vl", "qwen2_5_vl_text"),
     ("qwen3_vl", "qwen3_vl_text"),
+    ("qwen3_5", "qwen3_5_text"),
+    ("qwen3_5_moe", "qwen3_5_moe_text"),
+    ("lfm2_vl", "lfm2"),
 ];
 
 /// What a configuration inside another one leaves out because it is the class's default.
@@ -260,6 +264,17 @@ const USUAL: &[Usual] = &[
         ],
     ),
     (&["glm"], &[("rms_norm_eps", 1.5625e-7)]),
+    (&["lfm2"], &[("norm_eps", 1e-5), ("rope_theta", 1e6)]),
+    (
+        &[
+            "qwen3_5_text",
+            "qwen3_5",
+            "qwen3_5_moe_text",
+            "qwen3_5_moe",
+            "qwen3_next",
+        ],
+        &[("rms_norm_eps", 1e-6)],
+    ),
     (
         &["t5", "switch_transformers"],
         &[("layer_norm_epsilon", 1e-6)],
@@ -392,6 +407,7 @@ const HARMLESS: &[&str] = &[
     "model_max_length",
     "model_type",
     "model_version",
+    "mrope_interleaved",
     "mrope_section",
     "n_special",
     "name_or_path",

@@ -1,6 +1,7 @@
 //! Small tensors that are computed from whole checkpoint tensors: stacked, turned, mapped.
 
 use super::checkpoint::{Checkpoint, float_type};
+use super::rows::RowMap;
 use geb::error::{Error, Result};
 
 /// What is done with the values.
@@ -32,9 +33,17 @@ pub struct Made {
     pub pieces: Vec<Piece>,
     /// Applied to each piece but zeros.
     pub how: How,
+    /// Which of the values each one is, after that; `None`: as they are.
+    pub order: Option<RowMap>,
 }
 
 impl Made {
+    /// Pieces as they are.
+    pub fn new(pieces: Vec<Piece>, how: How) -> Made {
+        let order = None;
+        Made { pieces, how, order }
+    }
+
     /// All values, row-major.
     ///
     /// # Errors
@@ -63,7 +72,10 @@ impl Made {
                 }
             }
         }
-        Ok(out)
+        match &self.order {
+            Some(order) => Ok((0..order.len()).map(|i| out[order.at(i)]).collect()),
+            None => Ok(out),
+        }
     }
 
     /// The tensors it is made of.

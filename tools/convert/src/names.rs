@@ -4,9 +4,10 @@
 use super::aside::aside;
 use super::checkpoint::Checkpoint;
 use super::family::GEB_PARTIAL;
-use super::family::spec::{Dim, Hyper, Line, Rows};
+use super::family::spec::{Dim, Hybrid, Hyper, Line, Rows};
 use super::item::{Output, Source};
 use super::layout::GebLayout;
+use super::made::{How, Made, Piece};
 use super::recurrent;
 use super::rows::{Part, RowMap};
 use super::wrapped::core;
@@ -79,8 +80,9 @@ pub fn outputs(checkpoint: &Checkpoint, hyper: &Hyper, layout: &GebLayout) -> Re
         }
     }
     for layer in 0..hyper.layers() {
-        let ffn = walk.feed_forward(layer, false);
-        for line in table.layer.iter().copied().flatten().chain(ffn) {
+        let more = walk.feed_forward(layer, false).into_iter();
+        let more = more.chain(walk.mixer(layer));
+        for line in table.layer.iter().copied().flatten().chain(more) {
             walk.line(line, layer);
         }
     }
@@ -106,11 +108,22 @@ pub fn outputs(checkpoint: &Checkpoint, hyper: &Hyper, layout: &GebLayout) -> Re
     Err(Error::Tensors(walk.problems))
 }
 
+/// `-exp(x)` of a small tensor, its numbers in the order of the part.
+fn negative(parts: Vec<Part>) -> Made {
+    let pieces = parts.iter().map(|p| Piece::Tensor(p.tensor)).collect();
+    let order = parts.into_iter().next().map(|p| p.rows);
+    Made {
+        order,
+        ..Made::new(pieces, How::NegExp)
+    }
+}
+
 impl Walk<'_> {
     fn dim(&self, dim: Dim, layer: usize) -> u64 {
         let h = self.hyper;
         let (d, sizes) = (h.shape.head_dim, h.sizes(layer));
         let (q, kv) = (sizes.heads * d, sizes.kv_heads * d);
+        let state = |of: &dyn Fn(&Hybrid) -> usize| h.hybrid.as_ref().map_or(0, of) as u64;
         match dim {
             Dim::Vocab => self.vocab_rows,
             Dim::Width => h.width as u64,
@@ -127,6 +140,14 @@ impl Walk<'_> {
             Dim::Context => h.context,
             Dim::Heads => sizes.heads as u64,
             Dim::Buckets => h.buckets as u64,
+            Dim::Q2 => 2 * q as u64,
+            Dim::Width3 => 3 * h.width as u64,
+            Dim::Taps => state(&|s| s.taps),
+            Dim::Channels => state(&|s| 2 * s.keys() + s.values()),
+            Dim::Inner => state(&Hybrid::values),
+            Dim::ValueHead => state(&|s| s.value),
+            Dim::ValueHeads => state(&|s| s.heads),
+            Dim::ValueHeads2 => state(&|s| 2 * s.heads),
         }
     }
 
@@ -137,7 +158,10 @@ impl Walk<'_> {
             Rows::GebGate | Rows::GebUp => self.dim(Dim::Ffn2, layer),
             Rows::Rotary if line.gguf.ends_with("attn_qkv") => self.dim(Dim::Q, layer),
             Rows::First | Rows::Second => 2 * out_rows,
-            Rows::All | Rows::Rotary | Rows::Grouped | Rows::Transposed => out_rows,
+            Rows::OfEachKey | Rows::GateOfEachKey => {
+                self.dim(Dim::Channels, layer) + self.dim(Dim::Inner, layer)
+            }
+            _ => out_rows,
         }
     }
 
@@ -160,8 +184,23 @@ impl Walk<'_> {
             true => all.kv_interleaved(d, part),
             false => all.half(part),
         };
+        let of_each = |which: &[usize]| match &h.hybrid {
+            Some(s) => {
+                let values = s.values() / s.key_heads;
+                all.of_each(&[s.key, s.key, values, values], which)
+            }
+            None => all.clone(),
+        };
+        let in_turn = |skip: fn(&Hybrid) -> usize| match &h.hybrid {
+            Some(s) => all.in_turn(skip(s), s.heads, s.key_heads),
+            None => all.clone(),
+        };
         match rows {
-            Rows::All | Rows::Transposed => all,
+            Rows::All | Rows::Transposed | Rows::ColumnsInTurn | Rows::NegExp => all,
+            Rows::OfEachKey => of_each(&[0, 1, 2]),
+            Rows::GateOfEachKey => of_each(&[3]),
+            Rows::InTurn | Rows::NegExpInTurn => in_turn(|_| 0),
+            Rows::BehindKeys => in_turn(|s| 2 * s.keys()),
             Rows::First => all.half_of_each(matrices, 0),
             Rows::Second => all.half_of_each(matrices, 1),
             Rows::Grouped => all.ungroup(d, sizes.heads / sizes.kv_heads),
@@ -183,6 +222,15 @@ impl Walk<'_> {
             false => family.dense,
         };
         lines.iter().filter(own).collect()
+    }
+
+    /// The lines of what mixes the tokens, where that is not the same in all layers.
+    fn mixer(&self, layer: usize) -> &'static [Line] {
+        let mixers = &self.hyper.family.mixers;
+        match &self.hyper.hybrid {
+            Some(hybrid) if hybrid.layers[layer] => mixers.state,
+            _ => mixers.attention,
+        }
     }
 
     fn find(&self, name: &str) -> Option<usize> {
@@ -261,7 +309,7 @@ impl Walk<'_> {
     /// The weight of a line and, when the checkpoint has one, its bias.
     fn line(&mut self, line: &Line, layer: usize) {
         let sources = self.sources(line, layer);
-        if line.gguf.ends_with(".bias") {
+        if line.gguf.ends_with(".bias") || line.gguf.ends_with("ssm_a") {
             return self.tensor(line, &sources, layer, "");
         }
         let has = |walk: &Self, stem: &String, end| walk.find(&format!("{stem}{end}"));
@@ -306,6 +354,9 @@ impl Walk<'_> {
             let linear = source.coded.as_ref().is_some_and(|c| c.linear);
             let transposed = matches!(rows, Rows::Transposed) && matrix.len() > 1 && !linear;
             let mut want = [stack, &[n], &matrix[1..]].concat();
+            if let [_, Dim::Taps] = line.shape {
+                want.insert(1, 1);
+            }
             if transposed {
                 want.reverse();
             }
@@ -316,22 +367,39 @@ impl Walk<'_> {
                 continue;
             }
             let n = (n * matrices) as usize;
+            let normed = line.gguf.ends_with("norm") && !line.gguf.ends_with("ssm_norm");
             parts.push(Part {
                 tensor: i,
                 rows: self.row_map(*rows, n, matrices as usize, layer),
-                offset: match line.gguf.ends_with("norm") {
+                offset: match normed {
                     true => self.hyper.family.norm_offset,
                     false => 0.0,
                 },
                 transposed,
                 scale: 1.0,
+                columns: self.columns(*rows, matrix.last()),
             });
         }
         let gguf = self.spell(line.gguf, layer);
         self.out.push(Output {
             name: format!("{gguf}{suffix}"),
             dims: shape.into_iter().rev().collect(),
-            source: Source::Rows(parts),
+            source: match line.parts {
+                [(_, Rows::NegExp | Rows::NegExpInTurn)] => Source::Made(negative(parts)),
+                _ => Source::Rows(parts),
+            },
         });
+    }
+
+    /// The columns of a source in another order.
+    fn columns(&self, rows: Rows, columns: Option<&u64>) -> Option<Vec<u32>> {
+        let (Rows::ColumnsInTurn, Some(s)) = (rows, &self.hyper.hybrid) else {
+            return None;
+        };
+        let all = RowMap::Span(0..*columns? as usize);
+        match all.in_turn(0, s.heads, s.key_heads) {
+            RowMap::List(list) if s.heads > s.key_heads => Some(list),
+            _ => None,
+        }
     }
 }

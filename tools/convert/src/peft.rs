@@ -348,7 +348,9 @@ fn join(output: &Output, lows: &[Option<Low>], alpha: f64) -> Fits<LowRank> {
                 "A and B of a matrix [{r}, {c}], expected [{rows}, {cols}]"
             ));
         }
-        part.a.extend(&low.a);
+        for row in low.a.chunks_exact(cols.max(1)) {
+            part.a.extend((0..cols).map(|i| row[source.column(i)]));
+        }
         // The file's alpha / rank times this is s.
         let factor = low.factor * rank as f64 / alpha;
         append_b(&mut part, low, &source.rows, before, factor);

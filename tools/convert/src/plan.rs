@@ -549,6 +549,7 @@ fn requantized(checkpoint: &Checkpoint, options: &Options) -> Result<Vec<Item>> 
             offset: 0.0,
             transposed: false,
             scale: 1.0,
+            columns: None,
         }]);
         items.push(Item {
             name: t.name.clone(),

@@ -94,9 +94,8 @@ pub(super) fn hyper(c: &Config<'_>, family: &'static Family, states: &States) ->
         _ => {}
     }
     let sizes = LayerSizes {
-        heads: 0,
-        kv_heads: 0,
         ffn: s.ffn,
+        ..LayerSizes::default()
     };
     Ok(Hyper {
         family,
@@ -120,6 +119,7 @@ pub(super) fn hyper(c: &Config<'_>, family: &'static Family, states: &States) ->
         rotary: 0,
         ropes: None,
         states: Some(s),
+        hybrid: None,
         more: Vec::new(),
     })
 }
@@ -372,7 +372,7 @@ impl Walk<'_> {
         if entry.make == Make::Zeros {
             let pieces = vec![Piece::Zeros(known.iter().product::<u64>() as usize)];
             let how = How::Same;
-            return self.push(name, known, Source::Made(Made { pieces, how }));
+            return self.push(name, known, Source::Made(Made::new(pieces, how)));
         }
         let width = self.hyper.width;
         let mut pieces = Vec::new();
@@ -391,7 +391,7 @@ impl Walk<'_> {
             Make::Rows | Make::Halved => (known.clone(), self.rows(entry, layer, first, &known)),
             Make::Stack(how) => {
                 let dims = vec![pieces.len() as u64, 1, 1, width as u64];
-                (dims, Source::Made(Made { pieces, how }))
+                (dims, Source::Made(Made::new(pieces, how)))
             }
             Make::One(mut how) => {
                 let shape = &self.checkpoint.tensors()[first].shape;
@@ -404,7 +404,7 @@ impl Walk<'_> {
                 }
                 (
                     shaped(entry, dims, &self.sizes),
-                    Source::Made(Made { pieces, how }),
+                    Source::Made(Made::new(pieces, how)),
                 )
             }
             Make::Zeros => return,
@@ -437,6 +437,7 @@ impl Walk<'_> {
             offset: 0.0,
             transposed: false,
             scale: 0.5f32.powi(halvings as i32),
+            columns: None,
         }])
     }
 

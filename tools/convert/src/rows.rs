@@ -92,6 +92,29 @@ impl RowMap {
         )
     }
 
+    /// The rows behind the first `skip` are those of `heads`, `heads / groups` of each group: of each group the
+    /// first, then of each the second, and so on.
+    pub fn in_turn(&self, skip: usize, heads: usize, groups: usize) -> RowMap {
+        let (run, each) = ((self.len() - skip) / heads, heads / groups);
+        let first = move |new: usize| skip + (new % groups * each + new / groups) * run;
+        let heads = (0..heads).flat_map(|new| first(new)..first(new) + run);
+        self.select((0..skip).chain(heads))
+    }
+
+    /// Of groups of parts with so many rows each: these parts, each of all groups before the next.
+    pub fn of_each(&self, parts: &[usize], which: &[usize]) -> RowMap {
+        let group: usize = parts.iter().sum();
+        let starts = 0..self.len() / group.max(1);
+        let of = |part: usize| {
+            let skip: usize = parts[..part].iter().sum();
+            let first = move |g: usize| g * group + skip;
+            starts
+                .clone()
+                .flat_map(move |g| first(g)..first(g) + parts[part])
+        };
+        self.select(which.iter().flat_map(|part| of(*part)))
+    }
+
     /// Half `part` of the rows.
     pub fn half(&self, part: usize) -> RowMap {
         let n = self.len() / 2;
@@ -115,6 +138,34 @@ pub struct Part {
     pub transposed: bool,
     /// Every value is multiplied with it first.
     pub scale: f32,
+    /// The columns of the source in output order; `None`: as they are.
+    pub columns: Option<Vec<u32>>,
+}
+
+impl Part {
+    /// Column of the source that an output column is.
+    pub fn column(&self, i: usize) -> usize {
+        self.columns.as_ref().map_or(i, |c| c[i] as usize)
+    }
+
+    /// Whether values change their places in a row.
+    pub fn moves(&self) -> bool {
+        self.transposed || self.columns.is_some()
+    }
+
+    /// Puts the columns of rows into their order.
+    pub fn reorder(&self, rows: &mut [f32]) {
+        let Some(columns) = &self.columns else {
+            return;
+        };
+        let mut before = Vec::new();
+        for row in rows.chunks_exact_mut(columns.len().max(1)) {
+            before.clear();
+            before.extend_from_slice(row);
+            let moved = columns.iter().map(|c| before[*c as usize]);
+            row.iter_mut().zip(moved).for_each(|(to, from)| *to = from);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -154,6 +205,37 @@ mod tests {
             list(RowMap::Span(0..8).kv_interleaved(2, 1).interleave(4, 4)),
             [2, 6, 3, 7]
         );
+    }
+
+    #[test]
+    fn parts_of_groups_lie_together() {
+        let groups = || RowMap::Span(0..12);
+        assert_eq!(
+            list(groups().of_each(&[1, 2, 3], &[0, 2])),
+            [0, 6, 3, 4, 5, 9, 10, 11]
+        );
+        assert_eq!(list(groups().of_each(&[1, 2, 3], &[1])), [1, 2, 7, 8]);
+    }
+
+    #[test]
+    fn heads_of_groups_take_turns() {
+        let heads = RowMap::Span(0..6).in_turn(0, 6, 2);
+        assert_eq!(list(heads), [0, 3, 1, 4, 2, 5]);
+        let behind = RowMap::Span(0..11).in_turn(3, 4, 2);
+        assert_eq!(list(behind), [0, 1, 2, 3, 4, 7, 8, 5, 6, 9, 10]);
+        assert_eq!(list(RowMap::Span(0..4).in_turn(0, 2, 2)), [0, 1, 2, 3]);
+        let part = Part {
+            tensor: 0,
+            rows: RowMap::Span(0..2),
+            offset: 0.0,
+            transposed: false,
+            scale: 1.0,
+            columns: Some(vec![0, 2, 1]),
+        };
+        let mut rows = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+        part.reorder(&mut rows);
+        assert_eq!(rows, [1.0, 3.0, 2.0, 4.0, 6.0, 5.0]);
+        assert_eq!((part.column(1), part.moves()), (2, true));
     }
 
     #[test]

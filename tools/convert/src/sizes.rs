@@ -54,7 +54,11 @@ pub(super) fn alike_with(
 
 /// Width of the feed-forward layers.
 pub(super) fn feed_forward(c: &Config<'_>, family: &Family, width: u64) -> Result<usize> {
-    let given = c.uint(known::FFN, 1..=limits::MAX_WIDTH)?;
+    let given = match c.uint(known::FFN, 1..=limits::MAX_WIDTH)? {
+        // Where all layers have experts.
+        None => c.uint(&["moe_intermediate_size"], 1..=limits::MAX_WIDTH)?,
+        given => given,
+    };
     let usual = family.ffn_times.map(|n| n * width);
     match given.or(usual.filter(|f| *f <= limits::MAX_WIDTH)) {
         Some(ffn) => Ok(ffn as usize),

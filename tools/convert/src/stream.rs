@@ -163,7 +163,7 @@ impl Job<'_> {
         let from = self.load(part, rows, scratch, &mut sum)?;
         let Scratch { raw, x, y } = scratch;
         if is_integer(from) {
-            if from != self.dtype || part.transposed || !self.changes.is_empty() {
+            if from != self.dtype || part.moves() || !self.changes.is_empty() {
                 return Err(self.misfit(self.dtype));
             }
             return Ok(Done {
@@ -174,7 +174,7 @@ impl Job<'_> {
             });
         }
         let index = |at: usize| {
-            let (row, col) = (part.rows.at(rows.start + at / cols), at % cols);
+            let (row, col) = (part.rows.at(rows.start + at / cols), part.column(at % cols));
             let (row, col) = (row as u64, col as u64);
             match part.transposed {
                 true => col * source.cols() as u64 + row,
@@ -188,7 +188,7 @@ impl Job<'_> {
                 .for_each(|v| *v = *v * part.scale + part.offset);
         }
         merge::apply(self.changes, unit.first, cols, x);
-        let changed = !same || part.transposed || !self.changes.is_empty();
+        let changed = !same || part.moves() || !self.changes.is_empty();
         let (bytes, mut outcome) = if from == self.dtype && !changed {
             let bytes = match from {
                 Dtype::F32 if cfg!(target_endian = "little") => bytemuck::cast_slice(x).to_vec(),
@@ -264,6 +264,7 @@ impl Job<'_> {
             self.read(part, rows, row_bytes, raw, sum)?;
             self.to_f32(from, raw, x);
         }
+        part.reorder(x);
         Ok(from)
     }
 

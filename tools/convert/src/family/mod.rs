@@ -7,6 +7,7 @@ mod chat;
 mod classic;
 mod dense;
 mod experts;
+mod hybrid;
 mod keys;
 pub(crate) mod meta;
 pub(crate) mod recurrent;
@@ -194,6 +195,10 @@ pub const FAMILIES: &[Family] = &[
     experts::QWEN3_MOE,
     experts::OLMOE,
     experts::JETMOE,
+    hybrid::LFM2,
+    hybrid::QWEN35,
+    hybrid::QWEN35_MOE,
+    hybrid::QWEN3_NEXT,
     classic::CHATGLM,
     classic::GLM,
     classic::OPENELM,

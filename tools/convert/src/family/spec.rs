@@ -61,12 +61,21 @@ pub struct Family {
     /// How names of a layer begin where `extra_heads.{}` begins those of a further head; empty in
     /// families without.
     pub(crate) heads: &'static str,
+    /// Further lines of layers with attention and of layers that keep a state, in families with both.
+    pub(crate) mixers: Mixers,
     /// Takes the place of the table in families whose layers keep a state.
     pub(crate) states: Option<&'static States>,
 }
 
+/// Lines of layers of two kinds.
+#[derive(Debug)]
+pub(crate) struct Mixers {
+    pub attention: &'static [Line],
+    pub state: &'static [Line],
+}
+
 /// A dimension in symbols.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Dim {
     Vocab,
     Width,
@@ -93,6 +102,22 @@ pub(crate) enum Dim {
     Heads,
     /// Buckets of distances.
     Buckets,
+    /// All query heads and a gate of each.
+    Q2,
+    /// Three times the width.
+    Width3,
+    /// Taps of a convolution, whose channels have a dimension of 1 in between.
+    Taps,
+    /// Queries, keys and values of layers that keep a state.
+    Channels,
+    /// Their values.
+    Inner,
+    /// One head of these.
+    ValueHead,
+    /// Such heads, counted.
+    ValueHeads,
+    /// Twice as many.
+    ValueHeads2,
 }
 
 /// Which rows of a source tensor, and in which order.
@@ -115,10 +140,24 @@ pub(crate) enum Rows {
     Second,
     /// The source is stored transposed: columns become rows.
     Transposed,
+    /// Heads of values, grouped by those of keys, become one of each group in turn.
+    InTurn,
+    /// The same behind the rows of queries and keys.
+    BehindKeys,
+    /// The same of the columns.
+    ColumnsInTurn,
+    /// `-exp(x)` of a single small tensor.
+    NegExp,
+    /// The same, as [`Rows::InTurn`].
+    NegExpInTurn,
+    /// Groups of `[query, key, values, gates]` of a head of keys become queries, keys, values.
+    OfEachKey,
+    /// The gates of such groups.
+    GateOfEachKey,
 }
 
 /// One line of a table: GGUF stem (`{}` = layer), shape, sources (`{}` = layer, `{e}` = each expert).
-/// Stems that end with `.bias` are whole names, also those of their sources.
+/// Stems that end with `.bias` or `ssm_a` are whole names, also those of their sources.
 #[derive(Debug)]
 pub(crate) struct Line {
     pub gguf: &'static str,
@@ -146,7 +185,7 @@ pub(crate) struct Table {
 }
 
 /// Sizes of one layer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct LayerSizes {
     /// Query heads.
     pub heads: usize,
@@ -215,6 +254,8 @@ pub struct Hyper {
     pub(crate) ropes: Option<Ropes>,
     /// Sizes of layers that keep a state.
     pub states: Option<StateSizes>,
+    /// Layers that keep a state beside others that have attention.
+    pub hybrid: Option<Hybrid>,
     /// Keys that only some families have.
     pub more: Vec<(&'static str, MetaValue)>,
 }
@@ -324,4 +365,33 @@ pub struct StateSizes {
     pub divisor: f32,
     /// Epsilon of the norms of step size, B and C.
     pub mixer_epsilon: f32,
+}
+
+/// Layers that keep a state, in families where others have attention.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Hybrid {
+    /// Which of the layers.
+    pub layers: Vec<bool>,
+    /// Taps of their convolution.
+    pub taps: usize,
+    /// Heads of values; 0 where there is only the convolution.
+    pub heads: usize,
+    /// Width of one.
+    pub value: usize,
+    /// Heads of queries and keys, a divisor of those.
+    pub key_heads: usize,
+    /// Width of one.
+    pub key: usize,
+}
+
+impl Hybrid {
+    /// Width of all queries, or keys.
+    pub(crate) fn keys(&self) -> usize {
+        self.key_heads * self.key
+    }
+
+    /// Width of all values.
+    pub(crate) fn values(&self) -> usize {
+        self.heads * self.value
+    }
 }

@@ -1,6 +1,6 @@
 //! Tables that families share: pieces of layers, and the family most others are like.
 
-use super::spec::{Dim, Family, Line, Rows, Table, WindowRope};
+use super::spec::{Dim, Family, Line, Mixers, Rows, Table, WindowRope};
 use crate::sizes::alike;
 
 pub(super) const LIKE_LLAMA: Family = Family {
@@ -30,6 +30,10 @@ pub(super) const LIKE_LLAMA: Family = Family {
     experts: &[],
     dense: &[],
     heads: "",
+    mixers: Mixers {
+        attention: &[],
+        state: &[],
+    },
     states: None,
 };
 
