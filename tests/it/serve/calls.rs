@@ -66,7 +66,7 @@ fn body(i: usize) -> Value {
         2 => body["response_format"] = json!({ "type": "json_object", "schema": days }),
         _ => {}
     }
-    body["parallel_tool_calls"] = (i % 3 == 0).into();
+    body["parallel_tool_calls"] = i.is_multiple_of(3).into();
     body
 }
 
