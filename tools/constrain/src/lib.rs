@@ -7,6 +7,7 @@
 //! What is hostile costs its own request alone: a grammar is compiled and asked once within [`FIRST`], and each later
 //! step has [`STEP`]; what takes longer is cut short ([`watch`]).
 
+mod cpu_time;
 mod matcher;
 mod source;
 mod vocab;

@@ -1,4 +1,5 @@
-//! Work that is cut short when it takes too long.
+//! Work that is cut short when it takes too long: processor time, where the system tells that of a thread, so that a
+//! machine with much to do refuses nothing that an idle one takes.
 
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -7,12 +8,15 @@ use std::time::{Duration, Instant};
 use geb::error::{Error, Result};
 use llguidance::{CancellationHandle, Matcher};
 
+use crate::cpu_time::CpuTime;
 use crate::source;
 
 /// What a grammar may take until it has said what an answer may begin with.
 pub const FIRST: Duration = Duration::from_secs(2);
 /// What each later step may take.
 pub const STEP: Duration = Duration::from_millis(250);
+/// On the clock they may take so many times as long.
+const PATIENCE: u32 = 16;
 
 /// Ends of what runs now, and how each is cut short.
 #[derive(Default)]
@@ -23,8 +27,27 @@ struct Watch {
 
 #[derive(Default)]
 struct Ends {
-    list: BTreeMap<(Instant, u64), CancellationHandle>,
+    /// By when to look, and by number.
+    list: BTreeMap<(Instant, u64), Work>,
     count: u64,
+}
+
+/// What runs.
+struct Work {
+    handle: CancellationHandle,
+    cpu_time: CpuTime,
+    limit: Duration,
+    /// When it is cut short whatever it has worked.
+    last: Instant,
+}
+
+impl Work {
+    /// What it may still take; `None` if it is late.
+    fn rest(&self, now: Instant) -> Option<Duration> {
+        let rest = self.limit.checked_sub(self.cpu_time.so_far()?)?;
+        let is_early = !rest.is_zero() && now < self.last;
+        is_early.then(|| rest.max(Duration::from_millis(1)))
+    }
 }
 
 /// Calls `f`, which is cut short after `limit`.
@@ -39,9 +62,9 @@ pub(crate) fn within<R>(
     let Some(handle) = matcher.cancellation_handle() else {
         return Err(Error::Panic("a grammar that cannot be cut short".into()));
     };
-    let key = watch().add(Instant::now() + limit, handle);
+    let number = watch().add(limit, handle);
     let done = f(matcher);
-    watch().lock().list.remove(&key);
+    watch().lock().list.retain(|(_, n), _| *n != number);
     match done {
         Ok(_) | Err(_) if matcher.is_cancelled() => Err(slow),
         Ok(done) => Ok(done),
@@ -54,15 +77,22 @@ impl Watch {
         self.ends.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(&self, end: Instant, handle: CancellationHandle) -> (Instant, u64) {
+    fn add(&self, limit: Duration, handle: CancellationHandle) -> u64 {
+        let now = Instant::now();
+        let work = Work {
+            handle,
+            cpu_time: CpuTime::now(),
+            limit,
+            last: now + PATIENCE * limit,
+        };
         let mut ends = self.lock();
         ends.count += 1;
-        let key = (end, ends.count);
-        ends.list.insert(key, handle);
+        let key = (now + limit, ends.count);
+        ends.list.insert(key, work);
         if ends.list.keys().next() == Some(&key) {
             self.sooner.notify_one();
         }
-        key
+        key.1
     }
 
     /// Cuts short what is late, for ever.
@@ -71,7 +101,11 @@ impl Watch {
         loop {
             let now = Instant::now();
             while let Some(first) = ends.list.first_entry().filter(|e| e.key().0 <= now) {
-                first.remove().cancel();
+                let ((_, number), work) = first.remove_entry();
+                match work.rest(now) {
+                    Some(rest) => _ = ends.list.insert((now + rest, number), work),
+                    None => work.handle.cancel(),
+                }
             }
             let next = ends.list.keys().next().map(|key| key.0 - now);
             ends = match next {
@@ -109,6 +143,17 @@ mod tests {
         let factory = ParserFactory::new(&env, abilities, &[]).expect("a factory");
         let grammar = TopLevelGrammar::from_regex("[a-z]+");
         Matcher::new(factory.create_parser(grammar)).into_cancellable()
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_waits_is_not_cut_short() {
+        let limit = Duration::from_millis(100);
+        let done = within(limit, &mut matcher(), |_| {
+            std::thread::sleep(3 * limit);
+            Ok(CpuTime::now().so_far().is_some())
+        });
+        assert!(done.expect("it has not worked"));
     }
 
     #[test]
