@@ -317,7 +317,7 @@ fn multiply<I: Isa>(
     }
 }
 
-/// `c tanh(s / c)` of each score, relative error below 4e-7: for `|s| < c / 4`, as most are, the Taylor polynomial of
+/// `c tanh(s / c)` of each score, relative error below 6e-7: for `|s| < c / 4`, as most are, the Taylor polynomial of
 /// degree 9, else `c - 2c / (1 + e^(2s / c))`.
 #[inline(always)]
 fn cap<F: FloatIsa>(scores: &mut [f32], c: f32) {
@@ -434,7 +434,7 @@ mod tests {
                 let want = f64::from(c) * (f64::from(*s) / f64::from(c)).tanh();
                 for got in [fused[i], plain[i]] {
                     assert!(
-                        (f64::from(got) - want).abs() <= 4e-7 * want.abs(),
+                        (f64::from(got) - want).abs() <= 6e-7 * want.abs(),
                         "{s}: {got} {want}"
                     );
                 }
