@@ -145,7 +145,7 @@ pub(super) const ROWS: &[Row] = &[
             Logits("qwen2"), Logits("qwen3"), Logits("qwen3moe"), Logits("gemma3"), Logits("phi3"),
             Logits("mistral-swa"), Logits("lfm2"), Logits("qwen35"),
             Logits("qwen35moe"), Logits("qwen3next"),
-            Test("foreign_hybrid", "logits_and_greedy_ids_equal_the_reference"),
+            Test("logits", "files_of_another_converter_give_the_logits_of_the_reference"),
         ],
         ""),
     row("B1", "Early exit, self-speculation", "all", Synthetic,
